@@ -1,0 +1,32 @@
+# The two commands:  make train  and  make test.  Both set everything up first, once.
+#   make train JOB=jobs/imdb.toml NP=2 ARGS="train.epochs=1 run.dir=/scratch/runs"
+#   make test ARGS="-m 'not slow' -k checkpoint"
+
+NP ?= 4
+JOB ?=
+ARGS ?=
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint clean
+
+# As after `source .venv/bin/activate`: horovodrun must find its own python and mpirun first.
+in_venv = export VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/.venv/bin:$$PATH" &&
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup:  ## virtual environment .venv, dependencies, Horovod built for the installed torch
+	@tools/setup.sh
+
+train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with ARGS as further arguments
+	@$(in_venv) horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
+
+test: setup  ## run the whole test suite, with ARGS as further pytest arguments
+	@$(in_venv) python -m pytest $(ARGS)
+
+lint: setup  ## ruff and mypy, changing nothing
+	@$(in_venv) ruff check && ruff format --check && mypy
+
+clean:  ## remove .venv and tool caches; built Horovod wheels stay in ~/.cache/distsent
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
