@@ -1,0 +1,3 @@
+"""Distributed fine-tuning of text classifiers with Horovod, torch and transformers."""
+
+__version__ = "0.1.0"

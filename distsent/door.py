@@ -1,0 +1,61 @@
+"""What all doors share: from a mistake, a stop or a bad number to one clear line and the exit code that says the same."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from distsent.errors import NON_FINITE, STOPPED, WRONG, NonFinite, Stopped, UserError
+
+RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def enter(main: Callable[[list[str]], int]) -> None:
+    """Run a door's `main(arguments)` and leave with its exit code."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        code = leave(error.lines, WRONG)
+    except NonFinite as error:
+        code = leave([str(error)], NON_FINITE)
+    except Stopped as error:
+        code = leave([f"{error}; run the same command again to carry on"], STOPPED)
+    except BrokenPipeError:  # the reader of our output has gone: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def leave(lines: tuple[str, ...] | list[str], code: int) -> int:
+    """Print `lines` once: all workers meet the same end, the first one tells."""
+    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+        for line in lines:
+            print(f"distsent: {line}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(1.0)  # a launcher ends everybody when the first one leaves: let that one have spoken
+    return code
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one clear line and exit code 2, like all others."""
+
+    def __init__(self, program: str, description: str | None) -> None:
+        super().__init__(
+            prog=f"python -m distsent.{program}", description=description, formatter_class=argparse.RawTextHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; --help shows what there is")
+
+    def add_job(self) -> None:
+        """The words that ask for a job: an optional file, then overrides."""
+        self.add_argument("words", nargs="*", metavar="JOB.toml section.key=value", help="a job file, and keys that override it")
+
+    @staticmethod
+    def job_of(words: list[str]) -> tuple[str | None, list[str]]:
+        """(job file or None, overrides)."""
+        return (words[0], words[1:]) if words and "=" not in words[0] else (None, words)

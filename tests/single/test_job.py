@@ -1,0 +1,414 @@
+"""Jobs: what loads, and what is said of those that do not. pytest tests/single/test_job.py"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distsent.errors import UserError
+from distsent.job import Job, load, reference
+from distsent.job.schema import KEYS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """Each test in an empty folder, for paths in a job count from the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def mistakes(text: str | bytes | None, *overrides: str) -> list[str]:
+    """The error lines for a job file of this text under these overrides."""
+    if text is not None:
+        Path("job.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        load("job.toml" if text is not None else None, overrides)
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    assert all("\n" not in line for line in caught.value.lines)
+    return list(caught.value.lines)
+
+
+# What loads
+
+
+def test_no_file_is_the_demo_job():
+    assert load(None) == Job()
+
+
+def test_file_then_command_line():
+    Path("job.toml").write_text("[train]\nepochs = 2\nbatch_size = 16\n[optim]\nlr = 2e-5\n")
+    job = load("job.toml", ["train.batch_size=32", "job.name=try-1"])
+    assert (job.train.epochs, job.train.batch_size, job.optim.lr, job.job.name) == (2.0, 32, 2e-5, "try-1")
+
+
+@pytest.mark.parametrize(("override", "dotted", "value"), [
+    ("train.epochs=3", "train.epochs", 3.0),
+    ("train.epochs = 0.5", "train.epochs", 0.5),
+    ("job.name=it", "job.name", "it"),
+    ('job.name="it"', "job.name", "it"),
+    ("train.seed=[1, 2]", "train.seed", (1, 2)),
+    ("data.labels=[bad,so so]", "data.labels", ("bad", "so so")),
+    ("train.class_weights=[1,2.5]", "train.class_weights", (1.0, 2.5)),
+    ("train.class_weights=none", "train.class_weights", "none"),
+    ("adapter.kind=none", "adapter.kind", "none"),
+    ("data.max_rows=none", "data.max_rows", None),
+    ("data.max_rows=None", "data.max_rows", None),
+    ("eval.every=end", "eval.every", "end"),
+    ("eval.every=50", "eval.every", 50),
+    ("data.pool_splits=false", "data.pool_splits", False),
+    ("data.text_column=a=b", "data.text_column", "a=b"),
+    ("data.text_column=a # b", "data.text_column", "a # b"),
+    ("data.text_column=a\nb.c=3", None, None),
+])  # fmt: skip
+def test_override_values(override, dotted, value):
+    if dotted is None:
+        assert len(mistakes(None, override)) == 1
+    else:
+        assert dict(load(None, [override]).items())[dotted] == value
+
+
+def test_none_clears_what_the_file_set():
+    Path("job.toml").write_text("[data]\nmax_rows = 100\n")
+    assert load("job.toml", ["data.max_rows=none"]).data.max_rows is None
+
+
+def test_a_pretrained_model_gets_its_own_rate_and_length_unless_they_are_written():
+    named = load(None, ["model.name=bert-base-uncased"])
+    assert (named.optim.lr, named.data.max_length) == (2e-5, 512)
+    written = load(None, ["model.name=bert-base-uncased", "optim.lr=1e-3", "data.max_length=64"])
+    assert (written.optim.lr, written.data.max_length) == (1e-3, 64)
+
+
+def test_home_is_spelt_out(tmp_path):
+    (tmp_path / "home" / "reviews").mkdir(parents=True)
+    job = load(None, ["data.source=~/reviews", "run.dir=~/runs"])
+    assert (job.data.source, job.run.dir) == (f"{tmp_path}/home/reviews", f"{tmp_path}/home/runs")
+
+
+def test_a_byte_order_mark_is_no_mistake():
+    Path("job.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 2\r\n")
+    assert load("job.toml").train.epochs == 2
+
+
+def test_seeds():
+    job = load(None, ["train.seed=[3, 5]"])
+    assert job.seeds == (3, 5)
+    assert [(one.job.name, one.train.seed) for one in map(job.for_seed, job.seeds)] == [
+        ("demo-seed3", 3), ("demo-seed5", 5)]  # fmt: skip
+    assert Job().seeds == (42,)
+    assert Job().for_seed(42) == Job()
+    assert load(None, ["train.seed=[42]"]).for_seed(42) == Job()
+
+
+def test_changed_names_the_keys_that_differ():
+    assert Job().changed(Job()) == []
+    assert Job().changed(load(None, ["optim.lr=2e-5", "eval.every=5"])) == ["optim.lr", "eval.every"]
+
+
+def test_dict_goes_through_json_and_back():
+    job = load(None, ["train.seed=[1, 2]", "data.labels=[a, b]", "train.class_weights=[1, 2]", "model.name=bert"])
+    assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+
+
+def test_dict_from_elsewhere_is_checked():
+    with pytest.raises(UserError) as caught:
+        Job.from_dict({"optim": {"lr": -1, "momentum": 0.9}}, "runs/demo/job.json")
+    assert caught.value.lines == (
+        "runs/demo/job.json: optim.lr = -1: expected a number > 0, e.g. lr = 0.001",
+        "runs/demo/job.json: optim.momentum: unknown key; "
+        "[optim] has name, lr, betas, eps, weight_decay, clip_norm, schedule, warmup",
+    )
+
+
+def test_toml_writes_unset_keys_as_comments():
+    lines = Job().to_toml().splitlines()
+    assert lines[:3] == ["[job]", 'name = "demo"', ""]
+    assert "# max_rows = (all)" in lines
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1).filter(
+    lambda text: text.strip() and text.lower() not in ("none", "null"))  # fmt: skip
+POSITIVE = st.floats(min_value=1e-300, max_value=1e300)
+
+
+@given(
+    st.fixed_dictionaries({}, optional={
+        "data": st.fixed_dictionaries({}, optional={
+            "text_column": TEXTS.map("t{}".format), "label_column": TEXTS.map("l{}".format),
+            "labels": st.lists(TEXTS, min_size=2, unique=True), "max_rows": st.integers(1),
+            "pool_splits": st.just(False), "test_fraction": st.floats(0, 1, exclude_max=True)}),
+        "train": st.fixed_dictionaries({}, optional={
+            "seed": st.integers(0, 2**32 - 1) | st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True),
+            "epochs": POSITIVE, "skip_nonfinite": st.integers(0)}),
+        "optim": st.fixed_dictionaries({}, optional={
+            "lr": POSITIVE, "betas": st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2).map(list)}),
+    })
+)  # fmt: skip
+def test_toml_and_dict_hold_the_whole_job(tmp_path_factory, tree):
+    job = Job.from_dict(tree)
+    file = tmp_path_factory.getbasetemp() / "round.toml"
+    file.write_text(job.to_toml(), encoding="utf-8")
+    assert load(file) == job
+    assert Job.from_dict(job.to_dict()) == job
+
+
+# What does not load: (job file, overrides, the line that is said of it)
+
+WRONG = [
+    # names
+    ("[optim]\nlrr = 1", (), "job.toml: optim.lrr: unknown key; did you mean optim.lr?"),
+    (None, ("optim.lrr=1",), "command line: optim.lrr: unknown key; did you mean optim.lr?"),
+    ("[train]\nlr = 1", (), "job.toml: train.lr: unknown key; lr belongs elsewhere: optim.lr"),
+    ("[train]\ndropout = 0", (), "job.toml: train.dropout: unknown key; "
+                                 "dropout belongs elsewhere: model.dropout or adapter.dropout"),
+    ("[train]\nlearning_rate = 1", (), "job.toml: train.learning_rate: unknown key; did you mean optim.lr?"),
+    ("[train]\nwarmup_steps = 1", (), "job.toml: train.warmup_steps: unknown key; did you mean optim.warmup?"),
+    ("[log]\nfoo = 1", (), "job.toml: log.foo: unknown key; [log] has every, tensorboard"),
+    ("[trian]\nepochs = 1\nseed = 2", (), "job.toml: [trian]: unknown section; did you mean [train]?"),
+    ("[wandb]", (), "job.toml: [wandb]: unknown section; "
+                    "sections are job, run, data, model, adapter, train, optim, eval, checkpoint, log"),
+    ("lr = 1", (), "job.toml: lr: a key without its section; did you mean optim.lr?"),
+    ("learning_rate = 1", (), "job.toml: learning_rate: a key without its section; did you mean optim.lr?"),
+    ("train = 1", (), "job.toml: train = 1: train is a section; name one of its keys, e.g. train.batch_size"),
+    ("[[train]]\nepochs = 1", (), "job.toml: train = [{ epochs = 1 }]: train is a section; "
+                                  "name one of its keys, e.g. train.batch_size"),
+    (None, ("optmi.lrr=1",), "command line: optmi.lrr: unknown section; did you mean optim.lr?"),
+    (None, ("train.optim.lr=1",), "command line: train.optim.lr: unknown section; did you mean optim.lr?"),
+    # types
+    ('[optim]\nlr = "2e-5"', (), 'job.toml: optim.lr = "2e-5": expected a number > 0, without the quotes: lr = 2e-5'),
+    ('[data]\npool_splits = "true"', (), 'job.toml: data.pool_splits = "true": expected true or false, '
+                                         "without the quotes: pool_splits = true"),
+    ("[train]\nbatch_size = 32.0", (), "job.toml: train.batch_size = 32.0: expected a whole number >= 1, "
+                                       "e.g. batch_size = 64"),
+    ("[train]\nbatch_size = true", (), "job.toml: train.batch_size = true: expected a whole number >= 1, "
+                                       "e.g. batch_size = 64"),
+    ("[train]\nepochs = true", (), "job.toml: train.epochs = true: expected a number > 0, e.g. epochs = 5.0"),
+    ("[data]\nsource = 3", (), 'job.toml: data.source = 3: expected text, e.g. source = "demo"'),
+    ('[data]\nsource = ""', (), 'job.toml: data.source = "": expected text, e.g. source = "demo"'),
+    ("[data]\nsource = 2024-01-01", (), "job.toml: data.source = 2024-01-01: expected text, "
+                                        'e.g. source = "demo"'),
+    ('[data]\ntext_column = "a\\nb"', (), 'job.toml: data.text_column = "a\\nb": expected text, '
+                                          'e.g. text_column = "text"'),
+    ("[optim.lr]\nmax = 1", (), "job.toml: optim.lr = { max = 1 }: expected a number > 0, e.g. lr = 0.001"),
+    (None, ("train.batch_size=16x",), 'command line: train.batch_size = "16x": expected a whole number >= 1, '
+                                      "e.g. train.batch_size=64"),
+    (None, ("train.batch_size=",), 'command line: train.batch_size = "": expected a whole number >= 1, '
+                                   "e.g. train.batch_size=64"),
+    (None, ("log.tensorboard=True",), 'command line: log.tensorboard = "True": expected true or false, '
+                                      "e.g. log.tensorboard=true"),
+    (None, ("optim.betas=0.9",), "command line: optim.betas = 0.9: expected a list of two numbers >= 0 and < 1, "
+                                 "e.g. optim.betas=[0.9,0.999]"),
+    (None, ("data.labels=[pos]",), 'command line: data.labels = ["pos"]: expected a list of two or more class names, '
+                                   "none twice, e.g. data.labels=[negative,positive]"),
+    # ranges
+    (None, ("train.epochs=0",), "command line: train.epochs = 0: expected a number > 0, e.g. train.epochs=5.0"),
+    (None, ("train.epochs=none",), 'command line: train.epochs = "none": expected a number > 0, '
+                                   "e.g. train.epochs=5.0"),
+    (None, ("optim.lr=nan",), "command line: optim.lr = nan: expected a number > 0, e.g. optim.lr=0.001"),
+    (None, ("optim.lr=inf",), "command line: optim.lr = inf: expected a number > 0, e.g. optim.lr=0.001"),
+    (None, ("optim.lr=1" + 400 * "0",), f"command line: optim.lr = 1{96 * '0'}...: expected a number > 0, "
+                                        "e.g. optim.lr=0.001"),
+    (None, ("optim.betas=[0.9,1.0]",), "command line: optim.betas = [0.9, 1.0]: expected a list of two numbers "
+                                       ">= 0 and < 1, e.g. optim.betas=[0.9,0.999]"),
+    (None, ("optim.name=sgd",), 'command line: optim.name = "sgd": expected "adam" or "adamw", e.g. optim.name=adamw'),
+    ('[train]\nprecision = "fp32"', (), 'job.toml: train.precision = "fp32": expected "float32" or "bf16" or "fp16" '
+                                        'or "auto", e.g. precision = "float32"'),
+    (None, ("checkpoint.keep=0",), "command line: checkpoint.keep = 0: expected a whole number >= 1, "
+                                   "e.g. checkpoint.keep=2"),
+    (None, ("train.max_steps=0",), "command line: train.max_steps = 0: expected a whole number >= 1, "
+                                   "e.g. train.max_steps=1000"),
+    (None, ("adapter.bits=8",), "command line: adapter.bits = 8: expected 4, e.g. adapter.bits=4"),
+    (None, ("eval.every=often",), 'command line: eval.every = "often": expected "epoch" or "end", '
+                                  "or a whole number >= 1, e.g. eval.every=epoch"),
+    (None, ("eval.every=0",), 'command line: eval.every = 0: expected "epoch" or "end", '
+                              "or a whole number >= 1, e.g. eval.every=epoch"),
+    (None, ("train.seed=[1,2,1]",), "command line: train.seed = [1, 2, 1]: expected a whole number >= 0 and "
+                                    "<= 4294967295, or a list of such, none twice, e.g. train.seed=42"),
+    (None, ("job.name=a/b",), 'command line: job.name = "a/b": expected a name of letters, digits, . _ and -, '
+                              "e.g. job.name=demo"),
+    (None, ("job.name=..",), 'command line: job.name = "..": expected a name of letters, digits, . _ and -, '
+                             "e.g. job.name=demo"),
+    # contradictions
+    (None, ("adapter.bits=4",), 'command line: adapter.bits = 4: has a meaning only with adapter.kind = "lora"'),
+    (None, ("adapter.targets=[query]",), 'command line: adapter.targets = ["query"]: has a meaning only with '
+                                         'adapter.kind = "lora"'),
+    ("[data]\nvalidation_fraction = 0.7", ("data.test_fraction=0.3",),
+     "job.toml: data.validation_fraction = 0.7: data.validation_fraction and data.test_fraction must stay below 1 "
+     "together, or no training row is left"),
+    (None, ("data.pool_splits=true",), "command line: data.pool_splits = true: pooled rows need data.test_fraction or "
+                                       "data.validation_fraction to be cut by, e.g. test_fraction = 0.2"),
+    (None, ("train.token_budget=32",), "command line: train.token_budget = 32: train.token_budget must hold one "
+                                       "example of data.max_length = 64"),
+    (None, ("data.max_length=20000",), "command line: data.max_length = 20000: train.token_budget must hold one "
+                                       "example of data.max_length = 20000"),
+    (None, ("eval.batch_tokens=32",), "command line: eval.batch_tokens = 32: eval.batch_tokens must hold one "
+                                      "example of data.max_length = 64"),
+    (None, ("train.class_weights=[1,2,3]", "data.labels=[a,b]"),
+     "command line: train.class_weights = [1, 2, 3]: train.class_weights has 3 numbers for the 2 data.labels"),
+    ("[optim]\nwarmup = 500", ("train.max_steps=300",),
+     "job.toml: optim.warmup = 500: optim.warmup = 500 steps would outlast train.max_steps = 300"),
+    (None, ("optim.warmup=1.5",), "command line: optim.warmup = 1.5: expected a share below 1 or a whole number of "
+                                  "steps, e.g. 0.1 or 500"),
+    (None, ("train.patience=3", "eval.every=end"),
+     "command line: train.patience = 3: train.patience waits for evaluations, and "
+     'eval.every = "end" makes none before the end'),
+    (None, ("train.patience=3", "eval.every=50", "train.max_steps=50"),
+     "command line: train.patience = 3: train.patience waits for evaluations, and "
+     "eval.every = 50 makes none before train.max_steps = 50"),
+    (None, ("train.min_delta=0.1",), "command line: train.min_delta = 0.1: has a meaning only with train.patience, "
+                                     "e.g. patience = 3"),
+    (None, ("data.label_column=text",), 'command line: data.label_column = "text": data.label_column and '
+                                        "data.text_column must be different columns"),
+    (None, ("data.config=split",), 'command line: data.config = "split": only what comes from a hub has one, and '
+                                   'data.source = "demo" does not'),
+    (None, ("model.revision=main",), 'command line: model.revision = "main": only what comes from a hub has one, and '
+                                     'model.name = "demo" does not'),
+    # the command line itself
+    (None, ("train.epochs",), 'command line: "train.epochs": expected section.key=value, e.g. train.epochs=3'),
+    (None, ("=3",), 'command line: "=3": expected section.key=value, e.g. train.epochs=3'),
+    (None, ("train.epochs=3", "train.epochs=4"),
+     "command line: train.epochs = 4: given twice, first as 3; keep one"),
+    # the file itself
+    ("[train]\nepochs = three", (), "job.toml: line 2, column 10: not TOML: Invalid value "
+                                    '(text needs quotes; true and false are lower case): "epochs = three"'),
+    ("[train]\nepochs: 3", (), "job.toml: line 2, column 7: not TOML: Expected '=' after a key in a key/value pair: "
+                               '"epochs: 3"'),
+    (b"[job]\nname = '\xff'", (), "job.toml: line 2: not UTF-8 text; a job file is TOML"),
+    ("x = " + 5000 * "[", (), "job.toml: not a job: brackets nested too deeply"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "overrides", "line"), WRONG, ids=[line[:90] for _, _, line in WRONG])
+def test_wrong_jobs_are_named_in_one_line(text, overrides, line):
+    assert mistakes(text, *overrides) == [line]
+
+
+VALUES = st.sampled_from([
+    "none", "true", "0", "1", "-1", "3", "0.5", "1.5", "1e9", "nan", "[]", "[1,2]", "[[1]]", "[a,b]", "[[", "{}",
+    "{a=1}", "lora", "end", "./x", "~", "demo", "''", '"', "2024-01-01", "a\nb", "\udcff", "\0", "9" * 5000,
+    "[" * 500 + "]" * 500,
+])  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "train", "optmi.lr", "x", "", "a.b.c", "a\nb"]), VALUES, max_size=6))
+def test_whatever_is_typed_gives_a_job_or_lines(typed):
+    try:
+        job = load(None, [f"{dotted}={value}" for dotted, value in typed.items()])
+    except UserError as error:
+        assert error.lines
+        assert all("\n" not in line for line in error.lines)
+    else:
+        assert Job.from_dict(job.to_dict()) == job
+
+
+def test_all_mistakes_are_reported_at_once():
+    assert mistakes("[optim]\nlrr = 1\nlr = 0\n[adapter]\nbits = 4\n", "train.batch_size=16x", "epochs") == [
+        'command line: "epochs": expected section.key=value, e.g. train.epochs=3',
+        "job.toml: optim.lrr: unknown key; did you mean optim.lr?",
+        "job.toml: optim.lr = 0: expected a number > 0, e.g. lr = 0.001",
+        'command line: train.batch_size = "16x": expected a whole number >= 1, e.g. train.batch_size=64',
+        'job.toml: adapter.bits = 4: has a meaning only with adapter.kind = "lora"',
+    ]
+
+
+def test_a_broken_file_does_not_hide_a_broken_command_line():
+    assert [line.split(":")[0] for line in mistakes("[", "train.epochs=0")] == ["job.toml", "command line"]
+
+
+def test_a_wrong_value_makes_no_contradiction():
+    assert len(mistakes(None, "data.validation_fraction=2", "data.test_fraction=0.5")) == 1
+
+
+def test_missing_job_file_names_the_closest(tmp_path):
+    with pytest.raises(UserError, match=r"^imdb: no such job file; the current folder is /"):
+        load("imdb")
+    Path("jobs").mkdir()
+    Path("jobs/imdb.toml").touch()
+    for path in ("imdb", "imbd.toml", "jobs/imdb.tml"):
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert caught.value.lines == (f"{path}: no such job file; did you mean jobs/imdb.toml?",)
+    with pytest.raises(UserError) as caught:
+        load("nothing-like-it.toml")
+    assert caught.value.lines == ("nothing-like-it.toml: no such job file; there are jobs/imdb.toml",)
+
+
+def test_folder_instead_of_job_file():
+    Path("jobs").mkdir()
+    with pytest.raises(UserError) as caught:
+        load("jobs")
+    assert caught.value.lines == ("jobs: a folder, not a job file; it holds no .toml file",)
+    Path("jobs/imdb.toml").touch()
+    with pytest.raises(UserError) as caught:
+        load("jobs/")
+    assert caught.value.lines == ("jobs/: a folder, not a job file; it holds imdb.toml",)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300 + ".toml", "job.toml/deeper.toml"])
+def test_odd_paths_are_no_traceback(path):
+    Path("job.toml").touch()
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert len(caught.value.lines) == 1
+
+
+def test_local_sources_and_models_must_be_there(tmp_path):
+    Path("reviews").mkdir()
+    assert mistakes(None, "data.source=./reviws") == [
+        'command line: data.source = "./reviws": no such file or folder; did you mean ./reviews?']  # fmt: skip
+    assert mistakes(None, "model.name=./bert") == [
+        f'command line: model.name = "./bert": no such file or folder; paths count from {tmp_path}']  # fmt: skip
+    assert load(None, ["data.source=./reviews"]).data.source == "./reviews"
+    assert load(None, ["data.source=org/reviews"]).data.source == "org/reviews"
+
+
+def test_a_source_that_is_overridden_need_not_be_there():
+    Path("job.toml").write_text('[data]\nsource = "./gone"\n')
+    assert load("job.toml", ["data.source=demo"]) == Job()
+
+
+def test_a_run_folder_cannot_be_a_file():
+    Path("runs").touch()
+    assert mistakes(None, "run.dir=runs") == [
+        'command line: run.dir = "runs": a file; expected a folder, or a name that is free']  # fmt: skip
+
+
+# The schema, its documentation, and the promise to answer at once
+
+
+def test_every_default_and_example_is_what_its_key_accepts():
+    for dotted, known in KEYS.items():
+        assert known.read(known.example) == known.example, dotted
+        assert known.read(known.default) == known.default, dotted
+        assert (known.default is None) == bool(known.none), f"{dotted}: to_toml could not write an unset value"
+
+
+def test_the_documented_keys_are_the_schema():
+    text = (REPOSITORY / "docs" / "jobs.md").read_text()
+    assert reference.markdown() in text, "put the new table there: python -m distsent.job.reference"
+
+
+def test_help_lines_name_every_key():
+    assert [line.split()[0] for line in reference.lines()] == list(KEYS)
+
+
+def test_a_job_is_checked_at_once_and_without_heavy_imports():
+    script = (
+        "import time, sys; start = time.process_time(); import distsent.job; "
+        "distsent.job.load(None, ['train.epochs=2']); took = time.process_time() - start; "
+        "print(took, *sorted({'torch', 'numpy', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    answers = [
+        subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": ""},
+                       capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(5)
+    ]  # fmt: skip
+    assert all(len(answer) == 1 for answer in answers), answers
+    assert min(float(answer[0]) for answer in answers) < 0.05
