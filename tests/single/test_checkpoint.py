@@ -1,0 +1,343 @@
+"""A checkpoint is complete or absent, whenever the machine dies and whatever happens to its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from distsent.errors import UserError
+from distsent.run import checkpoint
+from distsent.run.checkpoint import Checkpoint, Saver, load, newest, prune, save, steps, weights_sha256
+
+STATE = {"progress": {"step": 3, "loss": 0.1 + 0.2}, "updates": 3, "scale": [1.0, 0]}
+
+
+def tensors(seed: int) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a": (3, 4), "b.bias": (5,)}
+    return {
+        "weights": {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()},
+        "optimizer": {f"exp_avg.{name}": torch.randn(shape, generator=generator) for name, shape in shapes.items()},
+    }
+
+
+def holds(found: Checkpoint | None, step: int) -> bool:
+    """Whether `found` is, to the last bit, what was saved at `step` with `tensors(step)`."""
+    if found is None or found.step != step or found.state != STATE | {"step": step}:
+        return False
+    expected = tensors(step)
+    return found.tensors.keys() == expected.keys() and all(
+        weights_sha256(found.tensors[group]) == weights_sha256(expected[group]) for group in expected
+    )
+
+
+def put(folder: Path, step: int) -> Path:
+    return save(folder, step, tensors(step), STATE | {"step": step})
+
+
+def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+    path = put(tmp_path, 7)
+    assert path.name == "step-00000007" and holds(load(path), 7) and holds(newest(tmp_path), 7)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]  # fmt: skip
+    put(tmp_path, 12)
+    assert holds(newest(tmp_path), 12) and [p.name for p in steps(tmp_path)] == ["step-00000007", "step-00000012"]
+
+
+def test_no_folder_or_an_empty_one_holds_no_checkpoint(tmp_path: Path) -> None:
+    assert newest(tmp_path / "none") is None and newest(tmp_path) is None and steps(tmp_path / "none") == []
+
+
+def test_steps_are_ordered_by_number_and_strangers_are_none(tmp_path: Path) -> None:
+    for name in ("step-00000009", "step-100000000", "step-00000010", "step-7", "step-0000001x", ".step-00000011.tmp"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000010", "step-100000000"]
+
+
+# Crashes: at every call that reaches the system, before it and half-way through it
+
+
+class Crash(BaseException):
+    """The machine dies: nothing that handles exceptions gets to run, so nothing may catch it."""
+
+
+CALLS: tuple[tuple[Any, str], ...] = (
+    (checkpoint.os, "rename"), (checkpoint.os, "fsync"), (checkpoint.os, "open"), (checkpoint.os, "close"),
+    (checkpoint, "save_file"), (checkpoint, "_sha256"), (Path, "mkdir"), (Path, "write_text"), (Path, "iterdir"),
+    (checkpoint.shutil, "rmtree"),
+)  # fmt: skip
+
+
+def crashing(patch: pytest.MonkeyPatch, at: int, cut: bool) -> None:
+    """Let the `at`-th of all CALLS die, having done nothing, or half of its work."""
+    count = iter(range(10**6))
+
+    def wrapped(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(count) == at:
+                if cut:
+                    half_done(name, args)
+                raise Crash
+            return real(*args, **kwargs)
+
+        return call
+
+    for owner, name in CALLS:
+        patch.setattr(owner, name, wrapped(getattr(owner, name), name))
+
+
+def half_done(name: str, args: tuple[Any, ...]) -> None:
+    """What a call may leave behind when it is cut short, by means that are not patched."""
+    if name == "write_text":
+        with open(args[0], "w", encoding="utf-8") as file:
+            file.write(args[1][: len(args[1]) // 2])
+    elif name == "save_file":
+        content = safetensors.torch.save(args[0])
+        with open(args[1], "wb") as file:
+            file.write(content[: len(content) // 2])
+    elif name == "rmtree" and Path(args[0]).is_dir():
+        for entry in sorted(os.scandir(args[0]), key=lambda entry: entry.name)[:2]:
+            os.unlink(entry)
+
+
+def crashes(tmp_path: Path, work: Callable[[Path], None], before: Callable[[Path], None]) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether the work came to its end) for a crash at every call that `work` makes."""
+    for cut in (False, True):
+        for at in range(1000):
+            folder = tmp_path / f"{cut}-{at}"
+            before(folder)
+            with pytest.MonkeyPatch.context() as patch:
+                crashing(patch, at, cut)
+                try:
+                    work(folder)
+                    ended = True
+                except Crash:
+                    ended = False
+            yield folder, ended
+            shutil.rmtree(folder)
+            if ended:
+                break
+        else:
+            raise AssertionError("the work has no end")
+
+
+def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_whole(tmp_path: Path) -> None:
+    points = 0
+    for folder, ended in crashes(tmp_path, lambda folder: put(folder, 2) and None, lambda folder: put(folder, 1) and None):
+        points += 1
+        warnings: list[str] = []
+        found = newest(folder, warnings.append)
+        assert holds(found, 2) if ended else holds(found, 1) or holds(found, 2)
+        assert warnings == [], "a crash leaves nothing that looks like a checkpoint and is none"
+        assert holds(load(put(folder, 2)), 2), "the next save is not hindered by what is left"
+        prune(folder, keep=2, best=None)
+        assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
+    assert points > 40
+
+
+def test_a_crash_at_any_point_of_pruning_loses_nothing_that_is_to_be_kept(tmp_path: Path) -> None:
+    def before(folder: Path) -> None:
+        for step in (1, 2, 3, 4):
+            put(folder, step)
+
+    for folder, _ in crashes(tmp_path, lambda folder: prune(folder, keep=1, best=2), before):
+        warnings: list[str] = []
+        assert holds(newest(folder, warnings.append), 4) and warnings == []
+        assert holds(load(folder / "step-00000002"), 2)
+        prune(folder, keep=1, best=2)
+        assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000004"]
+
+
+def test_pruning_gets_over_what_a_crashed_save_of_the_same_step_left(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        put(tmp_path, step)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.tmp")
+    prune(tmp_path, keep=1, best=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_disk_that_refuses_is_one_line_and_harms_no_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    put(tmp_path, 1)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(
+            UserError, match=r"step-00000002: the checkpoint could not be written \(.*No space left on device"
+        ) as caught:
+            put(tmp_path, 2)
+    assert len(caught.value.lines) == 1
+    assert holds(newest(tmp_path), 1) and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+# Damage: newest() walks back to a whole checkpoint or finds none, and never gives a part of one
+
+FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
+
+
+def damage(rng: random.Random, path: Path) -> str:
+    """Do something to a checkpoint's files; says what."""
+    name = rng.choice(FILES)
+    file, content = path / name, (path / name).read_bytes()
+    kind = rng.choice(("flip", "flips", "cut", "empty", "append", "delete", "garbage", "swap", "insert", "json", "folder"))
+    if kind == "flip":
+        at = rng.randrange(len(content))
+        file.write_bytes(content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :])
+    elif kind == "flips":
+        file.write_bytes(bytes(byte ^ (rng.random() < 0.02) * rng.randrange(256) for byte in content))
+    elif kind == "cut":
+        file.write_bytes(content[: rng.randrange(len(content))])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "append":
+        file.write_bytes(content + rng.randbytes(rng.randrange(1, 9)))
+    elif kind == "delete":
+        file.unlink()
+    elif kind == "garbage":
+        file.write_bytes(rng.randbytes(len(content)))
+    elif kind == "swap":
+        other = path / rng.choice(FILES)
+        file.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    elif kind == "insert":
+        at = rng.randrange(len(content))
+        file.write_bytes(content[:at] + rng.randbytes(1) + content[at:])
+    elif kind == "json":
+        wrong: Any = [
+            None, 1, "x", [], {}, [1], {"a": 1}, {"state.json": None}, {"state.json": {"bytes": 1}}, {"": {}}, {"\0": {}},
+            {name: {"bytes": None, "sha256": 3} for name in FILES}, {"../step-00000001/state.json": {"bytes": 0}},
+        ]  # fmt: skip
+        (path / "manifest.json").write_text(json.dumps(rng.choice(wrong)))
+    else:
+        file.unlink()
+        file.mkdir()
+    return f"{kind} {name}"
+
+
+def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -> None:
+    put(tmp_path, 1)
+    put(tmp_path / "fresh", 2)
+    rng, path = random.Random(0), tmp_path / "step-00000002"
+    passed_over = 0
+    for _ in range(600):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(tmp_path / "fresh" / "step-00000002", path)
+        what = damage(rng, path)
+        warnings: list[str] = []
+        found = newest(tmp_path, warnings.append)
+        if holds(found, 2):
+            continue  # white space in the manifest, or a file swapped with itself
+        assert holds(found, 1), what
+        assert len(warnings) == 1 and "step-00000002" in warnings[0] and "\n" not in warnings[0], (what, warnings)
+        with pytest.raises(ValueError):
+            load(path)
+        passed_over += 1
+    assert passed_over > 500
+
+
+def test_a_manifest_nested_beyond_reason_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, 1)
+    (put(tmp_path, 2) / "manifest.json").write_text("[" * 100_000)
+    assert holds(newest(tmp_path), 1)
+
+
+def test_when_all_are_damaged_there_is_none(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        (put(tmp_path, step) / "state.json").write_text("{}")
+    warnings: list[str] = []
+    assert newest(tmp_path, warnings.append) is None
+    assert [line.split("/")[-1].split(":")[0] for line in warnings] == ["step-00000003", "step-00000002", "step-00000001"]
+
+
+def test_a_file_that_the_manifest_does_not_vouch_for_is_not_read(tmp_path: Path) -> None:
+    path = put(tmp_path, 1)
+    safetensors.torch.save_file({"x": torch.ones(1)}, path / "extra.safetensors")
+    assert set(load(path).tensors) == {"weights", "optimizer"}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_manifest_that_forgets_a_file_is_no_manifest(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path, 1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest[name]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="does not list what a checkpoint holds"):
+        load(path)
+
+
+# Pruning and the saver
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(1, None, [5]), (2, None, [4, 5]), (2, 1, [1, 4, 5]), (2, 5, [4, 5]), (9, 2, [1, 2, 3, 4, 5])]
+)
+def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, keep: int, best: int | None, left: list[int]) -> None:
+    for step in range(1, 6):
+        put(tmp_path, step)
+    (tmp_path / ".step-00000009.tmp").mkdir()
+    prune(tmp_path, keep, best)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in left]
+
+
+def test_the_saver_saves_a_snapshot_in_the_order_of_its_calls(tmp_path: Path) -> None:
+    saver, live = Saver(tmp_path, keep=5), tensors(1)
+    saver.begin(1, live, STATE | {"step": 1}, best=None)
+    for group in live.values():
+        for tensor in group.values():
+            tensor.zero_()  # training goes on at once: what is being written must not notice
+    saver.begin(2, tensors(2), STATE | {"step": 2}, best=None)
+    saver.finish()
+    assert holds(load(tmp_path / "step-00000001"), 1) and holds(newest(tmp_path), 2)
+
+
+def test_training_goes_on_while_the_saver_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    real = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: go_on.wait(20) and real(*args))
+    saver = Saver(tmp_path, keep=5)
+    saver.begin(1, tensors(1), STATE | {"step": 1}, best=None)
+    assert newest(tmp_path) is None
+    go_on.set()
+    saver.finish()
+    assert holds(newest(tmp_path), 1)
+
+
+@pytest.mark.parametrize("when", ["begin", "finish"])
+def test_what_goes_wrong_in_the_saver_comes_out_of_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def broken(*args: Any) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(checkpoint, "save", broken)
+    saver = Saver(tmp_path, keep=5)
+    saver.begin(1, tensors(1), STATE, best=None)
+    with pytest.raises(UserError, match="no room"):
+        saver.finish() if when == "finish" else saver.begin(2, tensors(2), STATE, best=None)
+    saver.finish()  # told once
+
+
+def test_the_hash_of_weights_sees_names_shapes_and_every_bit() -> None:
+    one = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
+    others = [
+        {"a": torch.zeros(3, 2), "b": torch.ones(1)}, {"a": torch.zeros(2, 3), "c": torch.ones(1)}, {"a": torch.zeros(2, 3)},
+        {"a": -torch.zeros(2, 3), "b": torch.ones(1)}, {"a": torch.zeros(2, 3).double(), "b": torch.ones(1)},
+    ]  # fmt: skip
+    hashes = [weights_sha256(weights) for weights in (one, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert weights_sha256({"b": torch.ones(1), "a": torch.zeros(3, 2).T.contiguous()}) == hashes[0]

@@ -1,0 +1,61 @@
+"""The demo corpus: always the same texts, closed vocabulary, and more than words to count."""
+
+import hashlib
+import re
+from collections import Counter
+
+import pytest
+
+from distsent.corpus import demo
+
+
+def test_the_corpus_is_the_same_everywhere():
+    content = repr([(name, split.texts, split.labels) for name, split in demo.reviews().items()])
+    assert hashlib.sha256(content.encode()).hexdigest() == "06ec117f330ef71c697c20c8d319fddf5a953d4ee4b4506731d16051181a4228"
+
+
+def test_splits_are_balanced_and_no_text_occurs_twice():
+    splits = demo.reviews()
+    texts = [text for split in splits.values() for text in split.texts]
+    assert len(texts) == len(set(texts)) == 10_000
+    assert {name: len(split.texts) for name, split in splits.items()} == demo.SIZES
+    for name in ("validation", "test"):
+        assert Counter(splits[name].labels) == {0: 500, 1: 500}
+
+
+def test_a_few_training_labels_are_wrong_and_no_others():
+    wrong = {name: sum(label != i % 2 for i, label in enumerate(split.labels)) for name, split in demo.reviews().items()}
+    assert 0.02 < wrong["train"] / demo.SIZES["train"] < 0.03
+    assert wrong["validation"] == wrong["test"] == 0
+
+
+def test_the_vocabulary_is_closed():
+    known = set(demo.vocabulary())
+    for split in demo.reviews().values():
+        for text in split.texts:
+            assert known.issuperset(re.findall(r"\w+|[^\w\s]", text.lower())), text
+
+
+def test_texts_are_short():
+    lengths = [len(re.findall(r"\w+|[^\w\s]", text)) for text in demo.reviews()["train"].texts]
+    assert max(lengths) <= 62 and 14 < sum(lengths) / len(lengths) < 22
+
+
+def test_the_same_words_in_another_order_may_mean_the_opposite():
+    """Contrasts with the clauses exchanged hold the same words and opposite labels."""
+    one, other = "the plot was dull", "the music was great"
+    for form in demo.CONTRASTS:
+        straight, turned = form.format(v=one, o=other), form.format(v=other, o=one)
+        assert Counter(re.findall(r"\w+", straight)) == Counter(re.findall(r"\w+", turned)) and straight != turned
+
+
+@pytest.mark.parametrize(("words", "most"), [((1, 1), 0.66), ((1, 3), 0.80)])
+def test_counting_words_does_not_solve_it(words: tuple[int, int], most: float):
+    """Logistic regression over single words, and over all word sequences up to three."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = demo.reviews()["train"], demo.reviews()["test"]
+    count = CountVectorizer(ngram_range=words, token_pattern=r"\w+|[^\w\s]")
+    model = LogisticRegression(max_iter=500).fit(count.fit_transform(train.texts), train.labels)
+    assert 0.5 < model.score(count.transform(test.texts), test.labels) <= most

@@ -1,0 +1,81 @@
+"""Texts out of files: every format, in order; bad rows are told and skipped, missing columns are one line."""
+
+from pathlib import Path
+
+import pytest
+
+from distsent.corpus.inlet import Inlet
+from distsent.corpus.texts import read_texts
+from tests import corpora
+
+TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "x.json", "x.parquet"])
+def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) -> None:
+    path = corpora.write(tmp_path / name, {"id": [*"12345"], "text": TEXTS, "more": [*"abcde"]})
+    file = read_texts(path)
+    assert [(one.row, one.text, one.why) for one in file] == [(i, text, "") for i, text in enumerate(TEXTS, 1)]
+    assert file.done() == 1.0
+    assert [(one.text, one.pair) for one in read_texts(path, "text", "more")] == list(zip(TEXTS, "abcde", strict=True))
+
+
+def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeffone\r\ntwo\n\nfour".encode())
+    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [
+        (1, "one", ""), (2, "two", ""), (3, "", "no text"), (4, "four", ""),
+    ]  # fmt: skip
+
+
+def test_bad_rows_are_told_and_cost_no_others(tmp_path: Path) -> None:
+    table = tmp_path / "x.csv"
+    table.write_bytes(b'text,n\ngood,1\n"  ",2\na,b,c\nb\xe4d,4\n\nlast,5\n')
+    assert [(one.row, one.why) for one in read_texts(table)] == [
+        (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4)"), (4, "not UTF-8 (byte 0xe4)"), (5, ""),
+    ]  # fmt: skip
+    lines = tmp_path / "x.jsonl"
+    lines.write_text('{"text": "good"}\n{"text": 7}\n{"other": "x"}\n{broken\n[1]\n"bare"\n{"text": "last"}\n')
+    found = [(one.row, one.text, one.why) for one in read_texts(lines)]
+    assert found[3][2].startswith("not JSON (")
+    assert [*found[:3], *found[4:]] == [
+        (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "not an object with columns"), (6, "bare", ""),
+        (7, "last", ""),
+    ]  # fmt: skip
+    column = corpora.write(tmp_path / "x.parquet", {"text": ["good", None, "last"]})
+    assert [one.why for one in read_texts(column)] == ["", "no text", ""]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: Path) -> None:
+    path = corpora.write(tmp_path / name, {"Texts": ["a"], "label": ["b"]})
+    assert corpora.mistakes(lambda: read_texts(path)) == [
+        f"{path}: no column 'text' (--text-column); did you mean 'Texts'? there are Texts, label"
+    ]
+
+
+@pytest.mark.parametrize(("name", "content", "line"), [
+    ("x.doc", "a", "not a format that can be read (.txt, .csv, .tsv, .jsonl, .json, .parquet)"),
+    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); a file with an object "
+                    "a line is .jsonl"),
+    ("x.json", '{"text": "a"}', "not a list of objects; a file with an object a line is .jsonl"),
+    ("x.parquet", "PAR", "not readable as parquet"),
+])  # fmt: skip
+def test_a_file_that_is_none_is_one_line(name: str, content: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    (found,) = corpora.mistakes(lambda: read_texts(tmp_path / name))
+    assert found.startswith(f"{tmp_path / name}: {line}") and "\n" not in found
+
+
+def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
+    assert corpora.mistakes(lambda: read_texts(tmp_path / "no.csv")) == [f"{tmp_path / 'no.csv'}: no such file"]
+    (tmp_path / "folder.csv").mkdir()
+    assert corpora.mistakes(lambda: read_texts(tmp_path / "folder.csv")) == [f"{tmp_path / 'folder.csv'}: a folder, not a file"]
+
+
+def test_a_stream_is_read_as_it_comes() -> None:
+    inlet = iter(Inlet((f"{i}\n" for i in range(5)), most=2))
+    rows = [*inlet]
+    assert [line for _, lines in rows for line in lines] == [*"01234"]
+    assert all(1 <= len(lines) <= 2 for _, lines in rows)
+    assert [first for first, _ in rows] == [1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))]
