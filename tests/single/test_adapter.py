@@ -1,0 +1,176 @@
+"""Adapters in every family, on float and on 4-bit weights: what is trained, what is saved, and that it all computes the same."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from distsent import job as jobs
+from distsent.comm import World
+from distsent.errors import UserError
+from distsent.model import adapter, classifier, dropout
+from distsent.model.forward import Packed, Padded, forward_of
+from distsent.model.stream import stream
+from distsent.training.flat import Flat
+from tests import folders, systems, toys
+from tests.parallel.driver import drive, entry
+
+LABELS = ("a", "b", "c")
+LENGTHS = (4, 9, 7, 23)
+
+
+class Tokenizer:
+    def __init__(self, family: str) -> None:
+        self.pad_token_id = 1 if family == "roberta" else 0
+
+
+def asked(folder: Path, *more: str) -> jobs.Job:
+    return jobs.load(None, [f"model.name={folder}", "adapter.kind=lora", "adapter.rank=4", *more])
+
+
+def piece(keys: bool = False):
+    ids = [np.arange(5, 5 + n) for n in LENGTHS]
+    made = dropout.keys(1, 2, np.arange(len(ids)), np.array(LENGTHS)) if keys else None
+    return stream(ids, np.arange(len(ids)) % 3, keys_T=made)
+
+
+def shaken(model):
+    """The model with other trained weights: fresh updates are zero and would hide every mistake."""
+    torch.manual_seed(3)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data.normal_(0, 0.1)
+    return model.eval()
+
+
+@pytest.fixture(params=toys.FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def folder(family: str, tmp_path: Path) -> Path:
+    toys.encoder(family).save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Path, bits: int | None, tmp_path: Path) -> None:
+    job = asked(folder, *(["adapter.bits=4"] if bits else []))
+    model = shaken(adapter.build(job, None, LABELS))
+    padded = Padded(shaken(adapter.build(job, None, LABELS)), Tokenizer(family).pad_token_id)
+    forward, remark = forward_of(model, Tokenizer(family))
+    assert isinstance(forward, Packed) and remark is None
+    merged = Padded(adapter.merged(model), Tokenizer(family).pad_token_id)
+    adapter.save_adapter(model, tmp_path / "adapter")
+    base = classifier.build(str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(job) if bits else None)
+    adapter.keep_as_is(base)
+    loaded = Padded(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), Tokenizer(family).pad_token_id)
+    with torch.no_grad():
+        expected = forward(piece())
+        for other in (padded, merged, loaded):
+            assert torch.allclose(other(piece()), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_updates_and_head_are_trained_and_nothing_else(family: str, folder: Path, bits: int | None) -> None:
+    model = adapter.build(asked(folder, *(["adapter.bits=4"] if bits else [])), None, LABELS)
+    named = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(".lora_" in name or "classifier" in name for name in named)
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in named if ".lora_A." in name}
+    flat = Flat(model, classifier.word_table(model))
+    assert flat.table is None and flat.size == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    plain = toys.encoder(family)
+    assert adapter.count_parameters(model) == sum(p.numel() for p in plain.parameters()) + sum(
+        p.numel() for name, p in model.named_parameters() if ".lora_" in name
+    )
+
+
+def test_the_head_is_never_in_four_bits(folder: Path) -> None:
+    model = adapter.build(asked(folder, "adapter.bits=4"), None, LABELS)
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert any(kind == "Linear4bit" for kind in kinds.values())
+    assert not [name for name, kind in kinds.items() if kind == "Linear4bit" and ("classifier" in name or "pooler" in name)]
+
+
+def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None:
+    model = shaken(adapter.build(asked(folder, "adapter.bits=4"), None, LABELS))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        Padded(model, 0)(piece())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(family: str, folder: Path) -> None:
+    """The same masks however the batch is cut."""
+    forward = Packed(shaken(adapter.build(asked(folder, "adapter.dropout=0.5"), None, LABELS)))
+    forward.model.train()
+    whole = piece(keys=True)
+    starts = np.cumsum((0, *LENGTHS))
+    parts = [
+        stream([np.arange(5, 5 + n)], np.zeros(1), keys_T=whole.keys_T[a : a + n])
+        for n, a in zip(LENGTHS, starts, strict=False)
+    ]  # fmt: skip
+    apart = torch.cat([forward(part) for part in parts])
+    assert torch.allclose(forward(whole), apart, rtol=0, atol=1e-6)
+    forward.model.eval()
+    assert not torch.allclose(forward(whole), apart, rtol=0, atol=1e-3)
+
+
+def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> None:
+    from transformers import ElectraConfig, ElectraForSequenceClassification
+
+    config = ElectraConfig(
+        vocab_size=100, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32
+    )
+    ElectraForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^adapter.targets: none are known for a electra encoder \(known: bert, .*\); name the"):
+        adapter.build(asked(tmp_path), None, LABELS)
+    model = adapter.build(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
+    assert any(".key.lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Path) -> None:
+    toys.encoder("distilbert").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"this distilbert encoder has no module 'query'; it has k_lin, lin1, .*q_lin"):
+        adapter.build(asked(tmp_path, 'adapter.targets=["query"]'), None, LABELS)
+
+
+@pytest.mark.parametrize(("package", "key"), [("bitsandbytes", "adapter.bits = 4"), ("peft", "adapter.kind = 'lora'")])
+def test_a_missing_package_is_one_line_with_the_cure(
+    package: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.encoder("bert").save_pretrained(tmp_path)
+    from distsent.model import adapter as module
+
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
+    with pytest.raises(UserError) as caught:
+        adapter.build(asked(tmp_path, "adapter.bits=4"), None, LABELS)
+    assert caught.value.lines == (f"{key}: needs {package}; pip install 'distsent[lora]'",)
+
+
+def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
+    with pytest.raises(UserError, match=r"model.name = 'demo' has no weights to keep in 4 bits"):
+        adapter.build(jobs.load(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
+
+
+@pytest.mark.parametrize("bits", ["none", "4"])
+def test_a_run_with_adapters_resumes_to_the_same_bits(bits: str, tmp_path: Path) -> None:
+    import shutil
+
+    corpus, encoder = folders.corpus(tmp_path / "corpus", train=40, test=10), systems.encoder(tmp_path / "encoder", "bert")
+    words = [
+        f"data.source={corpus}", f"model.name={encoder}", f"run.dir={tmp_path}", "data.max_length=40", "train.batch_size=8",
+        "train.max_steps=8", "checkpoint.every_steps=4", "checkpoint.keep=9", "adapter.kind=lora", f"adapter.bits={bits}",
+        "adapter.dropout=0.2", "optim.lr=1e-2", "eval.every=end", "log.tensorboard=false",
+    ]  # fmt: skip
+    drive([entry("run", words)], World())
+    run = shutil.copytree(tmp_path / "run", tmp_path / "again" / "run")  # as an interruption would have left it
+    for path in (run / "result.json", run / "model", run / "checkpoints" / "step-00000008"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    drive([entry("run", [*words[:2], f"run.dir={run.parent}", *words[3:]])], World())
+    whole, again = folders.result(tmp_path / "run"), folders.result(run)
+    assert "carrying on after step 4 of 8" in (run / "train.log").read_text()
+    assert again["weights_sha256"] == whole["weights_sha256"] and again["eval"]["test"]["loss"] == whole["eval"]["test"]["loss"]

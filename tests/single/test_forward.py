@@ -1,0 +1,114 @@
+"""Packed and padded are the same function, and examples in a stream know nothing of each other."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from distsent.model import dropout
+from distsent.model.forward import Packed, Padded, can_pack
+from distsent.model.stream import Stream, stream
+from tests import toys
+
+LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
+
+
+def examples(lengths: np.ndarray = LENGTHS, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(5, toys.VOCABULARY, n) for n in lengths]
+
+
+def stream_of(rows: np.ndarray, step: int | None = None) -> Stream:
+    keys = None if step is None else dropout.keys(7, step, rows, LENGTHS[rows])
+    return stream([examples()[i] for i in rows], np.zeros(len(rows)), keys_T=keys)
+
+
+ALL = np.arange(len(LENGTHS))
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_packed_equals_padded_forward_and_backward(family: str) -> None:
+    model = toys.encoder(family).double()
+    packed, padded = Packed(copy.deepcopy(model)), Padded(model, model.config.pad_token_id)
+    s = stream_of(ALL)
+    with torch.no_grad():  # torch's fused kernel scores, our own trains: both are held against the model as it is
+        assert torch.allclose(packed(s), padded(s), atol=1e-12)
+    a, b = packed(s), padded(s)
+    assert torch.allclose(a, b, atol=1e-12)
+    weights = torch.randn(a.shape, dtype=a.dtype)
+    (a * weights).sum().backward()
+    (b * weights).sum().backward()
+    for (name, p), q in zip(packed.model.named_parameters(), padded.model.parameters(), strict=True):
+        if q.grad is not None:
+            assert torch.allclose(p.grad, q.grad, atol=1e-10), name
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_float32_logits_of_packed_and_padded_are_within_1e5(family: str) -> None:
+    model = toys.encoder(family)
+    padded = Padded(copy.deepcopy(model), model.config.pad_token_id)
+    with torch.no_grad():
+        assert (Packed(model)(stream_of(ALL)) - padded(stream_of(ALL))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_no_example_feels_another_one(family: str) -> None:
+    """The gradient of one example's logits with respect to all other examples' tokens is exactly zero."""
+    model = toys.encoder(family, dropout=0.1).train()
+    packed, held = Packed(model), {}
+
+    def hold(module: object, args: object, out: torch.Tensor) -> None:
+        out.retain_grad()
+        held["x"] = out
+
+    model.get_input_embeddings().register_forward_hook(hold)
+    packed(stream_of(ALL, step=0))[3].sum().backward()
+    felt = held["x"].grad[0].abs().sum(-1)
+    inside = slice(LENGTHS[:3].sum(), LENGTHS[:4].sum())
+    assert felt[inside].sum() > 0
+    felt[inside] = 0
+    assert felt.sum() == 0
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_dropout_depends_on_the_example_and_the_step_alone(family: str) -> None:
+    """The same masks, whoever else is in the stream and in whatever order; others at another step."""
+    packed = Packed(toys.encoder(family, dropout=0.2).double().train())
+    some = np.array([9, 3, 0, 6])
+    together = packed(stream_of(ALL, step=4))
+    assert torch.allclose(together[some], packed(stream_of(some, step=4)), atol=1e-12)
+    assert not torch.allclose(together, packed(stream_of(ALL, step=5)), atol=1e-3)
+
+
+def test_the_attention_gradient_is_right() -> None:
+    """Against finite differences, with dropout, over examples that share a padded group and one that stands alone."""
+    from distsent.model.attention import _Packed
+
+    lengths = np.array([2, 3, 3, 5])
+    s = stream([np.zeros(n, dtype=int) for n in lengths], np.zeros(4), keys_T=dropout.keys(0, 0, np.arange(4), lengths))
+    q, k, v = (torch.randn(13, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(lambda *x: _Packed.apply(*x, s.groups, 0.5, 0.3, s.keys_T, 1), (q, k, v))
+
+
+def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() -> None:
+    keys = dropout.keys(1, 2, np.arange(64), np.full(64, 32))
+    kept = dropout.keep(keys, 1, 384, 0.1)
+    n = kept.numel()
+    assert abs(kept.float().mean() - 0.9) < 5 * np.sqrt(0.09 / n)
+    x = kept.double() - kept.double().mean()
+    for other in (dropout.keep(keys, 2, 384, 0.1), kept.roll(1, 0), kept.roll(1, 1), kept.roll(2, 1), kept.roll(4, 1)):
+        y = other.double() - other.double().mean()
+        assert abs((x * y).mean() / 0.09) < 5 / np.sqrt(n)
+    assert kept.double().mean(0).std() < 1.3 * np.sqrt(0.09 / len(keys))
+    assert kept.double().mean(1).std() < 1.3 * np.sqrt(0.09 / 384)
+
+
+def test_an_encoder_that_cannot_run_packed_is_recognised() -> None:
+    from transformers import AutoModelForSequenceClassification, DebertaV2Config
+
+    config = DebertaV2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, num_labels=2
+    )
+    assert not can_pack(AutoModelForSequenceClassification.from_config(config))
+    assert can_pack(toys.encoder("bert"))
