@@ -1,0 +1,175 @@
+"""How workers talk: the only file that imports Horovod.
+
+One process without any launcher is a world of one: nothing here needs Horovod then, and every collective is the identity.
+Everything that crosses the wire is a tensor; objects travel as JSON text, never as pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distsent.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+# Who says how many workers there are, the most specific first. SLURM's variables count only inside a step (srun):
+# in a batch script SLURM_NTASKS describes the allocation, not this process.
+PROMISES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+DEFAULTS = {
+    # One tensor an exchange: the order of a sum then depends on the tensor and the number of workers alone,
+    # so the same run at the same -np gives the same bits (fusing whatever happens to be ready does not).
+    "HOROVOD_FUSION_THRESHOLD": "0",
+    "HOROVOD_CYCLE_TIME": "1",  # milliseconds
+    # A waiting Open MPI spins: it must give way to the threads that compute. Halved the CPU time of 4 workers on 2 cores.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+}
+
+
+def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
+    """The launcher's word for the number of workers: (variable, count), or None without a launcher."""
+    if "SLURM_STEP_ID" not in env:
+        env = {name: value for name, value in env.items() if not name.startswith("SLURM_")}
+    for name in PROMISES:
+        if env.get(name, "").isdigit():
+            return name, int(env[name])
+    return None
+
+
+def start(env: Mapping[str, str] = os.environ) -> World:
+    """Join the workers that the launcher started. Raises UserError when the world is not the one that was promised."""
+    promise = promised(env)
+    if promise is None or promise[1] == 1:
+        return World()
+    name, count = promise
+    if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
+        # Said here, because Open MPI would abort the process instead of failing.
+        raise UserError(
+            f"{name}={count} promises {count} workers, but SLURM gives them no PMI to find each other with: use `srun --mpi=pmix` "
+            "(`srun --mpi=list` shows what there is), or start with `horovodrun`"
+        )
+    try:
+        for key, value in DEFAULTS.items():
+            os.environ.setdefault(key, value)
+        import horovod.torch as hvd
+    except ImportError as error:
+        raise UserError(
+            f"{name}={count} promises {count} workers, but Horovod cannot be imported here ({error}): install it with "
+            "`make setup`, or run `python -m distsent.train` without a launcher"
+        ) from None
+    hvd.init()
+    if hvd.size() != count:
+        raise UserError(
+            f"{name}={count} promises {count} workers, but this process sees {hvd.size()}: the launcher and Horovod's MPI do "
+            "not know each other; under SLURM use `srun --mpi=pmix` (`srun --mpi=list` shows what there is), or start with "
+            "`horovodrun`; `python -m distsent.doctor` looks closer"
+        )
+    return HorovodWorld(hvd)
+
+
+class World:
+    """A world of one: the interface, and what it means without a launcher."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this worker writes what is shared."""
+        return self.rank == 0
+
+    def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
+        """Start adding `tensor` up over all workers, in place; `finish` waits for it. One name, one shape, for ever."""
+        return None
+
+    def finish(self, handle: Any) -> None:
+        """Wait for a sum begun with `begin_sum`."""
+
+    def sum(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Add `tensor` up over all workers, in place."""
+        self.finish(self.begin_sum(tensor, name))
+        return tensor
+
+    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Give every worker the first one's `tensor`, in place."""
+        return tensor
+
+    def gather(self, value: T, name: str) -> list[T]:
+        """Every worker's JSON value, in the order of ranks, on every worker."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        self.gather(None, "barrier")
+
+    def once(self, make: Callable[[], T], name: str) -> T:
+        """The first worker runs `make`; all get its JSON value, or all raise its UserError."""
+        outcome: dict[str, Any] = {}
+        crash: BaseException | None = None
+        if self.first:
+            try:
+                outcome = {"value": make()}
+            except UserError as error:
+                outcome = {"lines": list(error.lines)}
+            except Exception as error:  # the others must learn of it, or they would wait for ever
+                crash = error
+                outcome = {"crash": f"{type(error).__name__}: {error}"}
+        outcome = self.gather(outcome, name)[0]
+        if crash is not None:
+            raise crash
+        if "lines" in outcome:
+            raise UserError(*outcome["lines"])
+        if "crash" in outcome:
+            raise RuntimeError(f"worker 0 failed: {outcome['crash']}")
+        value: T = outcome["value"]
+        return value
+
+    def agree(self, value: object, what: str) -> None:
+        """Check that all workers hold an equal JSON value. Raises UserError naming the ranks that differ."""
+        values = self.gather(json.dumps(value, sort_keys=True), f"agree.{what}")
+        odd = [rank for rank, other in enumerate(values) if other != values[0]]
+        if odd:
+            raise UserError(
+                f"{what} differs between workers: rank {odd[0]} has {values[odd[0]]}, rank 0 has {values[0]} "
+                f"({len(odd)} of {self.size} differ from rank 0); give all nodes the same files and the same software"
+            )
+
+    def end(self) -> None:
+        """Leave the world in good order."""
+
+
+class HorovodWorld(World):
+    """The workers of a launcher."""
+
+    def __init__(self, hvd: Any) -> None:
+        self._hvd = hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+
+    def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
+        return self._hvd.allreduce_async_(tensor, op=self._hvd.Sum, name=name)
+
+    def finish(self, handle: Any) -> None:
+        self._hvd.synchronize(handle)
+
+    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        return self._hvd.broadcast_(tensor, root_rank=0, name=name)
+
+    def gather(self, value: T, name: str) -> list[T]:
+        import torch
+
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self._hvd.allgather(torch.tensor([len(text)]), name=f"{name}.size")
+        texts = self._hvd.allgather(text, name=name).split(sizes.tolist())
+        return [json.loads(bytes(part.tolist())) for part in texts]
+
+    def end(self) -> None:
+        self._hvd.shutdown()

@@ -1,0 +1,45 @@
+"""Score a saved model:  python -m distsent.evaluate RUN_OR_MODEL [section.key=value ...] [--split NAME]
+
+Exact scores as one JSON object, a line of standard output: alone, or on any number of workers under horovodrun. A run is scored on
+the split of its own corpus; data.source=./other.csv scores it on a file or corpus that it has never seen, which needs no training
+part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from distsent import comm, door
+from distsent.errors import FINISHED, UserError
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    from distsent.training.rescore import ask, rescore  # torch and all that: only for a command line that is right
+
+    asked = ask(options.model, options.overrides, options.split)
+    world = comm.start()
+    try:
+        scores = rescore(asked, world)
+    finally:
+        world.end()
+    if world.first:
+        print(json.dumps(scores, ensure_ascii=False))
+    return FINISHED
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = door.Parser("evaluate", __doc__)
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, or a saved model in Hugging Face's layout")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys that override those of the run's job")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to score it on (test)")
+    options = parser.parse_intermixed_args(arguments)
+    for word in options.overrides:
+        if "=" not in word:
+            raise UserError(f"{word!r}: expected section.key=value, e.g. data.source=./test.csv")
+    return options
+
+
+if __name__ == "__main__":
+    door.enter(main)

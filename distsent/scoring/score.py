@@ -1,0 +1,39 @@
+"""Scoring rows: every row once, longest batches first, dealt to the workers by length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from distsent.corpus.deal import cut
+from distsent.scoring.counts import Counts
+
+
+def share(lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """The rows that worker `rank` of `size` scores: each `size`-th in order of length, so that all finish together."""
+    return np.argsort(lengths, kind="stable")[::-1][rank::size]
+
+
+def batches(lengths: np.ndarray, rank: int, size: int, batch_tokens: int) -> list[np.ndarray]:
+    """This worker's rows in batches of at most `batch_tokens` tokens, each batch shortest first."""
+    mine = share(lengths, rank, size)
+    return [part[::-1] for part in cut(mine, lengths, batch_tokens)] if len(mine) else []
+
+
+def score(
+    logits_of: Callable[[np.ndarray], torch.Tensor],
+    labels: np.ndarray,
+    work: Sequence[np.ndarray],
+    classes: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, Counts]]:
+    """Run the batches `work`; yields (rows, logits [n, C] float32, the counts so far) after each."""
+    counts = Counts(classes)
+    for rows in work:
+        logits_nC = logits_of(rows).float().cpu()
+        truth = torch.from_numpy(np.ascontiguousarray(labels[rows], dtype=np.int64))
+        losses = F.cross_entropy(logits_nC, truth, reduction="none")
+        counts.add(truth.numpy(), logits_nC.argmax(-1).numpy(), losses.numpy())
+        yield rows, logits_nC.numpy(), counts

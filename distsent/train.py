@@ -1,0 +1,49 @@
+"""Train, evaluate, save:  python -m distsent.train [JOB.toml] [section.key=value ...] [--check]
+
+Alone, or on any number of workers: `horovodrun -np 4 python -m distsent.train jobs/imdb.toml`. Without a job: the demo job.
+The same command again carries on where an interrupted run stopped, or says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from distsent import comm, door, job
+from distsent.errors import FINISHED
+from distsent.run.stop import Stop
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    asked = job.load(options.job, options.overrides)
+    if options.check:
+        print(asked.to_toml(), end="")
+        return FINISHED
+    stop = Stop()
+    from distsent.results.comparison import seeds_table
+    from distsent.run.folder import read_json
+    from distsent.training.run import Run  # torch and all that: only for a job that is right
+
+    world = comm.start()
+    try:
+        runs = [Run(asked.for_seed(seed), world, stop) for seed in asked.seeds]
+        for run in runs:
+            run.train()
+        if len(runs) > 1 and world.first:
+            print(seeds_table([read_json(run.folder.result) for run in runs]))
+    finally:
+        world.end()
+    return FINISHED
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = door.Parser("train", __doc__)
+    parser.add_job()
+    parser.add_argument("--check", action="store_true", help="print the resolved job, or all that is wrong with it; train nothing")
+    options = parser.parse_intermixed_args(arguments)
+    options.job, options.overrides = parser.job_of(options.words)
+    return options
+
+
+if __name__ == "__main__":
+    door.enter(main)

@@ -1,0 +1,80 @@
+"""What a worker computes on: its device, its share of the cores, its precision."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def device(local_rank: int) -> torch.device:
+    """One GPU a worker where there are GPUs, whether the launcher shows a worker all of them or its own alone."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, cut to the container's quota."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return allowed
+
+
+def share_cores(local_size: int) -> int:
+    """Set torch's threads to this worker's share of the cores, unless OMP_NUM_THREADS says otherwise. Returns the threads.
+
+    A launcher that binds workers (srun, mpirun --bind-to) has shared them out already: then a worker sees only its own.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    total = os.cpu_count() or 1
+    mine = cores()
+    bound = mine < total and "SLURM_CPUS_PER_TASK" in os.environ
+    threads = int(said) if said.isdigit() and int(said) > 0 else mine if bound else max(1, mine // local_size)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def resolve_precision(asked: str, chosen: torch.device) -> tuple[str, str | None]:
+    """The precision to compute in, and a line for the log where it is not the one asked for."""
+    if asked == "fp16" and chosen.type == "cpu":
+        return "bf16", "train.precision = fp16 needs a GPU: this run computes in bf16, its nearest relative on a CPU"
+    if asked == "auto":
+        best = faster_precision(chosen)
+        return best, f"train.precision = auto: {best} is the faster one here"
+    return asked, None
+
+
+def faster_precision(chosen: torch.device) -> str:
+    """Times one matrix product of an encoder's size in float32 and bf16; half width must win clearly to be chosen."""
+    if chosen.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    seconds = {dtype: matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "float32"
+
+
+def matmul_seconds(dtype: torch.dtype, rows: int = 1024, width: int = 768, tries: int = 5) -> float:
+    """The best of a few timings of [rows, width] x [width, 4 width] on this worker's threads."""
+    import time
+
+    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(4 * width, width, dtype=dtype)
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def peak_flops(precision: str) -> float:
+    """Measured operations per second of this worker's matrix products: the roof that utilisation is held against."""
+    dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return 2 * 1024 * 768 * 4 * 768 / matmul_seconds(dtype)

@@ -1,0 +1,225 @@
+"""The loop: step, tell, save, evaluate, until the last step - or until somebody asks to stop.
+
+It can be left and entered again after any step: all that it needs stands in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distsent.comm import World
+from distsent.errors import NonFinite, Stopped
+from distsent.job.job import Job
+from distsent.run.checkpoint import Checkpoint, Saver
+from distsent.run.log import Log, duration
+from distsent.run.pulse import Pulse
+from distsent.run.stop import Stop
+from distsent.training import divergence
+from distsent.training import optimizer as optimizers
+from distsent.training.plan import Batch, Plan
+from distsent.training.progress import Epoch, Progress
+from distsent.training.update import Outcome, Update
+
+
+@dataclass
+class Loop:
+    """Everything that one run of training needs, put together by the door."""
+
+    world: World
+    job: Job
+    plan: Plan
+    update: Update
+    progress: Progress
+    evaluate: Callable[[], Mapping[str, Any]]  # scores of the split that the run is watched on
+    chooses: bool  # whether that split may choose the best weights (the test split may not)
+    saver: Saver | None  # the first worker's
+    log: Log
+    stop: Stop
+    pulse: Pulse
+    total_steps: int
+    peak: float  # measured operations per second of all workers together
+
+    def run(self) -> None:
+        """Train to the end. Raises Stopped (saved) or NonFinite, on all workers together."""
+        self.update.forward.model.train()
+        p, saved_at = self.progress, time.monotonic()
+        self.pulse.step = p.step
+        fresh = Window(p)
+        while not self._over():
+            began = time.perf_counter()
+            batch = self.plan.batch(p.step)
+            outcome = self.update(batch, stop=self.stop.requested is not None, save=self._is_late(saved_at))
+            self._count(batch, outcome, time.perf_counter() - began)
+            self.pulse.step = p.step
+            if p.step % self.job.log.every == 0 or p.step == self.total_steps:
+                fresh.tell(self, outcome)
+            if p.step % divergence.EVERY == 0:
+                divergence.check(self.world, self.update.flat, p.step)
+            due = self._evaluation_due()
+            if outcome.stop or outcome.save or due or self._checkpoint_due():
+                self.save()
+                saved_at = time.monotonic()
+            if outcome.stop:
+                self._leave()
+            if due:
+                self._evaluate()
+                fresh = Window(p)
+
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Continue behind `checkpoint`, which the first worker holds; the others get everything from it."""
+        state = self.world.once(lambda: checkpoint.state if checkpoint is not None else None, "resume.state")
+        if state is None:
+            self.world.broadcast(self.update.flat.values, "resume.weights")
+            return
+        self.progress, flat = Progress.from_dict(state["progress"]), self.update.flat
+        self.update.updates = state["updates"]
+        self.update.scale.value, self.update.scale.good_steps = state["scale"]
+        moments = {key: torch.zeros_like(flat.values) for key in ("exp_avg", "exp_avg_sq")}
+        if checkpoint is not None:
+            flat.values.copy_(flat.join(checkpoint.tensors["weights"]))
+            for key, moment in moments.items() if state["updates"] else ():
+                pieces = checkpoint.tensors["optimizer"]
+                moment.copy_(flat.join({name: pieces[f"{key}.{name}"] for name, _ in flat.named}))
+        self.world.broadcast(flat.values, "resume.weights")
+        for key, moment in moments.items():
+            self.world.broadcast(moment, f"resume.{key}")
+        if state["updates"]:
+            optimizers.restore(self.update.optimizer, moments, state["updates"])
+
+    def save(self) -> None:
+        """Begin a checkpoint of this moment; the first worker writes it while training goes on."""
+        if self.saver is None:
+            return
+        flat, u, p = self.update.flat, self.update, self.progress
+        moments = optimizers.moments(u.optimizer)
+        tensors = {
+            "weights": flat.split(flat.values),
+            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(m).items()},
+        }
+        state = {"progress": p.to_dict(), "updates": u.updates, "scale": [u.scale.value, u.scale.good_steps]}
+        self.saver.begin(p.step, tensors, state, best=p.best["step"] if p.best else None)
+
+    def _over(self) -> bool:
+        """Whether training is done. An evaluation that an interruption swallowed is made up for first."""
+        if self._evaluation_due() and self.progress.evaluated < self.progress.step:
+            self._evaluate()
+        return self.progress.step >= self.total_steps or self.progress.ended_early
+
+    def _count(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+        p = self.progress
+        if not outcome.finite:
+            self._bad_numbers(batch, outcome)
+        if p.step % self.plan.order.steps_per_epoch == 0:
+            p.epoch = Epoch()
+        if outcome.finite:
+            p.epoch.examples += len(batch)
+            p.epoch.loss_sum += outcome.loss * len(batch)
+            p.epoch.right += outcome.right
+        p.step += 1
+        p.samples += len(batch)
+        p.tokens += int(batch.lengths.sum())
+        p.work += self.plan.work.training(batch.lengths)
+        p.seconds += seconds
+
+    def _bad_numbers(self, batch: Batch, outcome: Outcome) -> None:
+        """fp16 skips by itself while the loss is sound; else a job must have allowed it."""
+        if self.update.scales and math.isfinite(outcome.loss):
+            self.progress.overflows += 1
+            return
+        self.progress.skipped += 1
+        bad = sorted(row for rows in self.world.gather(list(outcome.bad_rows), "bad.rows") for row in rows)
+        rows = bad or batch.rows.tolist()
+        source = ", ".join(str(int(self.plan.tokens.rows[row])) for row in rows[:8])
+        what = (
+            f"step {batch.step + 1}: the {'loss' if bad else 'gradient'} is not finite (loss {outcome.loss:g}, gradient norm "
+            f"{outcome.grad_norm:g}); training rows {source}{', ...' if len(rows) > 8 else ''}"
+        )
+        if self.progress.skipped > self.job.train.skip_nonfinite:
+            raise NonFinite(f"{what}; the last checkpoint is untouched; try a lower optim.lr, or train.skip_nonfinite=N")
+        self.log.say(f"skipped {what}")
+
+    def _is_late(self, saved_at: float) -> bool:
+        """Whether the first worker's clock asks for a save; it travels with the gradients, so that all agree."""
+        limit = self.job.checkpoint.every_seconds
+        return self.world.first and limit is not None and time.monotonic() - saved_at >= limit
+
+    def _checkpoint_due(self) -> bool:
+        every = self.job.checkpoint.every_steps
+        return every is not None and self.progress.step % every == 0
+
+    def _evaluation_due(self) -> bool:
+        step, every = self.progress.step, self.job.eval.every
+        if step == 0:
+            return False
+        if step >= self.total_steps:
+            return True
+        if every == "epoch":
+            return step % self.plan.order.steps_per_epoch == 0
+        return isinstance(every, int) and step % every == 0
+
+    def _evaluate(self) -> None:
+        p, job = self.progress, self.job
+        train = {
+            "train_loss": p.epoch.loss_sum / max(1, p.epoch.examples),
+            "train_accuracy": p.epoch.right / max(1, p.epoch.examples),
+        }
+        scores = self.evaluate()
+        record = {"step": p.step, "epoch": p.step / self.plan.order.steps_per_epoch, **scores, **train}
+        value = float(scores[job.eval.metric]) * (-1 if job.eval.metric == "loss" else 1)
+        better = self.chooses and (p.best is None or value > p.best["value"])
+        if self.chooses:
+            p.stale = 0 if p.best is None or value > p.best["value"] + job.train.min_delta else p.stale + 1
+            if better:
+                p.best = {"step": p.step, "value": value}
+            p.ended_early = job.train.patience is not None and p.stale >= job.train.patience
+        p.history.append(record)
+        self.log.numbers(str(scores["split"]), record)
+        told = f"accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}"
+        trained = f"(train: loss {train['train_loss']:.4f}, accuracy {train['train_accuracy']:.4f})"
+        remark = "  best so far" if better else ""
+        self.log.say(f"epoch {record['epoch']:.2f}  step {p.step}  {scores['split']}: {told}  {trained}{remark}")
+        if p.ended_early:
+            self.log.say(f"ended early: no better {job.eval.metric} in {p.stale} evaluations")
+
+    def finish_saving(self) -> None:
+        """Wait, all workers together, until the save under way is on disk: a launcher ends all when the first one leaves."""
+        self.world.once(lambda: self.saver.finish() if self.saver is not None else None, "loop.saved")
+
+    def _leave(self) -> None:
+        self.finish_saving()
+        wishes = self.world.gather(self.stop.requested, "loop.leave")
+        whose = ", ".join(f"{wish} at rank {rank}" for rank, wish in enumerate(wishes) if wish)
+        self.log.say(f"the wish to stop: {whose}")
+        raise Stopped(f"asked to stop; saved after step {self.progress.step} of {self.total_steps}")
+
+
+class Window:
+    """The steps since the last logged line: speed is taken over these."""
+
+    def __init__(self, p: Progress) -> None:
+        self._samples, self._tokens, self._work, self._seconds = p.samples, p.tokens, p.work, p.seconds
+
+    def tell(self, loop: Loop, outcome: Outcome) -> None:
+        p = loop.progress
+        seconds = max(1e-9, p.seconds - self._seconds)
+        samples, tokens = (p.samples - self._samples) / seconds, (p.tokens - self._tokens) / seconds
+        mfu = (p.work - self._work) / seconds / loop.peak
+        left = (loop.total_steps - p.step) * p.seconds / max(1, p.step)
+        record = {
+            "step": p.step, "epoch": p.step / loop.plan.order.steps_per_epoch, "loss": outcome.loss, "lr": outcome.lr,
+            "grad_norm": outcome.grad_norm, "samples": p.samples, "tokens": p.tokens, "seconds": p.seconds,
+            "samples_per_second": samples, "tokens_per_second": tokens, "mfu": mfu,
+        }  # fmt: skip
+        loop.log.numbers("train", record)
+        loop.log.progress(
+            p.step,
+            f"step {p.step}/{loop.total_steps}  loss {outcome.loss:.4f}  {samples:.0f} examples/s  {tokens:.0f} tokens/s"
+            f"  {duration(left)} left",
+        )
+        self.__init__(p)  # type: ignore[misc]

@@ -1,0 +1,121 @@
+"""Scoring a saved model anew: on its own corpus or on another, on any number of workers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distsent import job as jobs
+from distsent.comm import World
+from distsent.corpus.store import Store, folder_of, open_store
+from distsent.errors import UserError
+from distsent.job import Job
+from distsent.model import classifier
+from distsent.model.forward import forward_of
+from distsent.model.tokenizer import load_tokenizer
+from distsent.results import intervals
+from distsent.run.folder import read_json
+from distsent.scoring.predictor import labels_of, model_folder
+from distsent.training import device as devices
+from distsent.training.evaluation import evaluate
+
+# What describes the corpus that a model was trained on, and has no meaning for another one.
+ITS_OWN = (
+    "config", "revision", "labels", "max_rows", "max_eval_rows", "validation_fraction", "test_fraction", "pool_splits", "store",
+)  # fmt: skip
+CUTS = ("data.validation_fraction", "data.test_fraction", "data.pool_splits")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`only`: whether the split is taken from the source as it is there, instead of cut as for training."""
+
+    folder: Path
+    name: str
+    job: Job
+    split: str
+    only: bool
+
+
+def ask(path: str, overrides: list[str], split: str) -> Asked:
+    """What is to be scored: the model at `path`, with its own job where it has one, under overrides. Raises UserError."""
+    folder = model_folder(path)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    kept = next((place for place in (Path(path) / "job.json", folder.parent / "job.json") if place.is_file()), None)
+    other = "data.source" in given
+    if kept is None:
+        if not other:
+            raise UserError(f"{path}: a model without a job: say what to score it on, e.g. data.source=./test.csv")
+        asked = jobs.load(None, [*overrides, *([] if "data.max_length" in given else [f"data.max_length={_longest(folder)}"])])
+        return Asked(folder, folder.name, asked, split, only=given.isdisjoint(CUTS))
+    tree = read_json(kept)["job"]
+    if other:
+        tree["data"] = {key: value for key, value in tree["data"].items() if key not in ITS_OWN}
+    elif "run.dir" not in given:
+        tree["run"]["dir"] = str(kept.parent.parent)  # where its token store is, should the run have been moved
+    asked = jobs.load_again(tree, str(kept), overrides)
+    return Asked(folder, tree["job"]["name"], asked, split, only=other and given.isdisjoint(CUTS))
+
+
+def _longest(folder: Path) -> int:
+    """The most tokens that a model takes, from what stands beside its weights."""
+    limits = []
+    for name, key in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
+        path = folder / name
+        limits.append(json.loads(path.read_text(encoding="utf-8")).get(key, 512) if path.is_file() else 512)
+    return int(min(*limits, 512))
+
+
+def rescore(asked: Asked, world: World) -> dict[str, Any]:
+    """Scores of the split, with 95 % confidence intervals; the same on every worker."""
+    job, folder = asked.job, str(asked.folder)
+    world.agree([job.to_dict(), asked.split], "what is to be scored")
+    devices.share_cores(world.local_size)
+    device = devices.device(world.local_rank)
+    precision, _ = devices.resolve_precision(job.train.precision, device)
+    precision = world.once(lambda: precision, "rescore.precision")
+    tokenizer = load_tokenizer(folder)
+    model = classifier.load(folder)
+    names = labels_of(model)
+    if job.data.max_length > classifier.token_limit(model):
+        raise UserError(f"data.max_length = {job.data.max_length}: this model takes at most {classifier.token_limit(model)} tokens")
+    store = Store.open(Path(world.once(lambda: str(_store(asked, names, tokenizer).folder), "rescore.store")))
+    _check(asked, store, names)
+    torch.nn.Module.to(model, device)
+    forward, _ = forward_of(model, tokenizer, job.model.packed)
+    scores, _ = evaluate(
+        world, forward, store.splits[asked.split], names, batch_tokens=job.eval.batch_tokens, precision=precision, device=device
+    )
+    return {
+        "model": folder, "name": asked.name, "source": job.data.source, "split": asked.split, **scores,
+        "intervals": intervals.of(scores["confusion"]), "labels": names, "computed_in": precision, "world_size": world.size,
+    }  # fmt: skip
+
+
+def _store(asked: Asked, names: list[str], tokenizer: Any) -> Store:
+    data = asked.job.data
+    if asked.only and data.labels is None and not _nameless(names):
+        data = replace(data, labels=tuple(names))  # what the model's classes are called decides what a label means
+    return open_store(
+        data, asked.job.seeds[0], tokenizer, data.max_length, folder_of(asked.job), only=asked.split if asked.only else None
+    )
+
+
+def _check(asked: Asked, store: Store, names: list[str]) -> None:
+    """Raises UserError unless there is such a split, and its classes are the model's."""
+    if asked.split not in store.splits:
+        raise UserError(f"data.source: there is no {asked.split} split; there is {', '.join(store.splits)}: say --split")
+    same = len(store.label_names) == len(names) if _nameless(names) else list(store.label_names) == names
+    if not same:
+        raise UserError(
+            f"data.source: its classes are {', '.join(store.label_names)}, the model's are {', '.join(names)}; "
+            "data.labels names them in the model's order"
+        )
+
+
+def _nameless(names: list[str]) -> bool:
+    return all(name == f"LABEL_{i}" for i, name in enumerate(names))

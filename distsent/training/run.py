@@ -1,0 +1,253 @@
+"""One run from job to result: the parts are put together here, in the order in which they are needed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distsent import __version__
+from distsent.comm import World
+from distsent.corpus.order import Order
+from distsent.corpus.store import Store, open_store
+from distsent.errors import NonFinite, Stopped, UserError
+from distsent.job.job import Job
+from distsent.model import adapter, classifier
+from distsent.model.forward import forward_of
+from distsent.model.tokenizer import load_tokenizer
+from distsent.model.work import work
+from distsent.run import checkpoint as checkpoints
+from distsent.run.folder import RunFolder, read_json, write_json
+from distsent.run.log import Log, RunLog
+from distsent.run.pulse import Pulse
+from distsent.run.stop import Stop
+from distsent.run.table import table
+from distsent.training import device as devices
+from distsent.training import divergence
+from distsent.training.evaluation import evaluate
+from distsent.training.exchange import Exchange
+from distsent.training.finish import finish, versions
+from distsent.training.flat import Flat
+from distsent.training.loop import Loop
+from distsent.training.plan import Plan
+from distsent.training.progress import Progress
+from distsent.training.update import Update
+
+# Keys that change where, how fast or how loudly a run computes, but not what: these may differ when it is carried on.
+FREE = (
+    "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget", "eval.batch_tokens",
+    "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard",
+)  # fmt: skip
+
+
+class Run:
+    """A job on a world of workers."""
+
+    def __init__(self, job: Job, world: World, stop: Stop) -> None:
+        self.job, self.world, self.stop = job, world, stop
+        self.seed = job.seeds[0]
+        self.folder = RunFolder(Path(job.run.dir) / job.job.name)
+        self.log: Log = Log()
+        self.pulse: Pulse | None = None
+        self._claimed = False  # the folder may be another living run's: then nothing is written there
+        self._notes: list[str] = []  # lines for the log, which opens once the run knows where it starts
+
+    def train(self) -> None:
+        """Train to the end, or from where the run stands. Raises UserError, Stopped or NonFinite on all workers together."""
+        try:
+            self._train()
+        except (UserError, Stopped, NonFinite) as ending:
+            self._say_status(f"{'stopped' if isinstance(ending, Stopped) else 'failed'}: {ending}")
+            raise
+        except BaseException as ending:
+            self._say_status(f"failed: {type(ending).__name__}: {ending}")
+            raise
+        finally:
+            self.log.close()
+            if self.pulse is not None:
+                self.pulse.close()
+
+    def _train(self) -> None:
+        job, world = self.job, self.world
+        world.agree({"job": job.to_dict(), "version": __version__, "torch": torch.__version__}, "the job or the software")
+        self.pulse = Pulse(
+            world,
+            job.run.stall_seconds,
+            last_words=self._say_status,
+            orphaned=lambda: self.stop.ask("the end of its launcher"),
+        )
+        if finished := world.once(self._claim, "run.claim"):
+            if world.first:
+                print(f"{self.folder.path}: this run is finished\n{table(finished)}")
+            return
+        threads, device = devices.share_cores(world.local_size), devices.device(world.local_rank)
+        precision, remark = devices.resolve_precision(job.train.precision, device)
+        precision = world.once(lambda: precision, "run.precision")
+
+        adapter.check(job)
+        tokenizer = load_tokenizer(job.model.name, job.model.revision)
+        store = self._open_store(tokenizer)
+        names = store.label_names
+        model: Any = adapter.build(job, tokenizer, names)
+        model.to(device)
+        self._check_fit(model, store)
+        forward, padded = forward_of(model, tokenizer, job.model.packed)
+
+        train_tokens = store.splits["train"]
+        watched = "validation" if "validation" in store.splits else "test"
+        order = Order(len(train_tokens), job.train.batch_size, self.seed)
+        total = total_steps(job, order)
+        useful = work(model.config)
+        plan = Plan(train_tokens, order, useful, world.rank, world.size, job.train.token_budget, device)
+        flat = Flat(model, classifier.word_table(model))
+        exchange = Exchange(world, flat)
+        update = Update(
+            forward, flat, exchange, plan, job.train, job.optim, precision, self.seed, total,
+            class_weights(job, store, device),
+        )  # fmt: skip
+
+        found = checkpoints.newest(self.folder.checkpoints, self._notes.append) if world.first else None
+        start = world.once(lambda: found.step if found else 0, "run.start")
+        peak = sum(world.gather(devices.peak_flops(precision), "run.peak"))
+        if world.first:
+            self.log = RunLog(self.folder, start, total, job.log.tensorboard)
+        for line in (*self._notes, remark, padded, *store.warnings):
+            self.log.say(line) if line else None
+        self.log.say(
+            f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, {len(train_tokens):,} examples, {total} steps of "
+            f"{job.train.batch_size}; {world.size} worker{'s' * (world.size > 1)} x {threads} threads on {device.type}, {precision}"
+        )
+
+        def scores_of(split: str) -> tuple[dict[str, Any], torch.Tensor]:
+            scores, logits = evaluate(
+                world, forward, store.splits[split], names, batch_tokens=job.eval.batch_tokens, precision=precision,
+                device=device, stop=lambda: self.stop.requested is not None,
+            )  # fmt: skip
+            return {"split": split, **scores}, logits
+
+        last: list[Any] = []  # the watched split's newest scores and logits: need not be computed again at the end
+
+        def watch() -> dict[str, Any]:
+            last[:] = [scores_of(watched)]
+            return last[0][0]
+
+        saver = checkpoints.Saver(self.folder.checkpoints, job.checkpoint.keep) if world.first else None
+        loop = Loop(
+            world, job, plan, update, Progress(), watch, watched == "validation", saver,
+            self.log, self.stop, self.pulse, total, peak,
+        )  # fmt: skip
+        loop.resume(found)
+        divergence.check(world, flat, start)
+        if start:
+            self.log.say(f"carrying on after step {start} of {total}")
+        self._say_status(f"running: step {start} of {total}")
+        loop.run()
+        loop.finish_saving()
+
+        moved = self._take_best(loop)
+        final = {
+            split: last[0] if split == watched and last and not moved else scores_of(split)
+            for split in store.splits
+            if split != "train"
+        }
+        if world.first:
+            finish(self.folder, self.log, loop, tokenizer, store, final, precision)
+
+    def _claim(self) -> Any:
+        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours."""
+        folder, job = self.folder, self.job
+        folder.create()
+        folder.claim()
+        self._claimed = True
+        if job.run.resume == "never":
+            folder.clear()
+        before = read_json(folder.job)
+        if before is not None:
+            changed = [key for key in Job.from_dict(before["job"], str(folder.job)).changed(job) if key not in FREE]
+            if changed and job.run.resume != "changed":
+                raise UserError(
+                    f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or "
+                    "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
+                )
+            result = read_json(folder.result)
+            if result is not None and result.get("status") == "finished" and not changed:
+                folder.say("finished")
+                return result
+        write_json(folder.job, {"job": job.to_dict(), "versions": versions(), "world_size": self.world.size})
+        return None
+
+    def _open_store(self, tokenizer: Any) -> Store:
+        """The token store: the first worker tokenises what is not there yet, the others open what it left."""
+        job = self.job
+
+        def tokenise() -> str:
+            self.folder.say("running: reading and tokenising the corpus")
+            store = open_store(
+                job.data,
+                self.seed,
+                tokenizer,
+                job.data.max_length,
+                self._store_folder(),
+                progress=lambda done, of: self.stop.check(),
+            )
+            return str(store.folder)
+
+        store = Store.open(Path(self.world.once(tokenise, "run.tokenise")))
+        self.world.agree(store.meta, "the token store")
+        return store
+
+    def _store_folder(self) -> Path:
+        return Path(self.job.data.store or Path(self.job.run.dir) / ".tokens")
+
+    def _check_fit(self, model: Any, store: Store) -> None:
+        limit = classifier.token_limit(model)
+        if self.job.data.max_length > limit:
+            raise UserError(f"data.max_length = {self.job.data.max_length}: {self.job.model.name} takes at most {limit} tokens")
+        if self.job.train.patience is not None and "validation" not in store.splits:
+            raise UserError("train.patience: there is no validation split to watch; set data.validation_fraction, e.g. 0.1")
+        if "validation" not in store.splits and "test" not in store.splits:
+            raise UserError("data.source: neither a validation nor a test split; set data.validation_fraction, e.g. 0.1")
+
+    def _take_best(self, loop: Loop) -> bool:
+        """Put the best weights into the model, where a validation split chose them. Whether they are not the last ones."""
+        best, flat = loop.progress.best, loop.update.flat
+        if best is None or best["step"] == loop.progress.step:
+            return False
+        path = self.folder.checkpoints / checkpoints.FOLDER.format(best["step"])
+
+        def read() -> None:
+            try:
+                flat.values.copy_(flat.join(checkpoints.load(path).tensors["weights"]))
+            except ValueError as error:
+                raise UserError(f"the best checkpoint is damaged: {error}; run.resume=never begins anew") from None
+
+        self.world.once(read, "run.best")
+        self.world.broadcast(flat.values, "run.best.weights")
+        return True
+
+    def _say_status(self, line: str) -> None:
+        if self.world.first and self._claimed:
+            self.folder.say(line)
+            if not line.startswith("running"):
+                self.log.say(line)
+
+
+def total_steps(job: Job, order: Order) -> int:
+    """Steps of the whole run: `train.max_steps`, or the epochs, where a part of an epoch is rounded up to whole steps."""
+    return job.train.max_steps or math.ceil(job.train.epochs * order.steps_per_epoch - 1e-9)
+
+
+def class_weights(job: Job, store: Store, device: torch.device) -> torch.Tensor | None:
+    """What each class's losses are multiplied with; `balanced` makes all classes weigh alike and the mean weight 1."""
+    wish = job.train.class_weights
+    if wish == "none":
+        return None
+    classes = len(store.label_names)
+    if wish == "balanced":
+        counts = torch.bincount(torch.tensor(store.splits["train"].labels[:]).long(), minlength=classes).double()
+        return (counts.sum() / (classes * counts.clamp(min=1))).float().to(device)
+    if len(wish) != classes:
+        raise UserError(f"train.class_weights: {len(wish)} weights for {classes} classes ({', '.join(store.label_names)})")
+    return torch.tensor(wish, dtype=torch.float32, device=device)

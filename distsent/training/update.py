@@ -1,0 +1,130 @@
+"""One update of the weights. The order matters, and this is the only place that holds it:
+
+1. forward and backward of every micro-batch: each example's loss / examples of the global batch (times the fp16 scale)
+2. exchange: gradients and riders are added up over the workers - sums, never means of means
+3. everybody reads the same riders: the batch's loss, who wants to stop, who met a bad number
+4. unscale (fp16), then the norm of the whole gradient, then clip by it
+5. the optimizer's step, at the rate that the schedule gives for this step
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from distsent.job.schema import Optim, Train
+from distsent.model.forward import Forward, autocast
+from distsent.training import optimizer as optimizers
+from distsent.training.exchange import Exchange
+from distsent.training.flat import Flat
+from distsent.training.plan import Batch, Plan
+
+LOSS, RIGHT, STOP, SAVE, BAD = range(5)  # places among the riders
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What all workers know after a step."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    right: int  # examples whose label was predicted
+    stop: bool
+    save: bool
+    finite: bool
+    bad_rows: tuple[int, ...]  # this worker's examples whose loss is no number
+
+
+@dataclass
+class LossScale:
+    """fp16's loss scaling: doubled after 2,000 good steps, halved after a bad one (Micikevicius et al., 2018)."""
+
+    value: float = 1.0
+    good_steps: int = 0
+
+    def learn(self, finite: bool) -> None:
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.value = max(1.0, self.value / 2)
+        elif self.good_steps % 2000 == 0:
+            self.value *= 2
+
+
+class Update:
+    """Forward, backward, exchange, unscale, clip, step."""
+
+    def __init__(
+        self, forward: Forward, flat: Flat, exchange: Exchange, plan: Plan, train: Train, optim: Optim,
+        precision: str, seed: int, total_steps: int, class_weights: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        self.flat, self.optimizer = flat, optimizers.build(optim, flat)
+        self.scales = precision == "fp16"  # gradients travel scaled, and a step may overflow
+        self.scale = LossScale(2.0**16 if self.scales else 1.0)
+        self.updates = 0  # steps that the optimizer took: fewer than all where fp16 overflowed
+        self.forward, self.exchange, self._plan = forward, exchange, plan
+        self._optim, self._precision, self._seed, self._total = optim, precision, seed, total_steps
+        self._smoothing, self._weights = train.label_smoothing, class_weights
+        self._warmup = optimizers.warmup_steps(optim.warmup, total_steps)
+        self._touched = torch.empty(0, dtype=torch.long, device=flat.values.device)
+
+    def __call__(self, batch: Batch, stop: bool = False, save: bool = False) -> Outcome:
+        """Train on `batch`. `stop`, `save`: what this worker wants after the step; the outcome tells what any wanted."""
+        bad_rows = self._backward(batch)
+        self.flat.riders[STOP], self.flat.riders[SAVE] = float(stop), float(save)
+        self.flat.riders[BAD] = float(len(bad_rows))
+        self.exchange.sum(batch.touched)
+        loss, right, stops, saves, bad = self.flat.riders[:5].tolist()
+        lr = self._optim.lr * optimizers.factor(self._optim.schedule, batch.step, self._warmup, self._total)
+        norm = self._norm()
+        finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self._clip(norm)
+            self._step(lr)
+        if self.scales:
+            self.scale.learn(finite)
+        return Outcome(loss / len(batch), norm, lr, round(right), stops > 0, saves > 0, finite, tuple(bad_rows))
+
+    def _backward(self, batch: Batch) -> list[int]:
+        self.flat.clear(self._touched)
+        self._touched = batch.touched
+        drops = self.forward.model.training
+        bad_rows: list[int] = []
+        for rows in batch.micro:
+            stream = self._plan.stream(rows, self._seed, batch.step, drops)
+            with autocast(stream.ids_T.device, self._precision):
+                logits_nC = self.forward(stream)
+            losses_n = F.cross_entropy(logits_nC.float(), stream.labels_n, reduction="none", label_smoothing=self._smoothing)
+            if self._weights is not None:
+                losses_n = losses_n * self._weights[stream.labels_n]
+            loss = losses_n.sum()
+            (loss * (self.scale.value / len(batch))).backward()
+            self.flat.riders[LOSS] += loss.detach()
+            self.flat.riders[RIGHT] += (logits_nC.argmax(-1) == stream.labels_n).sum()
+            if not torch.isfinite(loss):
+                bad_rows += rows[~torch.isfinite(losses_n).cpu().numpy()].tolist()
+        return bad_rows
+
+    def _norm(self) -> float:
+        """The norm of the unscaled gradient; untouched rows of the word table are zero and need no look."""
+        norm = torch.linalg.vector_norm(self.flat.dense[: -len(self.flat.riders)])
+        if self.flat.table is not None:
+            norm = torch.hypot(norm, torch.linalg.vector_norm(self.flat.table[self._touched]))
+        return float(norm) / self.scale.value
+
+    def _clip(self, norm: float) -> None:
+        limit = self._optim.clip_norm
+        factor = (min(1.0, limit / (norm + 1e-6)) if limit > 0 else 1.0) / self.scale.value
+        if factor != 1.0:
+            self.flat.dense.mul_(factor)
+            if self.flat.table is not None:
+                self.flat.table.index_copy_(0, self._touched, self.flat.table[self._touched] * factor)
+
+    def _step(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.updates += 1
