@@ -1,0 +1,168 @@
+"""Checkpoints: complete or absent.
+
+A checkpoint is a folder `step-00000500/` of safetensors and JSON with a manifest of sizes and hashes. It is written under a
+temporary name, synced, and renamed into place; a reader believes nothing but the hashes and walks back to the newest good one.
+Nothing here is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from distsent.errors import UserError
+
+FOLDER = "step-{:08d}"
+PATTERN = re.compile(r"step-(\d{8,})")
+MANIFEST = "manifest.json"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after `step` steps: groups of named tensors ("weights", "optimizer") and plain state."""
+
+    step: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    """Write one checkpoint. Raises UserError when the disk does not take it; earlier checkpoints stay as they are."""
+    final = folder / FOLDER.format(step)
+    temporary = folder / f".{final.name}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, group in tensors.items():
+            save_file(dict(group), temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        files = sorted(temporary.iterdir())
+        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for path in [*files, temporary / MANIFEST, temporary]:
+            _sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{final}: the checkpoint could not be written ({error}); the earlier ones are whole: make room, then run the "
+            "same command again"
+        ) from None
+    return final
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint and hold it against its manifest. Raises ValueError naming what is wrong."""
+    match = PATTERN.fullmatch(path.name)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, entry in manifest.items():
+            if (path / name).stat().st_size != entry["bytes"]:
+                raise ValueError(f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}")
+            if _sha256(path / name) != entry["sha256"]:
+                raise ValueError(f"{name} does not match its hash")
+        if match is None or {"weights.safetensors", "optimizer.safetensors", "state.json"} - set(manifest):
+            raise ValueError(f"{MANIFEST} does not list what a checkpoint holds")
+        tensors = {name[: -len(".safetensors")]: load_file(path / name) for name in manifest if name.endswith(".safetensors")}
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Checkpoint(int(match.group(1)), tensors, state)
+
+
+def newest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole; `say` hears of every one that is passed over."""
+    for path in reversed(steps(folder)):
+        try:
+            return load(path)
+        except ValueError as error:
+            say(f"passed over a damaged checkpoint: {error}")
+    return None
+
+
+def steps(folder: Path) -> list[Path]:
+    """All checkpoint folders, oldest first; temporary ones are none."""
+    found = [path for path in folder.glob("step-*") if PATTERN.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Delete all but the newest `keep` and the one of step `best`, and what crashes left behind."""
+    for path in [*folder.glob(".step-*.tmp"), *steps(folder)[:-keep]]:
+        if best is None or path.name != FOLDER.format(best):
+            doomed = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.tmp")
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def weights_sha256(weights: Tensors) -> str:
+    """One hash for named tensors: equal if and only if names, shapes and all bits are."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Saver:
+    """Saves off the training path: a snapshot now, the writing in a thread; one save at a time."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def begin(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], best: int | None) -> None:
+        """Copy what is to be saved and return; the former save is finished first."""
+        self.finish()
+        copies = {name: {k: v.detach().to("cpu", copy=True) for k, v in group.items()} for name, group in tensors.items()}
+        frozen = json.loads(json.dumps(state))
+
+        def write() -> None:
+            try:
+                save(self._folder, step, copies, frozen)
+                prune(self._folder, self._keep, best)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name=f"save-{step}")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the save under way. Raises what went wrong in it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

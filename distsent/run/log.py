@@ -1,0 +1,104 @@
+"""What a run tells: lines (console and train.log), numbers (metrics.jsonl, TensorBoard), a bar on a terminal.
+
+Only the first worker speaks; the others hold a Log that stays silent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from distsent.run.folder import RunFolder, write_text
+
+
+class Log:
+    """A log that says nothing: what the other workers hold, and the interface."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def numbers(self, tag: str, values: Mapping[str, Any]) -> None:
+        """A record for machines: scalars under `tag/` for TensorBoard, one line of metrics.jsonl."""
+
+    def progress(self, done: int, text: str) -> None:
+        """Move the bar, if there is one."""
+
+    def close(self) -> None:
+        """Flush everything."""
+
+
+class RunLog(Log):
+    """The first worker's log. Resuming at step `start` drops what an interrupted run wrote behind that step."""
+
+    def __init__(self, folder: RunFolder, start: int, total: int, tensorboard: bool, console: TextIO = sys.stderr) -> None:
+        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115  (lives as long as the run)
+        _drop_behind(folder, start)
+        self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
+        self._console, self._bar = console, None
+        self.writer: Any = None
+        if console.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, unit="step", file=console, dynamic_ncols=True, smoothing=0.1)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None)
+
+    def say(self, line: str) -> None:
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._file.flush()
+        if self._bar is not None:
+            self._bar.write(line, file=self._console)
+        else:
+            print(line, file=self._console, flush=True)
+
+    def numbers(self, tag: str, values: Mapping[str, Any]) -> None:
+        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.flush()
+        if self.writer is not None:
+            for key, value in values.items():
+                if isinstance(value, int | float) and key not in ("step", "n"):
+                    self.writer.add_scalar(f"{tag}/{key}", value, values["step"])
+
+    def progress(self, done: int, text: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif text:
+            self.say(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self.writer is not None:
+            self.writer.close()
+        self._metrics.close()
+        self._file.close()
+
+
+def _drop_behind(folder: RunFolder, start: int) -> None:
+    """Keep the lines of metrics.jsonl up to step `start`: the steps behind it are trained, and written, again."""
+    if not folder.metrics.exists():
+        return
+    kept = []
+    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= start:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):  # a line that a crash cut short
+            continue
+    write_text(folder.metrics, "".join(kept))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

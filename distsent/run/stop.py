@@ -1,0 +1,40 @@
+"""Being asked to stop: a signal sets a flag, and the loop leaves at its next step; a second SIGTERM or SIGINT leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+from distsent.errors import STOPPED, Stopped
+
+ECHO = 2.0  # seconds in which a repeated signal is the same one again: terminal and launcher both pass on a Ctrl-C
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+# Not the others: a drained node's worker and its launcher each pass on the wish to save, seconds apart.
+URGENT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+    """Whether this process was asked to stop. Make it first thing: imports and tokenising take a while, too."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._since = 0.0
+        for number in SIGNALS:
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is None:
+            self.requested, self._since = signal.Signals(number).name, time.monotonic()
+        elif number in URGENT and time.monotonic() - self._since > ECHO:
+            os._exit(STOPPED)
+
+    def ask(self, why: str) -> None:
+        """Ask this process to stop, as a signal would."""
+        self.requested = self.requested or why
+
+    def check(self) -> None:
+        """Raises Stopped if asked to: for places where no other worker waits for this one."""
+        if self.requested is not None:
+            raise Stopped(f"asked to stop by {self.requested}")
