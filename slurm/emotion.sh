@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Four encoders on the emotion corpus, a job array:  sbatch [--array=0,3%1] slurm/emotion.sh [section.key=value ...]
+#
+# Each is a run of its own: python -m distsent.report runs/emotion-{distilbert,bert,roberta,albert} compares them.
+#SBATCH --job-name=emotion
+#SBATCH --array=0-3
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --gres=gpu:4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=02:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A_%a.log
+
+source slurm/run.sh
+encoders=(distilbert bert roberta albert)
+train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]}.toml" "$@"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# DistilBERT on IMDB:  sbatch [--nodes=8] slurm/imdb.sh [section.key=value ...]
+#
+# One worker a task, one task a GPU. The batch stays that of the job file, whatever the number of workers.
+#SBATCH --job-name=imdb
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gres=gpu:4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+source slurm/run.sh
+train jobs/imdb.toml "$@"

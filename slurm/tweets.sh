@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# BERT on a thousand tweets:  sbatch slurm/tweets.sh [section.key=value ...]
+#
+# So small that one node is plenty. One worker a task, one task a GPU.
+#SBATCH --job-name=tweets
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --gres=gpu:4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=00:30:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+source slurm/run.sh
+train jobs/tweets.toml "$@"
