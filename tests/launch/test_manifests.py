@@ -1,0 +1,269 @@
+"""The manifests as text: generated parts are current, foreign schemas and kubectl accept all of them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distsent import __version__
+from distsent.k8s.kinds import KINDS
+from distsent.k8s.write import differing, manifests
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = sorted(path.parent for path in K8S.glob("*/kustomization.yaml"))
+PLAIN = sorted([*K8S.glob("*.yaml"), *(K8S / "jobs").glob("*.yaml")])
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.toml"))
+CLUSTER_WIDE = ("Namespace", "ClusterQueue", "ResourceFlavor", "PriorityClass")
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def rendered(folder: Path) -> str:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    return subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[dict[str, Any]]:
+    """Every document of every manifest, overlays as they render."""
+    found = [one for path in PLAIN for one in documents(path.read_text())]
+    if shutil.which("kubectl"):
+        found += [one for folder in OVERLAYS for one in documents(rendered(folder))]
+    return found
+
+
+def test_generated_manifests_are_current():
+    stale = differing(manifests(K8S))
+    assert not stale, f"run python -m distsent.k8s write: {[str(path) for path in stale]}"
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_each_config_map_holds_its_job(name):
+    path = K8S / ("30-imdb-job.yaml" if name == "imdb" else f"jobs/{name}.yaml")
+    config = next(one for one in documents(path.read_text()) if one["kind"] == "ConfigMap")
+    assert tomllib.loads(config["data"][f"{name}.toml"]) == tomllib.loads((ROOT / "jobs" / f"{name}.toml").read_text())
+
+
+def test_write_notices_what_is_stale_and_mends_it(tmp_path):
+    for folder in ("k8s", "jobs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    job = tmp_path / "jobs" / "imdb.toml"
+    job.write_text(job.read_text().replace("epochs = 5", "epochs = 6"))
+    door = [sys.executable, "-m", "distsent.k8s", "write", str(tmp_path / "k8s")]
+    done = subprocess.run([*door, "--check"], capture_output=True, text=True)
+    assert done.returncode == 2 and "30-imdb-job.yaml differs" in done.stderr
+    assert subprocess.run(door, capture_output=True).returncode == 0
+    assert (
+        "epochs = 6" in (tmp_path / "k8s/30-imdb-job.yaml").read_text()
+        and "epochs = 6" in (tmp_path / "k8s/base/all.yaml").read_text()
+    )
+    assert subprocess.run([*door, "--check"], capture_output=True).returncode == 0
+
+
+def test_comments_of_a_job_do_not_matter(tmp_path):
+    for folder in ("k8s", "jobs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    job = tmp_path / "jobs" / "imdb.toml"
+    job.write_text("# time: 3 h\n" + job.read_text())
+    assert not differing(manifests(tmp_path / "k8s"))
+
+
+def test_the_image_is_that_of_this_version(everything):
+    images = set()
+    for one in everything:
+        images |= {container["image"] for template in templates(one) for container in template["spec"]["containers"]}
+    assert images <= {f"distsent:{__version__}", f"distsent:{__version__}-cuda"}
+
+
+def templates(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if one["kind"] == "MPIJob":
+        yield from (role["template"] for role in one["spec"]["mpiReplicaSpecs"].values())
+    elif one["kind"] == "Deployment":
+        yield one["spec"]["template"]
+
+
+def test_built_in_kinds_hold_against_the_schema_of_kubernetes(everything):
+    validate = pytest.importorskip("kubernetes_validate")
+    checked = 0
+    for one in everything:
+        if "." in one["apiVersion"].partition("/")[0] and not one["apiVersion"].startswith("networking.k8s.io"):
+            continue  # custom resources
+        validate.validate(one, "1.33", strict=True)
+        checked += 1
+    for one in everything:
+        for template in templates(one):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
+            validate.validate(pod, "1.33", strict=True)
+            checked += 1
+    assert checked > 40
+
+
+def test_mpijobs_hold_against_the_operators_schema(everything):
+    """DISTSENT_MPIJOB_CRD: kubeflow.org_mpijobs.yaml of mpi-operator."""
+    path = Path(os.environ.get("DISTSENT_MPIJOB_CRD", ""))
+    if not path.is_file():
+        pytest.skip("DISTSENT_MPIJOB_CRD names no file")
+    jsonschema = pytest.importorskip("jsonschema")
+    definition = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    schema = next(v for v in definition["spec"]["versions"] if v["name"] == "v2beta1")["schema"]["openAPIV3Schema"]
+    closed(schema, top=True)
+    jobs = [one for one in everything if one["kind"] == "MPIJob"]
+    assert len(jobs) > len(JOBS)
+    for job in jobs:
+        jsonschema.validate(job, schema)
+    broken = json.loads(json.dumps(jobs[0]))
+    broken["spec"]["runPolicy"]["backOffLimit"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def closed(schema: dict[str, Any], top: bool = False) -> None:
+    """Let a structural schema refuse fields that the API server would drop without a word."""
+    if schema.pop("x-kubernetes-int-or-string", False):
+        schema.pop("type", None)
+    if "properties" in schema:
+        if not top and not schema.get("x-kubernetes-preserve-unknown-fields"):
+            schema.setdefault("additionalProperties", False)
+        for name, inner in schema["properties"].items():
+            if not (top and name == "metadata"):
+                closed(inner)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            closed(schema[key])
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """As much of an API server as kubectl asks for in a client's dry run: which kinds there are, and that nothing exists."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].strip("/")
+        groups: dict[str, set[str]] = {}
+        for version, _ in KINDS:
+            group, _, name = version.rpartition("/")
+            groups.setdefault(group, set()).add(name)
+        if path == "api":
+            return self.answer({"kind": "APIVersions", "versions": ["v1"]})
+        if path == "apis":
+            listed = [
+                {"name": group, "versions": [{"groupVersion": f"{group}/{v}", "version": v} for v in sorted(versions)],
+                 "preferredVersion": {"groupVersion": f"{group}/{min(versions)}", "version": min(versions)}}
+                for group, versions in groups.items() if group
+            ]  # fmt: skip
+            return self.answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": listed})
+        version = path.removeprefix("apis/").removeprefix("api/")
+        resources = [
+            {"name": plural(kind), "singularName": kind.lower(), "kind": kind, "namespaced": kind not in CLUSTER_WIDE,
+             "verbs": ["get", "create", "patch"]}
+            for known, kind in KINDS if known == version
+        ]  # fmt: skip
+        if resources:
+            return self.answer({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
+        return self.answer({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}, 404)
+
+    def answer(self, value: Any, code: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+def plural(kind: str) -> str:
+    return re.sub("y$", "ie", kind.lower()) + "s"
+
+
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    cache = tmp_path_factory.mktemp("kubectl")
+    (cache / "none").write_text("apiVersion: v1\nkind: Config\n")
+    yield ["kubectl", f"--server=http://127.0.0.1:{server.server_port}", f"--cache-dir={cache}", f"--kubeconfig={cache}/none",
+           "apply", "--dry-run=client", "--validate=false", "-o", "name"]  # fmt: skip
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_kubectl_would_apply_the_folder_in_its_order(kubectl):
+    done = subprocess.run([*kubectl, "-f", str(K8S)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    assert names[0] == "namespace/distsent" and "mpijob.kubeflow.org/imdb" in names and "deployment.apps/tensorboard" in names
+    assert names.index("networkpolicy.networking.k8s.io/pods-of-jobs") < names.index("mpijob.kubeflow.org/imdb")
+    assert sum("mpijob" in name for name in names) == 1, "only the IMDB job starts"
+
+
+@pytest.mark.parametrize("path", sorted((K8S / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_kubectl_would_apply_each_job_by_name(kubectl, path):
+    done = subprocess.run([*kubectl, "-f", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"configmap/{path.stem}-job", f"mpijob.kubeflow.org/{path.stem}"]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)
+def test_kubectl_would_apply_each_overlay(kubectl, folder):
+    done = subprocess.run([*kubectl, "-k", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mpijob.kubeflow.org/imdb" in done.stdout
+
+
+def test_the_overlays_say_what_they_are_for():
+    def mpijob(name: str) -> dict[str, Any]:
+        return next(one for one in documents(rendered(K8S / name)) if one["kind"] == "MPIJob")
+
+    gpu = mpijob("gpu")
+    worker = gpu["spec"]["mpiReplicaSpecs"]["Worker"]
+    assert (
+        worker["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+        and gpu["spec"]["slotsPerWorker"] == 4
+    )
+    shm = next(one for one in worker["template"]["spec"]["volumes"] if one["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+    elastic = mpijob("elastic")
+    assert (
+        "/etc/mpi/discover_hosts.sh"
+        in elastic["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]["command"]
+    )
+    queued = mpijob("kueue")
+    assert (
+        queued["spec"]["runPolicy"]["suspend"] is True and queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+    )
+
+
+def test_the_dockerfile_keeps_its_promises():
+    text = (ROOT / "Dockerfile").read_text()
+    final = text.rpartition("\nFROM ")[2]
+    assert (
+        "ARG BASE=debian:bookworm-slim" in text
+        and "HEALTHCHECK" in final
+        and "distsent.doctor" in final
+        and "\nUSER 1000\n" in final
+    )
+    assert not re.search(r"g\+\+|gcc|-dev\b|cmake|python3-venv", final)
+    sshd = (K8S / "image/sshd_config").read_text()
+    assert "\nPort 2222\n" in sshd and "StrictModes no" in sshd
