@@ -1,0 +1,78 @@
+"""One start at each number of workers serves all comparisons: starting takes longer than the training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from distsent.comm import World
+from tests import folders, launcher
+from tests.parallel.driver import Entry, drive, entry
+from tests.parallel.mutants import WRONG
+
+PLAIN = (
+    "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3", "optim.warmup=0.1",
+    "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1", "log.tensorboard=false",
+)  # fmt: skip
+NEEDS = {"dropout_per_rank": ["model.dropout=0.1"], "accumulated_means": ["train.token_budget=60"]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.parallel)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The overrides that name the toy encoder and the toy corpus: 45 rows train, 3 validate, 82 test."""
+    folder = tmp_path_factory.mktemp("parts")
+    model, corpus = folders.model(folder / "model"), folders.corpus(folder / "corpus")
+    return f"data.source={corpus}", f"model.name={model}", "data.max_length=40", "optim.name=adamw"
+
+
+def but(words: Sequence[str], *changes: str) -> list[str]:
+    """Overrides with some of them changed."""
+    return [*{word.partition("=")[0]: word for word in (*words, *changes)}.values()]
+
+
+def plan(base: Sequence[str], np: int) -> list[Entry]:
+    """What is trained at -np `np`: 45 rows in batches of 8, so that every sixth batch holds 5."""
+    plain = [*base, *PLAIN]
+    dropout = but(plain, "model.dropout=0.1", "eval.every=end")  # the last weights, not the best, go to model/
+    tiny = but(dropout, "train.batch_size=2", "train.max_steps=30", "train.token_budget=40")
+    short = but(plain, "train.max_steps=18", "eval.every=end")
+    entries = [entry("plain", plain), entry("dropout", dropout), entry("tiny", tiny)]
+    if np in (1, 2):
+        entries += [entry("short", short), entry("short-dropout", but(short, "model.dropout=0.1"))]
+        entries += [entry("trainer", but(plain, "optim.lr=1e-4", "eval.every=end"))]
+    if np in (2, 3):
+        entries += [entry("dropout-again", dropout)]
+    if np == 2:
+        entries += [entry("loss_scaled", short, "loss_scaled")]
+        entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in WRONG]
+    return entries
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]) -> Callable[[int], Path]:
+    """np -> the folder with the runs of `plan(np)`, trained on first demand; np 1 needs no launcher and no Horovod."""
+
+    @cache
+    def trained(np: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"np{np}")
+        entries = plan((*parts, f"run.dir={folder}"), np)
+        if np == 1:
+            drive(entries, World())
+            return folder
+        (folder / "plan.json").write_text(json.dumps(entries))
+        ended = launcher.run("-m", "tests.parallel.driver", str(folder / "plan.json"), np=np, timeout=280)
+        assert ended.code == 0, ended.output
+        print(f"np {np}: {ended.seconds:.0f} s")
+        return folder
+
+    return trained

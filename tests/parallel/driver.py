@@ -1,0 +1,60 @@
+"""Several runs in one start of the workers, since a start costs more than a small run: python -m tests.parallel.driver PLAN
+
+PLAN is a JSON file with a list of {"overrides": [...], "mutant": name or null}. What a run raises stands in `<run>/raised`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TypedDict
+from unittest.mock import patch
+
+from distsent import comm, job
+from distsent.corpus import store
+from distsent.run.stop import Stop
+from distsent.training.run import Run
+from tests.parallel.mutants import MUTANTS
+
+
+class Entry(TypedDict):
+    overrides: list[str]
+    mutant: str | None
+
+
+class Deaf(Stop):
+    """Hears no signals: for runs inside the process of the tests."""
+
+    def __init__(self) -> None:
+        self.requested = None
+
+
+def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Entry:
+    return {"overrides": [*overrides, f"job.name={name}"], "mutant": mutant}
+
+
+def drive(entries: Sequence[Entry], world: comm.World) -> None:
+    """Make the runs one after another, each under its mutant."""
+    for item in entries:
+        asked = job.load(None, item["overrides"])
+        with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
+            try:
+                Run(asked, world, Deaf()).train()
+            except Exception as error:
+                if world.first:
+                    (Path(asked.run.dir) / asked.job.name / "raised").write_text(f"{type(error).__name__}: {error}")
+                if item["mutant"] is None:
+                    raise
+
+
+if __name__ == "__main__":
+    plan, here = Path(sys.argv[1]), comm.start()
+    with patch.object(store, "write_part", wraps=store.write_part) as tokenise:
+        drive(json.loads(plan.read_text()), here)
+    counts = here.gather(tokenise.call_count, "test.tokenised")
+    if here.first:
+        (plan.parent / "tokenised.json").write_text(json.dumps(counts))
+    here.end()

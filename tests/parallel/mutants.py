@@ -1,0 +1,167 @@
+"""The classical mistakes of distributed training, each switched in from outside: a test that does not catch them proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from distsent.corpus.deal import cut
+from distsent.corpus.order import Order
+from distsent.model import dropout
+from distsent.training import evaluation, optimizer
+from distsent.training.exchange import Exchange
+from distsent.training.plan import Batch, Plan
+from distsent.training.update import LOSS, LossScale, Update
+
+Mutant = Callable[[int, int], Any]  # (rank, size) -> context
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(make: Callable[[int, int], Iterator[Any]]) -> Mutant:
+    MUTANTS[make.__name__] = contextmanager(make)
+    return MUTANTS[make.__name__]
+
+
+@mutant
+def local_clipping(rank: int, size: int) -> Iterator[Any]:
+    """Each worker clips its own gradient, before the exchange."""
+    real = Exchange.sum
+
+    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+        norm = float(torch.linalg.vector_norm(self._flat.grads))
+        self._flat.grads.mul_(min(1.0, 0.3 / (norm + 1e-6)))
+        real(self, rows)
+
+    with patch.object(Exchange, "sum", wrong):
+        yield
+
+
+@mutant
+def mean_of_means(rank: int, size: int) -> Iterator[Any]:
+    """Each worker takes the mean over its own examples; the exchange takes the mean of these."""
+    real = Update._backward
+
+    def wrong(self: Update, batch: Batch) -> list[int]:
+        bad = real(self, batch)
+        mine = sum(len(rows) for rows in batch.micro)
+        factor = len(batch) / (max(1, mine) * size)
+        self.flat.grads.mul_(factor)
+        self.flat.riders[LOSS] *= factor
+        return bad
+
+    with patch.object(Update, "_backward", wrong):
+        yield
+
+
+@mutant
+def accumulated_means(rank: int, size: int) -> Iterator[Any]:
+    """Each micro-batch counts alike, however many examples it holds."""
+    real = Update._backward
+
+    def wrong(self: Update, batch: Batch) -> list[int]:
+        bad: list[int] = []
+        kept, loss = torch.zeros_like(self.flat.grads), 0.0
+        for rows in batch.micro:
+            bad += real(self, replace(batch, micro=(rows,)))
+            factor = len(batch) / (len(rows) * len(batch.micro) * size)
+            kept += self.flat.grads * factor
+            loss += float(self.flat.riders[LOSS]) * factor
+        self.flat.grads.copy_(kept)
+        self.flat.riders[LOSS] = loss
+        return bad
+
+    with patch.object(Update, "_backward", wrong):
+        yield
+
+
+@mutant
+def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
+    """Rows are repeated until every worker has as many, as torch's DistributedSampler does."""
+
+    def wrong(lengths: np.ndarray, rank: int, size: int, batch_tokens: int) -> list[np.ndarray]:
+        order = np.argsort(lengths, kind="stable")[::-1]
+        padded = np.resize(order, -(-len(order) // size) * size)
+        return list(cut(padded[rank::size], lengths, batch_tokens))
+
+    with patch.object(evaluation, "batches", wrong):
+        yield
+
+
+@mutant
+def schedule_per_rank(rank: int, size: int) -> Iterator[Any]:
+    """The schedule moves on once for every worker."""
+    real = optimizer.factor
+    with patch.object(optimizer, "factor", lambda kind, step, warmup, total: real(kind, step * size, warmup, total)):
+        yield
+
+
+@mutant
+def order_per_rank(rank: int, size: int) -> Iterator[Any]:
+    """Each worker shuffles on its own."""
+    real, plain = Plan.batch, Order.batch
+
+    def wrong(self: Plan, step: int) -> Batch:
+        rows = len(self.tokens)
+        with patch.object(Order, "batch", lambda order, step: (plain(order, step) + 7 * rank) % rows):
+            return replace(real(self, step), touched=torch.arange(100))
+
+    with patch.object(Plan, "batch", wrong):
+        yield
+
+
+@mutant
+def dropout_per_rank(rank: int, size: int) -> Iterator[Any]:
+    """Dropout is drawn by worker instead of by example."""
+    real = dropout.keys
+    with patch.object(dropout, "keys", lambda seed, step, rows, lengths: real(seed + rank, step, rows, lengths)):
+        yield
+
+
+@mutant
+def rows_kept_back(rank: int, size: int) -> Iterator[Any]:
+    """The word table's gradient is not exchanged."""
+    real = Exchange.sum
+
+    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+        assert self._flat.table is not None
+        mine = self._flat.table.clone()
+        real(self, rows)
+        self._flat.table.copy_(mine)
+
+    with patch.object(Exchange, "sum", wrong):
+        yield
+
+
+@contextmanager
+def loss_scaled(rank: int, size: int) -> Iterator[Any]:
+    """No mistake: the loss is scaled as in fp16, but computed in float32, where a power of two changes nothing."""
+    real = Update.__init__
+
+    def scaled(self: Update, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        self.scale = LossScale(1024.0)
+
+    with patch.object(Update, "__init__", scaled):
+        yield
+
+
+@mutant
+def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
+    """Gradients are clipped while the loss scale is still in them."""
+    real = Update._clip
+
+    def wrong(self: Update, norm: float) -> None:
+        real(self, norm * self.scale.value)
+
+    with loss_scaled(rank, size), patch.object(Update, "_clip", wrong):
+        yield
+
+
+WRONG = tuple(MUTANTS)
+MUTANTS["loss_scaled"] = loss_scaled

@@ -1,0 +1,90 @@
+"""The same job is the same training on any number of workers; the classical mistakes would show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from sklearn import metrics as sklearn
+
+from tests import folders
+from tests.parallel.mutants import WRONG
+
+World = Callable[[int], Path]
+COLUMNS = ("loss", "grad_norm", "lr", "samples", "tokens", "epoch")
+
+
+def curve(run: Path) -> list[float]:
+    """All that is told of every step, one number after another."""
+    return [float(line[column]) for line in folders.metrics(run) for column in COLUMNS]
+
+
+def deviation(run: Path, reference: Path) -> float:
+    """The largest relative difference between what two runs tell of their steps."""
+    pairs = list(zip(curve(run), curve(reference), strict=True))
+    return max(abs(a - b) / max(abs(b), 1e-12) if a != b else 0.0 for a, b in pairs)
+
+
+@pytest.mark.parametrize("np", [2, 3, 4])
+@pytest.mark.parametrize(("name", "steps"), [("plain", 100), ("dropout", 100), ("tiny", 30)])
+def test_losses_norms_and_counts_agree_at_any_number_of_workers(world: World, np: int, name: str, steps: int) -> None:
+    """`tiny`: two examples a step, so that at -np 3 and 4 some workers have none; each is a micro-batch of its own."""
+    assert len(folders.metrics(world(1) / name)) == steps
+    assert deviation(world(np) / name, world(1) / name) < 1e-5
+
+
+@pytest.mark.parametrize("np", [2, 3])
+def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(world: World, np: int) -> None:
+    once, again = (folders.result(world(np) / name)["weights_sha256"] for name in ("dropout", "dropout-again"))
+    assert once == again
+
+
+@pytest.mark.parametrize("np", [1, 2, 3, 4])
+def test_scores_equal_scikit_learn_on_rows_that_workers_do_not_divide(world: World, np: int) -> None:
+    for split, n in (("validation", 3), ("test", 82)):
+        scores = folders.result(world(np) / "plain")["eval"][split]
+        saved = load_file(world(np) / "plain" / "predictions" / f"{split}.safetensors")
+        truth, predicted = saved["labels"], saved["logits"].argmax(-1)
+        assert saved["rows"].tolist() == list(range(n)) and scores["n"] == n
+        assert scores["confusion"] == sklearn.confusion_matrix(truth, predicted, labels=range(3)).tolist()
+        assert scores["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted))
+        weighted = sklearn.precision_recall_fscore_support(truth, predicted, average="weighted", zero_division=0)
+        assert [scores[key] for key in ("precision", "recall", "f1")] == pytest.approx(weighted[:3])
+        assert scores["f1_macro"] == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"))
+        assert scores["loss"] == pytest.approx(
+            sklearn.log_loss(truth, saved["logits"].double().softmax(-1), labels=range(3)), rel=1e-5
+        )
+
+
+def test_confusions_are_equal_at_any_number_of_workers(world: World) -> None:
+    for split in ("validation", "test"):
+        confusions = [folders.result(world(np) / "plain")["eval"][split]["confusion"] for np in (1, 2, 3, 4)]
+        assert confusions == [confusions[0]] * 4
+
+
+def test_a_loss_scale_changes_nothing(world: World) -> None:
+    assert deviation(world(2) / "loss_scaled", world(1) / "short") < 1e-5
+
+
+def test_without_mistakes_the_short_runs_agree(world: World) -> None:
+    assert deviation(world(2) / "short", world(1) / "short") < 1e-5
+    assert deviation(world(2) / "short-dropout", world(1) / "short-dropout") < 1e-5
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str) -> None:
+    run = world(2) / mistake
+    reference = world(1) / ("short-dropout" if mistake == "dropout_per_rank" else "short")
+    if mistake == "padded_evaluation":
+        assert "1 of 3 rows were not scored exactly once" in (run / "raised").read_text()
+    else:
+        assert not (run / "raised").exists()
+        assert deviation(run, reference) > 1e-3
+        assert deviation(world(2) / reference.name, reference) < 1e-5
+
+
+@pytest.mark.parametrize("np", [2, 3, 4])
+def test_workers_that_start_together_tokenise_once(world: World, np: int) -> None:
+    assert (world(np) / "tokenised.json").read_text() == str([1] + [0] * (np - 1))

@@ -1,0 +1,198 @@
+"""prepare: the same bytes from any number of ranks, and one line for everybody when anything is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distsent import prepare
+from distsent.corpus.ranks import Ranks
+from distsent.corpus.store import Store, open_store
+from tests.corpora import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
+
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.usefixtures("own_cache")]
+parallel = [pytest.mark.parallel, pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job on a small corpus, its store in `store`."""
+    folder(tmp_path / "corpus", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300))
+    tokenizer().save_pretrained(tmp_path / "model")
+    path = tmp_path / "job.toml"
+    path.write_text(
+        f'[data]\nsource = "{tmp_path / "corpus"}"\nmax_length = 12\nstore = "{tmp_path / "store"}"\n'
+        f'[model]\nname = "{tmp_path / "model"}"\n'
+    )
+    return path
+
+
+def run(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    launcher = [str(MPIRUN), "--oversubscribe", "-np", str(ranks)] if ranks else []
+    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = [*launcher, sys.executable, "-m", "distsent.prepare", *map(str, arguments)]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def only(home: Path) -> Path:
+    (store,) = (path for path in home.iterdir() if path.suffix != ".lock")
+    return store
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.iterdir()}
+
+
+def test_alone_it_leaves_what_train_will_open(job: Path, tmp_path: Path):
+    done = run(0, job)
+    assert done.returncode == 0, done.stderr
+    store = only(tmp_path / "store")
+    corpus = data(tmp_path / "corpus")
+    assert content(open_store(corpus, 42, tokenizer(), 12, tmp_path / "other").folder) == content(store)
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["split", "rows", "classes", "tokens", "mean", "longest", "truncated"]
+    assert [line.split()[:3] for line in lines[1:4]] == [["train", "82", "2"], ["validation", "10", "2"], ["test", "2", "2"]]
+    assert lines[-1] == f"token store: {store}"
+    assert "cut there" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("_", [pytest.param(None, marks=parallel, id="mpirun")])
+def test_any_number_of_ranks_leaves_the_same_bytes(job: Path, tmp_path: Path, ranks: int, _: None):
+    """Also where a split has fewer rows than there are ranks."""
+    done = run(ranks, job)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("token store:") == 1
+    store = only(tmp_path / "store")
+    alone = open_store(data(tmp_path / "corpus"), 42, tokenizer(), 12, tmp_path / "other").folder
+    assert content(store) == content(alone)
+
+
+@pytest.mark.parallel
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+def test_a_bad_corpus_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
+    done = run(2, job, "data.text_column=txt")
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("distsent:")]
+    assert said[0] == ("distsent: train.parquet: no column 'txt' (data.text_column); did you mean 'text'? there are text, label")
+    assert len(said) == 3 and "Traceback" not in done.stderr
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+
+
+FAILS_ON_RANK_1 = """
+import sys
+from distsent import door, prepare
+from distsent.corpus import tokenise
+from distsent.errors import UserError
+from mpi4py import MPI
+
+encode = tokenise.Encoder.__call__
+def failing(self, texts, pairs):
+    if MPI.COMM_WORLD.rank == 1:
+        raise {error}
+    return encode(self, texts, pairs)
+tokenise.Encoder.__call__ = failing
+door.enter(prepare.main)
+"""
+
+
+@pytest.mark.parallel
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        ("UserError('row 50 is odd')", 2, "distsent: row 50 is odd"),
+        ("KeyError('x')", 1, "KeyError: 'x'"),
+    ],
+)
+def test_an_error_on_one_rank_ends_them_all(job: Path, tmp_path: Path, error: str, code: int, line: str):
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS_ON_RANK_1.format(error=error))
+    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "PYTHONPATH": str(ROOT)}
+    command = [str(MPIRUN), "--oversubscribe", "-np", "2", sys.executable, str(script), str(job)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (code, 2), done.stderr
+    assert line in done.stderr
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere.toml"], "distsent: "),
+        (["data.sourc=demo"], "data.source"),
+        (["--rows"], "python -m distsent.prepare: "),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], line: str):
+    done = run(0, *arguments)
+    assert done.returncode == 2 and line in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert mistakes(prepare.join) == [
+        "OMPI_COMM_WORLD_SIZE=4 promises 4 ranks, but mpi4py cannot be imported (import of mpi4py halted; None in "
+        "sys.modules): pip install mpi4py, or start without a launcher"
+    ]
+
+
+def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert (prepare.join().rank, prepare.join().size) == (0, 1)
+
+
+class Pretended:
+    """A communicator whose other ranks have failed with `lines`."""
+
+    rank, size = 0, 3
+
+    def __init__(self, *lines: tuple[str, ...]) -> None:
+        self.lines = lines
+
+    def allgather(self, value: object) -> list[object]:
+        return [value, *self.lines]
+
+    def bcast(self, value: object) -> object:
+        return value
+
+
+def test_the_first_error_of_any_rank_is_everybodys():
+    ranks = Ranks(Pretended((), ("the third failed", "twice")))
+    assert mistakes(lambda: ranks.all(lambda: "well")) == ["the third failed", "twice"]
+    assert Ranks(Pretended((), ())).first(lambda: "well") == "well"
+
+
+def test_the_table(tmp_path: Path):
+    rows = {"text": ["good"] * 3 + ["very " * 20], "label": [0, 1, 0, 1]}
+    store = open_store(data(folder(tmp_path / "x", train=rows, test=reviews(6))), 1, tokenizer(), 12, tmp_path / "s")
+    assert isinstance(store, Store)
+    assert prepare.table(store).splitlines()[:2] == [
+        "split            rows classes         tokens   mean longest truncated",
+        "train               4       2             21    5.2      12     25.0%",
+    ]
+
+
+def test_progress_speaks_now_and_then(capsys: pytest.CaptureFixture[str]):
+    progress = prepare.Progress(seconds=0.0)
+    for done in (0, 1000, 2500):
+        progress(done, 2500)
+    progress(0, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "tokenising: 0 of 2,500 rows",
+        "tokenising: 1,000 of 2,500 rows",
+        "tokenising: 2,500 of 2,500 rows",
+    ]
+    quiet = prepare.Progress(seconds=60.0)
+    quiet(1000, 2500)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,86 @@
+"""Against Hugging Face's Trainer: the same recipe on the same examples in the same order is the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+from distsent.corpus.order import Order
+from tests import folders
+
+STEPS = 100
+
+
+class Epochs(torch.utils.data.Sampler):
+    """Each iteration gives the next epoch of distsent's order."""
+
+    def __init__(self, order: Order) -> None:
+        self._order, self._epoch = order, 0
+
+    def __len__(self) -> int:
+        return self._order.rows
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._epoch * self._order.steps_per_epoch
+        self._epoch += 1
+        for step in range(first, first + self._order.steps_per_epoch):
+            yield from self._order.batch(step).tolist()
+
+
+class Told(Trainer):
+    """Trainer with the sampler above, keeping every step's loss unrounded."""
+
+    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._order, self.losses = order, []
+
+    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
+        return Epochs(self._order)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss.item())
+        return loss
+
+
+@pytest.fixture(scope="module")
+def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Trainer's run of the job `trainer` of conftest."""
+    corpus, model = (Path(word.partition("=")[2]) for word in parts[:2])
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = [
+        {**tokenizer(row["text"], truncation=True, max_length=40), "labels": folders.LABELS.index(row["label"])}
+        for row in folders.rows(45)
+    ]
+    assert (corpus / "train.jsonl").exists()
+    arguments = TrainingArguments(
+        str(tmp_path_factory.mktemp("trainer")), per_device_train_batch_size=8, max_steps=STEPS, learning_rate=1e-4,
+        warmup_steps=10, weight_decay=0.01, max_grad_norm=0.3, lr_scheduler_type="linear", optim="adamw_torch",
+        use_cpu=True, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True, logging_nan_inf_filter=False,
+    )  # fmt: skip
+    network = AutoModelForSequenceClassification.from_pretrained(
+        model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, dtype=torch.float32
+    )
+    trainer = Told(network, arguments, train_dataset=rows, processing_class=tokenizer, order=Order(45, 8, seed=42))
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("np", [1, 2])
+def test_a_hundred_steps_equal_those_of_hugging_faces_trainer(world: Callable[[int], Path], trained: Told, np: int) -> None:
+    run = world(np) / "trainer"
+    lines, logged = folders.metrics(run), [line for line in trained.state.log_history if "grad_norm" in line]
+    assert len(lines) == len(trained.losses) == len(logged) == STEPS
+    assert [line["loss"] for line in lines] == pytest.approx(trained.losses, rel=1e-5)
+    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in logged], rel=1e-4)
+    assert [line["lr"] for line in lines] == pytest.approx([line["learning_rate"] for line in logged])
+    saved, theirs = load_file(run / "model" / "model.safetensors"), trained.model.state_dict()
+    assert saved.keys() == theirs.keys()
+    for name, weights in saved.items():
+        assert torch.allclose(weights, theirs[name], rtol=0, atol=1e-5), name

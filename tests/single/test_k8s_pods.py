@@ -1,0 +1,179 @@
+"""The first processes of launcher and worker, with a shell script in place of horovodrun, ssh and discover_hosts.sh."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distsent.errors import UserError
+from distsent.k8s import hosts, launch, serve
+
+
+@pytest.fixture
+def ssh(tmp_path, monkeypatch):
+    """An ssh that answers for the hosts named in a file, and writes down what it is asked to run."""
+    up = tmp_path / "up"
+    up.write_text("")
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nshift 4\necho "$@" >>{tmp_path}/asked\ngrep -qx "$1" {up} && exit 0\n'
+        'echo "ssh: connect to host $1: refused" >&2\nexit 255\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return up
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text("#!/bin/bash\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
+    """The launcher's door, with its mark in the test's own folder."""
+    code = (
+        "import sys; from pathlib import Path; from distsent import door; from distsent.k8s import __main__ as m, launch as l; "
+        f"l.launch.__defaults__ = (None, Path({str(tmp_path / 'mark')!r})); door.enter(m.main)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "launch", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_hosts_of_a_command(tmp_path):
+    file = tmp_path / "hostfile"
+    file.write_text("a.svc slots=2\nb.svc slots=2\n")
+    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == ["a.svc", "b.svc"]
+    assert hosts.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
+    assert hosts.hosts_of(["python"]) == []
+    with pytest.raises(UserError, match="operator writes it"):
+        hosts.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
+    file.write_text("\n")
+    with pytest.raises(UserError, match="names no host"):
+        hosts.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
+
+
+def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
+    (tmp_path / "hostfile").write_text("a slots=1\nb slots=1\n")
+    ssh.write_text("a\n")
+    run = script(tmp_path / "horovodrun", f"echo ran >{tmp_path}/ran; exit 0\n")
+    process = start(tmp_path, "--wait", "30", "--", run, "--hostfile", str(tmp_path / "hostfile"))
+    time.sleep(2)
+    assert not (tmp_path / "ran").exists(), "one of two answers"
+    ssh.write_text("a\nb\n")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and (tmp_path / "ran").exists()
+    assert "waiting for 1 of 2 workers: b:" in said
+
+
+def test_workers_that_never_answer_are_named(tmp_path, ssh):
+    (tmp_path / "hostfile").write_text("a slots=1\njob-worker-1.job.ns.svc slots=1\n")
+    ssh.write_text("a\n")
+    process = start(tmp_path, "--wait", "1", "--", "true", "--hostfile", str(tmp_path / "hostfile"))
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "job-worker-1.job.ns.svc does not answer after 1 s" in said and "kubectl describe pod job-worker-1" in said
+
+
+@pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 75), (1, 1)])
+def test_only_hopeless_ends_are_remembered(tmp_path, ssh, code, again):
+    (tmp_path / "hostfile").write_text("a slots=1\n")
+    ssh.write_text("a\n")
+    run = script(tmp_path / "horovodrun", f"echo ran >>{tmp_path}/ran; exit {code}\n")
+    words = ("--", run, "--hostfile", str(tmp_path / "hostfile"))
+    assert start(tmp_path, *words).wait(30) == code
+    second = start(tmp_path, *words)
+    said, _ = second.communicate(timeout=30)
+    hopeless = code in (2, 3)
+    assert second.returncode == again and ("not tried again" in said) == hopeless
+    assert (tmp_path / "ran").read_text().count("ran") == (1 if hopeless else 2)
+    assert ("a kill -TERM 1" in (tmp_path / "asked").read_text()) == hopeless, "workers are let go"
+
+
+def test_sigterm_becomes_sigusr1_for_mpirun_and_the_code_that_the_run_leaves_with(tmp_path):
+    (tmp_path / "bin").mkdir()
+    mpirun = script(
+        tmp_path / "bin" / "mpirun",
+        f"trap 'echo saved >{tmp_path}/saved; exit 75' USR1\ntouch {tmp_path}/running\nwhile :; do sleep 0.1; done\n",
+    )
+    process = start(tmp_path, "--", script(tmp_path / "horovodrun", f"sh -c '{mpirun}; exit $?'\n"))
+    wait_until((tmp_path / "running").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75 and (tmp_path / "saved").exists()
+
+
+def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path):
+    process = start(tmp_path, "--", script(tmp_path / "horovodrun", f"touch {tmp_path}/running; exec sleep 60\n"))
+    wait_until((tmp_path / "running").exists)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+
+
+def test_elastic_carries_on_when_the_hosts_change(tmp_path, ssh):
+    ssh.write_text("a\nb\nc\n")
+    (tmp_path / "list").write_text("a\n")
+    discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
+    run = script(
+        tmp_path / "horovodrun",
+        f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 4 ] && exit 0\ntrap "exit 75" USR1\n'
+        f"touch {tmp_path}/running\nwhile :; do sleep 0.1; done\n",
+    )
+    process = start(tmp_path, "--elastic", discover, "--slots", "2", "--max-np", "4", "--poll", "0.5", "--", run, "python")
+    wait_until((tmp_path / "running").exists)
+    (tmp_path / "list").write_text("a\nb\nc\n")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:2 python", "-np 4 -H a:2,b:2 python"]
+    assert "1 hosts have become 2" in said
+
+
+def test_elastic_gives_up_when_it_cannot_start(tmp_path, ssh):
+    ssh.write_text("")
+    discover = script(tmp_path / "discover", "echo a\n")
+    process = start(tmp_path, "--wait", "1", "--elastic", discover, "--min-np", "1", "--poll", "0.5", "--", "true")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and "--min-np asks for 1" in said
+
+
+def test_elastic_carries_on_with_those_that_are_left(tmp_path, ssh):
+    ssh.write_text("a\nb\n")
+    (tmp_path / "list").write_text("a\nb\n")
+    discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
+    run = script(tmp_path / "horovodrun", f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 1 ] && exit 0\necho a >{ssh}; exit 1\n')
+    process = start(tmp_path, "--elastic", discover, "--poll", "0.5", "--", run, "python")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:1,b:1 python", "-np 1 -H a:1 python"]
+
+
+def test_ranks_are_what_a_launcher_started_not_their_children():
+    command = [sys.executable, "-c", "import subprocess, sys; subprocess.run(['sleep', '30'])"]
+    before = set(serve.ranks())
+    rank = subprocess.Popen(command, env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"}, start_new_session=True)
+    try:
+        wait_until(lambda: set(serve.ranks()) - before == {rank.pid})
+        time.sleep(0.5)
+        assert set(serve.ranks()) - before == {rank.pid}
+    finally:
+        os.killpg(rank.pid, signal.SIGKILL)
+        rank.wait()
+
+
+def wait_until(true) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_marks_are_kept_where_a_restarted_container_finds_them():
+    assert launch.MARK.parent == Path("/tmp"), "the manifests mount an emptyDir there"

@@ -1,0 +1,156 @@
+"""One update against oracles: a plain loop in torch over the same batches, and float64."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+from distsent.comm import World
+from distsent.corpus.order import Order
+from distsent.job.schema import Optim, Train
+from distsent.model.classifier import word_table
+from distsent.model.forward import Packed
+from distsent.model.work import work
+from distsent.training.exchange import Exchange
+from distsent.training.flat import Flat
+from distsent.training.plan import Plan
+from distsent.training.update import LossScale, Update
+from tests import toys
+
+STEPS = 100
+
+
+def make(
+    model: transformers.PreTrainedModel,
+    corpus: toys.Tokens,
+    train: Train,
+    optim: Optim,
+    budget: int = 10**6,
+    steps: int = STEPS,
+) -> tuple[Update, Plan]:
+    order = Order(len(corpus), train.batch_size, seed=5)
+    plan = Plan(corpus, order, work(model.config), 0, 1, budget, torch.device("cpu"))
+    flat = Flat(model, word_table(model))
+    forward = Packed(model.train())
+    return Update(forward, flat, Exchange(World(), flat), plan, train, optim, "float32", 5, steps, None), plan
+
+
+def plain_loop(
+    model: transformers.PreTrainedModel, corpus: toys.Tokens, train: Train, optim: Optim, steps: int = STEPS
+) -> list[tuple[float, float, float]]:
+    """What anybody would write: pad, mean loss, clip, torch's optimizer, transformers' schedule. (loss, norm, lr) a step."""
+    order = Order(len(corpus), train.batch_size, seed=5)
+    decayed = [p for n, p in model.named_parameters() if "bias" not in n and "norm" not in n.lower()]
+    others = [p for n, p in model.named_parameters() if "bias" in n or "norm" in n.lower()]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    name = "constant_with_warmup" if optim.schedule == "constant" else optim.schedule
+    warmup = math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+    schedule = transformers.get_scheduler(name, optimizer, warmup, steps)
+    told = []
+    model.train()
+    for step in range(steps):
+        rows = order.batch(step)
+        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(corpus[r].copy()) for r in rows], batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(corpus[r])) for r in rows], batch_first=True)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        loss = F.cross_entropy(logits, torch.from_numpy(corpus.labels[rows]), label_smoothing=train.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm or math.inf)
+        told.append((loss.item(), float(norm), schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return told
+
+
+RECIPES = {
+    "adamw, linear, decay": (
+        Train(batch_size=8),
+        Optim(name="adamw", lr=1e-3, weight_decay=0.1, warmup=0.1, clip_norm=0.5),
+    ),
+    "adam, L2, cosine": (
+        Train(batch_size=7),
+        Optim(name="adam", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=9.0),
+    ),
+    "unclipped, smoothed": (
+        Train(batch_size=16, label_smoothing=0.1),
+        Optim(lr=5e-4, clip_norm=0.0, schedule="constant"),
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_hundred_steps_equal_a_plain_torch_loop(recipe: str, family: str) -> None:
+    """Losses, norms, rates and weights, in float64 so that only a different formula can make a difference."""
+    train, optim = RECIPES[recipe]
+    corpus, model = toys.tokens(45), toys.encoder(family).double()
+    reference = copy.deepcopy(model)
+    update, plan = make(model, corpus, train, optim, budget=90)  # 45 rows: short last batches; 90 tokens: accumulation
+    told = []
+    for step in range(STEPS):
+        outcome = update(plan.batch(step))
+        told.append((outcome.loss, outcome.grad_norm, outcome.lr))
+    assert np.array(told) == pytest.approx(np.array(plain_loop(reference, corpus, train, optim)), rel=1e-6)
+    for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6), name
+
+
+def test_float32_stays_within_1e5_of_the_plain_loop() -> None:
+    train, optim = Train(batch_size=8), Optim(lr=1e-4, clip_norm=1.0)
+    corpus, model = toys.tokens(45), toys.encoder("bert")
+    reference = copy.deepcopy(model)
+    update, plan = make(model, corpus, train, optim)
+    losses = [update(plan.batch(step)).loss for step in range(STEPS)]
+    assert losses == pytest.approx([x[0] for x in plain_loop(reference, corpus, train, optim)], rel=1e-5)
+    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 200])
+def test_accumulation_changes_nothing(budget: int) -> None:
+    corpus, train, optim = toys.tokens(30), Train(batch_size=10), Optim(lr=1e-3)
+    whole, plan = make(toys.encoder("bert", dropout=0.1).double(), corpus, train, optim)
+    parts, cut = make(toys.encoder("bert", dropout=0.1).double(), corpus, train, optim, budget=budget)
+    for step in range(6):
+        a, b = whole(plan.batch(step)), parts(cut.batch(step))
+        assert (a.loss, a.grad_norm, a.right) == pytest.approx((b.loss, b.grad_norm, b.right), rel=1e-6)
+    assert torch.allclose(whole.flat.values, parts.flat.values, atol=1e-9)
+
+
+def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
+    corpus = toys.tokens(30)
+    update, plan = make(toys.encoder("bert"), corpus, Train(batch_size=4), Optim())
+    for step in range(3):
+        batch = plan.batch(step)
+        update(batch)
+        table = update.flat.table
+        rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
+        assert set(rows.tolist()) <= set(batch.touched.tolist())
+        assert table.data_ptr() == word_table(update.forward.model).weight.grad.data_ptr()
+
+
+def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
+    corpus = toys.tokens(8)
+    update, plan = make(toys.encoder("bert"), corpus, Train(batch_size=8), Optim())
+    word_table(update.forward.model).weight.data[corpus[2][0]] = math.nan
+    before = update.flat.values.clone()
+    outcome = update(plan.batch(0))
+    hit = [row for row in range(8) if corpus[2][0] in corpus[row]]
+    assert not outcome.finite and sorted(outcome.bad_rows) == hit
+    assert torch.equal(update.flat.values.nan_to_num(0), before.nan_to_num(0))
+
+
+def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps() -> None:
+    scale = LossScale(1024.0)
+    scale.learn(False)
+    assert scale.value == 512
+    for _ in range(2000):
+        scale.learn(True)
+    assert scale.value == 1024

@@ -1,0 +1,77 @@
+"""The five published systems in miniature: a hub's cache with tiny encoders under their published names, and toy corpora.
+
+python -m tests.systems PLAN trains, in one start of the workers, what stands in PLAN, a JSON list of [job file, overrides].
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests import folders, toys
+
+ROOT = Path(__file__).resolve().parents[1]
+HUB = {  # what the job files call their encoders
+    "distilbert-base-uncased": "distilbert", "prajjwal1/bert-tiny": "bert", "bert-base-uncased": "bert",
+    "roberta-base": "roberta", "albert-base-v2": "albert",
+}  # fmt: skip
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub(home: Path) -> Path:
+    """An HF_HOME whose cache holds an encoder, without a head, for each published name."""
+    for name, family in HUB.items():
+        repository = home / "hub" / f"models--{name.replace('/', '--')}"
+        snapshot = repository / "snapshots" / COMMIT
+        encoder(snapshot, family)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT)
+    return home
+
+
+def snapshot(home: Path, name: str) -> Path:
+    """Where the cache keeps an encoder."""
+    return home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+
+
+def encoder(folder: Path, family: str) -> Path:
+    """A tiny encoder of the family, as it is published: no head, and a tokenizer with the family's padding id."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"] if family == "roberta" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocab = {word: i for i, word in enumerate([*special, "[MASK]", *folders.WORDS])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    model = toys.encoder(family)
+    model.base_model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=256, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def corpora(folder: Path) -> dict[str, Path]:
+    """The shapes of the published corpora: imdb has no validation part; emotion has all three; the tweets are cut anew."""
+    return {
+        "imdb": folders.corpus(folder / "imdb", train=90, validation=0, test=70, classes=2),
+        "tweets": folders.corpus(folder / "tweets", train=80, validation=0, test=40, classes=3),
+        "emotion": folders.corpus(folder / "emotion", train=70, validation=30, test=40, classes=3),
+    }
+
+
+def drive(plan: Path) -> None:
+    from distsent import comm, job
+    from distsent.training.run import Run
+    from tests.parallel.driver import Deaf
+
+    world = comm.start()
+    for file, overrides in json.loads(plan.read_text()):
+        Run(job.load(ROOT / "jobs" / file, overrides), world, Deaf()).train()
+    world.end()
+
+
+if __name__ == "__main__":
+    drive(Path(sys.argv[1]))
