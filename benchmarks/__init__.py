@@ -1,0 +1,1 @@
+"""Side by side: distsent and what users would pick instead, in one run."""
