@@ -59,6 +59,12 @@ class RunFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
+    def release(self) -> None:
+        """Let go of a claimed folder, for whoever trains there next in this very process or in another."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def say(self, status: str) -> None:
         """One line in words: how the run stands."""
         write_text(self.status, status + "\n")

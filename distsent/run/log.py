@@ -31,11 +31,16 @@ class Log:
 
 
 class RunLog(Log):
-    """The first worker's log. Resuming at step `start` drops what an interrupted run wrote behind that step."""
+    """The first worker's log. Resuming at step `start` drops what an interrupted run wrote behind that step.
 
-    def __init__(self, folder: RunFolder, start: int, total: int, tensorboard: bool, console: TextIO = sys.stderr) -> None:
+    `evaluated`: the last step whose evaluation the resumed state knows of; a later one is made, and told, again.
+    """
+
+    def __init__(
+        self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool, console: TextIO = sys.stderr
+    ) -> None:
         self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115  (lives as long as the run)
-        _drop_behind(folder, start)
+        _drop_behind(folder, start, evaluated)
         self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
         self._console, self._bar = console, None
         self.writer: Any = None
@@ -80,14 +85,15 @@ class RunLog(Log):
         self._file.close()
 
 
-def _drop_behind(folder: RunFolder, start: int) -> None:
+def _drop_behind(folder: RunFolder, start: int, evaluated: int) -> None:
     """Keep the lines of metrics.jsonl up to step `start`: the steps behind it are trained, and written, again."""
     if not folder.metrics.exists():
         return
     kept = []
     for line in folder.metrics.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= start:
+            record = json.loads(line)
+            if record["step"] <= (evaluated if "split" in record else start):
                 kept.append(line + "\n")
         except (ValueError, KeyError):  # a line that a crash cut short
             continue

@@ -51,7 +51,7 @@ class Run:
         self.folder = RunFolder(Path(job.run.dir) / job.job.name)
         self.log: Log = Log()
         self.pulse: Pulse | None = None
-        self._claimed = False  # the folder may be another living run's: then nothing is written there
+        self._claimed = False  # before, the folder's status is that of another run, living or finished
         self._notes: list[str] = []  # lines for the log, which opens once the run knows where it starts
 
     def train(self) -> None:
@@ -68,6 +68,7 @@ class Run:
             self.log.close()
             if self.pulse is not None:
                 self.pulse.close()
+            self.folder.release()
 
     def _train(self) -> None:
         job, world = self.job, self.world
@@ -112,7 +113,8 @@ class Run:
         start = world.once(lambda: found.step if found else 0, "run.start")
         peak = sum(world.gather(devices.peak_flops(precision), "run.peak"))
         if world.first:
-            self.log = RunLog(self.folder, start, total, job.log.tensorboard)
+            evaluated = Progress.from_dict(found.state["progress"]).evaluated if found else 0
+            self.log = RunLog(self.folder, start, evaluated, total, job.log.tensorboard)
         for line in (*self._notes, remark, padded, *store.warnings):
             self.log.say(line) if line else None
         self.log.say(
@@ -160,21 +162,21 @@ class Run:
         folder, job = self.folder, self.job
         folder.create()
         folder.claim()
-        self._claimed = True
         if job.run.resume == "never":
             folder.clear()
-        before = read_json(folder.job)
-        if before is not None:
+        before, result = read_json(folder.job), read_json(folder.result)
+        # Where nothing was trained there is nothing that a corrected job could contradict.
+        if before is not None and (result is not None or checkpoints.steps(folder.checkpoints)):
             changed = [key for key in Job.from_dict(before["job"], str(folder.job)).changed(job) if key not in FREE]
             if changed and job.run.resume != "changed":
                 raise UserError(
                     f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or "
                     "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
                 )
-            result = read_json(folder.result)
             if result is not None and result.get("status") == "finished" and not changed:
                 folder.say("finished")
                 return result
+        self._claimed = True
         write_json(folder.job, {"job": job.to_dict(), "versions": versions(), "world_size": self.world.size})
         return None
 

@@ -1,0 +1,149 @@
+"""Stopped anywhere and started again by the same command, a run ends with the same bits as one that was let be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distsent.comm import World
+from tests import folders, launcher
+from tests.parallel.conftest import PLAIN, but
+from tests.parallel.driver import Entry, drive
+
+Made = Callable[[int], Path]
+SLOW = "tests.parallel.slowly"  # the training door, with a pause before every step
+
+
+def last_step(run: Path) -> int:
+    """The last step that metrics.jsonl tells of; 0 before the first."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
+
+
+def alone(job: list[str]) -> None:
+    """Train in this very process, without signals."""
+    drive([Entry(overrides=job, mutant=None)], World())
+
+
+def overrides(parts: tuple[str, ...], folder: Path, *changes: str) -> list[str]:
+    """The run `dropout` of conftest, saved every 5 steps."""
+    base = but([*parts, *PLAIN], "model.dropout=0.1", "eval.every=end", "checkpoint.every_steps=5")
+    return but(base, f"run.dir={folder}", "job.name=stopped", *changes)
+
+
+def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_run(
+    world: Made, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
+
+    # A request to stop, heard by one worker only
+    with launcher.start(*command, np=2, PAUSE="0.05") as started:
+        started.until(lambda: last_step(run) >= 7)
+        os.kill(started.worker(1), signal.SIGTERM)
+        ended = started.wait(60)
+    assert ended.code == 75, ended.output
+    told = re.search(r"distsent: asked to stop; saved after step (\d+) of 100; run the same command again", ended.output)
+    assert told, ended.output
+    stopped = int(told[1])
+    assert 7 <= stopped < 100 and (run / "checkpoints" / f"step-{stopped:08d}").is_dir()
+    assert (run / "status").read_text().startswith(f"stopped: asked to stop; saved after step {stopped} of 100")
+    assert not (run / "result.json").exists() and not (run / "model").exists()
+
+    # No request: a worker dies at once, some steps behind the last checkpoint
+    with launcher.start(*command, np=2, PAUSE="0.05") as started:
+        started.until(lambda: last_step(run) >= stopped + 8)
+        os.kill(started.worker(1), signal.SIGKILL)
+        ended = started.wait(10)
+    assert ended.code != 0
+    died = re.search(r"rank 1 on \S+ died at step (\d+)", ended.output)
+    assert died and int(died[1]) >= stopped + 8, ended.output
+    assert (run / "status").read_text().startswith("failed: rank 1 on ")
+
+    ended = launcher.run(*command, np=2)
+    assert ended.code == 0, ended.output
+    whole = world(2) / "dropout"
+    ours, theirs = folders.result(run), folders.result(whole)
+    assert ours["weights_sha256"] == theirs["weights_sha256"]
+    columns = ("step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens")
+    lines = [[[line[c] for c in columns] for line in folders.metrics(folder)] for folder in (run, whole)]
+    assert lines[0] == lines[1], "every step told once, and with the same numbers"
+    assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
+    assert (run / "status").read_text() == "finished\n"
+
+
+def test_a_finished_run_says_so_and_a_changed_job_is_refused(parts: tuple[str, ...], tmp_path: Path) -> None:
+    """Single process, through the door: what the same folder answers to the same, a changed and a renewed job."""
+    job = but(overrides(parts, tmp_path), "train.max_steps=6", "job.name=once")
+    run = tmp_path / "once"
+    alone(job)
+    before = folders.result(run)
+
+    again = launcher.run("-m", "distsent.train", *job)
+    assert again.code == 0 and f"{run}: this run is finished" in again.output and "test" in again.output
+    assert folders.result(run) == before and (run / "status").read_text() == "finished\n"
+
+    # Keys that change how fast or how loudly a run computes, but not what, are free
+    free = launcher.run("-m", "distsent.train", *but(job, "log.every=2", "train.token_budget=4000", "checkpoint.keep=5"))
+    assert free.code == 0 and "this run is finished" in free.output
+
+    changed = launcher.run("-m", "distsent.train", *but(job, "optim.lr=3e-3", "train.max_steps=9"))
+    assert changed.code == 2
+    assert changed.output.strip() == (
+        f"distsent: {run}: this run was begun with another train.max_steps, optim.lr; give the new one another job.name, or "
+        "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
+    )
+    assert folders.result(run) == before and (run / "status").read_text() == "finished\n"
+
+    alone(but(job, "train.max_steps=9", "run.resume=changed"))
+    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 10))
+    assert folders.result(run)["steps"] == 9
+
+    alone(but(job, "train.seed=7", "run.resume=never"))
+    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 7))
+    assert folders.result(run)["job"]["train"]["seed"] == 7
+
+
+def test_a_mistake_that_shows_late_may_be_corrected_under_the_same_name(parts: tuple[str, ...], tmp_path: Path) -> None:
+    """The job was refused before anything was trained: there is no run yet that the corrected one could differ from."""
+    job = but(overrides(parts, tmp_path), "train.max_steps=2")
+    refused = launcher.run("-m", "distsent.train", *but(job, "data.max_length=300"))
+    assert refused.code == 2 and "takes at most 258 tokens" in refused.output
+    alone(job)
+    assert folders.result(tmp_path / "stopped")["steps"] == 2
+
+
+def test_a_folder_in_which_somebody_trains_is_left_alone(parts: tuple[str, ...], tmp_path: Path) -> None:
+    run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
+    with launcher.start(*command, PAUSE="0.2") as started:
+        started.until(lambda: last_step(run) >= 1)
+        status = (run / "status").read_text()
+        second = launcher.run(*command)
+        assert second.code == 2
+        assert re.fullmatch(
+            rf"distsent: {run}: process \d+ on \S+ is training here right now; wait for it, stop it, or give this run another job.name",
+            second.output.strip(),
+        )
+        assert (run / "status").read_text() == status, "the living run's status is its own"
+        os.kill(started.process.pid, signal.SIGTERM)
+        assert started.wait(60).code == 75
+
+
+def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(parts: tuple[str, ...], tmp_path: Path) -> None:
+    """The checkpoint of an evaluated step is written before the evaluation: carrying on from it evaluates again."""
+    run = tmp_path / "stopped"
+    job = but(overrides(parts, tmp_path), "train.max_steps=8", "eval.every=4", "checkpoint.every_steps=none")
+    with launcher.start("-m", SLOW, *job, PAUSE="0.3") as started:
+        started.until(lambda: last_step(run) >= 6)
+        os.kill(started.process.pid, signal.SIGKILL)
+        assert started.wait(10).code == -signal.SIGKILL
+    assert [line["step"] for line in folders.metrics(run, "validation")] == [4]
+    alone(job)
+    assert [line["step"] for line in folders.metrics(run, "validation")] == [4, 8]
+    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 9))
