@@ -6,7 +6,6 @@ Nothing is trained and nothing goes over the network. In a SLURM allocation, all
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsent import door
-from distsent.errors import FAILED, FINISHED, UserError
+from distsent.errors import FAILED, FINISHED
 from distsent.run import allocation
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -193,12 +192,10 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m distsent.doctor", description=__doc__.split("\n\n")[1])
+    parser = door.Parser("doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="a list of objects with state, what, found, cure")
     parser.add_argument("--run-dir", nargs="?", default="runs", metavar="FOLDER", help="where runs go (runs)")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        raise UserError(f"unknown argument {unknown[0]}; see python -m distsent.doctor --help")
+    options = parser.parse_args(arguments)
     findings = examine(Path(options.run_dir or "runs"))
     if options.json:
         print(json.dumps([each._asdict() for each in findings], indent=2))

@@ -31,10 +31,10 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = door.Parser("evaluate", __doc__)
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, or a saved model in Hugging Face's layout")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys that override those of the run's job")
+    parser.add_model("section.key=value")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to score it on (test)")
     options = parser.parse_intermixed_args(arguments)
+    options.model, options.overrides = parser.model_of(options.words)
     for word in options.overrides:
         if "=" not in word:
             raise UserError(f"{word!r}: expected section.key=value, e.g. data.source=./test.csv")

@@ -87,8 +87,7 @@ class Bar:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = door.Parser("predict", __doc__)
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, or a saved model in Hugging Face's layout")
-    parser.add_argument("text", nargs="*", metavar="TEXT", help="texts to label")
+    parser.add_model("TEXT")
     parser.add_argument("--file", help="txt, csv, tsv, jsonl or parquet file of texts")
     parser.add_argument("--text-column", metavar="NAME", default="text", help="column of the texts in --file (text)")
     parser.add_argument("--pair-column", metavar="NAME", help="column of second texts, for models of pairs")
@@ -97,6 +96,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--precision", choices=("float32", "bf16", "fp16"), default="float32", help="numbers to compute in (float32)"
     )
     options = parser.parse_intermixed_args(arguments)
+    options.model, options.text = parser.model_of(options.words)
     if options.text and options.file:
         raise UserError("texts as arguments and --file: give one of them")
     if options.pair_column and not options.file:

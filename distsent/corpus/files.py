@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from glob import escape
 from pathlib import Path
@@ -118,7 +118,7 @@ class Tree:
 def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
     for name, label in TREE.items():
         for file in sorted((Path(path) / split / name).glob("*.txt")):
-            with _readable(file.name, ""):
+            with _readable(file):
                 yield {"text": file.read_text(encoding="utf-8"), "label": label, FILE: f"{split}/{name}/{file.name}"}
 
 
@@ -141,7 +141,7 @@ def _columns(path: Path) -> list[str]:
 
         with reading(path.name):
             return parquet.read_schema(path).names
-    with _readable(path.name, ""):
+    with _readable(path):
         if path.suffix.lower() in (".csv", ".tsv"):
             with open(path, encoding="utf-8-sig", newline="") as file:
                 return next(csv.reader(file, delimiter=_delimiter(path)), [])
@@ -174,7 +174,7 @@ def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dic
 def _csv_values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
     row = 0
-    with _readable(path.name, lambda: f", after row {row}"), open(path, encoding="utf-8-sig", newline="") as file:
+    with _readable(path, lambda: f", after row {row}"), open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
         header = next(reader, [])
         for fields in filter(None, reader):
@@ -189,7 +189,7 @@ def _csv_values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _json_values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     row = 0
-    with _readable(path.name, lambda: f", row {row}"), open(path, encoding="utf-8-sig") as file:
+    with _readable(path, lambda: f", row {row}"), open(path, encoding="utf-8-sig") as file:
         start = file.read(1)
         file.seek(0)
         # An array must be parsed as a whole; lines keep memory small.
@@ -220,15 +220,16 @@ def _shown(value: Any) -> str:
 class _readable:
     """Turns what goes wrong while reading text into one line with file and row."""
 
-    def __init__(self, name: str, where: Any) -> None:
-        self.name, self.where = name, where
+    def __init__(self, path: Path, where: Callable[[], str] = str) -> None:
+        self.path, self.name, self.where = path, path.name, where
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        where = self.where() if callable(self.where) else self.where
-        if isinstance(error, UnicodeDecodeError):
-            raise UserError(f"{self.name}{where}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+        where = self.where()
+        if isinstance(error, UnicodeDecodeError):  # files are decoded in blocks: the reader does not know the line
+            byte = error.object[error.start]
+            raise UserError(f"{self.name}, line {_undecodable_line(self.path)}: not UTF-8 (byte 0x{byte:02x})") from None
         if isinstance(error, json.JSONDecodeError):
             raise UserError(f"{self.name}{where}: not JSON ({error.msg}, column {error.colno})") from None
         if isinstance(error, csv.Error):
@@ -237,6 +238,19 @@ class _readable:
             raise UserError(f"{self.name}: cannot be read ({error.strerror})") from None
 
 
+def _undecodable_line(path: Path) -> int:
+    """The number of the first line that is not UTF-8, from 1."""
+    number = 1
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                break
+            number += 1
+    return number
+
+
 def _sha256(path: Path) -> str:
-    with _readable(path.name, ""), open(path, "rb") as file:
+    with _readable(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

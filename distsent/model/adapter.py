@@ -20,7 +20,7 @@ from transformers import AutoConfig
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.model import classifier
-from distsent.model.tokenizer import naming
+from distsent.model.tokenizer import NO_CODE, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ def check(job: Job) -> None:
         raise UserError("adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder")
     if job.adapter.targets is None and job.model.name != "demo":
         with naming(job.model.name, "model.name"):
-            kind = AutoConfig.from_pretrained(job.model.name, revision=job.model.revision or "main").model_type
+            kind = AutoConfig.from_pretrained(job.model.name, revision=job.model.revision or "main", **NO_CODE).model_type
         if kind not in TARGETS:
             raise UserError(
                 f"adapter.targets: none are known for a {kind} encoder (known: {', '.join(TARGETS)}); name the modules that get "

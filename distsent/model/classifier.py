@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 from distsent.errors import UserError
-from distsent.model.tokenizer import naming
+from distsent.model.tokenizer import NO_CODE, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,13 @@ DROPOUTS = (  # the names under which the families keep their rates
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
     "dropout", "attention_dropout", "seq_classif_dropout",
 )  # fmt: skip
+
+
+def check(name: str, revision: str | None = None) -> None:
+    """Raises UserError where there is no such encoder: before its corpus is tokenised for it, which takes longer."""
+    if name != "demo":
+        with naming(name, "model.name"):
+            AutoConfig.from_pretrained(name, revision=revision or "main", **NO_CODE)
 
 
 def build(
@@ -50,19 +57,19 @@ def build(
         _set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     with naming(name, "model.name"):
-        config = AutoConfig.from_pretrained(name, revision=revision or "main", **names)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", **names, **NO_CODE)
         _set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(
             name, revision=revision or "main", config=config, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
-            quantization_config=quantization,
+            quantization_config=quantization, **NO_CODE,
         )  # fmt: skip
 
 
 def load(folder: str) -> PreTrainedModel:
     """A finished classifier as it was saved, with its labels."""
     with naming(folder, "model"):
-        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **NO_CODE)
 
 
 def _set_dropout(config: Any, rate: float | None) -> None:

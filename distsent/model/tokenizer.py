@@ -9,6 +9,9 @@ from distsent.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Where nothing is said, transformers asks on the terminal whether it may run the code that came with a model.
+NO_CODE = {"trust_remote_code": False}
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -19,9 +22,11 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     from transformers import AutoTokenizer
 
     with naming(name, "model.name"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **NO_CODE)
     if not tokenizer.is_fast:
         raise UserError(f"model.name = {name!r}: its tokenizer has no fast version (tokenizer.json), which distsent needs")
+    if tokenizer.vocab_size <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
+        raise UserError(f"model.name = {name!r}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     return tokenizer
 
 
@@ -55,7 +60,9 @@ class naming:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError)):
+        from safetensors import SafetensorError
+
+        if isinstance(error, (OSError, ValueError, SafetensorError)):
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"{self.key} = {self.name!r}: cannot be loaded ({first}); give a local folder, or a hub id where the hub or its "

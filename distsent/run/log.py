@@ -37,17 +37,17 @@ class RunLog(Log):
     """
 
     def __init__(
-        self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool, console: TextIO = sys.stderr
+        self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool, console: TextIO | None = None
     ) -> None:
         self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115  (lives as long as the run)
         _drop_behind(folder, start, evaluated)
         self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
-        self._console, self._bar = console, None
+        self._console, self._bar = console or sys.stderr, None
         self.writer: Any = None
-        if console.isatty():
+        if self._console.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=start, unit="step", file=console, dynamic_ncols=True, smoothing=0.1)
+            self._bar = tqdm(total=total, initial=start, unit="step", file=self._console, dynamic_ncols=True, smoothing=0.1)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 

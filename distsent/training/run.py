@@ -88,12 +88,13 @@ class Run:
         precision = world.once(lambda: precision, "run.precision")
 
         adapter.check(job)
+        classifier.check(job.model.name, job.model.revision)
         tokenizer = load_tokenizer(job.model.name, job.model.revision)
         store = self._open_store(tokenizer)
         names = store.label_names
         model: Any = adapter.build(job, tokenizer, names)
         model.to(device)
-        self._check_fit(model, store)
+        self._check_fit(model, tokenizer, store)
         forward, padded = forward_of(model, tokenizer, job.model.packed)
 
         train_tokens = store.splits["train"]
@@ -203,10 +204,15 @@ class Run:
     def _store_folder(self) -> Path:
         return Path(self.job.data.store or Path(self.job.run.dir) / ".tokens")
 
-    def _check_fit(self, model: Any, store: Store) -> None:
+    def _check_fit(self, model: Any, tokenizer: Any, store: Store) -> None:
         limit = classifier.token_limit(model)
         if self.job.data.max_length > limit:
             raise UserError(f"data.max_length = {self.job.data.max_length}: {self.job.model.name} takes at most {limit} tokens")
+        if len(tokenizer) > (known := classifier.word_table(model).num_embeddings):
+            raise UserError(
+                f"model.name = {self.job.model.name!r}: its tokenizer has {len(tokenizer)} tokens, its encoder knows {known}: "
+                "they do not belong together"
+            )
         if self.job.train.patience is not None and "validation" not in store.splits:
             raise UserError("train.patience: there is no validation split to watch; set data.validation_fraction, e.g. 0.1")
         if "validation" not in store.splits and "test" not in store.splits:

@@ -132,13 +132,11 @@ def test_make_passes_the_line_on(checkout):
     assert "install g++" in made.stderr.splitlines()[0]
 
 
-def test_a_finished_setup_is_recognised_and_fast(checkout):
+def test_a_finished_setup_is_recognised(checkout):
     code, lines = checkout.setup()
     assert code == 0 and "done" in lines[-1], lines
     calls = checkout.pip_calls()
-    began = time.perf_counter()
     assert checkout.setup() == (0, [])
-    assert time.perf_counter() - began < 0.5
     assert checkout.pip_calls() == calls
 
 
