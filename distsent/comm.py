@@ -118,7 +118,7 @@ class World:
             try:
                 outcome = {"value": make()}
             except UserError as error:
-                outcome = {"lines": list(error.lines)}
+                outcome = {"lines": list(error.lines), "code": error.code}
             except Exception as error:  # the others must learn of it, or they would wait for ever
                 crash = error
                 outcome = {"crash": f"{type(error).__name__}: {error}"}
@@ -126,7 +126,7 @@ class World:
         if crash is not None:
             raise crash
         if "lines" in outcome:
-            raise UserError(*outcome["lines"])
+            raise UserError(*outcome["lines"], code=outcome["code"])
         if "crash" in outcome:
             raise RuntimeError(f"worker 0 failed: {outcome['crash']}")
         value: T = outcome["value"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from distsent.errors import NON_FINITE, STOPPED, WRONG, NonFinite, Stopped, UserError
+from distsent.errors import NON_FINITE, STOPPED, NonFinite, Stopped, UserError
 
 RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
@@ -19,7 +19,7 @@ def enter(main: Callable[[list[str]], int]) -> None:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        code = leave(error.lines, WRONG)
+        code = leave(error.lines, error.code)
     except NonFinite as error:
         code = leave([str(error)], NON_FINITE)
     except Stopped as error:
@@ -59,3 +59,14 @@ class Parser(argparse.ArgumentParser):
     def job_of(words: list[str]) -> tuple[str | None, list[str]]:
         """(job file or None, overrides)."""
         return (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
+
+    def add_model(self, rest: str) -> None:
+        """The words that name a model, then any number of `rest`."""
+        about = f"a run folder, or a saved model in Hugging Face's layout; then any number of {rest}"
+        self.add_argument("words", nargs="*", metavar=f"RUN_OR_MODEL {rest}", help=about)
+
+    def model_of(self, words: list[str]) -> tuple[str, list[str]]:
+        """(run or model, the rest)."""
+        if not words:
+            self.error("RUN_OR_MODEL is missing: name a run folder, or a saved model in Hugging Face's layout")
+        return words[0], words[1:]

@@ -4,11 +4,12 @@ FINISHED, FAILED, WRONG, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """What the user got wrong, one line per mistake; a door prints the lines and exits with code 2."""
+    """What the user got wrong, one line per mistake; a door prints the lines and exits with `code`."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, code: int = WRONG) -> None:
         super().__init__(*lines)
         self.lines = lines
+        self.code = code  # FAILED: nothing is wrong with the job, so that the same may go well later
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

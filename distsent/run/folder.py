@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 
 
 class RunFolder:
@@ -44,7 +44,7 @@ class RunFolder:
     def claim(self) -> None:
         """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
 
-        Raises UserError when a living run holds it.
+        Raises UserError, with the code of a failure, when a living run holds it.
         """
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -52,7 +52,8 @@ class RunFolder:
         except BlockingIOError:
             owner = os.read(self._lock, 200).decode(errors="replace").strip() or "another process"
             raise UserError(
-                f"{self.path}: {owner} is training here right now; wait for it, stop it, or give this run another job.name"
+                f"{self.path}: {owner} is training here right now; wait for it, stop it, or give this run another job.name",
+                code=FAILED,  # a launcher that tries again may find it free: the workers of its last try were still saving
             ) from None
         except OSError:
             return  # a file system without locks: nothing to hold

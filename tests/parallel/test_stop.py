@@ -9,8 +9,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from distsent.comm import World
 from tests import folders, launcher
 from tests.parallel.conftest import PLAIN, but
@@ -125,9 +123,10 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(parts: tuple[str, ...],
         started.until(lambda: last_step(run) >= 1)
         status = (run / "status").read_text()
         second = launcher.run(*command)
-        assert second.code == 2
+        assert second.code == 1, "nothing is wrong with the job: trying again may go well"
         assert re.fullmatch(
-            rf"distsent: {run}: process \d+ on \S+ is training here right now; wait for it, stop it, or give this run another job.name",
+            rf"distsent: {run}: process \d+ on \S+ is training here right now; wait for it, stop it, or give this run another "
+            r"job\.name",
             second.output.strip(),
         )
         assert (run / "status").read_text() == status, "the living run's status is its own"
