@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hold import Hold
 from image_machine import NETWORK, Machine, wait_for
 
 OPERATOR_LAUNCHER = {
@@ -109,7 +110,7 @@ class Pod:
     def running(self) -> bool:
         return self.machine.podman("inspect", "--format", "{{.State.Running}}", self.name, check=False).stdout.strip() == "true"
 
-    def exit_code(self, seconds: float) -> int:
+    def exit_code(self, seconds: float = 300) -> int:
         """Wait for its end."""
         wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.log)
         return int(self.machine.podman("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout)
@@ -156,7 +157,9 @@ class Cluster:
             for index in range(count)
         ]
         self.launcher = Pod(machine, f"{self.name}-launcher", f"{NETWORK}.9", roles["Launcher"]["template"], image, folder)
-        self.launcher.env = {**OPERATOR_LAUNCHER, "OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
+        self.hold = Hold(self.claim / ".hold", seen_as="/shared/.hold")
+        slots = {"OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
+        self.launcher.env = {**OPERATOR_LAUNCHER, **slots, **self.hold.env}
         where = f"{self.name}.{job['metadata']['namespace']}.svc"
         names = {f"{pod.name}.{where}": pod.address for pod in self.workers}
         self.write_hosts([f"{pod.name}.{where}" for pod in self.workers], spec["slotsPerWorker"])
@@ -195,7 +198,7 @@ class Cluster:
         for pod in self.workers:
             pod.start()
         for pod in self.workers:
-            wait_for(f"{pod.name} is ready", lambda pod=pod: self.ready(pod), 60, pod.log)
+            wait_for(f"{pod.name} is ready", lambda pod=pod: self.ready(pod), 120, pod.log)
         self.launcher.start()
 
     def result(self) -> dict[str, Any]:
@@ -211,8 +214,23 @@ class Cluster:
         lines = path.read_text().splitlines() if path.exists() else []
         return max((json.loads(line).get("step", 0) for line in lines), default=0)
 
-    def wait_for_step(self, step: int, seconds: float = 120) -> None:
-        wait_for(f"step {step}", lambda: self.steps() >= step, seconds, self.launcher.log)
+    def wait_for_step(self, step: int, seconds: float = 300) -> None:
+        wait_for(f"step {step}", lambda: self.steps() >= step or not self.launcher.running(), seconds, self.launcher.log)
+        assert self.steps() >= step, self.launcher.log()
+
+    def start_and_hold(self, step: int) -> None:
+        """Start, and have the run wait after so many steps."""
+        self.hold.at(step)
+        self.start()
+        self.wait_for_step(step)
+
+    def let_go_to_stop(self) -> None:
+        """Wait until a worker knows that it is to stop, and let all of them go on."""
+        wait_for("a worker is asked to stop", self.hold.heard, 120, self.launcher.log)
+        self.hold.free()
+
+    def checkpoint(self, step: int) -> bool:
+        return (self.claim / "runs" / self.name / "checkpoints" / f"step-{step:08d}").is_dir()
 
     def close(self) -> None:
         for pod in (self.launcher, *self.workers):
@@ -247,3 +265,8 @@ def config_map(folder: Path, data: dict[str, str]) -> Path:
         (inner / name).write_text(text)
         (folder / name).symlink_to(f"..data/{name}")
     return folder
+
+
+def load_patches(path: Path) -> list[dict[str, Any]]:
+    """The patches of an overlay."""
+    return list(yaml.safe_load(path.read_text()))

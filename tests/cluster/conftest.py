@@ -1,0 +1,47 @@
+"""What the tests of the image share: the image, the machine that its pods live on, and jobs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import image_jobs
+import image_machine
+import pytest
+from image_machine import Machine
+from image_pods import Cluster
+
+
+@pytest.fixture(scope="session")
+def image() -> image_jobs.Image:
+    return image_machine.build()
+
+
+@pytest.fixture(scope="module")
+def machine(image: image_jobs.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    machine = Machine(tmp_path_factory.mktemp("machine"), image[0])
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def pods(machine: Machine, image: image_jobs.Image, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """`image_jobs.make`; its pods are gone after the test."""
+    made: list[Cluster] = []
+    folders = (tmp_path / f"cluster{number}" for number in count())
+
+    def make(*overrides: str, **keys: Any) -> Cluster:
+        made.append(image_jobs.make(machine, image, next(folders), *overrides, **keys))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The demo job's result without pods."""
+    return image_jobs.plain_run(tmp_path_factory.mktemp("plain"), "demo", *image_jobs.TINY)

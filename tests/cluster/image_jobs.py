@@ -1,0 +1,67 @@
+"""Jobs of pods, and the same jobs without."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import image_machine
+import pytest
+from image_machine import ROOT, Machine
+from image_pods import Cluster, load
+
+MARKS = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+if reason := image_machine.missing():
+    MARKS.append(pytest.mark.skip(reason=reason))
+
+# The demo job in miniature. Without cgroups nothing holds a pod to its CPU limit, so both workers get one thread each, as a
+# plain run on two cores has.
+TINY = ["train.max_steps=60", "checkpoint.every_steps=10", "log.every=1", "eval.every=30"]
+THREADS = {"name": "OMP_NUM_THREADS", "value": "1"}
+WORKERS = 2
+
+Image = tuple[Path, str, float]  # podman's storage, name, seconds that building took
+
+
+def make(
+    machine: Machine, image: Image, folder: Path, *overrides: str, name: str = "demo", base: Sequence[str] = TINY,
+    change: Callable[[dict[str, Any]], None] = lambda job: None,
+) -> Cluster:  # fmt: skip
+    """The pods of a manifest on two workers, with the job's keys overridden and the manifest changed."""
+    files = {"imdb": ("30-imdb-job.yaml", "40-imdb.yaml")}.get(name, (f"jobs/{name}.yaml",))
+    documents = {key: one for file in files for key, one in copy.deepcopy(load(ROOT / "k8s" / file)).items()}
+    job = documents["MPIJob", name]
+    roles = job["spec"]["mpiReplicaSpecs"]
+    roles["Worker"]["replicas"] = WORKERS
+    launcher = roles["Launcher"]["template"]["spec"]["containers"][0]
+    launcher["args"][launcher["args"].index("-np") + 1] = str(WORKERS * job["spec"]["slotsPerWorker"])
+    launcher["args"] += {word.partition("=")[0]: word for word in (*base, *overrides)}.values()
+    launcher["env"].append(THREADS)
+    change(job)
+    return Cluster(machine, image[1], folder, job, documents["ConfigMap", f"{name}-job"])
+
+
+def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """The result of the same job without pods."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    words = [f"{sys.prefix}/bin/horovodrun", "-np", str(WORKERS), sys.executable, "-m", "distsent.train"]
+    words += [str(ROOT / f"jobs/{name}.toml"), f"run.dir={folder}", *overrides]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads((folder / name / "result.json").read_text())
+
+
+def same(result: dict[str, Any], plain: dict[str, Any]) -> None:
+    """The same training: every score, and the weights to the bit."""
+    assert result["status"] == "finished" and result["world_size"] == WORKERS and result["steps"] == plain["steps"]
+    for split, scores in plain["eval"].items():
+        for name in ("n", "accuracy", "f1", "confusion"):
+            assert result["eval"][split][name] == scores[name], (split, name)
+        assert result["eval"][split]["loss"] == pytest.approx(scores["loss"], rel=1e-5)
+    assert result["weights_sha256"] == plain["weights_sha256"]
