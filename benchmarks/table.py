@@ -1,0 +1,58 @@
+"""A contest's record as a table in markdown: medians, and the range over rounds. What failed stays in it."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+
+def table(record: dict[str, Any]) -> str:
+    work, rounds = record["work"], record["rounds"]
+    first, *_ = names = list(rounds[0]["results"])
+    dates = sorted({turn["date"] for turn in rounds})
+    lines = [
+        f"# {record['title']}",
+        "",
+        f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'} · {record['machine']} · "
+        + " ".join(f"{name} {number}" for name, number in record["software"].items()),
+        "",
+        f"{len(rounds)} rounds, contestants in turn. " + setting(work),
+        "",
+        f"| contestant | examples/s | {first} is faster by | real tokens/s | memory of a worker | sent by a worker a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        pairs = [(turn["results"][first], turn["results"][name]) for turn in rounds]
+        good = [(a, b) for a, b in pairs if "failed" not in a and "failed" not in b]
+        failed = [b["failed"] for _, b in pairs if "failed" in b]
+        if not good:
+            lines.append(f"| {name} | failed: {failed[-1] if failed else 'the other one did'} | | | | |")
+            continue
+        ratios = [a["examples_per_second"] / b["examples_per_second"] for a, b in good]
+        cells = [
+            spread([b["examples_per_second"] for _, b in good], 1),
+            "" if name == first else spread(ratios, 2),
+            *(middle([b.get(key) for _, b in good], text, unit) for key, text, unit in SMALL),
+        ]
+        lines.append(f"| {name}{f' ({len(failed)} rounds failed)' if failed else ''} | {' | '.join(cells)} |")
+    checks = [f"- {name}: {said}" for name, said in record.get("check", {}).items()]
+    return "\n".join([*lines, "", *checks]).rstrip() + "\n"
+
+
+SMALL = (("tokens_per_second", "{:.0f}", 1), ("memory_bytes", "{:.0f} MiB", 2**20), ("bytes_per_step", "{:.1f} MB", 1e6))
+
+
+def setting(work: dict[str, Any]) -> str:
+    return (
+        f"Encoder {work['encoder']}, {work['precision']}, {work['workers']} workers x {work['threads']} thread, "
+        f"batch {work['batch_size']}, at most {work['max_length']} tokens, {work['steps']} steps a run, the first {work['warm']} "
+        "of them not timed, nor is start-up. Median (lowest - highest); ratios are taken within a round."
+    )
+
+
+def spread(values: list[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+
+
+def middle(values: list[Any], text: str, unit: float) -> str:
+    return text.format(statistics.median(values) / unit) if all(value is not None for value in values) else ""
