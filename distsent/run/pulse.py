@@ -22,6 +22,7 @@ from typing import Any
 from distsent.comm import World
 from distsent.errors import FAILED
 from distsent.run.launcher import gone, launchers
+from distsent.run.stop import Stop
 
 BEAT = 1.0  # seconds between two signs of life
 FAREWELL = "bye"
@@ -41,19 +42,22 @@ class Worker:
 class Pulse:
     """Watches over a world while it lives.
 
-    `last_words(line)` is called once on the first worker before everybody leaves; `orphaned()` once when the launcher is gone.
+    `last_words(line)` is called once on the first worker before everybody leaves. `stop` is asked when the launcher is gone and, on
+    the first worker, when any other was asked: in training that travels with the gradients, but there is more to a run.
     """
 
-    def __init__(self, world: World, stall_seconds: float, last_words: Callable[[str], None], orphaned: Callable[[], None]) -> None:
+    def __init__(self, world: World, stall_seconds: float, last_words: Callable[[str], None], stop: Stop) -> None:
         self.step = 0
-        self._world, self._limit, self._last_words = world, stall_seconds, last_words
+        self._world, self._limit, self._last_words, self._stop = world, stall_seconds, last_words, stop
         self._ending = threading.Event()
         self._workers: dict[int, Worker] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         if world.size == 1:
             return
-        self._spawn(self._mind_launcher, orphaned)
+        self._spawn(self._mind_launcher)
+        if world.elastic:
+            return  # the others go on without a dead worker: their collectives fail, and they meet again
         token = secrets.token_hex(8)  # strangers who find the port know no token
         server = socket.create_server(("", 0), backlog=world.size, family=socket.AF_INET) if world.first else None
         address = [addresses(), server.getsockname()[1], token] if server else None
@@ -76,11 +80,11 @@ class Pulse:
         self._threads.append(threading.Thread(target=target, args=args, daemon=True, name=f"pulse-{target.__name__}"))
         self._threads[-1].start()
 
-    def _mind_launcher(self, orphaned: Callable[[], None]) -> None:
+    def _mind_launcher(self) -> None:
         known = launchers()
         while not self._ending.wait(BEAT):
             if gone(known):
-                return orphaned()
+                return self._stop.ask("the end of its launcher")
 
     def _listen(self, server: socket.socket, token: str) -> None:
         while not self._ending.is_set():
@@ -105,7 +109,10 @@ class Pulse:
                         worker.left = True
                         return
                     connection.sendall(b".\n")
-                    worker.step = int(line)
+                    step, _, wish = line.strip().partition(" ")
+                    worker.step = int(step)
+                    if wish:
+                        self._stop.ask(f"{wish} at rank {worker.rank}")
         except (OSError, ValueError, StopIteration):
             pass
         if worker is not None and not self._ending.is_set():
@@ -140,7 +147,8 @@ class Pulse:
         while True:
             ended = self._ending.wait(BEAT)
             try:
-                line.sendall(f"{FAREWELL if ended else self.step}\n".encode())
+                wish = self._stop.requested
+                line.sendall(f"{FAREWELL if ended else f'{self.step} {wish}' if wish else self.step}\n".encode())
                 if ended:  # until the other side hangs up: closing on an unread answer would take the farewell back
                     while line.recv(4096):
                         continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distsent import __version__
-from distsent.comm import World
+from distsent.comm import WorkersChanged, World
 from distsent.corpus.order import Order
 from distsent.corpus.store import Store, open_store
 from distsent.errors import NonFinite, Stopped, UserError
@@ -19,7 +20,7 @@ from distsent.model.forward import forward_of
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.work import work
 from distsent.run import checkpoint as checkpoints
-from distsent.run.folder import RunFolder, read_json, write_json
+from distsent.run.folder import RunFolder, read_json, storing, write_json
 from distsent.run.log import Log, RunLog
 from distsent.run.pulse import Pulse
 from distsent.run.stop import Stop
@@ -53,11 +54,17 @@ class Run:
         self.pulse: Pulse | None = None
         self._claimed = False  # before, the folder's status is that of another run, living or finished
         self._notes: list[str] = []  # lines for the log, which opens once the run knows where it starts
+        self._loop: Loop | None = None  # while it trains
+        self._carried: checkpoints.Checkpoint | None = None  # what the loop held when workers came or went
 
     def train(self) -> None:
         """Train to the end, or from where the run stands. Raises UserError, Stopped or NonFinite on all workers together."""
         try:
-            self._train()
+            while True:
+                try:
+                    return self._train()
+                except WorkersChanged as change:
+                    self._meet_again(change)
         except (UserError, Stopped, NonFinite) as ending:
             self._say_status(f"{'stopped' if isinstance(ending, Stopped) else 'failed'}: {ending}")
             raise
@@ -65,21 +72,30 @@ class Run:
             self._say_status(f"failed: {type(ending).__name__}: {ending}")
             raise
         finally:
-            self.log.close()
-            if self.pulse is not None:
-                self.pulse.close()
-            self.folder.release()
+            self._close()
+
+    def _close(self) -> None:
+        self.log.close()
+        if self.pulse is not None:
+            self.pulse.close()
+        self.folder.release()
+
+    def _meet_again(self, change: WorkersChanged) -> None:
+        """Workers came or went: keep what this one holds in memory, and start anew with those that are there."""
+        if self._loop is not None:
+            self._carried, self._loop = self._loop.snapshot(), None
+            self.log.say(f"the workers change after step {self._carried.step}: {change}")
+        self._close()
+        self.log, self._notes = Log(), []
+        self.world.renew()
 
     def _train(self) -> None:
         job, world = self.job, self.world
         world.agree({"job": job.to_dict(), "version": __version__, "torch": torch.__version__}, "the job or the software")
-        self.pulse = Pulse(
-            world,
-            job.run.stall_seconds,
-            last_words=self._say_status,
-            orphaned=lambda: self.stop.ask("the end of its launcher"),
-        )
-        if finished := world.once(self._claim, "run.claim"):
+        held = self._carried
+        carried = max(world.gather(held.step if held else -1, "run.carried")) >= 0
+        self.pulse = Pulse(world, job.run.stall_seconds, last_words=self._say_status, stop=self.stop)
+        if finished := world.once(lambda: self._claim(carried), "run.claim"):
             if world.first:
                 print(f"{self.folder.path}: this run is finished\n{table(finished)}")
             return
@@ -110,12 +126,19 @@ class Run:
             class_weights(job, store, device),
         )  # fmt: skip
 
-        found = checkpoints.newest(self.folder.checkpoints, self._notes.append) if world.first else None
-        start = world.once(lambda: found.step if found else 0, "run.start")
+        if world.first and not carried:
+            held = checkpoints.newest(self.folder.checkpoints, self._notes.append)
+        steps = world.gather(held.step if held else 0, "run.steps")
+        start, root = max(steps), steps.index(max(steps))
+        state = world.gather(held.state if held and world.rank == root else None, "run.state")[root]
         peak = sum(world.gather(devices.peak_flops(precision), "run.peak"))
-        if world.first:
-            evaluated = Progress.from_dict(found.state["progress"]).evaluated if found else 0
-            self.log = RunLog(self.folder, start, evaluated, total, job.log.tensorboard)
+
+        def open_log() -> None:
+            evaluated = Progress.from_dict(state["progress"]).evaluated if state else 0
+            with storing(self.folder.path):
+                self.log = RunLog(self.folder, start, evaluated, total, job.log.tensorboard)
+
+        world.once(open_log, "run.log")
         for line in (*self._notes, remark, padded, *store.warnings):
             self.log.say(line) if line else None
         self.log.say(
@@ -141,13 +164,15 @@ class Run:
             world, job, plan, update, Progress(), watch, watched == "validation", saver,
             self.log, self.stop, self.pulse, total, peak,
         )  # fmt: skip
-        loop.resume(found)
+        loop.resume(held, state, root)
+        self._loop, self._carried = loop, None
         divergence.check(world, flat, start)
         if start:
             self.log.say(f"carrying on after step {start} of {total}")
         self._say_status(f"running: step {start} of {total}")
         loop.run()
         loop.finish_saving()
+        self._loop = None  # from here on the last step stands on disk, and the best weights may take its place in memory
 
         moved = self._take_best(loop)
         final = {
@@ -155,15 +180,26 @@ class Run:
             for split in store.splits
             if split != "train"
         }
-        if world.first:
-            finish(self.folder, self.log, loop, tokenizer, store, final, precision)
 
-    def _claim(self) -> Any:
-        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours."""
+        def leave() -> None:
+            with storing(self.folder.path):
+                finish(self.folder, self.log, loop, tokenizer, store, final, precision)
+
+        world.once(leave, "run.finish")
+
+    def _claim(self, carried: bool) -> Any:
+        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours.
+
+        `carried`: the run goes on from memory, and has begun before.
+        """
+        self.folder.create()
+        with storing(self.folder.path):
+            return self._take_folder(carried)
+
+    def _take_folder(self, carried: bool) -> Any:
         folder, job = self.folder, self.job
-        folder.create()
         folder.claim()
-        if job.run.resume == "never":
+        if job.run.resume == "never" and not carried:
             folder.clear()
         before, result = read_json(folder.job), read_json(folder.result)
         # Where nothing was trained there is nothing that a corrected job could contradict.
@@ -177,6 +213,8 @@ class Run:
             if result is not None and result.get("status") == "finished" and not changed:
                 folder.say("finished")
                 return result
+            if changed:  # the result is another job's: this one is not finished before it has one of its own
+                folder.result.unlink(missing_ok=True)
         self._claimed = True
         write_json(folder.job, {"job": job.to_dict(), "versions": versions(), "world_size": self.world.size})
         return None
@@ -186,7 +224,7 @@ class Run:
         job = self.job
 
         def tokenise() -> str:
-            self.folder.say("running: reading and tokenising the corpus")
+            self._say_status("running: reading and tokenising the corpus")
             store = open_store(
                 job.data,
                 self.seed,
@@ -237,7 +275,8 @@ class Run:
 
     def _say_status(self, line: str) -> None:
         if self.world.first and self._claimed:
-            self.folder.say(line)
+            with suppress(OSError):  # a full disk must not hide what is to be said
+                self.folder.say(line)
             if not line.startswith("running"):
                 self.log.say(line)
 

@@ -22,7 +22,7 @@ from distsent.training.exchange import Exchange
 from distsent.training.flat import Flat
 from distsent.training.plan import Batch, Plan
 
-LOSS, RIGHT, STOP, SAVE, BAD = range(5)  # places among the riders
+LOSS, RIGHT, STOP, SAVE, BAD, RENEW = range(6)  # places among the riders
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Outcome:
     right: int  # examples whose label was predicted
     stop: bool
     save: bool
+    renew: bool
     finite: bool
     bad_rows: tuple[int, ...]  # this worker's examples whose loss is no number
 
@@ -71,13 +72,13 @@ class Update:
         self._warmup = optimizers.warmup_steps(optim.warmup, total_steps)
         self._touched = torch.empty(0, dtype=torch.long, device=flat.values.device)
 
-    def __call__(self, batch: Batch, stop: bool = False, save: bool = False) -> Outcome:
-        """Train on `batch`. `stop`, `save`: what this worker wants after the step; the outcome tells what any wanted."""
+    def __call__(self, batch: Batch, stop: bool = False, save: bool = False, renew: bool = False) -> Outcome:
+        """Train on `batch`. `stop`, `save`, `renew`: what this worker wants after the step; the outcome tells what any wanted."""
         bad_rows = self._backward(batch)
-        self.flat.riders[STOP], self.flat.riders[SAVE] = float(stop), float(save)
-        self.flat.riders[BAD] = float(len(bad_rows))
+        for rider, value in {STOP: stop, SAVE: save, RENEW: renew, BAD: len(bad_rows)}.items():
+            self.flat.riders[rider] = float(value)
         self.exchange.sum(batch.touched)
-        loss, right, stops, saves, bad = self.flat.riders[:5].tolist()
+        loss, right, stops, saves, bad, renews = self.flat.riders[:6].tolist()
         lr = self._optim.lr * optimizers.factor(self._optim.schedule, batch.step, self._warmup, self._total)
         norm = self._norm()
         finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
@@ -86,7 +87,7 @@ class Update:
             self._step(lr)
         if self.scales:
             self.scale.learn(finite)
-        return Outcome(loss / len(batch), norm, lr, round(right), stops > 0, saves > 0, finite, tuple(bad_rows))
+        return Outcome(loss / len(batch), norm, lr, round(right), stops > 0, saves > 0, renews > 0, finite, tuple(bad_rows))
 
     def _backward(self, batch: Batch) -> list[int]:
         self.flat.clear(self._touched)
