@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,10 +32,6 @@ DEFAULTS = {
 }
 
 
-class WorkersChanged(Exception):
-    """Workers were lost, or others wait to join: `World.renew`, then go on from what this worker holds in memory."""
-
-
 def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
     """The launcher's word for the number of workers: (variable, count), or None without a launcher."""
     if "SLURM_STEP_ID" not in env:
@@ -49,8 +44,8 @@ def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
 
 def start(env: Mapping[str, str] = os.environ) -> World:
     """Join the workers that the launcher started. Raises UserError when the world is not the one that was promised."""
-    promise, elastic = promised(env), env.get("HOROVOD_ELASTIC") == "1"
-    if promise is None or (promise[1] == 1 and not elastic):
+    promise = promised(env)
+    if promise is None or promise[1] == 1:
         return World()
     name, count = promise
     if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
@@ -69,8 +64,6 @@ def start(env: Mapping[str, str] = os.environ) -> World:
             "`make setup`, or run `python -m distsent.train` without a launcher"
         ) from None
     hvd.init()
-    if elastic:
-        return ElasticWorld(hvd)
     if hvd.size() != count:
         raise UserError(
             f"{name}={count} promises {count} workers, but this process sees {hvd.size()}: the launcher and Horovod's MPI do "
@@ -87,20 +80,11 @@ class World:
     size = 1
     local_rank = 0
     local_size = 1
-    elastic = False  # whether workers may come and go while a run goes on: any collective may then raise WorkersChanged
 
     @property
     def first(self) -> bool:
         """Whether this worker writes what is shared."""
         return self.rank == 0
-
-    @property
-    def outdated(self) -> bool:
-        """Whether this worker has heard that others wait to join, or are to leave."""
-        return False
-
-    def renew(self) -> None:
-        """Meet the workers that are there now; ranks and size may be others than before."""
 
     def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
         """Start adding `tensor` up over all workers, in place; `finish` waits for it. One name, one shape, for ever."""
@@ -114,8 +98,8 @@ class World:
         self.finish(self.begin_sum(tensor, name))
         return tensor
 
-    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
-        """Give every worker the `tensor` of worker `root`, in place."""
+    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Give every worker the first one's `tensor`, in place."""
         return tensor
 
     def gather(self, value: T, name: str) -> list[T]:
@@ -171,73 +155,25 @@ class HorovodWorld(World):
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
-        self._look()
-
-    def _look(self) -> None:
-        hvd = self._hvd
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
-    def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Every talk with the other workers goes through here."""
-        return collective(*args, **options)
-
     def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
-        return self._do(self._hvd.allreduce_async_, tensor, op=self._hvd.Sum, name=name)
+        return self._hvd.allreduce_async_(tensor, op=self._hvd.Sum, name=name)
 
     def finish(self, handle: Any) -> None:
-        self._do(self._hvd.synchronize, handle)
+        self._hvd.synchronize(handle)
 
-    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
-        return self._do(self._hvd.broadcast_, tensor, root_rank=root, name=name)
+    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        return self._hvd.broadcast_(tensor, root_rank=0, name=name)
 
     def gather(self, value: T, name: str) -> list[T]:
         import torch
 
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = self._do(self._hvd.allgather, torch.tensor([len(text)]), name=f"{name}.size")
-        texts = self._do(self._hvd.allgather, text, name=name).split(sizes.tolist())
+        sizes = self._hvd.allgather(torch.tensor([len(text)]), name=f"{name}.size")
+        texts = self._hvd.allgather(text, name=name).split(sizes.tolist())
         return [json.loads(bytes(part.tolist())) for part in texts]
 
     def end(self) -> None:
         self._hvd.shutdown()
-
-
-class ElasticWorld(HorovodWorld):
-    """Workers that come and go: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
-
-    A lost worker makes the others' collectives fail; of new ones the launcher tells the first worker.
-    """
-
-    elastic = True
-
-    def __init__(self, hvd: Any) -> None:
-        from horovod.common.elastic import notification_manager
-        from horovod.common.exceptions import HorovodInternalError
-
-        super().__init__(hvd)
-        self._lost = HorovodInternalError
-        self._news = threading.Event()
-        notification_manager.init()
-        notification_manager.register_listener(self)
-
-    def on_hosts_updated(self, timestamp: float, update: object) -> None:
-        """Called by Horovod, in a thread of its own."""
-        self._news.set()
-
-    @property
-    def outdated(self) -> bool:
-        return self._news.is_set()
-
-    def renew(self) -> None:
-        self._news.clear()
-        self._hvd.shutdown()
-        self._hvd.init()  # waits until the launcher has a whole world again
-        self._look()
-        os.environ["HOROVOD_RANK"] = str(self.rank)  # the launcher's word of the start is outdated
-
-    def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
-        try:
-            return collective(*args, **options)
-        except self._lost as error:
-            raise WorkersChanged(str(error)) from None

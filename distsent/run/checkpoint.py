@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 
 FOLDER = "step-{:08d}"
 PATTERN = re.compile(r"step-(\d{8,})")
@@ -41,11 +41,19 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Write one checkpoint. Raises UserError when the disk does not take it; earlier checkpoints stay as they are."""
+    """Write one checkpoint. Raises UserError when the disk does not take it; earlier checkpoints stay as they are.
+
+    The same step holds the same bits: one that is there already, whole, is never touched again.
+    """
     final = folder / FOLDER.format(step)
     temporary = folder / f".{final.name}.tmp"
+    if _is_whole(final):
+        return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
+        if final.exists():
+            os.rename(final, temporary)
+            shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         for name, group in tensors.items():
             save_file(dict(group), temporary / f"{name}.safetensors")
@@ -55,15 +63,14 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*files, temporary / MANIFEST, temporary]:
             _sync(path)
-        if final.exists():
-            shutil.rmtree(final)
         os.rename(temporary, final)
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{final}: the checkpoint could not be written ({error}); the earlier ones are whole: make room, then run the "
-            "same command again"
+            "same command again",
+            code=FAILED,
         ) from None
     return final
 
@@ -74,6 +81,8 @@ def load(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, entry in manifest.items():
+            if Path(name).name != name or not (path / name).is_file():  # a device or a pipe could be read for ever
+                raise ValueError(f"{name!r} is no file of it")
             if (path / name).stat().st_size != entry["bytes"]:
                 raise ValueError(f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}")
             if _sha256(path / name) != entry["sha256"]:
@@ -82,6 +91,8 @@ def load(path: Path) -> Checkpoint:
             raise ValueError(f"{MANIFEST} does not list what a checkpoint holds")
         tensors = {name[: -len(".safetensors")]: load_file(path / name) for name in manifest if name.endswith(".safetensors")}
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError("state.json holds no state")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from None
     return Checkpoint(int(match.group(1)), tensors, state)
@@ -103,9 +114,14 @@ def steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` and the one of step `best`, and what crashes left behind."""
-    for path in [*folder.glob(".step-*.tmp"), *steps(folder)[:-keep]]:
+def prune(folder: Path, keep: int, best: int | None, newest: int | None = None) -> None:
+    """Delete all but the newest `keep` and the one of step `best`, and what crashes left behind.
+
+    What claims to be of a step behind `newest`, the one just saved, was passed over as damaged: it must not push out good ones.
+    """
+    found = steps(folder)
+    good = [path for path in found if newest is None or int(path.name[5:]) <= newest]
+    for path in [*folder.glob(".step-*.tmp"), *good[:-keep], *found[len(good) :]]:
         if best is None or path.name != FOLDER.format(best):
             doomed = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.tmp")
             shutil.rmtree(doomed, ignore_errors=True)
@@ -129,6 +145,11 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that `finish` is going to raise."""
+        return self._error is not None
+
     def begin(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], best: int | None) -> None:
         """Copy what is to be saved and return; the former save is finished first."""
         self.finish()
@@ -138,7 +159,7 @@ class Saver:
         def write() -> None:
             try:
                 save(self._folder, step, copies, frozen)
-                prune(self._folder, self._keep, best)
+                prune(self._folder, self._keep, best, newest=step)
             except BaseException as error:
                 self._error = error
 
@@ -153,6 +174,13 @@ class Saver:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.exists() and bool(load(path))
+    except ValueError:
+        return False
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,19 @@ class RunFolder:
         for path in (self.job, self.log, self.metrics, self.result):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """What the disk refuses in here is one line, with the exit code of a failure: mended, the same command carries on."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); the checkpoints there are whole: mend that, or make room, "
+            "then run the same command again",
+            code=FAILED,
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,9 +36,12 @@ def stat(process: int) -> tuple[int, str] | None:
 
 
 def command(process: int) -> str:
-    """The words of a process's command line that may name a launcher: the program, and the script that it runs."""
+    """The words of a process's command line that may name a launcher: the program, and the script that it runs.
+
+    Over MPI, what was started as horovodrun is a shell by now, `sh -c "mpirun ..."`: it is the one that gets killed.
+    """
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:3]
     except OSError:
         return ""
-    return " ".join(os.path.basename(word.decode(errors="replace")) for word in words)
+    return " ".join(os.path.basename(word.split()[0].decode(errors="replace")) for word in words if word.split())

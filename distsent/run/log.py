@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 from distsent.run.folder import RunFolder, write_text
@@ -43,6 +44,7 @@ class RunLog(Log):
         _drop_behind(folder, start, evaluated)
         self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
         self._console, self._bar = console or sys.stderr, None
+        self._full = False  # whether the disk has refused a line
         self.writer: Any = None
         if self._console.isatty():
             from tqdm import tqdm
@@ -54,35 +56,45 @@ class RunLog(Log):
             self.writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None)
 
     def say(self, line: str) -> None:
-        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        self._file.flush()
-        if self._bar is not None:
-            self._bar.write(line, file=self._console)
-        else:
-            print(line, file=self._console, flush=True)
+        self._write(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._show(line)
 
     def numbers(self, tag: str, values: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps(values) + "\n")
-        self._metrics.flush()
-        if self.writer is not None:
-            for key, value in values.items():
+        self._write(self._metrics, json.dumps(values) + "\n")
+        with suppress(OSError):
+            for key, value in values.items() if self.writer is not None else ():
                 if isinstance(value, int | float) and key not in ("step", "n"):
                     self.writer.add_scalar(f"{tag}/{key}", value, values["step"])
 
     def progress(self, done: int, text: str) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
+            with suppress(OSError):
+                self._bar.set_postfix_str(text, refresh=False)
+                self._bar.update(done - self._bar.n)
         elif text:
             self.say(text)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        if self.writer is not None:
-            self.writer.close()
-        self._metrics.close()
-        self._file.close()
+        for sink in (self._bar, self.writer, self._metrics, self._file):
+            with suppress(OSError):
+                sink.close() if sink is not None else None
+
+    def _show(self, line: str) -> None:
+        with suppress(OSError):  # the launcher that read our lines may be dead: that must not keep us from saving
+            if self._bar is not None:
+                self._bar.write(line, file=self._console)
+            else:
+                print(line, file=self._console, flush=True)
+
+    def _write(self, file: TextIO, text: str) -> None:
+        """Append to a file. A full disk does not end a run that trains well: what did not fit is tried again with the next line."""
+        try:
+            file.write(text)
+            file.flush()
+        except OSError as error:
+            if not self._full:
+                self._full = True
+                self._show(f"{file.name}: cannot be written ({error.strerror or error}); training goes on, lines may be missing")
 
 
 def _drop_behind(folder: RunFolder, start: int, evaluated: int) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from distsent.comm import World
+from distsent.errors import FAILED, UserError
 from distsent.training.flat import Flat
 
 EVERY = 100  # steps
 
 
-class Diverged(RuntimeError):
-    """Some worker's weights differ from the first one's; str() names rank and tensor."""
+class Diverged(UserError):
+    """Some worker's weights differ from the others'; str() names rank and tensor."""
 
 
 def check(world: World, flat: Flat, step: int) -> None:
@@ -22,11 +25,15 @@ def check(world: World, flat: Flat, step: int) -> None:
     if len(set(sums)) == 1:
         return
     each = world.gather({name: bits(value) for name, value in flat.split(flat.values).items()}, "divergence.each")
-    rank = next(rank for rank, value in enumerate(sums) if value != sums[0])
-    name = next(name for name in each[0] if each[rank][name] != each[0][name])
+    ((usual, count),) = Counter(sums).most_common(1)
+    rank = next(rank for rank, value in enumerate(sums) if value != usual)
+    other = sums.index(usual)
+    name = next(name for name in each[0] if each[rank][name] != each[other][name])
+    doubt = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
     raise Diverged(
-        f"after step {step}, rank {rank} holds other weights than rank 0 in {name}: memory or hardware of that worker is to be "
-        "doubted; the last checkpoint is rank 0's"
+        f"after step {step}, rank {rank} holds other weights than rank {other} in {name}: memory or hardware of {doubt} is to be "
+        "doubted; the last checkpoint holds weights that were the same on all",
+        code=FAILED,
     )
 
 

@@ -68,7 +68,10 @@ class Flat:
         return {name: x.view(p.shape) for (name, p), x in zip(self.named, flat.split(sizes), strict=True)}
 
     def join(self, pieces: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What `split` cut, put together again. Raises KeyError for a missing name."""
+        """What `split` cut, put together again. Raises KeyError for a missing name, ValueError for another shape."""
+        for name, p in self.named:
+            if pieces[name].shape != p.shape:
+                raise ValueError(f"{name} has shape {list(pieces[name].shape)}, not {list(p.shape)}")
         return torch.cat([pieces[name].reshape(-1).to(self.values) for name, _ in self.named])
 
 
