@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,14 +23,15 @@ T = TypeVar("T")
 # in a batch script SLURM_NTASKS describes the allocation, not this process.
 PROMISES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
-DEFAULTS = {
-    # One tensor an exchange: the order of a sum then depends on the tensor and the number of workers alone,
-    # so the same run at the same -np gives the same bits (fusing whatever happens to be ready does not).
-    "HOROVOD_FUSION_THRESHOLD": "0",
-    "HOROVOD_CYCLE_TIME": "1",  # milliseconds
-    # A waiting Open MPI spins: it must give way to the threads that compute. Halved the CPU time of 4 workers on 2 cores.
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-}
+# One tensor an exchange: the order of a sum then depends on the tensor and the number of workers alone, so the same run at
+# the same -np gives the same bits (fusing whatever happens to be ready does not).
+UNFUSED = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}  # bytes, milliseconds
+# A waiting Open MPI spins: it must give way to the threads that compute. Halved the CPU time of 4 workers on 2 cores.
+POLITE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+class WorkersChanged(Exception):
+    """Workers were lost, or others wait to join: `World.renew`, then go on from what this worker holds in memory."""
 
 
 def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
@@ -44,8 +46,8 @@ def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
 
 def start(env: Mapping[str, str] = os.environ) -> World:
     """Join the workers that the launcher started. Raises UserError when the world is not the one that was promised."""
-    promise = promised(env)
-    if promise is None or promise[1] == 1:
+    promise, elastic = promised(env), env.get("HOROVOD_ELASTIC") == "1"
+    if promise is None or (promise[1] == 1 and not elastic):
         return World()
     name, count = promise
     if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
@@ -55,7 +57,7 @@ def start(env: Mapping[str, str] = os.environ) -> World:
             "(`srun --mpi=list` shows what there is), or start with `horovodrun`"
         )
     try:
-        for key, value in DEFAULTS.items():
+        for key, value in ({} if elastic else UNFUSED | POLITE).items():
             os.environ.setdefault(key, value)
         import horovod.torch as hvd
     except ImportError as error:
@@ -64,6 +66,8 @@ def start(env: Mapping[str, str] = os.environ) -> World:
             "`make setup`, or run `python -m distsent.train` without a launcher"
         ) from None
     hvd.init()
+    if elastic:
+        return ElasticWorld(hvd)
     if hvd.size() != count:
         raise UserError(
             f"{name}={count} promises {count} workers, but this process sees {hvd.size()}: the launcher and Horovod's MPI do "
@@ -80,11 +84,20 @@ class World:
     size = 1
     local_rank = 0
     local_size = 1
+    elastic = False  # whether workers may come and go while a run goes on: any collective may then raise WorkersChanged
 
     @property
     def first(self) -> bool:
         """Whether this worker writes what is shared."""
         return self.rank == 0
+
+    @property
+    def outdated(self) -> bool:
+        """Whether this worker has heard that others wait to join, or are to leave."""
+        return False
+
+    def renew(self) -> None:
+        """Meet the workers that are there now; ranks and size may be others than before."""
 
     def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
         """Start adding `tensor` up over all workers, in place; `finish` waits for it. One name, one shape, for ever."""
@@ -98,8 +111,8 @@ class World:
         self.finish(self.begin_sum(tensor, name))
         return tensor
 
-    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        """Give every worker the first one's `tensor`, in place."""
+    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
+        """Give every worker the `tensor` of worker `root`, in place."""
         return tensor
 
     def gather(self, value: T, name: str) -> list[T]:
@@ -155,25 +168,81 @@ class HorovodWorld(World):
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
+        self._look()
+
+    def _look(self) -> None:
+        hvd = self._hvd
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
+    def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Every talk with the other workers goes through here."""
+        return collective(*args, **options)
+
     def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
-        return self._hvd.allreduce_async_(tensor, op=self._hvd.Sum, name=name)
+        return self._do(self._hvd.allreduce_async_, tensor, op=self._hvd.Sum, name=name)
 
     def finish(self, handle: Any) -> None:
-        self._hvd.synchronize(handle)
+        self._do(self._hvd.synchronize, handle)
 
-    def broadcast(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        return self._hvd.broadcast_(tensor, root_rank=0, name=name)
+    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
+        return self._do(self._hvd.broadcast_, tensor, root_rank=root, name=name)
 
     def gather(self, value: T, name: str) -> list[T]:
         import torch
 
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = self._hvd.allgather(torch.tensor([len(text)]), name=f"{name}.size")
-        texts = self._hvd.allgather(text, name=name).split(sizes.tolist())
+        sizes = self._do(self._hvd.allgather, torch.tensor([len(text)]), name=f"{name}.size")
+        texts = self._do(self._hvd.allgather, text, name=name).split(sizes.tolist())
         return [json.loads(bytes(part.tolist())) for part in texts]
 
     def end(self) -> None:
         self._hvd.shutdown()
+
+
+class ElasticWorld(HorovodWorld):
+    """Workers that come and go: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
+
+    A lost worker makes the others' collectives fail; of new ones the launcher tells the first worker.
+    Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or HOROVOD_CYCLE_TIME was set (it reads
+    a freed vector): here one sum follows another instead, so that there is nothing to fuse.
+    """
+
+    elastic = True
+
+    def __init__(self, hvd: Any) -> None:
+        from horovod.common.elastic import notification_manager
+        from horovod.common.exceptions import HorovodInternalError
+
+        super().__init__(hvd)
+        self._lost = HorovodInternalError
+        self._news = threading.Event()
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
+        super().finish(super().begin_sum(tensor, name))
+
+    def finish(self, handle: Any) -> None:
+        """Nothing is left to wait for."""
+
+    def on_hosts_updated(self, timestamp: float, update: object) -> None:
+        """Called by Horovod, in a thread of its own."""
+        self._news.set()
+
+    @property
+    def outdated(self) -> bool:
+        return self._news.is_set()
+
+    def renew(self) -> None:
+        self._news.clear()
+        self._hvd.shutdown()
+        self._hvd.init()  # waits until the launcher has a whole world again
+        self._look()
+        os.environ["HOROVOD_RANK"] = str(self.rank)  # the launcher's word of the start is outdated
+
+    def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
+        try:
+            return collective(*args, **options)
+        except self._lost as error:
+            raise WorkersChanged(str(error)) from None

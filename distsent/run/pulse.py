@@ -56,6 +56,8 @@ class Pulse:
         if world.size == 1:
             return
         self._spawn(self._mind_launcher)
+        if world.elastic:
+            return  # the others go on without a dead worker: their collectives fail, and they meet again
         token = secrets.token_hex(8)  # strangers who find the port know no token
         server = socket.create_server(("", 0), backlog=world.size, family=socket.AF_INET) if world.first else None
         address = [addresses(), server.getsockname()[1], token] if server else None

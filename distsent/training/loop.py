@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from distsent.comm import World
+from distsent.comm import WorkersChanged, World
 from distsent.errors import NonFinite, Stopped, UserError
 from distsent.job.job import Job
 from distsent.run.checkpoint import Checkpoint, Saver
@@ -62,7 +62,7 @@ class Loop:
             began = time.perf_counter()
             batch = self.plan.batch(p.step)
             late = self._is_late(saved_at) or (self.saver is not None and self.saver.failed)
-            outcome = self.update(batch, stop=self.stop.requested is not None, save=late)
+            outcome = self.update(batch, self.stop.requested is not None, late, renew=self.world.outdated)
             self._count(batch, outcome, time.perf_counter() - began)
             self.pulse.step = p.step
             if p.step % self.job.log.every == 0 or p.step == self.total_steps:
@@ -78,10 +78,11 @@ class Loop:
             if due:
                 self._evaluate()
                 fresh = Window(p)
+            if outcome.renew:
+                raise WorkersChanged("others wait to join, or are to leave")
 
-    def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Continue behind `checkpoint`, which the first worker holds; the others get everything from it."""
-        state = self.world.once(lambda: checkpoint.state if checkpoint is not None else None, "resume.state")
+    def resume(self, held: Checkpoint | None, state: Mapping[str, Any] | None, root: int) -> None:
+        """Continue behind the checkpoint with this `state`, which worker `root` holds; the others get everything from it."""
         if state is None:
             self.world.broadcast(self.update.flat.values, "resume.weights")
             return
@@ -89,16 +90,27 @@ class Loop:
         self.update.updates = state["updates"]
         self.update.scale.value, self.update.scale.good_steps = state["scale"]
         moments = {key: torch.zeros_like(flat.values) for key in ("exp_avg", "exp_avg_sq")}
-        if checkpoint is not None:
-            flat.values.copy_(flat.join(checkpoint.tensors["weights"]))
+        if held is not None and self.world.rank == root:
+            flat.values.copy_(flat.join(held.tensors["weights"]))
             for key, moment in moments.items() if state["updates"] else ():
-                pieces = checkpoint.tensors["optimizer"]
+                pieces = held.tensors["optimizer"]
                 moment.copy_(flat.join({name: pieces[f"{key}.{name}"] for name, _ in flat.named}))
-        self.world.broadcast(flat.values, "resume.weights")
+        self.world.broadcast(flat.values, "resume.weights", root)
         for key, moment in moments.items():
-            self.world.broadcast(moment, f"resume.{key}")
+            self.world.broadcast(moment, f"resume.{key}", root)
         if state["updates"]:
             optimizers.restore(self.update.optimizer, moments, state["updates"])
+
+    def snapshot(self) -> Checkpoint:
+        """This moment, complete; its tensors are views of the living ones."""
+        flat, u, p = self.update.flat, self.update, self.progress
+        moments = optimizers.moments(u.optimizer)
+        tensors = {
+            "weights": flat.split(flat.values),
+            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(m).items()},
+        }
+        state = {"progress": p.to_dict(), "updates": u.updates, "scale": [u.scale.value, u.scale.good_steps]}
+        return Checkpoint(p.step, tensors, state)
 
     def save(self) -> None:
         """Begin a checkpoint of this moment; the first worker writes it while training goes on.
@@ -109,14 +121,8 @@ class Loop:
         divergence.check(self.world, self.update.flat, self.progress.step)
         if self.saver is None:
             return
-        flat, u, p = self.update.flat, self.update, self.progress
-        moments = optimizers.moments(u.optimizer)
-        tensors = {
-            "weights": flat.split(flat.values),
-            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(m).items()},
-        }
-        state = {"progress": p.to_dict(), "updates": u.updates, "scale": [u.scale.value, u.scale.good_steps]}
-        self.saver.begin(p.step, tensors, state, best=p.best["step"] if p.best else None)
+        now, best = self.snapshot(), self.progress.best
+        self.saver.begin(now.step, now.tensors, now.state, best=best["step"] if best else None)
 
     def _over(self) -> bool:
         """Whether training is done. An evaluation that an interruption swallowed is made up for first."""

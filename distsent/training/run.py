@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from distsent import __version__
-from distsent.comm import World
+from distsent.comm import WorkersChanged, World
 from distsent.corpus.order import Order
 from distsent.corpus.store import Store, open_store
 from distsent.errors import NonFinite, Stopped, UserError
@@ -54,11 +54,17 @@ class Run:
         self.pulse: Pulse | None = None
         self._claimed = False  # before, the folder's status is that of another run, living or finished
         self._notes: list[str] = []  # lines for the log, which opens once the run knows where it starts
+        self._loop: Loop | None = None  # while it trains
+        self._carried: checkpoints.Checkpoint | None = None  # what the loop held when workers came or went
 
     def train(self) -> None:
         """Train to the end, or from where the run stands. Raises UserError, Stopped or NonFinite on all workers together."""
         try:
-            self._train()
+            while True:
+                try:
+                    return self._train()
+                except WorkersChanged as change:
+                    self._meet_again(change)
         except (UserError, Stopped, NonFinite) as ending:
             self._say_status(f"{'stopped' if isinstance(ending, Stopped) else 'failed'}: {ending}")
             raise
@@ -66,16 +72,30 @@ class Run:
             self._say_status(f"failed: {type(ending).__name__}: {ending}")
             raise
         finally:
-            self.log.close()
-            if self.pulse is not None:
-                self.pulse.close()
-            self.folder.release()
+            self._close()
+
+    def _close(self) -> None:
+        self.log.close()
+        if self.pulse is not None:
+            self.pulse.close()
+        self.folder.release()
+
+    def _meet_again(self, change: WorkersChanged) -> None:
+        """Workers came or went: keep what this one holds in memory, and start anew with those that are there."""
+        if self._loop is not None:
+            self._carried, self._loop = self._loop.snapshot(), None
+            self.log.say(f"the workers change after step {self._carried.step}: {change}")
+        self._close()
+        self.log, self._notes = Log(), []
+        self.world.renew()
 
     def _train(self) -> None:
         job, world = self.job, self.world
         world.agree({"job": job.to_dict(), "version": __version__, "torch": torch.__version__}, "the job or the software")
+        held = self._carried
+        carried = max(world.gather(held.step if held else -1, "run.carried")) >= 0
         self.pulse = Pulse(world, job.run.stall_seconds, last_words=self._say_status, stop=self.stop)
-        if finished := world.once(self._claim, "run.claim"):
+        if finished := world.once(lambda: self._claim(carried), "run.claim"):
             if world.first:
                 print(f"{self.folder.path}: this run is finished\n{table(finished)}")
             return
@@ -106,12 +126,15 @@ class Run:
             class_weights(job, store, device),
         )  # fmt: skip
 
-        found = checkpoints.newest(self.folder.checkpoints, self._notes.append) if world.first else None
-        start = world.once(lambda: found.step if found else 0, "run.start")
+        if world.first and not carried:
+            held = checkpoints.newest(self.folder.checkpoints, self._notes.append)
+        steps = world.gather(held.step if held else 0, "run.steps")
+        start, root = max(steps), steps.index(max(steps))
+        state = world.gather(held.state if held and world.rank == root else None, "run.state")[root]
         peak = sum(world.gather(devices.peak_flops(precision), "run.peak"))
 
         def open_log() -> None:
-            evaluated = Progress.from_dict(found.state["progress"]).evaluated if found else 0
+            evaluated = Progress.from_dict(state["progress"]).evaluated if state else 0
             with storing(self.folder.path):
                 self.log = RunLog(self.folder, start, evaluated, total, job.log.tensorboard)
 
@@ -141,13 +164,15 @@ class Run:
             world, job, plan, update, Progress(), watch, watched == "validation", saver,
             self.log, self.stop, self.pulse, total, peak,
         )  # fmt: skip
-        loop.resume(found)
+        loop.resume(held, state, root)
+        self._loop, self._carried = loop, None
         divergence.check(world, flat, start)
         if start:
             self.log.say(f"carrying on after step {start} of {total}")
         self._say_status(f"running: step {start} of {total}")
         loop.run()
         loop.finish_saving()
+        self._loop = None  # from here on the last step stands on disk, and the best weights may take its place in memory
 
         moved = self._take_best(loop)
         final = {
@@ -162,16 +187,19 @@ class Run:
 
         world.once(leave, "run.finish")
 
-    def _claim(self) -> Any:
-        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours."""
+    def _claim(self, carried: bool) -> Any:
+        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours.
+
+        `carried`: the run goes on from memory, and has begun before.
+        """
         self.folder.create()
         with storing(self.folder.path):
-            return self._take_folder()
+            return self._take_folder(carried)
 
-    def _take_folder(self) -> Any:
+    def _take_folder(self, carried: bool) -> Any:
         folder, job = self.folder, self.job
         folder.claim()
-        if job.run.resume == "never":
+        if job.run.resume == "never" and not carried:
             folder.clear()
         before, result = read_json(folder.job), read_json(folder.result)
         # Where nothing was trained there is nothing that a corrected job could contradict.
