@@ -31,10 +31,11 @@ class Started:
     """A program, or several workers of it under `horovodrun -np N`. A context: nothing survives its end."""
 
     def __init__(
-        self, command: Sequence[str], np: int | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> None:
+        self, command: Sequence[str], np: int | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.mark = uuid.uuid4().hex
-        launch = [] if np is None else [sys.executable, str(BIN / "horovodrun"), "-np", str(np)]
+        launch = [] if np is None else [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
         clean |= {
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),

@@ -1,0 +1,62 @@
+"""horovodrun with a host discovery script: workers join and are lost while a run goes on, and the training stays the job's."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from distsent.comm import World
+from tests import folders, launcher
+from tests.parallel.conftest import PLAIN, but
+from tests.parallel.driver import Entry, drive
+from tests.parallel.test_invariance import deviation
+
+
+def worker_on(started: launcher.Started, host: str) -> int:
+    """The process id of the worker that the launcher started on `host`."""
+    for process in started.processes():
+        path = Path(f"/proc/{process}")
+        if f"HOROVOD_HOSTNAME={host}".encode() in (path / "environ").read_bytes().split(b"\0") and (
+            path / "cmdline"
+        ).read_bytes().split(b"\0")[1:2] == [b"-m"]:
+            return process
+    raise AssertionError(f"there is no worker on {host}; output:\n{started.output}")
+
+
+@pytest.mark.timeout(400)
+def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str, ...], tmp_path: Path) -> None:
+    job = but([*parts, *PLAIN], "model.dropout=0.1", "eval.every=end", "optim.lr=1e-3")
+    hosts, script, pause = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "pause"
+    hosts.write_text("localhost:2\n")
+    script.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    script.chmod(0o755)
+    pause.write_text("1")
+    options = ["--min-np", "2", "--max-np", "3", "--host-discovery-script", str(script), "--network-interface", "lo"]
+    # Gloo gives up on a silent worker after 30 s; here that is waited for.
+    env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "10"}
+    words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
+    with launcher.Started(words, np=2, env=env, options=options) as started:
+        started.until(lambda: "step 2/100" in started.output)
+        hosts.write_text("localhost:2\n127.0.0.1:1\n")
+        started.until(
+            lambda: bool(re.search(r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100", started.output))
+        )
+        os.kill(worker_on(started, "127.0.0.1"), signal.SIGKILL)
+        started.until(lambda: bool(re.search(r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100", started.output)))
+        pause.write_text("0")
+        ended = started.wait()
+    assert ended.code == 0, ended.output
+
+    drive([Entry(overrides=[*job, f"run.dir={tmp_path}", "job.name=alone"], mutant=None)], World())
+    assert len(folders.metrics(tmp_path / "elastic")) == 100, "every step told once"
+    assert deviation(tmp_path / "elastic", tmp_path / "alone") < 1e-5
+    ours, theirs = folders.result(tmp_path / "elastic"), folders.result(tmp_path / "alone")
+    assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
+    assert (ours["world_size"], ours["steps"]) == (2, 100)
+    # From memory: a run that had gone back to a checkpoint would have trained some steps twice, or have saved them.
+    told = [int(step) for step in re.findall(r"step (\d+)/100 ", ended.output)]
+    assert len(told) - len(set(told)) <= 2, told
