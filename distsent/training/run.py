@@ -83,8 +83,10 @@ class Run:
     def _meet_again(self, change: WorkersChanged) -> None:
         """Workers came or went: keep what this one holds in memory, and start anew with those that are there."""
         if self._loop is not None:
-            self._carried, self._loop = self._loop.snapshot(), None
+            self._carried, saver, self._loop = self._loop.snapshot(), self._loop.saver, None
             self.log.say(f"the workers change after step {self._carried.step}: {change}")
+            if saver is not None:
+                saver.finish()
         self._close()
         self.log, self._notes = Log(), []
         self.world.renew()
