@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from distsent.model.dropout import Flow, boost, heads, keep
-from distsent.model.stream import Group, Stream
+from distsent.model.dropout import Flow, boost, keep, mask_of, masked, of_heads
+from distsent.model.stream import Group, Heads, Stream
 
 NAME = "distsent"
 
@@ -41,118 +41,122 @@ def attend(
 ) -> torch.Tensor:
     """Queries [T, H, D], or [n, H, D] where only each example's first token asks; keys and values [T, H, D]. Like `q`."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-        keys_T, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
-        return _Packed.apply(q, k, v, stream.groups, scale, rate, keys_T, site)
-    return _score(q, k, v, stream.groups, scale)
+        keys, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
+        return _Packed.apply(q, k, v, stream, scale, rate, keys, site)
+    return _score(q, k, v, stream, scale)
 
 
-def _take(x_THD: torch.Tensor, group: Group) -> torch.Tensor:
-    """A group's rows as [g * H, L, D]."""
-    H, D = x_THD.shape[1:]
-    if group.count == 1:
-        return x_THD[group.start : group.stop].transpose(0, 1)
-    x = x_THD[group.start : group.stop] if group.take_gL is None else x_THD[group.take_gL.view(-1)]
-    return x.reshape(group.count, group.longest, H, D).transpose(1, 2).reshape(-1, group.longest, D)
+def _lay(x: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Rows [T * H, D] of [T, H, D], in another order. One copy a tensor and layer: advanced indexing costs six times as much."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if order is None else rows.index_select(0, order)
 
 
-def _put(out_THD: torch.Tensor, group: Group, x: torch.Tensor) -> None:
-    """Write [g * H, L, D] to the group's rows; what stands at pads is dropped."""
-    H, D = out_THD.shape[1:]
-    x = x.view(group.count, H, group.longest, D).transpose(1, 2)
-    if group.put_T is not None:
-        x = x.reshape(-1, H, D)[group.put_T]
-    rows = out_THD[group.start : group.stop]
-    rows.copy_(x.reshape(rows.shape))
+def _slices(group: Group, H: int, firsts: bool) -> tuple[slice, slice]:
+    """A group's rows among the queries, and among the keys and values."""
+    places = slice(group.start * H, group.stop * H)
+    return (slice(group.first * H, (group.first + group.count) * H) if firsts else places), places
 
 
-def _take_queries(x: torch.Tensor, group: Group, firsts: bool) -> torch.Tensor:
-    """As `_take`; or, of rows that are one an example, [g * H, 1, D]."""
-    if not firsts:
-        return _take(x, group)
-    return x[group.first : group.first + group.count].reshape(-1, 1, x.shape[-1])
-
-
-def _put_queries(out: torch.Tensor, group: Group, x: torch.Tensor, firsts: bool) -> None:
-    if not firsts:
-        return _put(out, group, x)
-    rows = out[group.first : group.first + group.count]
-    rows.copy_(x.view(rows.shape))
-
-
-def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: tuple[Group, ...], scale: float) -> torch.Tensor:
+def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:
     """Without gradients: torch's fused kernel, group by group."""
-    out, firsts = torch.empty(q.shape, dtype=q.dtype, device=q.device), len(q) != len(k)
-    H, D = q.shape[1:]
-    for group in groups:
-        Q = _take_queries(q, group, firsts).view(group.count, H, -1, D)
-        K, V = (_take(x, group).view(group.count, H, -1, D) for x in (k, v))
+    firsts, (H, D) = len(q) != len(k), q.shape[1:]
+    heads = stream.heads(H)
+    Q, K, V = _lay(q, None if firsts else heads.take), _lay(k, heads.take), _lay(v, heads.take)
+    out = torch.empty_like(Q)
+    for group in stream.groups:
+        mine, places = _slices(group, H, firsts)
+        Qg, Kg, Vg = (
+            Q[mine].view(group.count, H, -1, D),
+            K[places].view(group.count, H, -1, D),
+            V[places].view(group.count, H, -1, D),
+        )
         mask = None if group.pad_gL is None else ~group.pad_gL[:, None, None, :]
-        O = F.scaled_dot_product_attention(Q, K, V, attn_mask=mask, scale=scale)  # noqa: E741
-        _put_queries(out, group, O.reshape(group.count * H, -1, D), firsts)
-    return out
+        out[mine] = F.scaled_dot_product_attention(Qg, Kg, Vg, attn_mask=mask, scale=scale).reshape(-1, D)
+    return _lay(out, None if firsts else heads.put).view(q.shape)
 
 
 class _Packed(torch.autograd.Function):
-    """Attention with its gradient written out: what is saved are the probabilities and what dropout multiplied them with.
+    """Attention with its gradient written out: what is saved are the probabilities and what dropout kept of them.
 
-    Autograd over slices would fill a whole stream with zeros for every group; here each group writes its own rows.
+    Autograd over slices would fill a whole stream with zeros for every group; here each group writes its own rows. Everything that
+    can be multiplied into queries or outputs [T, D] is: the probabilities [L, L] are the large thing here.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, groups: Any, scale: float, rate: float, keys_T: Any, site: int) -> torch.Tensor:
-        firsts = len(q) != len(k)
+    def forward(
+        ctx: Any, q: Any, k: Any, v: Any, stream: Stream, scale: float, rate: float, keys_T: torch.Tensor | None, site: int
+    ) -> torch.Tensor:
+        firsts, (H, D) = len(q) != len(k), q.shape[1:]
+        heads, kept = stream.heads(H), []
+        keys = None if keys_T is None else _keys(keys_T, heads, H)
         with torch.autocast(q.device.type, enabled=False):
-            out, kept = torch.empty(q.shape, dtype=q.dtype, device=q.device), []
-            for group in groups:
-                P = torch.bmm(_take_queries(q, group, firsts), _take(k, group).transpose(1, 2)).mul_(scale)
-                if group.pad_gL is not None:
-                    P.view(group.count, -1, *P.shape[1:]).masked_fill_(group.pad_gL[:, None, None, :], -torch.inf)
-                P = torch.softmax(P, dim=-1)
-                mask = _mask(group, keys_T, site, rate, P)
-                _put_queries(out, group, torch.bmm(P if mask is None else P * mask, _take(v, group)), firsts)
+            Q, K, V = _lay(q, None if firsts else heads.take) * scale, _lay(k, heads.take), _lay(v, heads.take)
+            out = torch.empty_like(Q)
+            for group in stream.groups:
+                mine, places = _slices(group, H, firsts)
+                Qg, Kg, Vg = Q[mine].view(group.count * H, -1, D), *(x[places].view(group.count * H, -1, D) for x in (K, V))
+                P = _softmax(torch.bmm(Qg, Kg.transpose(1, 2)), group)
+                mask = None
+                if keys is not None:
+                    rows = keys[places].view(group.count * H, -1)[:, : P.shape[1]]
+                    mask = mask_of(keep(rows, site, group.longest, rate), P.dtype)
+                torch.bmm(P if mask is None else masked(P, mask), Vg, out=out[mine].view(Qg.shape))
                 kept += [P, mask]
-        ctx.save_for_backward(q, k, v, *kept)
-        ctx.groups, ctx.scale = groups, scale
+            if keys is not None:
+                out.mul_(boost(rate))
+            out = _lay(out, None if firsts else heads.put).view(q.shape)
+        ctx.save_for_backward(Q, K, V, *kept)
+        ctx.stream, ctx.scale, ctx.boost = stream, scale, boost(rate) if keys is not None else 1.0
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (dout,) = grads
-        q, k, v, *kept = ctx.saved_tensors
-        firsts = len(q) != len(k)
-        with torch.autocast(q.device.type, enabled=False):
-            dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-            for i, group in enumerate(ctx.groups):
+        Q, K, V, *kept = ctx.saved_tensors
+        firsts, (H, D) = len(Q) != len(K), dout.shape[1:]
+        heads = ctx.stream.heads(H)
+        with torch.autocast(Q.device.type, enabled=False):
+            dO = _lay(dout, None if firsts else heads.take) * ctx.boost
+            if not firsts:  # pads repeat a real row: its gradient must not count twice
+                dO.index_fill_(0, heads.pads, 0.0)
+            dQ, dK, dV = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
+            for i, group in enumerate(ctx.stream.groups):
+                mine, places = _slices(group, H, firsts)
+                shape = (group.count * H, -1, D)
                 P, mask = kept[2 * i], kept[2 * i + 1]
-                dO = _take_queries(dout, group, firsts)
-                if group.pad_gL is not None and not firsts:  # pads repeat a real row: its gradient must not count twice
-                    dO = dO.masked_fill(_pads(group, dO), 0.0)
-                _put(dv, group, torch.bmm((P if mask is None else P * mask).transpose(1, 2), dO))
-                dP = torch.bmm(dO, _take(v, group).transpose(1, 2))
-                if mask is not None:
-                    dP.mul_(mask)
-                dS = torch.ops.aten._softmax_backward_data(dP, P, -1, P.dtype).mul_(ctx.scale)
-                _put_queries(dq, group, torch.bmm(dS, _take(k, group)), firsts)
-                _put(dk, group, torch.bmm(dS.transpose(1, 2), _take_queries(q, group, firsts)))
+                dOg, dKg, dVg = dO[mine].view(shape), dK[places].view(shape), dV[places].view(shape)
+                torch.bmm((P if mask is None else masked(P, mask)).transpose(1, 2), dOg, out=dVg)
+                dP = torch.bmm(dOg, V[places].view(shape).transpose(1, 2))
+                dS = _softmax_backward(dP if mask is None else masked(dP, mask), P)
+                torch.bmm(dS, K[places].view(shape), out=dQ[mine].view(shape))
+                torch.bmm(dS.transpose(1, 2), Q[mine].view(shape), out=dKg)
+            dQ.mul_(ctx.scale)
+            back = None if firsts else heads.put
+            dq, dk, dv = _lay(dQ, back).view(dout.shape), *(_lay(x, heads.put).view(-1, H, D) for x in (dK, dV))
         return dq, dk, dv, None, None, None, None, None
 
 
-def _pads(group: Group, x: torch.Tensor) -> torch.Tensor:
-    """Pads of a group as [g * H, L, 1]."""
-    assert group.pad_gL is not None
-    H = x.shape[0] // group.count
-    return group.pad_gL[:, None, :].expand(-1, H, -1).reshape(x.shape[0], group.longest, 1)
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What exponentials are taken in. Not only for precision: over short rows torch's softmax in bf16 takes five times as long."""
+    return torch.float32 if dtype.itemsize == 2 else dtype
 
 
-def _mask(group: Group, keys_T: torch.Tensor | None, site: int, rate: float, P: torch.Tensor) -> torch.Tensor | None:
-    """What dropout multiplies the probabilities [g * H, L or 1, L] with; None when nothing is dropped."""
-    if keys_T is None:
-        return None
-    H = P.shape[0] // group.count
-    index = slice(group.start, group.stop) if group.take_gL is None else group.take_gL
-    keys_gL = keys_T[index].view(group.count, group.longest)[:, : P.shape[1]]
-    keys_gHL = keys_gL.unsqueeze(1) ^ heads(H, keys_T.device)
-    return keep(keys_gHL.view(-1, P.shape[1]), site, group.longest, rate).to(P.dtype).mul_(boost(rate))
+def _softmax(S: torch.Tensor, group: Group) -> torch.Tensor:
+    wide = S.to(_wide(S.dtype))
+    if group.pad_gL is not None:
+        wide.view(group.count, -1, *S.shape[1:]).masked_fill_(group.pad_gL[:, None, None, :], -torch.inf)
+    return torch.softmax(wide, dim=-1).to(S.dtype)
+
+
+def _softmax_backward(dP: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
+    wide = _wide(P.dtype)
+    return torch.ops.aten._softmax_backward_data(dP.to(wide), P.to(wide), -1, wide).to(P.dtype)
+
+
+def _keys(keys_T: torch.Tensor, heads: Heads, H: int) -> torch.Tensor:
+    """Dropout's key of every row of the layout: its token's, told apart by head."""
+    return (keys_T[:, None] ^ of_heads(H, keys_T.device)).view(-1).index_select(0, heads.take)
 
 
 def register() -> None:

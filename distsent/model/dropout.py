@@ -34,19 +34,31 @@ def _columns(site: int, words: int, device: torch.device) -> torch.Tensor:
 
 
 def keep(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.Tensor:
-    """Which elements stay: bool [*keys.shape, width]. `site` numbers the places of a network that drop."""
+    """1 where an element stays, else 0: int16 [*keys.shape, width]. `site` numbers the places of a network that drop.
+
+    16 bits wide from end to end: torch's comparisons into bool, and all that reads a bool, cost ten times as much on a CPU.
+    """
     word = keys.unsqueeze(-1) ^ _columns(site, -(-width // LANES), keys.device)
     word.mul_(_M1)
     word ^= word >> 32  # torch shifts signs in: that spoils a top bit here, which the next product hides, and none below
     word.mul_(_M2)
-    return word.view(torch.int16)[..., :width] >= round(rate * 65536) - 32768
+    return word.view(torch.int16).ge_(round(rate * 65536) - 32768)[..., :width]
+
+
+def mask_of(kept: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What `keep` gave, in the form that `masked` takes for values of that type: all bits, or 0 and 1 of the type itself."""
+    return kept.neg() if dtype.itemsize == 2 else kept.to(dtype)
+
+
+def masked(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """x where it stays, else zero. No gradient: for functions that write out their own."""
+    return (x.view(torch.int16) & mask).view(x.dtype) if x.element_size() == 2 else x * mask
 
 
 @lru_cache(maxsize=64)
-def heads(count: int, device: torch.device) -> torch.Tensor:
-    """What tells the heads of one token apart, int64 [count, 1]."""
-    words = mix(np.arange(count, dtype=np.uint64) + mix(word(7)))
-    return torch.from_numpy(words.view(np.int64)[:, None]).to(device)
+def of_heads(count: int, device: torch.device) -> torch.Tensor:
+    """What tells the heads of one token apart, int64 [count]."""
+    return torch.from_numpy(mix(np.arange(count, dtype=np.uint64) + mix(word(7))).view(np.int64)).to(device)
 
 
 def boost(rate: float) -> float:
@@ -65,7 +77,7 @@ class TokenDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         kept = keep(self._flow.keys_of(x), self._flow.next_site(), x.shape[-1], self.p)
-        return x * kept.view(x.shape).to(x.dtype).mul_(boost(self.p))
+        return x * kept.reshape(x.shape).to(x.dtype).mul_(boost(self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -7,7 +7,7 @@ D width of a head, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,16 +19,26 @@ GROUP_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring examples, from number `first` on, whose attention runs as one batch. Tokens start..stop of the stream."""
+    """Neighbouring examples, from number `first` on, whose attention runs as one batch of `count` x `longest` places."""
 
     first: int
-    start: int
-    stop: int
+    start: int  # its first place; the groups' places follow one another
     count: int
     longest: int
-    take_gL: torch.Tensor | None  # stream index of every place (pads repeat the example's first token); None: no pads
-    put_T: torch.Tensor | None  # place in [g * L] of every token; None: no pads
-    pad_gL: torch.Tensor | None  # True where there is no token
+    pad_gL: torch.Tensor | None  # True where there is no token; None: a token everywhere
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count * self.longest
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How a stream's rows [T * H] are laid out for attention: group by group, in each [g, H, L], every head's rows together."""
+
+    take: torch.Tensor  # row of the stream for every place (at pads the example's first token's: finite, and its own)
+    put: torch.Tensor  # place of every row of the stream
+    pads: torch.Tensor  # places without a token
 
 
 @dataclass(frozen=True)
@@ -43,10 +53,17 @@ class Stream:
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
     keys_T: torch.Tensor | None
+    _heads: dict[int, Heads] = field(default_factory=dict, compare=False)
 
     @property
     def tokens(self) -> int:
         return len(self.ids_T)
+
+    def heads(self, H: int) -> Heads:
+        """Made once a stream: all layers share it."""
+        if H not in self._heads:
+            self._heads[H] = _heads(self, H)
+        return self._heads[H]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -74,7 +91,7 @@ def stream(
         firsts_n=tensor(starts),
         labels_n=tensor(labels),
         lengths=tuple(lengths.tolist()),
-        groups=tuple(_group(starts, lengths, a, b, device) for a, b in _spans(lengths)),
+        groups=_groups(lengths, device),
         keys_T=None if keys_T is None else keys_T.to(device),
     )
 
@@ -95,18 +112,27 @@ def _spans(lengths: np.ndarray) -> list[tuple[int, int]]:
     return [*spans, (a, len(lengths))]
 
 
-def _group(starts: np.ndarray, lengths: np.ndarray, a: int, b: int, device: torch.device | str) -> Group:
-    start, stop = int(starts[a]), int(starts[b - 1] + lengths[b - 1])
-    own, longest = lengths[a:b], int(lengths[a:b].max())
-    if (own == longest).all():
-        return Group(a, start, stop, b - a, longest, None, None, None)
-    place = np.arange(longest)
-    pad = place[None, :] >= own[:, None]
-    take = np.where(pad, starts[a:b, None], starts[a:b, None] + place[None, :])
-    return Group(
-        a,
-        start, stop, b - a, longest,
-        torch.from_numpy(take).to(device),
-        torch.from_numpy(np.flatnonzero(~pad.ravel())).to(device),
-        torch.from_numpy(pad).to(device),
-    )  # fmt: skip
+def _groups(lengths: np.ndarray, device: torch.device | str) -> tuple[Group, ...]:
+    groups, start = [], 0
+    for a, b in _spans(lengths):
+        own, longest = lengths[a:b], int(lengths[a:b].max())
+        pad = np.arange(longest)[None, :] >= own[:, None]
+        groups.append(Group(a, start, b - a, longest, torch.from_numpy(pad).to(device) if pad.any() else None))
+        start = groups[-1].stop
+    return tuple(groups)
+
+
+def _heads(s: Stream, H: int) -> Heads:
+    starts = np.cumsum(s.lengths) - s.lengths
+    take, put, pads = [], [], []
+    for group in s.groups:
+        g, L = group.count, group.longest
+        own = np.array(s.lengths[group.first : group.first + g])
+        token = np.arange(L)[None, :] < own[:, None]
+        row = np.where(token, np.arange(L)[None, :], 0) + starts[group.first : group.first + g, None]
+        take.append((row[:, None, :] * H + np.arange(H)[None, :, None]).ravel())
+        place = group.start * H + np.arange(g * H * L).reshape(g, H, L)
+        put.append(place.transpose(0, 2, 1)[token].ravel())
+        pads.append(place.transpose(0, 2, 1)[~token].ravel())
+    tensors = (torch.from_numpy(np.concatenate(x)).to(s.ids_T.device) for x in (take, put, pads))
+    return Heads(*tensors)

@@ -88,7 +88,7 @@ def test_the_attention_gradient_is_right() -> None:
     lengths = np.array([2, 3, 3, 5])
     s = stream([np.zeros(n, dtype=int) for n in lengths], np.zeros(4), keys_T=dropout.keys(0, 0, np.arange(4), lengths))
     q, k, v = (torch.randn(13, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda *x: _Packed.apply(*x, s.groups, 0.5, 0.3, s.keys_T, 1), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *x: _Packed.apply(*x, s, 0.5, 0.3, s.keys_T, 1), (q, k, v))
 
 
 def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() -> None:
