@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import curves
+from collections.abc import Iterator
+
+from benchmarks import curves, scoring
 from benchmarks.contest import Contest
 from benchmarks.training import distsent, horovod_example, one_process, trainer
 from benchmarks.work import Work
@@ -12,6 +14,24 @@ IMDB = Work("imdb", "minilm", rows=2048, steps=13, warm=3, batch_size=32)
 
 HF = {"HF Trainer": trainer("random")}
 GROUPED = {"HF Trainer, group_by_length": trainer("group_by_length")}
+
+EVALUATORS = {"distsent evaluate": scoring.evaluate, "HF Trainer.predict": scoring.trainer_predict}
+SCORERS = {
+    "distsent Predictor": scoring.alone("distsent"),
+    "HF pipeline": scoring.alone("pipeline", batch=1),
+    "HF pipeline, batch_size=32": scoring.alone("pipeline"),
+    "ONNX Runtime, batches of 32": scoring.alone("onnx"),
+}
+ROWS = {"emotion": Work("emotion", "minilm", "float32", "score", rows=2000, steps=40, batch_size=32)}
+ROWS["imdb"] = Work("imdb", "minilm", "float32", "score", rows=400, steps=20, batch_size=32)
+
+
+def scoring_contests() -> Iterator[Contest]:
+    for corpus, work in ROWS.items():
+        for kind, contestants, begin in (("evaluate", EVALUATORS, "tokens"), ("predict", SCORERS, "texts")):
+            title = f"Scoring {corpus}'s test part, from {begin}"
+            yield Contest(f"{kind}-{corpus}", title, work, contestants, scoring.check, scoring.classifier)
+
 
 CONTESTS = {
     contest.name: contest
@@ -30,5 +50,6 @@ CONTESTS = {
             "tax", "Horovod's tax: 2 workers x 1 thread against 1 process x 2 threads, emotion", EMOTION,
             {"distsent": distsent, "distsent, one process": one_process}, curves.check,
         ),
+        *scoring_contests(),
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ def table(record: dict[str, Any]) -> str:
         f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'} · {record['machine']} · "
         + " ".join(f"{name} {number}" for name, number in record["software"].items()),
         "",
-        f"{len(rounds)} rounds, contestants in turn. " + setting(work),
+        f"{len(rounds)} rounds, contestants in turn. {setting(work)} Median (lowest - highest); ratios are taken within a round.",
         "",
         f"| contestant | examples/s | {first} is faster by | real tokens/s | memory of a worker | sent by a worker a step |",
         "|---|---|---|---|---|---|",
@@ -43,11 +43,14 @@ SMALL = (("tokens_per_second", "{:.0f}", 1), ("memory_bytes", "{:.0f} MiB", 2**2
 
 
 def setting(work: dict[str, Any]) -> str:
-    return (
-        f"Encoder {work['encoder']}, {work['precision']}, {work['workers']} workers x {work['threads']} thread, "
-        f"batch {work['batch_size']}, at most {work['max_length']} tokens, {work['steps']} steps a run, the first {work['warm']} "
-        "of them not timed, nor is start-up. Median (lowest - highest); ratios are taken within a round."
-    )
+    hands = f"{work['workers']} workers x {work['threads']} thread"
+    common = f"Encoder {work['encoder']}, {work['precision']}, at most {work['max_length']} tokens, {hands}"
+    if work["task"] == "score":
+        return (
+            f"{common}, {work['rows']} rows, batches of {work['batch_size']} where they are counted in rows; start-up is not timed."
+        )
+    timed = f"{work['steps']} steps a run, the first {work['warm']} of them not timed, nor is start-up"
+    return f"{common}, batch {work['batch_size']}, {timed}."
 
 
 def spread(values: list[float], digits: int) -> str:

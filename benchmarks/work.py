@@ -10,6 +10,7 @@ class Work:
     corpus: str  # a folder with train.parquet and test.parquet (text, label), or its name in the folder DISTSENT_DATA
     encoder: str  # minilm, distilbert (its shape, random weights), or a folder in Hugging Face's layout
     precision: str = "bf16"
+    task: str = "train"  # or "score"
     max_length: int = 512
     rows: int = 8192  # of the corpus, drawn once for all
     steps: int = 30  # of a run

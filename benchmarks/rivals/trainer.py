@@ -76,6 +76,7 @@ def main() -> None:
         optim="adamw_torch_fused", weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16", use_cpu=True,
         logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, seed=work["seed"],
         train_sampling_strategy="random" if same else work["strategy"], ddp_backend="gloo" if size > 1 else None,
+        average_tokens_across_devices=not same,  # its default multiplies a classifier's loss and gradient with the workers
     )  # fmt: skip
     clock, collator = Clock(), Collator(tokenizer)
     collator.tokens = []
