@@ -185,11 +185,9 @@ class Checkpoint:
     """When the run is saved."""
 
     every_steps: int | None = key(
-        None, whole(">= 1"), "steps from one checkpoint to the next", none="one at each evaluation", example=500
+        None, whole(">= 1"), "steps from one checkpoint to the next", none="at evaluations, and every_seconds", example=500
     )
-    every_seconds: float | None = key(
-        None, number("> 0"), "seconds from one checkpoint to the next", none="one at each evaluation", example=600
-    )
+    every_seconds: float = key(300.0, number("> 0"), "seconds from one checkpoint to the next, at the most")
     keep: int = key(2, whole(">= 1"), "newest checkpoints kept, beside the best")
 
 

@@ -165,8 +165,7 @@ class Loop:
 
     def _is_late(self, saved_at: float) -> bool:
         """Whether the first worker's clock asks for a save; it travels with the gradients, so that all agree."""
-        limit = self.job.checkpoint.every_seconds
-        return self.world.first and limit is not None and time.monotonic() - saved_at >= limit
+        return self.world.first and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
 
     def _checkpoint_due(self) -> bool:
         every = self.job.checkpoint.every_steps
