@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests import folders, launcher
@@ -50,6 +51,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_system_1_learns(runs: Path) -> None:
     result = folders.result(runs / "imdb")
     assert result["steps"] == 50 and result["eval"]["test"]["accuracy"] > 0.7
+
+
+def test_real_reviews_get_the_labels_of_transformers_pipeline(runs: Path) -> None:
+    from transformers import pipeline
+
+    from distsent.scoring.predictor import Predictor
+
+    texts = pq.read_table(DATA / "imdb" / "test.parquet", columns=["text"])["text"].slice(0, 40).to_pylist()
+    model = runs / "imdb" / "model"
+    theirs = pipeline("text-classification", str(model), device="cpu")(texts, truncation=True)
+    ours = [*Predictor(model)(texts)]
+    assert [one["label"] for one in ours] == [one["label"] for one in theirs]
+    assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-4)
 
 
 def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None:
