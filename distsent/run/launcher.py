@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 NAMES = ("horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd")
 
 
+@cache
 def launchers() -> dict[int, str]:
-    """Ancestors of this process that are launchers: {process id: its start time}, so that a reused id is not mistaken."""
+    """Ancestors of this process that are launchers: {process id: its start time}, so that a reused id is not mistaken.
+
+    As they were at the first call: later, one that has died meanwhile would not be missed.
+    """
     found, process = {}, os.getppid()
     while process > 1:
         status = stat(process)

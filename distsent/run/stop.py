@@ -8,6 +8,7 @@ import time
 from types import FrameType
 
 from distsent.errors import STOPPED, Stopped
+from distsent.run.launcher import launchers
 
 ECHO = 2.0  # seconds in which a repeated signal is the same one again: terminal and launcher both pass on a Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -21,6 +22,7 @@ class Stop:
     def __init__(self) -> None:
         self.requested: str | None = None
         self._since = 0.0
+        launchers()  # known from here on: a launcher may die while its workers import
         for number in SIGNALS:
             signal.signal(number, self._hear)
 
