@@ -1,7 +1,8 @@
 """Hold contests and write their tables:  python -m benchmarks [CONTEST ...] [--rounds N] [field=value ...]
 
 distsent and what users would pick instead take turns over the same work, after a check that they compute the same. Rounds are added
-to the contest's record in --out; its table stands beside it. Without a name: all contests. DISTSENT_DATA: the folder of corpora.
+to the contest's record in --out; its table stands beside it. arithmetic, roof and growth are measurements without a rival.
+Without a name: all of them. DISTSENT_DATA: the folder of corpora.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+from benchmarks import arithmetic, growth, roof
 from benchmarks.contest import Unequal
 from benchmarks.contests import CONTESTS
 from benchmarks.table import table
 from benchmarks.work import Work, override
 
 RESULTS = Path(__file__).parent / "results"
+REPORTS = {"arithmetic": arithmetic.report, "roof": roof.report, "growth": growth.report}
 
 
 def main() -> int:
     options = parse()
     words = dict(word.split("=", 1) for word in options.words if "=" in word)
-    for name in [word for word in options.words if "=" not in word] or list(CONTESTS):
+    for name in [word for word in options.words if "=" not in word] or [*CONTESTS, *REPORTS]:
+        if name in REPORTS:
+            (options.out / f"{name}.md").write_text(REPORTS[name]())
+            continue
         contest = replace(CONTESTS[name], work=override(CONTESTS[name].work, words))
         record = options.out / f"{name}.json"
         try:
@@ -37,14 +43,14 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="CONTEST or field=value", help="contests: " + ", ".join(CONTESTS))
+    parser.add_argument("words", nargs="*", metavar="CONTEST or field=value", help="contests: " + ", ".join([*CONTESTS, *REPORTS]))
     parser.add_argument("--rounds", type=int, default=5, help="to add (5)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of records and tables (benchmarks/results)")
     options = parser.parse_intermixed_args()
     known = {field.name for field in fields(Work)}
-    wrong = [word for word in options.words if word.split("=", 1)[0] not in (known if "=" in word else CONTESTS)]
+    wrong = [word for word in options.words if word.split("=", 1)[0] not in (known if "=" in word else {*CONTESTS, *REPORTS})]
     if wrong:
-        parser.error(f"{wrong[0]}: neither a contest ({', '.join(CONTESTS)}) nor a field ({', '.join(sorted(known))})")
+        parser.error(f"{wrong[0]}: neither a contest ({', '.join([*CONTESTS, *REPORTS])}) nor a field ({', '.join(sorted(known))})")
     return options
 
 

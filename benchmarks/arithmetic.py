@@ -1,0 +1,78 @@
+"""Counted arithmetic: what the matrix products of training steps execute, over what their examples need.
+
+Needed: the same model over each example alone, where nothing can be padded. Useful: all layers for every real token, by formula
+(distsent/model/work.py) - more than is needed, because the last layer is computed for first tokens only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.share import Share, share
+from benchmarks.work import Work
+from distsent.model.forward import Forward
+from distsent.model.stream import Stream, stream
+
+STEPS = 3
+
+
+def executed(forward: Forward, s: Stream) -> int:
+    """Floating-point operations of the matrix products of one forward and backward pass."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        forward(s).sum().backward()
+    return counter.get_total_flops()
+
+
+def needed(forward: Forward, s: Stream) -> int:
+    return sum(executed(forward, part) for part in apart(s))
+
+
+def apart(s: Stream) -> list[Stream]:
+    """Each example of a stream as a stream of its own."""
+    cuts = np.cumsum(s.lengths)[:-1]
+    keys = s.keys_T.split(s.lengths) if s.keys_T is not None else [None] * len(s)
+    ids, labels = np.split(s.ids_T.numpy(), cuts), s.labels_n.numpy()
+    return [stream([ids[i]], labels[i : i + 1], keys_T=keys[i]) for i in range(len(s))]
+
+
+def ratios(mine: Share, steps: int = STEPS) -> dict[str, float]:
+    """Over a worker's first steps."""
+    streams = list(mine.streams(steps))
+    counted, least = sum(executed(mine.forward, s) for s in streams), sum(needed(mine.forward, s) for s in streams)
+    useful = sum(mine.plan.work.training(np.array(s.lengths)) for s in streams)
+    return {"executed / needed": counted / least, "executed / useful": counted / useful}
+
+
+def padded_ratio(work: Work, mine: Share, pad: int | None = None, steps: int = STEPS) -> float:
+    """Executed over useful where each worker's rows, dealt in order, are padded to their longest (or to `pad`): by formula."""
+    part, counted, useful = work.batch_size // work.workers, 0.0, 0.0
+    for step in range(steps):
+        lengths = mine.tokens.lengths[mine.plan.order.batch(step)]
+        useful += mine.plan.work.training(lengths)
+        for start in range(0, len(lengths), part):
+            rows = lengths[start : start + part]
+            counted += mine.plan.work.training(np.full(len(rows), pad or rows.max()))
+    return counted / useful
+
+
+def report() -> str:
+    lines = [
+        "# Counted arithmetic of training steps",
+        "",
+        f"Matrix products of forward and backward, counted by torch over {STEPS} steps of one of 2 workers; padding by formula, "
+        "over 100 steps. No clock is involved.",
+        "",
+        "| corpus, global batch | distsent: executed / needed | distsent: executed / useful | dynamic padding / useful | "
+        "padded to 128 or 512 / useful |",
+        "|---|---|---|---|---|",
+    ]
+    for work in (Work("emotion", "minilm"), Work("imdb", "minilm", rows=1024, batch_size=32)):
+        torch.manual_seed(0)
+        mine = share(work)
+        found, pad = ratios(mine), 128 if work.corpus == "emotion" else 512
+        cells = [*found.values(), padded_ratio(work, mine, steps=100), padded_ratio(work, mine, pad, steps=100)]
+        lines.append(f"| {work.corpus}, {work.batch_size} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
