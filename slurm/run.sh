@@ -38,8 +38,24 @@ child='' asked=''
 pass_on() {
     asked=1
     [ -n "$child" ] || return 0
-    # horovodrun turns into a shell that waits for mpirun.
-    [ "$LAUNCHER" = horovodrun ] && pkill --signal USR1 --parent "$child" || kill -USR1 "$child" 2>/dev/null || true
+    local to=$child
+    if [ "$LAUNCHER" = horovodrun ]; then
+        # It turns into a shell that waits for mpirun, which tells all workers. Over Gloo it would die of the signal, so the
+        # workers of this node get it: what one of them knows, all know a step later.
+        to=$(pgrep --parent "$child" '^(mpirun|orterun)$' || workers "$child")
+    fi
+    # shellcheck disable=SC2086  # several numbers
+    kill -USR1 ${to:-$child} 2>/dev/null || true
+}
+workers() {  # process: those below it that are workers
+    local each
+    for each in $(pgrep --parent "$1"); do
+        if [[ $(ps --no-headers --format=args --pid="$each") =~ ^[^\ ]*python[0-9.]*\ -m\ distsent ]]; then
+            echo "$each"
+        else
+            workers "$each"
+        fi
+    done
 }
 trap pass_on USR1 TERM
 
@@ -62,14 +78,25 @@ launch() {  # module arguments ...: one worker a task, on all nodes
         # mpirun would start its helpers with srun here, and over ssh it would not find them.
         export OMPI_MCA_plm=rsh OMPI_MCA_orte_launch_agent
         OMPI_MCA_orte_launch_agent=$(command -v orted || true)
-        wait_for horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 ${NETWORK:+--network-interfaces "$NETWORK"} \
-            "${CONTAINER[@]}" python -m "$@"
+        wait_for horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 ${CONTROLLER:+"--$CONTROLLER"} \
+            ${NETWORK:+--network-interfaces "$NETWORK"} "${CONTAINER[@]}" python -m "$@"
     else
         # Workers end together by themselves. Killing at the first bad exit would hide its code behind those of the killed
         # ones, and end the first worker while it saves; so that is left to the time of --wait.
         wait_for srun --mpi="$MPI" --nodes="$nodes" --ntasks="$workers" --kill-on-bad-exit=0 --wait=60 "${again[@]}" \
             "${CONTAINER[@]}" python -m "$@"
     fi
+}
+
+start() {  # module arguments ...: launch; again if they crashed (139: a segmentation fault) before the run had a word to say
+    local code tries spoken
+    for tries in 2 1 0; do
+        code=0 spoken=$(age)
+        launch "$@" || code=$?
+        # One start in fifty or so: Open MPI under srun answers a worker that is ready before it is itself.
+        [ "$code" = 139 ] && [ "$tries" -gt 0 ] && [ -z "$asked" ] && [ "$spoken" = "$(age)" ] || return "$code"
+        say "a worker crashed while they looked for each other; starting them again"
+    done
 }
 
 # ---- where the run stands -----------------------------------------------------------------------------------------------
@@ -126,7 +153,7 @@ fail() {  # exit code, cause: requeue a bounded number of times
 stage() {  # JOB.toml arguments ...: tokens and weights to LOCAL_DISK on every node; `staged` gets what training must be told
     local mine=$LOCAL_DISK/distsent-$SLURM_JOB_ID store log
     log=$(mktemp)
-    launch distsent.prepare "$@" >"$log" || return
+    start distsent.prepare "$@" >"$log" || return
     store=$(sed -n 's/^.*token store: //p' "$log")
     rm "$log"
     # A copy takes its name when it is complete: a requeued job may find its own former ones.
@@ -156,7 +183,7 @@ train() {  # JOB.toml arguments ...
     while true; do
         code=0 said='' saved=$(progress) spoken=$(age)
         [ -z "$asked" ] || { code=75; break; }
-        launch distsent.train "$@" "${staged[@]}" || code=$?
+        start distsent.train "$@" "${staged[@]}" || code=$?
         [ "$code" != 0 ] || exit 0
         [ "$spoken" = "$(age)" ] || said=$(cat "$(words)")  # else it is a former run's word
         # With sbatch --no-kill the job outlives a node: SLURM has taken it off the list, the others go on.
@@ -186,7 +213,7 @@ train() {  # JOB.toml arguments ...
 prepare() {  # JOB.toml arguments ...
     local code=0
     look_up "$@"
-    launch distsent.prepare "$@" || code=$?
+    start distsent.prepare "$@" || code=$?
     [ "$code" = 0 ] || say "failed: exit code $code"
     exit "$code"
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests import folders, toys
@@ -19,12 +20,12 @@ HUB = {  # what the job files call their encoders
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def hub(home: Path) -> Path:
-    """An HF_HOME whose cache holds an encoder, without a head, for each published name."""
+def hub(home: Path, words: Sequence[str] = folders.WORDS) -> Path:
+    """An HF_HOME whose cache holds an encoder, without a head, for each published name; they know 95 `words`."""
     for name, family in HUB.items():
         repository = home / "hub" / f"models--{name.replace('/', '--')}"
         snapshot = repository / "snapshots" / COMMIT
-        encoder(snapshot, family)
+        encoder(snapshot, family, words)
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text(COMMIT)
     return home
@@ -35,13 +36,13 @@ def snapshot(home: Path, name: str) -> Path:
     return home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
 
 
-def encoder(folder: Path, family: str) -> Path:
+def encoder(folder: Path, family: str, words: Sequence[str] = folders.WORDS) -> Path:
     """A tiny encoder of the family, as it is published: no head, and a tokenizer with the family's padding id."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"] if family == "roberta" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocab = {word: i for i, word in enumerate([*special, "[MASK]", *folders.WORDS])}
+    vocab = {word: i for i, word in enumerate([*special, "[MASK]", *words])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])

@@ -1,4 +1,4 @@
-"""What the tests of the image share: the image, the machine that its pods live on, and jobs on it."""
+"""A SLURM cluster for each test that asks for one; the image, the machine that its pods live on, and jobs on it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import image_jobs
 import image_machine
 import pytest
+import slurm_cluster
 from image_machine import Machine
 from image_pods import Cluster
+from slurm_cluster import leftovers, namespaces
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,13 @@ def pods(machine: Machine, image: image_jobs.Image, tmp_path: Path) -> Iterator[
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The demo job's result without pods."""
     return image_jobs.plain_run(tmp_path_factory.mktemp("plain"), "demo", *image_jobs.TINY)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[slurm_cluster.Cluster]:
+    """A cluster of its own for every test; afterwards nothing of it is left."""
+    with slurm_cluster.Cluster(tmp_path / "cluster", **getattr(request, "param", {})) as cluster:
+        inside = set.union(*(namespaces(host.pid) for host in cluster.hosts.values())) - namespaces("self")
+        yield cluster
+    assert len(inside) == 15
+    assert leftovers(cluster.home, inside) == []

@@ -232,6 +232,10 @@ class Machine:
             self.run("ip", "-n", name, "link", "set", device, "up")
         self.run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
 
+    def part(self, name: str) -> None:
+        """Take a pod's place in the network away; another one may have its address then."""
+        self.run("ip", "netns", "delete", name, check=False)
+
     def answers(self, address: str, port: int) -> bool:
         """Whether a connection is accepted, as a tcpSocket probe asks."""
         return self.run("timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}", check=False).returncode == 0

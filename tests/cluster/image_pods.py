@@ -235,6 +235,7 @@ class Cluster:
     def close(self) -> None:
         for pod in (self.launcher, *self.workers):
             self.machine.podman("rm", "--force", "--ignore", "--time", "0", pod.name, check=False)
+            self.machine.part(pod.name)
 
 
 def own(path: Path, group: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 TRAIN, TEST = 192, 64
@@ -21,6 +22,13 @@ def reviews(folder: Path) -> list[str]:
     return [f"data.source={folder}", "data.max_length=64"]
 
 
+def common_words(folder: Path, count: int) -> list[str]:
+    """The words that occur most often in the corpus in `folder`."""
+    with open(folder / "train.csv", newline="", encoding="utf-8") as file:
+        words = Counter(word for row in csv.DictReader(file) for word in row["text"].split())
+    return [word for word, _ in words.most_common(count)]
+
+
 def _real(split: str, rows: int) -> list[list[str]]:
     path = Path(os.environ.get("DISTSENT_DATA", "/nonexistent"), "imdb", f"{split}.parquet")
     if not path.exists():
@@ -33,6 +41,5 @@ def _real(split: str, rows: int) -> list[list[str]]:
 
 
 def _made(rows: int) -> list[list[str]]:
-    draw = random.Random(1)
-    return [[" ".join(draw.choices(["bad", "dull", "film"] if row % 2 else ["good", "fine", "film"], k=40)), row % 2]
-            for row in range(rows)]  # fmt: skip
+    draw, words = random.Random(1), [[f"{kind}{i}" for i in range(60)] for kind in ("good", "bad")]
+    return [[" ".join(draw.choices(words[row % 2], k=draw.randint(3, 60))), row % 2] for row in range(rows)]

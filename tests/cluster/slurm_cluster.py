@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hold import Hold
+
 ROOT = Path(__file__).parents[2]
 HOSTS = {"login": "10.77.0.1", "node1": "10.77.0.11", "node2": "10.77.0.12"}
 NODES = ("node1", "node2")
@@ -28,6 +30,7 @@ PMIX = "/usr/lib/*-linux-gnu/slurm-wlm/mpi_pmix.so"
 
 # cred_expire: a requeued job waits that long (120 s by default) before it may start again.
 # PreemptMode=REQUEUE with a grace: the job gets SIGTERM and so many seconds, then it is put back into the queue.
+# KillWait and GraceTime: nobody has to wait that long, but a slow machine may save that slowly.
 CONF = """
 ClusterName=distsent
 SlurmctldHost=login({login})
@@ -50,9 +53,9 @@ SelectTypeParameters=CR_Core
 GresTypes=gpu
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=8
+SlurmdTimeout={patience}
 SlurmctldTimeout=30
-KillWait=10
+KillWait=60
 MessageTimeout=5
 MinJobAge=3600
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=2,preempt_youngest_first
@@ -60,7 +63,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=node1 NodeAddr={node1} CPUs=2 Gres=gpu:2
 NodeName=node2 NodeAddr={node2} CPUs=2 Gres=gpu:2
-PartitionName=normal Nodes=node1,node2 Default=YES PriorityTier=1 GraceTime=15 State=UP
+PartitionName=normal Nodes=node1,node2 Default=YES PriorityTier=1 GraceTime=60 State=UP
 PartitionName=urgent Nodes=node1,node2 PriorityTier=10 PreemptMode=OFF State=UP
 """
 
@@ -158,12 +161,14 @@ class Host:
 class Cluster:
     """The cluster; `home` is its shared storage. Use as a context."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, patience: int = 60) -> None:
+        self.home, self.patience = home, patience  # seconds until a node that does not answer is down
+        self.hold = Hold(home / "hold")
         self.hosts: dict[str, Host] = {}
         self.env = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(home),
             "SLURM_CONF": f"{home}/slurm.conf", "LANG": "C.UTF-8", "USER": "root",
+            **self.hold.env,
         }  # fmt: skip
 
     def __enter__(self) -> Cluster:
@@ -181,7 +186,7 @@ class Cluster:
         home = self.home
         (home / "state").mkdir(parents=True)
         (home / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in HOSTS.items()))
-        (home / "slurm.conf").write_text(CONF.format(home=home, **HOSTS))
+        (home / "slurm.conf").write_text(CONF.format(home=home, patience=self.patience, **HOSTS))
         (home / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")  # any device will do: nobody uses it
         (home / "munge.key").write_bytes(secrets.token_bytes(128))
         (home / "munge.key").chmod(0o600)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,27 @@ def test_what_is_set_outside_wins_over_the_sites_file():
     assert subprocess.run(["bash", "-euc", show], cwd=ROOT, env=mine, capture_output=True, text=True).stdout.split() == [
         "pmi2", "horovodrun", "0", "0",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("crashes", "speaks", "code", "starts"), [
+    (0, False, 0, 1), (2, False, 0, 3), (3, False, 139, 3), (1, True, 139, 1),
+])  # fmt: skip
+def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(tmp_path, crashes, speaks, code, starts):
+    """139 is a segmentation fault. One in training, where the run has spoken, is a failure like others."""
+    status = tmp_path / "runs/imdb/status"
+    status.parent.mkdir(parents=True)
+    for name, body in {
+        "srun": f"echo >>{tmp_path}/starts\n[ {int(speaks)} = 0 ] || echo running >{status}\n"
+        f'[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139',
+        "squeue": 'case $* in *%D*) echo 1 ;; *%T*) echo RUNNING ;; *%k*) echo "(null)" ;; esac',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "VENV": "", "RETRIES": "0", "LOCAL_DISK": "",
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1",
+    }  # fmt: skip
+    done = subprocess.run([SLURM / "imdb.sh", f"run.dir={tmp_path}/runs"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "starts").read_text().count("\n") == starts
+    assert done.stderr.count("starting them again") == starts - 1
