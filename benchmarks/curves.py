@@ -36,7 +36,7 @@ def check(contest: Contest, work: Work, folder: Path) -> dict[str, str]:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> float:
-    """The largest relative difference of two curves; infinite where they are not of one length."""
-    if len(a) != len(b) or not a:
+    """The largest relative difference of two curves; infinite where they are not of one length, or no numbers."""
+    if len(a) != len(b) or not all(map(math.isfinite, [*a, *b])):
         return math.inf
     return max(abs(x - y) / max(abs(x), 1e-9) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,150 @@
+"""The benchmark tells the truth: it runs, it sees when contestants compute something else, it hides no failure, it counts right."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import arithmetic, curves, scoring
+from benchmarks.contest import Contest, Contestant, Unequal
+from benchmarks.table import table
+from benchmarks.work import Work, override
+from distsent.model.forward import Packed
+from distsent.model.stream import stream
+from tests import folders, systems, toys
+
+ROOT = Path(__file__).parents[2]
+
+
+def parquet(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    for seed, (split, n) in enumerate((("train", 60), ("test", 20))):
+        pq.write_table(pa.Table.from_pylist(folders.rows(n, classes=2, seed=seed)), folder / f"{split}.parquet")
+    return folder
+
+
+def does(result: Any) -> Contestant:
+    def compete(work: Work, folder: Path) -> dict[str, Any]:
+        if isinstance(result, Exception):
+            raise result
+        return dict(result)
+
+    return compete
+
+
+def contest(rivals: dict[str, Any], work: Work | None = None) -> Contest:
+    contestants = {name: does(result) for name, result in rivals.items()}
+    return Contest("toy", "Toy", work or Work("corpus", "encoder"), contestants, lambda *_: {"rival": "checked"})
+
+
+SPEED = {"examples_per_second": 10.0, "tokens_per_second": 200.0, "memory_bytes": 2**20, "bytes_per_step": 1e6}
+
+
+@pytest.mark.slow
+def test_the_command_holds_a_contest_and_writes_its_table(tmp_path: Path) -> None:
+    corpus, encoder = parquet(tmp_path / "corpus"), systems.encoder(tmp_path / "encoder", "bert")
+    small = ["workers=1", "steps=4", "warm=1", "batch_size=8", "max_length=32", "rows=60", "precision=float32"]
+    command = [sys.executable, "-m", "benchmarks", "imdb", "--rounds", "1", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, f"corpus={corpus}", f"encoder={encoder}", *small], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "out" / "imdb.json").read_text())
+    assert "within" in record["check"]["HF Trainer"]  # the same loss curve, that is
+    for result in record["rounds"][0]["results"].values():
+        assert result["examples_per_second"] > 0 and result["tokens_per_second"] > 0 and result["memory_bytes"] > 0
+    assert "| HF Trainer |" in (tmp_path / "out" / "imdb.md").read_text()
+
+
+def test_a_word_that_is_neither_contest_nor_field_is_an_error() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "setps=3"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "setps=3: neither a contest" in done.stderr
+
+
+def test_fields_are_set_from_text() -> None:
+    work = override(Work("a", "b"), {"steps": "7", "dropout": "0.5", "precision": "float32", "lr": "1e-3"})
+    assert work == replace(Work("a", "b"), steps=7, dropout=0.5, precision="float32", lr=1e-3)
+
+
+def test_equal_curves_pass_and_others_do_not(tmp_path: Path) -> None:
+    ours = {"losses": [0.7, 0.6, 0.5]}
+    said = curves.check(contest({"ours": ours, "theirs": {"losses": [0.7, 0.60001, 0.5]}}), Work("a", "b"), tmp_path)
+    assert "within 2e-05 of ours" in said["theirs"]
+    for wrong in ([0.7, 0.6, 0.51], [0.7, 0.6], [0.7, float("nan"), 0.5]):
+        with pytest.raises(Unequal, match="theirs"):
+            curves.check(contest({"ours": ours, "theirs": {"losses": wrong}}), Work("a", "b"), tmp_path)
+    said = curves.check(contest({"ours": ours, "theirs": RuntimeError("no memory")}), Work("a", "b"), tmp_path)
+    assert said == {"theirs": "no loss curve: no memory"}
+
+
+def test_the_curves_are_taken_over_the_same_batches_without_dropout(tmp_path: Path) -> None:
+    asked = []
+
+    def compete(work: Work, folder: Path) -> dict[str, Any]:
+        asked.append((work.order, work.dropout, work.precision))
+        return {"losses": [1.0]}
+
+    both = replace(contest({}), contestants={"ours": compete, "theirs": compete})
+    curves.check(both, Work("a", "b"), tmp_path)
+    assert asked == [("distsent", 0.0, "float32")] * 2
+
+
+def test_scores_that_differ_are_seen() -> None:
+    logits, labels = np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([1, 1])
+    ours = {"logits": logits, "labels": labels}
+    assert scoring.difference(ours, {"logits": np.array([[0.0, 1.00001], [2.0, 1.0]])}) == pytest.approx(1e-5)
+    assert scoring.difference(ours, {"logits": logits[:, ::-1]}) == np.inf
+    assert scoring.difference(ours, {"confusion": [[0, 0], [1, 1]]}) == 0.0
+    assert scoring.difference(ours, {"confusion": [[0, 0], [0, 2]]}) == np.inf
+
+
+def test_a_failure_stays_in_the_table() -> None:
+    half = {**SPEED, "examples_per_second": 5.0}
+    record = {
+        "title": "T", "work": Work("a", "b").__dict__, "machine": "m", "software": {"torch": "2"},
+        "rounds": [
+            {"date": "2026-01-01", "results": {"ours": SPEED, "theirs": half, "none": {"failed": "x"}}},
+            {"date": "2026-01-02", "results": {"ours": SPEED, "theirs": {"failed": "out of memory"}, "none": {"failed": "y"}}},
+        ],
+    }  # fmt: skip
+    text = table(record)
+    assert "| theirs (1 rounds failed) | 5.0 (5.0 - 5.0) | 2.00 (2.00 - 2.00) |" in text
+    assert "| none | failed: y |" in text
+
+
+def test_rounds_add_to_the_record_until_the_work_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.materials.corpus", lambda work, folder: folder)
+    monkeypatch.setattr("benchmarks.materials.encoder", lambda name, folder: folder)
+    toy, record = contest({"ours": SPEED, "theirs": RuntimeError("no memory")}), tmp_path / "toy.json"
+    toy.hold(1, record)
+    kept = toy.hold(2, record)
+    assert [turn["results"]["theirs"] for turn in kept["rounds"]] == [{"failed": "no memory"}] * 3
+    assert len(replace(toy, work=Work("corpus", "encoder", steps=9)).hold(1, record)["rounds"]) == 1
+
+
+def test_counted_arithmetic_is_the_formula_s() -> None:
+    """By hand for BERT of width 32, inner width 64, two layers, the second for first tokens only, three classes."""
+
+    def forward(L: int) -> int:
+        full = 4 * 2 * L * 32 * 32 + 2 * 2 * L * 32 * 64 + 2 * 2 * L * L * 32
+        last = 2 * 2 * L * 32 * 32 + 2 * 2 * 32 * 32 + 2 * 2 * 32 * 64 + 2 * 2 * L * 32
+        return full + last + 2 * 32 * 32 + 2 * 32 * 3
+
+    lengths = (5, 8, 9)
+    packed = Packed(toys.encoder("bert").train())
+    s = stream([np.full(L, 7) for L in lengths], np.zeros(len(lengths)))
+    least = 3 * sum(forward(L) for L in lengths)  # backward: two products for each of forward's
+    assert arithmetic.needed(packed, s) == least
+    wasted = sum((g.count * g.longest**2 - sum(L * L for L in lengths[g.first : g.first + g.count])) for g in s.groups)
+    wasted_last = sum(g.count * g.longest - sum(lengths[g.first : g.first + g.count]) for g in s.groups)
+    assert wasted > 0  # two of them share a padded group
+    assert arithmetic.executed(packed, s) == least + 3 * 4 * 32 * (wasted + wasted_last)
