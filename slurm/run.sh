@@ -179,7 +179,7 @@ train() {  # JOB.toml arguments ...
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$run_folder/.lock" ]; then
         wait_for flock --timeout 180 "$run_folder/.lock" true || say "$run_folder is still held by an earlier start of this job"
     fi
-    [ -z "$LOCAL_DISK" ] || stage "$@" || say "no copies on $LOCAL_DISK, going on with shared storage"
+    [ -z "$LOCAL_DISK" ] || [[ " $*" = *" data.store="* ]] || stage "$@" || say "no copies on $LOCAL_DISK, going on with shared storage"
     while true; do
         code=0 said='' saved=$(progress) spoken=$(age)
         [ -z "$asked" ] || { code=75; break; }

@@ -36,7 +36,8 @@ class Job:
             *options.split(),
         ]
         path = script if "/" in script else f"slurm/{script}"
-        submitted = cluster.run("sbatch", *self.options, path, *arguments, f"run.dir={self.runs}", **env)
+        words = {word.partition("=")[0]: word for word in (*arguments, f"run.dir={self.runs}")}  # of two values the later one
+        submitted = cluster.run("sbatch", *self.options, path, *words.values(), **env)
         self.id = submitted.split()[-1]
 
     def __getitem__(self, key: str) -> str:

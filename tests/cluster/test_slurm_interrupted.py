@@ -86,7 +86,7 @@ def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
     job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="0")
     job.wait_for_checkpoint()
     cluster.hosts["node1"].kill(r"^slurmd ")  # the node of the batch script, which cannot do a thing about it
-    wait_for(job.tell("SLURM has not noticed"), lambda: job["Restarts"] == "1", 120)
+    wait_for(job.tell("SLURM has not noticed"), lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120)
     cluster.start_node("node1")
     job.wait_for_line(r"carrying on after step \d+ of")
     assert "2 workers" in job.log and job["Comment"] == ""

@@ -124,10 +124,14 @@ def test_a_browser_shows_the_page_and_the_runs_scalars(board: str, tmp_path: Pat
             f"--user-data-dir={tmp_path}", "--window-size=1600,1400", "--virtual-time-budget=30000", "--dump-dom",
             f"{board}/{path}",
         ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
+        return re.sub(r"<(script|style)\b.*?</\1>", "", shown, flags=re.DOTALL)
 
-    text = re.sub(r"<(script|style)\b.*?</\1>", "", page("#timeseries"), flags=re.DOTALL)
-    assert "<title>TensorBoard</title>" in text
-    for run in ("plain/tensorboard", "seeds-seed1/tensorboard"):
-        assert run in text, "the run is not in the list"
-    assert "final/test/accuracy" in text or "train/loss" in text, "no card of a scalar"
+    # The page fills bit by bit, and on a busy machine the browser's patience may end before that.
+    wanted = ("<title>TensorBoard</title>", "plain/tensorboard", "seeds-seed1/tensorboard", "final/test/accuracy")
+    for _ in range(5):
+        text = page("#timeseries")
+        missing = [word for word in wanted if word not in text]
+        if not missing:
+            return
+    raise AssertionError(f"not on the page: {missing}")
