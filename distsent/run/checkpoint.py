@@ -79,9 +79,11 @@ def load(path: Path) -> Checkpoint:
     """Read one checkpoint and hold it against its manifest. Raises ValueError naming what is wrong."""
     match = PATTERN.fullmatch(path.name)
     try:
+        if not (path / MANIFEST).is_file():  # a device or a pipe could be read for ever
+            raise ValueError(f"it has no {MANIFEST}")
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, entry in manifest.items():
-            if Path(name).name != name or not (path / name).is_file():  # a device or a pipe could be read for ever
+            if Path(name).name != name or not (path / name).is_file():
                 raise ValueError(f"{name!r} is no file of it")
             if (path / name).stat().st_size != entry["bytes"]:
                 raise ValueError(f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}")

@@ -6,7 +6,7 @@ word table (if trained) | parameters with weight decay | parameters without | ri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -67,11 +67,14 @@ class Flat:
         sizes = [p.numel() for _, p in self.named]
         return {name: x.view(p.shape) for (name, p), x in zip(self.named, flat.split(sizes), strict=True)}
 
-    def join(self, pieces: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What `split` cut, put together again. Raises KeyError for a missing name, ValueError for another shape."""
+    def check(self, pieces: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+        """Raises ValueError unless `split` could have cut these pieces, their names all beginning with `prefix`."""
         for name, p in self.named:
-            if pieces[name].shape != p.shape:
-                raise ValueError(f"{name} has shape {list(pieces[name].shape)}, not {list(p.shape)}")
+            if (piece := pieces.get(prefix + name)) is None or piece.shape != p.shape:
+                raise ValueError(f"{prefix}{name} is {'missing' if piece is None else f'{list(piece.shape)}, not {list(p.shape)}'}")
+
+    def join(self, pieces: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What `split` cut, put together again. Raises KeyError for a missing name."""
         return torch.cat([pieces[name].reshape(-1).to(self.values) for name, _ in self.named])
 
 

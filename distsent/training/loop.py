@@ -22,6 +22,7 @@ from distsent.run.pulse import Pulse
 from distsent.run.stop import Stop
 from distsent.training import divergence
 from distsent.training import optimizer as optimizers
+from distsent.training.flat import Flat
 from distsent.training.plan import Batch, Plan
 from distsent.training.progress import Epoch, Progress
 from distsent.training.update import Outcome, Update
@@ -217,6 +218,21 @@ class Loop:
         raise Stopped(f"asked to stop; saved after step {self.progress.step} of {self.total_steps}")
 
 
+def check_fit(held: Checkpoint | None, flat: Flat) -> None:
+    """Raises UserError when a checkpoint, whole as it is, is not one of this job's model."""
+    try:
+        if held is not None:
+            Progress.from_dict(held.state["progress"])
+            flat.check(held.tensors["weights"])
+            for key in ("exp_avg", "exp_avg_sq") if held.state["updates"] else ():
+                flat.check(held.tensors["optimizer"], f"{key}.")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint of step {held.step if held else 0} does not fit this job ({type(error).__name__}: {error}); "
+            "run.resume=never begins anew"
+        ) from None
+
+
 class Window:
     """The steps since the last logged line: speed is taken over these."""
 
@@ -238,6 +254,6 @@ class Window:
         loop.log.progress(
             p.step,
             f"step {p.step}/{loop.total_steps}  loss {outcome.loss:.4f}  {samples:.0f} examples/s  {tokens:.0f} tokens/s"
-            f"  {duration(left)} left",
+            f"  {mfu:.0%} of peak  {duration(left)} left",
         )
         self.__init__(p)  # type: ignore[misc]

@@ -31,7 +31,7 @@ from distsent.training.evaluation import evaluate
 from distsent.training.exchange import Exchange
 from distsent.training.finish import finish, versions
 from distsent.training.flat import Flat
-from distsent.training.loop import Loop
+from distsent.training.loop import Loop, check_fit
 from distsent.training.plan import Plan
 from distsent.training.progress import Progress
 from distsent.training.update import Update
@@ -130,6 +130,7 @@ class Run:
 
         if world.first and not carried:
             held = checkpoints.newest(self.folder.checkpoints, self._notes.append)
+        world.once(lambda: check_fit(held, flat), "run.fit")
         steps = world.gather(held.step if held else 0, "run.steps")
         start, root = max(steps), steps.index(max(steps))
         state = world.gather(held.state if held and world.rank == root else None, "run.state")[root]
@@ -227,15 +228,8 @@ class Run:
 
         def tokenise() -> str:
             self._say_status("running: reading and tokenising the corpus")
-            store = open_store(
-                job.data,
-                self.seed,
-                tokenizer,
-                job.data.max_length,
-                self._store_folder(),
-                progress=lambda done, of: self.stop.check(),
-            )
-            return str(store.folder)
+            data, hear = job.data, lambda done, of: self.stop.check()
+            return str(open_store(data, self.seed, tokenizer, data.max_length, self._store_folder(), progress=hear).folder)
 
         store = Store.open(Path(self.world.once(tokenise, "run.tokenise")))
         self.world.agree(store.meta, "the token store")

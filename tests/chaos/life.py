@@ -131,7 +131,7 @@ def parts() -> tuple[str, str]:
 
 
 def job(folder: Path) -> list[str]:
-    """60 steps of 8 examples with dropout, saved every 3, evaluated every 10: interrupted almost anywhere it has something to lose."""
+    """60 steps of 8 examples with dropout, saved every 3, evaluated every 10: almost anywhere there is something to lose."""
     model, corpus = parts()
     return [
         f"model.name={model}", f"data.source={corpus}", "data.max_length=40", "model.dropout=0.1", "train.batch_size=8",

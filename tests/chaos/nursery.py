@@ -37,7 +37,10 @@ class Nursery:
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(launcher.ROOT)
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery", str(folder)], stdin=subprocess.PIPE, env=environment, start_new_session=True
+            [sys.executable, "-m", "tests.chaos.nursery", str(folder)],
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
         )
         launcher.wait_for((folder / "socket").exists, 120)
 
@@ -53,7 +56,7 @@ class Nursery:
 
 
 class Warm(launcher.Started):
-    """A start whose workers come from a nursery: they are no descendants of the launcher, and their environment is the nursery's."""
+    """A start whose workers come from a nursery: no descendants of the launcher, and seen from outside without its environment."""
 
     def __init__(self, command: Sequence[str], np: int, cwd: Path | None, env: dict[str, str]) -> None:
         self._folder = Path(env["NURSERY"])
@@ -132,11 +135,10 @@ def become(what: dict[str, Any], outputs: Sequence[int], line: socket.socket) ->
 
 
 if __name__ == "__main__":
-    import horovod.torch
-    import transformers.models.bert.modeling_bert
+    import horovod.torch  # noqa: F401
+    import transformers.models.bert.modeling_bert  # noqa: F401
 
     import distsent.results.comparison
-    import distsent.run.gallery
     import distsent.training.run  # noqa: F401
     from distsent import door
     from tests.chaos import held
