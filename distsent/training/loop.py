@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from distsent.training import optimizer as optimizers
 from distsent.training.flat import Flat
 from distsent.training.plan import Batch, Plan
 from distsent.training.progress import Epoch, Progress
-from distsent.training.update import Outcome, Update
+from distsent.training.update import Outcome, Update, Wishes
 
 
 @dataclass
@@ -62,8 +63,7 @@ class Loop:
         while not self._over():
             began = time.perf_counter()
             batch = self.plan.batch(p.step)
-            late = self._is_late(saved_at) or (self.saver is not None and self.saver.failed)
-            outcome = self.update(batch, self.stop.requested is not None, late, renew=self.world.outdated)
+            outcome = self.update(batch, partial(self._wishes, saved_at))
             self._count(batch, outcome, time.perf_counter() - began)
             self.pulse.step = p.step
             if p.step % self.job.log.every == 0 or p.step == self.total_steps:
@@ -164,9 +164,11 @@ class Loop:
             raise NonFinite(f"{what}; the last checkpoint is untouched; try a lower optim.lr, or train.skip_nonfinite=N")
         self.log.say(f"skipped {what}")
 
-    def _is_late(self, saved_at: float) -> bool:
-        """Whether the first worker's clock asks for a save; it travels with the gradients, so that all agree."""
-        return self.world.first and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
+    def _wishes(self, saved_at: float) -> Wishes:
+        """What this worker wants; it travels with the gradients, so that all agree. The first one's clock asks for saves."""
+        late = self.world.first and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
+        failed = self.saver is not None and self.saver.failed  # all shall hear of it now
+        return Wishes(stop=self.stop.requested is not None, save=late or failed, renew=self.world.outdated)
 
     def _checkpoint_due(self) -> bool:
         every = self.job.checkpoint.every_steps

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,17 @@ LOSS, RIGHT, STOP, SAVE, BAD, RENEW = range(6)  # places among the riders
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What one worker wants to happen after the step."""
+
+    stop: bool = False
+    save: bool = False
+    renew: bool = False  # meet other workers
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What all workers know after a step."""
+    """What all workers know after a step; `stop`, `save`, `renew`: what any of them wanted."""
 
     loss: float
     grad_norm: float
@@ -72,10 +82,11 @@ class Update:
         self._warmup = optimizers.warmup_steps(optim.warmup, total_steps)
         self._touched = torch.empty(0, dtype=torch.long, device=flat.values.device)
 
-    def __call__(self, batch: Batch, stop: bool = False, save: bool = False, renew: bool = False) -> Outcome:
-        """Train on `batch`. `stop`, `save`, `renew`: what this worker wants after the step; the outcome tells what any wanted."""
+    def __call__(self, batch: Batch, wishes: Callable[[], Wishes] = Wishes) -> Outcome:
+        """Train on `batch`. `wishes` is asked as late as can be, just before the exchange: a signal then costs no further step."""
         bad_rows = self._backward(batch)
-        for rider, value in {STOP: stop, SAVE: save, RENEW: renew, BAD: len(bad_rows)}.items():
+        wish = wishes()
+        for rider, value in {STOP: wish.stop, SAVE: wish.save, RENEW: wish.renew, BAD: len(bad_rows)}.items():
             self.flat.riders[rider] = float(value)
         self.exchange.sum(batch.touched)
         loss, right, stops, saves, bad, renews = self.flat.riders[:6].tolist()
