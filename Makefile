@@ -23,7 +23,7 @@ train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with 
 	@$(in_venv) horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
-	@$(in_venv) python -m pytest $(ARGS)
+	@$(in_venv) python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: setup  ## ruff and mypy, changing nothing
 	@$(in_venv) ruff check && ruff format --check && mypy

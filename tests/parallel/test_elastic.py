@@ -7,8 +7,6 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
-
 from distsent.comm import World
 from tests import folders, launcher
 from tests.parallel.conftest import PLAIN, but
@@ -27,7 +25,6 @@ def worker_on(started: launcher.Started, host: str) -> int:
     raise AssertionError(f"there is no worker on {host}; output:\n{started.output}")
 
 
-@pytest.mark.timeout(400)
 def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str, ...], tmp_path: Path) -> None:
     job = but([*parts, *PLAIN], "model.dropout=0.1", "eval.every=end", "optim.lr=1e-3")
     hosts, script, pause = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "pause"

@@ -69,7 +69,7 @@ def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
     time.sleep(2)
     assert not (tmp_path / "ran").exists(), "one of two answers"
     ssh.write_text("a\nb\n")
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and (tmp_path / "ran").exists()
     assert "waiting for 1 of 2 workers: b:" in said
 
@@ -78,7 +78,7 @@ def test_workers_that_never_answer_are_named(tmp_path, ssh):
     (tmp_path / "hostfile").write_text("a slots=1\njob-worker-1.job.ns.svc slots=1\n")
     ssh.write_text("a\n")
     process = start(tmp_path, "--wait", "1", "--", "true", "--hostfile", str(tmp_path / "hostfile"))
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "job-worker-1.job.ns.svc does not answer after 1 s" in said and "kubectl describe pod job-worker-1" in said
 
@@ -91,7 +91,7 @@ def test_only_hopeless_ends_are_remembered(tmp_path, ssh, code, again):
     words = ("--", run, "--hostfile", str(tmp_path / "hostfile"))
     assert start(tmp_path, *words).wait(30) == code
     second = start(tmp_path, *words)
-    said, _ = second.communicate(timeout=30)
+    said, _ = second.communicate(timeout=300)
     hopeless = code in (2, 3)
     assert second.returncode == again and ("not tried again" in said) == hopeless
     assert (tmp_path / "ran").read_text().count("ran") == (1 if hopeless else 2)
@@ -130,7 +130,7 @@ def test_elastic_carries_on_when_the_hosts_change(tmp_path, ssh):
     process = start(tmp_path, "--elastic", discover, "--slots", "2", "--max-np", "4", "--poll", "0.5", "--", run, "python")
     wait_until((tmp_path / "running").exists)
     (tmp_path / "list").write_text("a\nb\nc\n")
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:2 python", "-np 4 -H a:2,b:2 python"]
     assert "1 hosts have become 2" in said
@@ -140,7 +140,7 @@ def test_elastic_gives_up_when_it_cannot_start(tmp_path, ssh):
     ssh.write_text("")
     discover = script(tmp_path / "discover", "echo a\n")
     process = start(tmp_path, "--wait", "1", "--elastic", discover, "--min-np", "1", "--poll", "0.5", "--", "true")
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "--min-np asks for 1" in said
 
 
@@ -150,7 +150,7 @@ def test_elastic_carries_on_with_those_that_are_left(tmp_path, ssh):
     discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
     run = script(tmp_path / "horovodrun", f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 1 ] && exit 0\necho a >{ssh}; exit 1\n')
     process = start(tmp_path, "--elastic", discover, "--poll", "0.5", "--", run, "python")
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:1,b:1 python", "-np 1 -H a:1 python"]
 

@@ -328,7 +328,7 @@ def test_four_processes_together_build_once(corpus: Data, tmp_path: Path):
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "here\n"
     begin.touch()
-    ends = [process.communicate(timeout=60) for process in processes]
+    ends = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, ends
     assert sum(out.count("built") for out, _ in ends) == 1
     (name,) = visible(tmp_path / "s")
@@ -342,7 +342,7 @@ def test_killed_at_any_moment_the_next_one_builds(corpus: Data, tmp_path: Path):
     processes = {death: child(corpus, tmp_path / death, begin, death) for death in deaths}
     expected = content(made(corpus, tmp_path / "alone").folder)
     for death, process in processes.items():
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, (death, out, err)
         (left,) = visible(tmp_path / death)
         assert left.startswith(".")  # a temporary folder, and nothing that looks like a store
