@@ -56,7 +56,7 @@ ReturnToService=2
 SlurmdTimeout={patience}
 SlurmctldTimeout=30
 KillWait=60
-MessageTimeout=5
+MessageTimeout=10
 MinJobAge=3600
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=2,preempt_youngest_first
 PreemptType=preempt/partition_prio

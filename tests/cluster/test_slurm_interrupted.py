@@ -11,7 +11,7 @@ from slurm_job import DEMO, ENDED, FOR_EVER, MARKS, Job
 pytestmark = MARKS
 
 # A dead node is to be noticed soon; elsewhere a busy machine must not make one look dead.
-nodes_may_die = pytest.mark.parametrize("cluster", [{"patience": 10}], indirect=True, ids=["nodes-may-die"])
+nodes_may_die = pytest.mark.parametrize("cluster", [{"patience": 15}], indirect=True, ids=["nodes-may-die"])
 
 
 def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Cluster) -> None:
