@@ -8,7 +8,7 @@ ARGS ?=
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint clean
+.PHONY: help setup train test chaos lint clean
 
 # As after `source .venv/bin/activate`: horovodrun must find its own python and mpirun first.
 in_venv = export VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/.venv/bin:$$PATH" &&
@@ -24,6 +24,10 @@ train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with 
 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+chaos: setup  ## hundreds of kills, signals and damaged files (about an hour on 2 cores), then the table of what became of them
+	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos $(ARGS); \
+		python -m tests.chaos.table "$$RECORD"
 
 lint: setup  ## ruff and mypy, changing nothing
 	@$(in_venv) ruff check && ruff format --check && mypy

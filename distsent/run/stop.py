@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 import time
-from types import FrameType
 
 from distsent.errors import STOPPED, Stopped
 from distsent.run.launcher import launchers
@@ -17,16 +18,30 @@ URGENT = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether this process was asked to stop. Make it first thing: imports and tokenising take a while, too."""
+    """Whether this process was asked to stop. Make it first thing: imports and tokenising take a while, too.
+
+    A thread hears the signals: Python's own handlers run in the main thread, which may sit in a collective for minutes.
+    """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self._since = 0.0
         launchers()  # known from here on: a launcher may die while its workers import
+        heard, self._told = socket.socketpair()
+        self._told.setblocking(False)
+        signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, self._hear)
+            signal.signal(number, lambda number, frame: None)
+        threading.Thread(target=self._listen, args=(heard,), daemon=True, name="stop").start()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _listen(self, heard: socket.socket) -> None:
+        while True:
+            for number in heard.recv(64):
+                self._hear(number)
+
+    def _hear(self, number: int) -> None:
+        if number not in SIGNALS:
+            return
         if self.requested is None:
             self.requested, self._since = signal.Signals(number).name, time.monotonic()
         elif number in URGENT and time.monotonic() - self._since > ECHO:

@@ -57,6 +57,7 @@ class Life:
         self.random = random.Random(self.seed)
         self.run = self.folder / "chaos"
         self.holds = self.folder / "holds"
+        self.last_output = ""  # of the last start that was attacked
 
     def start(self, hold: str = "", pause: float = 0.0, changes: Sequence[str] = ()) -> launcher.Started:
         shutil.rmtree(self.holds, ignore_errors=True)
@@ -99,7 +100,8 @@ class Life:
         seconds = time.monotonic() - since
         for process in left:
             launcher.end(process)
-        code = started.wait(30).code
+        ended = started.wait(30)
+        code, self.last_output = ended.code, ended.output
         damaged: list[str] = []
         found = checkpoint.newest(self.run / "checkpoints", damaged.append)
         newest = found.step if found else 0
@@ -117,8 +119,11 @@ class Life:
 
     @property
     def hash(self) -> str:
+        """Of the weights that the run gives away, and of the weights and moments behind its last step."""
         assert self.result is not None
-        return str(self.result["weights_sha256"])
+        last = checkpoint.newest(self.run / "checkpoints")
+        assert last is not None and last.step == STEPS
+        return " ".join([str(self.result["weights_sha256"]), *(checkpoint.weights_sha256(g) for g in last.tensors.values())])
 
 
 @cache

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -83,15 +82,18 @@ def serve(folder: Path) -> socket.socket | None:
         os.rename(folder / "coming", folder / "socket")
         lines: dict[int, socket.socket] = {}
         while True:
-            ready, _, _ = select.select([server, sys.stdin], [], [], 0.02)
+            ready, _, _ = select.select([server, sys.stdin, *lines.values()], [], [], 0.02)
             if sys.stdin in ready:
                 return None
+            for process, line in lines.items():
+                if line in ready:  # its stub is gone
+                    os.kill(process, signal.SIGKILL)
             if server in ready:
                 line, _ = server.accept()
                 text, outputs = receive(line)
                 process = os.fork()
                 if process == 0:
-                    become(json.loads(text), outputs, line)
+                    become(json.loads(text), outputs)
                     return line
                 for output in outputs:
                     os.close(output)
@@ -111,7 +113,7 @@ def receive(line: socket.socket) -> tuple[bytes, list[int]]:
     return text, outputs
 
 
-def become(what: dict[str, Any], outputs: Sequence[int], line: socket.socket) -> None:
+def become(what: dict[str, Any], outputs: Sequence[int]) -> None:
     """Turn this fork into the process that the launcher wanted to start."""
     for number, output in enumerate(outputs, 1):
         os.dup2(output, number)
@@ -124,14 +126,6 @@ def become(what: dict[str, Any], outputs: Sequence[int], line: socket.socket) ->
     rank = next(what["environment"][name] for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK") if name in what["environment"])
     mark = what["environment"][launcher.MARK]
     (Path(os.environ["NURSERY"]) / f"{mark}.{rank}").write_text(str(os.getpid()))
-
-    def mind_stub() -> None:
-        with suppress(OSError):
-            while line.recv(1):
-                continue
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=mind_stub, daemon=True).start()
 
 
 if __name__ == "__main__":

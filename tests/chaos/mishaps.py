@@ -1,0 +1,145 @@
+"""What goes wrong in one worker or on one disk, switched in from outside:  python -m tests.chaos.mishaps PLAN
+
+Several runs in one start of the workers, as `tests.parallel.driver` makes them. A worker that ended otherwise than the others would
+leave them hanging in the next run.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from distsent import comm
+from distsent.run import checkpoint
+from distsent.training import divergence
+from distsent.training.plan import Batch
+from distsent.training.update import Update
+from tests.parallel.driver import drive
+from tests.parallel.mutants import mutant
+
+STEP = 13  # of 24; saved every 3, evaluated every 10
+FLIPPED = "bert.encoder.layer.1.output.dense.weight"
+
+
+class Poisoned:
+    """A forward pass whose last logit is no number."""
+
+    def __init__(self, forward: Any) -> None:
+        self._forward = forward
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._forward, name)
+
+    def __call__(self, stream: Any) -> torch.Tensor:
+        logits = self._forward(stream)
+        return torch.cat([logits[:-1], logits[-1:] * float("nan")])
+
+
+def poison(steps: tuple[int, ...], here: bool) -> Any:
+    """Let the loss of one example be no number in some steps, if this is the worker."""
+    real = Update._backward
+
+    def wrong(self: Update, batch: Batch) -> list[int]:
+        if not here or batch.step not in steps:
+            return real(self, batch)
+        with patch.object(self, "forward", Poisoned(self.forward)):
+            return real(self, batch)
+
+    return patch.object(Update, "_backward", wrong)
+
+
+@mutant
+def nan_loss_at_rank_1(rank: int, size: int) -> Iterator[Any]:
+    with poison((STEP,), rank == 1):
+        yield
+
+
+@mutant
+def nan_loss_twice(rank: int, size: int) -> Iterator[Any]:
+    with poison((STEP, STEP + 4), rank == 1):
+        yield
+
+
+@mutant
+def infinite_gradient_at_rank_0(rank: int, size: int) -> Iterator[Any]:
+    """The loss is a number, its gradient is not."""
+    real = Update._backward
+
+    def wrong(self: Update, batch: Batch) -> list[int]:
+        bad = real(self, batch)
+        if rank == 0 and batch.step == STEP:
+            self.flat.grads[-1] = float("inf")
+        return bad
+
+    with patch.object(Update, "_backward", wrong):
+        yield
+
+
+def flip(here: bool) -> Any:
+    """Flip the lowest bit of one weight after a step, as a cosmic ray would."""
+    real = Update.__call__
+
+    def wrong(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        outcome = real(self, batch, *args, **kwargs)
+        if here and batch.step == STEP:
+            self.flat.split(self.flat.values)[FLIPPED].view(torch.int32)[0, 0] ^= 1
+        return outcome
+
+    return patch.object(Update, "__call__", wrong)
+
+
+@mutant
+def flipped_bit_at_rank_1(rank: int, size: int) -> Iterator[Any]:
+    with flip(rank == 1):
+        yield
+
+
+@mutant
+def flipped_bit_that_nothing_saves(rank: int, size: int) -> Iterator[Any]:
+    with flip(rank == 0), patch.object(divergence, "EVERY", 20):
+        yield
+
+
+@mutant
+def full_disk(rank: int, size: int) -> Iterator[Any]:
+    """From the third save on there is no room."""
+    real, saves = checkpoint.save_file, 0
+
+    def wrong(tensors: Any, path: Path) -> None:
+        nonlocal saves
+        saves += 1
+        if saves > 4:  # two files each
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(tensors, path)
+
+    with patch.object(checkpoint, "save_file", wrong):
+        yield
+
+
+@mutant
+def slow_disk(rank: int, size: int) -> Iterator[Any]:
+    """Every fsync takes its time, longer than the steps between two saves."""
+    real = checkpoint._sync
+
+    def slow(path: Path) -> None:
+        time.sleep(0.05)
+        real(path)
+
+    with patch.object(checkpoint, "_sync", slow):
+        yield
+
+
+if __name__ == "__main__":
+    world = comm.start()
+    drive(json.loads(Path(sys.argv[1]).read_text()), world)
+    world.end()

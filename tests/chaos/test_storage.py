@@ -1,0 +1,94 @@
+"""Real file systems that are full, or that nobody may write to, under a run in this process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from distsent.comm import World
+from distsent.errors import FAILED, UserError
+from distsent.job import load
+from distsent.run import checkpoint
+from distsent.training.run import Run
+from tests import folders
+from tests.chaos.life import job
+from tests.parallel.driver import Deaf
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB. Only root can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def alone(folder: Path) -> None:
+    Run(load(None, job(folder)), World(), Deaf()).train()
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that there is."""
+    filler = folder / "filler"
+    handle = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    with suppress(OSError):
+        while True:
+            os.write(handle, bytes(4096))
+    os.close(handle)
+    return filler
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_room(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fillers: list[Path] = []
+    real = checkpoint.save
+
+    def save(folder: Path, step: int, *rest: object) -> Path:
+        if step == 9:
+            fillers.append(fill(disk))
+        return real(folder, step, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="step-00000009: the checkpoint could not") as caught:
+        patch.setattr(checkpoint, "save", save)
+        alone(disk)
+    assert len(caught.value.lines) == 1 and caught.value.code == FAILED
+    found = checkpoint.newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
+    assert found is not None and found.step == 6
+
+    with pytest.raises(UserError, match=r"cannot be written.*No space left on device") as caught:
+        alone(disk)  # not even the status can be written
+    assert len(caught.value.lines) == 1 and caught.value.code == FAILED
+
+    fillers[0].unlink()
+    alone(disk)
+    alone(tmp_path / "whole")
+    hashes = [folders.result(folder / "chaos")["weights_sha256"] for folder in (disk, tmp_path / "whole")]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_disk_that_turns_read_only_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_file(tensors: object, path: Path) -> None:  # a disk with open files cannot be remounted, one that fails can
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"could not be written .*Read-only file system") as caught:
+        real = checkpoint.save_file
+        calls = iter([real, real])
+        patch.setattr(checkpoint, "save_file", lambda *rest: next(calls, save_file)(*rest))
+        alone(disk)
+    assert len(caught.value.lines) == 1 and caught.value.code == FAILED
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(UserError, match=r"cannot write to .*; choose another folder with run\.dir") as caught:
+        alone(disk)
+    assert len(caught.value.lines) == 1
+    found = checkpoint.newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
+    assert found is not None and found.step == 3
