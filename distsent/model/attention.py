@@ -46,34 +46,42 @@ def attend(
     return _score(q, k, v, stream, scale)
 
 
-def _lay(x: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    """Rows [T * H, D] of [T, H, D], in another order. One copy a tensor and layer: advanced indexing costs six times as much."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if order is None else rows.index_select(0, order)
+def _lay(x: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """[T, H, D] in the layout of attention. One copy a tensor and layer: advanced indexing costs six times as much."""
+    return x.reshape(-1, x.shape[-1]).index_select(0, heads.take)
+
+
+def _back(x: torch.Tensor, heads: Heads, shape: torch.Size) -> torch.Tensor:
+    """What `_lay` laid out, as [T, H, D] again; zero for tokens that belong to nobody."""
+    out = x.new_empty(shape)
+    rows = out.view(-1, shape[-1])
+    torch.index_select(x, 0, heads.put, out=rows[: len(heads.put)])
+    rows[len(heads.put) :] = 0
+    return out
 
 
 def _slices(group: Group, H: int, firsts: bool) -> tuple[slice, slice]:
     """A group's rows among the queries, and among the keys and values."""
     places = slice(group.start * H, group.stop * H)
-    return (slice(group.first * H, (group.first + group.count) * H) if firsts else places), places
+    return (slice(group.start_first * H, (group.start_first + group.count) * H) if firsts else places), places
 
 
 def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:
     """Without gradients: torch's fused kernel, group by group."""
     firsts, (H, D) = len(q) != len(k), q.shape[1:]
-    heads = stream.heads(H)
-    Q, K, V = _lay(q, None if firsts else heads.take), _lay(k, heads.take), _lay(v, heads.take)
+    heads, own = stream.heads(H), stream.heads(H, firsts)
+    Q, K, V = _lay(q, own), _lay(k, heads), _lay(v, heads)
     out = torch.empty_like(Q)
     for group in stream.groups:
         mine, places = _slices(group, H, firsts)
-        Qg, Kg, Vg = (
-            Q[mine].view(group.count, H, -1, D),
-            K[places].view(group.count, H, -1, D),
-            V[places].view(group.count, H, -1, D),
-        )
-        mask = None if group.pad_gL is None else ~group.pad_gL[:, None, None, :]
+        Qg, Kg, Vg = (x.view(group.count, H, -1, D) for x in (Q[mine], K[places], V[places]))
+        mask = None
+        if group.pad_gL is not None:
+            mask = ~group.pad_gL[:, None, None, :]
+        elif group.shortest < group.longest:
+            Kg, Vg = Kg[:, :, : group.shortest], Vg[:, :, : group.shortest]
         out[mine] = F.scaled_dot_product_attention(Qg, Kg, Vg, attn_mask=mask, scale=scale).reshape(-1, D)
-    return _lay(out, None if firsts else heads.put).view(q.shape)
+    return _back(out, own, q.shape)
 
 
 class _Packed(torch.autograd.Function):
@@ -88,14 +96,14 @@ class _Packed(torch.autograd.Function):
         ctx: Any, q: Any, k: Any, v: Any, stream: Stream, scale: float, rate: float, keys_T: torch.Tensor | None, site: int
     ) -> torch.Tensor:
         firsts, (H, D) = len(q) != len(k), q.shape[1:]
-        heads, kept = stream.heads(H), []
+        heads, own, kept = stream.heads(H), stream.heads(H, firsts), []
         keys = None if keys_T is None else _keys(keys_T, heads, H)
         with torch.autocast(q.device.type, enabled=False):
-            Q, K, V = _lay(q, None if firsts else heads.take) * scale, _lay(k, heads.take), _lay(v, heads.take)
+            Q, K, V = _lay(q, own) * scale, _lay(k, heads), _lay(v, heads)
             out = torch.empty_like(Q)
             for group in stream.groups:
                 mine, places = _slices(group, H, firsts)
-                Qg, Kg, Vg = Q[mine].view(group.count * H, -1, D), *(x[places].view(group.count * H, -1, D) for x in (K, V))
+                Qg, Kg, Vg = (x.view(group.count * H, -1, D) for x in (Q[mine], K[places], V[places]))
                 P = _softmax(torch.bmm(Qg, Kg.transpose(1, 2)), group)
                 mask = None
                 if keys is not None:
@@ -105,21 +113,20 @@ class _Packed(torch.autograd.Function):
                 kept += [P, mask]
             if keys is not None:
                 out.mul_(boost(rate))
-            out = _lay(out, None if firsts else heads.put).view(q.shape)
+            out = _back(out, own, q.shape)
         ctx.save_for_backward(Q, K, V, *kept)
         ctx.stream, ctx.scale, ctx.boost = stream, scale, boost(rate) if keys is not None else 1.0
+        ctx.tokens, ctx.firsts = k.shape, firsts
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (dout,) = grads
         Q, K, V, *kept = ctx.saved_tensors
-        firsts, (H, D) = len(Q) != len(K), dout.shape[1:]
-        heads = ctx.stream.heads(H)
+        firsts, (H, D) = ctx.firsts, dout.shape[1:]
+        heads, own = ctx.stream.heads(H), ctx.stream.heads(H, firsts)
         with torch.autocast(Q.device.type, enabled=False):
-            dO = _lay(dout, None if firsts else heads.take) * ctx.boost
-            if not firsts:  # pads repeat a real row: its gradient must not count twice
-                dO.index_fill_(0, heads.pads, 0.0)
+            dO = (_lay(dout, own) * ctx.boost).index_fill_(0, own.pads, 0.0)  # pads repeat a real row: it must not count twice
             dQ, dK, dV = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
             for i, group in enumerate(ctx.stream.groups):
                 mine, places = _slices(group, H, firsts)
@@ -132,8 +139,7 @@ class _Packed(torch.autograd.Function):
                 torch.bmm(dS, K[places].view(shape), out=dQ[mine].view(shape))
                 torch.bmm(dS.transpose(1, 2), Q[mine].view(shape), out=dKg)
             dQ.mul_(ctx.scale)
-            back = None if firsts else heads.put
-            dq, dk, dv = _lay(dQ, back).view(dout.shape), *(_lay(x, heads.put).view(-1, H, D) for x in (dK, dV))
+            dq, dk, dv = _back(dQ, own, dout.shape), _back(dK, heads, ctx.tokens), _back(dV, heads, ctx.tokens)
         return dq, dk, dv, None, None, None, None, None
 
 
@@ -146,6 +152,8 @@ def _softmax(S: torch.Tensor, group: Group) -> torch.Tensor:
     wide = S.to(_wide(S.dtype))
     if group.pad_gL is not None:
         wide.view(group.count, -1, *S.shape[1:]).masked_fill_(group.pad_gL[:, None, None, :], -torch.inf)
+    elif group.shortest < group.longest:
+        wide[:, :, group.shortest :] = -torch.inf
     return torch.softmax(wide, dim=-1).to(S.dtype)
 
 

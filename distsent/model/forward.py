@@ -60,7 +60,7 @@ class Padded:
 
     def __call__(self, s: Stream) -> torch.Tensor:
         def rows(x_T: torch.Tensor, pad: int) -> torch.Tensor:
-            return nn.utils.rnn.pad_sequence(x_T.split(list(s.lengths)), batch_first=True, padding_value=pad)
+            return nn.utils.rnn.pad_sequence(x_T[: s.tokens].split(list(s.lengths)), batch_first=True, padding_value=pad)
 
         types = {} if s.types_T is None else {"token_type_ids": rows(s.types_T, 0)}
         mask = rows(torch.ones_like(s.ids_T), 0)

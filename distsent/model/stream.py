@@ -1,5 +1,8 @@
 """A micro-batch as one stream of real tokens: examples end to end, no padding.
 
+Almost none: numbers of tokens, lengths of groups and their counts are rounded up a little. A library of matrix products
+generates its code for every new shape - milliseconds each, a quarter of a step where no two steps have a shape in common.
+
 Shape letters: T tokens of the stream, n examples, g examples of a group, L tokens of a group's longest, H heads,
 D width of a head, C classes.
 """
@@ -19,13 +22,19 @@ GROUP_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring examples, from number `first` on, whose attention runs as one batch of `count` x `longest` places."""
+    """Neighbouring examples, from number `first` on, whose attention runs as one batch of `count` x `longest` places.
+
+    The last of the `count` may be nobody: places that no token has.
+    """
 
     first: int
+    examples: int
     start: int  # its first place; the groups' places follow one another
+    start_first: int  # likewise where each example has one place only
     count: int
     longest: int
-    pad_gL: torch.Tensor | None  # True where there is no token; None: a token everywhere
+    shortest: int
+    pad_gL: torch.Tensor | None  # True where an example has no token; None: all have as many, `shortest`
 
     @property
     def stop(self) -> int:
@@ -34,16 +43,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Heads:
-    """How a stream's rows [T * H] are laid out for attention: group by group, in each [g, H, L], every head's rows together."""
+    """How rows [T * H] of a stream are laid out for attention: group by group, in each [g, H, L], a head's rows together."""
 
-    take: torch.Tensor  # row of the stream for every place (at pads the example's first token's: finite, and its own)
+    take: torch.Tensor  # row of the stream for every place (without a token: a first token's of the group, for its finite numbers)
     put: torch.Tensor  # place of every row of the stream
     pads: torch.Tensor  # places without a token
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Examples end to end. `keys_T` feeds dropout and is None when nothing is dropped."""
+    """Examples end to end, then tokens that fill up and belong to nobody. `keys_T` feeds dropout; None: nothing is dropped."""
 
     ids_T: torch.Tensor
     positions_T: torch.Tensor
@@ -53,17 +62,18 @@ class Stream:
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
     keys_T: torch.Tensor | None
-    _heads: dict[int, Heads] = field(default_factory=dict, compare=False)
+    _heads: dict[tuple[int, bool], Heads] = field(default_factory=dict, compare=False)
 
     @property
     def tokens(self) -> int:
-        return len(self.ids_T)
+        """Real ones."""
+        return sum(self.lengths)
 
-    def heads(self, H: int) -> Heads:
-        """Made once a stream: all layers share it."""
-        if H not in self._heads:
-            self._heads[H] = _heads(self, H)
-        return self._heads[H]
+    def heads(self, H: int, firsts: bool = False) -> Heads:
+        """The layout of all tokens, or of rows that are one an example. Made once a stream: all layers share it."""
+        if (H, firsts) not in self._heads:
+            self._heads[H, firsts] = _heads(self, H, firsts)
+        return self._heads[H, firsts]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -75,24 +85,32 @@ def stream(
     types: Sequence[np.ndarray] | None = None,
     keys_T: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
+    even: bool = True,
 ) -> Stream:
-    """Lay examples end to end, in the order given (shortest first groups best)."""
+    """Lay examples end to end, in the order given (shortest first groups best). `even`: round shapes up."""
     lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+    fill = _fill(len(positions)) if even else 0
+    if keys_T is not None:
+        keys_T = torch.cat([keys_T, keys_T[:1].expand(fill)]).to(device)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
 
+    def filled(array: np.ndarray) -> torch.Tensor:
+        """With the first token again at the end: one that the batch touches in any case."""
+        return tensor(np.concatenate([array, np.repeat(array[:1], fill)]))
+
     return Stream(
-        ids_T=tensor(np.concatenate(ids)),
-        positions_T=tensor(positions),
-        types_T=None if types is None else tensor(np.concatenate(types)),
+        ids_T=filled(np.concatenate(ids)),
+        positions_T=filled(positions),
+        types_T=None if types is None else filled(np.concatenate(types)),
         firsts_n=tensor(starts),
         labels_n=tensor(labels),
         lengths=tuple(lengths.tolist()),
-        groups=_groups(lengths, device),
-        keys_T=None if keys_T is None else keys_T.to(device),
+        groups=_groups(lengths, device, even),
+        keys_T=keys_T,
     )
 
 
@@ -112,27 +130,44 @@ def _spans(lengths: np.ndarray) -> list[tuple[int, int]]:
     return [*spans, (a, len(lengths))]
 
 
-def _groups(lengths: np.ndarray, device: torch.device | str) -> tuple[Group, ...]:
-    groups, start = [], 0
-    for a, b in _spans(lengths):
-        own, longest = lengths[a:b], int(lengths[a:b].max())
-        pad = np.arange(longest)[None, :] >= own[:, None]
-        groups.append(Group(a, start, b - a, longest, torch.from_numpy(pad).to(device) if pad.any() else None))
-        start = groups[-1].stop
+def _fill(tokens: int) -> int:
+    """Tokens to add: the sum is a multiple of a power of two near a 32nd of it, so that a run meets some twenty sums."""
+    unit = max(8, 1 << max(0, (tokens // 32).bit_length() - 1))
+    return -tokens % unit
+
+
+def _count(examples: int) -> int:
+    """Rounded up to 1, 2, 3, 4, 6, 8, 12, 16, ..."""
+    power = 1 << (examples - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and examples <= power * 3 // 4 else power
+
+
+def _groups(lengths: np.ndarray, device: torch.device | str, even: bool) -> tuple[Group, ...]:
+    groups, start, start_first = [], 0, 0
+    rounded = lengths + -lengths % 8 if even else lengths
+    for a, b in _spans(rounded):
+        own, longest, count = lengths[a:b], int(rounded[a:b].max()), _count(b - a) if even else b - a
+        shortest, pad_gL = int(own.min()), None
+        if (own != shortest).any():
+            nobody = np.full(count - len(own), longest)  # attends to everything: what comes of it is dropped, but must be finite
+            pad_gL = torch.from_numpy(np.arange(longest)[None, :] >= np.append(own, nobody)[:, None]).to(device)
+        groups.append(Group(a, b - a, start, start_first, count, longest, shortest, pad_gL))
+        start, start_first = groups[-1].stop, start_first + count
     return tuple(groups)
 
 
-def _heads(s: Stream, H: int) -> Heads:
-    starts = np.cumsum(s.lengths) - s.lengths
+def _heads(s: Stream, H: int, firsts: bool) -> Heads:
+    lengths = np.ones(len(s), dtype=np.int64) if firsts else np.array(s.lengths)
+    starts = np.cumsum(lengths) - lengths
     take, put, pads = [], [], []
     for group in s.groups:
-        g, L = group.count, group.longest
-        own = np.array(s.lengths[group.first : group.first + g])
-        token = np.arange(L)[None, :] < own[:, None]
-        row = np.where(token, np.arange(L)[None, :], 0) + starts[group.first : group.first + g, None]
+        g, L, start = (group.count, 1, group.start_first) if firsts else (group.count, group.longest, group.start)
+        example = np.minimum(np.arange(g), group.examples - 1) + group.first
+        token = np.arange(L)[None, :] < np.where(np.arange(g) < group.examples, lengths[example], 0)[:, None]
+        row = np.where(token, np.arange(L)[None, :], 0) + starts[example, None]
         take.append((row[:, None, :] * H + np.arange(H)[None, :, None]).ravel())
-        place = group.start * H + np.arange(g * H * L).reshape(g, H, L)
-        put.append(place.transpose(0, 2, 1)[token].ravel())
-        pads.append(place.transpose(0, 2, 1)[~token].ravel())
+        place = (start * H + np.arange(g * H * L).reshape(g, H, L)).transpose(0, 2, 1)
+        put.append(place[token].ravel())
+        pads.append(place[~token].ravel())
     tensors = (torch.from_numpy(np.concatenate(x)).to(s.ids_T.device) for x in (take, put, pads))
     return Heads(*tensors)
