@@ -33,9 +33,9 @@ def needed(forward: Forward, s: Stream) -> int:
 def apart(s: Stream) -> list[Stream]:
     """Each example of a stream as a stream of its own."""
     cuts = np.cumsum(s.lengths)[:-1]
-    keys = s.keys_T.split(s.lengths) if s.keys_T is not None else [None] * len(s)
-    ids, labels = np.split(s.ids_T.numpy(), cuts), s.labels_n.numpy()
-    return [stream([ids[i]], labels[i : i + 1], keys_T=keys[i]) for i in range(len(s))]
+    keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * len(s)
+    ids, labels = np.split(s.ids_T[: s.tokens].numpy(), cuts), s.labels_n.numpy()
+    return [stream([ids[i]], labels[i : i + 1], keys_T=keys[i], even=False) for i in range(len(s))]
 
 
 def ratios(mine: Share, steps: int = STEPS) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.contest import Contest, Unequal
 from benchmarks.work import Work
 
-STEPS, TOLERANCE = 8, 1e-3  # relative; rounding grows with every step, a wrong recipe shows at the second
+STEPS, TOLERANCE = 5, 1e-3  # relative; rounding grows with every step, a wrong recipe shows at the second
 OWN_BATCHES = "group_by_length"  # who has this in his name chooses other batches: that is his point
 
 

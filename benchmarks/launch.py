@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def torchrun(work: Work) -> list[str]:
     return launcher if work.workers > 1 else PYTHON
 
 
-def run(command: list[str], work: Work, folder: Path) -> str:
-    """Run to the end; what it wrote on standard output. Raises RuntimeError with the last line of a failure."""
+@dataclass(frozen=True)
+class Ended:
+    said: str  # on standard output
+    first_step: float  # seconds from the start until the file `first` was there, which a contestant makes after its first step
+
+
+def run(command: list[str], work: Work, folder: Path, first: str = "first") -> Ended:
+    """Run to the end. Raises RuntimeError with the last line of a failure."""
     folder.mkdir(parents=True, exist_ok=True)
     surroundings = {
         **os.environ,
@@ -34,13 +41,18 @@ def run(command: list[str], work: Work, folder: Path) -> str:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    if done.returncode:
-        said = (folder / "log").read_text(encoding="utf-8").strip().splitlines()
-        wrong = [line for line in said if "Error" in line and "ChildFailedError" not in line]
-        raise RuntimeError((wrong or said or [f"exit code {done.returncode}"])[-1].strip()[:200])
-    return done.stdout
+    began, seen = time.perf_counter(), 0.0
+    with open(folder / "log", "w", encoding="utf-8") as log, open(folder / "said", "w", encoding="utf-8") as said:
+        process = subprocess.Popen(command, env=surroundings, stdout=said, stderr=log)
+        while process.poll() is None:
+            if not seen and (folder / first).is_file() and (first == "first" or (folder / first).stat().st_size):
+                seen = time.perf_counter() - began
+            time.sleep(0.05)
+    if process.returncode:
+        lines = (folder / "log").read_text(encoding="utf-8").strip().splitlines()
+        wrong = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
+        raise RuntimeError((wrong or lines or [f"exit code {process.returncode}"])[-1].strip()[:200])
+    return Ended((folder / "said").read_text(encoding="utf-8"), seen)
 
 
 def script(launcher: list[str], module: str, work: Work, folder: Path, **extra: Any) -> dict[str, Any]:
@@ -48,5 +60,5 @@ def script(launcher: list[str], module: str, work: Work, folder: Path, **extra: 
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "out.json"
     (folder / "work.json").write_text(json.dumps({**asdict(work), **extra, "out": str(out)}))
-    run([*launcher, f"benchmarks.rivals.{module}", str(folder / "work.json")], work, folder)
-    return json.loads(out.read_text())
+    ended = run([*launcher, f"benchmarks.rivals.{module}", str(folder / "work.json")], work, folder)
+    return {**json.loads(out.read_text()), "first_step": ended.first_step}

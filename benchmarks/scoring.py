@@ -40,7 +40,7 @@ def evaluate(work: Work, folder: Path) -> dict[str, Any]:
         "data.source": f"{work.corpus}/test.parquet", "data.max_length": work.max_length, "train.precision": work.precision,
         "run.dir": folder,
     }  # fmt: skip
-    said = run([*horovodrun(work), "distsent.evaluate", work.encoder, *(f"{k}={v}" for k, v in keys.items())], work, folder)
+    said = run([*horovodrun(work), "distsent.evaluate", work.encoder, *(f"{k}={v}" for k, v in keys.items())], work, folder).said
     scores = json.loads(said[said.index("{") : said.rindex("}") + 1])
     return {"examples_per_second": scores["samples_per_second"], "confusion": scores["confusion"]}
 

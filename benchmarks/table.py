@@ -6,40 +6,50 @@ import statistics
 from typing import Any
 
 
+SMALL = {  # heading: (what a contestant calls it, how it is shown, its unit); a column that nobody fills is left out
+    "real tokens/s": ("tokens_per_second", "{:.0f}", 1),
+    "memory of a worker": ("memory_bytes", "{:.0f} MiB", 2**20),
+    "sent by a worker a step": ("bytes_per_step", "{:.1f} MB", 1e6),
+    "start to first step": ("first_step", "{:.1f} s", 1),
+}
+
+
 def table(record: dict[str, Any]) -> str:
-    work, rounds = record["work"], record["rounds"]
+    rounds = record["rounds"]
     first, *_ = names = list(rounds[0]["results"])
     dates = sorted({turn["date"] for turn in rounds})
+    columns = {
+        head: cell
+        for head, cell in SMALL.items()
+        if any(cell[0] in result for turn in rounds for result in turn["results"].values())
+    }
     lines = [
         f"# {record['title']}",
         "",
         f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'} · {record['machine']} · "
         + " ".join(f"{name} {number}" for name, number in record["software"].items()),
         "",
-        f"{len(rounds)} rounds, contestants in turn. {setting(work)} Median (lowest - highest); ratios are taken within a round.",
+        f"{len(rounds)} rounds, contestants in turn. {setting(record['work'])} Median (lowest - highest); ratios are taken within a round.",
         "",
-        f"| contestant | examples/s | {first} is faster by | real tokens/s | memory of a worker | sent by a worker a step |",
-        "|---|---|---|---|---|---|",
+        f"| contestant | examples/s | {first} is faster by | {' | '.join(columns)} |",
+        f"|{'---|' * (3 + len(columns))}",
     ]
     for name in names:
         pairs = [(turn["results"][first], turn["results"][name]) for turn in rounds]
         good = [(a, b) for a, b in pairs if "failed" not in a and "failed" not in b]
         failed = [b["failed"] for _, b in pairs if "failed" in b]
         if not good:
-            lines.append(f"| {name} | failed: {failed[-1] if failed else 'the other one did'} | | | | |")
+            lines.append(f"| {name} | failed: {failed[-1] if failed else 'the other one did'} |{' |' * (1 + len(columns))}")
             continue
         ratios = [a["examples_per_second"] / b["examples_per_second"] for a, b in good]
         cells = [
             spread([b["examples_per_second"] for _, b in good], 1),
             "" if name == first else spread(ratios, 2),
-            *(middle([b.get(key) for _, b in good], text, unit) for key, text, unit in SMALL),
+            *(middle([b.get(key) for _, b in good], text, unit) for key, text, unit in columns.values()),
         ]
         lines.append(f"| {name}{f' ({len(failed)} rounds failed)' if failed else ''} | {' | '.join(cells)} |")
     checks = [f"- {name}: {said}" for name, said in record.get("check", {}).items()]
     return "\n".join([*lines, "", *checks]).rstrip() + "\n"
-
-
-SMALL = (("tokens_per_second", "{:.0f}", 1), ("memory_bytes", "{:.0f} MiB", 2**20), ("bytes_per_step", "{:.1f} MB", 1e6))
 
 
 def setting(work: dict[str, Any]) -> str:

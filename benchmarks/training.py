@@ -27,7 +27,8 @@ def distsent(work: Work, folder: Path) -> dict[str, Any]:
         "log.every": 1, "log.tensorboard": "false", "run.dir": folder, "job.name": "run",
         **({} if work.dropout is None else {"model.dropout": work.dropout}),
     }  # fmt: skip
-    run([*horovodrun(work), "distsent.train", *(f"{key}={value}" for key, value in keys.items())], work, folder)
+    command = [*horovodrun(work), "distsent.train", *(f"{key}={value}" for key, value in keys.items())]
+    ended = run(command, work, folder, first="run/metrics.jsonl")
     steps = [line for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()) if "lr" in line]
     first, last = steps[work.warm - 1], steps[-1]
     result, seconds = json.loads((folder / "run" / "result.json").read_text())["train"], last["seconds"] - first["seconds"]
@@ -35,6 +36,7 @@ def distsent(work: Work, folder: Path) -> dict[str, Any]:
         "examples_per_second": (last["samples"] - first["samples"]) / seconds,
         "tokens_per_second": (last["tokens"] - first["tokens"]) / seconds,
         "losses": [line["loss"] for line in steps],
+        "first_step": ended.first_step,
         "memory_bytes": result["peak_memory_bytes"],
         "bytes_per_step": result["bytes_exchanged"] / work.steps,
         "mfu": result["mfu"],

@@ -51,6 +51,8 @@ def main() -> None:
         schedule.step()
         losses.append(hvd.allreduce(loss.detach()).item() if same else loss.item())
         ends.append(time.perf_counter())
+        if len(ends) == 1:
+            Path(work["out"]).with_name("first").touch()
         tokens.append(int(mask.sum()))
     warm, steps = work["warm"], work["steps"]
     real = hvd.allreduce(torch.tensor(float(sum(tokens[warm:]))), op=hvd.Sum).item()

@@ -29,11 +29,14 @@ from distsent.model.classifier import DROPOUTS
 class Clock(TrainerCallback):
     """When each step ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Path) -> None:
         self.ends: list[float] = []
+        self.first = first
 
     def on_step_end(self, *args: object, **kwargs: object) -> None:
         self.ends.append(time.perf_counter())
+        if len(self.ends) == 1:
+            self.first.touch()
 
 
 class Collator(DataCollatorWithPadding):
@@ -78,7 +81,7 @@ def main() -> None:
         train_sampling_strategy="random" if same else work["strategy"], ddp_backend="gloo" if size > 1 else None,
         average_tokens_across_devices=not same,  # its default multiplies a classifier's loss and gradient with the workers
     )  # fmt: skip
-    clock, collator = Clock(), Collator(tokenizer)
+    clock, collator = Clock(Path(work["out"]).with_name("first")), Collator(tokenizer)
     collator.tokens = []
     kind = Ordered if same else Trainer
     trainer = kind(model=model, args=arguments, train_dataset=examples, data_collator=collator, callbacks=[clock])
