@@ -26,8 +26,8 @@ test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 chaos: setup  ## hundreds of kills, signals and damaged files (about an hour on 2 cores), then the table of what became of them
-	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos $(ARGS); \
-		python -m tests.chaos.table "$$RECORD"
+	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos $(ARGS); code=$$?; \
+		python -m tests.chaos.table "$$RECORD"; exit $$code
 
 lint: setup  ## ruff and mypy, changing nothing
 	@$(in_venv) ruff check && ruff format --check && mypy
