@@ -21,6 +21,7 @@ from distsent.model import classifier
 from distsent.model.forward import autocast, forward_of
 from distsent.model.stream import stream
 from distsent.model.tokenizer import load_tokenizer, naming
+from distsent.scoring.score import at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +95,7 @@ class Predictor:
         types = [np.asarray(x) for x in coded["token_type_ids"]] if "token_type_ids" in coded else None
         lengths = np.array([len(x) for x in ids])
         out = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for rows in cut(np.argsort(lengths, kind="stable"), lengths, self._batch_tokens):
+        for rows in cut(np.argsort(lengths, kind="stable"), lengths, at_once(self._batch_tokens, self.device)):
             piece = stream([ids[i] for i in rows], np.zeros(len(rows)), types and [types[i] for i in rows], device=self.device)
             with autocast(self.device, self._precision):
                 out[rows] = self.forward(piece).float().cpu().numpy()

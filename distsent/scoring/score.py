@@ -11,6 +11,13 @@ import torch.nn.functional as F
 from distsent.corpus.deal import cut
 from distsent.scoring.counts import Counts
 
+CPU_TOKENS = 2048  # more at once leave a core's cache between two layers: 8,192 or 32,768 scored short texts 15 % slower
+
+
+def at_once(batch_tokens: int, device: torch.device) -> int:
+    """Tokens that a worker scores at once where it may hold `batch_tokens`."""
+    return min(batch_tokens, CPU_TOKENS) if device.type == "cpu" else batch_tokens
+
 
 def share(lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
     """The rows that worker `rank` of `size` scores: each `size`-th in order of length, so that all finish together."""

@@ -14,7 +14,7 @@ from distsent.comm import World
 from distsent.errors import Stopped
 from distsent.model.forward import Forward, autocast
 from distsent.scoring.counts import Counts
-from distsent.scoring.score import batches, score
+from distsent.scoring.score import at_once, batches, score
 from distsent.training.plan import lay
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate(
     Raises Stopped on all workers together when `stop` says so on any. Raises RuntimeError unless each row was scored once.
     """
     began, n, classes = time.perf_counter(), len(tokens), len(names)
-    every = [batches(tokens.lengths, rank, world.size, batch_tokens) for rank in range(world.size)]
+    every = [batches(tokens.lengths, rank, world.size, at_once(batch_tokens, device)) for rank in range(world.size)]
     rounds, mine = max(len(work) for work in every), every[world.rank]
     seen = torch.zeros(n, classes + 1)  # logits, and how often the row was scored
 
