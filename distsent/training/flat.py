@@ -62,10 +62,16 @@ class Flat:
             if self.values[part].numel():
                 yield self.values[part], self.grads[part], decays
 
-    def split(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A tensor laid out like `values`, cut into named pieces (views)."""
-        sizes = [p.numel() for _, p in self.named]
-        return {name: x.view(p.shape) for (name, p), x in zip(self.named, flat.split(sizes), strict=True)}
+    def split(self, *stretches: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A tensor laid out like `values`, whole or in the stretches of `groups`, cut into named pieces (views)."""
+        pieces, parameters = {}, iter(self.named)
+        for stretch in stretches:
+            start = 0
+            while start < stretch.numel():
+                name, p = next(parameters)
+                pieces[name] = stretch[start : start + p.numel()].view(p.shape)
+                start += p.numel()
+        return pieces
 
     def check(self, pieces: Mapping[str, torch.Tensor], prefix: str = "") -> None:
         """Raises ValueError unless `split` could have cut these pieces, their names all beginning with `prefix`."""

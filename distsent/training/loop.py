@@ -108,7 +108,7 @@ class Loop:
         moments = optimizers.moments(u.optimizer)
         tensors = {
             "weights": flat.split(flat.values),
-            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(m).items()},
+            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(*m).items()},
         }
         state = {"progress": p.to_dict(), "updates": u.updates, "scale": [u.scale.value, u.scale.good_steps]}
         return Checkpoint(p.step, tensors, state)

@@ -38,16 +38,16 @@ def factor(schedule: str, step: int, warmup: int, total: int) -> float:
     return max(0.0, 1 - progress)
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Adam's state as two flat tensors, `exp_avg` and `exp_avg_sq`; empty before the first step."""
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, list[torch.Tensor]]:
+    """Adam's state, `exp_avg` and `exp_avg_sq`, each in the stretches of `Flat.groups`; empty before the first step."""
     states = [optimizer.state[group["params"][0]] for group in optimizer.param_groups]
     if not all(states):
         return {}
-    return {key: torch.cat([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
+    return {key: [state[key] for state in states] for key in ("exp_avg", "exp_avg_sq")}
 
 
 def restore(optimizer: torch.optim.Optimizer, flat_moments: dict[str, torch.Tensor], updates: int) -> None:
-    """Put back what `moments` gave after `updates` steps of the optimizer."""
+    """Put back what `moments` gave after `updates` steps of the optimizer, each as one flat tensor."""
     start = 0
     for group in optimizer.param_groups:
         parameter = group["params"][0]
