@@ -163,7 +163,7 @@ class Saver:
 
         def write() -> None:
             try:
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # this thread's: training goes first
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)  # of this thread: training goes first
                 save(self._folder, step, copies, frozen)
                 prune(self._folder, self._keep, best, newest=step)
             except BaseException as error:
