@@ -144,9 +144,7 @@ class Saver:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
-        self._copies: dict[
-            tuple[str, str], torch.Tensor
-        ] = {}  # memory for snapshots, taken once: fresh pages cost more than copying
+        self._copies: dict[tuple[str, str], torch.Tensor] = {}  # taken once: fresh memory costs more than the copying
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
