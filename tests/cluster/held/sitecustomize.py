@@ -7,24 +7,23 @@ waits says so in HOLD.heard, and goes on waiting.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib import util
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 HOLD = Path(os.environ.get("DISTSENT_TEST_HOLD", "/nonexistent"))
-PLAN = "distsent.training.plan"  # every worker asks it for every batch, before it looks whether it was asked to stop
+stops: list[Any] = []  # the process's distsent.run.stop.Stop
 
 
 def wait(step: int) -> None:
     while held(step):
-        stop = getattr(signal.getsignal(signal.SIGUSR1), "__self__", None)
-        if stop is not None and stop.requested is not None:
+        if any(stop.requested is not None for stop in stops):
             HOLD.with_suffix(".heard").touch()
         time.sleep(0.02)
 
@@ -36,26 +35,45 @@ def held(step: int) -> bool:
         return False
 
 
+def change_plan(module: ModuleType) -> None:
+    """Every worker asks the plan for every batch, before it tells the others that it was asked to stop."""
+    batch = module.Plan.batch
+
+    def batch_when_free(plan: Any, step: int) -> Any:
+        wait(step)
+        return batch(plan, step)
+
+    module.Plan.batch = batch_when_free
+
+
+def change_stop(module: ModuleType) -> None:
+    begin = module.Stop.__init__
+
+    def begin_and_tell(stop: Any) -> None:
+        begin(stop)
+        stops.append(stop)
+
+    module.Stop.__init__ = begin_and_tell
+
+
 class Finder(MetaPathFinder):
-    """Lets the import of the plan happen as it would, then puts the wait in front of its batches."""
+    """Lets the import of some modules happen as it would, then changes them."""
+
+    changes: ClassVar[dict[str, Callable[[ModuleType], None]]] = {
+        "distsent.training.plan": change_plan, "distsent.run.stop": change_stop,
+    }  # fmt: skip
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != PLAN:
+        if name not in self.changes:
             return None
-        sys.meta_path.remove(self)
+        change = self.changes.pop(name)
         spec = util.find_spec(name)
         assert spec is not None and spec.loader is not None
         run = spec.loader.exec_module
 
         def run_and_change(module: ModuleType) -> None:
             run(module)
-            batch = module.Plan.batch
-
-            def batch_when_free(plan: Any, step: int) -> Any:
-                wait(step)
-                return batch(plan, step)
-
-            module.Plan.batch = batch_when_free
+            change(module)
 
         spec.loader.exec_module = run_and_change  # type: ignore[method-assign]
         return spec
