@@ -1,7 +1,8 @@
 """The training door, which waits at a place of a run until it is let go:  python -m tests.chaos.held [section.key=value ...]
 
 HOLD names the place, and which visit of it counts: `saving:2`. Each worker that gets there leaves a file `<place>.<rank>` in the
-folder HOLD_AT and waits until that folder holds `go`. PAUSE seconds are slept before every step, so that a run lasts.
+folder HOLD_AT and waits until that folder holds `go`. A worker that hears of another's wish to stop leaves `asked.<rank>`. PAUSE
+seconds are slept before every step, so that a run lasts.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ PLACES = {  # place: the module and the function whose call is the visit
 PATIENCE = 100.0  # seconds: a test that died lets nobody wait for ever
 
 
-def hold(place: str) -> None:
-    """Say that this worker is here, and wait."""
+def mark(place: str) -> Path:
+    """Say that this worker is here; the folder that says so."""
     folder = Path(os.environ["HOLD_AT"])
     rank = next((os.environ[name] for name in door.RANKS if name in os.environ), "0")
     (folder / f"{place}.{rank}").touch()
-    until = time.monotonic() + PATIENCE
-    while not (folder / "go").exists() and time.monotonic() < until:
+    return folder
+
+
+def hold(place: str) -> None:
+    """Say that this worker is here, and wait."""
+    go, until = mark(place) / "go", time.monotonic() + PATIENCE
+    while not go.exists() and time.monotonic() < until:
         time.sleep(0.02)
 
 
@@ -71,6 +77,7 @@ def main(arguments: list[str]) -> int:
         if visits == int(visit):
             hold(place)
 
+    before("distsent.run.stop", "Stop.ask", lambda: mark("asked"))
     if place == "import":
         sys.meta_path.insert(0, Arrival())  # type: ignore[arg-type]
         return train.main(arguments)

@@ -46,7 +46,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, whole
     for whom in ("rank 0", "launcher", "everything"):
         came = life.trained
         with life.start(pause=0.05) as started:
-            started.until(lambda came=came: life.trained > came + 4)  # type: ignore[misc]
+            started.until(lambda came=came: life.trained > came + 7)  # type: ignore[misc]
             now = time.monotonic()
             kill(started, whom)
             outcome = record.add(life.after(started, f"kill {whom}", now))
@@ -75,7 +75,7 @@ def test_asked_to_stop_in_any_phase_it_leaves_saved(tmp_path: Path, nursery: Nur
         now = time.monotonic()
         ask(started, number, target)
         if phase == "tokenising":  # the wish of another worker travels with the pulse
-            time.sleep(3)
+            started.until(lambda: life.is_at("asked", 0))
         life.let_go()
         outcome = life.after(started, phase, now)
     assert outcome.orphans == 0 and not outcome.damaged and outcome.lost == 0, (outcome, life.last_output)
@@ -88,13 +88,13 @@ def test_asked_to_stop_in_any_phase_it_leaves_saved(tmp_path: Path, nursery: Nur
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.chaos), 1])
 def test_a_frozen_worker_is_named_and_all_end(tmp_path: Path, whole: str, nursery: Nursery, rank: int) -> None:
     life = Life(tmp_path, 0, nursery)
-    with life.start(pause=0.05, changes=["run.stall_seconds=3"]) as started:
+    with life.start(pause=0.05, changes=["run.stall_seconds=8"]) as started:
         started.until(lambda: life.trained >= 5)
         now = time.monotonic()
         send([workers(started)[rank]], signal.SIGSTOP)
         outcome = life.after(started, f"freeze rank {rank}", now)
     assert outcome.orphans == 0 and outcome.code not in (0, 75) and not outcome.finished, outcome
-    assert re.search(rf"rank {rank}( on \S+)? has been silent for 3 s, (at|around) step \d+", life.last_output), life.last_output
+    assert re.search(rf"rank {rank}( on \S+)? has been silent for 8 s, (at|around) step \d+", life.last_output), life.last_output
     assert life.finish() == whole
 
 
@@ -104,10 +104,11 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path, nursery: Nursery) -> Non
         started.until(lambda: life.is_at("saving", 0))
         worker = workers(started)[0]
         send([worker], signal.SIGTERM)
-        time.sleep(2.5)  # a repeated signal within two seconds is taken for the same one
         now = time.monotonic()
-        send([worker], signal.SIGTERM)
-        outcome = life.after(started, "twice", now)  # nobody lets go of the save that it would wait for
+        while worker in started.processes():  # repeated within two seconds it is taken for the same one
+            time.sleep(0.5)
+            send([worker], signal.SIGTERM)
+        outcome = life.after(started, "twice", now)  # nobody let go of the save that it would have waited for
     assert outcome.orphans == 0 and outcome.newest == 3 and not outcome.damaged, (outcome, life.last_output)
 
 

@@ -14,6 +14,8 @@ from tests.chaos.life import job
 from tests.chaos.mishaps import FLIPPED, STEP
 from tests.parallel.driver import Entry
 
+pytestmark = pytest.mark.timeout(600)  # all runs are made for the first test
+
 RUNS = {  # job.name: (the mishap, overrides)
     "whole": (None, []),
     "nan_1": ("nan_loss_at_rank_1", []),
@@ -38,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, mishap, changes in entries
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
-    ended = launcher.run("-m", "tests.chaos.mishaps", str(folder / "plan.json"), np=2, timeout=250)
+    ended = launcher.run("-m", "tests.chaos.mishaps", str(folder / "plan.json"), np=2, timeout=550)
     assert ended.code == 0, ended.output
     return folder
 
