@@ -20,6 +20,8 @@ from tests.chaos.attacks import PHASES, ask, killed, signalled
 from tests.chaos.life import Life, Record, kill, send, workers
 from tests.chaos.nursery import Nursery
 
+pytestmark = pytest.mark.timeout(600)  # several starts each
+
 SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 
 
