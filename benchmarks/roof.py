@@ -67,7 +67,8 @@ def report() -> str:
         "",
         f"{machine()} · " + " ".join(f"{name} {number}" for name, number in software().items()),
         "",
-        f"One thread, by its own clock of processor time, a worker's share of a global batch over 2 workers, dropout on, {PASSES} streams. Median (lowest - highest).",
+        "One thread, by its own clock of processor time; a worker's share of a global batch over 2 workers, dropout on, "
+        f"{PASSES} streams. Median (lowest - highest).",
         "",
         "| encoder, corpus, precision, batch | forward + backward GFLOP/s | bare products GFLOP/s | ratio |",
         "|---|---|---|---|",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-
 SMALL = {  # heading: (what a contestant calls it, how it is shown, its unit); a column that nobody fills is left out
     "real tokens/s": ("tokens_per_second", "{:.0f}", 1),
     "memory of a worker": ("memory_bytes", "{:.0f} MiB", 2**20),
@@ -29,7 +28,8 @@ def table(record: dict[str, Any]) -> str:
         f"{dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'} · {record['machine']} · "
         + " ".join(f"{name} {number}" for name, number in record["software"].items()),
         "",
-        f"{len(rounds)} rounds, contestants in turn. {setting(record['work'])} Median (lowest - highest); ratios are taken within a round.",
+        f"{len(rounds)} rounds, contestants in turn. {setting(record['work'])} "
+        "Median (lowest - highest); ratios are taken within a round.",
         "",
         f"| contestant | examples/s | {first} is faster by | {' | '.join(columns)} |",
         f"|{'---|' * (3 + len(columns))}",
