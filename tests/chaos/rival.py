@@ -112,7 +112,10 @@ class Life:
     def finish(self) -> str:
         """Carry on until it ends by itself; the hash of its weights, or what keeps it from ending."""
         with self.start() as started:
-            ended = started.wait(200)
+            try:
+                ended = started.wait(250)
+            except TimeoutError:
+                return "no end after 250 s"
         return self.read("result") if ended.code == 0 else f"exit {ended.code}"
 
 
