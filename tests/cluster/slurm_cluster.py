@@ -236,8 +236,15 @@ class Cluster:
         return self.run("sinfo", "--noheader", f"--nodes={name}", "--partition=normal", "--format=%t").strip()
 
     def run(self, *command: str, check: bool = True, cwd: Path = ROOT, **env: str) -> str:
-        """A command of a user at the login node."""
-        return self.hosts["login"].run(*command, check=check, env=self.env | env, cwd=cwd)
+        """A command of a user at the login node; again where a busy machine's controller did not answer."""
+        for patience in range(30, -1, -1):
+            try:
+                return self.hosts["login"].run(*command, check=check, env=self.env | env, cwd=cwd)
+            except AssertionError as error:
+                if "Unable to contact slurm controller" not in str(error) or not patience:
+                    raise
+                time.sleep(2)
+        raise AssertionError
 
     def stop(self) -> None:
         """End everything: the first host's first process takes all others along."""
