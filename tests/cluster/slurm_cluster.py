@@ -56,7 +56,7 @@ ReturnToService=2
 SlurmdTimeout={patience}
 SlurmctldTimeout=30
 KillWait=60
-MessageTimeout=10
+MessageTimeout=5
 MinJobAge=3600
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=2,preempt_youngest_first
 PreemptType=preempt/partition_prio
@@ -142,7 +142,7 @@ class Host:
     def run(self, *command: str, check: bool = True, env: dict[str, str] | None = None, cwd: Path = Path("/")) -> str:
         """Standard output of a command on this host."""
         inside = [*self.enter, "env", f"--chdir={cwd}", *command]  # nsenter itself forgets the folder
-        done = subprocess.run(inside, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(inside, env=env, capture_output=True, text=True, timeout=180)
         assert not check or done.returncode == 0, f"{self.name}: {command} ended with {done.returncode}: {done.stderr}{done.stdout}"
         return done.stdout
 
