@@ -55,7 +55,7 @@ MpiDefault=none
 ReturnToService=2
 SlurmdTimeout={patience}
 SlurmctldTimeout=30
-KillWait=60
+KillWait=30
 MessageTimeout=5
 MinJobAge=3600
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=2,preempt_youngest_first
@@ -226,7 +226,7 @@ class Cluster:
         if "sshd" not in running:
             options = f"-o HostKey={home}/ssh_key -o AuthorizedKeysFile={home}/ssh_key.pub -o StrictModes=no -o PidFile=none"
             self.daemon(name, f"$(command -v sshd) -f /dev/null {options} -o PermitRootLogin=yes -o UsePAM=no")
-        wait_for(f"{name} is idle", lambda: self.node_state(name) == "idle", 60)
+        wait_for(f"{name} is idle", lambda: self.node_state(name) == "idle", 240)
 
     def connect(self, name: str, up: bool) -> None:
         """Plug a node's network cable in, or out."""
