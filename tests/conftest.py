@@ -13,6 +13,5 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 HEAVY = {"chaos": "workers", "parallel": "workers", "real": "workers", "cluster": "clusters"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(HEAVY.get(item.path.parent.name, item.path.name)))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.xdist_group(HEAVY.get(item.path.parent.name, item.path.name)))
