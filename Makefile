@@ -23,7 +23,7 @@ train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with 
 	@$(in_venv) horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
-	@$(in_venv) python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(in_venv) python -m pytest -n 2 $(ARGS)
 
 chaos: setup  ## hundreds of kills, signals and damaged files (about an hour on 2 cores), then the table of what became of them
 	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos $(ARGS); code=$$?; \

@@ -1,6 +1,8 @@
 """What holds for all tests: toy sizes want one thread each, and no test reaches for the network."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,5 +15,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 HEAVY = {"chaos": "workers", "parallel": "workers", "real": "workers", "cluster": "clusters"}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    item.add_marker(pytest.mark.xdist_group(HEAVY.get(item.path.parent.name, item.path.name)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return HEAVY.get(path.parent.name, path.name)
+
+    return ByRoom(config, log)
