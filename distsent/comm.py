@@ -204,8 +204,8 @@ class ElasticWorld(HorovodWorld):
     """Workers that come and go: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
 
     A lost worker makes the others' collectives fail; of new ones the launcher tells the first worker.
-    Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or HOROVOD_CYCLE_TIME was set (it reads
-    a freed vector): here one sum follows another instead, so that there is nothing to fuse.
+    Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or HOROVOD_CYCLE_TIME was set (it crashes
+    in BayesianParameter::SetValue): here one sum follows another instead, so that there is nothing to fuse.
     """
 
     elastic = True

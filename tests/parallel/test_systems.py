@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from distsent import job as jobs
 from distsent.corpus.order import Order
 from distsent.corpus.store import Store, folder_of, open_store
 from tests import folders, launcher, systems
+from tests.parallel.test_reference import Epochs
 
 pytestmark = pytest.mark.slow
 
@@ -97,22 +97,6 @@ def test_the_job_runs_to_its_end(trained: Fixture, stem: str) -> None:
     split = "test" if "test" in result["eval"] else "validation"
     assert result["eval"][split]["n"] == len(trained.store(stem).splits[split])
     assert (run / "model" / "README.md").is_file()
-
-
-class Epochs(torch.utils.data.Sampler):
-    """Each iteration gives the next epoch of distsent's order."""
-
-    def __init__(self, order: Order) -> None:
-        self._order, self._epoch = order, 0
-
-    def __len__(self) -> int:
-        return self._order.rows
-
-    def __iter__(self) -> Iterator[int]:
-        first = self._epoch * self._order.steps_per_epoch
-        self._epoch += 1
-        for step in range(first, first + self._order.steps_per_epoch):
-            yield from self._order.batch(step).tolist()
 
 
 class Ordered(Trainer):
