@@ -13,6 +13,7 @@ from benchmarks.work import Work
 EMOTION = Work("emotion", "minilm", steps=30, warm=5)  # 25 steps: a whole cycle of group_by_length, which goes from long to short
 IMDB = Work("imdb", "minilm", rows=2048, steps=7, warm=2, batch_size=32)
 
+TAX = "Horovod's tax: 2 workers x 1 thread against 1 process x 2 threads"
 HF = {"HF Trainer": trainer("random")}
 GROUPED = {"HF Trainer, group_by_length": trainer("group_by_length")}
 
@@ -24,7 +25,7 @@ SCORERS = {
     "ONNX Runtime, batches of 32": scoring.alone("onnx"),
 }
 ROWS = {"emotion": Work("emotion", "minilm", "float32", "score", rows=2000, steps=40, batch_size=32)}
-ROWS["imdb"] = Work("imdb", "minilm", "float32", "score", rows=400, steps=20, batch_size=32)
+ROWS["imdb"] = Work("imdb", "minilm", "float32", "score", rows=200, steps=20, batch_size=32)
 
 
 def scoring_contests() -> Iterator[Contest]:
@@ -47,10 +48,8 @@ CONTESTS = {
             "imdb-float32", "Training IMDB", replace(IMDB, precision="float32", steps=6),
             {"distsent": distsent, **HF}, curves.check,
         ),
-        Contest(
-            "tax", "Horovod's tax: 2 workers x 1 thread against 1 process x 2 threads, emotion", EMOTION,
-            {"distsent": distsent, "distsent, one process": one_process}, curves.check,
-        ),
+        Contest("tax", f"{TAX}, emotion", EMOTION, {"distsent": distsent, "distsent, one process": one_process}, curves.check),
+        Contest("tax-imdb", f"{TAX}, IMDB", IMDB, {"distsent": distsent, "distsent, one process": one_process}, curves.check),
         *scoring_contests(),
     )
 }  # fmt: skip
