@@ -20,7 +20,7 @@ def table(record: dict[str, Any]) -> str:
     columns = {
         head: cell
         for head, cell in SMALL.items()
-        if any(cell[0] in result for turn in rounds for result in turn["results"].values())
+        if any(result.get(cell[0]) for turn in rounds for result in turn["results"].values())
     }
     lines = [
         f"# {record['title']}",
