@@ -50,7 +50,7 @@ def padded_ratio(work: Work, mine: Share, pad: int | None = None, steps: int = S
     """Executed over useful where each worker's rows, dealt in order, are padded to their longest (or to `pad`): by formula."""
     part, counted, useful = work.batch_size // work.workers, 0.0, 0.0
     for step in range(steps):
-        lengths = mine.tokens.lengths[mine.plan.order.batch(step)]
+        lengths = mine.tokens.lengths(mine.plan.order.batch(step))
         useful += mine.plan.work.training(lengths)
         for start in range(0, len(lengths), part):
             rows = lengths[start : start + part]

@@ -89,7 +89,8 @@ def report() -> str:
         f"{machine()} · " + " ".join(f"{name} {number}" for name, number in software().items()),
         "",
         f"Generated texts of 4 to 28 words, BERT-tiny's shape, 2 workers x 1 thread, global batch {WORK.batch_size}, "
-        f"{STEPS} steps (the first {WARM} not counted). `prepare` includes its own start.",
+        f"{STEPS} steps (the first {WARM} not counted). `prepare` includes its own start. "
+        "Peak memory counts the store's mapped pages, which the kernel may take back.",
         "",
         "| rows | prepare, 1 rank | 2 ranks | training an example (median) | peak memory of worker 0 | start and end of a run |",
         "|---|---|---|---|---|---|",

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from distsent.job.job import Job
     from distsent.job.schema import Data
 
+ALL = slice(None)
 OLD = 24 * 3600  # seconds after which a half-built store of another host counts as left behind
 
 
@@ -62,10 +62,9 @@ class Tokens:
         """Where a row's tokens stand in `ids` and `types`."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 (n,)."""
-        return np.diff(self.offsets)
+    def lengths(self, rows: np.ndarray | slice = ALL) -> np.ndarray:
+        """Tokens of each of these rows, int64; of a few rows it looks at a few offsets only, whatever the corpus."""
+        return self.offsets[1:][rows] - self.offsets[:-1][rows]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def evaluate(
     Raises Stopped on all workers together when `stop` says so on any. Raises RuntimeError unless each row was scored once.
     """
     began, n, classes = time.perf_counter(), len(tokens), len(names)
-    every = [batches(tokens.lengths, rank, world.size, at_once(batch_tokens, device)) for rank in range(world.size)]
+    lengths = tokens.lengths()
+    every = [batches(lengths, rank, world.size, at_once(batch_tokens, device)) for rank in range(world.size)]
     rounds, mine = max(len(work) for work in every), every[world.rank]
     seen = torch.zeros(n, classes + 1)  # logits, and how often the row was scored
 

@@ -49,7 +49,7 @@ class Plan:
 
     def batch(self, step: int) -> Batch:
         rows = self.order.batch(step)
-        lengths = self.tokens.lengths[rows]
+        lengths = self.tokens.lengths(rows)
         owner = deal(cost(lengths, self.work.per_token, self.work.per_pair)[None], self.size)[0]
         mine = np.flatnonzero(owner == self.rank)
         micro = tuple(rows[mine][part] for part in micro_batches(lengths[mine], self.token_budget))
@@ -58,7 +58,7 @@ class Plan:
 
     def stream(self, rows: np.ndarray, seed: int, step: int, drops: bool) -> Stream:
         """A micro-batch ready for the model; `drops`: whether dropout will ask for keys."""
-        return lay(self.tokens, rows, dropout.keys(seed, step, rows, self.tokens.lengths[rows]) if drops else None, self.device)
+        return lay(self.tokens, rows, dropout.keys(seed, step, rows, self.tokens.lengths(rows)) if drops else None, self.device)
 
 
 def lay(tokens: Tokens, rows: np.ndarray, keys_T: torch.Tensor | None, device: torch.device) -> Stream:

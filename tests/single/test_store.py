@@ -56,7 +56,7 @@ def test_tokens_are_the_tokenizers_own(corpus: Data, tmp_path: Path):
         texts = split.texts(slice(None))
         ids = own(texts, truncation=True, max_length=12)["input_ids"]
         assert [tokens[row].tolist() for row in range(len(tokens))] == ids
-        assert tokens.lengths.tolist() == [len(row) for row in ids]
+        assert tokens.lengths().tolist() == [len(row) for row in ids]
         assert tokens.labels.tolist() == split.labels.tolist()
         assert tokens.rows.tolist() == split.rows.tolist()
         assert tokens.truncated == sum(len(row) > 12 for row in own(texts)["input_ids"]) > 0
