@@ -31,9 +31,8 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+    def lengths(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.diff(self.offsets)[rows]
 
     def span(self, row: int) -> slice:
         return slice(self.offsets[row], self.offsets[row + 1])

@@ -18,11 +18,20 @@ def worker_on(started: launcher.Started, host: str) -> int:
     """The process id of the worker that the launcher started on `host`."""
     for process in started.processes():
         path = Path(f"/proc/{process}")
-        if f"HOROVOD_HOSTNAME={host}".encode() in (path / "environ").read_bytes().split(b"\0") and (
-            path / "cmdline"
-        ).read_bytes().split(b"\0")[1:2] == [b"-m"]:
+        try:
+            environ, command = ((path / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+        except OSError:  # a passing one
+            continue
+        if f"HOROVOD_HOSTNAME={host}".encode() in environ and command[1:2] == [b"-m"]:
             return process
     raise AssertionError(f"there is no worker on {host}; output:\n{started.output}")
+
+
+def change(path: Path, text: str) -> None:
+    """Write a file that others read meanwhile: they find the old text or the new one, never half of it."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, path)
 
 
 def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str, ...], tmp_path: Path) -> None:
@@ -38,13 +47,13 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
     with launcher.Started(words, np=2, env=env, options=options) as started:
         started.until(lambda: "step 2/100" in started.output)
-        hosts.write_text("localhost:2\n127.0.0.1:1\n")
+        change(hosts, "localhost:2\n127.0.0.1:1\n")
         started.until(
             lambda: bool(re.search(r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100", started.output))
         )
         os.kill(worker_on(started, "127.0.0.1"), signal.SIGKILL)
         started.until(lambda: bool(re.search(r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100", started.output)))
-        pause.write_text("0")
+        change(pause, "0")
         ended = started.wait()
     assert ended.code == 0, ended.output
 
