@@ -7,7 +7,6 @@ step, so waiting, copying, the writer's share of the cores and what it keeps off
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from benchmarks import materials
 from benchmarks.contest import machine, software
 from benchmarks.launch import horovodrun, run
+from benchmarks.table import spread
 from benchmarks.work import Work
 
 ROUNDS, STEPS, WARM, EVERY, USUAL = 3, 120, 10, 2.0, 30.0
@@ -63,13 +63,12 @@ def once(every: float, corpus: Path, folder: Path) -> dict[str, Any]:
 
 
 def report() -> str:
-    costs, shares, saves = [], [], 0
+    costs, saves = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         corpus = materials.corpus(WORK, Path(scratch) / "corpus")
         for turn in range(ROUNDS):
             without, often = (once(every, corpus, Path(scratch) / f"{turn}-{every:g}") for every in (1e6, EVERY))
             costs.append((often["seconds"] - without["seconds"]) / often["saves"])
-            shares.append(costs[-1] / USUAL)
             saves += often["saves"]
             print(f"round {turn}: {without['seconds']:.1f} s, with {often['saves']} saves {often['seconds']:.1f} s", flush=True)
     return "\n".join([
@@ -78,14 +77,9 @@ def report() -> str:
         f"Emotion, MiniLM, bf16, 2 workers x 1 thread, {STEPS - WARM} steps of {WORK.batch_size}: with a save every {EVERY:g} s "
         f"and without, {ROUNDS} times in turn, {saves} saves of 273 MB in all. Wall time of the training path, all included. "
         "Median (lowest - highest).", "",
-        "| a save adds to the run | at one save in 30 s, of the run |", "|---|---|",
-        f"| {middle(costs, 1, 's', 2)} | {middle(shares, 100, '%', 1)} |",
+        f"| a save adds to the run, seconds | at one save in {USUAL:g} s, % of the run |", "|---|---|",
+        f"| {spread(costs, 2)} | {spread([100 * cost / USUAL for cost in costs], 1)} |",
     ]) + "\n"  # fmt: skip
-
-
-def middle(values: list[float], factor: float, unit: str, digits: int) -> str:
-    low, median, high = (f"{factor * f(values):.{digits}f}" for f in (min, statistics.median, max))
-    return f"{median} {unit} ({low} - {high})"
 
 
 if __name__ == "__main__":

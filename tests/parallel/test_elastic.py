@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from distsent.comm import World
+from distsent.run.folder import write_text  # at once: the running workers read these files
 from tests import folders, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
@@ -27,13 +28,6 @@ def worker_on(started: launcher.Started, host: str) -> int:
     raise AssertionError(f"there is no worker on {host}; output:\n{started.output}")
 
 
-def change(path: Path, text: str) -> None:
-    """Write a file that others read meanwhile: they find the old text or the new one, never half of it."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)
-
-
 def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str, ...], tmp_path: Path) -> None:
     job = but([*parts, *PLAIN], "model.dropout=0.1", "eval.every=end", "optim.lr=1e-3")
     hosts, script, pause = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "pause"
@@ -47,13 +41,13 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
     with launcher.Started(words, np=2, env=env, options=options) as started:
         started.until(lambda: "step 2/100" in started.output)
-        change(hosts, "localhost:2\n127.0.0.1:1\n")
+        write_text(hosts, "localhost:2\n127.0.0.1:1\n")
         started.until(
             lambda: bool(re.search(r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100", started.output))
         )
         os.kill(worker_on(started, "127.0.0.1"), signal.SIGKILL)
         started.until(lambda: bool(re.search(r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100", started.output)))
-        change(pause, "0")
+        write_text(pause, "0")
         ended = started.wait()
     assert ended.code == 0, ended.output
 
