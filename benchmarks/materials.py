@@ -17,6 +17,8 @@ def corpus(work: Work, folder: Path) -> Path:
 
     source = Path(work.corpus)
     if not source.is_dir():
+        if "DISTSENT_DATA" not in os.environ:
+            raise SystemExit(f"no corpus {work.corpus!r} here: set DISTSENT_DATA to the folder of corpora, or corpus=FOLDER")
         source = Path(os.environ["DISTSENT_DATA"]) / work.corpus
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from distsent.run.image import Image
 from tests import toys
 
 WORDS = [f"w{i}" for i in range(toys.VOCABULARY - 5)]
@@ -53,6 +55,11 @@ def corpus(folder: Path, train: int = 45, validation: int = 3, test: int = 82, c
 def jsonl(path: Path, values: Sequence[object]) -> Path:
     path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return path
+
+
+def images(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Image]:
+    """Groups of tensors as a checkpoint takes them."""
+    return {name: Image(group).fill(group) for name, group in groups.items()}
 
 
 def metrics(run: Path, split: str | None = None) -> list[dict[str, object]]:

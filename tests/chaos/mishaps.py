@@ -20,6 +20,7 @@ import torch
 
 from distsent import comm
 from distsent.run import checkpoint
+from distsent.run.image import Image
 from distsent.training import divergence
 from distsent.training.plan import Batch
 from distsent.training.update import Update
@@ -112,17 +113,17 @@ def flipped_bit_that_nothing_saves(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def full_disk(rank: int, size: int) -> Iterator[Any]:
     """From the third save on there is no room."""
-    real, saves = checkpoint.save_file, 0
+    real, saves = Image.write, 0
 
-    def wrong(tensors: Any, path: Path) -> None:
+    def wrong(image: Image, path: Path) -> None:
         nonlocal saves
         saves += 1
         if saves > 4:  # two files each
             path.write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(tensors, path)
+        real(image, path)
 
-    with patch.object(checkpoint, "save_file", wrong):
+    with patch.object(Image, "write", wrong):
         yield
 
 

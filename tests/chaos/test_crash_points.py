@@ -13,6 +13,7 @@ import torch
 from distsent.run import checkpoint
 from distsent.run.checkpoint import Saver
 from tests.chaos.trace import die_at
+from tests.folders import images
 
 
 @cache  # made before the fork: a child of a process with threads should compute nothing
@@ -32,7 +33,7 @@ def is_that_of(found: checkpoint.Checkpoint | None, step: int) -> bool:
 
 def put(folder: Path, step: int, keep: int = 2) -> None:
     """What the saver's thread does for a save, in this thread."""
-    checkpoint.save(folder, step, tensors(step), {"step": step})
+    checkpoint.save(folder, step, images(tensors(step)), {"step": step})
     checkpoint.prune(folder, keep, best=None, newest=step)
 
 
@@ -106,7 +107,7 @@ def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     sync, rename = checkpoint._sync, os.rename
     monkeypatch.setattr(checkpoint, "_sync", lambda path: told.append(path.name) or sync(path))
     monkeypatch.setattr(os, "rename", lambda *paths: told.append("rename") or rename(*paths))
-    checkpoint.save(tmp_path, 9, tensors(9), {})
+    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
     assert sorted(told[:5]) == [
         ".step-00000009.tmp", "manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]  # fmt: skip
     assert told[4:] == [".step-00000009.tmp", "rename", tmp_path.name]
@@ -115,7 +116,7 @@ def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
 def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_out(tmp_path: Path) -> None:
     """Step 9 is damaged, the run goes on from 6 and saves 7: with one to keep, that is 7."""
     for step in (6, 9):
-        checkpoint.save(tmp_path, step, tensors(step), {"step": step})
+        checkpoint.save(tmp_path, step, images(tensors(step)), {"step": step})
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     saver = Saver(tmp_path, keep=1)
     saver.begin(7, tensors(7), {"step": 7}, best=None)
@@ -125,7 +126,7 @@ def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_ou
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_is_saved_again(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 9, tensors(9), {})
+    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
     (tmp_path / "step-00000009" / "state.json").unlink()
-    checkpoint.save(tmp_path, 9, tensors(9), {})
+    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
     assert is_that_of(checkpoint.newest(tmp_path), 9)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from xxhash import xxh3_128_hexdigest
 
 from distsent.comm import World
 from distsent.errors import UserError
@@ -25,10 +26,10 @@ FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safete
 OLD, NEW = "step-00000003", "step-00000006"
 HOSTILE: tuple[Any, ...] = (
     None, True, 0, -1, 1e308, "", "x", [], [[]], {}, {"": {}}, {".": {}}, {"..": {}}, {"\0": {}}, {"/dev/zero": {"bytes": 0}},
-    {f"../{OLD}/{name}": {"bytes": 0, "sha256": ""} for name in FILES}, {name: None for name in FILES},
+    {f"../{OLD}/{name}": {"bytes": 0, checkpoint.HASH: ""} for name in FILES}, {name: None for name in FILES},
     {name: [] for name in FILES},
-    {name: {"bytes": float("nan"), "sha256": "0" * 64} for name in FILES}, {name: {"bytes": 10**30} for name in FILES},
-    {"weights.safetensors": {"bytes": "1", "sha256": 1}}, {"state.json": {"bytes": 0, "sha256": None}},
+    {name: {"bytes": float("nan"), checkpoint.HASH: "0" * 32} for name in FILES}, {name: {"bytes": 10**30} for name in FILES},
+    {"weights.safetensors": {"bytes": "1", checkpoint.HASH: 1}}, {"state.json": {"bytes": 0, checkpoint.HASH: None}},
 )  # fmt: skip
 TEXTS = ("[" * 50_000, '{"a":' * 50_000, "9" * 10_000, "nul", '{"a": 1, "a": 2}', "\ufeff{}", "{}\0", '"\\ud800"', "\x00\xff")
 
@@ -42,7 +43,7 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     for step in (3, 6):
-        checkpoint.save(folder, step, tensors(step), {"step": step, "progress": list(range(20))})
+        checkpoint.save(folder, step, folders.images(tensors(step)), {"step": step, "progress": list(range(20))})
     return folder
 
 
@@ -88,9 +89,9 @@ def damage(rng: random.Random, folder: Path) -> str:
         elif kind == 1:
             manifest[entry]["bytes"] += rng.choice((-1, 1, 10**9))
         elif kind == 2:
-            manifest[entry]["sha256"] = rng.randbytes(32).hex()
+            manifest[entry][checkpoint.HASH] = rng.randbytes(16).hex()
         elif kind == 3:
-            manifest[entry].pop(rng.choice(("bytes", "sha256")))
+            manifest[entry].pop(rng.choice(("bytes", checkpoint.HASH)))
         else:
             manifest[rng.choice(("../x", "other.safetensors", "/etc/hostname", "sub/file"))] = manifest[entry]
         (path / "manifest.json").write_text(json.dumps(manifest))
@@ -158,11 +159,9 @@ def alone(folder: Path) -> None:
 
 def forge(path: Path, name: str, content: bytes) -> None:
     """Put another content into a checkpoint, and its hash into the manifest."""
-    import hashlib
-
     (path / name).write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest[name] = {"bytes": len(content), checkpoint.HASH: xxh3_128_hexdigest(content)}
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -15,6 +15,7 @@ from distsent.comm import World
 from distsent.errors import FAILED, UserError
 from distsent.job import load
 from distsent.run import checkpoint
+from distsent.run.image import Image
 from distsent.training.run import Run
 from tests import folders
 from tests.chaos.life import job
@@ -77,13 +78,13 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_r
 
 
 def test_a_disk_that_turns_read_only_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save_file(tensors: object, path: Path) -> None:  # a disk with open files cannot be remounted, one that fails can
+    def write(image: Image, path: Path) -> None:  # a disk with open files cannot be remounted, one that fails can
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"could not be written .*Read-only file system") as caught:
-        real = checkpoint.save_file
+        real = Image.write
         calls = iter([real, real])
-        patch.setattr(checkpoint, "save_file", lambda *rest: next(calls, save_file)(*rest))
+        patch.setattr(Image, "write", lambda *rest: next(calls, write)(*rest))
         alone(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
