@@ -14,6 +14,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.log
 
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
 source slurm/run.sh
 encoders=(distilbert bert roberta albert)
 train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]}.toml" "$@"

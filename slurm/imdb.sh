@@ -13,5 +13,6 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
 source slurm/run.sh
 train jobs/imdb.toml "$@"

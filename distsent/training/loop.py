@@ -192,12 +192,12 @@ class Loop:
         }
         scores = self.evaluate()
         record = {"step": p.step, "epoch": p.step / self.plan.order.steps_per_epoch, **scores, **train}
-        value = float(scores[job.eval.metric]) * (-1 if job.eval.metric == "loss" else 1)
-        better = self.chooses and (p.best is None or value > p.best["value"])
+        reached = value(scores, job.eval.metric)
+        better = self.chooses and (p.best is None or reached > p.best["value"])
         if self.chooses:
-            p.stale = 0 if p.best is None or value > p.best["value"] + job.train.min_delta else p.stale + 1
+            p.stale = 0 if p.best is None or reached > p.best["value"] + job.train.min_delta else p.stale + 1
             if better:
-                p.best = {"step": p.step, "value": value}
+                p.best = {"step": p.step, "value": reached}
             p.ended_early = job.train.patience is not None and p.stale >= job.train.patience
         p.history.append(record)
         self.log.numbers(str(scores["split"]), record)
@@ -218,6 +218,11 @@ class Loop:
         whose = [wish if " at rank " in wish else f"{wish} at rank {rank}" for rank, wish in enumerate(wishes) if wish]
         self.log.say(f"the wish to stop: {', '.join(dict.fromkeys(whose))}")
         raise Stopped(f"asked to stop; saved after step {self.progress.step} of {self.total_steps}")
+
+
+def value(scores: Mapping[str, Any], metric: str) -> float:
+    """What the best weights have most of."""
+    return float(scores[metric]) * (-1 if metric == "loss" else 1)
 
 
 def check_fit(held: Checkpoint | None, flat: Flat) -> None:

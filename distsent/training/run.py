@@ -31,7 +31,7 @@ from distsent.training.evaluation import evaluate
 from distsent.training.exchange import Exchange
 from distsent.training.finish import finish, versions
 from distsent.training.flat import Flat
-from distsent.training.loop import Loop, check_fit
+from distsent.training.loop import Loop, check_fit, value
 from distsent.training.plan import Plan
 from distsent.training.progress import Progress
 from distsent.training.update import Update
@@ -254,18 +254,22 @@ class Run:
 
     def _take_best(self, loop: Loop) -> bool:
         """Put the best weights into the model, where a validation split chose them. Whether they are not the last ones."""
-        best, flat = loop.progress.best, loop.update.flat
-        if best is None or best["step"] == loop.progress.step:
+        p, flat = loop.progress, loop.update.flat
+        if p.best is None or p.best["step"] == p.step:
             return False
-        path = self.folder.checkpoints / checkpoints.FOLDER.format(best["step"])
+        path = self.folder.checkpoints / checkpoints.FOLDER.format(p.best["step"])
 
-        def read() -> None:
+        def read() -> str | None:
             try:
                 flat.values.copy_(flat.join(checkpoints.load(path).tensors["weights"]))
             except ValueError as error:
-                raise UserError(f"the best checkpoint is damaged: {error}; run.resume=never begins anew") from None
+                return str(error)
+            return None
 
-        self.world.once(read, "run.best")
+        if damage := self.world.once(read, "run.best"):
+            self.log.say(f"the best checkpoint is damaged, so the last weights become the model: {damage}")
+            p.best = {"step": p.step, "value": value(p.history[-1], self.job.eval.metric)}
+            return False
         self.world.broadcast(flat.values, "run.best.weights")
         return True
 

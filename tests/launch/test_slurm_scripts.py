@@ -71,6 +71,12 @@ def test_outside_a_job_a_script_says_how_to_submit():
     assert done.returncode == 2 and "sbatch slurm/imdb.sh" in done.stderr
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_submitted_elsewhere_the_message_is_one_line(script, tmp_path):
+    done = subprocess.run([script], cwd=tmp_path, env=os.environ | {"SLURM_JOB_ID": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "submit this in the checkout" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_without_an_environment_the_message_is_one_line(tmp_path):
     env = os.environ | {"SLURM_JOB_ID": "1", "VENV": str(tmp_path)}
     done = subprocess.run([SLURM / "imdb.sh"], cwd=ROOT, env=env, capture_output=True, text=True)

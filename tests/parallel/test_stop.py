@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from distsent.comm import World
+from distsent.run import checkpoint
 from tests import folders, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
@@ -74,6 +78,26 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     assert lines[0] == lines[1], "every step told once, and with the same numbers"
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     assert (run / "status").read_text() == "finished\n"
+
+
+def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
+    world: Made, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, job = tmp_path / "stopped", but(overrides(parts, tmp_path), "checkpoint.keep=99")
+    alone(job)
+    shutil.rmtree(run / "model")
+    (run / "result.json").unlink()
+    for path in checkpoint.steps(run / "checkpoints")[10:]:  # one worker got as far as step 50
+        shutil.rmtree(path)
+    ended = launcher.run("-m", "distsent.train", *job, np=2)
+    assert ended.code == 0 and "carrying on after step 50 of 100" in ended.output, ended.output
+    whole = world(2) / "dropout"
+    lines, expected = folders.metrics(run), folders.metrics(whole)
+    for column in ("step", "lr", "samples", "tokens"):
+        assert [line[column] for line in lines] == [line[column] for line in expected]
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
+    losses = [folders.result(folder)["eval"]["test"]["loss"] for folder in (run, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_finished_run_says_so_and_a_changed_job_is_refused(parts: tuple[str, ...], tmp_path: Path) -> None:

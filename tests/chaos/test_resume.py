@@ -1,0 +1,152 @@
+"""Ended after any step, or at any forward pass of training and evaluation, a run carries on to the bits of one that was let be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from distsent import job as jobs
+from distsent.comm import World
+from distsent.errors import Stopped
+from distsent.model.forward import Packed
+from distsent.run import checkpoint
+from distsent.training.run import Run
+from distsent.training.update import Update
+from tests import folders, systems
+from tests.parallel.conftest import but
+from tests.parallel.driver import Deaf
+
+STEPS = 9  # an epoch is 4, and the last batch of each is a small one; evaluated after 3, 6 and 9, saved after 2, 4, ...
+KINDS = {
+    "float32": [], "bf16": ["train.precision=bf16"], "lora": ["adapter.kind=lora", "adapter.dropout=0.2"],
+    "lora on 4 bits": ["adapter.kind=lora", "adapter.bits=4"],
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that handles errors may run on, so nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("parts")
+    corpus = folders.corpus(folder / "corpus", train=45, validation=12, test=4)
+    return [
+        f"data.source={corpus}", f"data.store={folder / 'tokens'}", f"model.name={systems.encoder(folder / 'model', 'bert')}",
+        "data.max_length=40", "train.batch_size=12", f"train.max_steps={STEPS}", "train.token_budget=120", "optim.lr=1e-2",
+        "eval.every=3", "eval.metric=loss", "eval.batch_tokens=60", "checkpoint.every_steps=2", "log.every=1",
+        "log.tensorboard=false",
+    ]  # fmt: skip
+
+
+def train(words: list[str], folder: Path, stop: Deaf | None = None) -> Path:
+    asked = jobs.load(None, [*words, f"run.dir={folder}", "job.name=run"])
+    with patch("distsent.results.pictures.available", return_value=False):  # they take longer than the training
+        Run(asked, World(), stop or Deaf()).train()
+    return folder / "run"
+
+
+def bits(run: Path) -> list[object]:
+    """All that two runs of the same bits share."""
+    result, last = folders.result(run), checkpoint.newest(run / "checkpoints", lambda line: pytest.fail(line))
+    assert last is not None
+    scores = {split: [one["loss"], one["confusion"]] for split, one in result["eval"].items()}  # type: ignore[attr-defined]
+    steps = [[line[key] for key in ("step", "loss", "lr", "grad_norm", "samples", "tokens")] for line in folders.metrics(run)]
+    evaluations = [[line["step"], line["loss"]] for line in folders.metrics(run, "validation")]
+    state = {group: checkpoint.weights_sha256(tensors) for group, tensors in last.tensors.items()}
+    return [result["weights_sha256"], result["best"], scores, steps, evaluations, last.step, state]
+
+
+@contextmanager
+def passes(fatal: int | None) -> Iterator[list[bool]]:
+    """Count the model's forward passes, telling whether each is one of training; the `fatal`-th kills."""
+    seen: list[bool] = []
+    real = Packed.__call__
+
+    def counted(self: Packed, stream: object) -> object:
+        seen.append(self.model.training)
+        if len(seen) - 1 == fatal:
+            raise Killed
+        return real(self, stream)  # type: ignore[arg-type]
+
+    with patch.object(Packed, "__call__", counted):
+        yield seen
+
+
+@contextmanager
+def asked_in_step(step: int, stop: Deaf) -> Iterator[None]:
+    """A wish to stop arrives between the passes of a step."""
+    real = Update._backward
+
+    def heard(self: Update, batch: object) -> list[int]:
+        bad = real(self, batch)  # type: ignore[arg-type]
+        if batch.step == step:  # type: ignore[attr-defined]
+            stop.requested = "SIGTERM"
+        return bad
+
+    with patch.object(Update, "_backward", heard):
+        yield
+
+
+ALL = [pytest.param(kind, 1, marks=pytest.mark.chaos) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("kind", "every"), [("float32", 2), ("bf16", 5), ("lora", 5), ("lora on 4 bits", 5), *ALL])
+def test_stopped_in_any_step_it_ends_with_the_same_bits(kind: str, every: int, parts: list[str], tmp_path: Path) -> None:
+    words = [*parts, *KINDS[kind]]
+    with passes(None) as seen:
+        whole = bits(train(words, tmp_path / "whole"))
+    assert seen.count(True) > STEPS, "some batches take several passes"
+    for step in range(0, STEPS, every):
+        stop, folder = Deaf(), tmp_path / "stopped"
+        with asked_in_step(step, stop), pytest.raises(Stopped, match=f"saved after step {step + 1} of {STEPS}"):
+            train(words, folder, stop)
+        assert bits(train(words, folder)) == whole, f"stopped in step {step}"
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("kind", "every"), [("float32", 7), ("lora on 4 bits", 17), *ALL])
+def test_killed_at_any_pass_it_ends_with_the_same_bits(kind: str, every: int, parts: list[str], tmp_path: Path) -> None:
+    words = [*parts, *KINDS[kind]]
+    with passes(None) as seen:
+        whole = bits(train(words, tmp_path / "whole"))
+    assert seen.count(False) > 6, "some evaluations take several passes"
+    for number in range(every // 2, len(seen), every):
+        folder = tmp_path / "killed"
+        with passes(number), pytest.raises(Killed):
+            train(words, folder)
+        assert bits(train(words, folder)) == whole, f"killed at pass {number}"
+        shutil.rmtree(folder)
+
+
+def test_killed_at_every_other_pass_of_one_run_it_ends_with_the_same_bits(parts: list[str], tmp_path: Path) -> None:
+    whole = bits(train(parts, tmp_path / "whole"))
+    for number in (3, 9, 2, 12, 7, 1):
+        with passes(number), suppress(Killed):
+            train(parts, tmp_path / "killed")
+    assert bits(train(parts, tmp_path / "killed")) == whole
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
+    parts: list[str], tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    words = but(parts, "optim.lr=0.2", "eval.metric=accuracy", "checkpoint.keep=1")  # such a rate teaches nothing
+    stop = Deaf()
+    with asked_in_step(STEPS - 1, stop), pytest.raises(Stopped):
+        train(words, tmp_path, stop)
+    found = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    assert [int(path.name[5:]) for path in found] == [3, STEPS]
+    harm(found[0] / "weights.safetensors")
+    run = train(words, tmp_path)
+    result = folders.result(run)
+    assert "the best checkpoint is damaged, so the last weights become the model: " in (run / "train.log").read_text()
+    assert result["best"] == {"step": STEPS, "value": folders.metrics(run, "validation")[-1]["accuracy"]}
+    last = checkpoint.newest(run / "checkpoints")
+    assert last is not None and checkpoint.weights_sha256(last.tensors["weights"]) == result["weights_sha256"]
+    assert f"step {STEPS}, chosen on the validation split" in (run / "model" / "README.md").read_text()
