@@ -35,6 +35,14 @@ def scoring_contests() -> Iterator[Contest]:
             yield Contest(f"{kind}-{corpus}", title, work, contestants, scoring.check, scoring.classifier)
 
 
+def taxes() -> Iterator[Contest]:
+    """The heavier a step's arithmetic, the less its exchange and its update weigh."""
+    contestants = {"distsent": distsent, "distsent, one process": one_process}
+    for corpus, work, name in (("emotion", EMOTION, "tax"), ("IMDB", IMDB, "tax-imdb")):
+        yield Contest(name, f"{TAX}, {corpus}", work, contestants, curves.check)
+        yield Contest(f"{name}-float32", f"{TAX}, {corpus}", replace(work, precision="float32"), contestants, curves.check)
+
+
 CONTESTS = {
     contest.name: contest
     for contest in (
@@ -48,8 +56,7 @@ CONTESTS = {
             "imdb-float32", "Training IMDB", replace(IMDB, precision="float32", steps=6),
             {"distsent": distsent, **HF}, curves.check,
         ),
-        Contest("tax", f"{TAX}, emotion", EMOTION, {"distsent": distsent, "distsent, one process": one_process}, curves.check),
-        Contest("tax-imdb", f"{TAX}, IMDB", IMDB, {"distsent": distsent, "distsent, one process": one_process}, curves.check),
+        *taxes(),
         *scoring_contests(),
     )
 }  # fmt: skip

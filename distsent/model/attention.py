@@ -6,6 +6,8 @@ models hand down. Shapes: queries, keys, values [1, H, T, D] from the models, [T
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def attend(
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
         keys, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
         return _Packed.apply(q, k, v, stream, scale, rate, keys, site)
-    return _score(q, k, v, stream, scale)
+    return (_score_on_gpu if _kernel_takes(q) else _score)(q, k, v, stream, scale)
 
 
 def _lay(x: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -82,6 +84,29 @@ def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, sc
             Kg, Vg = Kg[:, :, : group.shortest], Vg[:, :, : group.shortest]
         out[mine] = F.scaled_dot_product_attention(Qg, Kg, Vg, attn_mask=mask, scale=scale).reshape(-1, D)
     return _back(out, own, q.shape)
+
+
+def _kernel_takes(q: torch.Tensor) -> bool:
+    """Whether torch's kernel for sequences of unequal length can be used: it wants half width."""
+    return q.is_cuda and q.dtype.itemsize == 2 and q.shape[-1] % 8 == 0 and _has_kernel(q.device)
+
+
+@cache
+def _has_kernel(gpu: torch.device) -> bool:
+    return torch.cuda.get_device_capability(gpu) >= (8, 0) and find_spec("torch.nn.attention.varlen") is not None
+
+
+def _score_on_gpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:
+    """All examples in one call. Not for training: the kernel knows no dropout, and adds its gradient up in no fixed order."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    n, longest = len(stream), max(stream.lengths)
+    firsts = len(q) != len(k)
+    ends = torch.arange(n + 1, dtype=torch.int32, device=q.device) if firsts else stream.ends
+    # One split: an example's scores then do not depend on its neighbours, and so not on the number of workers.
+    out = varlen_attn(q, k, v, ends, stream.ends, 1 if firsts else longest, longest, scale=scale, num_splits=1)
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 class _Packed(torch.autograd.Function):

@@ -58,6 +58,7 @@ class Stream:
     positions_T: torch.Tensor
     types_T: torch.Tensor | None
     firsts_n: torch.Tensor
+    ends: torch.Tensor  # 0, then where each example ends: [n + 1] int32, as torch's kernel wants it
     labels_n: torch.Tensor
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
@@ -85,9 +86,10 @@ def stream(
     types: Sequence[np.ndarray] | None = None,
     keys_T: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
-    even: bool = True,
+    even: bool | None = None,
 ) -> Stream:
-    """Lay examples end to end, in the order given (shortest first groups best). `even`: round shapes up."""
+    """Lay examples end to end, in the order given (shortest first groups best). `even`: round shapes up (None: on CPUs)."""
+    even = torch.device(device).type == "cpu" if even is None else even
     lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
@@ -107,6 +109,7 @@ def stream(
         positions_T=filled(positions),
         types_T=None if types is None else filled(np.concatenate(types)),
         firsts_n=tensor(starts),
+        ends=torch.from_numpy(np.append(starts, len(positions)).astype(np.int32)).to(device),
         labels_n=tensor(labels),
         lengths=tuple(lengths.tolist()),
         groups=_groups(lengths, device, even),

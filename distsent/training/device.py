@@ -13,6 +13,10 @@ def device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
+    # The same bits every time: sums in a fixed order, where torch has them. cuBLAS reads its part at its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over new memory
     return chosen
 
 
@@ -57,24 +61,27 @@ def faster_precision(chosen: torch.device) -> str:
     """Times one matrix product of an encoder's size in float32 and bf16; half width must win clearly to be chosen."""
     if chosen.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    seconds = {dtype: matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {dtype: matmul_seconds(dtype, chosen) for dtype in (torch.float32, torch.bfloat16)}
     return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "float32"
 
 
-def matmul_seconds(dtype: torch.dtype, rows: int = 1024, width: int = 768, tries: int = 5) -> float:
-    """The best of a few timings of [rows, width] x [width, 4 width] on this worker's threads."""
+def matmul_seconds(dtype: torch.dtype, chosen: torch.device, rows: int = 1024, width: int = 768, tries: int = 5) -> float:
+    """The best of a few timings of [rows, width] x [width, 4 width], on this worker's threads or its GPU."""
     import time
 
-    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(4 * width, width, dtype=dtype)
+    a, b = torch.randn(rows, width, dtype=dtype, device=chosen), torch.randn(4 * width, width, dtype=dtype, device=chosen)
     best = float("inf")
     for _ in range(tries):
         start = time.perf_counter()
         torch.nn.functional.linear(a, b)
+        if chosen.type == "cuda":
+            torch.cuda.synchronize(chosen)
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def peak_flops(precision: str) -> float:
+def peak_flops(precision: str, chosen: torch.device) -> float:
     """Measured operations per second of this worker's matrix products: the roof that utilisation is held against."""
     dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return 2 * 1024 * 768 * 4 * 768 / matmul_seconds(dtype)
+    rows = 1024 if chosen.type == "cpu" else 16384  # what keeps all of it busy
+    return 2 * rows * 768 * 4 * 768 / matmul_seconds(dtype, chosen, rows)

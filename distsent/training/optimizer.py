@@ -53,7 +53,7 @@ def restore(optimizer: torch.optim.Optimizer, flat_moments: dict[str, torch.Tens
         parameter = group["params"][0]
         stop = start + parameter.numel()
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(updates)),
+            "step": torch.tensor(float(updates), device=parameter.device),
             **{key: value[start:stop].clone() for key, value in flat_moments.items()},
         }
         start = stop

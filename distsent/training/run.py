@@ -134,7 +134,7 @@ class Run:
         steps = world.gather(held.step if held else 0, "run.steps")
         start, root = max(steps), steps.index(max(steps))
         state = world.gather(held.state if held and world.rank == root else None, "run.state")[root]
-        peak = sum(world.gather(devices.peak_flops(precision), "run.peak"))
+        peak = sum(world.gather(devices.peak_flops(precision, device), "run.peak"))
 
         def open_log() -> None:
             evaluated = Progress.from_dict(state["progress"]).evaluated if state else 0

@@ -53,6 +53,36 @@ def test_float32_logits_of_packed_and_padded_are_within_1e5(family: str) -> None
 
 
 @pytest.mark.parametrize("family", toys.FAMILIES)
+def test_torchs_kernel_for_gpus_is_asked_for_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on no CPU: what it is given must bind to its signature, and means the model's own attention."""
+    import inspect
+
+    from torch.nn.attention import varlen
+
+    from distsent.model import attention
+
+    signature, calls = inspect.signature(varlen.varlen_attn), []
+
+    def kernel(*args: object, **kwargs: object) -> torch.Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        q, k, v, ends_q, ends_k = (given[name] for name in ("query", "key", "value", "cu_seq_q", "cu_seq_k"))
+        assert ends_q.dtype == ends_k.dtype == torch.int32 and (len(q), len(k)) == (ends_q[-1], ends_k[-1])
+        assert (given["max_q"], given["max_k"]) == (ends_q.diff().max(), ends_k.diff().max())
+        calls.append(len(q) == len(k))
+        asking, asked = ([x.split(ends.diff().tolist()) for x in xs] for xs, ends in (((q,), ends_q), ((k, v), ends_k)))
+        rows = [[x.transpose(0, 1) for x in example] for example in zip(*asking, *asked, strict=True)]
+        return torch.cat([torch.nn.functional.scaled_dot_product_attention(*x, scale=given["scale"]).transpose(0, 1) for x in rows])
+
+    monkeypatch.setattr(attention, "_kernel_takes", lambda q: True)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    model = toys.encoder(family).double()
+    s = stream([examples()[i] for i in ALL], np.zeros(len(ALL)), even=False)
+    with torch.no_grad():
+        assert torch.allclose(Packed(copy.deepcopy(model))(s), Padded(model, model.config.pad_token_id)(s), atol=1e-12)
+    assert calls and (family == "albert" or calls[-1] is False), "the last layer asks for first tokens only"
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
 def test_no_example_feels_another_one(family: str) -> None:
     """The gradient of one example's logits with respect to all other examples' tokens is exactly zero."""
     model = toys.encoder(family, dropout=0.1).train()
