@@ -169,7 +169,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
     workers = env.get("HOROVOD_LOCAL_SIZE") or env.get("OMPI_COMM_WORLD_LOCAL_SIZE") or "1"
     ssh = shutil.which("ssh")
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
-    hub = Path(env.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
+    hub, alone = allocation.hub(env), not allocation.inside(env)
     crash = "NCCL and MPI may crash: --shm-size=2g for a container, in Kubernetes an emptyDir with medium: Memory"
     findings = [
         check_version("Python", sys.version.split()[0], "3.11"),
@@ -185,8 +185,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
         look_at_disk("temporary", Path(tempfile.gettempdir()), "make room, or another TMPDIR"),
         Finding(OK if ssh else WARN, "ssh", ssh or "no client", "install openssh-client, if other hosts are to work"),
         check_hub(env, hub.is_dir() and any(hub.iterdir())),
-        check_launcher(env),
-        *(Finding(*each) for each in (allocation.examine(run_dir, env) if allocation.inside(env) else [])),
+        *([check_launcher(env)] if alone else (Finding(*each) for each in allocation.examine(run_dir, env))),
     ]
     return [each if each.state != OK else each._replace(cure="") for each in findings]
 

@@ -17,4 +17,4 @@
 [ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
 source slurm/run.sh
 encoders=(distilbert bert roberta albert)
-train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]}.toml" "$@"
+train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]:-of-no-such-number}.toml" "$@"

@@ -7,6 +7,8 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --cpus-per-task=1
 #SBATCH --time=01:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 

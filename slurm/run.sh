@@ -18,12 +18,20 @@ if [ -n "$VENV" ] && [ ! -x "$VENV/bin/python" ]; then
     exit 2
 fi
 export HF_HOME HF_HUB_OFFLINE PATH="${VENV:+$VENV/bin:}$PATH"
+export SLURM_EXPORT_ENV=ALL  # whatever `sbatch --export` kept out of this shell: what it sets itself is for the workers, too
 
 # An array task has a number of its own, but for the last of the array that number means the whole array.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 nodes=$SLURM_JOB_NUM_NODES
 tasks=${SLURM_NTASKS_PER_NODE:-1}
+if [ "${SLURM_NTASKS:-$((nodes * tasks))}" -ne $((nodes * tasks)) ]; then  # --ntasks has the last word
+    tasks=$((SLURM_NTASKS / nodes))
+    if [ $((nodes * tasks)) -ne "$SLURM_NTASKS" ]; then
+        say "$SLURM_NTASKS tasks do not spread evenly over $nodes nodes: give --ntasks-per-node in place of --ntasks"
+        exit 2
+    fi
+fi
 # A step does not inherit --cpus-per-task from the job.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 
@@ -42,7 +50,7 @@ pass_on() {
     if [ "$LAUNCHER" = horovodrun ]; then
         # It turns into a shell that waits for mpirun, which tells all workers. Over Gloo it would die of the signal, so the
         # workers of this node get it: what one of them knows, all know a step later.
-        to=$(pgrep --parent "$child" '^(mpirun|orterun)$' || workers "$child")
+        to=$(pgrep --parent "$child" 'mpirun|orterun' || workers "$child")
     fi
     # shellcheck disable=SC2086  # several numbers
     kill -USR1 ${to:-$child} 2>/dev/null || true
@@ -60,26 +68,38 @@ workers() {  # process: those below it that are workers
 trap pass_on USR1 TERM
 
 wait_for() {  # command ...: run it, pass signals on, return its exit code
-    local code
+    local code=0
     "$@" & child=$!
+    [ -z "$asked" ] || pass_on  # it came while the child was being started
     while true; do
-        code=0
-        wait "$child" || code=$?
+        wait "$child" || true
         kill -0 "$child" 2>/dev/null || break  # else a signal ended the waiting, not the child
     done
+    wait "$child" || code=$?  # once more: a waiting that was cut short gives the signal's number
     child=''
     return "$code"
 }
 
+# shellcheck disable=SC2016  # for the shell of the step
+sentinel() {  # file: until it is gone, a step that tells this shell what SLURM tells steps alone: preemption, and scancel
+    srun --overlap --mpi=none --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none --quiet bash -c '
+        trap "kill -USR1 $1" TERM
+        while [ -e "$2" ]; do sleep 1 & wait; done' sentinel $$ "$1" >/dev/null 2>&1 &
+}
+
 launch() {  # module arguments ...: one worker a task, on all nodes
-    local workers=$((nodes * tasks)) hosts
+    local workers=$((nodes * tasks)) hosts flag code=0
     if [ "$LAUNCHER" = horovodrun ]; then
-        hosts=$(scontrol show hostnames "$(squeue --noheader --jobs="$job" --format=%N)" | sed "s/$/:$tasks/" | paste -sd, -)
+        hosts=$(scontrol show hostnames "$(ask %N)" | sed "s/$/:$tasks/" | paste -sd, -)
         # mpirun would start its helpers with srun here, and over ssh it would not find them.
         export OMPI_MCA_plm=rsh OMPI_MCA_orte_launch_agent
         OMPI_MCA_orte_launch_agent=$(command -v orted || true)
+        flag=$(mktemp)
+        sentinel "$flag"
         wait_for horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 ${CONTROLLER:+"--$CONTROLLER"} \
-            ${NETWORK:+--network-interfaces "$NETWORK"} "${CONTAINER[@]}" python -m "$@"
+            ${NETWORK:+--network-interfaces "$NETWORK"} "${CONTAINER[@]}" python -m "$@" || code=$?
+        rm "$flag"
+        return "$code"
     else
         # Workers end together by themselves. Killing at the first bad exit would hide its code behind those of the killed
         # ones, and end the first worker while it saves; so that is left to the time of --wait.
@@ -92,6 +112,7 @@ start() {  # module arguments ...: launch; again if they crashed (139: a segment
     local code tries spoken
     for tries in 2 1 0; do
         code=0 spoken=$(age)
+        [ -z "$asked" ] || return 75
         launch "$@" || code=$?
         # One start in fifty or so: Open MPI under srun answers a worker that is ready before it is itself.
         [ "$code" = 139 ] && [ "$tries" -gt 0 ] && [ -z "$asked" ] && [ "$spoken" = "$(age)" ] || return "$code"
@@ -102,8 +123,10 @@ start() {  # module arguments ...: launch; again if they crashed (139: a segment
 # ---- where the run stands -----------------------------------------------------------------------------------------------
 
 look_up() {  # JOB.toml arguments ...: mistakes in the job end it here, before any worker starts
-    local checked
-    checked=$("${CONTAINER[@]}" python -m distsent.train --check "$@") || exit
+    local checked code=0
+    checked=$("${CONTAINER[@]}" python -m distsent.train --check "$@") || code=$?
+    [ "$code" != 2 ] || exit 2
+    [ "$code" = 0 ] || fail "$code" "python -m distsent.train --check ended with $code"
     {
         read -r run_folder
         read -r model
@@ -124,24 +147,44 @@ progress() { ls -d "$run_folder"/checkpoints/step-* "$run_folder"-seed*/checkpoi
 
 # ---- the queue ----------------------------------------------------------------------------------------------------------
 
+ask() {  # format: what squeue says of this job; a busy controller is asked again
+    local tries
+    for tries in {1..12}; do
+        squeue --noheader --jobs="$job" --format="$1" && return
+        sleep 10
+    done
+    return 1
+}
+
+is_running() {  # whether SLURM has no other plans with this job: it was neither cancelled, nor preempted, nor requeued
+    local state
+    state=$(ask %T) || return 0
+    [ "$state" = RUNNING ]
+}
+
+give_way() {  # what the run said last: SLURM ends this job, and does with it what it was told
+    say "${1:-stopped}"
+    say "SLURM ends this job (preempted, requeued or cancelled)"
+    exit 75
+}
+
 failures() {  # how often this job failed so far: SLURM keeps the job's comment over requeues
     local comment
-    comment=$(squeue --noheader --jobs="$job" --format=%k)
+    comment=$(ask %k) || true
     [[ $comment =~ ^failures=([0-9]+)$ ]] && echo "${BASH_REMATCH[1]}" || echo 0
 }
 
 requeue() {  # put the job back into the queue, which ends this shell; returns where that is not to be had
-    # A cancelled job is no longer running, and must not come back.
-    [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return 0
     scontrol requeue "$job" || return 0
     wait_for sleep 120
 }
 
 fail() {  # exit code, cause: requeue a bounded number of times
     local count
+    is_running || give_way "$2"
     count=$(($(failures) + 1))
     if [ "$count" -le "$RETRIES" ] && scontrol update "JobId=$job" "Comment=failures=$count"; then
-        say "$2; failure $count, requeued (at most $RETRIES times)"
+        say "$2; failure $count, to be requeued (at most $RETRIES times)"
         requeue
     fi
     say "failed: $2"
@@ -151,43 +194,48 @@ fail() {  # exit code, cause: requeue a bounded number of times
 # ---- the nodes' own disks -----------------------------------------------------------------------------------------------
 
 stage() {  # JOB.toml arguments ...: tokens and weights to LOCAL_DISK on every node; `staged` gets what training must be told
-    local mine=$LOCAL_DISK/distsent-$SLURM_JOB_ID store log
+    local mine=$LOCAL_DISK/distsent-$SLURM_JOB_ID weights=${HF_HUB_CACHE:-$HF_HOME/hub}/models--${model//\//--} log each stores=()
     log=$(mktemp)
     start distsent.prepare "$@" >"$log" || return
-    store=$(sed -n 's/^.*token store: //p' "$log")
+    while read -r each; do  # one for each seed that cuts the corpus in its own way
+        stores+=("$(realpath "$each")") || return
+    done < <(sed -n 's/^.*token store: //p' "$log" | sort --unique)
     rm "$log"
+    [ ${#stores[@]} -gt 0 ] || return
     # A copy takes its name when it is complete: a requeued job may find its own former ones.
     # shellcheck disable=SC2016  # for the shells on the nodes
     wait_for srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -euc '
         copy() { [ ! -e "$1" ] || [ -e "$2" ] || { rm -rf "$2.part"; cp -rL "$1" "$2.part"; mv "$2.part" "$2"; }; }
         mkdir -p "$1/tokens" "$1/hub"
-        copy "$2" "$1/tokens/${2##*/}"
-        copy "$3" "$1/hub/${3##*/}"
-        for other in "${3%/*}"/*; do
+        copy "$2" "$1/hub/${2##*/}"
+        for other in "${2%/*}"/*; do
             [ ! -e "$other" ] || [ -e "$1/hub/${other##*/}" ] || ln -s "$other" "$1/hub/"
-        done' stage "$mine" "$(realpath "$store")" "$HF_HOME/hub/models--${model//\//--}" || return
-    export HF_HUB_CACHE=$mine/hub
+        done
+        for store in "${@:3}"; do copy "$store" "$1/tokens/${store##*/}"; done
+        ' stage "$mine" "$weights" "${stores[@]}" || return
+    [ ! -e "$weights" ] || export HF_HUB_CACHE=$mine/hub
     staged=(data.store="$mine/tokens")
 }
 
 # ---- what job scripts call ----------------------------------------------------------------------------------------------
 
 train() {  # JOB.toml arguments ...
-    local code said saved spoken left staged=()
+    local code said saved spoken left lock staged=()
     look_up "$@"
     # The workers of a lost node can outlive it for a while, and hold the run folder.
-    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$run_folder/.lock" ]; then
-        wait_for flock --timeout 180 "$run_folder/.lock" true || say "$run_folder is still held by an earlier start of this job"
-    fi
+    for lock in "$run_folder"/.lock "$run_folder"-seed*/.lock; do
+        [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$lock" ] || continue
+        wait_for flock --timeout 180 "$lock" true || say "${lock%/*} is still held by an earlier start of this job"
+    done
     [ -z "$LOCAL_DISK" ] || [[ " $*" = *" data.store="* ]] || stage "$@" || say "no copies on $LOCAL_DISK, going on with shared storage"
     while true; do
         code=0 said='' saved=$(progress) spoken=$(age)
-        [ -z "$asked" ] || { code=75; break; }
         start distsent.train "$@" "${staged[@]}" || code=$?
         [ "$code" != 0 ] || exit 0
         [ "$spoken" = "$(age)" ] || said=$(cat "$(words)")  # else it is a former run's word
         # With sbatch --no-kill the job outlives a node: SLURM has taken it off the list, the others go on.
-        left=$(squeue --noheader --jobs="$job" --format=%D)
+        is_running || break  # the list of a job that ends gets shorter, too
+        left=$(ask %D) || break
         [ "${left:-0}" -gt 0 ] && [ "$left" -lt "$nodes" ] || break
         say "lost $((nodes - left)) of $nodes nodes; going on with the others"
         nodes=$left again=(--overlap)  # SLURM waits for the lost part of the last step, and would not start another beside it
@@ -199,7 +247,9 @@ train() {  # JOB.toml arguments ...
             say "failed: exit code $code${said:+, ${said#failed: }}"
             exit "$code" ;;
         75 | 138 | 143)  # the last two: asked to stop before the program listened
-            if [ -n "$asked" ] && [ "$saved" = "$(progress)" ]; then
+            is_running || give_way "$said"
+            # With more than ten minutes left it was no time limit that asked.
+            if [ -n "$asked" ] && [ "$saved" = "$(progress)" ] && [[ $(ask %L) =~ ^([0-9]:[0-9]{2}|INVALID)$ ]]; then
                 fail 75 "the time was too short for a single checkpoint: more --time, or a smaller checkpoint.every_steps"
             fi
             say "${said:-stopped}"
@@ -212,8 +262,20 @@ train() {  # JOB.toml arguments ...
 
 prepare() {  # JOB.toml arguments ...
     local code=0
+    if [ $# = 0 ]; then
+        say "which corpus? sbatch slurm/prepare.sh jobs/imdb.toml [section.key=value ...]"
+        exit 2
+    fi
     look_up "$@"
     start distsent.prepare "$@" || code=$?
-    [ "$code" = 0 ] || say "failed: exit code $code"
-    exit "$code"
+    case $code in
+        0) exit 0 ;;
+        2) say "failed: exit code 2"; exit 2 ;;
+        75 | 138 | 143)
+            is_running || give_way "stopped"
+            say "stopped: submit the same again to make what is missing"
+            requeue
+            exit 75 ;;
+        *) fail "$code" "exit code $code" ;;
+    esac
 }

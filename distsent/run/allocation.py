@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from distsent import fingerprint
 
 PACKAGES = ("distsent", "torch", "transformers", "tokenizers", "datasets", "horovod")
 INTERACTIVE = "4294967290"  # the step in which a site may put the shell of salloc
@@ -35,23 +37,32 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
     parent = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent if os.access(parent, os.W_OK) else None) as token:
         command = [sys.executable, "-m", "distsent.run.allocation", str(parent), token]
-        try:
-            done = subprocess.run(
-                ["srun", f"--mpi={kind}", f"--ntasks={tasks}", "--label", *command], env={"SRUN_CPUS_PER_TASK": "1", **env},
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return [("fail", "tasks", f"srun --mpi={kind}: {error}", "look at sinfo and at squeue: do all nodes answer?")]
+        told, complaint = output_of(
+            ["srun", f"--mpi={kind}", f"--ntasks={tasks}", "--label", "--kill-on-bad-exit=1", *command],
+            {"SRUN_CPUS_PER_TASK": "1", **env},
+        )
     reports: dict[str, dict[str, Any]] = defaultdict(dict)
-    for line in done.stdout.splitlines():
+    for line in told.splitlines():
         task, _, said = line.partition(": ")
         if said.startswith("{"):
             reports[task.strip()].update(json.loads(said))
-    return conclude(list(reports.values()), tasks, kind, (done.stderr.strip().splitlines() or [""])[0])
+    nodes = output_of(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")], env)[0].split()
+    return conclude(list(reports.values()), tasks, kind, complaint, nodes)
 
 
-def conclude(reports: list[Report], tasks: int, kind: str, complaint: str = "") -> list[Line]:
-    """What the reports of all tasks amount to. `complaint`: the first line of what srun had to say."""
+def output_of(command: Sequence[str], env: Mapping[str, str], seconds: float = 120) -> tuple[str, str]:
+    """What a command prints until it ends or the time is up, and the first line of its complaints."""
+    try:
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired as late:
+        return (late.stdout or b"").decode(), f"no end within {seconds:g} s"
+    except OSError as error:
+        return "", str(error)
+    return done.stdout.decode(), (done.stderr.decode().strip().splitlines() or [""])[0]
+
+
+def conclude(reports: list[Report], tasks: int, kind: str, complaint: str = "", nodes: Iterable[str] = ()) -> list[Line]:
+    """What the reports of all tasks amount to. `complaint`: the first line of what srun had to say; `nodes`: who was asked."""
     if not reports:
         return [("fail", "tasks", f"srun --mpi={kind} starts none: {complaint}", "srun --mpi=list shows what MPI=... may be")]
     sizes = ", ".join(sorted({str(report.get("size", "none: it aborts")) for report in reports}))
@@ -65,6 +76,9 @@ def conclude(reports: list[Report], tasks: int, kind: str, complaint: str = "") 
     closed = [r["host"] for r in reports if not r["writable"]]
     apart = [r["host"] for r in reports if not r["shared"]]
     empty = [r["host"] for r in reports if not r["cached"]]
+    silent = set(nodes) - {r["host"].split(".")[0] for r in reports} - set(versions)
+    if silent:
+        return [("fail", "tasks", f"no word from {', '.join(sorted(silent))}: {complaint}", "is it up, and the environment there?")]
     table = (
         ("tasks", "fail", sizes != str(tasks), f"{tasks} on {len(versions)} nodes by srun --mpi={kind}; MPI sees {sizes}",
          "no PMI between SLURM and MPI, each task thinks it is alone: another MPI=..., or LAUNCHER=horovodrun"),
@@ -83,6 +97,11 @@ def named(hosts: Iterable[str], trouble: str) -> str:
     return f"{trouble}{unique}" if unique else "well on all nodes"
 
 
+def hub(env: Mapping[str, str]) -> Path:
+    """Where models and corpora of the hub are kept."""
+    return Path(env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME') or '~/.cache/huggingface'}/hub").expanduser()
+
+
 def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """What a task finds where it runs."""
     versions = {"python": platform.python_version()}
@@ -91,11 +110,11 @@ def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dic
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "missing"
-    hub = Path(env.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "hub"
+    versions["distsent"] += f" ({fingerprint()[:8]})"
     cores = min(len(os.sched_getaffinity(0)), int(env.get("SLURM_CPUS_PER_TASK") or 1 << 20))
     return {
         "host": platform.node(), "versions": versions, "cores": cores, "threads": int(env.get("OMP_NUM_THREADS") or 1),
-        "writable": os.access(run_dir, os.W_OK), "shared": token.is_dir(), "cached": hub.is_dir() and any(hub.iterdir()),
+        "writable": os.access(run_dir, os.W_OK), "shared": token.is_dir(), "cached": hub(env).is_dir() and any(hub(env).iterdir()),
     }  # fmt: skip
 
 

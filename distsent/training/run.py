@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distsent import __version__
+from distsent import __version__, fingerprint
 from distsent.comm import WorkersChanged, World
 from distsent.corpus.order import Order
 from distsent.corpus.store import Store, open_store
@@ -93,7 +93,8 @@ class Run:
 
     def _train(self) -> None:
         job, world = self.job, self.world
-        world.agree({"job": job.to_dict(), "version": __version__, "torch": torch.__version__}, "the job or the software")
+        software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
+        world.agree({"job": job.to_dict(), **software}, "the job or the software")
         held = self._carried
         carried = max(world.gather(held.step if held else -1, "run.carried")) >= 0
         self.pulse = Pulse(world, job.run.stall_seconds, last_words=self._say_status, stop=self.stop)

@@ -39,9 +39,11 @@ def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Clus
     assert not [line for name in NODES for line in cluster.hosts[name].processes().values() if "distsent.train" in line]
 
 
-def test_preemption_is_no_failure(cluster: Cluster) -> None:
+@pytest.mark.parametrize("launcher", ["srun", "horovodrun"])
+def test_preemption_is_no_failure(cluster: Cluster, launcher: str) -> None:
+    """SLURM tells steps of it, and not the script: where horovodrun starts the workers they are no step."""
     cluster.hold.at(8)
-    job = Job(cluster, "imdb.sh", *DEMO, RETRIES="0")
+    job = Job(cluster, "imdb.sh", *DEMO, RETRIES="0", LAUNCHER=launcher)
     job.wait_for_line(r"\bstep 8/40")
     urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null"]
     other: list[str] = []
@@ -57,7 +59,7 @@ def test_failures_are_counted_and_the_last_lines_name_the_cause(cluster: Cluster
     job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="1")
     job.wait_for_checkpoint()
     cluster.hosts["node2"].kill("distsent.train")
-    job.wait_for_line(r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, requeued")
+    job.wait_for_line(r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, to be requeued")
     job.wait_for_line(r"carrying on after step[^$]*\bstep \d+/")
     assert job["Comment"] == "failures=1"
     cluster.hosts["node2"].kill("distsent.train")

@@ -93,6 +93,31 @@ def test_what_is_set_outside_wins_over_the_sites_file():
     ]  # fmt: skip
 
 
+class Batch:
+    """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
+
+    def __init__(self, folder: Path, srun: str = "exit 0", **said: str) -> None:
+        self.folder, self.status = folder, folder / "runs/imdb/status"
+        said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
+        answers = "".join(f"*%{key}*) {word if word.startswith('exit') else f'echo {word!r}'} ;; " for key, word in said.items())
+        for name, body in {
+            "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac",
+            "scontrol": f"echo $* >>{folder}/wishes\nexit 1", "sleep": "",
+        }.items():  # fmt: skip
+            (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (folder / name).chmod(0o755)
+
+    def run(self, *words: str, script: str = "imdb.sh", **env: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        mine = {"PATH": path, "VENV": "", "RETRIES": "0", "LOCAL_DISK": "", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1"}
+        command = [SLURM / script, *words, f"run.dir={self.folder}/runs"]
+        return subprocess.run(command, cwd=ROOT, env=os.environ | mine | env, capture_output=True, text=True)
+
+    def calls(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
 @pytest.mark.parametrize(("crashes", "speaks", "code", "starts"), [
     (0, False, 0, 1), (2, False, 0, 3), (3, False, 139, 3), (1, True, 139, 1),
 ])  # fmt: skip
@@ -100,18 +125,80 @@ def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(tmp_path, cra
     """139 is a segmentation fault. One in training, where the run has spoken, is a failure like others."""
     status = tmp_path / "runs/imdb/status"
     status.parent.mkdir(parents=True)
-    for name, body in {
-        "srun": f"echo >>{tmp_path}/starts\n[ {int(speaks)} = 0 ] || echo running >{status}\n"
-        f'[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139',
-        "squeue": 'case $* in *%D*) echo 1 ;; *%T*) echo RUNNING ;; *%k*) echo "(null)" ;; esac',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    env = os.environ | {
-        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "VENV": "", "RETRIES": "0", "LOCAL_DISK": "",
-        "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1",
-    }  # fmt: skip
-    done = subprocess.run([SLURM / "imdb.sh", f"run.dir={tmp_path}/runs"], cwd=ROOT, env=env, capture_output=True, text=True)
+    speak = f"echo running >{status}\n" if speaks else ""
+    batch = Batch(tmp_path, f'{speak}[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139')
+    done = batch.run()
     assert done.returncode == code, done.stderr
-    assert (tmp_path / "starts").read_text().count("\n") == starts
+    assert len(batch.calls("starts")) == starts
     assert done.stderr.count("starting them again") == starts - 1
+
+
+ASKED = "trap '' USR1; kill -USR1 $PPID; exit "  # a signal reaches the script while a worker ends by itself
+
+
+@pytest.mark.parametrize(
+    ("srun", "said", "code", "last", "asks"),
+    [
+        ("exit 75", {"T": "COMPLETING"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
+        ("exit 1", {"T": "PREEMPTED", "D": "0"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
+        (f"{ASKED}75", {}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
+        (f"{ASKED}75", {"L": "1:30"}, 75, "failed: the time was too short for a single checkpoint", ""),
+        (f"{ASKED}3", {}, 3, "failed: exit code 3", ""),
+        ("exit 75", {"T": "exit 1"}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
+        ("exit 1", {"D": "exit 1"}, 1, "failed: exit code 1", ""),
+    ],
+    ids=["cancelled", "preempted early", "asked early", "too short", "asked at its end", "no answer", "no answer, failed"],
+)
+def test_how_a_job_ends(tmp_path, srun, said, code, last, asks):
+    batch = Batch(tmp_path, srun, **said)
+    done = batch.run()
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"slurm: {last}"), done.stderr
+    assert " ".join(batch.calls("wishes")) == asks
+
+
+def test_a_signal_before_the_start_starts_nothing(tmp_path):
+    early = tmp_path / "early.sh"
+    early.write_text('#!/bin/bash\nsource slurm/run.sh\nkill -USR1 $$\ntrain jobs/imdb.toml "$@"\n')
+    early.chmod(0o755)
+    batch = Batch(tmp_path)
+    done = batch.run(script=str(early))
+    assert done.returncode == 75 and "not requeued" in done.stderr and not batch.calls("starts")
+
+
+@pytest.mark.parametrize(("env", "tasks"), [
+    ({"SLURM_NTASKS_PER_NODE": "2"}, 4), ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_NTASKS": "2"}, 2),
+    ({"SLURM_NTASKS": "6"}, 6), ({}, 2),
+])  # fmt: skip
+def test_tasks_are_those_that_were_asked_for(tmp_path, env, tasks):
+    batch = Batch(tmp_path)
+    assert batch.run(SLURM_JOB_NUM_NODES="2", **env).returncode == 0
+    assert f"--nodes=2 --ntasks={tasks} " in batch.calls("starts")[0]
+
+
+def test_tasks_that_do_not_spread_evenly_are_one_line(tmp_path):
+    done = Batch(tmp_path).run(SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="3")
+    assert done.returncode == 2 and "3 tasks do not spread evenly over 2 nodes" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path):
+    stores, hub = [tmp_path / "shared" / name for name in ("a", "b")], tmp_path / "hub"
+    for folder in (*stores, hub / "models--distilbert-base-uncased"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(folder.name)
+    lines = "\n".join(f"echo '1: token store: {store}'" for store in stores)
+    batch = Batch(tmp_path, f'case $* in *prepare*) {lines} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac')
+    done = batch.run(LOCAL_DISK=str(tmp_path / "disk"), HF_HUB_CACHE=str(hub))
+    own = tmp_path / "disk/distsent-1"
+    assert done.returncode == 0 and "no copies" not in done.stderr, done.stderr
+    assert [(own / "tokens" / name / "file").read_text() for name in ("a", "b")] == ["a", "b"]
+    assert (own / "hub/models--distilbert-base-uncased/file").exists()
+    assert f"data.store={own}/tokens" in batch.calls("starts")[-1]
+
+
+def test_prepare_without_a_job_says_how_to_ask(tmp_path):
+    done = subprocess.run(
+        [SLURM / "prepare.sh"], cwd=ROOT, env=os.environ | {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1", "VENV": ""},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "sbatch slurm/prepare.sh jobs/imdb.toml" in done.stderr and done.stderr.count("\n") == 1
