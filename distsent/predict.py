@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     from distsent.scoring.predictor import Predictor
     from distsent.training.device import share_cores
 
-    file = read_texts(options.file, options.text_column, options.pair_column) if options.file else None
+    file = read_texts(options.file, options.text_column or "text", options.pair_column) if options.file else None
     share_cores(1)
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
     bad = total = 0
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         progress(total)
     progress.close()
     if bad:
-        print(f'distsent: {bad:,} of {total:,} rows have no text; they carry an "error" in place of a label', file=sys.stderr)
+        print(f'distsent: {bad:,} of {total:,} rows have no label; their "error" says why', file=sys.stderr)
     return FINISHED
 
 
@@ -60,13 +60,25 @@ def parts(options: argparse.Namespace, file: TextFile | None) -> Iterator[list[T
 
     if file is None and not options.text:
         for row, lines in Inlet(sys.stdin, CHUNK):
-            yield [Text(row + i, line, None, "" if line.strip() else "no text") for i, line in enumerate(lines)]
+            yield [line_of(row + i, line) for i, line in enumerate(lines)]
         return
     given = (Text(row, text, None, "" if text.strip() else "no text") for row, text in enumerate(options.text, 1))
     rows: Iterable[Text] = given if file is None else file
     iterator = iter(rows)
     while part := list(islice(iterator, CHUNK)):
         yield part
+
+
+def line_of(row: int, line: str) -> Text:
+    """A line of standard input, whose bytes that are no text came as lone surrogates."""
+    from distsent.corpus.texts import Text
+
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        shown = line.encode(errors="surrogateescape").decode(errors="replace")
+        return Text(row, shown, None, f"not UTF-8 (byte 0x{ord(line[error.start]) - 0xDC00:02x})")
+    return Text(row, line, None, "" if line.strip() else "no text")
 
 
 class Bar:
@@ -89,7 +101,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = door.Parser("predict", __doc__)
     parser.add_model("TEXT")
     parser.add_argument("--file", help="txt, csv, tsv, jsonl or parquet file of texts")
-    parser.add_argument("--text-column", metavar="NAME", default="text", help="column of the texts in --file (text)")
+    parser.add_argument("--text-column", metavar="NAME", help="column of the texts in --file (text)")
     parser.add_argument("--pair-column", metavar="NAME", help="column of second texts, for models of pairs")
     parser.add_argument("--max-length", metavar="N", type=int, help="tokens of a text; the rest is cut off (as in training)")
     parser.add_argument(
@@ -99,8 +111,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options.model, options.text = parser.model_of(options.words)
     if options.text and options.file:
         raise UserError("texts as arguments and --file: give one of them")
-    if options.pair_column and not options.file:
-        raise UserError("--pair-column: names a column of --file")
+    for option, column in (("--text-column", options.text_column), ("--pair-column", options.pair_column)):
+        if column and not options.file:
+            raise UserError(f"{option} {column}: names a column of --file, and there is none")
     return options
 
 

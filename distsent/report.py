@@ -56,6 +56,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--push", metavar="ORG/NAME", help="upload the model folder of one run to the hub")
     parser.add_argument("--private", action="store_true", help="with --push: as a private repository")
     options = parser.parse_args(arguments)
+    if options.private and not options.push:
+        raise UserError("--private: goes with --push ORG/NAME")
     if options.push and len(options.runs) > 1:
         raise UserError(f"--push {options.push}: one run becomes one repository; {len(options.runs)} are given")
     return options

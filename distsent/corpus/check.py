@@ -152,7 +152,8 @@ def classes(usable: dict[str, np.ndarray], labels: Labels) -> list[str]:
             elsewhere = [split for split in counts if split != base and counts[split][i]]
             if counts[base][i] == 0 and elsewhere:
                 rows = " and ".join(f"{split} has {_count(int(counts[split][i]))}" for split in elsewhere)
-                errors.append(f"class {name!r} has no training rows, but {rows} of it")
+                cure = "if it is none, name the classes in data.labels"
+                errors.append(f"class {name!r} has no training rows, but {rows} of it; {cure}")
             elif counts[base][i] == 0:
                 warnings.append(f"class {name!r} has no rows in any split")
         if np.count_nonzero(counts[base]) == 1:

@@ -17,7 +17,7 @@ class Inlet:
         self._most = most
         self._queue: queue.Queue[str | None] = queue.Queue(maxsize=4 * most)
         if hasattr(lines, "reconfigure"):
-            lines.reconfigure(errors="replace")
+            lines.reconfigure(errors="surrogateescape")
         threading.Thread(target=self._fill, args=(lines,), daemon=True).start()
 
     def _fill(self, lines: Iterable[str]) -> None:

@@ -36,10 +36,12 @@ class TextFile:
         self.path, self.columns = Path(path), [column, *([pair_column] if pair_column else [])]
         self.done: Callable[[], float] = lambda: 0.0
         kind = self.path.suffix.lower()
+        if self.path.is_dir():
+            raise UserError(f"{path}: a folder, not a file")
         if kind not in FORMATS:
             raise UserError(f"{path}: not a format that can be read ({', '.join(FORMATS)})")
         if not self.path.is_file():
-            raise UserError(f"{path}: {'a folder, not a file' if self.path.is_dir() else 'no such file'}")
+            raise UserError(f"{path}: no such file")
         if kind == ".txt" and pair_column:
             raise UserError(f"{path}: a txt file has one text a line and no columns; pairs need csv, jsonl or parquet")
         read = {".txt": self._txt, ".jsonl": self._jsonl, ".json": self._json, ".parquet": self._parquet}.get(kind, self._csv)
@@ -167,6 +169,8 @@ class TextFile:
     def _check(self, there: Sequence[str]) -> list[int]:
         """Where the columns stand. Raises UserError, one line, for one that is not there."""
         names = [str(name) for name in there]
+        if not names:
+            raise UserError(f"{self.path}: the file is empty")
         for option, column in zip(("--text-column", "--pair-column"), self.columns, strict=False):
             if column not in names:
                 lower = {name.lower(): name for name in names}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
 from distsent.corpus.source import Corpus, Split
 from distsent.errors import UserError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-FORMAT = 1  # of the files below; another number, another key: old stores are then left alone
+FORMAT = 2  # of the files below; another number, another key: old stores are then left alone
 BATCH = 1000  # texts held in memory at once
 HEADER = 128  # bytes of an array file before its values
 
@@ -114,6 +115,7 @@ def join_parts(folder: Path, corpus: Corpus, encode: Encoder, parts: int, about:
             "tokens": int(lengths.sum()),
             "longest": int(lengths.max()),
             "truncated": sum(truncated[name] for truncated in cut),
+            "texts": xxh3_128_hexdigest(split.hashes.tobytes()),
             "classes": np.bincount(split.labels, minlength=len(corpus.label_names)).tolist(),
         }
     for path in sorted(folder.iterdir()):

@@ -76,6 +76,7 @@ def nearest_job(path: str) -> str:
     folder, name = os.path.split(path)
     jobs = {job.removesuffix(".toml"): os.path.join(place, job)
             for place in ("jobs", folder) for job in names_in(place) if job.endswith(".toml")}  # fmt: skip
+    jobs.pop("pyproject", None)
     if close := difflib.get_close_matches(os.path.splitext(name)[0], jobs, n=1):
         return f"did you mean {jobs[close[0]]}?"
     return f"there are {', '.join(jobs.values())}" if jobs else f"the current folder is {os.getcwd()}"

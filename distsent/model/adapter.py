@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,14 @@ from transformers import AutoConfig
 
 from distsent.errors import UserError
 from distsent.job.job import Job
+from distsent.job.rules import looks_local
 from distsent.model import classifier
 from distsent.model.tokenizer import NO_CODE, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of kernels that it can do without, on every worker
 
 TARGETS = {  # query and value of each layer, by architecture; peft itself knows them for some of these only
     "bert": ("query", "value"),
@@ -41,10 +44,9 @@ def check(job: Job) -> None:
     """Raises UserError for adapters that cannot be, before a corpus is read for them."""
     if job.adapter.kind == "none":
         return
-    if find_spec("peft") is None:
-        raise UserError(f"adapter.kind = {job.adapter.kind!r}: needs peft; pip install 'distsent[lora]'")
-    if job.adapter.bits and find_spec("bitsandbytes") is None:
-        raise UserError(f"adapter.bits = {job.adapter.bits}: needs bitsandbytes; pip install 'distsent[lora]'")
+    _need("peft", f"adapter.kind = {job.adapter.kind!r}")
+    if job.adapter.bits:
+        _need("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
     if job.adapter.bits and job.model.name == "demo":
         raise UserError("adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder")
     if job.adapter.targets is None and job.model.name != "demo":
@@ -55,6 +57,15 @@ def check(job: Job) -> None:
                 f"adapter.targets: none are known for a {kind} encoder (known: {', '.join(TARGETS)}); name the modules that get "
                 'updates, e.g. adapter.targets=["query", "value"]'
             )
+
+
+def _need(package: str, key: str) -> None:
+    try:
+        import_module(package)
+    except Exception as error:  # what is installed may not fit what else is
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        why = "" if missing else f", which cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        raise UserError(f"{key}: needs {package}{why}; pip install 'distsent[lora]'") from None
 
 
 def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> PreTrainedModel:
@@ -72,7 +83,6 @@ def four_bits(job: Job) -> Any:
     """NF4 (Dettmers et al., 2023), computing in the job's precision, the head left whole."""
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of kernels that it can do without, on every worker
     half = torch.cuda.is_available() and job.train.precision in ("bf16", "fp16")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=list(WHOLE),
@@ -94,12 +104,12 @@ def keep_as_is(model: nn.Module) -> None:
 def _with_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    targets = targets_of(model, job.adapter.targets)
+    targets, name = targets_of(model, job.adapter.targets), job.model.name
     alpha: Any = job.adapter.alpha  # peft asks for a whole number and takes any
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=job.adapter.rank, lora_alpha=alpha, lora_dropout=job.adapter.dropout,
         target_modules=list(targets), modules_to_save=[name for name, _ in model.named_children() if name in HEADS],
-        bias="none", base_model_name_or_path=job.model.name, revision=job.model.revision,
+        bias="none", base_model_name_or_path=Path(name).name if looks_local(name) else name, revision=job.model.revision,
     )  # fmt: skip
     return inject_adapter_in_model(config, model, NAME)  # type: ignore[return-value]
 

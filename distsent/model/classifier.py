@@ -67,9 +67,17 @@ def build(
 
 
 def load(folder: str) -> PreTrainedModel:
-    """A finished classifier as it was saved, with its labels."""
+    """A finished classifier as it was saved, with its labels. Raises UserError for an encoder without a trained head."""
     with naming(folder, "model"):
-        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **NO_CODE)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **NO_CODE
+        )
+    if lacking := sorted(found["missing_keys"]):
+        raise UserError(
+            f"{folder}: no classifier, an encoder alone ({', '.join(lacking[:3])} is not among its weights): train one from it, "
+            f"with model.name={folder}"
+        )
+    return model
 
 
 def _set_dropout(config: Any, rate: float | None) -> None:

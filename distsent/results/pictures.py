@@ -29,10 +29,11 @@ def curves(runs: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mappin
     for place, (name, (steps, evaluations)) in enumerate(runs.items()):
         colour, prefix = f"C{place % 10}", f"{name}: " if len(runs) > 1 else ""
         epochs, losses = smooth(np.array([[step["epoch"], step["loss"]] for step in steps]).reshape(-1, 2))
-        left.plot(epochs, losses, color=colour, alpha=0.5, linewidth=1, label=f"{prefix}training")
+        left.plot(epochs, losses, color=colour, alpha=0.3, linewidth=1, label=f"{prefix}single batches")
         if evaluations:
             split = evaluations[0]["split"]
             at = [record["epoch"] for record in evaluations]
+            left.plot(at, [record["train_loss"] for record in evaluations], ".:", color=colour, label=f"{prefix}training")
             left.plot(at, [record["loss"] for record in evaluations], "o-", color=colour, label=f"{prefix}{split}")
             right.plot(at, [record["train_accuracy"] for record in evaluations], ".:", color=colour, label=f"{prefix}training")
             right.plot(at, [record["accuracy"] for record in evaluations], "o-", color=colour, label=f"{prefix}{split}")

@@ -207,11 +207,22 @@ def _use(run: Finished) -> str:
         "\n\nOr for whole files, in the order of their rows:\n\n```bash\npython -m distsent.predict MODEL --file texts.csv\n```"
     )
     if run.job["adapter"]["kind"] != "none":
-        block += (
-            "\n\nThe updates alone, over the encoder that they were trained on:\n\n```python\nfrom peft import "
-            f"AutoPeftModelForSequenceClassification\n\nmodel = AutoPeftModelForSequenceClassification.from_pretrained("
-            f'"MODEL/adapter", num_labels={len(run.labels)})\n```'
-        )
+        block += _adapter(run)
+    return block
+
+
+def _adapter(run: Finished) -> str:
+    base, names = str(run.job["model"]["name"]), dict(enumerate(run.labels))
+    code = f"""from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained(
+    "{Path(base).name if looks_local(base) else base}", id2label={names}, label2id={ {name: i for i, name in names.items()} }
+)
+model = PeftModel.from_pretrained(base, "MODEL", subfolder="adapter")"""
+    block = f"\n\nThe updates alone, over the encoder that they were trained on:\n\n```python\n{code}\n```"
+    if run.job["adapter"]["bits"]:
+        block += "\n\nThat is slightly another model: this folder holds what was trained, updates over the encoder in 4 bits."
     return block
 
 

@@ -16,7 +16,7 @@ def push(run: Finished, name: str, private: bool = False, api: Any = None) -> st
     if not (run.folder.model / "config.json").is_file():
         raise UserError(f"{run.folder.model}: there is no model to push")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = api or HfApi()
     try:
@@ -26,7 +26,7 @@ def push(run: Finished, name: str, private: bool = False, api: Any = None) -> st
         raise UserError(f"--push {name}: not logged in to the hub; `hf auth login`, or set HF_TOKEN") from None
     except HfHubHTTPError as error:
         raise UserError(f"--push {name}: the hub refused ({str(error).strip().splitlines()[0]})") from None
-    except (OfflineModeIsEnabled, OSError) as error:
+    except (OfflineModeIsEnabled, OSError, HTTPError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--push {name}: the hub cannot be reached ({first})") from None
     return str(address)

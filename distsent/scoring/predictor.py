@@ -81,7 +81,12 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """Logits [n, C] float32 of n texts (or pairs of texts), in their order."""
+        """Logits [n, C] float32 of n texts (or pairs of texts), in their order. Raises UserError for what is no text."""
+        for name, given in (("texts", texts), ("pairs", pairs or ())):
+            if isinstance(given, str):
+                raise UserError(f"{name}: one text, where a list of texts is expected: [{given[:40]!r}]")
+            if odd := next((f"{name}[{i}] = {x!r}" for i, x in enumerate(given) if not isinstance(x, str)), None):
+                raise UserError(f"{odd} is no text")
         if not texts:
             return np.zeros((0, len(self.labels)), dtype=np.float32)
         coded = self.tokenizer(

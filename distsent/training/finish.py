@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +18,7 @@ from distsent.run.export import export
 from distsent.run.folder import RunFolder, write_json
 from distsent.run.log import Log, duration
 from distsent.run.table import table
+from distsent.training import memory
 from distsent.training.loop import Loop
 
 Final = Mapping[str, tuple[dict[str, Any], torch.Tensor]]  # scores and logits by split
@@ -52,6 +52,7 @@ def result_of(loop: Loop, store: Store, final: Final, precision: str) -> dict[st
         "best": p.best,
         "ended_early": p.ended_early,
         "labels": list(store.label_names),
+        "texts": {split: store.meta["splits"][split]["texts"] for split in final},  # equal for equal texts
         "parameters": {"all": adapter.count_parameters(loop.update.forward.model), "trained": flat.size},
         "precision": precision,
         "versions": versions(),
@@ -66,7 +67,7 @@ def result_of(loop: Loop, store: Store, final: Final, precision: str) -> dict[st
             "skipped": p.skipped,
             "overflows": p.overflows,
             "bytes_exchanged": loop.update.exchange.sent,
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": memory.peak(),
         },
         "eval": {split: {k: v for k, v in scores.items() if k != "split"} for split, (scores, _) in final.items()},
     }
@@ -95,10 +96,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def peak_memory() -> int:
-    """Bytes: the most that this process held, or its GPU where it has one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

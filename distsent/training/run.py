@@ -26,7 +26,7 @@ from distsent.run.pulse import Pulse
 from distsent.run.stop import Stop
 from distsent.run.table import table
 from distsent.training import device as devices
-from distsent.training import divergence
+from distsent.training import divergence, memory
 from distsent.training.evaluation import evaluate
 from distsent.training.exchange import Exchange
 from distsent.training.finish import finish, versions
@@ -59,6 +59,7 @@ class Run:
 
     def train(self) -> None:
         """Train to the end, or from where the run stands. Raises UserError, Stopped or NonFinite on all workers together."""
+        memory.begin()
         try:
             while True:
                 try:

@@ -87,7 +87,8 @@ def settle(life: Life, phase: str, record: Record, whole: str) -> None:
 
 def stop(life: Life, chance: random.Random, phase: str, number: int, target: str) -> Outcome:
     """One start that hears a signal in a phase. Raises AssertionError unless it leaves in good order."""
-    visit = {"training": chance.randint(2, 9), "saving": chance.randint(1, 2), "evaluating": 1}.get(phase, 1)
+    left = STEPS - life.trained - 1  # it must come before the end
+    visit = {"training": chance.randint(2, max(2, min(9, left))), "saving": chance.randint(1, 2), "evaluating": 1}.get(phase, 1)
     if phase == "tokenising":
         shutil.rmtree(life.folder / ".tokens", ignore_errors=True)
     before = len(list((life.run / "checkpoints").glob("step-*")))

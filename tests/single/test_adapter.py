@@ -145,10 +145,26 @@ def test_a_missing_package_is_one_line_with_the_cure(
     toys.encoder("bert").save_pretrained(tmp_path)
     from distsent.model import adapter as module
 
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
-    with pytest.raises(UserError) as caught:
-        adapter.build(asked(tmp_path, "adapter.bits=4"), None, LABELS)
-    assert caught.value.lines == (f"{key}: needs {package}; pip install 'distsent[lora]'",)
+    def without(error: Exception) -> tuple[str, ...]:
+        def load(name: str) -> None:
+            if name == package:
+                raise error
+
+        monkeypatch.setattr(module, "import_module", load)
+        with pytest.raises(UserError) as caught:
+            adapter.build(asked(tmp_path, "adapter.bits=4"), None, LABELS)
+        return caught.value.lines
+
+    assert without(ModuleNotFoundError("no", name=package)) == (f"{key}: needs {package}; pip install 'distsent[lora]'",)
+    (line,) = without(ImportError("no symbol\nmore"))
+    assert line == f"{key}: needs {package}, which cannot be imported here (ImportError: no symbol); pip install 'distsent[lora]'"
+
+
+def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    toys.encoder("bert").save_pretrained(tmp_path / "encoder")
+    adapter.save_adapter(adapter.build(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert '"base_model_name_or_path": "encoder"' in text and str(tmp_path) not in text
 
 
 def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:

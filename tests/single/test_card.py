@@ -82,7 +82,7 @@ def test_without_matplotlib_there_is_a_card_without_pictures(
 def test_an_adapters_card_says_what_it_is_and_how_to_load_it(finished: Path) -> None:  # noqa: F811
     text = (finished / "lora" / "model" / "README.md").read_text()
     assert "low-rank updates (LoRA, rank 8, alpha 16) over weights left as they are" in text
-    assert "AutoPeftModelForSequenceClassification" in text and "- adapter: kind lora, rank 8" in text
+    assert 'PeftModel.from_pretrained(base, "MODEL", subfolder="adapter")' in text and "- adapter: kind lora, rank 8" in text
     assert set(ModelCard(text).data.tags) >= {"lora", "peft"}
 
 

@@ -67,7 +67,7 @@ def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path,
         "", "row 2: no text", "row 3: 3 fields where the header has 2 (line 4)", "",
     ]  # fmt: skip
     assert ["label" in one for one in answers] == [True, False, False, True]
-    assert err == 'distsent: 2 of 4 rows have no text; they carry an "error" in place of a label\n'
+    assert err == 'distsent: 2 of 4 rows have no label; their "error" says why\n'
 
 
 def test_standard_input_is_labelled_line_by_line(finished: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -75,6 +75,22 @@ def test_standard_input_is_labelled_line_by_line(finished: Path, capsys, monkeyp
     answers = predicted(capsys, finished / "plain")
     assert [one["text"] for one in answers] == [TEXTS[0], "", TEXTS[1]]
     assert answers[1] == {"text": "", "error": "row 2: no text"}
+
+
+def test_lines_that_are_no_text_are_told(finished: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 is nice\ncaf\xc3\xa9\n"), encoding="utf-8"))
+    bad, good = predicted(capsys, finished / "plain")
+    assert bad == {"text": "caf\ufffd is nice", "error": "row 1: not UTF-8 (byte 0xe9)"}
+    assert good["text"] == "caf\u00e9" and "label" in good
+
+
+def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:  # noqa: F811
+    from distsent.scoring.predictor import Predictor
+
+    predictor = Predictor(finished / "plain")
+    for texts, line in (("one text", r"texts: one text, where a list"), (["a", None], r"texts\[1\] = None is no text")):
+        with pytest.raises(UserError, match=line):
+            predictor(texts)  # type: ignore[arg-type]
 
 
 def test_a_stream_is_answered_before_it_ends(finished: Path) -> None:  # noqa: F811
@@ -102,9 +118,16 @@ def test_a_missing_text_column_is_one_line_and_costs_no_loading(finished: Path, 
 
 
 def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+    empty, encoder = tmp_path / "empty.csv", finished.parent / "encoder"
+    empty.touch()
     cases = {
         (str(finished / "plain"), "a", "--file", "x.csv"): "texts as arguments and --file: give one of them",
-        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column: names a column of --file",
+        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column of --file, and there is none",
+        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column of --file, and there is none",
+        (str(finished / "plain"), "--file", str(tmp_path)): f"{tmp_path}: a folder, not a file",
+        (str(finished / "plain"), "--file", str(empty)): f"{empty}: the file is empty",
+        (str(encoder), "a"): f"{encoder}: no classifier, an encoder alone (classifier.bias, classifier.weight is not among its "
+                             f"weights): train one from it, with model.name={encoder}",
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model takes 3 to 258 tokens",
         (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no model/config.json and no "
                               "config.json)",

@@ -105,7 +105,8 @@ REST: list[tuple[Harm, str]] = [
     (row(text=...), NO_TEXT),
     (row(text=5), "train.jsonl, row 3: column 'text' holds 5, not text"),
     (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves such rows out"),
-    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it"),
+    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if it is none, name the "
+                                "classes in data.labels"),
     (words('data.labels=["bad", "fair"]'),
      "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 12 more\n"
      "validation.jsonl: 1 row with a label outside the classes bad, fair: row 3 ('good')\n"

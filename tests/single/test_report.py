@@ -91,6 +91,10 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
     save_file({name: value[1:].copy() for name, value in load_file(path).items()}, path)
     pair = versus.pair(read(finished / "plain"), read(other), "test")
     assert pair == {"run": "plain", "against": "plain", "untested": "their test splits hold different rows"}
+    shutil.copy(finished / "plain" / "predictions" / "test.safetensors", path)
+    changed = read(other)
+    changed.result["texts"]["test"] = "of other texts"
+    assert versus.pair(read(finished / "plain"), changed, "test")["untested"] == "their test splits hold different texts"
     path.unlink()
     assert versus.pair(read(finished / "plain"), read(other), "test")["untested"] == "plain kept no predictions of its test split"
 
@@ -157,11 +161,14 @@ def test_push_uploads_the_model_folder(finished: Path) -> None:  # noqa: F811
 
 
 def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from huggingface_hub.errors import LocalTokenNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 
     with pytest.raises(UserError, match=r"^--push plain: expected ORG/NAME, e.g. my-name/plain$"):
         report.main([str(finished / "plain"), "--push", "plain"])
-    for error, line in ((LocalTokenNotFoundError("x"), "not logged in"), (OSError("no route"), "cannot be reached [(]no route[)]")):
+    unreachable = "cannot be reached [(]no route[)]"
+    for error, line in (
+        (LocalTokenNotFoundError("x"), "not logged in"), (OSError("no route"), unreachable), (HTTPError("no route"), unreachable),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=line):
             hub.push(read(finished / "plain"), "me/plain", api=Api(error))
     with pytest.raises(UserError, match=r"one run becomes one repository; 2 are given"):

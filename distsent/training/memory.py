@@ -1,0 +1,29 @@
+"""The most memory that a run held: of the process, or of its GPU where it has one."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+OWN = Path("/proc/self")
+
+
+def begin() -> None:
+    """Forget what was held before this run: several runs may share a process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        (OWN / "clear_refs").write_text("5")  # "reset the peak resident set size" (proc(5))
+
+
+def peak() -> int:
+    """Bytes, since `begin`."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError, StopIteration):
+        line = next(line for line in (OWN / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
