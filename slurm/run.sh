@@ -46,14 +46,19 @@ child='' asked=''
 pass_on() {
     asked=1
     [ -n "$child" ] || return 0
-    local to=$child
+    local own to
+    until own=$(pgrep --parent "$child"); do  # the command itself, which the child may not have begun yet
+        kill -0 "$child" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    to=$own
     if [ "$LAUNCHER" = horovodrun ]; then
         # It turns into a shell that waits for mpirun, which tells all workers. Over Gloo it would die of the signal, so the
         # workers of this node get it: what one of them knows, all know a step later.
-        to=$(pgrep --parent "$child" 'mpirun|orterun' || workers "$child")
+        to=$(pgrep --parent "$own" 'mpirun|orterun' || workers "$own")
     fi
     # shellcheck disable=SC2086  # several numbers
-    kill -USR1 ${to:-$child} 2>/dev/null || true
+    kill -USR1 ${to:-$own} 2>/dev/null || true
 }
 workers() {  # process: those below it that are workers
     local each
@@ -68,16 +73,17 @@ workers() {  # process: those below it that are workers
 trap pass_on USR1 TERM
 
 wait_for() {  # command ...: run it, pass signals on, return its exit code
-    local code=0
-    "$@" & child=$!
+    local result code
+    result=$(mktemp)
+    # The exit code goes through a file: bash can lose that of a child which ends while a signal cuts the waiting short.
+    { code=0; "$@" || code=$?; echo "$code" >"$result"; } & child=$!
     [ -z "$asked" ] || pass_on  # it came while the child was being started
-    while true; do
-        wait "$child" || true
-        kill -0 "$child" 2>/dev/null || break  # else a signal ended the waiting, not the child
+    while kill -0 "$child" 2>/dev/null; do
+        wait "$child" || true  # a signal ends the waiting, not the child
     done
-    wait "$child" || code=$?  # once more: a waiting that was cut short gives the signal's number
-    child=''
-    return "$code"
+    child='' code=$(cat "$result")
+    rm "$result"
+    return "${code:-143}"
 }
 
 # shellcheck disable=SC2016  # for the shell of the step
@@ -176,7 +182,8 @@ failures() {  # how often this job failed so far: SLURM keeps the job's comment 
 
 requeue() {  # put the job back into the queue, which ends this shell; returns where that is not to be had
     scontrol requeue "$job" || return 0
-    wait_for sleep 120
+    asked=''  # nobody need be told any more
+    wait_for sleep 120 || true
 }
 
 fail() {  # exit code, cause: requeue a bounded number of times

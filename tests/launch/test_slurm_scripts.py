@@ -133,7 +133,7 @@ def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(tmp_path, cra
     assert done.stderr.count("starting them again") == starts - 1
 
 
-ASKED = "trap '' USR1; kill -USR1 $PPID; exit "  # a signal reaches the script while a worker ends by itself
+ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reaches the script while a worker ends by itself
 
 
 @pytest.mark.parametrize(
