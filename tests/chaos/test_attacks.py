@@ -83,7 +83,9 @@ def test_asked_to_stop_in_any_phase_it_leaves_saved(tmp_path: Path, nursery: Nur
     assert outcome.orphans == 0 and not outcome.damaged and outcome.lost == 0, (outcome, life.last_output)
     assert life.status.startswith("stopped: "), (outcome, life.last_output)
     assert outcome.code == (75 if target != "launcher" else -number), (outcome, life.last_output)
-    assert outcome.newest == {"tokenising": 0, "evaluating": 10, "training": 1}.get(phase, outcome.newest), outcome
+    expected = {"tokenising": 0, "evaluating": 10, "training": 1}.get(phase, outcome.newest)
+    late = target == "launcher" and outcome.newest > expected  # workers look after theirs once a second
+    assert outcome.newest == expected or late, outcome
     assert "Traceback" not in life.last_output, life.last_output
 
 
