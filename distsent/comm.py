@@ -28,6 +28,8 @@ PROMISES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_
 UNFUSED = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}  # bytes, milliseconds
 # A waiting Open MPI spins: it must give way to the threads that compute. Halved the CPU time of 4 workers on 2 cores.
 POLITE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+# Workers that are there wait so long for one that joins, which has all its imports before it; by default 30 s, then all would end.
+PATIENT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
 
 
 class WorkersChanged(Exception):
@@ -57,7 +59,7 @@ def start(env: Mapping[str, str] = os.environ) -> World:
             "(`srun --mpi=list` shows what there is), or start with `horovodrun`"
         )
     try:
-        for key, value in ({} if elastic else UNFUSED | POLITE).items():
+        for key, value in (PATIENT if elastic else UNFUSED | POLITE).items():
             os.environ.setdefault(key, value)
         import horovod.torch as hvd
     except ImportError as error:
