@@ -62,7 +62,7 @@ class Started:
         self._file.flush()
         return Path(f"/proc/self/fd/{self._file.fileno()}").read_text(errors="replace")
 
-    def wait(self, timeout: float = 600.0) -> Ended:
+    def wait(self, timeout: float = 1200.0) -> Ended:
         """The end of the program. Raises TimeoutError with its output when there is none; its processes are then ended."""
         try:
             code = self.process.wait(timeout)
@@ -93,7 +93,7 @@ class Started:
                 return process
         raise AssertionError(f"there is no worker {rank}; output:\n{self.output}")
 
-    def until(self, what: Callable[[], bool], timeout: float = 600.0) -> None:
+    def until(self, what: Callable[[], bool], timeout: float = 1200.0) -> None:
         """Wait for something to come true while the program runs."""
         wait_for(lambda: what() or self.process.poll() is not None, timeout)
         assert what(), f"ended with {self.process.poll()} before; output:\n{self.output}"
@@ -103,7 +103,7 @@ def start(*command: str, np: int | None = None, cwd: Path | None = None, **env: 
     return Started(command, np, cwd, env)
 
 
-def run(*command: str, np: int | None = None, cwd: Path | None = None, timeout: float = 600.0, **env: str) -> Ended:
+def run(*command: str, np: int | None = None, cwd: Path | None = None, timeout: float = 1200.0, **env: str) -> Ended:
     """Start a program (`-m`, module, arguments), wait for its end."""
     with Started(command, np, cwd, env) as started:
         return started.wait(timeout)

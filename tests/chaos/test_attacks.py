@@ -20,7 +20,7 @@ from tests.chaos.attacks import PHASES, ask, killed, signalled
 from tests.chaos.life import Life, Record, kill, send, workers
 from tests.chaos.nursery import Nursery
 
-pytestmark = pytest.mark.timeout(600)  # several starts each
+pytestmark = pytest.mark.timeout(1800)  # several starts each
 
 SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 

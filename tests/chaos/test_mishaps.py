@@ -14,7 +14,7 @@ from tests.chaos.life import job
 from tests.chaos.mishaps import FLIPPED, STEP
 from tests.parallel.driver import Entry
 
-pytestmark = pytest.mark.timeout(600)  # all runs are made for the first test
+pytestmark = pytest.mark.timeout(1800)  # all runs are made for the first test
 
 RUNS = {  # job.name: (the mishap, overrides)
     "whole": (None, []),
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, mishap, changes in entries
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
-    ended = launcher.run("-m", "tests.chaos.mishaps", str(folder / "plan.json"), np=2, timeout=550)
+    ended = launcher.run("-m", "tests.chaos.mishaps", str(folder / "plan.json"), np=2, timeout=1700)
     assert ended.code == 0, ended.output
     return folder
 

@@ -16,7 +16,7 @@ import pytest
 from image_machine import ROOT, Machine
 from image_pods import Cluster, load
 
-MARKS = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+MARKS = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 if reason := image_machine.missing():
     MARKS.append(pytest.mark.skip(reason=reason))
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("podman", "buildah", "crun", "debootstrap", "ip", "nsenter", "unshare", "ssh-keygen", "tar")
 CONTEXT = ("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE", "tools/cxx17",
            "distsent", "jobs", "k8s/image")  # fmt: skip
+PATIENCE = 4  # times as long may everything take where other work keeps the machine busy
 NETWORK = "10.78.0"
 TAG = "localhost/distsent"
 
@@ -45,8 +46,8 @@ def die_with_parent() -> None:
 
 
 def wait_for(what: str, true: Callable[[], object], seconds: float = 60, log: Callable[[], str] = str) -> None:
-    """Wait until `true()`; AssertionError with the end of `log()` after `seconds`."""
-    end = time.monotonic() + seconds
+    """Wait until `true()`; AssertionError with the end of `log()` after `seconds`, or as much longer as a busy machine may need."""
+    end = time.monotonic() + PATIENCE * seconds
     while not true():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{log()[-3000:]}"
         time.sleep(0.3)
@@ -209,14 +210,14 @@ class Machine:
             "--storage-opt", f"additionalimagestore={storage}", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
         ]  # fmt: skip
 
-    def run(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*self._inside, *words], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
         assert not check or done.returncode == 0, (
             f"{' '.join(words)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
         return done
 
-    def podman(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def podman(self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE) -> subprocess.CompletedProcess[str]:
         return self.run(*self._podman, *words, check=check, timeout=timeout)
 
     def join(self, name: str, address: str) -> None:

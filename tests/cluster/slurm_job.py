@@ -12,7 +12,7 @@ from slurm_cluster import Cluster, missing, wait_for
 MARKS = [
     pytest.mark.cluster,
     pytest.mark.slow,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
 

@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]) -> C
             drive(entries, World())
             return folder
         (folder / "plan.json").write_text(json.dumps(entries))
-        ended = launcher.run("-m", "tests.parallel.driver", str(folder / "plan.json"), np=np, timeout=800)
+        ended = launcher.run("-m", "tests.parallel.driver", str(folder / "plan.json"), np=np, timeout=1700)
         assert ended.code == 0, ended.output
         print(f"np {np}: {ended.seconds:.0f} s")
         return folder

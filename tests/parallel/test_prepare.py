@@ -39,7 +39,7 @@ def run(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     launcher = [str(MPIRUN), "--oversubscribe", "-np", str(ranks)] if ranks else []
     env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     command = [*launcher, sys.executable, "-m", "distsent.prepare", *map(str, arguments)]
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def only(home: Path) -> Path:
@@ -118,7 +118,7 @@ def test_an_error_on_one_rank_ends_them_all(job: Path, tmp_path: Path, error: st
     script.write_text(FAILS_ON_RANK_1.format(error=error))
     env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "PYTHONPATH": str(ROOT)}
     command = [str(MPIRUN), "--oversubscribe", "-np", "2", sys.executable, str(script), str(job)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode in (code, 2), done.stderr
     assert line in done.stderr
     assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]

@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Fixture:
     made = Fixture(folder)
     (folder / "plan.json").write_text(json.dumps(made.plan))
     ended = launcher.run(
-        "-m", "tests.systems", str(folder / "plan.json"), np=2, timeout=800, cwd=folder, HF_HOME=str(made.home)
+        "-m", "tests.systems", str(folder / "plan.json"), np=2, timeout=1700, cwd=folder, HF_HOME=str(made.home)
     )  # fmt: skip
     assert ended.code == 0, ended.output
     return made
