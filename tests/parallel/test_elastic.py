@@ -37,7 +37,7 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str
     pause.write_text("1")
     options = ["--min-np", "2", "--max-np", "3", "--host-discovery-script", str(script), "--network-interface", "lo"]
     # How long workers wait for one that joins - on a busy machine a start takes a minute - and, after the kill, for the lost one.
-    env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "75"}
+    env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
     with launcher.Started(words, np=2, env=env, options=options) as started:
         started.until(lambda: "step 2/100" in started.output)
