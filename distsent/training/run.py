@@ -27,6 +27,7 @@ from distsent.run.stop import Stop
 from distsent.run.table import table
 from distsent.training import device as devices
 from distsent.training import divergence, memory
+from distsent.training.class_weights import class_weights
 from distsent.training.evaluation import evaluate
 from distsent.training.exchange import Exchange
 from distsent.training.finish import finish, versions
@@ -286,17 +287,3 @@ class Run:
 def total_steps(job: Job, order: Order) -> int:
     """Steps of the whole run: `train.max_steps`, or the epochs, where a part of an epoch is rounded up to whole steps."""
     return job.train.max_steps or math.ceil(job.train.epochs * order.steps_per_epoch - 1e-9)
-
-
-def class_weights(job: Job, store: Store, device: torch.device) -> torch.Tensor | None:
-    """What each class's losses are multiplied with; `balanced` makes all classes weigh alike and the mean weight 1."""
-    wish = job.train.class_weights
-    if wish == "none":
-        return None
-    classes = len(store.label_names)
-    if wish == "balanced":
-        counts = torch.bincount(torch.tensor(store.splits["train"].labels[:]).long(), minlength=classes).double()
-        return (counts.sum() / (classes * counts.clamp(min=1))).float().to(device)
-    if len(wish) != classes:
-        raise UserError(f"train.class_weights: {len(wish)} weights for {classes} classes ({', '.join(store.label_names)})")
-    return torch.tensor(wish, dtype=torch.float32, device=device)
