@@ -147,11 +147,6 @@ def probe(name: str) -> dict[str, Any]:
     return json.loads(said[-1]) if said else {"error": f"import ends with code {done.returncode}", "missing": False}
 
 
-def output_of(*command: str) -> str:
-    """What a command prints; nothing if there is no such command."""
-    return subprocess.run(command, capture_output=True, text=True).stdout if shutil.which(command[0]) else ""
-
-
 def look_at_disk(what: str, folder: Path, cure: str) -> Finding:
     folder = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
@@ -162,14 +157,15 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
     """All findings about this machine and this process."""
     with ThreadPoolExecutor() as pool:  # side by side, for each costs seconds of imports
         probes = dict(zip(PROBES, pool.map(probe, PROBES), strict=True))
-    gpus, quota = output_of("nvidia-smi", "-L").count("GPU "), output_of("cat", "/sys/fs/cgroup/cpu.max")
+    gpus = allocation.output_of(["nvidia-smi", "-L"])[0].count("GPU ")
+    quota, _ = allocation.output_of(["cat", "/sys/fs/cgroup/cpu.max"])
     # As horovodrun of an environment does: beside it before elsewhere.
-    banner = output_of(shutil.which("mpirun", path=f"{sys.prefix}/bin") or "mpirun", "--version")
+    banner, _ = allocation.output_of([shutil.which("mpirun", path=f"{sys.prefix}/bin") or "mpirun", "--version"])
     versions = {each.name: each.version for each in distributions()}
     workers = env.get("HOROVOD_LOCAL_SIZE") or env.get("OMPI_COMM_WORLD_LOCAL_SIZE") or "1"
     ssh = shutil.which("ssh")
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
-    hub, alone = allocation.hub(env), not allocation.inside(env)
+    alone = not allocation.inside(env)
     crash = "NCCL and MPI may crash: --shm-size=2g for a container, in Kubernetes an emptyDir with medium: Memory"
     findings = [
         check_version("Python", sys.version.split()[0], "3.11"),
@@ -184,7 +180,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
         look_at_disk("runs", run_dir, "make room, or another run.dir"),
         look_at_disk("temporary", Path(tempfile.gettempdir()), "make room, or another TMPDIR"),
         Finding(OK if ssh else WARN, "ssh", ssh or "no client", "install openssh-client, if other hosts are to work"),
-        check_hub(env, hub.is_dir() and any(hub.iterdir())),
+        check_hub(env, allocation.cached(env)),
         *([check_launcher(env)] if alone else (Finding(*each) for each in allocation.examine(run_dir, env))),
     ]
     return [each if each.state != OK else each._replace(cure="") for each in findings]

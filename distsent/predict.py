@@ -56,29 +56,17 @@ def main(arguments: list[str]) -> int:
 def parts(options: argparse.Namespace, file: TextFile | None) -> Iterator[list[Text]]:
     """The texts, some at a time."""
     from distsent.corpus.inlet import Inlet
-    from distsent.corpus.texts import Text
+    from distsent.corpus.texts import bare_text
 
     if file is None and not options.text:
         for row, lines in Inlet(sys.stdin, CHUNK):
-            yield [line_of(row + i, line) for i, line in enumerate(lines)]
+            yield [bare_text(row + i, line) for i, line in enumerate(lines)]
         return
-    given = (Text(row, text, None, "" if text.strip() else "no text") for row, text in enumerate(options.text, 1))
+    given = (bare_text(row, text) for row, text in enumerate(options.text, 1))
     rows: Iterable[Text] = given if file is None else file
     iterator = iter(rows)
     while part := list(islice(iterator, CHUNK)):
         yield part
-
-
-def line_of(row: int, line: str) -> Text:
-    """A line of standard input, whose bytes that are no text came as lone surrogates."""
-    from distsent.corpus.texts import Text
-
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:
-        shown = line.encode(errors="surrogateescape").decode(errors="replace")
-        return Text(row, shown, None, f"not UTF-8 (byte 0x{ord(line[error.start]) - 0xDC00:02x})")
-    return Text(row, line, None, "" if line.strip() else "no text")
 
 
 class Bar:

@@ -192,6 +192,16 @@ def _why(value: Any) -> str:
     return "" if isinstance(value, str) else f"{json.dumps(value, default=str)[:40]} is not text"
 
 
+def bare_text(row: int, text: str) -> Text:
+    """A text from a terminal or a pipe, whose bytes that are no UTF-8 came as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode(errors="surrogateescape").decode(errors="replace")
+        return Text(row, shown, None, f"not UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x})")
+    return Text(row, text, None, _why(text))
+
+
 def read_texts(path: str | Path, column: str = "text", pair_column: str | None = None) -> TextFile:
     """The rows of a file, to be iterated over. Raises UserError where there are none to be had."""
     return TextFile(path, column, pair_column)

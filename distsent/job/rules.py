@@ -1,6 +1,7 @@
 """Contradictions: keys that are right one by one and wrong together."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from distsent.job.kinds import toml
 from distsent.job.schema import Sections
@@ -9,6 +10,11 @@ from distsent.job.schema import Sections
 def looks_local(name: str) -> bool:
     """Whether a source or a model is meant as a path; anything else may be a hub id."""
     return name in (".", "..") or name.startswith(("./", "../", "/", "~"))
+
+
+def public_name(name: str) -> str:
+    """What may be told of a source or a model: of a local folder its own name, not where it lies."""
+    return Path(name).name if looks_local(name) else name
 
 
 def contradictions(job: Sections) -> Iterator[tuple[tuple[str, ...], str]]:

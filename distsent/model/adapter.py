@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from distsent.errors import UserError
 from distsent.job.job import Job
-from distsent.job.rules import looks_local
+from distsent.job.rules import public_name
 from distsent.model import classifier
 from distsent.model.tokenizer import NO_CODE, naming
 
@@ -104,12 +104,12 @@ def keep_as_is(model: nn.Module) -> None:
 def _with_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    targets, name = targets_of(model, job.adapter.targets), job.model.name
+    targets = targets_of(model, job.adapter.targets)
     alpha: Any = job.adapter.alpha  # peft asks for a whole number and takes any
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=job.adapter.rank, lora_alpha=alpha, lora_dropout=job.adapter.dropout,
         target_modules=list(targets), modules_to_save=[name for name, _ in model.named_children() if name in HEADS],
-        bias="none", base_model_name_or_path=Path(name).name if looks_local(name) else name, revision=job.model.revision,
+        bias="none", base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
     )  # fmt: skip
     return inject_adapter_in_model(config, model, NAME)  # type: ignore[return-value]
 

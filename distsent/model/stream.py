@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -58,7 +59,6 @@ class Stream:
     positions_T: torch.Tensor
     types_T: torch.Tensor | None
     firsts_n: torch.Tensor
-    ends: torch.Tensor  # 0, then where each example ends: [n + 1] int32, as torch's kernel wants it
     labels_n: torch.Tensor
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
@@ -69,6 +69,11 @@ class Stream:
     def tokens(self) -> int:
         """Real ones."""
         return sum(self.lengths)
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """0, then where each example ends: [n + 1] int32, as torch's kernel wants it."""
+        return torch.from_numpy(np.cumsum((0, *self.lengths)).astype(np.int32)).to(self.ids_T.device)
 
     def heads(self, H: int, firsts: bool = False) -> Heads:
         """The layout of all tokens, or of rows that are one an example. Made once a stream: all layers share it."""
@@ -109,7 +114,6 @@ def stream(
         positions_T=filled(positions),
         types_T=None if types is None else filled(np.concatenate(types)),
         firsts_n=tensor(starts),
-        ends=torch.from_numpy(np.append(starts, len(positions)).astype(np.int32)).to(device),
         labels_n=tensor(labels),
         lengths=tuple(lengths.tolist()),
         groups=_groups(lengths, device, even),

@@ -50,7 +50,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
     return conclude(list(reports.values()), tasks, kind, complaint, nodes)
 
 
-def output_of(command: Sequence[str], env: Mapping[str, str], seconds: float = 120) -> tuple[str, str]:
+def output_of(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120) -> tuple[str, str]:
     """What a command prints until it ends or the time is up, and the first line of its complaints."""
     try:
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
@@ -97,9 +97,10 @@ def named(hosts: Iterable[str], trouble: str) -> str:
     return f"{trouble}{unique}" if unique else "well on all nodes"
 
 
-def hub(env: Mapping[str, str]) -> Path:
-    """Where models and corpora of the hub are kept."""
-    return Path(env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME') or '~/.cache/huggingface'}/hub").expanduser()
+def cached(env: Mapping[str, str]) -> bool:
+    """Whether models or corpora of the hub are kept here."""
+    hub = Path(env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME') or '~/.cache/huggingface'}/hub").expanduser()
+    return hub.is_dir() and any(hub.iterdir())
 
 
 def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dic
     cores = min(len(os.sched_getaffinity(0)), int(env.get("SLURM_CPUS_PER_TASK") or 1 << 20))
     return {
         "host": platform.node(), "versions": versions, "cores": cores, "threads": int(env.get("OMP_NUM_THREADS") or 1),
-        "writable": os.access(run_dir, os.W_OK), "shared": token.is_dir(), "cached": hub(env).is_dir() and any(hub(env).iterdir()),
+        "writable": os.access(run_dir, os.W_OK), "shared": token.is_dir(), "cached": cached(env),
     }  # fmt: skip
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from distsent.job.kinds import toml
-from distsent.job.rules import looks_local
+from distsent.job.rules import looks_local, public_name
 from distsent.results import intervals, pictures
 from distsent.results.comparison import table
 from distsent.run.finished import Finished
@@ -72,16 +71,15 @@ def _metadata(run: Finished) -> Any:
 
 def _corpus(run: Finished) -> str:
     source = str(run.job["data"]["source"])
-    return HUB.get(source, f"./{Path(source).name}" if looks_local(source) else source)
+    return HUB.get(source, f"./{public_name(source)}" if looks_local(source) else source)
 
 
 def _encoder(run: Finished) -> str:
-    """The encoder's name; of a local folder its own name, not where it lay."""
     name = str(run.job["model"]["name"])
     if name == "demo":
         return "a small BERT with random weights"
     if looks_local(name):
-        return f"`{Path(name).name}` (a local folder)"
+        return f"`{public_name(name)}` (a local folder)"
     return f"[{name}](https://huggingface.co/{name})"
 
 
@@ -182,7 +180,7 @@ def _job(job: dict[str, Any]) -> str:
         for key, value in body.items() if section != "run" else ():
             if value is not None and key != "store":
                 local = isinstance(value, str) and looks_local(value)
-                lines.append(f"{key} = {toml(f'./{Path(value).name}' if local else value)}")
+                lines.append(f"{key} = {toml(f'./{public_name(value)}' if local else value)}")
         blocks.append("\n".join(lines)) if len(lines) > 1 else None
     return "\n\n".join(blocks) + "\n"
 
@@ -217,7 +215,7 @@ def _adapter(run: Finished) -> str:
 from transformers import AutoModelForSequenceClassification
 
 base = AutoModelForSequenceClassification.from_pretrained(
-    "{Path(base).name if looks_local(base) else base}", id2label={names}, label2id={ {name: i for i, name in names.items()} }
+    "{public_name(base)}", id2label={names}, label2id={ {name: i for i, name in names.items()} }
 )
 model = PeftModel.from_pretrained(base, "MODEL", subfolder="adapter")"""
     block = f"\n\nThe updates alone, over the encoder that they were trained on:\n\n```python\n{code}\n```"

@@ -32,7 +32,8 @@ class Image:
             starts[name], stop = stop, stop + x.numel() * x.element_size()
             header[name] = {"dtype": TYPES[x.dtype], "shape": list(x.shape), "data_offsets": [starts[name], stop]}
         text = json.dumps(header, separators=(",", ":")).encode()
-        head = (len(text) + -len(text) % 8).to_bytes(8, "little") + text + b" " * (-len(text) % 8)
+        text += b" " * (-len(text) % 8)
+        head = len(text).to_bytes(8, "little") + text
         self.size = len(head) + stop
         self._memory = mmap.mmap(-1, self.size + -self.size % PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory[: len(head)] = head

@@ -15,14 +15,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("podman", "buildah", "crun", "debootstrap", "ip", "nsenter", "unshare", "ssh-keygen", "tar")
 CONTEXT = ("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE", "tools/cxx17",
            "distsent", "jobs", "k8s/image")  # fmt: skip
-PATIENCE = 4  # times as long may everything take where other work keeps the machine busy
 NETWORK = "10.78.0"
 TAG = "localhost/distsent"
 
@@ -43,14 +44,6 @@ UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "
 
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed pytest leaves no containers behind
-
-
-def wait_for(what: str, true: Callable[[], object], seconds: float = 60, log: Callable[[], str] = str) -> None:
-    """Wait until `true()`; AssertionError with the end of `log()` after `seconds`, or as much longer as a busy machine may need."""
-    end = time.monotonic() + PATIENCE * seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{log()[-3000:]}"
-        time.sleep(0.3)
 
 
 # ---- the image -------------------------------------------------------------------------------------------------------

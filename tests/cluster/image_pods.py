@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 from hold import Hold
-from image_machine import NETWORK, Machine, wait_for
+from image_machine import NETWORK, Machine
+from patience import wait_for
 
 OPERATOR_LAUNCHER = {
     "K_MPI_JOB_ROLE": "launcher",

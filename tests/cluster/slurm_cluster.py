@@ -16,17 +16,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from hold import Hold
+from patience import wait_for
 
 ROOT = Path(__file__).parents[2]
 HOSTS = {"login": "10.77.0.1", "node1": "10.77.0.11", "node2": "10.77.0.12"}
 NODES = ("node1", "node2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "sshd", "nsenter", "unshare")
 UNSHARE = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
-PATIENCE = 4  # times as long may everything take where other work keeps the machine busy
 PMIX = "/usr/lib/*-linux-gnu/slurm-wlm/mpi_pmix.so"
 
 # cred_expire: a requeued job waits that long (120 s by default) before it may start again.
@@ -98,14 +98,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed pytest leaves no cluster behind
 
 
-def wait_for(what: str | Callable[[], str], true: Callable[[], object], seconds: float = 60, every: float = 0.2) -> None:
-    """Wait until `true()`; AssertionError after `seconds`, or as much longer as a busy machine may need."""
-    end = time.monotonic() + PATIENCE * seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}"
-        time.sleep(every)
-
-
 class Host:
     """A host of its own name, network, processes and /tmp; `inside` is a host whose network and processes hold this one's."""
 
@@ -133,7 +125,7 @@ class Host:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", preexec_fn=_die_with_parent
             )
-        wait_for(f"host {name} is up", (private / "up").exists, 10, 0.02)
+        wait_for(f"host {name} is up", (private / "up").exists, 10, every=0.02)
         self.pid = _descendant(self.process.pid)
 
     @property

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 
 import pytest
-from slurm_cluster import Cluster, missing, wait_for
+from patience import wait_for
+from slurm_cluster import Cluster, missing
 
 MARKS = [
     pytest.mark.cluster,
@@ -51,30 +52,30 @@ class Job:
 
     def wait_for_line(self, pattern: str, seconds: float = 240) -> re.Match[str]:
         """The first match in the log, as soon as it is there."""
-        wait_for(self.tell(f"no {pattern!r}"), lambda: re.search(pattern, self.log) or self["JobState"] in ENDED, seconds)
+        wait_for(repr(pattern), lambda: re.search(pattern, self.log) or self["JobState"] in ENDED, seconds, self.tell)
         match = re.search(pattern, self.log)
-        assert match, self.tell(f"ended without {pattern!r}")()
+        assert match, f"ended without {pattern!r}\n{self.tell()}"
         return match
 
     def end(self, state: str = "COMPLETED", restarts: int = 0, seconds: float = 240) -> str:
         """Wait for the end, check how it came, and return the log."""
-        wait_for(self.tell("no end"), lambda: self["JobState"] in ENDED, seconds)
+        wait_for("the end", lambda: self["JobState"] in ENDED, seconds, self.tell)
         assert (self["JobState"], self["Restarts"]) == (state, str(restarts)), self.log
         return self.log
 
     def stop(self, ask: Callable[[], object]) -> None:
         """Ask a run that is held to stop, and let it go when the word has arrived."""
         ask()
-        wait_for(self.tell("no worker was asked to stop"), self.cluster.hold.heard, 120)
+        wait_for("a worker is asked to stop", self.cluster.hold.heard, 120, self.tell)
         self.cluster.hold.free()
 
     def wait_for_checkpoint(self, name: str = "imdb") -> None:
         checkpoints = self.runs / name / "checkpoints"
-        wait_for(self.tell("no checkpoint"), lambda: list(checkpoints.glob("step-*")) or self["JobState"] in ENDED, 240)
+        wait_for("a checkpoint", lambda: list(checkpoints.glob("step-*")) or self["JobState"] in ENDED, 240, self.tell)
 
-    def tell(self, what: str) -> Callable[[], str]:
-        """Where the job stands, for when it matters."""
-        return lambda: f"job {self.id}: {what}; {self['JobState']} {self['Reason']} {self['Restarts']}\n{self.log}"
+    def tell(self) -> str:
+        """Its log, and where it stands."""
+        return f"{self.log}\njob {self.id}: {self['JobState']} {self['Reason']}, restarts: {self['Restarts']}"
 
     def result(self, name: str) -> dict:
         return json.loads((self.runs / name / "result.json").read_text())

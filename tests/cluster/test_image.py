@@ -12,8 +12,9 @@ import subprocess
 from typing import Any
 
 from image_jobs import MARKS, TINY, plain_run, same
-from image_machine import ROOT, wait_for
+from image_machine import ROOT
 from image_pods import load_patches
+from patience import wait_for
 from reviews import reviews
 
 pytestmark = MARKS

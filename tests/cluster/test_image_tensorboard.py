@@ -10,8 +10,9 @@ from typing import Any
 
 import image_machine
 from image_jobs import MARKS
-from image_machine import ROOT, Machine, wait_for
+from image_machine import ROOT, Machine
 from image_pods import Pod, load
+from patience import wait_for
 
 pytestmark = MARKS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from slurm_cluster import NODES, Cluster, wait_for
+from patience import wait_for
+from slurm_cluster import NODES, Cluster
 from slurm_job import DEMO, ENDED, FOR_EVER, MARKS, Job
 
 pytestmark = MARKS
@@ -88,7 +89,7 @@ def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
     job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="0")
     job.wait_for_checkpoint()
     cluster.hosts["node1"].kill(r"^slurmd ")  # the node of the batch script, which cannot do a thing about it
-    wait_for(job.tell("SLURM has not noticed"), lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120)
+    wait_for("SLURM notices", lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120, job.tell)
     cluster.start_node("node1")
     job.wait_for_line(r"carrying on after step \d+ of")
     assert "2 workers" in job.log and job["Comment"] == ""

@@ -4,7 +4,7 @@ import pytest
 
 from distsent import comm
 from distsent.errors import UserError
-from distsent.run.allocation import INTERACTIVE, conclude, inside, look
+from distsent.run.allocation import INTERACTIVE, cached, conclude, inside, look, output_of
 
 
 def report(host="a", **changed):
@@ -37,6 +37,29 @@ def test_each_fault_is_one_finding_with_its_node_and_a_cure(fault, state, what, 
 def test_no_task_at_all_is_srun_s_complaint():
     (line,) = conclude([], 2, "pmi9", "srun: error: Couldn't find the specified plugin name for mpi/pmi9")
     assert line[0] == "fail" and "pmi9" in line[2] and "--mpi=list" in line[3]
+
+
+def test_a_node_that_does_not_answer_is_named():
+    (line,) = conclude([report("a.example.org"), report("b")], 3, "pmix", "srun: error: c: task 2: Killed", ["a", "b", "c"])
+    assert line[:3] == ("fail", "tasks", "no word from c: srun: error: c: task 2: Killed") and line[3]
+    assert {state for state, *_ in conclude([report("a.example.org"), report("b")], 2, "pmix", "", ["a", "b"])} == {"ok"}
+
+
+def test_a_command_that_does_not_end_has_said_what_it_has_said():
+    assert output_of(["sh", "-c", "echo here; exec sleep 60"], seconds=0.5) == ("here\n", "no end within 0.5 s")
+    assert output_of(["sh", "-c", "echo one >&2; echo two >&2"]) == ("", "one")
+    assert output_of(["no-such-command"])[0] == "" and "no-such-command" in output_of(["no-such-command"])[1]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("HF_HOME", "home"), ("HF_HUB_CACHE", "home/hub")])
+def test_a_hub_cache_is_one_that_holds_something(tmp_path, name, folder):
+    env = {name: str(tmp_path / folder)}
+    assert not cached(env)
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    assert not cached(env)
+    (tmp_path / "home" / "hub" / "models--x--y").mkdir()
+    assert cached(env)
+    assert not cached({"HF_HUB_CACHE": str(tmp_path / "elsewhere"), "HF_HOME": str(tmp_path / "home")})
 
 
 def test_a_task_looks_around(tmp_path):

@@ -82,6 +82,8 @@ def test_lines_that_are_no_text_are_told(finished: Path, capsys, monkeypatch: py
     bad, good = predicted(capsys, finished / "plain")
     assert bad == {"text": "caf\ufffd is nice", "error": "row 1: not UTF-8 (byte 0xe9)"}
     assert good["text"] == "caf\u00e9" and "label" in good
+    (bad,) = predicted(capsys, finished / "plain", b"caf\xe9".decode(errors="surrogateescape"))  # as an argument comes
+    assert bad == {"text": "caf\ufffd", "error": "row 1: not UTF-8 (byte 0xe9)"}
 
 
 def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:  # noqa: F811
