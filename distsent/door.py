@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from distsent.errors import NON_FINITE, STOPPED, NonFinite, Stopped, UserError
@@ -31,12 +32,19 @@ def enter(main: Callable[[list[str]], int]) -> None:
     except BrokenPipeError:  # the reader of our output has gone: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    if first() and (path := os.environ.get("DISTSENT_EXIT_CODE")):  # for a script whose launcher passes on no code but 1
+        Path(path).write_text(f"{code}\n", encoding="utf-8")
     sys.exit(code)
+
+
+def first() -> bool:
+    """Whether this process is the launcher's first worker, or alone."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def leave(lines: tuple[str, ...] | list[str], code: int) -> int:
     """Print `lines` once: all workers meet the same end, the first one tells."""
-    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+    if first():
         for line in lines:
             print(f"distsent: {line}", file=sys.stderr, flush=True)
     else:

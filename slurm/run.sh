@@ -39,6 +39,7 @@ again=()  # further options of srun after a lost node
 
 # As horovodrun chooses for its workers: trying all other transports first crashed some starts under srun.
 export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1} OMPI_MCA_btl=${OMPI_MCA_btl:-^openib}
+[ -z "$NETWORK" ] || export OMPI_MCA_btl_tcp_if_include=$NETWORK
 
 # The signals of --signal and of preemption come to this shell (and with srun, some of them to the workers directly).
 # bash acts on them between two commands, so whatever takes long runs in the background.
@@ -73,17 +74,18 @@ workers() {  # process: those below it that are workers
 trap pass_on USR1 TERM
 
 wait_for() {  # command ...: run it, pass signals on, return its exit code
-    local result code
-    result=$(mktemp)
+    local result code='' last=0
+    result=$(mktemp) || result=/dev/null
     # The exit code goes through a file: bash can lose that of a child which ends while a signal cuts the waiting short.
-    { code=0; "$@" || code=$?; echo "$code" >"$result"; } & child=$!
+    { code=0; "$@" || code=$?; echo "$code" >"$result"; exit "$code"; } & child=$!
     [ -z "$asked" ] || pass_on  # it came while the child was being started
     while kill -0 "$child" 2>/dev/null; do
-        wait "$child" || true  # a signal ends the waiting, not the child
+        last=0
+        wait "$child" || last=$?  # a signal ends the waiting, not the child
     done
-    child='' code=$(cat "$result")
-    rm "$result"
-    return "${code:-143}"
+    child=''
+    [ "$result" = /dev/null ] || { code=$(cat "$result") && rm "$result"; } || true
+    return "${code:-$last}"  # no room for a file: then what bash remembers
 }
 
 # shellcheck disable=SC2016  # for the shell of the step
@@ -95,16 +97,22 @@ sentinel() {  # file: until it is gone, a step that tells this shell what SLURM 
 
 launch() {  # module arguments ...: one worker a task, on all nodes
     local workers=$((nodes * tasks)) hosts flag code=0
-    if [ "$LAUNCHER" = horovodrun ]; then
+    if [ "$LAUNCHER$CONTROLLER$1" = horovodrungloodistsent.prepare ]; then
+        wait_for "${CONTAINER[@]}" python -m "$@"  # ranks of prepare meet over MPI, or work alone
+    elif [ "$LAUNCHER" = horovodrun ]; then
         hosts=$(scontrol show hostnames "$(ask %N)" | sed "s/$/:$tasks/" | paste -sd, -)
         # mpirun would start its helpers with srun here, and over ssh it would not find them.
         export OMPI_MCA_plm=rsh OMPI_MCA_orte_launch_agent
         OMPI_MCA_orte_launch_agent=$(command -v orted || true)
         flag=$(mktemp)
         sentinel "$flag"
+        export DISTSENT_EXIT_CODE=$PWD/.exit-code-$job  # over Gloo any failure ends with 1
+        rm -f "$DISTSENT_EXIT_CODE"
         wait_for horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 ${CONTROLLER:+"--$CONTROLLER"} \
             ${NETWORK:+--network-interfaces "$NETWORK"} "${CONTAINER[@]}" python -m "$@" || code=$?
         rm "$flag"
+        [ "$code" != 1 ] || [ ! -s "$DISTSENT_EXIT_CODE" ] || code=$(cat "$DISTSENT_EXIT_CODE")
+        rm -f "$DISTSENT_EXIT_CODE"
         return "$code"
     else
         # Workers end together by themselves. Killing at the first bad exit would hide its code behind those of the killed
@@ -162,10 +170,20 @@ ask() {  # format: what squeue says of this job; a busy controller is asked agai
     return 1
 }
 
-is_running() {  # whether SLURM has no other plans with this job: it was neither cancelled, nor preempted, nor requeued
-    local state
-    state=$(ask %T) || return 0
-    [ "$state" = RUNNING ]
+is_running() {  # whether SLURM has no other plans with this job: neither cancelled, nor preempted, nor started again elsewhere
+    local state host mine=${SLURMD_NODENAME:-}
+    read -r state host < <(ask "%T %B") || return 0
+    [ "$state" = RUNNING ] && [ "${host%%.*}" = "${mine%%.*}" ]
+}
+
+await_loss() {  # a worker fell silent: SLURM gives a node up, or ends this job, minutes after that
+    local patience left
+    patience=$(scontrol show config 2>/dev/null | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p') || true
+    for ((left = ${patience:-300} + 60; left > 0; left -= 10)); do
+        is_running && [ "$(ask %D)" = "$nodes" ] || return 0
+        wait_for sleep 10 || true
+        [ -z "$asked" ] || return 0
+    done
 }
 
 give_way() {  # what the run said last: SLURM ends this job, and does with it what it was told
@@ -180,17 +198,29 @@ failures() {  # how often this job failed so far: SLURM keeps the job's comment 
     [[ $comment =~ ^failures=([0-9]+)$ ]] && echo "${BASH_REMATCH[1]}" || echo 0
 }
 
-requeue() {  # put the job back into the queue, which ends this shell; returns where that is not to be had
-    scontrol requeue "$job" || return 0
-    asked=''  # nobody need be told any more
-    wait_for sleep 120 || true
+tell() {  # word ...: scontrol's; a busy controller is told again
+    local tries answer
+    for tries in {1..12}; do
+        answer=$(scontrol "$@" 2>&1) && return
+        [[ $answer = *"timed out"* || $answer = *"contact slurm controller"* ]] || break
+        sleep 10
+    done
+    [ -z "$answer" ] || say "$answer"
+    return 1
+}
+
+requeue() {  # put the job back into the queue, and end this shell; returns where that is not to be had
+    trap '' USR1 TERM  # SLURM ends what belongs to the job now: there is nobody left to be told
+    tell requeue "$job" || ! is_running || return 0
+    say "requeued"
+    exit 75
 }
 
 fail() {  # exit code, cause: requeue a bounded number of times
     local count
     is_running || give_way "$2"
     count=$(($(failures) + 1))
-    if [ "$count" -le "$RETRIES" ] && scontrol update "JobId=$job" "Comment=failures=$count"; then
+    if [ "$count" -le "$RETRIES" ] && tell update "JobId=$job" "Comment=failures=$count"; then
         say "$2; failure $count, to be requeued (at most $RETRIES times)"
         requeue
     fi
@@ -229,10 +259,12 @@ stage() {  # JOB.toml arguments ...: tokens and weights to LOCAL_DISK on every n
 train() {  # JOB.toml arguments ...
     local code said saved spoken left lock staged=()
     look_up "$@"
-    # The workers of a lost node can outlive it for a while, and hold the run folder.
+    [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "${@/#run.resume=never/run.resume=auto}"  # to begin anew was for the first start
+    # The workers of a lost node can outlive it, hold the run folder, and even finish the run.
     for lock in "$run_folder"/.lock "$run_folder"-seed*/.lock; do
-        [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$lock" ] || continue
-        wait_for flock --timeout 180 "$lock" true || say "${lock%/*} is still held by an earlier start of this job"
+        [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$lock" ] && [ -z "$asked" ] || continue
+        flock --nonblock "$lock" true || say "${lock%/*} is held by workers of an earlier start of this job: waiting for their end"
+        wait_for flock --timeout 1800 "$lock" true || say "${lock%/*} is still held by an earlier start of this job"
     done
     [ -z "$LOCAL_DISK" ] || [[ " $*" = *" data.store="* ]] || stage "$@" || say "no copies on $LOCAL_DISK, going on with shared storage"
     while true; do
@@ -241,6 +273,11 @@ train() {  # JOB.toml arguments ...
         [ "$code" != 0 ] || exit 0
         [ "$spoken" = "$(age)" ] || said=$(cat "$(words)")  # else it is a former run's word
         # With sbatch --no-kill the job outlives a node: SLURM has taken it off the list, the others go on.
+        set -- "${@/#run.resume=never/run.resume=auto}"
+        case $code in
+            2 | 3 | 75) ;;
+            *) [ "$nodes" = 1 ] || [[ $said = *" died at "* ]] || await_loss ;;
+        esac
         is_running || break  # the list of a job that ends gets shorter, too
         left=$(ask %D) || break
         [ "${left:-0}" -gt 0 ] && [ "$left" -lt "$nodes" ] || break
@@ -255,8 +292,9 @@ train() {  # JOB.toml arguments ...
             exit "$code" ;;
         75 | 138 | 143)  # the last two: asked to stop before the program listened
             is_running || give_way "$said"
-            # With more than ten minutes left it was no time limit that asked.
-            if [ -n "$asked" ] && [ "$saved" = "$(progress)" ] && [[ $(ask %L) =~ ^([0-9]:[0-9]{2}|INVALID)$ ]]; then
+            [ "$code" = 75 ] || [ -n "$asked" ] || fail "$code" "exit code $code"
+            # With more than an hour left it was no time limit that asked.
+            if [ -n "$asked" ] && [ "$saved" = "$(progress)" ] && [[ $(ask %L) =~ ^([0-9]{1,2}:[0-9]{2}|INVALID)$ ]]; then
                 fail 75 "the time was too short for a single checkpoint: more --time, or a smaller checkpoint.every_steps"
             fi
             say "${said:-stopped}"
@@ -280,9 +318,7 @@ prepare() {  # JOB.toml arguments ...
         2) say "failed: exit code 2"; exit 2 ;;
         75 | 138 | 143)
             is_running || give_way "stopped"
-            say "stopped: submit the same again to make what is missing"
-            requeue
-            exit 75 ;;
+            fail 75 "the time was too short, and what was tokenised is lost: more --time, or more tasks" ;;
         *) fail "$code" "exit code $code" ;;
     esac
 }

@@ -37,17 +37,26 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
     parent = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent if os.access(parent, os.W_OK) else None) as token:
         command = [sys.executable, "-m", "distsent.run.allocation", str(parent), token]
-        told, complaint = output_of(
-            ["srun", f"--mpi={kind}", f"--ntasks={tasks}", "--label", "--kill-on-bad-exit=1", *command],
-            {"SRUN_CPUS_PER_TASK": "1", **env},
-        )
+        cpus = env.get("SLURM_CPUS_PER_TASK", "1")
+
+        def ask(mpi: str) -> tuple[str, str]:
+            return output_of(
+                ["srun", f"--mpi={mpi}", f"--ntasks={tasks}", "--label", "--kill-on-bad-exit=0", *command],
+                {**env, "SRUN_CPUS_PER_TASK": cpus, "OMP_NUM_THREADS": cpus},
+            )
+
+        told, complaint = ask(kind)
+        refused = conclude([], tasks, kind, complaint) if not told else []
+        if refused:  # the rest can be looked at all the same
+            told, complaint = ask("none")
     reports: dict[str, dict[str, Any]] = defaultdict(dict)
     for line in told.splitlines():
         task, _, said = line.partition(": ")
         if said.startswith("{"):
             reports[task.strip()].update(json.loads(said))
     nodes = output_of(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")], env)[0].split()
-    return conclude(list(reports.values()), tasks, kind, complaint, nodes)
+    lines = conclude(list(reports.values()), tasks, kind, complaint, nodes) if reports else []
+    return [*refused, *lines[len(refused) :]]
 
 
 def output_of(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120) -> tuple[str, str]:

@@ -96,13 +96,15 @@ def test_what_is_set_outside_wins_over_the_sites_file():
 class Batch:
     """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
 
-    def __init__(self, folder: Path, srun: str = "exit 0", **said: str) -> None:
+    def __init__(self, folder: Path, srun: str = "exit 0", scontrol: str = "exit 1", **said: str) -> None:
         self.folder, self.status = folder, folder / "runs/imdb/status"
         said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
-        answers = "".join(f"*%{key}*) {word if word.startswith('exit') else f'echo {word!r}'} ;; " for key, word in said.items())
+        answers = "".join(
+            f"*%{key}*) {word if word.startswith(('exit', 'if ')) else f'echo {word!r}'} ;; " for key, word in said.items()
+        )
         for name, body in {
-            "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac",
-            "scontrol": f"echo $* >>{folder}/wishes\nexit 1", "sleep": "",
+            "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac", "horovodrun": srun,
+            "scontrol": f"[ $1 != show ] || exit\necho $* >>{folder}/wishes\n{scontrol}", "sleep": "",
         }.items():  # fmt: skip
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
             (folder / name).chmod(0o755)
@@ -144,10 +146,22 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reach
         (f"{ASKED}75", {}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
         (f"{ASKED}75", {"L": "1:30"}, 75, "failed: the time was too short for a single checkpoint", ""),
         (f"{ASKED}3", {}, 3, "failed: exit code 3", ""),
+        ("exit 75", {"T": "RUNNING node7"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
+        ("exit 143", {}, 143, "failed: exit code 143", ""),
         ("exit 75", {"T": "exit 1"}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
         ("exit 1", {"D": "exit 1"}, 1, "failed: exit code 1", ""),
     ],
-    ids=["cancelled", "preempted early", "asked early", "too short", "asked at its end", "no answer", "no answer, failed"],
+    ids=[
+        "cancelled",
+        "preempted early",
+        "asked early",
+        "too short",
+        "asked at its end",
+        "started again elsewhere",
+        "killed",
+        "no answer",
+        "no answer, failed",
+    ],
 )
 def test_how_a_job_ends(tmp_path, srun, said, code, last, asks):
     batch = Batch(tmp_path, srun, **said)
@@ -155,6 +169,51 @@ def test_how_a_job_ends(tmp_path, srun, said, code, last, asks):
     assert done.returncode == code, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"slurm: {last}"), done.stderr
     assert " ".join(batch.calls("wishes")) == asks
+
+
+@pytest.mark.parametrize(("scontrol", "tries"), [
+    ("exit 0", 1), ('[ "$(wc -l <$0/../wishes)" -gt 2 ] || { echo "Socket timed out on send/recv operation" >&2; exit 1; }', 3),
+])  # fmt: skip
+def test_a_requeued_job_says_so_and_ends(tmp_path, scontrol, tries):
+    batch = Batch(tmp_path, "exit 75", scontrol.replace("$0/..", str(tmp_path)))
+    done = batch.run()
+    assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
+    assert batch.calls("wishes") == ["requeue 1"] * tries
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_without_room_for_a_file_the_exit_code_is_still_known(tmp_path, code):
+    done = Batch(tmp_path, f"exit {code}").run(TMPDIR=str(tmp_path / "full"))
+    assert done.returncode == code, done.stderr
+
+
+def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
+    batch = Batch(tmp_path, "echo 3 >$DISTSENT_EXIT_CODE; exit 1")
+    done = batch.run(LAUNCHER="horovodrun", CONTROLLER="gloo", RETRIES="2")
+    assert done.returncode == 3 and not batch.calls("wishes"), done.stderr
+    assert not list(ROOT.glob(".exit-code-*"))
+
+
+def test_to_begin_anew_is_for_the_first_start(tmp_path):
+    batch = Batch(tmp_path)
+    assert batch.run("run.resume=never").returncode == batch.run("run.resume=never", SLURM_RESTART_COUNT="1").returncode == 0
+    assert [re.findall(r"run\.resume=\w+", start) for start in batch.calls("starts")] == [["run.resume=never"], ["run.resume=auto"]]
+
+
+def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
+    """The others have left, and SLURM takes the node off the list at the fourth look."""
+    looks = f'if echo >>{tmp_path}/looks; [ "$(wc -l <{tmp_path}/looks)" -gt 3 ]; then echo 1; else echo 2; fi'
+    batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || exit 1', D=looks)
+    done = batch.run(SLURM_JOB_NUM_NODES="2")
+    assert done.returncode == 0 and "lost 1 of 2 nodes; going on with the others" in done.stderr, done.stderr
+    assert not batch.calls("wishes")
+
+
+def test_prepare_that_needs_longer_than_it_has_is_a_failure(tmp_path):
+    batch = Batch(tmp_path, "exit 143")
+    done = batch.run("jobs/imdb.toml", script="prepare.sh")
+    assert done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1], done.stderr
+    assert not batch.calls("wishes")
 
 
 def test_a_signal_before_the_start_starts_nothing(tmp_path):
