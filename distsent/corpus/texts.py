@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,6 +19,7 @@ from distsent.errors import UserError
 
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PARQUET_ROWS = 4096  # read at once
+HEAD = 100  # objects that are looked at for what columns there are
 SNIFFED = 1 << 16  # bytes
 
 
@@ -65,12 +68,7 @@ class TextFile:
     def _lines(self, file: BinaryIO) -> Iterator[tuple[str, str]]:
         """(line, why it is none), line ends off, byte order mark off."""
         for number, line in enumerate(file):
-            if number == 0:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            try:
-                yield line.decode().rstrip("\r\n"), ""
-            except UnicodeDecodeError as error:
-                yield line.decode(errors="replace").rstrip("\r\n"), f"not UTF-8 (byte 0x{line[error.start]:02x})"
+            yield _decoded(line, number == 0)
 
     def _txt(self) -> Iterator[Text]:
         with self._open() as file:
@@ -78,17 +76,18 @@ class TextFile:
                 yield Text(row, line, None, why or _why(line))
 
     def _jsonl(self) -> Iterator[Text]:
-        with self._open() as file:
-            rows = 0
+        def values() -> Iterator[tuple[Any, str]]:
             for line, why in self._lines(file):
                 if not why and not line.strip():
                     continue
-                rows += 1
                 try:
                     value = None if why else json.loads(line)
                 except ValueError as error:
-                    why = f"not JSON ({error})"
-                yield Text(rows, "", None, why) if why else self._object(rows, value)
+                    value, why = None, f"not JSON ({error})"
+                yield value, why
+
+        with self._open() as file:
+            yield from self._objects(values())
 
     def _json(self) -> Iterator[Text]:
         with self._open() as file:
@@ -98,47 +97,74 @@ class TextFile:
                 raise UserError(f"{self.path}: not JSON ({error}); a file with an object a line is .jsonl") from None
             if not isinstance(values, list):
                 raise UserError(f"{self.path}: not a list of objects; a file with an object a line is .jsonl")
-            for row, value in enumerate(values, 1):
-                self.done = lambda row=row: row / len(values)  # type: ignore[misc]
-                yield self._object(row, value)
+            for text in self._objects((value, "") for value in values):
+                self.done = lambda row=text.row: row / len(values)  # type: ignore[misc]
+                yield text
 
-    def _object(self, row: int, value: Any) -> Text:
-        if isinstance(value, str):  # a list of bare texts
-            return Text(row, value, None, _why(value))
-        if not isinstance(value, dict):
-            return Text(row, "", None, "not an object with columns")
-        if row == 1:
-            self._check(list(value))
-        return self._text(row, [value.get(column) for column in self.columns])
+    def _objects(self, values: Iterator[tuple[Any, str]]) -> Iterator[Text]:
+        """(value, why it is none) as texts. Columns may be missing in single rows, but not in all of the first."""
+        head = list(islice(values, HEAD))
+        if names := list(dict.fromkeys(name for value, _ in head if isinstance(value, dict) for name in value)):
+            self._check(names)
+        for row, (value, why) in enumerate(chain(head, values), 1):
+            if why or not isinstance(value, str | dict):
+                yield Text(row, "", None, why or "not an object with columns")
+            elif isinstance(value, str):  # a list of bare texts
+                yield bare_text(row, value)
+            else:
+                yield self._text(row, [value.get(column) for column in self.columns])
 
     def _csv(self) -> Iterator[Text]:
         csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
         with self._open() as file:
+            header: list[str] = []
+            places: list[int] = []
+            rows = 0
+            for fields, fault, line in self._records(file):
+                if not header:
+                    if fault:
+                        raise UserError(f"{self.path}: {fault}")
+                    header, places = fields, self._check(fields)
+                    continue
+                rows += 1
+                if not fault and len(fields) != len(header):
+                    fault = f"{len(fields)} fields where the header has {len(header)} (line {line})"
+                yield Text(rows, "", None, fault) if fault else self._text(rows, [fields[place] for place in places])
+            if not header:
+                self._check([])
+
+    def _records(self, file: BinaryIO) -> Iterator[tuple[list[str], str, int]]:
+        """(fields, why they are none, the last line) of each record that is not empty.
+
+        A quote that nobody closes takes everything behind it for one field: only the line that opens it is given up.
+        """
+        delimiter = self._delimiter()
+        begin, first, last = 0, 0, 0  # where the record begins, and its lines
+
+        def lines() -> Iterator[str]:
+            nonlocal last
+            while line := file.readline():
+                last += 1
+                text, why = _decoded(line, last == 1)
+                faults.append(why) if why else None
+                yield text + "\n"
+
+        while True:
             faults: list[str] = []
-
-            def lines() -> Iterator[str]:
-                for line, why in self._lines(file):
-                    faults.append(why) if why else None
-                    yield line + "\n"
-
-            reader = csv.reader(lines(), delimiter=self._delimiter())
-            header = next(reader, [])
-            places = self._check(header)
-            row = 0
-            while True:
-                faults.clear()
-                try:
-                    fields = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    fields, faults = [], [f"not well-formed csv ({error})"]
-                if not fields and not faults:
-                    continue  # an empty line
-                row += 1
-                if not faults and len(fields) != len(header):
-                    faults.append(f"{len(fields)} fields where the header has {len(header)} (line {reader.line_num})")
-                yield Text(row, "", None, faults[0]) if faults else self._text(row, [fields[place] for place in places])
+            reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+            try:
+                for fields in reader:
+                    if fields or faults:
+                        yield fields, faults[0] if faults else "", last
+                    begin, first = file.tell(), last
+                    faults.clear()
+                return
+            except csv.Error as error:
+                file.seek(begin)
+                file.readline()
+                last = first + 1
+                yield [], f"not well-formed csv ({error}, line {last})", last
+                begin, first = file.tell(), last
 
     def _delimiter(self) -> str:
         """A tab in tsv; in csv a comma, or what spreadsheets of other countries write instead."""
@@ -181,25 +207,41 @@ class TextFile:
 
     def _text(self, row: int, values: Sequence[Any]) -> Text:
         why = next(filter(None, map(_why, values)), "")
-        shown = values[0] if isinstance(values[0], str) else ""
+        shown = _shown(values[0]) if isinstance(values[0], str) else ""
         return Text(row, shown, values[1] if len(values) > 1 and not why else None, why)
+
+
+def _decoded(line: bytes, first: bool) -> tuple[str, str]:
+    """(line, why it is none), line end off, and in the first one the byte order mark."""
+    line = line.removeprefix(b"\xef\xbb\xbf") if first else line
+    try:
+        return line.decode().rstrip("\r\n"), ""
+    except UnicodeDecodeError as error:
+        return line.decode(errors="replace").rstrip("\r\n"), f"not UTF-8 (byte 0x{line[error.start]:02x})"
 
 
 def _why(value: Any) -> str:
     """Why a value is no text to be labelled; empty for one that is."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "no text"
-    return "" if isinstance(value, str) else f"{json.dumps(value, default=str)[:40]} is not text"
+    if not isinstance(value, str):
+        return f"{json.dumps(value, default=str)[:40]} is not text"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        return f"not UTF-8 (byte 0x{code - 0xDC00:02x})" if 0xDC80 <= code <= 0xDCFF else f"half a character (\\u{code:04x})"
+    return ""
+
+
+def _shown(text: str) -> str:
+    """A text as it can be printed."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def bare_text(row: int, text: str) -> Text:
-    """A text from a terminal or a pipe, whose bytes that are no UTF-8 came as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        shown = text.encode(errors="surrogateescape").decode(errors="replace")
-        return Text(row, shown, None, f"not UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x})")
-    return Text(row, text, None, _why(text))
+    """A text that came alone; out of a terminal or a pipe, bytes that are no UTF-8 come as lone surrogates."""
+    return Text(row, _shown(text), None, _why(text))
 
 
 def read_texts(path: str | Path, column: str = "text", pair_column: str | None = None) -> TextFile:

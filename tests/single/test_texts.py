@@ -79,3 +79,36 @@ def test_a_stream_is_read_as_it_comes() -> None:
     assert [line for _, lines in rows for line in lines] == [*"01234"]
     assert all(1 <= len(lines) <= 2 for _, lines in rows)
     assert [first for first, _ in rows] == [1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))]
+
+
+def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n')
+    found = [(one.row, one.text, one.why) for one in read_texts(path)]
+    assert [(row, text) for row, text, why in found if not why] == [
+        (1, "good"), (3, "over\ntwo lines"), (5, "fine"), (6, 'a "quoted" word'), (7, "last"),
+    ]  # fmt: skip
+    assert [(row, why.partition(" (")[0], why.rpartition(", ")[2]) for row, _, why in found if why] == [
+        (2, "not well-formed csv", "line 3)"), (4, "not well-formed csv", "line 6)"),
+    ]  # fmt: skip
+
+
+def test_a_header_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('"text\ngood\n')
+    (found,) = corpora.mistakes(lambda: read_texts(tmp_path / "x.csv"))
+    assert found == f"{tmp_path / 'x.csv'}: not well-formed csv (unexpected end of data, line 1)"
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_half_a_character_is_no_text(name: str, tmp_path: Path) -> None:
+    rows = ['{"text": "cut \\ud83d"}', '{"text": "whole \\ud83d\\ude00"}', '"bare \\udc00"']
+    (tmp_path / name).write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
+    assert [(one.text, one.why) for one in read_texts(tmp_path / name)] == [
+        ("cut \ufffd", "half a character (\\ud83d)"), ("whole \U0001f600", ""), ("bare \ufffd", "half a character (\\udc00)"),
+    ]  # fmt: skip
+
+
+def test_the_first_object_may_lack_the_text_but_not_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 1}\n{"id": 2, "text": "here"}\n')
+    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [(1, "", "no text"), (2, "here", "")]
