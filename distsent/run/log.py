@@ -53,7 +53,7 @@ class RunLog(Log):
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None)
+            self.writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
 
     def say(self, line: str) -> None:
         self._write(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from distsent.job.schema import KEYS, Key
 from distsent.results import pictures
 from distsent.results.comparison import table
 from distsent.results.mistakes import softmax
@@ -36,27 +37,28 @@ def write(run: Finished) -> None:
 
 
 def _hparams(writer: Any, run: Finished) -> None:
-    """The job as hyperparameters, into the run's own folder: runs of one parent folder then stand side by side."""
+    """The job as hyperparameters, into the run's own folder: runs of one parent folder then stand side by side.
+
+    TensorBoard takes the columns, and their types, from any one run: all runs must tell of the same ones.
+    """
     from torch.utils.tensorboard.summary import hparams
 
-    silent = (*SILENT, "adapter") if run.job["adapter"]["kind"] == "none" else SILENT
-    asked = {
-        f"{section}.{key}": _plain(value)
-        for section, body in run.job.items() if section not in silent
-        for key, value in body.items() if value is not None
-    }  # fmt: skip
-    asked["adapter.kind"] = run.job["adapter"]["kind"]
+    asked: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        section, _, short = name.partition(".")
+        if section not in SILENT:
+            asked[name] = _plain(run.job[section].get(short), key)
     asked["workers"] = float(run.result["world_size"])
-    metrics = {f"final/{split}/{key}": scores[key] for split, scores in run.result["eval"].items() for key in FINAL}
+    metrics = {f"final/{split}/{key}": 0.0 for split in ("validation", "test") for key in FINAL}
     for summary in hparams(asked, metrics):
         writer.file_writer.add_summary(summary)
 
 
-def _plain(value: Any) -> bool | str | float:
-    """TensorBoard wants one type a column over all runs: every number a float, every list a text."""
-    if isinstance(value, bool | str):
-        return value
-    return float(value) if isinstance(value, int | float) else str(value)
+def _plain(value: Any, key: Key) -> bool | str | float:
+    """One type a column: every number a float, every list a text, and what may be unset or a word a text, too."""
+    if key.none or not isinstance(key.default, bool | int | float):
+        return "unset" if value is None else str(value)
+    return value if isinstance(value, bool) else float(value)
 
 
 def _curves(writer: Any, run: Finished, split: str, step: int) -> None:

@@ -1,5 +1,6 @@
 """What TensorBoard finds in a run's folder, through its own readers - and in a real browser, where there is one."""
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from distsent.run.folder import RunFolder
+from distsent.run.log import RunLog
 from tests import folders
 from tests.runs import finished  # noqa: F401  (a fixture)
 
@@ -81,9 +84,24 @@ def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:  # noqa
             events.SummaryMetadata("_hparams_/experiment").plugin_data.content
         ).experiment
         assert {info.name.tag for info in experiment.metric_infos} >= {"final/test/accuracy", "final/validation/f1"}
+        assert {info.name for info in experiment.hparam_infos} == set(found[name]), "any one run's columns are those of all"
     assert {run["train.seed"].number_value for run in found.values()} == {42, 1, 2}
-    kinds = [{key: value.WhichOneof("kind") for key, value in run.items() if key != "eval.every"} for run in found.values()]
+    kinds = [{key: value.WhichOneof("kind") for key, value in run.items()} for run in found.values()]
     assert kinds[0] == kinds[1] == kinds[2]  # or a column would not be one
+    assert found["plain"]["train.max_steps"].WhichOneof("kind") == "string_value"  # a number, or unset
+    assert found["plain"]["adapter.kind"].string_value == "none"
+
+
+def test_a_run_begun_again_at_its_first_step_shows_nothing_twice(tmp_path: Path) -> None:
+    """It was killed before its first checkpoint."""
+    folder = RunFolder(tmp_path)
+    for loss in (0.9, 0.8):
+        log = RunLog(folder, 0, 0, 20, tensorboard=True, console=io.StringIO())
+        for step in (10, 20):
+            log.numbers("train", {"step": step, "loss": loss})
+        log.close()
+    shown = EventAccumulator(str(folder.tensorboard), size_guidance=ALL).Reload().Scalars("train/loss")
+    assert [(one.step, round(one.value, 2)) for one in shown] == [(10, 0.8), (20, 0.8)]
 
 
 def test_a_job_can_do_without(finished: Path) -> None:  # noqa: F811
