@@ -10,7 +10,7 @@ from typing import Any
 
 from distsent.job.check import COMMAND_LINE, Written, flatten, parse, shown
 from distsent.job.job import Job
-from distsent.job.rules import looks_local
+from distsent.job.rules import looks_local, meant_locally
 
 # Keys that may hold a path. What is read must be there; what is written to may be there, as a folder.
 READ, WRITTEN_TO = ("data.source", "model.name"), ("run.dir", "data.store")
@@ -98,9 +98,12 @@ def from_command_line(overrides: Sequence[str], mistakes: list[str]) -> list[Wri
 
 
 def expanded(item: Written) -> Written:
-    """A path from the home folder (~) in full, so that nobody after us need think of it."""
-    is_path = item.key in READ + WRITTEN_TO and isinstance(item.value, str) and item.value.startswith("~")
-    return replace(item, value=os.path.expanduser(item.value)) if is_path else item
+    """A path from home (~) in full, and one that might be a hub id with ./ in front: so that nobody after us need think of it."""
+    if item.key not in READ + WRITTEN_TO or not isinstance(item.value, str):
+        return item
+    if item.key in READ and meant_locally(item.key, item.value):
+        return replace(item, value=f"./{item.value}")
+    return replace(item, value=os.path.expanduser(item.value))
 
 
 def wrong_paths(written: Iterable[Written]) -> Iterator[str]:

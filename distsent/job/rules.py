@@ -1,15 +1,23 @@
 """Contradictions: keys that are right one by one and wrong together."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from distsent.job.kinds import toml
 from distsent.job.schema import Sections
 
+NAMES = {"data.source": ("demo", "imdb", "emotion", "tweets"), "model.name": ("demo",)}  # words that distsent knows
+
 
 def looks_local(name: str) -> bool:
     """Whether a source or a model is meant as a path; anything else may be a hub id."""
     return name in (".", "..") or name.startswith(("./", "../", "/", "~"))
+
+
+def meant_locally(key: str, name: str) -> bool:
+    """Whether a source or a model that does not look like a path is one all the same: there is such a thing here."""
+    return not looks_local(name) and name not in NAMES[key] and os.path.exists(name)
 
 
 def public_name(name: str) -> str:

@@ -46,7 +46,7 @@ class Run:
     resume: str = key(
         "auto",
         choice("auto", "changed", "never"),
-        "`auto`: carry on with the same job; `changed`: also with a changed one; `never`: begin anew",
+        "`auto`: carry on with the same job and rows; `changed`: also with changed ones; `never`: begin anew, at every start",
     )
     stall_seconds: float = key(60.0, number("> 0"), "a worker silent for so long ends the run")
 
@@ -79,7 +79,7 @@ class Data:
     test_fraction: float = key(
         0.0, number(">= 0", "< 1"), "stratified share of the training rows, the test part where there is none"
     )
-    pool_splits: bool = key(False, flag, "put training and test rows together and cut them anew by the two fractions")
+    pool_splits: bool = key(False, flag, "put the rows of all parts together and cut them anew by the two fractions")
     drop_bad_rows: bool = key(False, flag, "leave out rows without text or label instead of stopping at them")
     store: str | None = key(None, text, "folder of the token stores", none="`.tokens` in run.dir", example="tokens")
 
@@ -131,7 +131,7 @@ class Train:
     precision: str = key(
         "float32",
         choice("float32", "bf16", "fp16", "auto"),
-        "numbers that the model computes in; `auto`: bf16 on GPUs that have it, else float32",
+        "numbers that the model computes in; `auto`: half width on GPUs, and on CPUs bf16 where that is faster",
     )
     token_budget: int = key(16384, whole(">= 1"), "tokens that a worker holds at once; more are accumulated")
     label_smoothing: float = key(0.0, number(">= 0", "< 1"), "share of each label spread over all classes")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distsent.errors import UserError
 from distsent.job.job import Job
@@ -34,8 +34,7 @@ TARGETS = {  # query and value of each layer, by architecture; peft itself knows
     "albert": ("query", "value"),
     "distilbert": ("q_lin", "v_lin"),
 }
-WHOLE = ("classifier", "pre_classifier", "pooler", "pooler.dense")  # never in 4 bits: the head, and what feeds it (ends of names)
-HEADS = ("classifier", "pre_classifier")  # new with every job, so trained whole
+WHOLE = ("pooler", "pooler.dense")  # never in 4 bits, like the head: what feeds it (ends of names)
 NAME = "default"  # peft's own name for an adapter
 PREFIX = "base_model.model."  # under which peft's files keep a model's modules
 
@@ -85,9 +84,25 @@ def four_bits(job: Job) -> Any:
 
     half = torch.cuda.is_available() and job.train.precision in ("bf16", "fp16")
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=list(WHOLE),
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*_heads_of(job), *WHOLE],
         bnb_4bit_compute_dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[job.train.precision] if half else torch.float32,
     )  # fmt: skip
+
+
+def heads(model: PreTrainedModel) -> list[str]:
+    """What stands on top of the encoder: new with every job, so trained whole."""
+    return [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
+
+
+def _heads_of(job: Job) -> list[str]:
+    """The same of a model that is not read yet."""
+    with naming(job.model.name, "model.name"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(job.model.name, revision=job.model.revision or "main", **NO_CODE)
+        return heads(AutoModelForSequenceClassification.from_config(config))
 
 
 def keep_as_is(model: nn.Module) -> None:
@@ -108,7 +123,7 @@ def _with_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     alpha: Any = job.adapter.alpha  # peft asks for a whole number and takes any
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=job.adapter.rank, lora_alpha=alpha, lora_dropout=job.adapter.dropout,
-        target_modules=list(targets), modules_to_save=[name for name, _ in model.named_children() if name in HEADS],
+        target_modules=list(targets), modules_to_save=heads(model),
         bias="none", base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
     )  # fmt: skip
     return inject_adapter_in_model(config, model, NAME)  # type: ignore[return-value]
@@ -118,7 +133,7 @@ def targets_of(model: PreTrainedModel, wanted: Sequence[str] | None) -> Sequence
     """The modules that get updates. Raises UserError for one that the encoder does not have."""
     kind = model.config.model_type
     targets = wanted or TARGETS[kind]
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - set(WHOLE)
+    linear = {name.rpartition(".")[2] for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
     names = [name for name, _ in model.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

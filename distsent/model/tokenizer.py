@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsent.errors import UserError
@@ -63,6 +64,12 @@ class naming:
         from safetensors import SafetensorError
 
         if isinstance(error, (OSError, ValueError, SafetensorError)):
+            pickled = "no file named model.safetensors" in str(error) and (Path(self.name) / "pytorch_model.bin").exists()
+            if pickled or "use_safetensors" in str(error):  # in a folder, or on the hub
+                raise UserError(
+                    f"{self.key} = {self.name!r}: its weights come as a pickle alone (pytorch_model.bin), which distsent does not "
+                    "read; docs/jobs.md shows how to convert them once"
+                ) from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"{self.key} = {self.name!r}: cannot be loaded ({first}); give a local folder, or a hub id where the hub or its "

@@ -1,6 +1,8 @@
 """Adapters in every family, on float and on 4-bit weights: what is trained, what is saved, and that it all computes the same."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,44 @@ def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> No
         adapter.build(asked(tmp_path), None, LABELS)
     model = adapter.build(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
     assert any(".key.lora_A" in name for name, _ in model.named_parameters())
+
+
+def others() -> dict[str, tuple[Any, list[str], list[str]]]:
+    """Architectures that distsent knows no targets for: (model, targets, what is new on top of the encoder)."""
+    from transformers import (
+        DebertaV2Config,
+        DebertaV2ForSequenceClassification,
+        XLNetConfig,
+        XLNetForSequenceClassification,
+    )  # fmt: skip
+
+    size: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**size, intermediate_size=32, pooler_hidden_size=32))
+    xlnet = XLNetForSequenceClassification(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=32))
+    return {
+        "deberta": (deberta, ["query_proj", "value_proj"], ["classifier", "pooler"]),
+        "xlnet": (xlnet, ["layer_1", "layer_2"], ["logits_proj", "sequence_summary"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["deberta", "xlnet"])
+def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(name: str, tmp_path: Path) -> None:
+    model, targets, new = others()[name]
+    model.save_pretrained(tmp_path / "base")
+    built = adapter.build(asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"), None, LABELS)
+    trained = {n for n, p in built.named_parameters() if p.requires_grad}
+    assert {n.partition(".")[0] for n in trained if ".lora_" not in n} == set(new)
+    with torch.no_grad():
+        for n, p in built.named_parameters():
+            p.add_(0.01) if n in trained else None
+    adapter.save_adapter(built, tmp_path / "adapter")
+    whole = adapter.merged(built)
+    again = PeftModel.from_pretrained(
+        type(model).from_pretrained(tmp_path / "base", num_labels=len(LABELS), ignore_mismatched_sizes=True), tmp_path / "adapter"
+    ).eval()
+    ids = torch.arange(5, 14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(whole(input_ids=ids).logits, again(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_a_pretrained_model_gets_its_own_rate_and_length_unless_they_are_written
     assert (written.optim.lr, written.data.max_length) == (1e-3, 64)
 
 
+def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
+    for name in ("team/reviews.csv", "team/encoder", "imdb", "demo"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch() if path.suffix else path.mkdir()
+    job = load(None, ["data.source=team/reviews.csv", "model.name=team/encoder"])
+    assert (job.data.source, job.model.name) == ("./team/reviews.csv", "./team/encoder")
+    assert load(None, ["data.source=team/other"]).data.source == "team/other"
+    assert (load(None, ["data.source=imdb"]).data.source, load(None).model.name) == ("imdb", "demo")  # words that are known
+
+
 def test_home_is_spelt_out(tmp_path):
     (tmp_path / "home" / "reviews").mkdir(parents=True)
     job = load(None, ["data.source=~/reviews", "run.dir=~/runs"])

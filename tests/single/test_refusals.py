@@ -135,8 +135,8 @@ REST: list[tuple[Harm, str]] = [
      "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains custom code which must be executed "
      f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); {NO_MODEL}"),
     (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
-     "model.name = '{folder}/model': cannot be loaded (Error no file named model.safetensors found in directory {folder}/model.); "
-     f"{NO_MODEL}"),
+     "model.name = '{folder}/model': its weights come as a pickle alone (pytorch_model.bin), which distsent does not read; "
+     "docs/jobs.md shows how to convert them once"),
     (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
      f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: invalid header length); {NO_MODEL}"),
 ]  # fmt: skip
