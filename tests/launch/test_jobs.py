@@ -87,7 +87,7 @@ def test_system_3_bert_on_imdb_in_mixed_precision():
 
 def test_system_4_bert_on_a_thousand_tweets():
     assert recipe("tweets") == ("tweets", "bert-base-uncased", 32, 4, "float32", 42,
-                                "adam", 3e-4, BETAS, 1e-7, 0, 1.0, "constant", 0, "epoch")  # fmt: skip
+                                "adam", 3e-4, BETAS, 1e-8, 0, 1.0, "constant", 0, "epoch")  # fmt: skip
     one = job("tweets")
     assert (one.job.name, one.data.max_rows) == ("Horovod_Tweet_Sentiment_1K_4eps", 1000)
     assert one.data.validation_fraction > 0

@@ -40,7 +40,7 @@ CARDS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 3, "eval_strategy": "steps", "eval_steps": 3,
     },
     "tweets": {
-        "learning_rate": 3e-4, "per_device_train_batch_size": 32, "num_train_epochs": 4, "adam_epsilon": 1e-7,
+        "learning_rate": 3e-4, "per_device_train_batch_size": 32, "num_train_epochs": 4,
         "lr_scheduler_type": "constant", "eval_strategy": "epoch",
     },
     **{

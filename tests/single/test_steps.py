@@ -1,4 +1,4 @@
-"""The five systems' steps and evaluations come out as their cards have them: arithmetic of the job files, no training."""
+"""The five systems' steps and evaluations come out as their cards have them (tweets: as its page has them), without training."""
 
 from pathlib import Path
 
