@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distsent.errors import Stopped, UserError
+from distsent.errors import Crashed, Stopped, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,10 @@ PATIENT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
 
 class WorkersChanged(Exception):
     """Workers were lost, or others wait to join: `World.renew`, then go on from what this worker holds in memory."""
+
+
+class WorkerLost(RuntimeError):
+    """A collective failed: another worker is gone."""
 
 
 def promised(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
@@ -127,29 +131,18 @@ class World:
 
     def once(self, make: Callable[[], T], name: str) -> T:
         """The first worker runs `make`; all get its JSON value, or all raise its UserError or Stopped."""
-        outcome: dict[str, Any] = {}
-        crash: BaseException | None = None
-        if self.first:
-            try:
-                outcome = {"value": make()}
-            except UserError as error:
-                outcome = {"lines": list(error.lines), "code": error.code}
-            except Stopped as stop:
-                outcome = {"stopped": str(stop)}
-            except Exception as error:  # the others must learn of it, or they would wait for ever
-                crash = error
-                outcome = {"crash": f"{type(error).__name__}: {error}"}
-        outcome = self.gather(outcome, name)[0]
-        if crash is not None:
-            raise crash
-        if "lines" in outcome:
-            raise UserError(*outcome["lines"], code=outcome["code"])
-        if "stopped" in outcome:
-            raise Stopped(outcome["stopped"])
-        if "crash" in outcome:
-            raise RuntimeError(f"worker 0 failed: {outcome['crash']}")
-        value: T = outcome["value"]
-        return value
+        value: list[T] = []
+        ending = attempt(lambda: value.append(make())) if self.first else None
+        made, problem = self.gather((value, report(ending)), name)[0]
+        resolve([problem], ending)
+        return made[0]
+
+    def together(self, make: Callable[[], T], name: str) -> T:
+        """Every worker runs `make` and gets its own value; what ends it on one of them, all raise."""
+        value: list[T] = []
+        ending = attempt(lambda: value.append(make()))
+        resolve(self.gather(report(ending), name), ending)
+        return value[0]
 
     def agree(self, value: object, what: str) -> None:
         """Check that all workers hold an equal JSON value. Raises UserError naming the ranks that differ."""
@@ -165,11 +158,46 @@ class World:
         """Leave the world in good order."""
 
 
+def attempt(make: Callable[[], object]) -> Exception | None:
+    """What ends `make`: the others must learn of it, or they would wait for ever."""
+    try:
+        make()
+    except Exception as error:
+        return error
+    return None
+
+
+def report(ending: Exception | None) -> dict[str, Any] | None:
+    """What ended a worker, as JSON."""
+    if ending is None:
+        return None
+    if isinstance(ending, UserError):
+        return {"lines": list(ending.lines), "code": ending.code}
+    if isinstance(ending, Stopped):
+        return {"stopped": str(ending)}
+    return {"crash": f"{type(ending).__name__}: {ending}"}
+
+
+def resolve(reports: Sequence[dict[str, Any] | None], own: Exception | None) -> None:
+    """Raise what ended the lowest of the ranks that met an end, the same on all; a crash with its traceback where it happened."""
+    rank, found = next(((rank, found) for rank, found in enumerate(reports) if found is not None), (0, None))
+    if found is None:
+        return
+    if "lines" in found:
+        where = f"rank {rank}: " if rank else ""
+        raise UserError(*(f"{where}{line}" for line in found["lines"]), code=found["code"])
+    if "stopped" in found:
+        raise Stopped(found["stopped"])
+    raise own or Crashed(f"worker {rank} failed: {found['crash']}")
+
+
 class HorovodWorld(World):
     """The workers of a launcher."""
 
     def __init__(self, hvd: Any) -> None:
-        self._hvd = hvd
+        from horovod.common.exceptions import HorovodInternalError
+
+        self._hvd, self._failed = hvd, HorovodInternalError
         self._look()
 
     def _look(self) -> None:
@@ -179,7 +207,10 @@ class HorovodWorld(World):
 
     def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
         """Every talk with the other workers goes through here."""
-        return collective(*args, **options)
+        try:
+            return collective(*args, **options)
+        except self._failed as error:
+            raise WorkerLost(str(error)) from None
 
     def begin_sum(self, tensor: torch.Tensor, name: str) -> Any:
         return self._do(self._hvd.allreduce_async_, tensor, op=self._hvd.Sum, name=name)
@@ -214,10 +245,8 @@ class ElasticWorld(HorovodWorld):
 
     def __init__(self, hvd: Any) -> None:
         from horovod.common.elastic import notification_manager
-        from horovod.common.exceptions import HorovodInternalError
 
         super().__init__(hvd)
-        self._lost = HorovodInternalError
         self._news = threading.Event()
         notification_manager.init()
         notification_manager.register_listener(self)
@@ -245,6 +274,6 @@ class ElasticWorld(HorovodWorld):
 
     def _do(self, collective: Callable[..., T], *args: Any, **options: Any) -> T:
         try:
-            return collective(*args, **options)
-        except self._lost as error:
+            return super()._do(collective, *args, **options)
+        except WorkerLost as error:
             raise WorkersChanged(str(error)) from None

@@ -15,6 +15,10 @@ class UserError(Exception):
         return "\n".join(self.lines)
 
 
+class Crashed(RuntimeError):
+    """What went wrong on some worker, and all have learned of: each of them raises it."""
+
+
 class Stopped(Exception):
     """Somebody asked the run to stop (a signal); everything is saved, the same command carries on."""
 

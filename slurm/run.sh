@@ -274,10 +274,8 @@ train() {  # JOB.toml arguments ...
         [ "$spoken" = "$(age)" ] || said=$(cat "$(words)")  # else it is a former run's word
         # With sbatch --no-kill the job outlives a node: SLURM has taken it off the list, the others go on.
         set -- "${@/#run.resume=never/run.resume=auto}"
-        case $code in
-            2 | 3 | 75) ;;
-            *) [ "$nodes" = 1 ] || [[ $said = *" died at "* ]] || await_loss ;;
-        esac
+        # Silent was a worker that others tell of; or the first one, whose last word still is that it runs.
+        [ "$nodes" = 1 ] || [[ $said != *" has been silent "* && $said != running* ]] || await_loss
         is_running || break  # the list of a job that ends gets shorter, too
         left=$(ask %D) || break
         [ "${left:-0}" -gt 0 ] && [ "$left" -lt "$nodes" ] || break

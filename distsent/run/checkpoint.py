@@ -7,13 +7,15 @@ Nothing here is a pickle.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ FOLDER = "step-{:08d}"
 PATTERN = re.compile(r"step-(\d{8,})")
 MANIFEST = "manifest.json"
 HASH = "xxh3_128"  # against accidents, ten times as fast as SHA-256: whoever can forge a file can forge a manifest
+
+# What a disk or a system in trouble answers: the file may be whole all the same.
+TROUBLE = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN,
+)  # fmt: skip
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -80,7 +87,9 @@ def save(folder: Path, step: int, images: Mapping[str, Image], state: Mapping[st
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one checkpoint and hold it against its manifest. Raises ValueError naming what is wrong."""
+    """Read one checkpoint and hold it against its manifest. Raises ValueError naming what is wrong with it, and UserError where
+    the disk does not let it be read: then it may be whole, and must not be given up for an older one.
+    """
     match = PATTERN.fullmatch(path.name)
     try:
         if not (path / MANIFEST).is_file():  # a device or a pipe could be read for ever
@@ -100,12 +109,18 @@ def load(path: Path) -> Checkpoint:
         if not isinstance(state, dict):
             raise ValueError("state.json holds no state")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); nothing was changed: mend that and run the same command again, or "
+                "remove this checkpoint to carry on behind an older one",
+                code=FAILED,
+            ) from None
         raise ValueError(f"{path}: {error}") from None
     return Checkpoint(int(match.group(1)), tensors, state)
 
 
 def newest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole; `say` hears of every one that is passed over."""
+    """The newest checkpoint that is whole; `say` hears of every one that is passed over. Raises UserError as `load` does."""
     for path in reversed(steps(folder)):
         try:
             return load(path)
@@ -120,17 +135,18 @@ def steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def prune(folder: Path, keep: int, best: int | None, newest: int | None = None) -> None:
+def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = ()) -> None:
     """Delete all but the newest `keep` and the one of step `best`, and what crashes left behind.
 
-    What claims to be of a step behind `newest`, the one just saved, was passed over as damaged: it must not push out good ones.
+    Steps that are `damaged` go first: they must not push out good ones.
     """
     found = steps(folder)
-    good = [path for path in found if newest is None or int(path.name[5:]) <= newest]
-    for path in [*folder.glob(".step-*.tmp"), *good[:-keep], *found[len(good) :]]:
+    good = [path for path in found if int(path.name[5:]) not in damaged]
+    for path in [*folder.glob(".step-*.tmp"), *good[:-keep], *(path for path in found if path not in good)]:
         if best is None or path.name != FOLDER.format(best):
-            doomed = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.tmp")
-            shutil.rmtree(doomed, ignore_errors=True)
+            with suppress(OSError):  # what cannot be deleted costs space, and no step
+                doomed = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.tmp")
+                shutil.rmtree(doomed, ignore_errors=True)
 
 
 def weights_sha256(weights: Tensors) -> str:
@@ -144,10 +160,14 @@ def weights_sha256(weights: Tensors) -> str:
 
 
 class Saver:
-    """Saves off the training path: a snapshot now, the writing in a thread; one save at a time."""
+    """Saves off the training path: a snapshot now, the writing in a thread; one save at a time.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    `start`: the step behind which the run carries on; checkpoints of later steps were passed over, so they are damaged.
+    """
+
+    def __init__(self, folder: Path, keep: int, start: int = 0) -> None:
         self._folder, self._keep = folder, keep
+        self._damaged = {step for path in steps(folder) if (step := int(path.name[5:])) > start}
         self._images: dict[str, Image] = {}  # laid out once: fresh memory costs more than the copying
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -165,9 +185,11 @@ class Saver:
 
         def write() -> None:
             try:
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)  # of this thread: training goes first
+                with suppress(OSError):  # `nice` may have put this process lower already, and only root may raise it
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)  # of this thread: training goes first
                 save(self._folder, step, images, frozen)
-                prune(self._folder, self._keep, best, newest=step)
+                self._damaged.discard(step)
+                prune(self._folder, self._keep, best, self._damaged)
             except BaseException as error:
                 self._error = error
 

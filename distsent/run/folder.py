@@ -27,6 +27,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.card = self.model / "README.md"
         self.predictions = self.path / "predictions"
         self.result = self.path / "result.json"
         self.status = self.path / "status"
@@ -102,6 +103,16 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def sync(folder: Path) -> None:
+    """Have all that lies in a folder on disk, so that what is written later does not outlive it."""
+    for path in (*sorted(folder.rglob("*")), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

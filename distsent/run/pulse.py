@@ -26,6 +26,7 @@ from distsent.run.stop import Stop
 
 BEAT = 1.0  # seconds between two signs of life
 FAREWELL = "bye"
+FAILURE = "failed: "  # begins the last words of a worker that ends alone
 
 
 @dataclass
@@ -50,14 +51,14 @@ class Pulse:
         self.step = 0
         self._world, self._limit, self._last_words, self._stop = world, stall_seconds, last_words, stop
         self._ending = threading.Event()
+        self._failure: str | None = None
         self._workers: dict[int, Worker] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        if world.size == 1:
-            return
-        self._spawn(self._mind_launcher)
-        if world.elastic:
-            return  # the others go on without a dead worker: their collectives fail, and they meet again
+        if launchers():
+            self._spawn(self._mind_launcher)
+        if world.size == 1 or world.elastic:
+            return  # elastic workers go on without a dead one: their collectives fail, and they meet again
         token = secrets.token_hex(8)  # strangers who find the port know no token
         server = socket.create_server(("", 0), backlog=world.size, family=socket.AF_INET) if world.first else None
         address = [addresses(), server.getsockname()[1], token] if server else None
@@ -75,6 +76,21 @@ class Pulse:
         for thread in self._threads:
             if thread.name == "pulse-_beat":
                 thread.join(2 * BEAT)
+
+    def fail(self, why: str) -> None:
+        """Leave alone, for a reason that the others do not have: the first worker names it, and all end."""
+        if self._world.first or not self._workers_beat():
+            return
+        self._failure = " ".join(why.split())
+        self.close()
+
+    def await_name(self) -> None:
+        """A collective has failed: give the pulse the time to say through whom, which ends this process."""
+        if self._workers or self._workers_beat():
+            self._ending.wait(5 * BEAT)
+
+    def _workers_beat(self) -> bool:
+        return any(thread.name == "pulse-_beat" for thread in self._threads)
 
     def _spawn(self, target: Callable[..., None], *args: Any) -> None:
         self._threads.append(threading.Thread(target=target, args=args, daemon=True, name=f"pulse-{target.__name__}"))
@@ -108,6 +124,8 @@ class Pulse:
                     if line.strip() == FAREWELL:  # no answer: nobody is there any more to hear it
                         worker.left = True
                         return
+                    if line.startswith(FAILURE):
+                        self._end(f"rank {worker.rank} on {worker.host} {line.strip()}, at step {self._step_of(worker)}")
                     connection.sendall(b".\n")
                     step, _, wish = line.strip().partition(" ")
                     worker.step = int(step)
@@ -120,8 +138,13 @@ class Pulse:
 
     def _watch(self) -> None:
         """The first worker's eye on the clock."""
+        looked = time.monotonic()
         while not self._ending.wait(BEAT):
+            paused, looked = time.monotonic() - looked - BEAT, time.monotonic()
             with self._lock:
+                if paused > BEAT:  # this process itself stood still, so perhaps all did: Ctrl-Z, a suspended job
+                    for w in self._workers.values():
+                        w.heard += paused
                 silent = [w for w in self._workers.values() if not w.left and time.monotonic() - w.heard > self._limit]
             if silent:
                 w = silent[0]
@@ -144,11 +167,15 @@ class Pulse:
             return
         line.sendall(f"{token}\n{json.dumps({'rank': self._world.rank, 'host': socket.gethostname()})}\n".encode())
         line.settimeout(BEAT)
+        looked = time.monotonic()
         while True:
             ended = self._ending.wait(BEAT)
+            paused, looked = time.monotonic() - looked - 2 * BEAT, time.monotonic()
+            heard += max(0.0, paused - BEAT)  # as in `_watch`
             try:
                 wish = self._stop.requested
-                line.sendall(f"{FAREWELL if ended else f'{self.step} {wish}' if wish else self.step}\n".encode())
+                last = f"{FAILURE}{self._failure}" if self._failure else FAREWELL
+                line.sendall(f"{last if ended else f'{self.step} {wish}' if wish else self.step}\n".encode())
                 if ended:  # until the other side hangs up: closing on an unread answer would take the farewell back
                     while line.recv(4096):
                         continue

@@ -25,7 +25,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested: str | None = None
-        self._since = 0.0
+        self._since: float | None = None  # when this process's own first signal came
         launchers()  # known from here on: a launcher may die while its workers import
         heard, self._told = socket.socketpair()
         self._told.setblocking(False)
@@ -42,8 +42,9 @@ class Stop:
     def _hear(self, number: int) -> None:
         if number not in SIGNALS:
             return
-        if self.requested is None:
-            self.requested, self._since = signal.Signals(number).name, time.monotonic()
+        self.ask(signal.Signals(number).name)
+        if self._since is None:  # what others asked for counts for nothing here: their workers' signals may come all at once
+            self._since = time.monotonic()
         elif number in URGENT and time.monotonic() - self._since > ECHO:
             os._exit(STOPPED)
 

@@ -1,10 +1,13 @@
-"""Workers that silently hold different weights: a flipped bit, a bad card, a bug. Looked for every so often, by a cheap sum."""
+"""Workers that silently hold different numbers: a flipped bit, a bad card, a bug, other files. Looked for by cheap sums."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
+from xxhash import xxh3_128_hexdigest
 
 from distsent.comm import World
 from distsent.errors import FAILED, UserError
@@ -17,22 +20,45 @@ class Diverged(UserError):
     """Some worker's weights differ from the others'; str() names rank and tensor."""
 
 
-def check(world: World, flat: Flat, step: int) -> None:
-    """Compare all workers' weights. Raises Diverged on all of them together."""
+def check_model(world: World, model: nn.Module) -> None:
+    """Compare all of a model as it was read, what stays frozen too. Raises UserError on all workers together."""
     if world.size == 1:
         return
-    sums = world.gather(bits(flat.values), "divergence.sum")
-    if len(set(sums)) == 1:
+    hashes = {
+        name: xxh3_128_hexdigest(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, x in (*model.named_parameters(), *model.named_buffers())
+    }
+    whole = world.gather(xxh3_128_hexdigest(repr(hashes).encode()), "divergence.model")
+    if len(set(whole)) == 1:
         return
-    each = world.gather({name: bits(value) for name, value in flat.split(flat.values).items()}, "divergence.each")
-    ((usual, count),) = Counter(sums).most_common(1)
-    rank = next(rank for rank, value in enumerate(sums) if value != usual)
-    other = sums.index(usual)
+    each = world.gather(hashes, "divergence.model.each")
+    rank = next(rank for rank, value in enumerate(whole) if value != whole[0])
+    name = next(name for name in (*each[0], *each[rank]) if each[rank].get(name) != each[0].get(name))
+    raise UserError(
+        f"model.name: rank {rank} has read another {name} than rank 0; give all nodes the same files (model.revision pins one of "
+        "the hub)"
+    )
+
+
+def check(world: World, flat: Flat, moments: Mapping[str, Sequence[torch.Tensor]], step: int) -> None:
+    """Compare all workers' weights and the optimizer's moments. Raises Diverged on all of them together."""
+    if world.size == 1:
+        return
+    held = {"weights": (flat.values,), **moments}
+    sums = world.gather([sum(bits(x) for x in stretches) for stretches in held.values()], "divergence.sum")
+    whole = [tuple(values) for values in sums]
+    if len(set(whole)) == 1:
+        return
+    ((usual, count),) = Counter(whole).most_common(1)
+    rank = next(rank for rank, values in enumerate(whole) if values != usual)
+    other = whole.index(usual)
+    kind = next(kind for kind, mine, theirs in zip(held, whole[rank], usual, strict=True) if mine != theirs)
+    each = world.gather({name: bits(x) for name, x in flat.split(*held[kind]).items()}, "divergence.each")
     name = next(name for name in each[0] if each[rank][name] != each[other][name])
     doubt = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
     raise Diverged(
-        f"after step {step}, rank {rank} holds other weights than rank {other} in {name}: memory or hardware of {doubt} is to be "
-        "doubted; the last checkpoint holds weights that were the same on all",
+        f"after step {step}, rank {rank} holds {'other weights' if kind == 'weights' else f'another {kind}'} than rank {other} in "
+        f"{name}: memory or hardware of {doubt} is to be doubted; the last checkpoint holds what was the same on all",
         code=FAILED,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from distsent.comm import World
-from distsent.errors import Stopped
+from distsent.errors import Crashed, Stopped
 from distsent.model.forward import Forward, autocast
 from distsent.scoring.counts import Counts
 from distsent.scoring.score import at_once, batches, score
@@ -35,7 +35,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Scores of the whole split, and the logits of its rows in order, [n, C] float32; both the same on every worker.
 
-    Raises Stopped on all workers together when `stop` says so on any. Raises RuntimeError unless each row was scored once.
+    Raises Stopped on all workers together when `stop` says so on any. Raises Crashed unless each row was scored once.
     """
     began, n, classes = time.perf_counter(), len(tokens), len(names)
     lengths = tokens.lengths()
@@ -69,7 +69,7 @@ def evaluate(
     world.sum(seen, "evaluation.logits")
     if not bool((seen[:, classes] == 1).all()):
         wrong = int((seen[:, classes] != 1).sum())
-        raise RuntimeError(f"{wrong} of {n} rows were not scored exactly once; this is a bug in distsent")
+        raise Crashed(f"{wrong} of {n} rows were not scored exactly once; this is a bug in distsent")
     scores = Counts.from_vector(vector.numpy(), classes).scores(names)
     seconds = time.perf_counter() - began
     scores |= {"seconds": seconds, "samples_per_second": n / seconds}

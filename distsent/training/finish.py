@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,7 +15,7 @@ from distsent.model import adapter
 from distsent.run import card, finished, predictions, tensorboard
 from distsent.run.checkpoint import weights_sha256
 from distsent.run.export import export
-from distsent.run.folder import RunFolder, write_json
+from distsent.run.folder import RunFolder, sync, write_json
 from distsent.run.log import Log, duration
 from distsent.run.table import table
 from distsent.training import memory
@@ -30,9 +30,11 @@ def finish(folder: RunFolder, log: Log, loop: Loop, tokenizer: Any, store: Store
     for split, (_, logits) in final.items():
         predictions.keep(folder.predictions, split, logits, store, tokenizer)
     export(model, tokenizer, folder.model, job.data.max_length)
+    for path in (folder.predictions, folder.model):
+        sync(path)
     result = result_of(loop, store, final, precision)
     write_json(folder.result, result)
-    _describe(folder, log, job.log.tensorboard)
+    complete(folder, log.say, job.log.tensorboard)
     log.say(f"finished: {loop.progress.step} steps in {duration(loop.progress.seconds)}; model in {folder.model}")
     log.say(table(result))
     folder.say("finished")
@@ -73,15 +75,17 @@ def result_of(loop: Loop, store: Store, final: Final, precision: str) -> dict[st
     }
 
 
-def _describe(folder: RunFolder, log: Log, pages: bool) -> None:
-    """Model card and TensorBoard's last pages. The run is finished: what goes wrong here must not undo it."""
+def complete(folder: RunFolder, say: Callable[[str], object], pages: bool) -> None:
+    """Model card and TensorBoard's last pages, where there is no card. The run is finished: what goes wrong must not undo it."""
+    if folder.card.exists():
+        return
     try:
         done = finished.read(folder.path)
-        card.write(done)
         if pages:
             tensorboard.write(done)
+        card.write(done)
     except Exception as error:
-        log.say(
+        say(
             f"model card or TensorBoard pages could not be written ({type(error).__name__}: {error}); "
             f"python -m distsent.report {folder.path} --card tries again"
         )

@@ -5,7 +5,6 @@ It can be left and entered again after any step: all that it needs stands in a c
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class Loop:
             if p.step % self.job.log.every == 0 or p.step == self.total_steps:
                 fresh.tell(self, outcome)
             if p.step % divergence.EVERY == 0:
-                divergence.check(self.world, self.update.flat, p.step)
+                self._compare()
             due = self._evaluation_due()
             if outcome.stop or outcome.save or due or self._checkpoint_due():
                 self.save()
@@ -116,14 +115,17 @@ class Loop:
     def save(self) -> None:
         """Begin a checkpoint of this moment; the first worker writes it while training goes on.
 
-        Before, all hear whether the former one went well, and that they all hold the weights that are to be saved.
+        Before, all hear whether the former one went well, and that they all hold what is to be saved.
         """
         self.finish_saving()
-        divergence.check(self.world, self.update.flat, self.progress.step)
+        self._compare()
         if self.saver is None:
             return
         now, best = self.snapshot(), self.progress.best
         self.saver.begin(now.step, now.tensors, now.state, best=best["step"] if best else None)
+
+    def _compare(self) -> None:
+        divergence.check(self.world, self.update.flat, optimizers.moments(self.update.optimizer), self.progress.step)
 
     def _over(self) -> bool:
         """Whether training is done. An evaluation that an interruption swallowed is made up for first."""
@@ -148,8 +150,8 @@ class Loop:
         p.seconds += seconds
 
     def _bad_numbers(self, batch: Batch, outcome: Outcome) -> None:
-        """fp16 skips by itself while the loss is sound; else a job must have allowed it."""
-        if self.update.scales and math.isfinite(outcome.loss):
+        """fp16 skips by itself while a smaller scale may help; else a job must have allowed it."""
+        if outcome.overflowed:
             self.progress.overflows += 1
             return
         self.progress.skipped += 1

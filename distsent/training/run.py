@@ -10,38 +10,33 @@ from typing import Any
 import torch
 
 from distsent import __version__, fingerprint
-from distsent.comm import WorkersChanged, World
+from distsent.comm import WorkerLost, WorkersChanged, World
 from distsent.corpus.order import Order
 from distsent.corpus.store import Store, open_store
-from distsent.errors import NonFinite, Stopped, UserError
+from distsent.errors import Crashed, NonFinite, Stopped, UserError
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
 from distsent.model.forward import forward_of
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.work import work
 from distsent.run import checkpoint as checkpoints
-from distsent.run.folder import RunFolder, read_json, storing, write_json
+from distsent.run.folder import RunFolder, storing
 from distsent.run.log import Log, RunLog
 from distsent.run.pulse import Pulse
 from distsent.run.stop import Stop
 from distsent.run.table import table
 from distsent.training import device as devices
 from distsent.training import divergence, memory
+from distsent.training.claim import Claim
 from distsent.training.class_weights import class_weights
 from distsent.training.evaluation import evaluate
 from distsent.training.exchange import Exchange
-from distsent.training.finish import finish, versions
+from distsent.training.finish import complete, finish
 from distsent.training.flat import Flat
 from distsent.training.loop import Loop, check_fit, value
 from distsent.training.plan import Plan
 from distsent.training.progress import Progress
 from distsent.training.update import Update
-
-# Keys that change where, how fast or how loudly a run computes, but not what: these may differ when it is carried on.
-FREE = (
-    "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget", "eval.batch_tokens",
-    "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard",
-)  # fmt: skip
 
 
 class Run:
@@ -53,7 +48,8 @@ class Run:
         self.folder = RunFolder(Path(job.run.dir) / job.job.name)
         self.log: Log = Log()
         self.pulse: Pulse | None = None
-        self._claimed = False  # before, the folder's status is that of another run, living or finished
+        self.claim = Claim(self.folder, job)
+        self._begun = False  # whether this process has been in the run before, with other workers
         self._notes: list[str] = []  # lines for the log, which opens once the run knows where it starts
         self._loop: Loop | None = None  # while it trains
         self._carried: checkpoints.Checkpoint | None = None  # what the loop held when workers came or went
@@ -67,11 +63,15 @@ class Run:
                     return self._train()
                 except WorkersChanged as change:
                     self._meet_again(change)
-        except (UserError, Stopped, NonFinite) as ending:
+        except (UserError, Stopped, NonFinite, Crashed) as ending:
             self._say_status(f"{'stopped' if isinstance(ending, Stopped) else 'failed'}: {ending}")
             raise
-        except BaseException as ending:
+        except BaseException as ending:  # of this worker alone
             self._say_status(f"failed: {type(ending).__name__}: {ending}")
+            if self.pulse is not None and isinstance(ending, WorkerLost):
+                self.pulse.await_name()
+            elif self.pulse is not None:
+                self.pulse.fail(f"{type(ending).__name__}: {ending}")
             raise
         finally:
             self._close()
@@ -100,22 +100,25 @@ class Run:
         held = self._carried
         carried = max(world.gather(held.step if held else -1, "run.carried")) >= 0
         self.pulse = Pulse(world, job.run.stall_seconds, last_words=self._say_status, stop=self.stop)
-        if finished := world.once(lambda: self._claim(carried), "run.claim"):
+        living = any(world.gather(self._begun, "run.begun"))
+        if finished := world.once(lambda: self.claim.take(world.size, living), "run.claim"):
             if world.first:
+                complete(self.folder, print, job.log.tensorboard)
                 print(f"{self.folder.path}: this run is finished\n{table(finished)}")
             return
+        self._begun = True
         threads, device = devices.share_cores(world.local_size), devices.device(world.local_rank)
-        precision, remark = devices.resolve_precision(job.train.precision, device)
+        asked = world.once(lambda: self.claim.precision, "run.asked")
+        precision, remark = devices.resolve_precision(asked, device)
         precision = world.once(lambda: precision, "run.precision")
 
-        adapter.check(job)
-        classifier.check(job.model.name, job.model.revision)
-        tokenizer = load_tokenizer(job.model.name, job.model.revision)
+        tokenizer: Any = world.together(self._load_tokenizer, "run.tokenizer")
         store = self._open_store(tokenizer)
         names = store.label_names
-        model: Any = adapter.build(job, tokenizer, names)
+        world.once(lambda: self.claim.pin(store.meta["corpus"], precision), "run.pin")
+        model: Any = world.together(lambda: self._build(tokenizer, store), "run.model")
         model.to(device)
-        self._check_fit(model, tokenizer, store)
+        divergence.check_model(world, model)
         forward, padded = forward_of(model, tokenizer, job.model.packed)
 
         train_tokens = store.splits["train"]
@@ -131,9 +134,14 @@ class Run:
             class_weights(job, store, device),
         )  # fmt: skip
 
-        if world.first and not carried:
-            held = checkpoints.newest(self.folder.checkpoints, self._notes.append)
-        world.once(lambda: check_fit(held, flat), "run.fit")
+        def find() -> checkpoints.Checkpoint | None:
+            found = held
+            if world.first and not carried:
+                found = checkpoints.newest(self.folder.checkpoints, self._notes.append)
+            check_fit(found, flat)
+            return found
+
+        held = world.together(find, "run.held")
         steps = world.gather(held.step if held else 0, "run.steps")
         start, root = max(steps), steps.index(max(steps))
         state = world.gather(held.state if held and world.rank == root else None, "run.state")[root]
@@ -165,14 +173,15 @@ class Run:
             last[:] = [scores_of(watched)]
             return last[0][0]
 
-        saver = checkpoints.Saver(self.folder.checkpoints, job.checkpoint.keep) if world.first else None
+        saver = checkpoints.Saver(self.folder.checkpoints, job.checkpoint.keep, start) if world.first else None
         loop = Loop(
             world, job, plan, update, Progress(), watch, watched == "validation", saver,
             self.log, self.stop, self.pulse, total, peak,
         )  # fmt: skip
         loop.resume(held, state, root)
         self._loop, self._carried = loop, None
-        divergence.check(world, flat, start)
+        if carried:
+            loop.save()  # what was carried on in memory may not have got to the disk
         if start:
             self.log.say(f"carrying on after step {start} of {total}")
         self._say_status(f"running: step {start} of {total}")
@@ -193,38 +202,6 @@ class Run:
 
         world.once(leave, "run.finish")
 
-    def _claim(self, carried: bool) -> Any:
-        """The first worker's word on the run folder: its result if the run is finished, else None; the folder is then ours.
-
-        `carried`: the run goes on from memory, and has begun before.
-        """
-        self.folder.create()
-        with storing(self.folder.path):
-            return self._take_folder(carried)
-
-    def _take_folder(self, carried: bool) -> Any:
-        folder, job = self.folder, self.job
-        folder.claim()
-        if job.run.resume == "never" and not carried:
-            folder.clear()
-        before, result = read_json(folder.job), read_json(folder.result)
-        # Where nothing was trained there is nothing that a corrected job could contradict.
-        if before is not None and (result is not None or checkpoints.steps(folder.checkpoints)):
-            changed = [key for key in Job.from_dict(before["job"], str(folder.job)).changed(job) if key not in FREE]
-            if changed and job.run.resume != "changed":
-                raise UserError(
-                    f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or "
-                    "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
-                )
-            if result is not None and result.get("status") == "finished" and not changed:
-                folder.say("finished")
-                return result
-            if changed:  # the result is another job's: this one is not finished before it has one of its own
-                folder.result.unlink(missing_ok=True)
-        self._claimed = True
-        write_json(folder.job, {"job": job.to_dict(), "versions": versions(), "world_size": self.world.size})
-        return None
-
     def _open_store(self, tokenizer: Any) -> Store:
         """The token store: the first worker tokenises what is not there yet, the others open what it left."""
         job = self.job
@@ -234,12 +211,23 @@ class Run:
             data, hear = job.data, lambda done, of: self.stop.check()
             return str(open_store(data, self.seed, tokenizer, data.max_length, self._store_folder(), progress=hear).folder)
 
-        store = Store.open(Path(self.world.once(tokenise, "run.tokenise")))
+        folder = Path(self.world.once(tokenise, "run.tokenise"))
+        store = self.world.together(lambda: Store.open(folder), "run.store")
         self.world.agree(store.meta, "the token store")
         return store
 
     def _store_folder(self) -> Path:
         return Path(self.job.data.store or Path(self.job.run.dir) / ".tokens")
+
+    def _load_tokenizer(self) -> Any:
+        adapter.check(self.job)
+        classifier.check(self.job.model.name, self.job.model.revision)
+        return load_tokenizer(self.job.model.name, self.job.model.revision)
+
+    def _build(self, tokenizer: Any, store: Store) -> Any:
+        model = adapter.build(self.job, tokenizer, store.label_names)
+        self._check_fit(model, tokenizer, store)
+        return model
 
     def _check_fit(self, model: Any, tokenizer: Any, store: Store) -> None:
         limit = classifier.token_limit(model)
@@ -277,7 +265,7 @@ class Run:
         return True
 
     def _say_status(self, line: str) -> None:
-        if self.world.first and self._claimed:
+        if self.world.first and self.claim.holds:
             with suppress(OSError):  # a full disk must not hide what is to be said
                 self.folder.say(line)
             if not line.startswith("running"):

@@ -47,6 +47,7 @@ class Outcome:
     save: bool
     renew: bool
     finite: bool
+    overflowed: bool  # not finite, and in fp16 the scale may be why
     bad_rows: tuple[int, ...]  # this worker's examples whose loss is no number
 
 
@@ -90,15 +91,19 @@ class Update:
             self.flat.riders[rider] = float(value)
         self.exchange.sum(batch.touched)
         loss, right, stops, saves, bad, renews = self.flat.riders[:6].tolist()
-        lr = self._optim.lr * optimizers.factor(self._optim.schedule, batch.step, self._warmup, self._total)
+        # A step that was skipped does not advance the schedule, as with Hugging Face's Trainer.
+        lr = self._optim.lr * optimizers.factor(self._optim.schedule, self.updates, self._warmup, self._total)
         norm = self._norm()
         finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
+        overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
             self._clip(norm)
             self._step(lr)
         if self.scales:
             self.scale.learn(finite)
-        return Outcome(loss / len(batch), norm, lr, round(right), stops > 0, saves > 0, renews > 0, finite, tuple(bad_rows))
+        return Outcome(
+            loss / len(batch), norm, lr, round(right), stops > 0, saves > 0, renews > 0, finite, overflowed, tuple(bad_rows)
+        )
 
     def _backward(self, batch: Batch) -> list[int]:
         self.flat.clear(self._touched)

@@ -19,9 +19,12 @@ from unittest.mock import patch
 import torch
 
 from distsent import comm
+from distsent.corpus.store import Store
+from distsent.model import adapter
 from distsent.run import checkpoint
 from distsent.run.image import Image
 from distsent.training import divergence
+from distsent.training.optimizer import moments
 from distsent.training.plan import Batch
 from distsent.training.update import Update
 from tests.parallel.driver import drive
@@ -107,6 +110,47 @@ def flipped_bit_at_rank_1(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def flipped_bit_that_nothing_saves(rank: int, size: int) -> Iterator[Any]:
     with flip(rank == 0), patch.object(divergence, "EVERY", 20):
+        yield
+
+
+@mutant
+def flipped_moment_at_rank_1(rank: int, size: int) -> Iterator[Any]:
+    real = Update.__call__
+
+    def wrong(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        outcome = real(self, batch, *args, **kwargs)
+        if rank == 1 and batch.step == STEP:
+            self.flat.split(*moments(self.optimizer)["exp_avg"])[FLIPPED].view(torch.int32)[0, 0] ^= 1
+        return outcome
+
+    with patch.object(Update, "__call__", wrong):
+        yield
+
+
+@mutant
+def other_base_at_rank_1(rank: int, size: int) -> Iterator[Any]:
+    """Weights that nobody trains or exchanges, read from other files."""
+    real = adapter.build
+
+    def wrong(*args: Any) -> Any:
+        model = real(*args)
+        if rank == 1:
+            dict(model.named_parameters())[FLIPPED].data[0, 0] += 1
+        return model
+
+    with patch.object(adapter, "build", wrong):
+        yield
+
+
+@mutant
+def no_store_at_rank_1(rank: int, size: int) -> Iterator[Any]:
+    """What the first worker has written, another node does not see."""
+    real = Store.open
+
+    def wrong(folder: Path) -> Store:
+        return real(folder / "elsewhere" if rank == 1 else folder)
+
+    with patch.object(Store, "open", wrong):
         yield
 
 

@@ -121,6 +121,7 @@ def test_hundreds_of_kills(tmp_path: Path, whole: str, record: Record, nursery: 
     print(f"SEED={SEED}")
     for outcome in killed(tmp_path, SEED, int(os.environ.get("KILLS", "200")), record, whole, nursery):
         assert outcome.orphans == 0 and not outcome.damaged, outcome
+        assert outcome.lost <= 6, outcome  # saved every 3, and one save is whole before the next begins
 
 
 @pytest.mark.chaos

@@ -34,7 +34,7 @@ def is_that_of(found: checkpoint.Checkpoint | None, step: int) -> bool:
 def put(folder: Path, step: int, keep: int = 2) -> None:
     """What the saver's thread does for a save, in this thread."""
     checkpoint.save(folder, step, images(tensors(step)), {"step": step})
-    checkpoint.prune(folder, keep, best=None, newest=step)
+    checkpoint.prune(folder, keep, best=None)
 
 
 @pytest.fixture

@@ -24,6 +24,9 @@ RUNS = {  # job.name: (the mishap, overrides)
     "bounded": ("nan_loss_twice", ["train.skip_nonfinite=1"]),
     "flipped": ("flipped_bit_at_rank_1", []),
     "unsaved": ("flipped_bit_that_nothing_saves", ["checkpoint.every_steps=none", "eval.every=end"]),
+    "moment": ("flipped_moment_at_rank_1", []),
+    "base": ("other_base_at_rank_1", ["adapter.kind=lora"]),
+    "storeless": ("no_store_at_rank_1", []),
     "full": ("full_disk", []),
     "slow": ("slow_disk", []),
 }
@@ -95,6 +98,21 @@ def test_a_flipped_bit_is_found_and_its_rank_and_tensor_are_named(runs: Path, na
     assert raised(runs / name).startswith(
         f"Diverged: after step {step}, rank 1 holds other weights than rank 0 in {FLIPPED}: memory or hardware of rank 1 or rank 0"
     ), raised(runs / name)
+
+
+def test_a_flipped_bit_in_the_optimizers_state_is_found(runs: Path) -> None:
+    assert raised(runs / "moment").startswith(f"Diverged: after step 15, rank 1 holds another exp_avg than rank 0 in {FLIPPED}: ")
+
+
+def test_workers_that_read_other_weights_do_not_begin(runs: Path) -> None:
+    assert raised(runs / "base").startswith(
+        f"UserError: model.name: rank 1 has read another {FLIPPED} than rank 0; give all nodes "
+    )
+
+
+def test_what_only_one_worker_does_not_find_all_tell(runs: Path) -> None:
+    assert raised(runs / "storeless").startswith("UserError: rank 1: "), raised(runs / "storeless")
+    assert "elsewhere" in raised(runs / "storeless")
 
 
 def test_weights_that_differ_are_never_saved(runs: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from distsent import job as jobs
 from distsent.comm import World
-from distsent.errors import Stopped
+from distsent.errors import Stopped, UserError
 from distsent.model.forward import Packed
 from distsent.run import checkpoint
 from distsent.training.run import Run
@@ -93,6 +93,13 @@ def asked_in_step(step: int, stop: Deaf) -> Iterator[None]:
         yield
 
 
+def stopped(words: list[str], folder: Path, steps: int) -> None:
+    """Train until after so many steps somebody asks to stop."""
+    stop = Deaf()
+    with asked_in_step(steps - 1, stop), pytest.raises(Stopped):
+        train(words, folder, stop)
+
+
 ALL = [pytest.param(kind, 1, marks=pytest.mark.chaos) for kind in KINDS]
 
 
@@ -150,3 +157,41 @@ def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
     last = checkpoint.newest(run / "checkpoints")
     assert last is not None and checkpoint.weights_sha256(last.tensors["weights"]) == result["weights_sha256"]
     assert f"step {STEPS}, chosen on the validation split" in (run / "model" / "README.md").read_text()
+
+
+def test_rows_that_have_changed_are_no_rows_to_carry_on_with(tmp_path: Path) -> None:
+    """Another number of rows is another order: some examples would be skipped, and others trained twice."""
+    corpus = folders.corpus(tmp_path / "corpus", train=45, validation=12, test=4)
+    words = but(
+        [f"data.source={corpus}", f"model.name={systems.encoder(tmp_path / 'model', 'bert')}", "data.max_length=40"],
+        "train.batch_size=12", "train.max_steps=6", "checkpoint.every_steps=2", "log.tensorboard=false",
+    )  # fmt: skip
+    stopped(words, tmp_path, 3)
+    with open(corpus / "train.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"text": "w1 w2", "label": "good"}\n')
+    with pytest.raises(UserError, match=r"data\.source has other rows than when this run was begun; bring the former ones back"):
+        train(words, tmp_path)
+    assert folders.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
+
+
+def test_auto_precision_stays_what_it_was(parts: list[str], tmp_path: Path) -> None:
+    words = [*parts, "train.precision=auto"]
+    with patch("distsent.training.device.faster_precision", return_value="bf16"):
+        stopped(words, tmp_path, 3)
+    with patch("distsent.training.device.faster_precision", return_value="float32"):  # other work keeps the machine busy
+        train(words, tmp_path)
+    assert folders.result(tmp_path / "run")["precision"] == "bf16"
+
+
+def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
+    """A run that goes on with other workers is not begun again: the first worker's memory may be gone, the folder is not."""
+    train(parts, tmp_path)
+    asked = jobs.load(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
+    stop = Deaf()
+    run = Run(asked, World(), stop)
+    with asked_in_step(2, stop), pytest.raises(Stopped):
+        run.train()
+    assert [path.name for path in checkpoint.steps(tmp_path / "run" / "checkpoints")] == ["step-00000002", "step-00000003"]
+    stop.requested = None
+    run.train()
+    assert "carrying on after step 3 of 9" in (tmp_path / "run" / "train.log").read_text()

@@ -202,8 +202,11 @@ def test_to_begin_anew_is_for_the_first_start(tmp_path):
 
 def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
     """The others have left, and SLURM takes the node off the list at the fourth look."""
+    status = tmp_path / "runs/imdb/status"
+    status.parent.mkdir(parents=True)
+    silence = f"echo failed: rank 1 on node2 has been silent for 60 s, at step 3 >{status}; exit 1"
     looks = f'if echo >>{tmp_path}/looks; [ "$(wc -l <{tmp_path}/looks)" -gt 3 ]; then echo 1; else echo 2; fi'
-    batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || exit 1', D=looks)
+    batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || {{ {silence}; }}', D=looks)
     done = batch.run(SLURM_JOB_NUM_NODES="2")
     assert done.returncode == 0 and "lost 1 of 2 nodes; going on with the others" in done.stderr, done.stderr
     assert not batch.calls("wishes")

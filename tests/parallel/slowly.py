@@ -1,6 +1,7 @@
 """The training door with a pause before every step, so that a test can do something in between.
 
-PAUSE is its length in seconds, or a file that holds it: a test that has seen what it waited for can then let the run go.
+PAUSE is its length in seconds, or a file that holds it: a test that has seen what it waited for can then let the run go. FAIL,
+`rank:step`, lets one worker fail in a step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from distsent import door, train
+from distsent.training.plan import Batch
 from distsent.training.update import Update
 
 
@@ -22,10 +24,13 @@ def pause() -> float:
 
 if __name__ == "__main__":
     real = Update.__call__
+    rank, _, step = os.environ.get("FAIL", "").partition(":")
 
-    def slowly(self: Update, *args: Any, **kwargs: Any) -> Any:
+    def slowly(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         time.sleep(pause())
-        return real(self, *args, **kwargs)
+        if step and batch.step == int(step) and os.environ.get("OMPI_COMM_WORLD_RANK") == rank:
+            raise RuntimeError("out of memory")
+        return real(self, batch, *args, **kwargs)
 
     with patch.object(Update, "__call__", slowly):
         door.enter(train.main)

@@ -170,3 +170,26 @@ def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(parts: tuple[
     alone(job)
     assert [line["step"] for line in folders.metrics(run, "validation")] == [4, 8]
     assert [line["step"] for line in folders.metrics(run)] == list(range(1, 9))
+
+
+def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(parts: tuple[str, ...], tmp_path: Path) -> None:
+    """Memory runs out on one of two workers: its own traceback is somewhere, the cause is in the first worker's words."""
+    run = tmp_path / "stopped"
+    ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="1:3")
+    assert ended.code not in (0, 75), ended.output
+    line = (
+        r"rank 1 on \S+ failed: RuntimeError: out of memory, at step \d+; the last checkpoint is whole: run the same command again"
+    )
+    assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
+    assert re.match(f"failed: {line}", (run / "status").read_text())
+    again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)
+    assert again.code == 0 and folders.result(run)["steps"] == 100, again.output
+
+
+def test_a_single_worker_does_not_outlive_its_launcher(parts: tuple[str, ...], tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    with launcher.start("-m", SLOW, *overrides(parts, tmp_path), np=1, PAUSE="0.2") as started:
+        started.until(lambda: last_step(run) >= 2)
+        os.kill(started.process.pid, signal.SIGKILL)
+        launcher.wait_for(lambda: not started.processes(), 120)
+    assert re.match(r"stopped: asked to stop; saved after step \d+ of 100", (run / "status").read_text())

@@ -115,9 +115,15 @@ def test_system_4_gives_its_table_of_epochs(runs: Path) -> None:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif("DISTSENT_LONG" not in os.environ, reason="takes half an hour on 2 cores: set DISTSENT_LONG")
-def test_minilm_reaches_093_on_emotion(tmp_path: Path) -> None:
+def test_minilm_reaches_093_on_emotion_and_labels_the_cards_example_as_they_do(tmp_path: Path) -> None:
+    from distsent.scoring.predictor import Predictor
+
     model = Path(str(MINILM.origin)).parent / "model"
     words = ["jobs/emotion-minilm.toml", f"data.source={DATA / 'emotion'}", f"model.name={model}", f"run.dir={tmp_path}"]
     ended = launcher.run("-m", "distsent.train", *words, np=2, cwd=launcher.ROOT, timeout=7000)
     assert ended.code == 0, ended.output
     assert folders.result(tmp_path / "emotion-minilm")["eval"]["test"]["accuracy"] >= 0.93
+    (answer,) = Predictor(tmp_path / "emotion-minilm")(
+        ["I love using transformers. The best part is wide range of support and its easy to use"]
+    )
+    assert answer["label"] == "joy" and answer["score"] > 0.5, answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -342,3 +343,58 @@ def test_the_hash_of_weights_sees_names_shapes_and_every_bit() -> None:
     hashes = [weights_sha256(weights) for weights in (one, *others)]
     assert len(set(hashes)) == len(hashes)
     assert weights_sha256({"b": torch.ones(1), "a": torch.zeros(3, 2).T.contiguous()}) == hashes[0]
+
+
+# Disks and systems in trouble
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 1), put(tmp_path, 2)
+    real, warnings = checkpoint._digest, []  # type: ignore[var-annotated]
+
+    def fails(path: Path) -> str:
+        if path.parent.name.endswith("2"):
+            raise OSError(code, os.strerror(code))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_digest", fails)
+        with pytest.raises(UserError, match=r"step-00000002: cannot be read .*; nothing was changed: mend that and run the same"):
+            newest(tmp_path, warnings.append)
+    assert not warnings and holds(newest(tmp_path), 2)
+
+
+def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
+    put(tmp_path, 6), put(tmp_path, 9)
+    (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
+    assert holds(newest(tmp_path), 6)
+    saver = Saver(tmp_path, keep=2, start=6)  # which carries on behind it, and saves next behind the damaged one
+    saver.begin(11, tensors(11), STATE | {"step": 11}, best=None)
+    saver.finish()
+    assert [path.name for path in steps(tmp_path)] == ["step-00000006", "step-00000011"]
+    (tmp_path / "step-00000011" / "weights.safetensors").write_bytes(b"")
+    assert holds(newest(tmp_path), 6)
+
+
+def test_a_step_that_was_damaged_and_is_saved_again_counts(tmp_path: Path) -> None:
+    put(tmp_path, 6), put(tmp_path, 9)
+    (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
+    saver = Saver(tmp_path, keep=2, start=6)
+    for step in (9, 12):
+        saver.begin(step, tensors(step), STATE | {"step": step}, best=None)
+    saver.finish()
+    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000012"] and holds(newest(tmp_path), 12)
+
+
+def test_under_nice_a_save_goes_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint.os, "setpriority", refused)
+    saver = Saver(tmp_path, keep=2)
+    saver.begin(3, tensors(3), STATE | {"step": 3}, best=None)
+    saver.finish()
+    assert holds(newest(tmp_path), 3)

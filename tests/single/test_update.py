@@ -17,7 +17,7 @@ from distsent.model.forward import Packed
 from distsent.model.work import work
 from distsent.training.exchange import Exchange
 from distsent.training.flat import Flat
-from distsent.training.plan import Plan
+from distsent.training.plan import Batch, Plan
 from distsent.training.update import LossScale, Update
 from tests import toys
 
@@ -145,6 +145,30 @@ def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
     hit = [row for row in range(8) if corpus[2][0] in corpus[row]]
     assert not outcome.finite and sorted(outcome.bad_rows) == hit
     assert torch.equal(update.flat.values.nan_to_num(0), before.nan_to_num(0))
+
+
+def test_an_overflow_in_fp16_costs_its_step_and_the_schedule_waits_for_it() -> None:
+    """As with Hugging Face's Trainer. Here the numbers are float32, and the overflow is made."""
+    corpus = toys.tokens(40)
+    optim = Optim(lr=1e-3, schedule="linear", warmup=0.0)
+    update, plan = make(toys.encoder("bert"), corpus, Train(batch_size=8), optim, steps=10)
+    update.scales, update.scale = True, LossScale(4.0)
+    real, rates = update._backward, []
+
+    def backward(batch: Batch) -> list[int]:
+        bad = real(batch)
+        if batch.step in (1, 2, 4):
+            update.flat.grads[-1] = math.inf
+        return bad
+
+    update._backward = backward  # type: ignore[method-assign]
+    for step in range(5):
+        before = update.flat.values.clone()
+        outcome = update(plan.batch(step))
+        rates.append(outcome.lr)
+        assert outcome.finite == (step not in (1, 2, 4)) == (not torch.equal(update.flat.values, before))
+        assert outcome.overflowed == (step in (1, 2)), "at a scale of 1 the scale is not to blame"
+    assert rates == pytest.approx([1e-3, 9e-4, 9e-4, 9e-4, 8e-4]) and update.updates == 2 and update.scale.value == 1
 
 
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps() -> None:
