@@ -42,7 +42,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
         def ask(mpi: str) -> tuple[str, str]:
             return output_of(
                 ["srun", f"--mpi={mpi}", f"--ntasks={tasks}", "--label", "--kill-on-bad-exit=0", *command],
-                {**env, "SRUN_CPUS_PER_TASK": cpus, "OMP_NUM_THREADS": cpus},
+                {"OMP_NUM_THREADS": cpus, **env, "SRUN_CPUS_PER_TASK": cpus},
             )
 
         told, complaint = ask(kind)
