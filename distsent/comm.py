@@ -28,7 +28,7 @@ PROMISES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_
 UNFUSED = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}  # bytes, milliseconds
 # A waiting Open MPI spins: it must give way to the threads that compute. Halved the CPU time of 4 workers on 2 cores.
 POLITE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
-# Workers that are there wait so long for one that joins, which has all its imports before it; by default 30 s, then all would end.
+# Gloo gives a silent worker up after 30 s: before the pulse has named it, or before one that joins has its imports behind it.
 PATIENT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
 
 
@@ -63,7 +63,7 @@ def start(env: Mapping[str, str] = os.environ) -> World:
             "(`srun --mpi=list` shows what there is), or start with `horovodrun`"
         )
     try:
-        for key, value in (PATIENT if elastic else UNFUSED | POLITE).items():
+        for key, value in (PATIENT if elastic else UNFUSED | POLITE | PATIENT).items():
             os.environ.setdefault(key, value)
         import horovod.torch as hvd
     except ImportError as error:
@@ -256,6 +256,12 @@ class ElasticWorld(HorovodWorld):
 
     def finish(self, handle: Any) -> None:
         """Nothing is left to wait for."""
+
+    def together(self, make: Callable[[], T], name: str) -> T:
+        """As everywhere; but who fails leaves alone: the others lose a worker, which ends nothing here."""
+        value = make()
+        self.gather(None, name)
+        return value
 
     def on_hosts_updated(self, timestamp: float, update: object) -> None:
         """Called by Horovod, in a thread of its own."""

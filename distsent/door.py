@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,7 +34,8 @@ def enter(main: Callable[[list[str]], int]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     if first() and (path := os.environ.get("DISTSENT_EXIT_CODE")):  # for a script whose launcher passes on no code but 1
-        Path(path).write_text(f"{code}\n", encoding="utf-8")
+        with suppress(OSError):
+            Path(path).write_text(f"{code}\n", encoding="utf-8")
     sys.exit(code)
 
 
@@ -43,8 +45,8 @@ def first() -> bool:
 
 
 def leave(lines: tuple[str, ...] | list[str], code: int) -> int:
-    """Print `lines` once: all workers meet the same end, the first one tells."""
-    if first():
+    """Print `lines` once: all workers meet the same end, the first one tells. (Of elastic ones, each may meet its own.)"""
+    if first() or os.environ.get("HOROVOD_ELASTIC") == "1":
         for line in lines:
             print(f"distsent: {line}", file=sys.stderr, flush=True)
     else:

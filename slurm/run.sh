@@ -23,6 +23,7 @@ export SLURM_EXPORT_ENV=ALL  # whatever `sbatch --export` kept out of this shell
 # An array task has a number of its own, but for the last of the array that number means the whole array.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+export DISTSENT_START=$job  # with run.resume=never a run is begun anew once, not at each start of this job
 nodes=$SLURM_JOB_NUM_NODES
 tasks=${SLURM_NTASKS_PER_NODE:-1}
 if [ "${SLURM_NTASKS:-$((nodes * tasks))}" -ne $((nodes * tasks)) ]; then  # --ntasks has the last word
@@ -113,6 +114,7 @@ launch() {  # module arguments ...: one worker a task, on all nodes
         rm "$flag"
         [ "$code" != 1 ] || [ ! -s "$DISTSENT_EXIT_CODE" ] || code=$(cat "$DISTSENT_EXIT_CODE")
         rm -f "$DISTSENT_EXIT_CODE"
+        unset DISTSENT_EXIT_CODE
         return "$code"
     else
         # Workers end together by themselves. Killing at the first bad exit would hide its code behind those of the killed
@@ -171,9 +173,14 @@ ask() {  # format: what squeue says of this job; a busy controller is asked agai
 }
 
 is_running() {  # whether SLURM has no other plans with this job: neither cancelled, nor preempted, nor started again elsewhere
-    local state host mine=${SLURMD_NODENAME:-}
-    read -r state host < <(ask "%T %B") || return 0
+    local found state host mine=${SLURMD_NODENAME:-}
+    found=$(ask "%T %B") || return 0
+    read -r state host <<<"$found" || true
     [ "$state" = RUNNING ] && [ "${host%%.*}" = "${mine%%.*}" ]
+}
+
+is_preempted() {  # whether a more important job is about to take the nodes, and this one is in its grace
+    scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q 'PreemptTime=[0-9]'
 }
 
 await_loss() {  # a worker fell silent: SLURM gives a node up, or ends this job, minutes after that
@@ -259,7 +266,6 @@ stage() {  # JOB.toml arguments ...: tokens and weights to LOCAL_DISK on every n
 train() {  # JOB.toml arguments ...
     local code said saved spoken left lock staged=()
     look_up "$@"
-    [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "${@/#run.resume=never/run.resume=auto}"  # to begin anew was for the first start
     # The workers of a lost node can outlive it, hold the run folder, and even finish the run.
     for lock in "$run_folder"/.lock "$run_folder"-seed*/.lock; do
         [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$lock" ] && [ -z "$asked" ] || continue
@@ -273,9 +279,8 @@ train() {  # JOB.toml arguments ...
         [ "$code" != 0 ] || exit 0
         [ "$spoken" = "$(age)" ] || said=$(cat "$(words)")  # else it is a former run's word
         # With sbatch --no-kill the job outlives a node: SLURM has taken it off the list, the others go on.
-        set -- "${@/#run.resume=never/run.resume=auto}"
         # Silent was a worker that others tell of; or the first one, whose last word still is that it runs.
-        [ "$nodes" = 1 ] || [[ $said != *" has been silent "* && $said != running* ]] || await_loss
+        [ "$nodes" = 1 ] || [[ $said != *" has been silent "* && $said != running* && $said != *WorkerLost* ]] || await_loss
         is_running || break  # the list of a job that ends gets shorter, too
         left=$(ask %D) || break
         [ "${left:-0}" -gt 0 ] && [ "$left" -lt "$nodes" ] || break
@@ -290,7 +295,7 @@ train() {  # JOB.toml arguments ...
             exit "$code" ;;
         75 | 138 | 143)  # the last two: asked to stop before the program listened
             is_running || give_way "$said"
-            [ "$code" = 75 ] || [ -n "$asked" ] || fail "$code" "exit code $code"
+            [ "$code" = 75 ] || [ -n "$asked" ] || is_preempted || fail "$code" "exit code $code"
             # With more than an hour left it was no time limit that asked.
             if [ -n "$asked" ] && [ "$saved" = "$(progress)" ] && [[ $(ask %L) =~ ^([0-9]{1,2}:[0-9]{2}|INVALID)$ ]]; then
                 fail 75 "the time was too short for a single checkpoint: more --time, or a smaller checkpoint.every_steps"
@@ -316,7 +321,9 @@ prepare() {  # JOB.toml arguments ...
         2) say "failed: exit code 2"; exit 2 ;;
         75 | 138 | 143)
             is_running || give_way "stopped"
-            fail 75 "the time was too short, and what was tokenised is lost: more --time, or more tasks" ;;
+            is_preempted || fail 75 "the time was too short, and what was tokenised is lost: more --time, or more tasks"
+            requeue
+            exit 75 ;;
         *) fail "$code" "exit code $code" ;;
     esac
 }

@@ -19,6 +19,7 @@ from distsent.errors import UserError
 
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PARQUET_ROWS = 4096  # read at once
+LINES = 1000  # of a record of csv
 HEAD = 100  # objects that are looked at for what columns there are
 SNIFFED = 1 << 16  # bytes
 
@@ -122,7 +123,7 @@ class TextFile:
             rows = 0
             for fields, fault, line in self._records(file):
                 if not header:
-                    if fault:
+                    if not fields:
                         raise UserError(f"{self.path}: {fault}")
                     header, places = fields, self._check(fields)
                     continue
@@ -136,14 +137,16 @@ class TextFile:
     def _records(self, file: BinaryIO) -> Iterator[tuple[list[str], str, int]]:
         """(fields, why they are none, the last line) of each record that is not empty.
 
-        A quote that nobody closes takes everything behind it for one field: only the line that opens it is given up.
+        A quote that nobody closes takes everything behind it for one field: only the line that opens it is given up. A line that
+        merely begins with a quoted word is read as it is.
         """
         delimiter = self._delimiter()
         begin, first, last = 0, 0, 0  # where the record begins, and its lines
+        most = sys.maxsize  # lines of a record; once one had no end, no other is looked for as far
 
         def lines() -> Iterator[str]:
             nonlocal last
-            while line := file.readline():
+            while last - first < most and (line := file.readline()):
                 last += 1
                 text, why = _decoded(line, last == 1)
                 faults.append(why) if why else None
@@ -160,10 +163,15 @@ class TextFile:
                     faults.clear()
                 return
             except csv.Error as error:
+                endless = "unexpected end" in str(error)
+                most = LINES if endless else most
                 file.seek(begin)
-                file.readline()
-                last = first + 1
-                yield [], f"not well-formed csv ({error}, line {last})", last
+                line, _ = _decoded(file.readline(), first == 0)
+                alone, last = last - first == 1 and not endless, first + 1
+                if alone:
+                    yield next(csv.reader([line], delimiter=delimiter)), faults[0] if faults else "", last
+                else:
+                    yield [], f"not well-formed csv ({error}, line {last})", last
                 begin, first = file.tell(), last
 
     def _delimiter(self) -> str:

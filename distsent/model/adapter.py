@@ -134,7 +134,7 @@ def targets_of(model: PreTrainedModel, wanted: Sequence[str] | None) -> Sequence
     kind = model.config.model_type
     targets = wanted or TARGETS[kind]
     linear = {name.rpartition(".")[2] for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
-    names = [name for name, _ in model.named_modules()]
+    names = [f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UserError(f"adapter.targets: this {kind} encoder has no module {target!r}; it has {', '.join(sorted(linear))}")

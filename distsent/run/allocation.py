@@ -46,17 +46,23 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
             )
 
         told, complaint = ask(kind)
-        refused = conclude([], tasks, kind, complaint) if not told else []
-        if refused:  # the rest can be looked at all the same
-            told, complaint = ask("none")
+        reports, refused = parse(told), []
+        if not reports:  # the rest can be looked at all the same
+            refused = conclude([], tasks, kind, complaint)
+            reports = parse(ask("none")[0])
+    nodes = output_of(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")], env)[0].split()
+    lines = conclude(reports, tasks, kind, complaint, nodes) if reports else []
+    return [*refused, *(line for line in lines if not (refused and line[1] == "tasks"))]
+
+
+def parse(told: str) -> list[Report]:
+    """What tasks have told of themselves, a line or two each behind their number; other lines are not theirs."""
     reports: dict[str, dict[str, Any]] = defaultdict(dict)
     for line in told.splitlines():
         task, _, said = line.partition(": ")
         if said.startswith("{"):
             reports[task.strip()].update(json.loads(said))
-    nodes = output_of(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")], env)[0].split()
-    lines = conclude(list(reports.values()), tasks, kind, complaint, nodes) if reports else []
-    return [*refused, *lines[len(refused) :]]
+    return list(reports.values())
 
 
 def output_of(command: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120) -> tuple[str, str]:

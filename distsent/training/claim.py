@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import numpy as np
+from xxhash import xxh3_128_hexdigest
+
+from distsent.corpus.store import Store
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.run import checkpoint as checkpoints
@@ -15,6 +20,7 @@ FREE = (
     "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget", "eval.batch_tokens",
     "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard",
 )  # fmt: skip
+START = "DISTSENT_START"  # names a batch job, which may be started several times
 CURE = "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
 
 
@@ -34,14 +40,20 @@ class Claim:
         self.folder.create()
         with storing(self.folder.path):
             self.folder.claim()
-            if self.job.run.resume == "never" and not living:
+            if self.job.run.resume == "never" and not living and not self._is_ours():
                 self.folder.clear()
             result = self._result()
             if result is None:
                 self.holds = True
-                kept = {key: self._begun.get(key) for key in ("corpus", "precision")}
-                write_json(self.folder.job, {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size, **kept})
+                kept = {key: self._begun.get(key) for key in ("rows", "precision")}
+                about = {"versions": versions(), "world_size": world_size, "start": os.environ.get(START)}
+                write_json(self.folder.job, {"job": self.job.to_dict(), **about, **kept})
             return result
+
+    def _is_ours(self) -> bool:
+        """Whether an earlier start of the same batch job has begun this run anew already."""
+        before, start = read_json(self.folder.job), os.environ.get(START)
+        return before is not None and start is not None and before.get("start") == start
 
     def _result(self) -> Any:
         folder, job = self.folder, self.job
@@ -49,7 +61,8 @@ class Claim:
         # Where nothing was trained there is nothing that a corrected job could contradict.
         if before is None or (result is None and not checkpoints.steps(folder.checkpoints)):
             return None
-        changed = [key for key in Job.from_dict(before["job"], str(folder.job)).changed(job) if key not in FREE]
+        begun = Job.from_dict(before["job"], str(folder.job))
+        changed = [key for key in begun.changed(job) if key not in FREE and not _is_same_path(key, begun, job)]
         if changed and job.run.resume != "changed":
             raise UserError(
                 f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or {CURE}"
@@ -68,15 +81,25 @@ class Claim:
         asked = self.job.train.precision
         return str(self._begun.get("precision") or asked) if asked == "auto" else asked
 
-    def pin(self, corpus: str, precision: str) -> None:
-        """Keep what the run is begun with beside its job. `corpus`: the fingerprint of its rows.
-
-        Raises UserError where the rows are not those that it was begun with: their order would be another one.
-        """
-        if self._begun.get("corpus") not in (None, corpus) and self.job.run.resume != "changed":
+    def pin(self, store: Store, precision: str) -> None:
+        """Keep what the run is begun with beside its job. Raises UserError where the rows are others: so would be their order."""
+        rows = {
+            name: [store.meta["splits"][name]["texts"], xxh3_128_hexdigest(np.asarray(split.labels).tobytes())]
+            for name, split in store.splits.items()
+        }
+        if self._begun.get("rows") not in (None, rows) and self.job.run.resume != "changed":
             raise UserError(
                 f"{self.folder.path}: data.source has other rows than when this run was begun; bring the former ones back, or "
                 f"{CURE}"
             )
         with storing(self.folder.path):
-            write_json(self.folder.job, read_json(self.folder.job) | {"corpus": corpus, "precision": precision})
+            write_json(self.folder.job, read_json(self.folder.job) | {"rows": rows, "precision": precision})
+
+
+def _is_same_path(key: str, one: Job, other: Job) -> bool:
+    """Whether a path is only spelt in another way: earlier versions kept one without its ./"""
+    section, _, name = key.partition(".")
+    if key not in ("data.source", "model.name"):
+        return False
+    paths = [str(getattr(getattr(job, section), name)).removeprefix("./") for job in (one, other)]
+    return paths[0] == paths[1]

@@ -21,7 +21,9 @@ class Diverged(UserError):
 
 
 def check_model(world: World, model: nn.Module) -> None:
-    """Compare all of a model as it was read, what stays frozen too. Raises UserError on all workers together."""
+    """Compare all of a model as it was read, what stays frozen too. Raises UserError on all workers together, and in an elastic
+    world on those alone that differ from the first.
+    """
     if world.size == 1:
         return
     hashes = {
@@ -31,9 +33,14 @@ def check_model(world: World, model: nn.Module) -> None:
     whole = world.gather(xxh3_128_hexdigest(repr(hashes).encode()), "divergence.model")
     if len(set(whole)) == 1:
         return
-    each = world.gather(hashes, "divergence.model.each")
     rank = next(rank for rank, value in enumerate(whole) if value != whole[0])
-    name = next(name for name in (*each[0], *each[rank]) if each[rank].get(name) != each[0].get(name))
+    if world.elastic:
+        if whole[world.rank] == whole[0]:
+            return
+        rank, name = world.rank, "model"
+    else:
+        each = world.gather(hashes, "divergence.model.each")
+        name = next(name for name in (*each[0], *each[rank]) if each[rank].get(name) != each[0].get(name))
     raise UserError(
         f"model.name: rank {rank} has read another {name} than rank 0; give all nodes the same files (model.revision pins one of "
         "the hub)"

@@ -115,7 +115,7 @@ class Run:
         tokenizer: Any = world.together(self._load_tokenizer, "run.tokenizer")
         store = self._open_store(tokenizer)
         names = store.label_names
-        world.once(lambda: self.claim.pin(store.meta["corpus"], precision), "run.pin")
+        world.once(lambda: self.claim.pin(store, precision), "run.pin")
         model: Any = world.together(lambda: self._build(tokenizer, store), "run.model")
         model.to(device)
         divergence.check_model(world, model)

@@ -195,3 +195,25 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     stop.requested = None
     run.train()
     assert "carrying on after step 3 of 9" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_begun_anew_means_once_for_all_starts_of_a_batch_job(
+    parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*parts, "run.resume=never"]
+    for name, steps, carried in (("17", 3, False), ("17", 5, True), ("18", 4, False)):
+        monkeypatch.setenv("DISTSENT_START", name)
+        stopped(words, tmp_path, steps)
+        assert ("carrying on" in (tmp_path / "run" / "train.log").read_text()) == carried
+
+
+def test_a_path_that_was_kept_without_its_dot_is_the_same_path(
+    parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace(f"={parts[0].partition('=')[2]}", "=corpus") for word in parts]
+    (tmp_path / "corpus").symlink_to(parts[0].partition("=")[2])
+    stopped(words, tmp_path, 3)
+    kept = tmp_path / "run" / "job.json"
+    kept.write_text(kept.read_text().replace('"./corpus"', '"corpus"'))
+    assert folders.metrics(train(words, tmp_path))[-1]["step"] == STEPS

@@ -194,10 +194,19 @@ def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
     assert not list(ROOT.glob(".exit-code-*"))
 
 
-def test_to_begin_anew_is_for_the_first_start(tmp_path):
-    batch = Batch(tmp_path)
-    assert batch.run("run.resume=never").returncode == batch.run("run.resume=never", SLURM_RESTART_COUNT="1").returncode == 0
-    assert [re.findall(r"run\.resume=\w+", start) for start in batch.calls("starts")] == [["run.resume=never"], ["run.resume=auto"]]
+def test_all_starts_of_a_job_have_one_name(tmp_path):
+    """By which a run knows that it was begun anew already."""
+    batch = Batch(tmp_path, f"echo $DISTSENT_START >>{tmp_path}/names")
+    for more in ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}):
+        assert batch.run("run.resume=never", **more).returncode == 0
+    assert batch.calls("names") == ["1", "1", "7_3"]
+    assert all("run.resume=never" in start for start in batch.calls("starts"))
+
+
+def test_a_job_that_slurm_no_longer_lists_is_left_alone(tmp_path):
+    batch = Batch(tmp_path, "exit 75", T="exit 0")
+    done = batch.run()
+    assert done.returncode == 75 and "SLURM ends this job" in done.stderr and not batch.calls("wishes"), done.stderr
 
 
 def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from distsent import comm
 from distsent.errors import UserError
-from distsent.run.allocation import INTERACTIVE, cached, conclude, inside, look, output_of
+from distsent.run.allocation import INTERACTIVE, cached, conclude, inside, look, output_of, parse
 
 
 def report(host="a", **changed):
@@ -37,6 +37,12 @@ def test_each_fault_is_one_finding_with_its_node_and_a_cure(fault, state, what, 
 def test_no_task_at_all_is_srun_s_complaint():
     (line,) = conclude([], 2, "pmi9", "srun: error: Couldn't find the specified plugin name for mpi/pmi9")
     assert line[0] == "fail" and "pmi9" in line[2] and "--mpi=list" in line[3]
+
+
+def test_what_tasks_tell_is_told_apart_from_what_a_site_prints():
+    told = '0: Welcome to the cluster!\n0: {"host": "a", "cores": 2}\n1: {"host": "b"}\n0: {"size": 2}\nsrun: done\n'
+    assert parse(told) == [{"host": "a", "cores": 2, "size": 2}, {"host": "b"}]
+    assert parse("Welcome to the cluster!\n") == []
 
 
 def test_a_node_that_does_not_answer_is_named():

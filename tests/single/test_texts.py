@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from distsent.corpus import texts
 from distsent.corpus.inlet import Inlet
 from distsent.corpus.texts import read_texts
 from tests import corpora
@@ -112,3 +113,30 @@ def test_the_first_object_may_lack_the_text_but_not_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": 1}\n{"id": 2, "text": "here"}\n')
     assert [(one.row, one.text, one.why) for one in read_texts(path)] == [(1, "", "no text"), (2, "here", "")]
+
+
+def test_a_line_that_begins_with_a_quoted_word_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text('text\tn\n"Avatar" was great.\t1\nplain\t2\nhe said "no"\t3\n')
+    assert [one.text for one in read_texts(tmp_path / "x.tsv")] == ["Avatar was great.", "plain", 'he said "no"']
+
+
+def test_a_header_may_hold_what_is_no_text_beside_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b'"a "b,caf\xe9,text\n1,2,good\n')
+    assert [(one.text, one.why) for one in read_texts(tmp_path / "x.csv")] == [("good", "")]
+
+
+def test_many_open_quotes_take_no_time_that_grows_with_their_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distsent.corpus.texts.LINES", 5)
+    rows = 200
+    (tmp_path / "x.csv").write_text("id,text\n" + '5",",c\n' * rows + "6,last\n")
+    read = 0
+    real = texts._decoded
+
+    def counted(line: bytes, first: bool) -> tuple[str, str]:
+        nonlocal read
+        read += 1
+        return real(line, first)
+
+    monkeypatch.setattr(texts, "_decoded", counted)
+    found = [*read_texts(tmp_path / "x.csv")]
+    assert found[-1].text == "last" and len(found) == rows + 1 and read < 10 * rows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distsent.comm import World
+from distsent.comm import ElasticWorld, World
 from distsent.errors import Stopped, UserError
 from distsent.training import divergence
 
@@ -77,6 +77,20 @@ def test_a_stop_and_a_crash_end_all(collective: str) -> None:
     assert [type(one) for one in stopped] == [Stopped, Stopped]
     crashed = crowd(2, lambda world: getattr(world, collective)(lambda: at(0, KeyError("k"))(world), "x"))
     assert isinstance(crashed[0], KeyError) and str(crashed[1]) == "worker 0 failed: KeyError: 'k'"
+
+
+def test_an_elastic_worker_that_fails_leaves_alone() -> None:
+    """The others lose a worker, which ends nothing; here they would wait for it, so nobody waits for anybody."""
+
+    class Lone(ElasticWorld):
+        def __init__(self) -> None: ...
+
+        def gather(self, value: Any, name: str) -> list[Any]:
+            return [value]
+
+    assert Lone().together(lambda: 3, "x") == 3
+    with pytest.raises(KeyError):
+        Lone().together(lambda: {}["k"], "x")
 
 
 def linear(seed: int) -> torch.nn.Module:
