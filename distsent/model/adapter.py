@@ -72,19 +72,19 @@ def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -
     check(job)
     model = classifier.build(
         job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision, dropout=job.model.dropout,
-        quantization=four_bits(job) if job.adapter.bits else None,
+        quantization=four_bits(job, _heads_of(job)) if job.adapter.bits else None,
     )  # fmt: skip
     keep_as_is(model)
     return model if job.adapter.kind == "none" else _with_lora(model, job)
 
 
-def four_bits(job: Job) -> Any:
-    """NF4 (Dettmers et al., 2023), computing in the job's precision, the head left whole."""
+def four_bits(job: Job, head: Sequence[str] = ("classifier", "pre_classifier")) -> Any:
+    """NF4 (Dettmers et al., 2023), computing in the job's precision, the modules of the `head` left whole."""
     from transformers import BitsAndBytesConfig
 
     half = torch.cuda.is_available() and job.train.precision in ("bf16", "fp16")
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*_heads_of(job), *WHOLE],
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*head, *WHOLE],
         bnb_4bit_compute_dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[job.train.precision] if half else torch.float32,
     )  # fmt: skip
 
