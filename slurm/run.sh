@@ -180,7 +180,7 @@ is_running() {  # whether SLURM has no other plans with this job: neither cancel
 }
 
 is_preempted() {  # whether a more important job is about to take the nodes, and this one is in its grace
-    scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q 'PreemptTime=[0-9]'
+    [[ $(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) = *PreemptTime=[0-9]* ]]
 }
 
 await_loss() {  # a worker fell silent: SLURM gives a node up, or ends this job, minutes after that

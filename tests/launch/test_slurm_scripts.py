@@ -96,7 +96,7 @@ def test_what_is_set_outside_wins_over_the_sites_file():
 class Batch:
     """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
 
-    def __init__(self, folder: Path, srun: str = "exit 0", scontrol: str = "exit 1", **said: str) -> None:
+    def __init__(self, folder: Path, srun: str = "exit 0", scontrol: str = "exit 1", shows: str = "", **said: str) -> None:
         self.folder, self.status = folder, folder / "runs/imdb/status"
         said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
         answers = "".join(
@@ -104,7 +104,7 @@ class Batch:
         )
         for name, body in {
             "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac", "horovodrun": srun,
-            "scontrol": f"[ $1 != show ] || exit\necho $* >>{folder}/wishes\n{scontrol}", "sleep": "",
+            "scontrol": f"[ $1 != show ] || {{ echo {shows}; exit; }}\necho $* >>{folder}/wishes\n{scontrol}", "sleep": "",
         }.items():  # fmt: skip
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
             (folder / name).chmod(0o755)
@@ -226,6 +226,15 @@ def test_prepare_that_needs_longer_than_it_has_is_a_failure(tmp_path):
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
     assert done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1], done.stderr
     assert not batch.calls("wishes")
+
+
+@pytest.mark.parametrize(("script", "job"), [("imdb.sh", ()), ("prepare.sh", ("jobs/imdb.toml",))])
+def test_preempted_within_its_grace_a_job_is_requeued_and_nothing_is_counted(tmp_path, script, job):
+    """SLURM has told the workers, before they could listen, and not the script; the job still is RUNNING."""
+    batch = Batch(tmp_path, "exit 143", "exit 0", shows="PreemptEligibleTime=2026-11-21T20:00:00 PreemptTime=2026-11-21T20:05:00")
+    done = batch.run(*job, script=script)
+    assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
+    assert batch.calls("wishes") == ["requeue 1"]
 
 
 def test_a_signal_before_the_start_starts_nothing(tmp_path):
