@@ -215,8 +215,8 @@ class TextFile:
 
     def _text(self, row: int, values: Sequence[Any]) -> Text:
         why = next(filter(None, map(_why, values)), "")
-        shown = _shown(values[0]) if isinstance(values[0], str) else ""
-        return Text(row, shown, values[1] if len(values) > 1 and not why else None, why)
+        shown = values[0] if isinstance(values[0], str) else ""
+        return Text(row, _shown(shown) if why else shown, values[1] if len(values) > 1 and not why else None, why)
 
 
 def _decoded(line: bytes, first: bool) -> tuple[str, str]:
@@ -249,7 +249,8 @@ def _shown(text: str) -> str:
 
 def bare_text(row: int, text: str) -> Text:
     """A text that came alone; out of a terminal or a pipe, bytes that are no UTF-8 come as lone surrogates."""
-    return Text(row, _shown(text), None, _why(text))
+    why = _why(text)
+    return Text(row, _shown(text) if why else text, None, why)
 
 
 def read_texts(path: str | Path, column: str = "text", pair_column: str | None = None) -> TextFile:

@@ -78,7 +78,7 @@ def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -
     return model if job.adapter.kind == "none" else _with_lora(model, job)
 
 
-def four_bits(job: Job, head: Sequence[str] = ("classifier", "pre_classifier")) -> Any:
+def four_bits(job: Job, head: Sequence[str]) -> Any:
     """NF4 (Dettmers et al., 2023), computing in the job's precision, the modules of the `head` left whole."""
     from transformers import BitsAndBytesConfig
 

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from xxhash import xxh3_128
 
 from distsent.errors import FAILED, UserError
+from distsent.run.folder import sync
 from distsent.run.image import Image
 
 FOLDER = "step-{:08d}"
@@ -73,9 +74,9 @@ def save(folder: Path, step: int, images: Mapping[str, Image], state: Mapping[st
             manifest[f"{name}.safetensors"] = {"bytes": image.size, HASH: image.digest()}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*(temporary / name for name in manifest), temporary / MANIFEST, temporary]:
-            _sync(path)
+            sync(path)
         os.rename(temporary, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
@@ -132,7 +133,12 @@ def newest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
 def steps(folder: Path) -> list[Path]:
     """All checkpoint folders, oldest first; temporary ones are none."""
     found = [path for path in folder.glob("step-*") if PATTERN.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step behind which a checkpoint folder was saved."""
+    return int(path.name[5:])
 
 
 def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = ()) -> None:
@@ -141,7 +147,7 @@ def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = (
     Steps that are `damaged` go first: they must not push out good ones.
     """
     found = steps(folder)
-    good = [path for path in found if int(path.name[5:]) not in damaged]
+    good = [path for path in found if step_of(path) not in damaged]
     for path in [*folder.glob(".step-*.tmp"), *good[:-keep], *(path for path in found if path not in good)]:
         if best is None or path.name != FOLDER.format(best):
             with suppress(OSError):  # what cannot be deleted costs space, and no step
@@ -167,7 +173,7 @@ class Saver:
 
     def __init__(self, folder: Path, keep: int, start: int = 0) -> None:
         self._folder, self._keep = folder, keep
-        self._damaged = {step for path in steps(folder) if (step := int(path.name[5:])) > start}
+        self._damaged = {step for step in map(step_of, steps(folder)) if step > start}
         self._images: dict[str, Image] = {}  # laid out once: fresh memory costs more than the copying
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -222,11 +228,3 @@ def _is_whole(path: Path) -> bool:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, xxh3_128).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

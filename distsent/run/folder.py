@@ -105,14 +105,13 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def sync(folder: Path) -> None:
-    """Have all that lies in a folder on disk, so that what is written later does not outlive it."""
-    for path in (*sorted(folder.rglob("*")), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def sync(path: Path) -> None:
+    """Have a file on disk, or what a folder says of its own, so that what is written later does not outlive it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

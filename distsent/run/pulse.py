@@ -54,7 +54,7 @@ class Pulse:
         self._failure: str | None = None
         self._workers: dict[int, Worker] = {}
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._beating: threading.Thread | None = None  # of the other workers than the first
         if launchers():
             self._spawn(self._mind_launcher)
         if world.size == 1 or world.elastic:
@@ -67,34 +67,29 @@ class Pulse:
             self._spawn(self._listen, server, token)
             self._spawn(self._watch)
         else:
-            self._spawn(self._beat, hosts, port, token)
+            self._beating = self._spawn(self._beat, hosts, port, token)
         world.barrier()
 
     def close(self) -> None:
         """Leave in good order: nobody takes this for a death, even if the process ends right behind it."""
         self._ending.set()
-        for thread in self._threads:
-            if thread.name == "pulse-_beat":
-                thread.join(2 * BEAT)
+        if self._beating is not None:
+            self._beating.join(2 * BEAT)
 
     def fail(self, why: str) -> None:
         """Leave alone, for a reason that the others do not have: the first worker names it, and all end."""
-        if self._world.first or not self._workers_beat():
-            return
         self._failure = " ".join(why.split())
         self.close()
 
     def await_name(self) -> None:
         """A collective has failed: give the pulse the time to say through whom, which ends this process."""
-        if self._workers or self._workers_beat():
+        if self._workers or self._beating is not None:
             self._ending.wait(5 * BEAT)
 
-    def _workers_beat(self) -> bool:
-        return any(thread.name == "pulse-_beat" for thread in self._threads)
-
-    def _spawn(self, target: Callable[..., None], *args: Any) -> None:
-        self._threads.append(threading.Thread(target=target, args=args, daemon=True, name=f"pulse-{target.__name__}"))
-        self._threads[-1].start()
+    def _spawn(self, target: Callable[..., None], *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=args, daemon=True, name=f"pulse-{target.__name__}")
+        thread.start()
+        return thread
 
     def _mind_launcher(self) -> None:
         known = launchers()

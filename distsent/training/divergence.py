@@ -27,7 +27,7 @@ def check_model(world: World, model: nn.Module) -> None:
     if world.size == 1:
         return
     hashes = {
-        name: xxh3_128_hexdigest(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        name: xxh3_128_hexdigest(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         for name, x in (*model.named_parameters(), *model.named_buffers())
     }
     whole = world.gather(xxh3_128_hexdigest(repr(hashes).encode()), "divergence.model")

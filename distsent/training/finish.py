@@ -30,8 +30,9 @@ def finish(folder: RunFolder, log: Log, loop: Loop, tokenizer: Any, store: Store
     for split, (_, logits) in final.items():
         predictions.keep(folder.predictions, split, logits, store, tokenizer)
     export(model, tokenizer, folder.model, job.data.max_length)
-    for path in (folder.predictions, folder.model):
-        sync(path)
+    for top in (folder.predictions, folder.model):
+        for path in (*top.rglob("*"), top):
+            sync(path)
     result = result_of(loop, store, final, precision)
     write_json(folder.result, result)
     complete(folder, log.say, job.log.tensorboard)

@@ -108,9 +108,7 @@ class Run:
             return
         self._begun = True
         threads, device = devices.share_cores(world.local_size), devices.device(world.local_rank)
-        asked = world.once(lambda: self.claim.precision, "run.asked")
-        precision, remark = devices.resolve_precision(asked, device)
-        precision = world.once(lambda: precision, "run.precision")
+        precision, remark = world.once(lambda: devices.resolve_precision(self.claim.precision, device), "run.precision")
 
         tokenizer: Any = world.together(self._load_tokenizer, "run.tokenizer")
         store = self._open_store(tokenizer)

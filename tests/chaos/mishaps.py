@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -88,14 +88,14 @@ def infinite_gradient_at_rank_0(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
-def flip(here: bool) -> Any:
-    """Flip the lowest bit of one weight after a step, as a cosmic ray would."""
+def flip(here: bool, held: Callable[[Update], Sequence[torch.Tensor]] = lambda update: (update.flat.values,)) -> Any:
+    """Flip the lowest bit of one weight after a step, or of what else is `held`, as a cosmic ray would."""
     real = Update.__call__
 
     def wrong(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         outcome = real(self, batch, *args, **kwargs)
         if here and batch.step == STEP:
-            self.flat.split(self.flat.values)[FLIPPED].view(torch.int32)[0, 0] ^= 1
+            self.flat.split(*held(self))[FLIPPED].view(torch.int32)[0, 0] ^= 1
         return outcome
 
     return patch.object(Update, "__call__", wrong)
@@ -115,15 +115,7 @@ def flipped_bit_that_nothing_saves(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def flipped_moment_at_rank_1(rank: int, size: int) -> Iterator[Any]:
-    real = Update.__call__
-
-    def wrong(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
-        outcome = real(self, batch, *args, **kwargs)
-        if rank == 1 and batch.step == STEP:
-            self.flat.split(*moments(self.optimizer)["exp_avg"])[FLIPPED].view(torch.int32)[0, 0] ^= 1
-        return outcome
-
-    with patch.object(Update, "__call__", wrong):
+    with flip(rank == 1, lambda update: moments(update.optimizer)["exp_avg"]):
         yield
 
 
@@ -174,13 +166,13 @@ def full_disk(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def slow_disk(rank: int, size: int) -> Iterator[Any]:
     """Every fsync takes its time, longer than the steps between two saves."""
-    real = checkpoint._sync
+    real = checkpoint.sync
 
     def slow(path: Path) -> None:
         time.sleep(0.05)
         real(path)
 
-    with patch.object(checkpoint, "_sync", slow):
+    with patch.object(checkpoint, "sync", slow):
         yield
 
 

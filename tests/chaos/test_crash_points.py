@@ -104,8 +104,8 @@ def test_saving_a_step_again_never_takes_the_whole_one_away(tmp_path: Path, befo
 def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut keeps what was synced: all files and their folder before the rename, the parent after it."""
     told: list[str] = []
-    sync, rename = checkpoint._sync, os.rename
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: told.append(path.name) or sync(path))
+    sync, rename = checkpoint.sync, os.rename
+    monkeypatch.setattr(checkpoint, "sync", lambda path: told.append(path.name) or sync(path))
     monkeypatch.setattr(os, "rename", lambda *paths: told.append("rename") or rename(*paths))
     checkpoint.save(tmp_path, 9, images(tensors(9)), {})
     assert sorted(told[:5]) == [

@@ -182,7 +182,11 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
     assert np.abs(merged - kept["logits"]).max() < 1e-5
     folder = systems.snapshot(trained.home, job.model.name)
     base = classifier.build(
-        str(folder), AutoTokenizer.from_pretrained(folder), store.label_names, seed=7, quantization=adapter.four_bits(job)
+        str(folder),
+        AutoTokenizer.from_pretrained(folder),
+        store.label_names,
+        seed=7,
+        quantization=adapter.four_bits(job, ["classifier", "pre_classifier"]),
     )
     adapter.keep_as_is(base)
     with torch.no_grad():

@@ -67,7 +67,9 @@ def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Pat
     assert isinstance(forward, Packed) and remark is None
     merged = Padded(adapter.merged(model), Tokenizer(family).pad_token_id)
     adapter.save_adapter(model, tmp_path / "adapter")
-    base = classifier.build(str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(job) if bits else None)
+    base = classifier.build(
+        str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(job, ["classifier", "pre_classifier"]) if bits else None
+    )
     adapter.keep_as_is(base)
     loaded = Padded(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), Tokenizer(family).pad_token_id)
     with torch.no_grad():

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distsent.corpus.hub import KNOWN
 from distsent.errors import UserError
-from distsent.job import Job, load, reference
+from distsent.job import Job, load, reference, rules
 from distsent.job.schema import KEYS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,6 +95,7 @@ def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
     job = load(None, ["data.source=team/reviews.csv", "model.name=team/encoder"])
     assert (job.data.source, job.model.name) == ("./team/reviews.csv", "./team/encoder")
     assert load(None, ["data.source=team/other"]).data.source == "team/other"
+    assert rules.NAMES["data.source"] == ("demo", *KNOWN)
     assert (load(None, ["data.source=imdb"]).data.source, load(None).model.name) == ("imdb", "demo")  # words that are known
 
 
