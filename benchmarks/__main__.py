@@ -1,7 +1,7 @@
 """Hold contests and write their tables:  python -m benchmarks [CONTEST ...] [--rounds N] [field=value ...]
 
 distsent and what users would pick instead take turns over the same work, after a check that they compute the same. Rounds are added
-to the contest's record in --out; its table stands beside it. arithmetic, roof, growth and saves are measurements without a rival.
+to the contest's record in --out; its table stands beside it. No contests: arithmetic, roof, exchange, growth, saves.
 Without a name: all of them. DISTSENT_DATA: the folder of corpora.
 """
 
@@ -12,14 +12,20 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from benchmarks import arithmetic, growth, roof, saves
+from benchmarks import arithmetic, exchange, growth, roof, saves
 from benchmarks.contest import Unequal
 from benchmarks.contests import CONTESTS
 from benchmarks.table import table
 from benchmarks.work import Work, override
 
 RESULTS = Path(__file__).parent / "results"
-REPORTS = {"arithmetic": arithmetic.report, "roof": roof.report, "growth": growth.report, "saves": saves.report}
+REPORTS = {
+    "arithmetic": arithmetic.report,
+    "roof": roof.report,
+    "exchange": exchange.report,
+    "growth": growth.report,
+    "saves": saves.report,
+}
 
 
 def main() -> int:

@@ -118,6 +118,8 @@ class Update:
             if self._weights is not None:
                 losses_n = losses_n * self._weights[stream.labels_n]
             loss = losses_n.sum()
+            if rows is batch.micro[-1]:
+                self.exchange.expect()
             (loss * (self.scale.value / len(batch))).backward()
             self.flat.riders[LOSS] += loss.detach()
             self.flat.riders[RIGHT] += (logits_nC.argmax(-1) == stream.labels_n).sum()

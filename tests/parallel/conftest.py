@@ -18,7 +18,11 @@ PLAIN = (
     "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3", "optim.warmup=0.1",
     "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1", "log.tensorboard=false",
 )  # fmt: skip
-NEEDS = {"dropout_per_rank": ["model.dropout=0.1"], "accumulated_means": ["train.token_budget=60"]}
+NEEDS = {
+    "dropout_per_rank": ["model.dropout=0.1"],
+    "accumulated_means": ["train.token_budget=60"],
+    "left_too_soon": ["train.token_budget=40"],
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

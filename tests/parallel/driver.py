@@ -17,6 +17,7 @@ from distsent import comm, job
 from distsent.corpus import store
 from distsent.results import pictures
 from distsent.run.stop import Stop
+from distsent.training import exchange
 from distsent.training.run import Run
 from tests.parallel.mutants import MUTANTS
 
@@ -54,7 +55,8 @@ def drive(entries: Sequence[Entry], world: comm.World) -> None:
 if __name__ == "__main__":
     plan, here = Path(sys.argv[1]), comm.start()
     undrawn = patch.object(pictures, "available", return_value=False)  # they would take longer than the training
-    with undrawn, patch.object(store, "write_part", wraps=store.write_part) as tokenise:
+    several = patch.object(exchange, "BUCKET", 2_000)  # toys would fit into one bucket, which cannot leave early
+    with undrawn, several, patch.object(store, "write_part", wraps=store.write_part) as tokenise:
         drive(json.loads(plan.read_text()), here)
     counts = here.gather(tokenise.call_count, "test.tokenised")
     if here.first:

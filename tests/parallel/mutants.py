@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,11 @@ def mutant(make: Callable[[int, int], Iterator[Any]]) -> Mutant:
     return MUTANTS[make.__name__]
 
 
+def late() -> Any:
+    """No bucket leaves during backward: for mistakes that come behind it."""
+    return patch.object(Exchange, "expect", lambda self: None)
+
+
 @mutant
 def local_clipping(rank: int, size: int) -> Iterator[Any]:
     """Each worker clips its own gradient, before the exchange."""
@@ -38,7 +44,7 @@ def local_clipping(rank: int, size: int) -> Iterator[Any]:
         self._flat.grads.mul_(min(1.0, 0.3 / (norm + 1e-6)))
         real(self, rows)
 
-    with patch.object(Exchange, "sum", wrong):
+    with late(), patch.object(Exchange, "sum", wrong):
         yield
 
 
@@ -55,7 +61,7 @@ def mean_of_means(rank: int, size: int) -> Iterator[Any]:
         self.flat.riders[LOSS] *= factor
         return bad
 
-    with patch.object(Update, "_backward", wrong):
+    with late(), patch.object(Update, "_backward", wrong):
         yield
 
 
@@ -76,7 +82,25 @@ def accumulated_means(rank: int, size: int) -> Iterator[Any]:
         self.flat.riders[LOSS] = loss
         return bad
 
-    with patch.object(Update, "_backward", wrong):
+    with late(), patch.object(Update, "_backward", wrong):
+        yield
+
+
+@mutant
+def left_too_soon(rank: int, size: int) -> Iterator[Any]:
+    """Buckets leave during the first micro-batch's backward pass, and are back before the second one's."""
+    real, expect, begin = Exchange.sum, Exchange.expect, Exchange._begin
+
+    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+        real(self, rows)
+        expect(self)
+
+    def at_once(self: Exchange, i: int) -> None:
+        begin(self, i)
+        while not self._world._hvd.poll(self._begun[i]):  # type: ignore[attr-defined]
+            time.sleep(0.0005)
+
+    with late(), patch.object(Exchange, "sum", wrong), patch.object(Exchange, "_begin", at_once):
         yield
 
 

@@ -1,0 +1,84 @@
+"""Buckets that leave during backward hold all that belongs into them."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from distsent.comm import World
+from distsent.corpus.order import Order
+from distsent.job.schema import Optim, Train
+from distsent.model.classifier import word_table
+from distsent.model.forward import Packed
+from distsent.model.work import work
+from distsent.training import exchange
+from distsent.training.flat import Flat
+from distsent.training.plan import Plan
+from distsent.training.update import Update, Wishes
+from tests import toys
+
+
+class Heard(World):
+    """The first of two workers; the other one's gradient is zero. Keeps what each sum began with."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def begin_sum(self, tensor: torch.Tensor, name: str) -> str:
+        assert name not in self.begun, f"{name} begins twice"
+        self.begun[name] = tensor, tensor.clone()
+        return name
+
+    def finish(self, handle: str) -> None:
+        now, then = self.begun.pop(handle)
+        assert torch.equal(now, then), f"{handle} left before its gradient was whole"
+
+
+def make(family: str, world: World, budget: int, micro: int = 500) -> tuple[Update, Plan]:
+    corpus, model = toys.tokens(40), toys.encoder(family, dropout=0.1)
+    plan = Plan(corpus, Order(40, 8, seed=5), work(model.config), 0, 2, budget, torch.device("cpu"))
+    flat = Flat(model, word_table(model))
+    with patch.object(exchange, "BUCKET", micro):
+        sums = exchange.Exchange(world, flat)
+    return Update(Packed(model.train()), flat, sums, plan, Train(batch_size=8), Optim(), "float32", 5, 10, None), plan
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10**6])
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budget: int) -> None:
+    world = Heard()
+    update, plan = make(family, world, budget)
+    early: list[int] = []
+
+    def wishes() -> Wishes:
+        early.append(len(world.begun))
+        assert f"gradient.{len(update.flat.dense.split(500)) - 1}" not in world.begun, "the riders are not known yet"
+        return Wishes()
+
+    for step in range(5):
+        update(plan.batch(step), wishes)
+        assert not world.begun
+    buckets = len(update.flat.dense.split(500))
+    assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
+
+
+def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
+    world = Heard()
+    update, plan = make("bert", world, 10**6)
+    update(replace(plan.batch(0), micro=()))
+    assert not world.begun and update.exchange.sent >= 4 * update.flat.dense.numel()
+
+
+def test_an_elastic_world_exchanges_after_backward() -> None:
+    world = Heard()
+    world.elastic = True
+    update, plan = make("bert", world, 60)
+
+    def wishes() -> Wishes:
+        assert not world.begun
+        return Wishes()
+
+    update(plan.batch(0), wishes)
