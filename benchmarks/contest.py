@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import materials
 from benchmarks.work import Work
+from distsent import __version__, fingerprint
 
 SOFTWARE = ("torch", "transformers", "horovod", "onnxruntime")
 Contestant = Callable[[Work, Path], dict[str, Any]]
@@ -54,12 +55,12 @@ class Contest:
         return kept
 
     def _begin(self, record: Path) -> dict[str, Any]:
-        about = {"title": self.title, "work": asdict(self.work), "machine": machine(), "software": software()}
+        setting = {"title": self.title, "work": asdict(self.work), "machine": machine(), "software": software()}
         if record.is_file():
             kept = json.loads(record.read_text())
-            if all(kept[key] == value for key, value in about.items()):
+            if all(kept[key] == value for key, value in setting.items()):
                 return kept
-        return {**about, "rounds": []}
+        return {**setting, "rounds": []}
 
     def _round(self, work: Work, folder: Path) -> dict[str, Any]:
         results: dict[str, Any] = {}
@@ -82,8 +83,13 @@ def machine() -> str:
     return f"{name} ({', '.join(extra) or 'no bf16 units'}), {len(os.sched_getaffinity(0))} cores"
 
 
+def about() -> str:
+    """The line under a table's title."""
+    return f"{datetime.date.today()} · {machine()} · " + " ".join(f"{name} {number}" for name, number in software().items())
+
+
 def software() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "distsent": f"{__version__} ({fingerprint()[:8]})"}
     for name in SOFTWARE:
         try:
             found[name] = version(name)

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks import materials
-from benchmarks.contest import machine, software
+from benchmarks.contest import about
 from benchmarks.launch import PYTHON, horovodrun, run
 from benchmarks.share import share
 from benchmarks.work import Work
@@ -48,7 +48,7 @@ class Wrapped:
     def __init__(self, world: Any, flat: Any) -> None:
         import horovod.torch as hvd
 
-        self._world, self._flat, self.sent = world, flat, 0
+        self._world, self._flat, self.sent = world, flat, 4 * (flat.size + len(flat.riders))
         parameters = [p for _, p in flat.named]
         views = [p.grad for p in parameters]
         self._optimizer = hvd.DistributedOptimizer(torch.optim.SGD(parameters), named_parameters=flat.named, op=hvd.Sum)
@@ -60,7 +60,6 @@ class Wrapped:
     def sum(self, rows: torch.Tensor) -> None:
         self._world.sum(self._flat.riders, "riders")
         self._optimizer.synchronize()
-        self.sent += 4 * (self._flat.size + len(self._flat.riders))
 
 
 def main(out: Path, fields: dict[str, Any]) -> None:
@@ -93,7 +92,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     if world.first:
         ends = [update.flat.values for update in ways.values()]
         apart = [float((end - ends[0]).abs().max()) for end in ends]
-        sent = [update.exchange.sent / work.steps for update in ways.values()]
+        sent = [update.exchange.sent for update in ways.values()]
         out.write_text(json.dumps({"seconds": seconds, "apart": apart, "sent": sent}))
     world.end()
 
@@ -121,11 +120,11 @@ def once(work: Work, fusion: str, folder: Path) -> dict[str, Any]:
 def report() -> str:
     lines = [
         "# Ways to exchange gradients", "",
-        f"{machine()} · " + " ".join(f"{name} {number}" for name, number in software().items()), "",
+        about(), "",
         f"Emotion in batches of 64, bf16, 2 workers x 1 thread; {STEPS - WARM} steps of each way in turn, in the same processes. "
         "Milliseconds of a whole step, median (quartiles); ratios are taken step by step. Link: "
         f"{LINK}.", "",
-        "| encoder | messages | way | a step, ms | over the first way's | sent by a worker | weights apart from the first way's |",
+        "| encoder | messages | way | a step, ms | over the first way's | sent by a worker | weights apart from the first |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for encoder in ("minilm", "distilbert"):

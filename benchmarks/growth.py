@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import materials
-from benchmarks.contest import machine, software
+from benchmarks.contest import about
 from benchmarks.launch import PYTHON, horovodrun, run
 from benchmarks.work import Work
 
@@ -86,7 +86,7 @@ def report() -> str:
     lines = [
         "# Growth with the corpus",
         "",
-        f"{machine()} · " + " ".join(f"{name} {number}" for name, number in software().items()),
+        about(),
         "",
         f"Generated texts of 4 to 28 words, BERT-tiny's shape, 2 workers x 1 thread, global batch {WORK.batch_size}, "
         f"{STEPS} steps (the first {WARM} not counted). `prepare` includes its own start. "

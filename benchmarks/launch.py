@@ -38,6 +38,7 @@ def run(command: list[str], work: Work, folder: Path, first: str = "first") -> E
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(work.threads),
+        "CUDA_VISIBLE_DEVICES": "",  # the contests are held on CPUs: some of the rivals' scripts know nothing else
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

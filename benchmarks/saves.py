@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import materials
-from benchmarks.contest import machine, software
+from benchmarks.contest import about
 from benchmarks.launch import horovodrun, run
 from benchmarks.table import spread
 from benchmarks.work import Work
@@ -73,7 +73,7 @@ def report() -> str:
             print(f"round {turn}: {without['seconds']:.1f} s, with {often['saves']} saves {often['seconds']:.1f} s", flush=True)
     return "\n".join([
         "# What a save costs", "",
-        f"{machine()} · " + " ".join(f"{name} {number}" for name, number in software().items()), "",
+        about(), "",
         f"Emotion, MiniLM, bf16, 2 workers x 1 thread, {STEPS - WARM} steps of {WORK.batch_size}: with a save every {EVERY:g} s "
         f"and without, {ROUNDS} times in turn, {saves} saves of 273 MB in all. Wall time of the training path, all included. "
         "Median (lowest - highest).", "",

@@ -26,12 +26,13 @@ CHUNK = 2048  # texts held at once: enough to sort by length, little enough to s
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    from distsent.comm import World
     from distsent.corpus.texts import read_texts  # heavy imports only for a command line that is right
     from distsent.scoring.predictor import Predictor
     from distsent.training.device import share_cores
 
     file = read_texts(options.file, options.text_column or "text", options.pair_column) if options.file else None
-    share_cores(1)
+    share_cores(World())
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
     bad = total = 0
     progress = Bar(file)

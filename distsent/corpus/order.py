@@ -62,8 +62,12 @@ class Order:
 
     def batch(self, step: int) -> np.ndarray:
         """Rows of global batch `step` (counted from 0, through all epochs), int64."""
+        return self.batches(step, 1)
+
+    def batches(self, step: int, count: int) -> np.ndarray:
+        """Rows of `count` global batches from `step` on, end to end; none of the next epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size
-        index = np.arange(start, min(start + self.batch_size, self.rows))
+        index = np.arange(start, min(start + count * self.batch_size, self.rows))
         key = mix(word(self.seed) ^ mix(word(epoch + 1)))
         return permute(index, self.rows, int(key[0]))

@@ -67,25 +67,25 @@ def _need(package: str, key: str) -> None:
         raise UserError(f"{key}: needs {package}{why}; pip install 'distsent[lora]'") from None
 
 
-def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> PreTrainedModel:
-    """The model that a job trains: the classifier as it is, or with adapters in it. Raises UserError."""
+def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32") -> PreTrainedModel:
+    """The model that a job trains, in `precision`: the classifier as it is, or with adapters in it. Raises UserError."""
     check(job)
     model = classifier.build(
         job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision, dropout=job.model.dropout,
-        quantization=four_bits(job, _heads_of(job)) if job.adapter.bits else None,
+        quantization=four_bits(_heads_of(job), precision) if job.adapter.bits else None,
     )  # fmt: skip
     keep_as_is(model)
     return model if job.adapter.kind == "none" else _with_lora(model, job)
 
 
-def four_bits(job: Job, head: Sequence[str]) -> Any:
-    """NF4 (Dettmers et al., 2023), computing in the job's precision, the modules of the `head` left whole."""
+def four_bits(head: Sequence[str], precision: str = "float32") -> Any:
+    """NF4 (Dettmers et al., 2023), computing in `precision` where there is a GPU, the modules of the `head` left whole."""
     from transformers import BitsAndBytesConfig
 
-    half = torch.cuda.is_available() and job.train.precision in ("bf16", "fp16")
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16} if torch.cuda.is_available() else {}
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*head, *WHOLE],
-        bnb_4bit_compute_dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[job.train.precision] if half else torch.float32,
+        bnb_4bit_compute_dtype=half.get(precision, torch.float32),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The models' attention interface: output [1, T, H, D] and no weights."""
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (_half(x[0].transpose(0, 1)) for x in (query, key, value))
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
     return attend(q, k, v, stream, flow, scale, dropout if module.training else 0.0).unsqueeze(0), None
 
@@ -42,10 +43,16 @@ def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, flow: Flow, scale: float, rate: float
 ) -> torch.Tensor:
     """Queries [T, H, D], or [n, H, D] where only each example's first token asks; keys and values [T, H, D]. Like `q`."""
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+    if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):  # adapters may leave some of them frozen
         keys, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
         return _Packed.apply(q, k, v, stream, scale, rate, keys, site)
     return (_score_on_gpu if _kernel_takes(q) else _score)(q, k, v, stream, scale)
+
+
+def _half(x: torch.Tensor) -> torch.Tensor:
+    """In the width of the autocast around, as torch's own attention: 4-bit layers answer in the width that they were asked in."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) and x.dtype == torch.float32 else x
 
 
 def _lay(x: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -93,7 +100,11 @@ def _kernel_takes(q: torch.Tensor) -> bool:
 
 @cache
 def _has_kernel(gpu: torch.device) -> bool:
-    return torch.cuda.get_device_capability(gpu) >= (8, 0) and find_spec("torch.nn.attention.varlen") is not None
+    if torch.version.hip or torch.cuda.get_device_capability(gpu) < (8, 0) or not find_spec("torch.nn.attention.varlen"):
+        return False
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "num_splits" in signature(varlen_attn).parameters
 
 
 def _score_on_gpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:

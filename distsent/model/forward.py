@@ -53,14 +53,14 @@ class Packed:
 
 
 class Padded:
-    """Runs a classifier over streams by padding them to their longest example."""
+    """Runs a classifier over streams by padding them to their longest example, on its tokenizer's `side`: heads may read an end."""
 
-    def __init__(self, model: PreTrainedModel, pad: int) -> None:
-        self.model, self.pad = model, pad
+    def __init__(self, model: PreTrainedModel, pad: int, side: str = "right") -> None:
+        self.model, self.pad, self.side = model, pad, side
 
     def __call__(self, s: Stream) -> torch.Tensor:
         def rows(x_T: torch.Tensor, pad: int) -> torch.Tensor:
-            return nn.utils.rnn.pad_sequence(x_T[: s.tokens].split(list(s.lengths)), batch_first=True, padding_value=pad)
+            return nn.utils.rnn.pad_sequence(x_T[: s.tokens].split(s.lengths), True, pad, self.side)
 
         types = {} if s.types_T is None else {"token_type_ids": rows(s.types_T, 0)}
         mask = rows(torch.ones_like(s.ids_T), 0)
@@ -77,7 +77,7 @@ def forward_of(model: PreTrainedModel, tokenizer: Any, wish: str = "auto") -> tu
     if wish == "always" or (wish == "auto" and can_pack(model)):
         return Packed(model), None
     remark = f"{type(model).__name__} cannot run packed: its batches are padded" if wish == "auto" else None
-    return Padded(model, tokenizer.pad_token_id or 0), remark
+    return Padded(model, tokenizer.pad_token_id or 0, tokenizer.padding_side), remark
 
 
 def encoder_stack(model: PreTrainedModel) -> nn.Module:
@@ -92,7 +92,7 @@ def encoder_stack(model: PreTrainedModel) -> nn.Module:
 def can_pack(model: PreTrainedModel) -> bool:
     """Tries it: three short examples, packed and padded, on a small copy of the architecture with random weights."""
     config = copy.deepcopy(model.config)
-    for key, value in {"num_hidden_layers": 1, "n_layers": 1, "num_hidden_groups": 1, "vocab_size": 64}.items():
+    for key, value in {"num_hidden_layers": 2, "n_layers": 2, "num_hidden_groups": 1, "vocab_size": 64}.items():
         if hasattr(config, key):
             setattr(config, key, value)
     ids = [np.arange(5, 5 + n) for n in (4, 7, 9)]

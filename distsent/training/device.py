@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 
 import torch
+
+from distsent.comm import World
 
 
 def device(local_rank: int) -> torch.device:
@@ -20,37 +24,42 @@ def device(local_rank: int) -> torch.device:
     return chosen
 
 
-def cores() -> int:
-    """Cores that this process may use: its affinity, cut to the container's quota."""
-    allowed = len(os.sched_getaffinity(0))
+def quota() -> int:
+    """Cores' worth of time that the container may use; those of the machine where nothing is said."""
+    total = os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            allowed = min(allowed, max(1, round(int(quota) / int(period))))
+            most, period = file.read().split()
+        return total if most == "max" else max(1, round(int(most) / int(period)))
     except (OSError, ValueError):
-        pass
-    return allowed
+        return total
 
 
-def share_cores(local_size: int) -> int:
+def share_cores(world: World) -> int:
     """Set torch's threads to this worker's share of the cores, unless OMP_NUM_THREADS says otherwise. Returns the threads.
 
-    A launcher that binds workers (srun, mpirun --bind-to) has shared them out already: then a worker sees only its own.
+    Cores that workers of one host may all run on are shared by them; those that a launcher bound a worker to are its own.
     """
+    host, own = socket.gethostname(), sorted(os.sched_getaffinity(0))
+    everybody = world.gather((host, own), "device.cores")
+    neighbours = [set(theirs) for place, theirs in everybody if place == host]
     said = os.environ.get("OMP_NUM_THREADS", "")
-    total = os.cpu_count() or 1
-    mine = cores()
-    bound = mine < total and "SLURM_CPUS_PER_TASK" in os.environ
-    threads = int(said) if said.isdigit() and int(said) > 0 else mine if bound else max(1, mine // local_size)
+    threads = int(said) if said.isdigit() and int(said) > 0 else share(set(own), neighbours, quota())
     torch.set_num_threads(threads)
     return threads
+
+
+def share(own: set[int], neighbours: Sequence[set[int]], quota: int) -> int:
+    """Threads of a worker that may run on the cores `own`, among its host's `neighbours`, itself one of them."""
+    rivals = sum(bool(own & theirs) for theirs in neighbours)
+    return max(1, min(len(own) // rivals, quota // len(neighbours)))
 
 
 def resolve_precision(asked: str, chosen: torch.device) -> tuple[str, str | None]:
     """The precision to compute in, and a line for the log where it is not the one asked for."""
     if asked == "fp16" and chosen.type == "cpu":
-        return "bf16", "train.precision = fp16 needs a GPU: this run computes in bf16, its nearest relative on a CPU"
+        best = faster_precision(chosen)
+        return best, f"train.precision = fp16 needs a GPU: this run computes in {best}, the faster one of float32 and bf16 here"
     if asked == "auto":
         best = faster_precision(chosen)
         return best, f"train.precision = auto: {best} is the faster one here"

@@ -22,7 +22,7 @@ NEVER = math.inf  # a bucket that misses so many gradients waits for `sum`
 
 
 class Exchange:
-    """Sums `flat`'s gradient and riders over all workers, in place. `sent`: bytes a worker has handed over so far."""
+    """Sums `flat`'s gradient and riders over all workers, in place. `sent`: bytes that a worker handed over for the last sum."""
 
     def __init__(self, world: World, flat: Flat) -> None:
         self._world, self._flat = world, flat
@@ -67,7 +67,7 @@ class Exchange:
         for i in range(len(self._buckets)):
             if i not in self._begun:
                 self._begin(i)
-        self.sent += 4 * self._flat.dense.numel()
+        self.sent = 4 * self._flat.dense.numel()
         if self._flat.table is not None:
             touched = self._flat.table.index_select(0, rows)
             self._world.sum(touched, "gradient.rows")

@@ -69,7 +69,7 @@ def result_of(loop: Loop, store: Store, final: Final, precision: str) -> dict[st
             "mfu": p.work / seconds / loop.peak,
             "skipped": p.skipped,
             "overflows": p.overflows,
-            "bytes_exchanged": loop.update.exchange.sent,
+            "bytes_exchanged": p.sent,
             "peak_memory_bytes": memory.peak(),
         },
         "eval": {split: {k: v for k, v in scores.items() if k != "split"} for split, (scores, _) in final.items()},

@@ -147,6 +147,7 @@ class Loop:
         p.samples += len(batch)
         p.tokens += int(batch.lengths.sum())
         p.work += self.plan.work.training(batch.lengths)
+        p.sent += self.update.exchange.sent
         p.seconds += seconds
 
     def _bad_numbers(self, batch: Batch, outcome: Outcome) -> None:

@@ -21,6 +21,7 @@ class Progress:
     samples: int = 0
     tokens: int = 0
     work: float = 0.0  # useful floating-point operations
+    sent: int = 0  # bytes that a worker handed over in exchanges
     seconds: float = 0.0  # spent in steps, evaluations and saves not counted
     skipped: int = 0  # steps left out because a number went bad
     overflows: int = 0  # fp16: steps left out because the scaled gradient did not fit

@@ -74,7 +74,7 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
     """Scores of the split, with 95 % confidence intervals; the same on every worker."""
     job, folder = asked.job, str(asked.folder)
     world.agree([job.to_dict(), asked.split], "what is to be scored")
-    devices.share_cores(world.local_size)
+    devices.share_cores(world)
     device = devices.device(world.local_rank)
     precision, _ = world.once(lambda: devices.resolve_precision(job.train.precision, device), "rescore.precision")
     tokenizer = world.together(lambda: load_tokenizer(folder), "rescore.tokenizer")

@@ -16,7 +16,7 @@ from distsent.corpus.store import Store, open_store
 from distsent.errors import Crashed, NonFinite, Stopped, UserError
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
-from distsent.model.forward import forward_of
+from distsent.model.forward import Padded, forward_of
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.work import work
 from distsent.run import checkpoint as checkpoints
@@ -107,14 +107,14 @@ class Run:
                 print(f"{self.folder.path}: this run is finished\n{table(finished)}")
             return
         self._begun = True
-        threads, device = devices.share_cores(world.local_size), devices.device(world.local_rank)
+        threads, device = devices.share_cores(world), devices.device(world.local_rank)
         precision, remark = world.once(lambda: devices.resolve_precision(self.claim.precision, device), "run.precision")
 
         tokenizer: Any = world.together(self._load_tokenizer, "run.tokenizer")
         store = self._open_store(tokenizer)
         names = store.label_names
         world.once(lambda: self.claim.pin(store, precision), "run.pin")
-        model: Any = world.together(lambda: self._build(tokenizer, store), "run.model")
+        model: Any = world.together(lambda: self._build(tokenizer, store, precision), "run.model")
         model.to(device)
         divergence.check_model(world, model)
         forward, padded = forward_of(model, tokenizer, job.model.packed)
@@ -123,8 +123,9 @@ class Run:
         watched = "validation" if "validation" in store.splits else "test"
         order = Order(len(train_tokens), job.train.batch_size, self.seed)
         total = total_steps(job, order)
-        useful = work(model.config)
-        plan = Plan(train_tokens, order, useful, world.rank, world.size, job.train.token_budget, device)
+        useful = work(model.config, frozen=job.adapter.kind != "none")
+        pads = (forward.pad,) if isinstance(forward, Padded) else ()
+        plan = Plan(train_tokens, order, useful, world.rank, world.size, job.train.token_budget, device, pads)
         flat = Flat(model, classifier.word_table(model))
         exchange = Exchange(world, flat)
         update = Update(
@@ -222,8 +223,8 @@ class Run:
         classifier.check(self.job.model.name, self.job.model.revision)
         return load_tokenizer(self.job.model.name, self.job.model.revision)
 
-    def _build(self, tokenizer: Any, store: Store) -> Any:
-        model = adapter.build(self.job, tokenizer, store.label_names)
+    def _build(self, tokenizer: Any, store: Store, precision: str) -> Any:
+        model = adapter.build(self.job, tokenizer, store.label_names, precision)
         self._check_fit(model, tokenizer, store)
         return model
 

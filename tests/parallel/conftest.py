@@ -54,10 +54,10 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
     if np in (1, 2):
         entries += [entry("short", short), entry("short-dropout", but(short, "model.dropout=0.1"))]
         entries += [entry("trainer", but(plain, "optim.lr=1e-4", "eval.every=end"))]
-    if np in (2, 3):
+    if np > 1:
         entries += [entry("dropout-again", dropout)]
     if np == 2:
-        entries += [entry("loss_scaled", short, "loss_scaled")]
+        entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows")]
         entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in WRONG]
     return entries
 

@@ -175,6 +175,19 @@ def loss_scaled(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
+@contextmanager
+def all_rows(rank: int, size: int) -> Iterator[Any]:
+    """No mistake: the word table is exchanged whole."""
+    real = Exchange.sum
+
+    def dense(self: Exchange, rows: torch.Tensor) -> None:
+        assert self._flat.table is not None
+        real(self, torch.arange(len(self._flat.table)))
+
+    with patch.object(Exchange, "sum", dense):
+        yield
+
+
 @mutant
 def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
     """Gradients are clipped while the loss scale is still in them."""
@@ -188,4 +201,4 @@ def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
 
 
 WRONG = tuple(MUTANTS)
-MUTANTS["loss_scaled"] = loss_scaled
+MUTANTS |= {"loss_scaled": loss_scaled, "all_rows": all_rows}

@@ -35,7 +35,7 @@ def test_losses_norms_and_counts_agree_at_any_number_of_workers(world: World, np
     assert deviation(world(np) / name, world(1) / name) < 1e-5
 
 
-@pytest.mark.parametrize("np", [2, 3])
+@pytest.mark.parametrize("np", [2, 3, 4])
 def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(world: World, np: int) -> None:
     once, again = (folders.result(world(np) / name)["weights_sha256"] for name in ("dropout", "dropout-again"))
     assert once == again
@@ -62,6 +62,12 @@ def test_confusions_are_equal_at_any_number_of_workers(world: World) -> None:
     for split in ("validation", "test"):
         confusions = [folders.result(world(np) / "plain")["eval"][split]["confusion"] for np in (1, 2, 3, 4)]
         assert confusions == [confusions[0]] * 4
+
+
+def test_touched_rows_give_the_bits_of_the_whole_word_table(world: World) -> None:
+    sparse, dense = (folders.result(world(2) / name) for name in ("short", "all_rows"))
+    assert sparse["weights_sha256"] == dense["weights_sha256"]
+    assert sparse["train"]["bytes_exchanged"] < dense["train"]["bytes_exchanged"]
 
 
 def test_a_loss_scale_changes_nothing(world: World) -> None:

@@ -186,7 +186,7 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
         AutoTokenizer.from_pretrained(folder),
         store.label_names,
         seed=7,
-        quantization=adapter.four_bits(job, ["classifier", "pre_classifier"]),
+        quantization=adapter.four_bits(["classifier", "pre_classifier"]),
     )
     adapter.keep_as_is(base)
     with torch.no_grad():

@@ -68,7 +68,7 @@ def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Pat
     merged = Padded(adapter.merged(model), Tokenizer(family).pad_token_id)
     adapter.save_adapter(model, tmp_path / "adapter")
     base = classifier.build(
-        str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(job, ["classifier", "pre_classifier"]) if bits else None
+        str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(["classifier", "pre_classifier"]) if bits else None
     )
     adapter.keep_as_is(base)
     loaded = Padded(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), Tokenizer(family).pad_token_id)
@@ -121,6 +121,23 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(family: 
     assert torch.allclose(forward(whole), apart, rtol=0, atol=1e-6)
     forward.model.eval()
     assert not torch.allclose(forward(whole), apart, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("targets", ["query", "key", "value", "dense"])
+def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Path) -> None:
+    """What is frozen in the first layer then needs no gradient; its attention is trained, and drops, all the same."""
+    toys.encoder("bert").save_pretrained(tmp_path / "encoder")
+    job = asked(tmp_path / "encoder", f'adapter.targets=["{targets}"]')
+    packed, padded = Packed(shaken(adapter.build(job, None, LABELS))), Padded(shaken(adapter.build(job, None, LABELS)), 0)
+    gradients = []
+    for forward in (packed, padded):
+        forward(piece()).square().sum().backward()
+        gradients.append([p.grad for p in forward.model.parameters() if p.requires_grad])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    still = packed(piece())
+    packed.model.bert.encoder.layer[0].attention.self.dropout.p = 0.9
+    packed.model.train()
+    assert not torch.allclose(packed(piece(keys=True)), still, atol=1e-3)
 
 
 def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> None:

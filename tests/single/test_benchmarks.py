@@ -16,6 +16,7 @@ from benchmarks.table import table
 from benchmarks.work import Work, override
 from distsent.model.forward import Packed
 from distsent.model.stream import stream
+from distsent.model.work import work
 from tests import folders, systems, toys
 
 ROOT = Path(__file__).parents[2]
@@ -144,5 +145,8 @@ def test_counted_arithmetic_is_the_formula_s() -> None:
     for even in (False, True):
         s = stream([np.full(L, 7) for L in lengths], np.zeros(3), even=even)
         assert arithmetic.needed(packed, s) == least
+    heads = 3 * (2 * 32 * 32 + 2 * 32 * 3)
+    assert work(packed.model.config).training(np.array(lengths)) == least - 3 * heads
+    assert work(packed.model.config, frozen=True).training(np.array(lengths)) == (least - 3 * heads) * 2 / 3
     assert [(g.count, g.longest) for g in s.groups] == [(2, 8), (1, 16)]  # rounded up, and so are 22 tokens to 24
     assert arithmetic.executed(packed, s) == 3 * forward(24, 3, 2 * 8 * 8 + 16 * 16, 2 * 8 + 16)

@@ -19,7 +19,33 @@ def test_the_probe_runs_on_this_machine() -> None:
     assert device.peak_flops("float32", CPU) > 1e8
 
 
-def test_what_is_asked_for_is_taken_and_what_a_cpu_lacks_is_told() -> None:
+def test_what_is_asked_for_is_taken() -> None:
     assert device.resolve_precision("float32", CPU) == ("float32", None)
+
+
+@pytest.mark.parametrize("best", ["bf16", "float32"])
+def test_fp16_without_a_gpu_is_the_faster_one_of_what_there_is(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+    monkeypatch.setattr(device, "faster_precision", lambda chosen: best)
     precision, remark = device.resolve_precision("fp16", CPU)
-    assert precision == "bf16" and remark is not None and "needs a GPU" in remark
+    assert precision == best and remark is not None and f"needs a GPU: this run computes in {best}" in remark
+
+
+ALL = set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("own", "neighbours", "quota", "threads"),
+    [
+        (ALL, [ALL] * 4, 8, 2),  # horovodrun binds nobody
+        (ALL, [ALL], 8, 8),
+        ({0, 1}, [{0, 1}, {2, 3}, {4, 5}, {6, 7}], 8, 2),  # srun binds each to its own
+        ({0}, [{0}, {1}], 8, 1),  # mpirun alone binds each to a core
+        (set(range(4)), [set(range(4)), set(range(4)), {4, 5, 6, 7}, {4, 5, 6, 7}], 8, 2),  # two to a socket
+        (ALL, [ALL] * 2, 2, 1),  # a container that may use two of eight cores
+        (ALL, [ALL] * 16, 8, 1),
+    ],
+)
+def test_workers_share_the_cores_that_they_are_not_bound_apart_on(
+    own: set[int], neighbours: list[set[int]], quota: int, threads: int
+) -> None:
+    assert device.share(own, neighbours, quota) == threads

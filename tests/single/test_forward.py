@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distsent.model import dropout
+from distsent.model.attention import attend
 from distsent.model.forward import Packed, Padded, can_pack
 from distsent.model.stream import Stream, stream
 from tests import toys
@@ -119,6 +120,23 @@ def test_the_attention_gradient_is_right() -> None:
     s = stream([np.zeros(n, dtype=int) for n in lengths], np.zeros(4), keys_T=dropout.keys(0, 0, np.arange(4), lengths))
     q, k, v = (torch.randn(13, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(lambda *x: _Packed.apply(*x, s, 0.5, 0.3, s.keys_T, 1), (q, k, v))
+
+
+@pytest.mark.parametrize("firsts", [False, True])
+def test_half_width_drops_what_float32_drops(firsts: bool) -> None:
+    """bf16 has masks of its own kind: output and gradients are those of float32 with the same keys, but for rounding."""
+    s, found = stream_of(ALL, step=3), {}
+    torch.manual_seed(1)
+    values = [torch.randn(n, 4, 8).bfloat16() for n in (len(s) if firsts else len(s.ids_T), len(s.ids_T), len(s.ids_T))]
+    for dtype in (torch.bfloat16, torch.float32):
+        q, k, v = parts = [x.to(dtype, copy=True).requires_grad_() for x in values]
+        flow = dropout.Flow()
+        flow.begin(s.keys_T, s.firsts_n)
+        out = attend(q, k, v, s, flow, 0.3, 0.4)
+        out.float().square().sum().backward()
+        found[dtype] = [out.float(), *(x.grad.float() for x in parts)]
+    for half, full in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        assert (half - full).abs().max() < 0.03 * full.abs().max()
 
 
 def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() -> None:

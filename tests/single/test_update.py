@@ -13,7 +13,8 @@ from distsent.comm import World
 from distsent.corpus.order import Order
 from distsent.job.schema import Optim, Train
 from distsent.model.classifier import word_table
-from distsent.model.forward import Packed
+from distsent.model.forward import Packed, Padded
+from distsent.model.stream import stream
 from distsent.model.work import work
 from distsent.training.exchange import Exchange
 from distsent.training.flat import Flat
@@ -134,6 +135,32 @@ def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
         rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
         assert set(rows.tolist()) <= set(batch.touched.tolist())
         assert table.data_ptr() == word_table(update.forward.model).weight.grad.data_ptr()
+
+
+def xlnet() -> transformers.PreTrainedModel:
+    """Its head reads the last place, and its padding has a word vector that learns."""
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(vocab_size=100, d_model=32, n_layer=2, n_head=2, d_inner=32, num_labels=3, pad_token_id=5)
+    return transformers.XLNetForSequenceClassification(config).eval()
+
+
+def test_padding_stands_where_the_tokenizer_puts_it() -> None:
+    lengths = (3, 9, 20)
+    ids, forward = [np.arange(10, 10 + n) for n in lengths], Padded(xlnet(), 5, "left")
+    with torch.no_grad():
+        apart = [forward(stream([x], np.zeros(1))) for x in ids]
+        assert torch.allclose(forward(stream(ids, np.zeros(3))), torch.cat(apart), atol=1e-6)
+
+
+def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
+    model, corpus = xlnet(), toys.tokens(20)
+    forward, flat = Padded(model, 5, "right"), Flat(model, word_table(model))
+    plan = Plan(corpus, Order(20, 4, seed=5), work(model.config), 0, 1, 10**6, torch.device("cpu"), pads=(forward.pad,))
+    update = Update(forward, flat, Exchange(World(), flat), plan, Train(batch_size=4), Optim(), "float32", 5, 9, None)
+    batch = plan.batch(0)
+    update(batch)
+    assert flat.table is not None and flat.table[5].abs().sum() > 0
+    assert set(torch.nonzero(flat.table.abs().sum(1)).squeeze(1).tolist()) <= set(batch.touched.tolist())
 
 
 def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:

@@ -1,0 +1,30 @@
+"""Blocks of steps are dealt like single ones, wherever a run begins."""
+
+import numpy as np
+import pytest
+import torch
+
+from distsent.corpus.deal import cost, deal
+from distsent.corpus.order import Order
+from distsent.model.work import Work
+from distsent.training import plan as plans
+from distsent.training.plan import Plan
+from tests import toys
+
+WORK = Work(per_token=5.0, per_pair=0.3)
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize("rows", [40, 45, 5])
+def test_a_batch_is_the_same_whatever_was_dealt_with_it(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """45 rows in batches of 8: every sixth batch holds 5."""
+    monkeypatch.setattr(plans, "BLOCK", block)
+    corpus, order = toys.tokens(rows), Order(rows, 8, seed=3)
+    for rank in range(3):
+        plan = Plan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pads=(99,))
+        for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a resumed run begins anywhere
+            batch, chosen = plan.batch(step), order.batch(step)
+            owner = deal(cost(corpus.lengths(chosen), WORK.per_token, WORK.per_pair)[None], 3)[0]
+            assert batch.rows.tolist() == chosen.tolist() and batch.lengths.tolist() == corpus.lengths(chosen).tolist()
+            assert sorted(np.concatenate([*batch.micro, []])) == sorted(chosen[owner == rank])
+            assert batch.touched.tolist() == np.unique(np.concatenate([[99], *(corpus[row] for row in chosen)])).tolist()
