@@ -6,8 +6,11 @@ From a thousand generated rows to two million; a tiny encoder, so that growth is
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,30 @@ def encoder(folder: Path) -> Path:
     return folder
 
 
+class Watch(threading.Thread):
+    """The most memory of its own, in bytes, of a process with `word` on its command line. A context; looks twice a second."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(daemon=True)
+        self.most, self._word, self._over = 0, word.encode(), threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.5):
+            for folder in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if self._word in (folder / "cmdline").read_bytes().split(b"\0"):
+                        found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text())
+                        self.most = max(self.most, int(found[1]) * 1024 if found else 0)
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self.join()
+
+
 def measure(rows: int, model: Path, folder: Path) -> dict[str, Any]:
     """Seconds of `prepare` on one rank and on two, then cost, start-up and memory of training on two workers."""
     source = corpus(rows, folder / "corpus")
@@ -70,7 +97,8 @@ def measure(rows: int, model: Path, folder: Path) -> dict[str, Any]:
         run([*launcher, "distsent.prepare", *keys, f"data.store={folder}/stores{ranks}"], WORK, folder / f"prepare{ranks}")
         prepare[ranks] = time.perf_counter() - began
     began = time.perf_counter()
-    run([*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"], WORK, folder / "train")
+    with Watch(f"run.dir={folder}") as watch:
+        run([*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"], WORK, folder / "train")
     whole = time.perf_counter() - began
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
     steps = [line["seconds"] for line in lines if "lr" in line]
@@ -78,7 +106,7 @@ def measure(rows: int, model: Path, folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "run" / "result.json").read_text())["train"]
     return {
         "rows": rows, "prepare": prepare, "example": float(np.median(each)), "memory": result["peak_memory_bytes"],
-        "around": whole - steps[-1],
+        "own": watch.most, "around": whole - steps[-1],
     }  # fmt: skip
 
 
@@ -90,10 +118,11 @@ def report() -> str:
         "",
         f"Generated texts of 4 to 28 words, BERT-tiny's shape, 2 workers x 1 thread, global batch {WORK.batch_size}, "
         f"{STEPS} steps (the first {WARM} not counted). `prepare` includes its own start. "
-        "Peak memory counts the store's mapped pages, which the kernel may take back.",
+        "Peak memory counts the mapped pages of the store, which the kernel may take back; memory of its own (RssAnon) does not.",
         "",
-        "| rows | prepare, 1 rank | 2 ranks | training an example (median) | peak memory of worker 0 | start and end of a run |",
-        "|---|---|---|---|---|---|",
+        "| rows | prepare, 1 rank | 2 ranks | training an example (median) | peak memory of worker 0 | of its own, either worker "
+        "| start and end of a run |",
+        "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as scratch:
         model = encoder(Path(scratch) / "model")
@@ -102,7 +131,7 @@ def report() -> str:
                 found = measure(rows, model, Path(folder))
             lines.append(
                 f"| {rows:,} | {found['prepare'][1]:.1f} s | {found['prepare'][2]:.1f} s | {1e6 * found['example']:.0f} us | "
-                f"{found['memory'] / 2**20:.0f} MiB | {found['around']:.1f} s |"
+                f"{found['memory'] / 2**20:.0f} MiB | {found['own'] / 2**20:.0f} MiB | {found['around']:.1f} s |"
             )
             print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"

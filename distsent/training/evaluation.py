@@ -38,9 +38,8 @@ def evaluate(
     Raises Stopped on all workers together when `stop` says so on any. Raises Crashed unless each row was scored once.
     """
     began, n, classes = time.perf_counter(), len(tokens), len(names)
-    lengths = tokens.lengths()
-    every = [batches(lengths, rank, world.size, at_once(batch_tokens, device)) for rank in range(world.size)]
-    rounds, mine = max(len(work) for work in every), every[world.rank]
+    mine = batches(tokens.lengths(), world.rank, world.size, at_once(batch_tokens, device))
+    rounds = max(world.gather(len(mine), "evaluation.rounds"))
     seen = torch.zeros(n, classes + 1)  # logits, and how often the row was scored
 
     @torch.inference_mode()

@@ -52,7 +52,10 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
             raise UserError(f"{path}: a model without a job: say what to score it on, e.g. data.source=./test.csv")
         asked = jobs.load(None, [*overrides, *([] if "data.max_length" in given else [f"data.max_length={_longest(folder)}"])])
         return Asked(folder, folder.name, asked, split, only=given.isdisjoint(CUTS))
-    tree = read_json(kept)["job"]
+    begun = read_json(kept)
+    tree = begun["job"]
+    if tree["train"]["precision"] == "auto":  # as it was trained, whatever is faster here
+        tree["train"]["precision"] = begun.get("precision") or "auto"
     if other:
         tree["data"] = {key: value for key, value in tree["data"].items() if key not in ITS_OWN}
     elif "run.dir" not in given:

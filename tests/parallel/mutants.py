@@ -128,11 +128,11 @@ def schedule_per_rank(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def order_per_rank(rank: int, size: int) -> Iterator[Any]:
     """Each worker shuffles on its own."""
-    real, plain = Plan.batch, Order.batch
+    real, plain = Plan.batch, Order.batches
 
     def wrong(self: Plan, step: int) -> Batch:
         rows = len(self.tokens)
-        with patch.object(Order, "batch", lambda order, step: (plain(order, step) + 7 * rank) % rows):
+        with patch.object(Order, "batches", lambda order, step, count: (plain(order, step, count) + 7 * rank) % rows):
             return replace(real(self, step), touched=torch.arange(100))
 
     with patch.object(Plan, "batch", wrong):

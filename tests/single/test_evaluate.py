@@ -35,6 +35,16 @@ def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, 
     assert low < found["accuracy"] < high
 
 
+@pytest.mark.parametrize("meant", ["bf16", "float32"])
+def test_auto_means_what_it_meant_in_training(finished: Path, meant: str, tmp_path: Path, capsys) -> None:  # noqa: F811
+    run = tmp_path / "run"
+    shutil.copytree(finished / "plain", run)
+    kept = json.loads((run / "job.json").read_text())
+    kept["job"]["train"]["precision"], kept["precision"] = "auto", meant
+    (run / "job.json").write_text(json.dumps(kept))
+    assert scores(capsys, run, f"data.source={kept['job']['data']['source']}")["computed_in"] == meant
+
+
 def test_the_model_folder_alone_knows_its_run(finished: Path, capsys) -> None:  # noqa: F811
     assert scores(capsys, finished / "plain" / "model")["confusion"] == scores(capsys, finished / "plain")["confusion"]
 
