@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests import launcher
-from tests.chaos.life import KILLS, STEPS, Life, Outcome, Record, kill, launchers, send, workers
+from tests.chaos.life import KILLS, SAVED, STEPS, Life, Outcome, Record, kill, launchers, send, workers
 from tests.chaos.nursery import Nursery
 
 PHASES = ("import", "tokenising", "first_step", "training", "evaluating", "saving")
@@ -87,7 +87,9 @@ def settle(life: Life, phase: str, record: Record, whole: str) -> None:
 def stop(life: Life, chance: random.Random, phase: str, number: int, target: str) -> Outcome:
     """One start that hears a signal in a phase. Raises AssertionError unless it leaves in good order."""
     left = STEPS - life.trained - 1  # it must come before the end
-    visit = {"training": chance.randint(2, max(2, min(9, left))), "saving": chance.randint(1, 2), "evaluating": 1}.get(phase, 1)
+    visit = {"training": chance.randint(2, max(2, min(9, left))), "saving": chance.randint(1, 2 if left > SAVED else 1)}.get(
+        phase, 1
+    )
     if phase == "tokenising":
         shutil.rmtree(life.folder / ".tokens", ignore_errors=True)
     before = len(list((life.run / "checkpoints").glob("step-*")))
@@ -100,7 +102,8 @@ def stop(life: Life, chance: random.Random, phase: str, number: int, target: str
         outcome = life.after(started, f"{signal.Signals(number).name} {phase} {target}", now)
         told = f"{outcome}\nstatus: {life.status}\n{started.output}"
     assert outcome.orphans == 0 and not outcome.damaged, told
-    assert outcome.finished or life.status.startswith("stopped: "), told
+    cut = phase == "import" and target == "launcher"  # two seconds after its signal mpirun kills what still imports
+    assert outcome.finished or life.status.startswith("stopped: ") or cut, told
     assert outcome.finished or target == "launcher" or outcome.code == 75, told
     assert phase == "tokenising" or outcome.newest or (phase == "import" and before == 0), told
     assert outcome.lost == 0, told
