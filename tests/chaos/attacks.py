@@ -93,9 +93,10 @@ def stop(life: Life, chance: random.Random, phase: str, number: int, target: str
     if phase == "tokenising":
         shutil.rmtree(life.folder / ".tokens", ignore_errors=True)
     before = len(list((life.run / "checkpoints").glob("step-*")))
-    watched = 0 if phase in ("tokenising", "saving") else chance.randint(0, 1)  # the first worker alone does these
+    # The first worker alone tokenises and saves; who has not got to its imports yet has no ears.
+    watched = {"tokenising": (0,), "saving": (0,), "import": (0, 1)}.get(phase, (chance.randint(0, 1),))
     with life.start(hold=f"{phase}:{visit}") as started:
-        started.until(lambda: life.is_at(phase, watched))
+        started.until(lambda: all(life.is_at(phase, rank) for rank in watched))
         now = time.monotonic()
         ask(started, number, target)
         life.let_go()
