@@ -11,7 +11,7 @@ from benchmarks.training import distsent, horovod_example, one_process, trainer
 from benchmarks.work import Work
 
 EMOTION = Work("emotion", "minilm", steps=30, warm=5)  # 25 steps: a whole cycle of group_by_length, which goes from long to short
-IMDB = Work("imdb", "minilm", rows=2048, steps=7, warm=2, batch_size=32)
+IMDB = Work("imdb", "minilm", rows=2048, steps=5, warm=2, batch_size=32)
 
 TAX = "Horovod's tax: 2 workers x 1 thread against 1 process x 2 threads"
 HF = {"HF Trainer": trainer("random")}
@@ -53,7 +53,7 @@ CONTESTS = {
         ),
         Contest("imdb", "Training IMDB", IMDB, {"distsent": distsent, **HF}, curves.check),
         Contest(
-            "imdb-float32", "Training IMDB", replace(IMDB, precision="float32", steps=6),
+            "imdb-float32", "Training IMDB", replace(IMDB, precision="float32", steps=4, warm=1),
             {"distsent": distsent, **HF}, curves.check,
         ),
         *taxes(),
