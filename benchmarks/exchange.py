@@ -34,12 +34,19 @@ WAYS = AFTER, EARLY, WRAPPED = "own buckets, after backward", "own buckets, whil
 
 
 def after(world: Any, flat: Any) -> Any:
-    """distsent's exchange, which nobody tells of the last backward pass."""
+    """distsent's exchange, as within one machine."""
     from distsent.training.exchange import Exchange
 
-    exchange = Exchange(world, flat)
-    exchange.expect = lambda: None  # type: ignore[method-assign]
-    return exchange
+    with patch("distsent.training.exchange.early", lambda *_: False):
+        return Exchange(world, flat)
+
+
+def during(world: Any, flat: Any) -> Any:
+    """The same, as between machines."""
+    from distsent.training.exchange import Exchange
+
+    with patch("distsent.training.exchange.early", lambda *_: True):
+        return Exchange(world, flat)
 
 
 class Wrapped:
@@ -66,7 +73,6 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     """A worker: the seconds of each step of each way."""
     from distsent import comm, job
     from distsent.model import classifier
-    from distsent.training.exchange import Exchange
     from distsent.training.flat import Flat
     from distsent.training.update import Update
 
@@ -77,7 +83,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     for name in WAYS:
         mine = share(work, world.rank)
         flat = Flat(mine.forward.model, classifier.word_table(mine.forward.model))
-        exchange: Any = {AFTER: after, EARLY: Exchange, WRAPPED: Wrapped}[name](world, flat)
+        exchange: Any = {AFTER: after, EARLY: during, WRAPPED: Wrapped}[name](world, flat)
         ways[name] = Update(
             mine.forward, flat, exchange, mine.plan, asked.train, asked.optim, work.precision, work.seed, work.steps, None
         )

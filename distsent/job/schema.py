@@ -131,7 +131,7 @@ class Train:
     precision: str = key(
         "float32",
         choice("float32", "bf16", "fp16", "auto"),
-        "numbers that the model computes in; `auto`: half width on GPUs, and on CPUs bf16 where that is faster",
+        "numbers that the model computes in; `auto`: half width on GPUs, and on CPUs, like `fp16`, bf16 where faster",
     )
     token_budget: int = key(16384, whole(">= 1"), "tokens that a worker holds at once; more are accumulated")
     label_smoothing: float = key(0.0, number(">= 0", "< 1"), "share of each label spread over all classes")

@@ -34,7 +34,7 @@ def attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The models' attention interface: output [1, T, H, D] and no weights."""
-    q, k, v = (_half(x[0].transpose(0, 1)) for x in (query, key, value))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
     return attend(q, k, v, stream, flow, scale, dropout if module.training else 0.0).unsqueeze(0), None
 
@@ -43,6 +43,7 @@ def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, flow: Flow, scale: float, rate: float
 ) -> torch.Tensor:
     """Queries [T, H, D], or [n, H, D] where only each example's first token asks; keys and values [T, H, D]. Like `q`."""
+    q, k, v = (_half(x) for x in (q, k, v))
     if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):  # adapters may leave some of them frozen
         keys, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
         return _Packed.apply(q, k, v, stream, scale, rate, keys, site)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Padded:
 
     def __init__(self, model: PreTrainedModel, pad: int, side: str = "right") -> None:
         self.model, self.pad, self.side = model, pad, side
+        self._counts = side == "left" and "position_ids" in signature(model.forward).parameters and position_offset(model) == 0
 
     def __call__(self, s: Stream) -> torch.Tensor:
         def rows(x_T: torch.Tensor, pad: int) -> torch.Tensor:
@@ -64,6 +66,8 @@ class Padded:
 
         types = {} if s.types_T is None else {"token_type_ids": rows(s.types_T, 0)}
         mask = rows(torch.ones_like(s.ids_T), 0)
+        if self._counts:  # by place, where padding on the left would shift an example's positions
+            types["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         if s.keys_T is not None:  # dropout by torch's generator, seeded by what the micro-batch holds: nothing to save
             torch.manual_seed(int(s.keys_T[0]))
         return self.model(input_ids=rows(s.ids_T, self.pad), attention_mask=mask, **types).logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,8 @@ class Claim:
 
     @property
     def precision(self) -> str:
-        """What the job asks for; "auto" means what it meant when the run was begun."""
-        asked = self.job.train.precision
-        return str(self._begun.get("precision") or asked) if asked == "auto" else asked
+        """What the job asks for, as it was meant when the run was begun: "auto" is measured, and so is fp16 without a GPU."""
+        return meant(self.job.train.precision, self._begun)
 
     def pin(self, store: Store, precision: str) -> None:
         """Keep what the run is begun with beside its job. Raises UserError where the rows are others: so would be their order."""
@@ -94,6 +94,12 @@ class Claim:
             )
         with storing(self.folder.path):
             write_json(self.folder.job, read_json(self.folder.job) | {"rows": rows, "precision": precision})
+
+
+def meant(asked: str, begun: Mapping[str, Any]) -> str:
+    """The precision that a run was begun in, by its job.json, where the same was asked for then."""
+    before = begun.get("job", {}).get("train", {}).get("precision")
+    return str(begun.get("precision") or asked) if asked in ("auto", "fp16") and before == asked else asked
 
 
 def _is_same_path(key: str, one: Job, other: Job) -> bool:

@@ -3,13 +3,16 @@
 Which rows changed needs no talk: the global batch is known to every worker, and so are its tokens. The other rows are
 zero everywhere, so the result is the dense exchange's to the last bit.
 
-A bucket leaves as soon as its last gradient is there, while backward goes on with the layers below. What that is worth, and what
-Horovod's own wrapped optimizer does: `python -m benchmarks exchange`.
+Where a link is slower than memory, or GPUs compute, a bucket leaves as soon as its last gradient is there, while backward goes on
+with the layers below. Within one machine's memory the cores that move the bytes are those that compute, and nothing is gained:
+`python -m benchmarks exchange`, where Horovod's own wrapped optimizer stands beside it.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +22,17 @@ from distsent.training.flat import Flat
 
 BUCKET = 4_000_000  # elements (16 MB): one message keeps the link busy while the next is being made ready
 NEVER = math.inf  # a bucket that misses so many gradients waits for `sum`
+
+
+def early(world: World, flat: Flat) -> bool:
+    """Whether buckets leave during backward. Not in an elastic world, whose sums are done when they have begun."""
+    return not world.elastic and (world.size > world.local_size or (world.size > 1 and flat.values.is_cuda))
+
+
+def arrived(exchange: weakref.ref[Exchange], places: range, _: torch.Tensor) -> None:
+    """A hook of a parameter. It holds nobody: a list of seeds trains many models in one process."""
+    if (living := exchange()) is not None:
+        living.arrived(places)
 
 
 class Exchange:
@@ -31,7 +45,7 @@ class Exchange:
         self._parameters = [0.0] * len(self._buckets)  # how many have their gradient in a bucket, or a part of it
         self._missing = [NEVER] * len(self._buckets)  # gradients that a bucket still waits for
         self.sent = 0
-        if world.size > 1 and not world.elastic:  # an elastic world's sums are done when they have begun
+        if early(world, flat):
             self._watch()
 
     def _watch(self) -> None:
@@ -40,14 +54,15 @@ class Exchange:
             stop = start + p.numel()
             if start >= 0:
                 places = range(start // BUCKET, (stop - 1) // BUCKET + 1)
-                p.register_post_accumulate_grad_hook(lambda _, places=places: self._arrived(places))
+                p.register_post_accumulate_grad_hook(partial(arrived, weakref.ref(self), places))
                 for i in places:
                     self._parameters[i] += 1
             start = stop
         for i in range(start // BUCKET, len(self._buckets)):  # the riders', which are known last, lie in one bucket or two
             self._parameters[i] = NEVER
 
-    def _arrived(self, places: range) -> None:
+    def arrived(self, places: range) -> None:
+        """A gradient that lies in the buckets `places` is there."""
         for i in places:
             self._missing[i] -= 1
             if self._missing[i] == 0:

@@ -21,6 +21,7 @@ from distsent.results import intervals
 from distsent.run.folder import read_json
 from distsent.scoring.predictor import labels_of, model_folder
 from distsent.training import device as devices
+from distsent.training.claim import meant
 from distsent.training.evaluation import evaluate
 
 # What describes the corpus that a model was trained on, and has no meaning for another one.
@@ -54,8 +55,8 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
         return Asked(folder, folder.name, asked, split, only=given.isdisjoint(CUTS))
     begun = read_json(kept)
     tree = begun["job"]
-    if tree["train"]["precision"] == "auto":  # as it was trained, whatever is faster here
-        tree["train"]["precision"] = begun.get("precision") or "auto"
+    if "precision" in tree.get("train", {}):  # as it was trained, whatever is faster here
+        tree["train"]["precision"] = meant(tree["train"]["precision"], begun)
     if other:
         tree["data"] = {key: value for key, value in tree["data"].items() if key not in ITS_OWN}
     elif "run.dir" not in given:

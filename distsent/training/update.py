@@ -1,7 +1,8 @@
 """One update of the weights. The order matters, and this is the only place that holds it:
 
 1. forward and backward of every micro-batch: each example's loss / examples of the global batch (times the fp16 scale)
-2. exchange: gradients and riders are added up over the workers - sums, never means of means
+2. exchange: gradients and riders are added up over the workers - sums, never means of means (a gradient may leave while the last
+   backward pass goes on; the riders leave last)
 3. everybody reads the same riders: the batch's loss, who wants to stop, who met a bad number
 4. unscale (fp16), then the norm of the whole gradient, then clip by it
 5. the optimizer's step, at the rate that the schedule gives for this step
@@ -84,7 +85,7 @@ class Update:
         self._touched = torch.empty(0, dtype=torch.long, device=flat.values.device)
 
     def __call__(self, batch: Batch, wishes: Callable[[], Wishes] = Wishes) -> Outcome:
-        """Train on `batch`. `wishes` is asked as late as can be, just before the exchange: a signal then costs no further step."""
+        """Train on `batch`. `wishes` is asked as late as can be, before the riders leave: a signal costs no further step."""
         bad_rows = self._backward(batch)
         wish = wishes()
         for rider, value in {STOP: wish.stop, SAVE: wish.save, RENEW: wish.renew, BAD: len(bad_rows)}.items():

@@ -174,8 +174,9 @@ def test_rows_that_have_changed_are_no_rows_to_carry_on_with(tmp_path: Path) -> 
     assert folders.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
 
 
-def test_auto_precision_stays_what_it_was(parts: list[str], tmp_path: Path) -> None:
-    words = [*parts, "train.precision=auto"]
+@pytest.mark.parametrize("asked", ["auto", "fp16"])
+def test_a_precision_that_was_measured_stays_what_it_was(asked: str, parts: list[str], tmp_path: Path) -> None:
+    words = [*parts, f"train.precision={asked}"]
     with patch("distsent.training.device.faster_precision", return_value="bf16"):
         stopped(words, tmp_path, 3)
     with patch("distsent.training.device.faster_precision", return_value="float32"):  # other work keeps the machine busy

@@ -35,12 +35,18 @@ def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, 
     assert low < found["accuracy"] < high
 
 
-@pytest.mark.parametrize("meant", ["bf16", "float32"])
-def test_auto_means_what_it_meant_in_training(finished: Path, meant: str, tmp_path: Path, capsys) -> None:  # noqa: F811
+@pytest.mark.parametrize(("asked", "meant"), [("auto", "bf16"), ("auto", "float32"), ("fp16", "bf16"), ("fp16", "float32")])
+def test_a_precision_means_what_it_meant_in_training(
+    finished: Path,  # noqa: F811
+    asked: str,
+    meant: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished / "plain", run)
     kept = json.loads((run / "job.json").read_text())
-    kept["job"]["train"]["precision"], kept["precision"] = "auto", meant
+    kept["job"]["train"]["precision"], kept["precision"] = asked, meant
     (run / "job.json").write_text(json.dumps(kept))
     assert scores(capsys, run, f"data.source={kept['job']['data']['source']}")["computed_in"] == meant
 

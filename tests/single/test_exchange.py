@@ -1,5 +1,7 @@
 """Buckets that leave during backward hold all that belongs into them."""
 
+import gc
+import weakref
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -22,7 +24,7 @@ from tests import toys
 class Heard(World):
     """The first of two workers; the other one's gradient is zero. Keeps what each sum began with."""
 
-    size = 2
+    size = 2  # on two machines
 
     def __init__(self) -> None:
         self.begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -65,6 +67,14 @@ def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budg
     assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
 
 
+def test_hooks_keep_nothing_alive() -> None:
+    update, _ = make("bert", Heard(), 60)
+    left = weakref.ref(update.exchange), weakref.ref(update.flat)
+    del update, _
+    gc.collect()
+    assert [one() for one in left] == [None, None]
+
+
 def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
     world = Heard()
     update, plan = make("bert", world, 10**6)
@@ -72,9 +82,10 @@ def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
     assert not world.begun and update.exchange.sent >= 4 * update.flat.dense.numel()
 
 
-def test_an_elastic_world_exchanges_after_backward() -> None:
+@pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])
+def test_an_elastic_world_and_workers_of_one_machine_exchange_after_backward(elastic: bool, local_size: int) -> None:
     world = Heard()
-    world.elastic = True
+    world.elastic, world.local_size = elastic, local_size
     update, plan = make("bert", world, 60)
 
     def wishes() -> Wishes:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -144,9 +145,17 @@ def xlnet() -> transformers.PreTrainedModel:
     return transformers.XLNetForSequenceClassification(config).eval()
 
 
-def test_padding_stands_where_the_tokenizer_puts_it() -> None:
-    lengths = (3, 9, 20)
-    ids, forward = [np.arange(10, 10 + n) for n in lengths], Padded(xlnet(), 5, "left")
+def gpt2() -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, num_labels=3, pad_token_id=0)
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("make", [xlnet, gpt2])
+def test_padding_on_the_left_changes_no_example(make: Callable[[], transformers.PreTrainedModel]) -> None:
+    """Neither through a head that reads the last place, nor through positions that are counted by place."""
+    lengths, model = (3, 9, 20), make()
+    ids, forward = [np.arange(10, 10 + n) for n in lengths], Padded(model, model.config.pad_token_id, "left")
     with torch.no_grad():
         apart = [forward(stream([x], np.zeros(1))) for x in ids]
         assert torch.allclose(forward(stream(ids, np.zeros(3))), torch.cat(apart), atol=1e-6)
