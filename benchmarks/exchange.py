@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,19 +34,11 @@ FUSION = {"one message a bucket": "0", "Horovod's fusion": str(128 * 2**20)}
 WAYS = AFTER, EARLY, WRAPPED = "own buckets, after backward", "own buckets, while backward runs", "Horovod's wrapped optimizer"
 
 
-def after(world: Any, flat: Any) -> Any:
-    """distsent's exchange, as within one machine."""
+def own(early: bool, world: Any, flat: Any) -> Any:
+    """distsent's exchange as within one machine, or `early` as between machines."""
     from distsent.training.exchange import Exchange
 
-    with patch("distsent.training.exchange.early", lambda *_: False):
-        return Exchange(world, flat)
-
-
-def during(world: Any, flat: Any) -> Any:
-    """The same, as between machines."""
-    from distsent.training.exchange import Exchange
-
-    with patch("distsent.training.exchange.early", lambda *_: True):
+    with patch("distsent.training.exchange.early", lambda *_: early):
         return Exchange(world, flat)
 
 
@@ -83,7 +76,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     for name in WAYS:
         mine = share(work, world.rank)
         flat = Flat(mine.forward.model, classifier.word_table(mine.forward.model))
-        exchange: Any = {AFTER: after, EARLY: during, WRAPPED: Wrapped}[name](world, flat)
+        exchange: Any = {AFTER: partial(own, False), EARLY: partial(own, True), WRAPPED: Wrapped}[name](world, flat)
         ways[name] = Update(
             mine.forward, flat, exchange, mine.plan, asked.train, asked.optim, work.precision, work.seed, work.steps, None
         )
@@ -106,9 +99,8 @@ def main(out: Path, fields: dict[str, Any]) -> None:
 def launcher(work: Work) -> list[str]:
     if LINK == "shared memory":
         return horovodrun(work)
-    tcp = (
-        "--mca pml ob1 --mca btl self,tcp --mca btl_tcp_if_include lo --bind-to none --allow-run-as-root"  # horovodrun has its own
-    )
+    # not horovodrun: it names transports of its own
+    tcp = "--mca pml ob1 --mca btl self,tcp --mca btl_tcp_if_include lo --bind-to none --allow-run-as-root"
     return ["mpirun", "-np", str(work.workers), *tcp.split(), *PYTHON]
 
 

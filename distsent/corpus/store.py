@@ -28,6 +28,7 @@ from distsent.corpus.lock import Lock
 from distsent.corpus.ranks import Alone
 from distsent.corpus.source import Corpus, open_corpus
 from distsent.corpus.tokenise import FORMAT, Encoder, Progress, join_parts, write_part
+from distsent.disk import sync
 from distsent.errors import UserError
 
 if TYPE_CHECKING:
@@ -239,11 +240,7 @@ def _publish(temporary: Path, store: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not ready(store):
             raise
-    descriptor = os.open(store.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(store.parent)
 
 
 def _prefix(store: Path) -> str:

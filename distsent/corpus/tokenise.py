@@ -18,6 +18,7 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from distsent.corpus.source import Corpus, Split
+from distsent.disk import sync
 from distsent.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,11 +123,11 @@ def join_parts(folder: Path, corpus: Corpus, encode: Encoder, parts: int, about:
         if path.suffix != ".npy":
             path.unlink()
             continue
-        _sync(path)
+        sync(path)
         meta["files"][path.name] = path.stat().st_size
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(folder / "meta.json")
-    _sync(folder)
+    sync(folder / "meta.json")
+    sync(folder)
 
 
 def _join(folder: Path, name: str, what: str, parts: int, dtype: np.dtype, count: int) -> None:
@@ -156,12 +157,3 @@ def _part(folder: Path, name: str, what: str, part: int) -> Path:
 
 def _block(rows: int, part: int, parts: int) -> range:
     return range(rows * part // parts, rows * (part + 1) // parts)
-
-
-def _sync(path: Path) -> None:
-    """Let file or folder reach the disk: a rename may survive a power cut that its content does not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

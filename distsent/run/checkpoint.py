@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from xxhash import xxh3_128
 
+from distsent.disk import sync
 from distsent.errors import FAILED, UserError
-from distsent.run.folder import sync
 from distsent.run.image import Image
 
 FOLDER = "step-{:08d}"

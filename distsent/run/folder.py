@@ -105,15 +105,6 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def sync(path: Path) -> None:
-    """Have a file on disk, or what a folder says of its own, so that what is written later does not outlive it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 

@@ -11,11 +11,12 @@ import torch
 
 from distsent import __version__
 from distsent.corpus.store import Store
+from distsent.disk import sync
 from distsent.model import adapter
 from distsent.run import card, finished, predictions, tensorboard
 from distsent.run.checkpoint import weights_sha256
 from distsent.run.export import export
-from distsent.run.folder import RunFolder, sync, write_json
+from distsent.run.folder import RunFolder, write_json
 from distsent.run.log import Log, duration
 from distsent.run.table import table
 from distsent.training import memory

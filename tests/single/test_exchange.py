@@ -20,6 +20,8 @@ from distsent.training.plan import Plan
 from distsent.training.update import Update, Wishes
 from tests import toys
 
+BUCKET = 500  # numbers: a toy has several
+
 
 class Heard(World):
     """The first of two workers; the other one's gradient is zero. Keeps what each sum began with."""
@@ -39,11 +41,11 @@ class Heard(World):
         assert torch.equal(now, then), f"{handle} left before its gradient was whole"
 
 
-def make(family: str, world: World, budget: int, micro: int = 500) -> tuple[Update, Plan]:
+def make(family: str, world: World, budget: int) -> tuple[Update, Plan]:
     corpus, model = toys.tokens(40), toys.encoder(family, dropout=0.1)
     plan = Plan(corpus, Order(40, 8, seed=5), work(model.config), 0, 2, budget, torch.device("cpu"))
     flat = Flat(model, word_table(model))
-    with patch.object(exchange, "BUCKET", micro):
+    with patch.object(exchange, "BUCKET", BUCKET):
         sums = exchange.Exchange(world, flat)
     return Update(Packed(model.train()), flat, sums, plan, Train(batch_size=8), Optim(), "float32", 5, 10, None), plan
 
@@ -57,13 +59,13 @@ def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budg
 
     def wishes() -> Wishes:
         early.append(len(world.begun))
-        assert f"gradient.{len(update.flat.dense.split(500)) - 1}" not in world.begun, "the riders are not known yet"
+        assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.begun, "the riders are not known yet"
         return Wishes()
 
     for step in range(5):
         update(plan.batch(step), wishes)
         assert not world.begun
-    buckets = len(update.flat.dense.split(500))
+    buckets = len(update.flat.dense.split(BUCKET))
     assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
 
 
