@@ -56,6 +56,10 @@ CONTESTS = {
             "imdb-float32", "Training IMDB", replace(IMDB, precision="float32", steps=4, warm=1),
             {"distsent": distsent, **HF}, curves.check,
         ),
+        Contest(
+            "imdb-no-dropout", "Training IMDB, without dropout", replace(IMDB, dropout=0.0),
+            {"distsent": distsent, **HF}, curves.check,
+        ),
         *taxes(),
         *scoring_contests(),
     )
