@@ -1,7 +1,7 @@
 """Counted arithmetic: what the matrix products of training steps execute, over what their examples need.
 
 Needed: the same model over each example alone, where nothing can be padded. Useful: what reaches the head from real tokens, by
-formula (distsent/model/work.py).
+formula (distsent/batching/flops.py).
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contest import about
+from benchmarks.comparison import about
 from benchmarks.share import Share, share
-from benchmarks.work import Work as Asked
+from benchmarks.workload import Workload as Asked
+from distsent.batching.flops import FlopCounter
+from distsent.batching.packing import PackedBatch, pack
 from distsent.model.forward import Forward
-from distsent.model.stream import Stream, stream
-from distsent.model.work import Work
 
 STEPS = 3
 
 
-def executed(forward: Forward, s: Stream) -> int:
+def executed(forward: Forward, s: PackedBatch) -> int:
     """Floating-point operations of the matrix products of one forward and backward pass."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -28,30 +28,33 @@ def executed(forward: Forward, s: Stream) -> int:
     return counter.get_total_flops()
 
 
-def needed(forward: Forward, s: Stream) -> int:
+def needed(forward: Forward, s: PackedBatch) -> int:
     return sum(executed(forward, part) for part in apart(s))
 
 
-def apart(s: Stream) -> list[Stream]:
+def apart(s: PackedBatch) -> list[PackedBatch]:
     """Each example of a stream as a stream of its own."""
     cuts = np.cumsum(s.lengths)[:-1]
     keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * len(s)
     ids, labels = np.split(s.ids_T[: s.tokens].numpy(), cuts), s.labels_n.numpy()
-    return [stream([ids[i]], labels[i : i + 1], keys_T=keys[i], even=False) for i in range(len(s))]
+    return [pack([ids[i]], labels[i : i + 1], keys_T=keys[i], even=False) for i in range(len(s))]
 
 
 def ratios(mine: Share, steps: int = STEPS) -> dict[str, float]:
     """Over a worker's first steps."""
     streams = list(mine.streams(steps))
-    counted, least = sum(executed(mine.forward, s) for s in streams), sum(needed(mine.forward, s) for s in streams)
+    counted, least = (
+        sum(executed(mine.forward, s) for s in streams),
+        sum(needed(mine.forward, s) for s in streams),
+    )
     useful = sum(mine.plan.work.training(np.array(s.lengths)) for s in streams)
     return {"executed / needed": counted / least, "executed / useful": counted / useful}
 
 
-def whole_layers(mine: Share) -> Work:
+def whole_layers(mine: Share) -> FlopCounter:
     """A padded model's last layer is computed for all tokens, too."""
     own, width = mine.plan.work, mine.forward.model.config.hidden_size
-    return Work(own.per_token - 4.0 * width + own.per_example, own.per_pair + 4.0 * width)
+    return FlopCounter(own.per_token - 4.0 * width + own.per_example, own.per_pair + 4.0 * width)
 
 
 def padded_ratio(work: Asked, mine: Share, pad: int | None = None, steps: int = STEPS) -> float:
@@ -83,6 +86,12 @@ def report() -> str:
         torch.manual_seed(0)
         mine = share(work)
         found, pad = ratios(mine), 128 if work.corpus == "emotion" else 512
-        cells = [*found.values(), padded_ratio(work, mine, steps=100), padded_ratio(work, mine, pad, steps=100)]
-        lines.append(f"| {work.corpus}, {work.batch_size} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+        cells = [
+            *found.values(),
+            padded_ratio(work, mine, steps=100),
+            padded_ratio(work, mine, pad, steps=100),
+        ]
+        lines.append(
+            f"| {work.corpus}, {work.batch_size} | {' | '.join(f'{cell:.3f}' for cell in cells)} |"
+        )
     return "\n".join(lines) + "\n"

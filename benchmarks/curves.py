@@ -7,28 +7,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.contest import Contest, Unequal
-from benchmarks.work import Work
+from benchmarks.comparison import Comparison, Unequal
+from benchmarks.workload import Workload
 
-STEPS, TOLERANCE = 5, 1e-3  # relative; rounding grows with every step, a wrong recipe shows at the second
+STEPS, TOLERANCE = (
+    5,
+    1e-3,
+)  # relative; rounding grows with every step, a wrong recipe shows at the second
 OWN_BATCHES = "group_by_length"  # who has this in his name chooses other batches: that is his point
 
 
-def check(contest: Contest, work: Work, folder: Path) -> dict[str, str]:
+def check(comparison: Comparison, work: Workload, folder: Path) -> dict[str, str]:
     """Raises Unequal unless all curves agree with the first contestant's."""
     same = replace(work, precision="float32", dropout=0.0, order="distsent", steps=STEPS, warm=1)
-    first, *others = (name for name in contest.contestants if OWN_BATCHES not in name)
-    curve = contest.contestants[first](same, folder / "first")["losses"]
+    first, *others = (name for name in comparison.contestants if OWN_BATCHES not in name)
+    curve = comparison.contestants[first](same, folder / "first")["losses"]
     apart: dict[str, float] = {}
     missing: dict[str, str] = {}
     for name in others:
         try:
-            apart[name] = difference(curve, contest.contestants[name](same, folder / str(len(apart)))["losses"])
+            apart[name] = difference(
+                curve, comparison.contestants[name](same, folder / str(len(apart)))["losses"]
+            )
         except RuntimeError as error:  # the table will say so, too
             missing[name] = f"no loss curve: {error}"
     far = [f"{name}: {value:.1e}" for name, value in apart.items() if not value <= TOLERANCE]
     if far:
-        raise Unequal(f"loss curves over the same {STEPS} batches differ from {first}'s: {', '.join(far)} (relative)")
+        raise Unequal(
+            f"loss curves over the same {STEPS} batches differ from {first}'s: {', '.join(far)} (relative)"
+        )
     return missing | {
         name: f"loss curve over the same {STEPS} batches (float32, no dropout) within {value:.0e} of {first}'s"
         for name, value in apart.items()

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import materials
-from benchmarks.contest import about
+from benchmarks.comparison import about
 from benchmarks.launch import PYTHON, horovodrun, run
-from benchmarks.work import Work
+from benchmarks.workload import Workload
 
 ROWS = (1_000, 10_000, 100_000, 1_000_000, 2_000_000)
 STEPS, WARM = 120, 20
-WORK = Work("generated", "tiny", "float32", max_length=64, batch_size=64)
+WORK = Workload("generated", "tiny", "float32", max_length=64, batch_size=64)
 PIECE = 100_000  # rows generated at once
 WORDS = [f"word{i}" for i in range(200)]
 
@@ -43,7 +43,9 @@ def corpus(rows: int, folder: Path) -> Path:
                 cuts = np.cumsum(rng.integers(4, 29, count))
                 parts = np.split(words[rng.integers(0, len(words), cuts[-1])], cuts[:-1])
                 texts = [f"{start + i} {' '.join(part)}" for i, part in enumerate(parts)]
-                file.write_table(pa.table({"text": texts, "label": rng.integers(0, 2, count)}, schema))
+                file.write_table(
+                    pa.table({"text": texts, "label": rng.integers(0, 2, count)}, schema)
+                )
     return folder
 
 
@@ -53,7 +55,9 @@ def encoder(folder: Path) -> Path:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     torch.manual_seed(0)
-    config = BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+    config = BertConfig(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512
+    )
     BertModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(materials.encoder("minilm", folder)).save_pretrained(folder)
     return folder
@@ -92,13 +96,25 @@ def measure(rows: int, model: Path, folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     prepare = {}
     for ranks in (1, 2):
-        launcher = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", *PYTHON] if ranks == 2 else PYTHON
+        launcher = (
+            ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", *PYTHON]
+            if ranks == 2
+            else PYTHON
+        )
         began = time.perf_counter()
-        run([*launcher, "distsent.prepare", *keys, f"data.store={folder}/stores{ranks}"], WORK, folder / f"prepare{ranks}")
+        run(
+            [*launcher, "distsent.prepare", *keys, f"data.store={folder}/stores{ranks}"],
+            WORK,
+            folder / f"prepare{ranks}",
+        )
         prepare[ranks] = time.perf_counter() - began
     began = time.perf_counter()
     with Watch(f"run.dir={folder}") as watch:
-        run([*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"], WORK, folder / "train")
+        run(
+            [*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"],
+            WORK,
+            folder / "train",
+        )
     whole = time.perf_counter() - began
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
     steps = [line["seconds"] for line in lines if "lr" in line]

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.work import Work
+from benchmarks.workload import Workload
 
 
-def corpus(work: Work, folder: Path) -> Path:
+def corpus(work: Workload, folder: Path) -> Path:
     """`work.rows` rows of the train and of the test part, drawn at random, always the same ones."""
     import pyarrow.parquet as pq
 
     source = Path(work.corpus)
     if not source.is_dir():
         if "DISTSENT_DATA" not in os.environ:
-            raise SystemExit(f"no corpus {work.corpus!r} here: set DISTSENT_DATA to the folder of corpora, or corpus=FOLDER")
+            raise SystemExit(
+                f"no corpus {work.corpus!r} here: set DISTSENT_DATA to the folder of corpora, or corpus=FOLDER"
+            )
         source = Path(os.environ["DISTSENT_DATA"]) / work.corpus
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
@@ -41,6 +43,10 @@ def encoder(name: str, folder: Path) -> Path:
     from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
     torch.manual_seed(0)
-    DistilBertModel(DistilBertConfig()).save_pretrained(folder)  # 66 million random weights: speed does not look at them
-    AutoTokenizer.from_pretrained(encoder("minilm", folder)).save_pretrained(folder)  # the same words: BERT's, uncased
+    DistilBertModel(DistilBertConfig()).save_pretrained(
+        folder
+    )  # 66 million random weights: speed does not look at them
+    AutoTokenizer.from_pretrained(encoder("minilm", folder)).save_pretrained(
+        folder
+    )  # the same words: BERT's, uncased
     return folder

@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import materials
-from benchmarks.contest import about
+from benchmarks.comparison import about
 from benchmarks.launch import horovodrun, run
 from benchmarks.table import spread
-from benchmarks.work import Work
+from benchmarks.workload import Workload
 
 ROUNDS, STEPS, WARM, EVERY, USUAL = 3, 120, 10, 2.0, 30.0
-WORK = Work("emotion", "minilm")
+WORK = Workload("emotion", "minilm")
 
 
 def main(words: list[str]) -> None:
     """A worker: train, and leave the times at which steps ended and the number of saves beside the run."""
-    from distsent import comm, job
-    from distsent.run.stop import Stop
+    from distsent import job
+    from distsent.distributed import world
+    from distsent.runtime.signals import StopSignal
     from distsent.training.loop import Loop
-    from distsent.training.run import Run
+    from distsent.training.session import TrainingSession
 
     ends: list[float] = []
     count, save, saves = Loop._count, Loop.save, [0]
@@ -42,12 +43,12 @@ def main(words: list[str]) -> None:
         saves[0] += WARM <= len(ends) < STEPS  # the last one is the end's
 
     Loop._count, Loop.save = counted, saved  # type: ignore[method-assign]
-    world, asked = comm.start(), job.load(None, words)
-    Run(asked, world, Stop()).train()
-    if world.first:
+    world, asked = world.start(), job.load(None, words)
+    TrainingSession(asked, world, StopSignal()).train()
+    if world.is_main:
         out = {"seconds": ends[-1] - ends[WARM - 1], "saves": saves[0]}
         (Path(asked.run.dir) / "out.json").write_text(json.dumps(out))
-    world.end()
+    world.shutdown()
 
 
 def once(every: float, corpus: Path, folder: Path) -> dict[str, Any]:
@@ -67,10 +68,15 @@ def report() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         corpus = materials.corpus(WORK, Path(scratch) / "corpus")
         for turn in range(ROUNDS):
-            without, often = (once(every, corpus, Path(scratch) / f"{turn}-{every:g}") for every in (1e6, EVERY))
+            without, often = (
+                once(every, corpus, Path(scratch) / f"{turn}-{every:g}") for every in (1e6, EVERY)
+            )
             costs.append((often["seconds"] - without["seconds"]) / often["saves"])
             saves += often["saves"]
-            print(f"round {turn}: {without['seconds']:.1f} s, with {often['saves']} saves {often['seconds']:.1f} s", flush=True)
+            print(
+                f"round {turn}: {without['seconds']:.1f} s, with {often['saves']} saves {often['seconds']:.1f} s",
+                flush=True,
+            )
     return "\n".join([
         "# What a save costs", "",
         about(), "",

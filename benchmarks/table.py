@@ -39,27 +39,34 @@ def table(record: dict[str, Any]) -> str:
         good = [(a, b) for a, b in pairs if "failed" not in a and "failed" not in b]
         failed = [b["failed"] for _, b in pairs if "failed" in b]
         if not good:
-            lines.append(f"| {name} | failed: {failed[-1] if failed else 'the other one did'} |{' |' * (1 + len(columns))}")
+            lines.append(
+                f"| {name} | failed: {failed[-1] if failed else 'the other one did'} |{' |' * (1 + len(columns))}"
+            )
             continue
         ratios = [a["examples_per_second"] / b["examples_per_second"] for a, b in good]
         cells = [
             spread([b["examples_per_second"] for _, b in good], 1),
             "" if name == first else spread(ratios, 2),
-            *(middle([b.get(key) for _, b in good], text, unit) for key, text, unit in columns.values()),
+            *(
+                middle([b.get(key) for _, b in good], text, unit)
+                for key, text, unit in columns.values()
+            ),
         ]
-        lines.append(f"| {name}{f' ({len(failed)} rounds failed)' if failed else ''} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {name}{f' ({len(failed)} rounds failed)' if failed else ''} | {' | '.join(cells)} |"
+        )
     checks = [f"- {name}: {said}" for name, said in record.get("check", {}).items()]
     return "\n".join([*lines, "", *checks]).rstrip() + "\n"
 
 
 def setting(work: dict[str, Any]) -> str:
     hands = f"{work['workers']} workers x {work['threads']} thread"
-    common = f"Encoder {work['encoder']}, {work['precision']}, at most {work['max_length']} tokens, {hands}"
+    common = f"BatchTokenizer {work['encoder']}, {work['precision']}, at most {work['max_length']} tokens, {hands}"
     if work["task"] == "score":
-        return (
-            f"{common}, {work['rows']} rows, batches of {work['batch_size']} where they are counted in rows; start-up is not timed."
-        )
-    timed = f"{work['steps']} steps a run, the first {work['warm']} of them not timed, nor is start-up"
+        return f"{common}, {work['rows']} rows, batches of {work['batch_size']} where they are counted in rows; start-up is not timed."
+    timed = (
+        f"{work['steps']} steps a run, the first {work['warm']} of them not timed, nor is start-up"
+    )
     return f"{common}, batch {work['batch_size']}, {timed}."
 
 
@@ -68,4 +75,8 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def middle(values: list[Any], text: str, unit: float) -> str:
-    return text.format(statistics.median(values) / unit) if all(value is not None for value in values) else ""
+    return (
+        text.format(statistics.median(values) / unit)
+        if all(value is not None for value in values)
+        else ""
+    )

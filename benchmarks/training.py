@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.launch import horovodrun, run, script, torchrun
-from benchmarks.work import Work
+from benchmarks.workload import Workload
 
-Contestant = Callable[[Work, Path], dict[str, Any]]
+Contestant = Callable[[Workload, Path], dict[str, Any]]
 
 
-def distsent(work: Work, folder: Path) -> dict[str, Any]:
+def distsent(work: Workload, folder: Path) -> dict[str, Any]:
     """`python -m distsent.train`; speed from the counters in metrics.jsonl (steps: planning, exchange and update included)."""
     keys = {
         "data.source": work.corpus, "data.max_length": work.max_length, "data.max_eval_rows": 16,
@@ -27,11 +27,20 @@ def distsent(work: Work, folder: Path) -> dict[str, Any]:
         "log.every": 1, "log.tensorboard": "false", "run.dir": folder, "job.name": "run",
         **({} if work.dropout is None else {"model.dropout": work.dropout}),
     }  # fmt: skip
-    command = [*horovodrun(work), "distsent.train", *(f"{key}={value}" for key, value in keys.items())]
+    command = [
+        *horovodrun(work),
+        "distsent.train",
+        *(f"{key}={value}" for key, value in keys.items()),
+    ]
     ended = run(command, work, folder, first="run/metrics.jsonl")
-    steps = [line for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()) if "lr" in line]
+    steps = [
+        line for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()) if "lr" in line
+    ]
     first, last = steps[work.warm - 1], steps[-1]
-    result, seconds = json.loads((folder / "run" / "result.json").read_text())["train"], last["seconds"] - first["seconds"]
+    result, seconds = (
+        json.loads((folder / "run" / "result.json").read_text())["train"],
+        last["seconds"] - first["seconds"],
+    )
     return {
         "examples_per_second": (last["samples"] - first["samples"]) / seconds,
         "tokens_per_second": (last["tokens"] - first["tokens"]) / seconds,
@@ -43,7 +52,7 @@ def distsent(work: Work, folder: Path) -> dict[str, Any]:
     }
 
 
-def one_process(work: Work, folder: Path) -> dict[str, Any]:
+def one_process(work: Workload, folder: Path) -> dict[str, Any]:
     """distsent without Horovod on as many cores: one process that has all the threads."""
     return distsent(replace(work, workers=1, threads=work.workers * work.threads), folder)
 
@@ -53,6 +62,6 @@ def trainer(strategy: str) -> Contestant:
     return lambda work, folder: script(torchrun(work), "trainer", work, folder, strategy=strategy)
 
 
-def horovod_example(work: Work, folder: Path) -> dict[str, Any]:
+def horovod_example(work: Workload, folder: Path) -> dict[str, Any]:
     """Horovod's documented example: DistributedSampler, DistributedOptimizer, every row padded to `work.pad` tokens."""
     return script(horovodrun(work), "horovod_example", work, folder)

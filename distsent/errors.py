@@ -1,27 +1,27 @@
-"""What ends a program on purpose, and the exit code that says so."""
+"""The exceptions that end a program on purpose, and their exit codes."""
 
-FINISHED, FAILED, WRONG, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
+FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """What the user got wrong, one line per mistake; a door prints the lines and exits with `code`."""
+    """A mistake in the job or the command line, one line each. Programs print the lines and exit."""
 
-    def __init__(self, *lines: str, code: int = WRONG) -> None:
+    def __init__(self, *lines: str, code: int = USAGE_ERROR) -> None:
         super().__init__(*lines)
         self.lines = lines
-        self.code = code  # FAILED: nothing is wrong with the job, so that the same may go well later
+        self.code = code  # FAILED: the job is fine, so trying again may help
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
 
-class Crashed(RuntimeError):
-    """What went wrong on some worker, and all have learned of: each of them raises it."""
+class WorkerFailed(RuntimeError):
+    """Another worker failed. All workers learn of it and raise this."""
 
 
 class Stopped(Exception):
-    """Somebody asked the run to stop (a signal); everything is saved, the same command carries on."""
+    """A signal asked the run to stop. Everything is saved; the same command resumes."""
 
 
 class NonFinite(Exception):
-    """The loss or the gradient is no number any more; str() says where."""
+    """The loss or the gradient became NaN or infinite; str() says where."""

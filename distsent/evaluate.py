@@ -10,29 +10,38 @@ from __future__ import annotations
 import argparse
 import json
 
-from distsent import comm, door
+from distsent import cli
+from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED, UserError
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    from distsent.training.rescore import ask, rescore  # torch and all that: only for a command line that is right
+    from distsent.evaluation.offline import (  # torch and all that: only for a command line that is right
+        ask,
+        rescore,
+    )
 
     asked = ask(options.model, options.overrides, options.split)
-    world = comm.start()
+    world = init_world()
     try:
         scores = rescore(asked, world)
     finally:
-        world.end()
-    if world.first:
+        world.shutdown()
+    if world.is_main:
         print(json.dumps(scores, ensure_ascii=False))
     return FINISHED
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = door.Parser("evaluate", __doc__)
+    parser = cli.Parser("evaluate", __doc__)
     parser.add_model("section.key=value")
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to score it on (test)")
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "validation", "test"),
+        help="what to score it on (test)",
+    )
     options = parser.parse_intermixed_args(arguments)
     options.model, options.overrides = parser.model_of(options.words)
     for word in options.overrides:
@@ -42,4 +51,4 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    cli.run(main)

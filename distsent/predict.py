@@ -15,23 +15,29 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from distsent import door
+from distsent import cli
 from distsent.errors import FINISHED, UserError
 
 if TYPE_CHECKING:
-    from distsent.corpus.texts import Text, TextFile
+    from distsent.data.texts import Text, TextFile
 
 CHUNK = 2048  # texts held at once: enough to sort by length, little enough to stream
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    from distsent.comm import World
-    from distsent.corpus.texts import read_texts  # heavy imports only for a command line that is right
-    from distsent.scoring.predictor import Predictor
-    from distsent.training.device import share_cores
+    from distsent.data.texts import (
+        read_texts,  # heavy imports only for a command line that is right
+    )
+    from distsent.distributed.world import World
+    from distsent.evaluation.predictor import Predictor
+    from distsent.runtime.device import share_cores
 
-    file = read_texts(options.file, options.text_column or "text", options.pair_column) if options.file else None
+    file = (
+        read_texts(options.file, options.text_column or "text", options.pair_column)
+        if options.file
+        else None
+    )
     share_cores(World())
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
     bad = total = 0
@@ -50,17 +56,20 @@ def main(arguments: list[str]) -> int:
         progress(total)
     progress.close()
     if bad:
-        print(f'distsent: {bad:,} of {total:,} rows have no label; their "error" says why', file=sys.stderr)
+        print(
+            f'distsent: {bad:,} of {total:,} rows have no label; their "error" says why',
+            file=sys.stderr,
+        )
     return FINISHED
 
 
 def parts(options: argparse.Namespace, file: TextFile | None) -> Iterator[list[Text]]:
     """The texts, some at a time."""
-    from distsent.corpus.inlet import Inlet
-    from distsent.corpus.texts import bare_text
+    from distsent.data.stdin_batches import StdinBatches
+    from distsent.data.texts import bare_text
 
     if file is None and not options.text:
-        for row, lines in Inlet(sys.stdin, CHUNK):
+        for row, lines in StdinBatches(sys.stdin, CHUNK):
             yield [bare_text(row + i, line) for i, line in enumerate(lines)]
         return
     given = (bare_text(row, text) for row, text in enumerate(options.text, 1))
@@ -80,31 +89,51 @@ class Bar:
     def __call__(self, texts: int) -> None:
         if self._file is not None:
             speed = texts / (time.perf_counter() - self._began)
-            print(f"\r{self._file.done():4.0%}  {texts:,} texts  {speed:,.0f}/s  ", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{self._file.done():4.0%}  {texts:,} texts  {speed:,.0f}/s  ",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         print(file=sys.stderr) if self._file is not None else None
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = door.Parser("predict", __doc__)
+    parser = cli.Parser("predict", __doc__)
     parser.add_model("TEXT")
     parser.add_argument("--file", help="txt, csv, tsv, jsonl or parquet file of texts")
-    parser.add_argument("--text-column", metavar="NAME", help="column of the texts in --file (text)")
-    parser.add_argument("--pair-column", metavar="NAME", help="column of second texts, for models of pairs")
-    parser.add_argument("--max-length", metavar="N", type=int, help="tokens of a text; the rest is cut off (as in training)")
     parser.add_argument(
-        "--precision", choices=("float32", "bf16", "fp16"), default="float32", help="numbers to compute in (float32)"
+        "--text-column", metavar="NAME", help="column of the texts in --file (text)"
+    )
+    parser.add_argument(
+        "--pair-column", metavar="NAME", help="column of second texts, for models of pairs"
+    )
+    parser.add_argument(
+        "--max-length",
+        metavar="N",
+        type=int,
+        help="tokens of a text; the rest is cut off (as in training)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16", "fp16"),
+        default="float32",
+        help="numbers to compute in (float32)",
     )
     options = parser.parse_intermixed_args(arguments)
     options.model, options.text = parser.model_of(options.words)
     if options.text and options.file:
         raise UserError("texts as arguments and --file: give one of them")
-    for option, column in (("--text-column", options.text_column), ("--pair-column", options.pair_column)):
+    for option, column in (
+        ("--text-column", options.text_column),
+        ("--pair-column", options.pair_column),
+    ):
         if column and not options.file:
             raise UserError(f"{option} {column}: names a column of --file, and there is none")
     return options
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    cli.run(main)

@@ -9,54 +9,73 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distsent import comm, door, job
-from distsent.corpus.ranks import Alone, Ranks
+from distsent import cli, job
+from distsent.distributed.launchers import launcher_world_size
+from distsent.distributed.mpi import MpiWorld
+from distsent.distributed.world import World
 from distsent.errors import FINISHED, UserError
 
 if TYPE_CHECKING:
-    from distsent.corpus.store import Store
+    from distsent.data.token_store import TokenStore
 
 
 def main(arguments: list[str]) -> int:
-    parser = door.Parser("prepare", __doc__)
+    parser = cli.Parser("prepare", __doc__)
     parser.add_job()
     asked = job.load(*parser.job_of(parser.parse_args(arguments).words))
-    ranks = join()
-    from distsent.corpus.store import folder_of, open_store  # heavy: only for a job that is right
+    world = join_mpi()
+    from distsent.data.token_store import (  # heavy: only for a job that is right
+        open_token_store,
+        token_store_folder,
+    )
     from distsent.model.tokenizer import load_tokenizer
 
-    tokenizer = ranks.all(lambda: load_tokenizer(asked.model.name, asked.model.revision))
+    load = partial(load_tokenizer, asked.model.name, asked.model.revision)
+    tokenizer = world.all_or_raise(load, "prepare.tokenizer")
     for seed in asked.seeds:
-        progress = Progress() if ranks.rank == 0 else None
-        store = open_store(asked.data, seed, tokenizer, asked.data.max_length, folder_of(asked), progress=progress, ranks=ranks)
-        if ranks.rank == 0:
+        progress = Progress() if world.is_main else None
+        store = open_token_store(
+            asked.data,
+            seed,
+            tokenizer,
+            asked.data.max_length,
+            token_store_folder(asked),
+            progress=progress,
+            workers=world,
+        )
+        if world.is_main:
             print(table(store), flush=True)
     return FINISHED
 
 
-def join() -> Alone:
-    """The ranks that the launcher started, or this process alone."""
-    promise = comm.promised()
-    if promise is None or promise[1] == 1:
-        return Alone()
-    name, count = promise
+def join_mpi() -> World:
+    """The processes that the launcher started, connected by mpi4py, or this process alone."""
+    promised = launcher_world_size()
+    if promised is None or promised[1] == 1:
+        return World()
+    name, count = promised
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"{name}={count} promises {count} ranks, but mpi4py cannot be imported ({error}): pip install mpi4py, or "
-            "start without a launcher"
+            f"{name}={count} promises {count} ranks, but mpi4py cannot be imported ({error}): pip "
+            "install mpi4py, or start without a launcher"
         ) from None
-    world = MPI.COMM_WORLD
-    if count != world.size:
-        raise UserError(f"{name}={count} promises {count} ranks, MPI sees {world.size}: start with mpirun, or srun --mpi=pmix")
+    communicator = MPI.COMM_WORLD
+    if count != communicator.size:
+        raise UserError(
+            f"{name}={count} promises {count} ranks, MPI sees {communicator.size}: start with "
+            "mpirun, or srun --mpi=pmix"
+        )
     # Ranks of one host share its cores; mpirun may have bound each to some of them already.
-    neighbours = world.Split_type(MPI.COMM_TYPE_SHARED).size
+    local_size = communicator.Split_type(MPI.COMM_TYPE_SHARED).size
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, cores // neighbours if cores == os.cpu_count() else cores)))
-    return Ranks(world)
+    threads = max(1, cores // local_size if cores == os.cpu_count() else cores)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    return MpiWorld(communicator)
 
 
 class Progress:
@@ -82,17 +101,21 @@ class Progress:
             print(f"tokenising: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
-def table(store: Store) -> str:
+def table(store: TokenStore) -> str:
     """What the store holds, for people."""
-    lines = [f"{'split':10} {'rows':>10} {'classes':>7} {'tokens':>14} {'mean':>6} {'longest':>7} {'truncated':>9}"]
+    lines = [
+        f"{'split':10} {'rows':>10} {'classes':>7} {'tokens':>14} {'mean':>6} {'longest':>7} {'truncated':>9}"
+    ]
     for name, split in store.meta["splits"].items():
         rows, classes = split["rows"], sum(1 for count in split["classes"] if count)
         lines.append(
             f"{name:10} {rows:>10,} {classes:>7} {split['tokens']:>14,} {split['tokens'] / rows:>6.1f} "
             f"{split['longest']:>7} {split['truncated'] / rows:>9.1%}"
         )
-    return "\n".join([*lines, *(f"note: {line}" for line in store.warnings), f"token store: {store.folder}"])
+    return "\n".join(
+        [*lines, *(f"note: {line}" for line in store.warnings), f"token store: {store.folder}"]
+    )
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    cli.run(main)

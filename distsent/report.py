@@ -11,57 +11,97 @@ import argparse
 import json
 import sys
 
-from distsent import door
+from distsent import cli
 from distsent.errors import FINISHED, UserError
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    from distsent.results import comparison, pictures
-    from distsent.run import card, finished, gallery, hub, tensorboard, versus
+    from distsent.reporting import (
+        comparison,
+        finished_run,
+        gallery,
+        model_card,
+        pairwise,
+        plots,
+        push,
+        tensorboard,
+    )
 
-    runs = finished.read_all(options.runs)
+    runs = finished_run.read_runs(options.runs)
     if options.card:
         for run in runs:
-            card.write(run)
+            model_card.write(run)
             tensorboard.write(run)
             print(run.folder.model / "README.md")
     elif options.push:
-        print(hub.push(runs[0], options.push, private=options.private))
+        print(push.push(runs[0], options.push, private=options.private))
     else:
-        if options.pictures and not pictures.available():
-            raise UserError(f"--pictures: {pictures.NEEDED}")
-        split = finished.common_split(runs, options.split)
+        if options.pictures and not plots.available():
+            raise UserError(f"--pictures: {plots.NEEDED}")
+        split = finished_run.common_split(runs, options.split)
         records = [comparison.record(run.result, split) for run in runs]
         groups = comparison.spreads([run.result for run in runs], split)
-        pairs = [versus.pair(runs[0], run, split) for run in runs[1:]]
+        pairs = [pairwise.pair(runs[0], run, split) for run in runs[1:]]
         if options.format == "json":
-            print(json.dumps({"split": split, "runs": records, "seeds": groups, "pairs": pairs}, ensure_ascii=False, indent=1))
+            print(
+                json.dumps(
+                    {"split": split, "runs": records, "seeds": groups, "pairs": pairs},
+                    ensure_ascii=False,
+                    indent=1,
+                )
+            )
         elif options.format == "csv":
             print(comparison.comma_separated(records, groups), end="")
         else:
-            print(f"Scores on the {split} split.\n\n{comparison.markdown(records, groups)}{versus.markdown(pairs)}", end="")
+            print(
+                f"Scores on the {split} split.\n\n{comparison.markdown(records, groups)}{pairwise.markdown(pairs)}",
+                end="",
+            )
         for path in gallery.draw(runs, split, options.pictures) if options.pictures else ():
             print(path, file=sys.stderr)
     return FINISHED
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = door.Parser("report", __doc__)
+    parser = cli.Parser("report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--split", choices=("validation", "test"), help="scores of this split (test, where all runs have one)")
-    parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="how to print it (markdown)")
-    parser.add_argument("--pictures", metavar="FOLDER", help="also draw curves and confusion matrices, into this folder")
-    parser.add_argument("--card", action="store_true", help="write model card and TensorBoard pages of the runs anew")
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload the model folder of one run to the hub")
-    parser.add_argument("--private", action="store_true", help="with --push: as a private repository")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        help="scores of this split (test, where all runs have one)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("markdown", "csv", "json"),
+        default="markdown",
+        help="how to print it (markdown)",
+    )
+    parser.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        help="also draw curves and confusion matrices, into this folder",
+    )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="write model card and TensorBoard pages of the runs anew",
+    )
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="upload the model folder of one run to the hub"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="with --push: as a private repository"
+    )
     options = parser.parse_args(arguments)
     if options.private and not options.push:
         raise UserError("--private: goes with --push ORG/NAME")
     if options.push and len(options.runs) > 1:
-        raise UserError(f"--push {options.push}: one run becomes one repository; {len(options.runs)} are given")
+        raise UserError(
+            f"--push {options.push}: one run becomes one repository; {len(options.runs)} are given"
+        )
     return options
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    cli.run(main)

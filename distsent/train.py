@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from distsent import comm, door, job
+from distsent import cli, job
+from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED
-from distsent.run.stop import Stop
+from distsent.runtime.signals import StopSignal
 
 
 def main(arguments: list[str]) -> int:
@@ -19,31 +20,37 @@ def main(arguments: list[str]) -> int:
     if options.check:
         print(asked.to_toml(), end="")
         return FINISHED
-    stop = Stop()
-    from distsent.results.comparison import seeds_table
-    from distsent.run.folder import read_json
-    from distsent.training.run import Run  # torch and all that: only for a job that is right
+    stop = StopSignal()
+    from distsent.reporting.comparison import seeds_table
+    from distsent.runtime.run_folder import read_json
+    from distsent.training.session import (
+        TrainingSession,  # torch and all that: only for a job that is right
+    )
 
-    world = comm.start()
+    world = init_world()
     try:
-        runs = [Run(asked.for_seed(seed), world, stop) for seed in asked.seeds]
+        runs = [TrainingSession(asked.for_seed(seed), world, stop) for seed in asked.seeds]
         for run in runs:
             run.train()
-        if len(runs) > 1 and world.first:
+        if len(runs) > 1 and world.is_main:
             print(seeds_table([read_json(run.folder.result) for run in runs]))
     finally:
-        world.end()
+        world.shutdown()
     return FINISHED
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = door.Parser("train", __doc__)
+    parser = cli.Parser("train", __doc__)
     parser.add_job()
-    parser.add_argument("--check", action="store_true", help="print the resolved job, or all that is wrong with it; train nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print the resolved job, or all that is wrong with it; train nothing",
+    )
     options = parser.parse_intermixed_args(arguments)
     options.job, options.overrides = parser.job_of(options.words)
     return options
 
 
 if __name__ == "__main__":
-    door.enter(main)
+    cli.run(main)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two threads on a tiny tensor are slower than one
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported: two threads on a tiny tensor are slower than one
+)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

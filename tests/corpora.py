@@ -14,16 +14,16 @@ import pytest
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 
 from distsent.errors import UserError
-from distsent.job.schema import Data
+from distsent.job.schema import DataSection
 
 Columns = Mapping[str, Sequence[Any]]
 
 WORDS = ("good", "bad", "film", "very", "not", "the", "a", "plot", "was", "dull")
 
 
-def data(source: Path | str, **keys: Any) -> Data:
+def data(source: Path | str, **keys: Any) -> DataSection:
     """A [data] section."""
-    return Data(source=str(source), **keys)
+    return DataSection(source=str(source), **keys)
 
 
 def write(path: Path, columns: Columns) -> Path:
@@ -33,7 +33,9 @@ def write(path: Path, columns: Columns) -> Path:
     if path.suffix == ".parquet":
         parquet.write_table(pa.table(dict(columns)), path)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows), encoding="utf-8")
     else:
@@ -53,15 +55,29 @@ def folder(path: Path, suffix: str = ".parquet", **splits: Columns) -> Path:
 
 def reviews(n: int, start: int = 0) -> Columns:
     """n different texts, every other one of class 1."""
-    texts = [f"the film {i} was {'good' if i % 2 else 'dull'}, {'very ' * (i % 5)}so" for i in range(start, start + n)]
+    texts = [
+        f"the film {i} was {'good' if i % 2 else 'dull'}, {'very ' * (i % 5)}so"
+        for i in range(start, start + n)
+    ]
     return {"text": texts, "label": [i % 2 for i in range(start, start + n)]}
 
 
 def tokenizer(**keys: Any) -> PreTrainedTokenizerBase:
     """WordPiece over a few words and all letters and digits."""
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789,."]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
-    return BertTokenizerFast(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, **keys)
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *WORDS,
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
+    return BertTokenizerFast(
+        vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, **keys
+    )
 
 
 def mistakes(work: Callable[[], object]) -> list[str]:

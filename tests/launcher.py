@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-MARK = "DISTSENT_TEST_RUN"  # stands in the environment of all processes of a start, wherever they went
+MARK = (
+    "DISTSENT_TEST_RUN"  # stands in the environment of all processes of a start, wherever they went
+)
 LAUNCHER = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
 
 
@@ -35,7 +37,11 @@ class Started:
         options: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.mark = uuid.uuid4().hex
-        launch = [] if np is None else [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
+        launch = (
+            []
+            if np is None
+            else [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
+        )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
         clean |= {
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),
@@ -78,7 +84,10 @@ class Started:
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes() and state(int(path.name)) != "Z":
+                if (
+                    f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes()
+                    and state(int(path.name)) != "Z"
+                ):
                     found.append(int(path.name))
             except OSError:
                 continue
@@ -89,7 +98,10 @@ class Started:
         for process in self.processes():
             path = Path(f"/proc/{process}")
             environment = (path / "environ").read_bytes().split(b"\0")
-            if f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment and b"python" in (path / "cmdline").read_bytes():
+            if (
+                f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment
+                and b"python" in (path / "cmdline").read_bytes()
+            ):
                 return process
         raise AssertionError(f"there is no worker {rank}; output:\n{self.output}")
 
@@ -103,7 +115,13 @@ def start(*command: str, np: int | None = None, cwd: Path | None = None, **env: 
     return Started(command, np, cwd, env)
 
 
-def run(*command: str, np: int | None = None, cwd: Path | None = None, timeout: float = 1200.0, **env: str) -> Ended:
+def run(
+    *command: str,
+    np: int | None = None,
+    cwd: Path | None = None,
+    timeout: float = 1200.0,
+    **env: str,
+) -> Ended:
     """Start a program (`-m`, module, arguments), wait for its end."""
     with Started(command, np, cwd, env) as started:
         return started.wait(timeout)

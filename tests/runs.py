@@ -1,4 +1,4 @@
-"""Finished runs for tests to look at, trained once in the process of the tests."""
+"""FinishedRun runs for tests to look at, trained once in the process of the tests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from distsent.comm import World
-from tests import folders, systems
+from distsent.distributed.world import World
+from tests import fixtures, systems
 from tests.parallel.driver import drive, entry
 
 
 @cache
 def _trained(folder: Path) -> Path:
-    corpus = folders.corpus(folder / "corpus", train=60, validation=20, test=40)
+    corpus = fixtures.corpus(folder / "corpus", train=60, validation=20, test=40)
     base = [
         f"data.source={corpus}", f"model.name={systems.encoder(folder / 'encoder', 'bert')}", f"run.dir={folder / 'runs'}",
         "data.max_length=40", "train.batch_size=8", "train.epochs=2", "log.every=1", "optim.lr=5e-3",
@@ -25,7 +25,9 @@ def _trained(folder: Path) -> Path:
             entry("plain", plain),
             entry("seeds-seed1", [*plain, "train.seed=1", "eval.every=6"]),
             entry("seeds-seed2", [*plain, "train.seed=2", "eval.every=6"]),
-            entry("lora", [*base, "adapter.kind=lora", "adapter.dropout=0.1", "log.tensorboard=false"]),
+            entry(
+                "lora", [*base, "adapter.kind=lora", "adapter.dropout=0.1", "log.tensorboard=false"]
+            ),
         ],
         World(),
     )
@@ -35,4 +37,6 @@ def _trained(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the runs `plain`, `seeds-seed1`, `seeds-seed2` and `lora`; beside it the corpus and the encoder."""
-    return _trained(tmp_path_factory.getbasetemp() / "finished")  # every module that imports the fixture has one of its own
+    return _trained(
+        tmp_path_factory.getbasetemp() / "finished"
+    )  # every module that imports the fixture has one of its own

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests import folders, toys
+from tests import fixtures, tiny_models
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB = {  # what the job files call their encoders
@@ -20,7 +20,7 @@ HUB = {  # what the job files call their encoders
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def hub(home: Path, words: Sequence[str] = folders.WORDS) -> Path:
+def hub(home: Path, words: Sequence[str] = fixtures.WORDS) -> Path:
     """An HF_HOME whose cache holds an encoder, without a head, for each published name; they know 95 `words`."""
     for name, family in HUB.items():
         repository = home / "hub" / f"models--{name.replace('/', '--')}"
@@ -36,17 +36,23 @@ def snapshot(home: Path, name: str) -> Path:
     return home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
 
 
-def encoder(folder: Path, family: str, words: Sequence[str] = folders.WORDS) -> Path:
+def encoder(folder: Path, family: str, words: Sequence[str] = fixtures.WORDS) -> Path:
     """A tiny encoder of the family, as it is published: no head, and a tokenizer with the family's padding id."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"] if family == "roberta" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    special = (
+        ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
+        if family == "roberta"
+        else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    )
     vocab = {word: i for i, word in enumerate([*special, "[MASK]", *words])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    model = toys.encoder(family)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    model = tiny_models.encoder(family)
     model.base_model.save_pretrained(folder)
     PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=256, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
@@ -57,21 +63,22 @@ def encoder(folder: Path, family: str, words: Sequence[str] = folders.WORDS) -> 
 def corpora(folder: Path) -> dict[str, Path]:
     """The shapes of the published corpora: imdb has no validation part; emotion has all three; the tweets are cut anew."""
     return {
-        "imdb": folders.corpus(folder / "imdb", train=90, validation=0, test=70, classes=2),
-        "tweets": folders.corpus(folder / "tweets", train=80, validation=0, test=40, classes=3),
-        "emotion": folders.corpus(folder / "emotion", train=70, validation=30, test=40, classes=3),
+        "imdb": fixtures.corpus(folder / "imdb", train=90, validation=0, test=70, classes=2),
+        "tweets": fixtures.corpus(folder / "tweets", train=80, validation=0, test=40, classes=3),
+        "emotion": fixtures.corpus(folder / "emotion", train=70, validation=30, test=40, classes=3),
     }
 
 
 def drive(plan: Path) -> None:
-    from distsent import comm, job
-    from distsent.training.run import Run
+    from distsent import job
+    from distsent.distributed import world
+    from distsent.training.session import TrainingSession
     from tests.parallel.driver import Deaf
 
-    world = comm.start()
+    world = world.start()
     for file, overrides in json.loads(plan.read_text()):
-        Run(job.load(ROOT / "jobs" / file, overrides), world, Deaf()).train()
-    world.end()
+        TrainingSession(job.load(ROOT / "jobs" / file, overrides), world, Deaf()).train()
+    world.shutdown()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from distsent.job.kinds import toml
+from distsent.job.kinds import to_toml_value
 from distsent.job.schema import KEYS, SECTIONS, Key
 
 COMMAND_LINE = "command line"
@@ -30,7 +30,7 @@ SYNONYMS = {
 
 
 @dataclass(frozen=True)
-class Written:
+class Assignment:
     """A value that somebody gave a key, and where: a file's name or the command line."""
 
     where: str
@@ -41,20 +41,20 @@ class Written:
         return f"{self.where}: {self.key} = {shown(self.value)}: {what}"
 
 
-def flatten(where: str, tree: dict[str, Any]) -> Iterator[Written]:
+def flatten(where: str, tree: dict[str, Any]) -> Iterator[Assignment]:
     """The keys of a TOML file or of a job as a dict, under their dotted names."""
     for name, body in tree.items():
         if name in SECTIONS and isinstance(body, dict):
-            yield from (Written(where, f"{name}.{leaf}", value) for leaf, value in body.items())
+            yield from (Assignment(where, f"{name}.{leaf}", value) for leaf, value in body.items())
         else:
-            yield Written(where, name, body)
+            yield Assignment(where, name, body)
 
 
-def check(written: Iterable[Written]) -> tuple[dict[str, Any], list[str], set[str]]:
+def check(written: Iterable[Assignment]) -> tuple[dict[str, Any], list[str], set[str]]:
     """The values by key, a line per mistake, and the keys that have one; the last value given to a key counts."""
     values: dict[str, Any] = {}
     mistakes: list[str] = []
-    spoilt: set[str] = set()
+    invalid: set[str] = set()
     for item in written:
         known = KEYS.get(item.key)
         if known is None:
@@ -64,18 +64,22 @@ def check(written: Iterable[Written]) -> tuple[dict[str, Any], list[str], set[st
             values[item.key] = known.read(item.value)
         except ValueError:
             mistakes.append(item.wrong(expected(known, item)))
-            spoilt.add(item.key)
-    return values, mistakes, spoilt
+            invalid.add(item.key)
+    return values, mistakes, invalid
 
 
-def expected(known: Key, item: Written) -> str:
+def expected(known: Key, item: Assignment) -> str:
     """What the key accepts, and an example in the form in which the user wrote."""
     name = item.key.rpartition(".")[2]
-    if item.where != COMMAND_LINE and isinstance(item.value, str) and accepts(known, parse(item.value)):
+    if (
+        item.where != COMMAND_LINE
+        and isinstance(item.value, str)
+        and accepts(known, parse(item.value))
+    ):
         return f"expected {known.kind.allowed}, without the quotes: {name} = {item.value.strip()}"
     if item.where == COMMAND_LINE:
         return f"expected {known.kind.allowed}, e.g. {item.key}={bare(known.example)}"
-    return f"expected {known.kind.allowed}, e.g. {name} = {toml(known.example)}"
+    return f"expected {known.kind.allowed}, e.g. {name} = {to_toml_value(known.example)}"
 
 
 def accepts(known: Key, value: Any) -> bool:
@@ -86,7 +90,7 @@ def accepts(known: Key, value: Any) -> bool:
     return True
 
 
-def unknown(item: Written) -> str:
+def unknown(item: Assignment) -> str:
     """The line for a key that does not exist: its right name, or else all names that do exist there."""
     section, _, name = item.key.rpartition(".")
     if item.key in SECTIONS:
@@ -94,7 +98,13 @@ def unknown(item: Written) -> str:
         return item.wrong(f"{item.key} is a section; name one of its keys, e.g. {first}")
     if not section and isinstance(item.value, dict):
         return f"{item.where}: [{item.key}]: unknown section; {near(item.key, SECTIONS)}"
-    kind = "unknown key" if section in SECTIONS else "unknown section" if section else "a key without its section"
+    kind = (
+        "unknown key"
+        if section in SECTIONS
+        else "unknown section"
+        if section
+        else "a key without its section"
+    )
     return f"{item.where}: {item.key}: {kind}; {suggestion(section, name)}"
 
 
@@ -139,10 +149,10 @@ def bare(value: Any) -> str:
     """A value as one types it on the command line, where quotes would go to the shell."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(bare, value))}]"
-    return value if isinstance(value, str) else toml(value)
+    return value if isinstance(value, str) else to_toml_value(value)
 
 
 def shown(value: Any) -> str:
     """A value as an error line shows it."""
-    line = toml(value)
+    line = to_toml_value(value)
     return line if len(line) <= 100 else f"{line[:97]}..."

@@ -6,8 +6,8 @@ from operator import attrgetter
 from typing import Any, Self
 
 from distsent.errors import UserError
-from distsent.job.check import Written, check, flatten
-from distsent.job.kinds import toml
+from distsent.job.check import Assignment, check, flatten
+from distsent.job.kinds import to_toml_value
 from distsent.job.rules import contradictions
 from distsent.job.schema import KEYS, SECTIONS, Sections
 
@@ -22,7 +22,10 @@ class Job(Sections):
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dicts, lists and scalars, fit for JSON."""
-        return nested((dotted, list(value) if isinstance(value, tuple) else value) for dotted, value in self.items())
+        return nested(
+            (dotted, list(value) if isinstance(value, tuple) else value)
+            for dotted, value in self.items()
+        )
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any], where: str = "job") -> Self:
@@ -36,7 +39,7 @@ class Job(Sections):
             lines = [f"[{section}]"]
             for name, value in body.items():
                 unset = f"# {name} = ({KEYS[f'{section}.{name}'].none})"
-                lines.append(unset if value is None else f"{name} = {toml(value)}")
+                lines.append(unset if value is None else f"{name} = {to_toml_value(value)}")
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks) + "\n"
 
@@ -55,18 +58,27 @@ class Job(Sections):
         return replace(self, job=replace(self.job, name=name), train=replace(self.train, seed=seed))
 
     @classmethod
-    def build(cls, written: Iterable[Written], mistakes: Iterable[str] = ()) -> Self:
+    def build(cls, written: Iterable[Assignment], mistakes: Iterable[str] = ()) -> Self:
         """The job that was written, or a UserError with all its mistakes, those already known first."""
         written = list(written)
-        values, found, spoilt = check(written)
+        values, found, invalid = check(written)
         mistakes = [*mistakes, *found]
         if values.get("model.name", "demo") != "demo":
-            values = {dotted: known.pretrained for dotted, known in KEYS.items() if known.pretrained is not None} | values
-        job = cls(**{section: SECTIONS[section](**body) for section, body in nested(values.items()).items()})
+            values = {
+                dotted: known.pretrained
+                for dotted, known in KEYS.items()
+                if known.pretrained is not None
+            } | values
+        job = cls(
+            **{
+                section: SECTIONS[section](**body)
+                for section, body in nested(values.items()).items()
+            }
+        )
 
         origin = {item.key: item for item in written}
         for keys, what in contradictions(job):
-            if spoilt.isdisjoint(keys):
+            if invalid.isdisjoint(keys):
                 culprit = next(origin[dotted] for dotted in keys if dotted in origin)
                 mistakes.append(culprit.wrong(what))
         if mistakes:

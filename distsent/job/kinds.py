@@ -20,7 +20,7 @@ class Kind:
     read: Callable[[Any], Any]
 
 
-def toml(value: Any) -> str:
+def to_toml_value(value: Any) -> str:
     """A value as TOML writes it; None, which TOML cannot write, as the word that clears a key."""
     match value:
         case None:
@@ -31,9 +31,13 @@ def toml(value: Any) -> str:
             # JSON's escapes are TOML's, but for DEL
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
-            return f"[{', '.join(map(toml, value))}]"
+            return f"[{', '.join(map(to_toml_value, value))}]"
         case dict():
-            return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }"
+            return (
+                "{ "
+                + ", ".join(f"{key} = {to_toml_value(item)}" for key, item in value.items())
+                + " }"
+            )
         case _:
             return str(value)
 
@@ -68,7 +72,9 @@ def number(*bounds: str) -> Kind:
 
 
 def within(value: float, bounds: tuple[str, ...]) -> bool:
-    return all(COMPARE[sign](value, float(limit)) for sign, limit in (bound.split() for bound in bounds))
+    return all(
+        COMPARE[sign](value, float(limit)) for sign, limit in (bound.split() for bound in bounds)
+    )
 
 
 def choice(*values: str | int) -> Kind:
@@ -79,7 +85,7 @@ def choice(*values: str | int) -> Kind:
             raise ValueError
         return value
 
-    return Kind(" or ".join(toml(known) for known in values), read)
+    return Kind(" or ".join(to_toml_value(known) for known in values), read)
 
 
 def matching(pattern: str, words: str) -> Kind:
@@ -93,11 +99,17 @@ def matching(pattern: str, words: str) -> Kind:
     return Kind(words, read)
 
 
-def several(kind: Kind, words: str, *, least: int = 1, most: int | None = None, distinct: bool = False) -> Kind:
+def several(
+    kind: Kind, words: str, *, least: int = 1, most: int | None = None, distinct: bool = False
+) -> Kind:
     """A list, held as a tuple, whose items are all of one kind."""
 
     def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or len(value) < least or (most and len(value) > most):
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) < least
+            or (most and len(value) > most)
+        ):
             raise ValueError
         items = tuple(kind.read(item) for item in value)
         if distinct and len(set(items)) < len(items):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distsent.job.check import COMMAND_LINE, Written, flatten, parse, shown
+from distsent.job.check import COMMAND_LINE, Assignment, flatten, parse, shown
 from distsent.job.job import Job
 from distsent.job.rules import looks_local, meant_locally
 
@@ -37,7 +37,7 @@ def load_again(tree: Mapping[str, Any], where: str, overrides: Sequence[str] = (
     return Job.build([*flatten(where, dict(tree)), *asked], mistakes)
 
 
-def from_file(path: str, mistakes: list[str]) -> list[Written]:
+def from_file(path: str, mistakes: list[str]) -> list[Assignment]:
     """The keys of a job file; what stands in the way of reading it is one mistake."""
     try:
         with open(path, "rb") as file:
@@ -53,7 +53,9 @@ def from_file(path: str, mistakes: list[str]) -> list[Written]:
         mistakes.append(f"{path}: line {line}: not UTF-8 text; a job file is TOML")
     except IsADirectoryError:
         jobs = ", ".join(name for name in names_in(path) if name.endswith(".toml"))
-        mistakes.append(f"{path}: a folder, not a job file; {f'it holds {jobs}' if jobs else 'it holds no .toml file'}")
+        mistakes.append(
+            f"{path}: a folder, not a job file; {f'it holds {jobs}' if jobs else 'it holds no .toml file'}"
+        )
     except FileNotFoundError:
         mistakes.append(f"{path}: no such job file; {nearest_job(path)}")
     except (OSError, ValueError) as error:
@@ -67,7 +69,11 @@ def not_toml(message: str, text: str) -> str:
     if not place or not place[1]:
         return f"not TOML: {message}"
     line = text.split("\n")[int(place[1]) - 1].strip()
-    cure = " (text needs quotes; true and false are lower case)" if message.startswith("Invalid value") else ""
+    cure = (
+        " (text needs quotes; true and false are lower case)"
+        if message.startswith("Invalid value")
+        else ""
+    )
     return f"line {place[1]}, column {place[2]}: not TOML: {message[: place.start()]}{cure}: {shown(line)}"
 
 
@@ -79,25 +85,31 @@ def nearest_job(path: str) -> str:
     jobs.pop("pyproject", None)
     if close := difflib.get_close_matches(os.path.splitext(name)[0], jobs, n=1):
         return f"did you mean {jobs[close[0]]}?"
-    return f"there are {', '.join(jobs.values())}" if jobs else f"the current folder is {os.getcwd()}"
+    return (
+        f"there are {', '.join(jobs.values())}" if jobs else f"the current folder is {os.getcwd()}"
+    )
 
 
-def from_command_line(overrides: Sequence[str], mistakes: list[str]) -> list[Written]:
+def from_command_line(overrides: Sequence[str], mistakes: list[str]) -> list[Assignment]:
     """The keys of `section.key=value` arguments."""
-    written: dict[str, Written] = {}
+    written: dict[str, Assignment] = {}
     for argument in overrides:
         key, equals, text = (part.strip() for part in argument.partition("="))
-        item = Written(COMMAND_LINE, key, parse(text))
+        item = Assignment(COMMAND_LINE, key, parse(text))
         if not equals or not key:
-            mistakes.append(f"{COMMAND_LINE}: {shown(argument)}: expected section.key=value, e.g. train.epochs=3")
+            mistakes.append(
+                f"{COMMAND_LINE}: {shown(argument)}: expected section.key=value, e.g. train.epochs=3"
+            )
         elif key in written:
-            mistakes.append(item.wrong(f"given twice, first as {shown(written[key].value)}; keep one"))
+            mistakes.append(
+                item.wrong(f"given twice, first as {shown(written[key].value)}; keep one")
+            )
         else:
             written[key] = item
     return list(written.values())
 
 
-def expanded(item: Written) -> Written:
+def expanded(item: Assignment) -> Assignment:
     """A path from home (~) in full, and one that might be a hub id with ./ in front: so that nobody after us need think of it."""
     if item.key not in READ + WRITTEN_TO or not isinstance(item.value, str):
         return item
@@ -106,7 +118,7 @@ def expanded(item: Written) -> Written:
     return replace(item, value=os.path.expanduser(item.value))
 
 
-def wrong_paths(written: Iterable[Written]) -> Iterator[str]:
+def wrong_paths(written: Iterable[Assignment]) -> Iterator[str]:
     """A line for each local path that is not there, or is a file where a folder will be made."""
     for item in written:
         if not isinstance(item.value, str):
@@ -121,7 +133,11 @@ def nearest_path(path: str) -> str:
     """What was probably meant by a path, or where paths start."""
     folder, name = os.path.split(path.rstrip("/"))
     close = difflib.get_close_matches(name, names_in(folder), n=1)
-    return f"did you mean {os.path.join(folder, close[0])}?" if close else f"paths count from {os.getcwd()}"
+    return (
+        f"did you mean {os.path.join(folder, close[0])}?"
+        if close
+        else f"paths count from {os.getcwd()}"
+    )
 
 
 def names_in(folder: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from distsent.job.kinds import toml
+from distsent.job.kinds import to_toml_value
 from distsent.job.schema import KEYS, Key
 
 
@@ -23,8 +23,12 @@ def lines() -> Iterator[str]:
 def default(known: Key) -> str:
     if known.default is None:
         return f"unset: {known.none}"
-    value = f"`{toml(known.default)}`"
-    return f"{value}; `{toml(known.pretrained)}` for other models than the demo's" if known.pretrained is not None else value
+    value = f"`{to_toml_value(known.default)}`"
+    return (
+        f"{value}; `{to_toml_value(known.pretrained)}` for other models than the demo's"
+        if known.pretrained is not None
+        else value
+    )
 
 
 if __name__ == "__main__":

@@ -19,16 +19,28 @@ class Key:
 
     def read(self, value: Any) -> Any:
         """The value as the job holds it; ValueError if the key does not accept it."""
-        return None if self.none and str(value).lower() in ("none", "null") else self.kind.read(value)
+        return (
+            None if self.none and str(value).lower() in ("none", "null") else self.kind.read(value)
+        )
 
 
-def key(default: Any, kind: Kind, meaning: str, *, none: str = "", example: Any = None, pretrained: Any = None) -> Any:
+def key(
+    default: Any,
+    kind: Kind,
+    meaning: str,
+    *,
+    none: str = "",
+    example: Any = None,
+    pretrained: Any = None,
+) -> Any:
     example = default if example is None else example
-    return field(default=default, metadata={"key": Key(default, kind, meaning, none, example, pretrained)})
+    return field(
+        default=default, metadata={"key": Key(default, kind, meaning, none, example, pretrained)}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Name:
+class JobSection:
     """What the run is called."""
 
     name: str = key(
@@ -39,7 +51,7 @@ class Name:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunSection:
     """Where it leaves its results, and how long it waits for a silent worker."""
 
     dir: str = key("runs", text, "folder that holds the run folders")
@@ -52,14 +64,22 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class DataSection:
     """What it learns from."""
 
-    source: str = key("demo", text, "`demo`, `imdb`, `emotion`, `tweets`, a hub id, or a local path")
-    config: str | None = key(None, text, "configuration of a hub corpus", none="the source's own", example="split")
-    revision: str | None = key(None, text, "revision of a hub corpus", none="the newest", example="main")
+    source: str = key(
+        "demo", text, "`demo`, `imdb`, `emotion`, `tweets`, a hub id, or a local path"
+    )
+    config: str | None = key(
+        None, text, "configuration of a hub corpus", none="the source's own", example="split"
+    )
+    revision: str | None = key(
+        None, text, "revision of a hub corpus", none="the newest", example="main"
+    )
     text_column: str = key("text", text, "column of the text")
-    pair_column: str | None = key(None, text, "column of a second text", none="single texts", example="question")
+    pair_column: str | None = key(
+        None, text, "column of a second text", none="single texts", example="question"
+    )
     label_column: str = key("label", text, "column of the class")
     labels: tuple[str, ...] | None = key(
         None,
@@ -68,40 +88,81 @@ class Data:
         none="read from the data",
         example=("negative", "positive"),
     )
-    max_length: int = key(64, whole(">= 4"), "tokens of an example, special ones counted; the rest is cut off", pretrained=512)
-    max_rows: int | None = key(None, whole(">= 1"), "training rows kept, drawn with the seed", none="all", example=10000)
+    max_length: int = key(
+        64,
+        whole(">= 4"),
+        "tokens of an example, special ones counted; the rest is cut off",
+        pretrained=512,
+    )
+    max_rows: int | None = key(
+        None, whole(">= 1"), "training rows kept, drawn with the seed", none="all", example=10000
+    )
     max_eval_rows: int | None = key(
-        None, whole(">= 1"), "rows kept of the validation and of the test part, each", none="all", example=2000
+        None,
+        whole(">= 1"),
+        "rows kept of the validation and of the test part, each",
+        none="all",
+        example=2000,
     )
     validation_fraction: float = key(
-        0.0, number(">= 0", "< 1"), "stratified share of the training rows, the validation part where there is none"
+        0.0,
+        number(">= 0", "< 1"),
+        "stratified share of the training rows, the validation part where there is none",
     )
     test_fraction: float = key(
-        0.0, number(">= 0", "< 1"), "stratified share of the training rows, the test part where there is none"
+        0.0,
+        number(">= 0", "< 1"),
+        "stratified share of the training rows, the test part where there is none",
     )
-    pool_splits: bool = key(False, flag, "put the rows of all parts together and cut them anew by the two fractions")
-    drop_bad_rows: bool = key(False, flag, "leave out rows without text or label instead of stopping at them")
-    store: str | None = key(None, text, "folder of the token stores", none="`.tokens` in run.dir", example="tokens")
+    pool_splits: bool = key(
+        False, flag, "put the rows of all parts together and cut them anew by the two fractions"
+    )
+    drop_bad_rows: bool = key(
+        False, flag, "leave out rows without text or label instead of stopping at them"
+    )
+    store: str | None = key(
+        None, text, "folder of the token stores", none="`.tokens` in run.dir", example="tokens"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelSection:
     """What learns."""
 
     name: str = key("demo", text, "`demo`, a hub id, or a local folder")
-    revision: str | None = key(None, text, "revision of a hub model", none="the newest", example="main")
-    dropout: float | None = key(None, number(">= 0", "< 1"), "every dropout rate of the model", none="the model's own", example=0.1)
+    revision: str | None = key(
+        None, text, "revision of a hub model", none="the newest", example="main"
+    )
+    dropout: float | None = key(
+        None,
+        number(">= 0", "< 1"),
+        "every dropout rate of the model",
+        none="the model's own",
+        example=0.1,
+    )
     packed: str = key(
-        "auto", choice("auto", "always", "never"), "run texts end to end without padding; `auto`: where the model can"
+        "auto",
+        choice("auto", "always", "never"),
+        "run texts end to end without padding; `auto`: where the model can",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
+class AdapterSection:
     """What is trained in place of the weights."""
 
-    kind: str = key("none", choice("none", "lora"), "`lora` trains low-rank updates and leaves the weights as they are")
-    bits: int | None = key(None, choice(4), "4 keeps the weights below the adapter in 4 bits (NF4)", none="as they come", example=4)
+    kind: str = key(
+        "none",
+        choice("none", "lora"),
+        "`lora` trains low-rank updates and leaves the weights as they are",
+    )
+    bits: int | None = key(
+        None,
+        choice(4),
+        "4 keeps the weights below the adapter in 4 bits (NF4)",
+        none="as they come",
+        example=4,
+    )
     rank: int = key(8, whole(">= 1"), "rank of the updates")
     alpha: float = key(16.0, number("> 0"), "updates are scaled by alpha / rank")
     dropout: float = key(0.0, number(">= 0", "< 1"), "dropout in front of the updates")
@@ -115,16 +176,25 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class TrainSection:
     """How much is trained, on what scale, with which loss."""
 
     batch_size: int = key(64, whole(">= 1"), "examples of one step, over all workers together")
-    epochs: float = key(8.0, number("> 0"), "passes over the training rows", example=5.0, pretrained=3.0)
-    max_steps: int | None = key(None, whole(">= 1"), "steps of the run, instead of epochs", none="epochs decide", example=1000)
+    epochs: float = key(
+        8.0, number("> 0"), "passes over the training rows", example=5.0, pretrained=3.0
+    )
+    max_steps: int | None = key(
+        None,
+        whole(">= 1"),
+        "steps of the run, instead of epochs",
+        none="epochs decide",
+        example=1000,
+    )
     seed: int | tuple[int, ...] = key(
         42,
         either(
-            whole(">= 0", "<= 4294967295"), several(whole(">= 0", "<= 4294967295"), "a list of such, none twice", distinct=True)
+            whole(">= 0", "<= 4294967295"),
+            several(whole(">= 0", "<= 4294967295"), "a list of such, none twice", distinct=True),
         ),
         "seed of order, dropout and new weights; a list makes one run of each",
     )
@@ -133,26 +203,43 @@ class Train:
         choice("float32", "bf16", "fp16", "auto"),
         "numbers that the model computes in; `auto`: half width on GPUs, and on CPUs, like `fp16`, bf16 where faster",
     )
-    token_budget: int = key(16384, whole(">= 1"), "tokens that a worker holds at once; more are accumulated")
-    label_smoothing: float = key(0.0, number(">= 0", "< 1"), "share of each label spread over all classes")
+    token_budget: int = key(
+        16384, whole(">= 1"), "tokens that a worker holds at once; more are accumulated"
+    )
+    label_smoothing: float = key(
+        0.0, number(">= 0", "< 1"), "share of each label spread over all classes"
+    )
     class_weights: str | tuple[float, ...] = key(
         "none",
-        either(choice("none", "balanced"), several(number("> 0"), "a list of numbers > 0, one per class", least=2)),
+        either(
+            choice("none", "balanced"),
+            several(number("> 0"), "a list of numbers > 0, one per class", least=2),
+        ),
         "weight of each class in the loss; `balanced`: rare classes weigh more",
     )
     patience: int | None = key(
-        None, whole(">= 1"), "evaluations without a better eval.metric that end training", none="train to the end", example=3
+        None,
+        whole(">= 1"),
+        "evaluations without a better eval.metric that end training",
+        none="train to the end",
+        example=3,
     )
     min_delta: float = key(0.0, number(">= 0"), "what counts as better, for train.patience")
-    skip_nonfinite: int = key(0, whole(">= 0"), "steps with a non-finite loss or gradient that may be skipped in a run")
+    skip_nonfinite: int = key(
+        0, whole(">= 0"), "steps with a non-finite loss or gradient that may be skipped in a run"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optim:
+class OptimSection:
     """How the weights move."""
 
-    name: str = key("adamw", choice("adam", "adamw"), "optimizer; they differ by what weight decay does")
-    lr: float = key(7e-4, number("> 0"), "learning rate, at its peak", example=1e-3, pretrained=2e-5)
+    name: str = key(
+        "adamw", choice("adam", "adamw"), "optimizer; they differ by what weight decay does"
+    )
+    lr: float = key(
+        7e-4, number("> 0"), "learning rate, at its peak", example=1e-3, pretrained=2e-5
+    )
     betas: tuple[float, float] = key(
         (0.9, 0.999),
         several(number(">= 0", "< 1"), "a list of two numbers >= 0 and < 1", least=2, most=2),
@@ -160,13 +247,22 @@ class Optim:
     )
     eps: float = key(1e-8, number("> 0"), "added to the root of the second moment")
     weight_decay: float = key(0.0, number(">= 0"), "weight decay")
-    clip_norm: float = key(1.0, number(">= 0"), "longest gradient of a step, over all parameters; 0: any")
-    schedule: str = key("linear", choice("linear", "cosine", "constant"), "learning rate after the warm-up")
-    warmup: float = key(0.1, number(">= 0"), "steps of rising learning rate; below 1: their share of all steps", pretrained=0.0)
+    clip_norm: float = key(
+        1.0, number(">= 0"), "longest gradient of a step, over all parameters; 0: any"
+    )
+    schedule: str = key(
+        "linear", choice("linear", "cosine", "constant"), "learning rate after the warm-up"
+    )
+    warmup: float = key(
+        0.1,
+        number(">= 0"),
+        "steps of rising learning rate; below 1: their share of all steps",
+        pretrained=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval:
+class EvalSection:
     """When the model is scored, and by what."""
 
     every: str | int = key(
@@ -176,23 +272,31 @@ class Eval:
     )
     batch_tokens: int = key(32768, whole(">= 1"), "tokens that a worker evaluates at once")
     metric: str = key(
-        "accuracy", choice("accuracy", "f1", "f1_macro", "precision", "recall", "loss"), "what the best checkpoint is best in"
+        "accuracy",
+        choice("accuracy", "f1", "f1_macro", "precision", "recall", "loss"),
+        "what the best checkpoint is best in",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointSection:
     """When the run is saved."""
 
     every_steps: int | None = key(
-        None, whole(">= 1"), "steps from one checkpoint to the next", none="at evaluations, and every_seconds", example=500
+        None,
+        whole(">= 1"),
+        "steps from one checkpoint to the next",
+        none="at evaluations, and every_seconds",
+        example=500,
     )
-    every_seconds: float = key(300.0, number("> 0"), "seconds from one checkpoint to the next, at the most")
+    every_seconds: float = key(
+        300.0, number("> 0"), "seconds from one checkpoint to the next, at the most"
+    )
     keep: int = key(2, whole(">= 1"), "newest checkpoints kept, beside the best")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class LogSection:
     """What can be seen of it on the way."""
 
     every: int = key(10, whole(">= 1"), "steps from one logged line to the next")
@@ -203,19 +307,21 @@ class Log:
 class Sections:
     """What a job holds, a section each."""
 
-    job: Name = Name()
-    run: Run = Run()
-    data: Data = Data()
-    model: Model = Model()
-    adapter: Adapter = Adapter()
-    train: Train = Train()
-    optim: Optim = Optim()
-    eval: Eval = Eval()
-    checkpoint: Checkpoint = Checkpoint()
-    log: Log = Log()
+    job: JobSection = JobSection()
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    adapter: AdapterSection = AdapterSection()
+    train: TrainSection = TrainSection()
+    optim: OptimSection = OptimSection()
+    eval: EvalSection = EvalSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    log: LogSection = LogSection()
 
 
 SECTIONS: dict[str, Any] = {section.name: type(section.default) for section in fields(Sections)}
 KEYS: dict[str, Key] = {
-    f"{name}.{item.name}": item.metadata["key"] for name, section in SECTIONS.items() for item in fields(section)
+    f"{name}.{item.name}": item.metadata["key"]
+    for name, section in SECTIONS.items()
+    for item in fields(section)
 }

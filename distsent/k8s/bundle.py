@@ -58,13 +58,17 @@ class Pod:
 
     def words(self) -> list[str]:
         """The command line of the main container."""
-        return [str(word) for field in ("command", "args") for word in as_list(self.main.get(field))]
+        return [
+            str(word) for field in ("command", "args") for word in as_list(self.main.get(field))
+        ]
 
     def volume(self, name: str) -> dict[str, Any]:
         return next((v for v in as_list(self.get("volumes")) if as_dict(v).get("name") == name), {})
 
     def mounts(self) -> list[dict[str, Any]]:
-        return [mount for mount in as_list(self.main.get("volumeMounts")) if isinstance(mount, dict)]
+        return [
+            mount for mount in as_list(self.main.get("volumeMounts")) if isinstance(mount, dict)
+        ]
 
     def mount_of(self, path: str) -> tuple[dict[str, Any], str] | None:
         """The main container's mount that holds `path`, the innermost, and the path inside it."""
@@ -82,7 +86,9 @@ class Pod:
         found = self.mount_of(path)
         if found is None:
             return None
-        name = as_dict(self.volume(str(found[0].get("name"))).get("persistentVolumeClaim")).get("claimName")
+        name = as_dict(self.volume(str(found[0].get("name"))).get("persistentVolumeClaim")).get(
+            "claimName"
+        )
         return str(name) if name else None
 
 
@@ -113,7 +119,9 @@ def pods_of(document: Document) -> Iterator[Pod]:
             where: Where = ("spec", "mpiReplicaSpecs", role, "template")
             if isinstance(document.get(*where), dict):
                 yield Pod(document, where, role)
-    elif document.kind in TEMPLATES and isinstance(document.get(*TEMPLATES[document.kind], "spec"), dict):
+    elif document.kind in TEMPLATES and isinstance(
+        document.get(*TEMPLATES[document.kind], "spec"), dict
+    ):
         yield Pod(document, TEMPLATES[document.kind], document.kind)
 
 

@@ -74,18 +74,31 @@ def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
         while loader.check_node():
             node = loader.get_node()
             lines: dict[Where, int] = {}
-            data = build(loader, node, (), lines, lambda line, message: findings.append(Finding(file, line, "yaml", message)))
+            data = build(
+                loader,
+                node,
+                (),
+                lines,
+                lambda line, message: findings.append(Finding(file, line, "yaml", message)),
+            )
             if data is None:
                 continue
             if isinstance(data, dict):
                 documents.append(Document(file, data, lines))
             else:
                 findings.append(
-                    Finding(file, node.start_mark.line + 1, "yaml", "a manifest is a mapping, with apiVersion and kind")
+                    Finding(
+                        file,
+                        node.start_mark.line + 1,
+                        "yaml",
+                        "a manifest is a mapping, with apiVersion and kind",
+                    )
                 )
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        findings.append(Finding(file, mark.line + 1 if mark else 1, "yaml", str(error.problem or error)))
+        findings.append(
+            Finding(file, mark.line + 1 if mark else 1, "yaml", str(error.problem or error))
+        )
     except yaml.YAMLError as error:
         findings.append(Finding(file, 1, "yaml", str(error)))
     finally:
@@ -93,7 +106,9 @@ def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
     return documents, findings
 
 
-def build(loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[Where, int], complain: Any) -> Any:
+def build(
+    loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[Where, int], complain: Any
+) -> Any:
     lines.setdefault(where, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
@@ -110,13 +125,18 @@ def build(loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[Wh
             data[key] = build(loader, value_node, (*where, key), lines, complain)
         return data
     if isinstance(node, yaml.SequenceNode):
-        return [build(loader, item, (*where, index), lines, complain) for index, item in enumerate(node.value)]
+        return [
+            build(loader, item, (*where, index), lines, complain)
+            for index, item in enumerate(node.value)
+        ]
     return loader.construct_object(node)
 
 
 def files_of(path: Path) -> Iterator[Path]:
     """What `kubectl apply -f` would read of this path."""
     if path.is_dir():
-        yield from sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+        yield from sorted(
+            file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file()
+        )
     else:
         yield path

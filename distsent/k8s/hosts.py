@@ -41,7 +41,9 @@ def read_hostfile(path: Path) -> list[str]:
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the operator writes it into the launcher of an MPIJob") from None
+        raise UserError(
+            f"{path}: {error.strerror}; the operator writes it into the launcher of an MPIJob"
+        ) from None
     hosts = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not hosts:
         raise UserError(f"{path} names no host; is spec.mpiReplicaSpecs.Worker.replicas 0?")
@@ -59,10 +61,20 @@ def discover(script: str) -> list[str]:
 def answer(host: str) -> str:
     """Empty if `ssh host true` works, else the last line of what it said."""
     try:
-        done = subprocess.run([*SSH, host, "true"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)
+        done = subprocess.run(
+            [*SSH, host, "true"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=20,
+        )
     except subprocess.TimeoutExpired:
         return "no answer in 20 s"
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"ssh ended with {done.returncode}"])[-1]
+    return (
+        ""
+        if done.returncode == 0
+        else (done.stderr.strip().splitlines() or [f"ssh ended with {done.returncode}"])[-1]
+    )
 
 
 def silent(hosts: Sequence[str]) -> dict[str, str]:
@@ -77,7 +89,10 @@ def wait_for(hosts: Sequence[str], seconds: float, stopped: Callable[[], bool]) 
     while missing and time.monotonic() < end and not stopped():
         if tries in (0, 3) or tries % 10 == 9:
             host, why = next(iter(missing.items()))
-            print(f"distsent: waiting for {len(missing)} of {len(hosts)} workers: {host}: {why}", flush=True)
+            print(
+                f"distsent: waiting for {len(missing)} of {len(hosts)} workers: {host}: {why}",
+                flush=True,
+            )
         time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
         tries += 1
         missing = silent(list(missing))

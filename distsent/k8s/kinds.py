@@ -12,12 +12,20 @@ from typing import Any
 LABELS: Any = {"*": "text"}
 PORT: Any = "int or name"
 
-METADATA: Any = {"name!": "name", "namespace": "name", "labels": LABELS, "annotations": LABELS, "finalizers": ["text"]}
+METADATA: Any = {
+    "name!": "name",
+    "namespace": "name",
+    "labels": LABELS,
+    "annotations": LABELS,
+    "finalizers": ["text"],
+}
 TEMPLATE_METADATA: Any = {"name": "name", "labels": LABELS, "annotations": LABELS}
 
 SELECTOR: Any = {
     "matchLabels": LABELS,
-    "matchExpressions": [{"key!": "text", "operator!": ("In", "NotIn", "Exists", "DoesNotExist"), "values": ["text"]}],
+    "matchExpressions": [
+        {"key!": "text", "operator!": ("In", "NotIn", "Exists", "DoesNotExist"), "values": ["text"]}
+    ],
 }
 
 # ---- pods ------------------------------------------------------------------------------------------------------------
@@ -172,7 +180,11 @@ CLAIM: Any = {
     "selector": SELECTOR,
     "dataSource": "any",
 }
-PEER: Any = {"podSelector": SELECTOR, "namespaceSelector": SELECTOR, "ipBlock": {"cidr!": "text", "except": ["text"]}}
+PEER: Any = {
+    "podSelector": SELECTOR,
+    "namespaceSelector": SELECTOR,
+    "ipBlock": {"cidr!": "text", "except": ["text"]},
+}
 PORTS: Any = [{"port": PORT, "endPort": "int", "protocol": ("TCP", "UDP", "SCTP")}]
 POLICY: Any = {
     "podSelector!": SELECTOR,
@@ -198,14 +210,25 @@ SERVICE: Any = {
     "sessionAffinity": "text",
 }
 DEPLOYMENT: Any = {
-    **dict.fromkeys(("replicas", "minReadySeconds", "progressDeadlineSeconds", "revisionHistoryLimit"), "int"),
+    **dict.fromkeys(
+        ("replicas", "minReadySeconds", "progressDeadlineSeconds", "revisionHistoryLimit"), "int"
+    ),
     "paused": "bool",
     "selector!": SELECTOR,
     "strategy": "any",
     "template!": TEMPLATE,
 }
 JOB: Any = {
-    **dict.fromkeys(("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "completions", "parallelism"), "int"),
+    **dict.fromkeys(
+        (
+            "backoffLimit",
+            "activeDeadlineSeconds",
+            "ttlSecondsAfterFinished",
+            "completions",
+            "parallelism",
+        ),
+        "int",
+    ),
     "suspend": "bool",
     "completionMode": ("NonIndexed", "Indexed"),
     "podFailurePolicy": "any",

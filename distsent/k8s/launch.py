@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from distsent.errors import FAILED, FINISHED, NON_FINITE, STOPPED, WRONG
+from distsent.errors import FAILED, FINISHED, NON_FINITE, STOPPED, USAGE_ERROR
 from distsent.k8s import hosts
 from distsent.k8s.processes import below
 
-HOPELESS = (WRONG, NON_FINITE)
+HOPELESS = (USAGE_ERROR, NON_FINITE)
 MPIRUN = ("mpirun", "orterun", "mpiexec")
 MARK = Path("/tmp/distsent-failed")
 TRIES = 5  # elastic: runs in a row that may fail within MINUTE seconds of their start
@@ -40,7 +40,14 @@ class Elastic:
 
     def command(self, command: Sequence[str], names: Sequence[str]) -> list[str]:
         size = min(len(names) * self.slots, self.most or len(names) * self.slots)
-        return [command[0], "-np", str(size), "-H", ",".join(f"{name}:{self.slots}" for name in names), *command[1:]]
+        return [
+            command[0],
+            "-np",
+            str(size),
+            "-H",
+            ",".join(f"{name}:{self.slots}" for name in names),
+            *command[1:],
+        ]
 
     def usable(self, names: Sequence[str]) -> list[str]:
         """As many of the hosts as the limit on processes needs."""
@@ -85,16 +92,23 @@ class Child:
                 look()
 
 
-def launch(command: Sequence[str], wait: float, elastic: Elastic | None = None, mark: Path = MARK) -> int:
+def launch(
+    command: Sequence[str], wait: float, elastic: Elastic | None = None, mark: Path = MARK
+) -> int:
     if mark.exists():
         code, _, why = mark.read_text().partition(" ")
-        print(f"distsent: {why.strip()}; not tried again: delete this job, mend it, apply it anew", flush=True)
+        print(
+            f"distsent: {why.strip()}; not tried again: delete this job, mend it, apply it anew",
+            flush=True,
+        )
         return int(code)
     hosts.check_user()
     child = Child()
     end = follow(child, command, wait, elastic) if elastic else once(child, command, wait)
     if end in HOPELESS:
-        mark.write_text(f"{end} {'the job is wrong' if end == WRONG else 'training became non-finite'} (exit {end})")
+        mark.write_text(
+            f"{end} {'the job is wrong' if end == USAGE_ERROR else 'training became non-finite'} (exit {end})"
+        )
     return end
 
 
@@ -106,7 +120,8 @@ def once(child: Child, command: Sequence[str], wait: float) -> int:
     if missing:
         for host, why in missing.items():
             print(
-                f"distsent: {host} does not answer after {wait:.0f} s: {why}; kubectl describe pod {host.split('.')[0]}", flush=True
+                f"distsent: {host} does not answer after {wait:.0f} s: {why}; kubectl describe pod {host.split('.')[0]}",
+                flush=True,
             )
         return FAILED
     code = settle(child, child.run(command, lambda: None, 3600.0))
@@ -123,7 +138,12 @@ def settle(child: Child, code: int) -> int:
 def release(names: Sequence[str]) -> None:
     """End the workers: a job that will not be tried again holds no GPUs while its launcher's restarts run out."""
     for name in names:
-        subprocess.run([*hosts.SSH, name, "kill -TERM 1"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+        subprocess.run(
+            [*hosts.SSH, name, "kill -TERM 1"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+        )
 
 
 def follow(child: Child, command: Sequence[str], wait: float, elastic: Elastic) -> int:
@@ -153,9 +173,15 @@ def follow(child: Child, command: Sequence[str], wait: float, elastic: Elastic) 
             continue
         failures = failures + 1 if time.monotonic() - started < MINUTE else 1
         if failures >= TRIES:
-            print(f"distsent: {failures} failures in a row, each within {MINUTE:.0f} s of its start", flush=True)
+            print(
+                f"distsent: {failures} failures in a row, each within {MINUTE:.0f} s of its start",
+                flush=True,
+            )
             return code
-        print(f"distsent: the run ended with {code}; carrying on with the hosts that answer", flush=True)
+        print(
+            f"distsent: the run ended with {code}; carrying on with the hosts that answer",
+            flush=True,
+        )
         time.sleep(min(elastic.poll, 10.0))
 
 
@@ -187,5 +213,8 @@ class Changed:
         if hosts.silent(now) or len(now) * self.elastic.slots < self.elastic.fewest:
             return
         self.seen = True
-        print(f"distsent: {len(self.names)} hosts have become {len(now)}: saving, to carry on with those", flush=True)
+        print(
+            f"distsent: {len(self.names)} hosts have become {len(now)}: saving, to carry on with those",
+            flush=True,
+        )
         self.child.save()

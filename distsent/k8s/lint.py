@@ -23,12 +23,17 @@ def lint(paths: Sequence[Path]) -> tuple[list[Finding], int]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        context = folder_of(path) if path.is_file() else []
+        context = token_store_folder(path) if path.is_file() else []
         for documents, broken, is_overlay in bundles(path):
             count += len(documents)
             findings += broken
             findings += check(documents, context)
-            if path.is_dir() and not is_overlay and documents and Path(documents[0].file).parent == path:
+            if (
+                path.is_dir()
+                and not is_overlay
+                and documents
+                and Path(documents[0].file).parent == path
+            ):
                 context = documents  # what is below is applied after what is on top
     return sorted(set(findings)), count
 
@@ -38,9 +43,14 @@ def check(documents: Sequence[Document], context: Sequence[Document] = ()) -> li
     findings = [finding for document in documents for finding in schema.check(document)]
     # A rule may count on the shape that the schema asks for, so a document that lacks it is left at that.
     shapeless = {
-        id(document) for document in documents if any(f.rule in ("kind", "type", "required") for f in schema.check(document))
+        id(document)
+        for document in documents
+        if any(f.rule in ("kind", "type", "required") for f in schema.check(document))
     }
-    bundle = Bundle([document for document in documents if id(document) not in shapeless], [*documents, *context])
+    bundle = Bundle(
+        [document for document in documents if id(document) not in shapeless],
+        [*documents, *context],
+    )
     for rule in RULES.values():
         findings += rule(bundle)
     return findings
@@ -79,17 +89,40 @@ def read_files(files: Sequence[Path] | Iterator[Path]) -> tuple[list[Document], 
 
 def read_overlay(folder: Path) -> tuple[list[Document], list[Finding]]:
     """What kustomize makes of an overlay; lines are those of its output."""
-    program = next((words for words in (["kustomize", "build"], ["kubectl", "kustomize"]) if shutil.which(words[0])), None)
+    program = next(
+        (
+            words
+            for words in (["kustomize", "build"], ["kubectl", "kustomize"])
+            if shutil.which(words[0])
+        ),
+        None,
+    )
     if program is None:
-        raise UserError(f"{folder}: an overlay is checked as kustomize renders it; install kubectl or kustomize")
+        raise UserError(
+            f"{folder}: an overlay is checked as kustomize renders it; install kubectl or kustomize"
+        )
     done = subprocess.run([*program, str(folder)], capture_output=True, text=True)
     name = f"{' '.join(program)} {folder}"
     if done.returncode != 0:
-        return [], [Finding(str(folder / OVERLAY), 1, "kustomize", (done.stderr.strip() or "kustomize failed").splitlines()[-1])]
+        return [], [
+            Finding(
+                str(folder / OVERLAY),
+                1,
+                "kustomize",
+                (done.stderr.strip() or "kustomize failed").splitlines()[-1],
+            )
+        ]
     return read(done.stdout, f"<{name}>")
 
 
-def folder_of(file: Path) -> list[Document]:
+def token_store_folder(file: Path) -> list[Document]:
     """What lies around a single file, and above it: it may refer to that."""
-    around = [other for folder in (file.parent, file.parent.parent) for other in files_of(folder) if folder.exists()]
-    return read_files(other for other in around if other.resolve() != file.resolve() and other.name != OVERLAY)[0]
+    around = [
+        other
+        for folder in (file.parent, file.parent.parent)
+        for other in files_of(folder)
+        if folder.exists()
+    ]
+    return read_files(
+        other for other in around if other.resolve() != file.resolve() and other.name != OVERLAY
+    )[0]

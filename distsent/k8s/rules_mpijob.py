@@ -10,7 +10,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from distsent.k8s.bundle import SSH_PORT, Bundle, MPIJob, Pod, as_dict, as_list, mpijobs, rule, whole
+from distsent.k8s.bundle import (
+    SSH_PORT,
+    Bundle,
+    MPIJob,
+    Pod,
+    as_dict,
+    as_list,
+    mpijobs,
+    rule,
+    whole,
+)
 from distsent.k8s.documents import Finding
 from distsent.k8s.schema import quantity
 
@@ -23,7 +33,9 @@ def launcher_replicas(bundle: Bundle) -> Iterator[Finding]:
     """The operator refuses any other number of launchers."""
     for job in mpijobs(bundle):
         if job.document.get(*ROLES, "Launcher", "replicas", default=1) != 1:
-            yield job.finding("launcher-replicas", "Launcher.replicas must be 1", *ROLES, "Launcher", "replicas")
+            yield job.finding(
+                "launcher-replicas", "Launcher.replicas must be 1", *ROLES, "Launcher", "replicas"
+            )
 
 
 @rule("worker-replicas")
@@ -31,7 +43,13 @@ def worker_replicas(bundle: Bundle) -> Iterator[Finding]:
     """Left out it counts as 0: the launcher would find no host."""
     for job in mpijobs(bundle):
         if job.workers < 1:
-            yield job.finding("worker-replicas", "Worker.replicas must be given, 1 or more", *ROLES, "Worker", "replicas")
+            yield job.finding(
+                "worker-replicas",
+                "Worker.replicas must be given, 1 or more",
+                *ROLES,
+                "Worker",
+                "replicas",
+            )
 
 
 @rule("worker-name")
@@ -56,11 +74,19 @@ def slots(bundle: Bundle) -> Iterator[Finding]:
             yield job.finding("slots", "slotsPerWorker must be 1 or more", "spec", "slotsPerWorker")
         gpus = gpus_of(job.worker)
         if gpus is not None and gpus != job.slots:
-            yield job.finding("slots", f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs", "spec", "slotsPerWorker")
+            yield job.finding(
+                "slots",
+                f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs",
+                "spec",
+                "slotsPerWorker",
+            )
         stated = job.option("--slots") if job.elastic else None
         if stated is not None and stated != str(job.slots):
             yield job.finding(
-                "slots", f"the command says --slots {stated}, slotsPerWorker is {job.slots}", "spec", "slotsPerWorker"
+                "slots",
+                f"the command says --slots {stated}, slotsPerWorker is {job.slots}",
+                "spec",
+                "slotsPerWorker",
             )
 
 
@@ -68,8 +94,14 @@ def slots(bundle: Bundle) -> Iterator[Finding]:
 def launcher_gpu(bundle: Bundle) -> Iterator[Finding]:
     """The launcher computes nothing, and the operator hides GPUs from it."""
     for job in mpijobs(bundle):
-        if job.launcher and gpus_of(job.launcher) and not job.document.get("spec", "runLauncherAsWorker"):
-            yield job.launcher.finding("launcher-gpu", "reserves GPUs that it cannot use", "containers", 0, "resources")
+        if (
+            job.launcher
+            and gpus_of(job.launcher)
+            and not job.document.get("spec", "runLauncherAsWorker")
+        ):
+            yield job.launcher.finding(
+                "launcher-gpu", "reserves GPUs that it cannot use", "containers", 0, "resources"
+            )
 
 
 @rule("processes")
@@ -81,16 +113,24 @@ def processes(bundle: Bundle) -> Iterator[Finding]:
             bounds = {name: number(job.option(name)) for name in ("--min-np", "--max-np")}
             low, high = bounds["--min-np"] or 1, bounds["--max-np"] or most
             if not 1 <= low <= high:
-                yield command_finding(job, "processes", f"--min-np {low} is more than --max-np {high}")
+                yield command_finding(
+                    job, "processes", f"--min-np {low} is more than --max-np {high}"
+                )
             elif low > most:
-                yield command_finding(job, "processes", f"--min-np {low}, but there are {job.workers} workers x {job.slots} slots")
+                yield command_finding(
+                    job,
+                    "processes",
+                    f"--min-np {low}, but there are {job.workers} workers x {job.slots} slots",
+                )
             continue
         if not any(word.rpartition("/")[2] in ("horovodrun", "mpirun") for word in job.words):
             continue
         stated = job.option("-np", "--num-proc", "-n")
         if number(stated) != most:
             yield command_finding(
-                job, "processes", f"-np {stated or '(none)'}, but {job.workers} workers x {job.slots} slots are {most} processes"
+                job,
+                "processes",
+                f"-np {stated or '(none)'}, but {job.workers} workers x {job.slots} slots are {most} processes",
             )
 
 
@@ -99,11 +139,23 @@ def hostfile(bundle: Bundle) -> Iterator[Finding]:
     """Without hosts horovodrun starts all processes in the launcher's pod."""
     for job in mpijobs(bundle):
         horovodrun = any(word.rpartition("/")[2] == "horovodrun" for word in job.words)
-        if horovodrun and not job.elastic and job.option("--hostfile", "-hostfile") != "/etc/mpi/hostfile":
-            yield command_finding(job, "hostfile", "horovodrun needs --hostfile /etc/mpi/hostfile, or all runs in the launcher")
+        if (
+            horovodrun
+            and not job.elastic
+            and job.option("--hostfile", "-hostfile") != "/etc/mpi/hostfile"
+        ):
+            yield command_finding(
+                job,
+                "hostfile",
+                "horovodrun needs --hostfile /etc/mpi/hostfile, or all runs in the launcher",
+            )
         script = job.option("--elastic", "--host-discovery-script")
         if job.elastic and script != "/etc/mpi/discover_hosts.sh":
-            yield command_finding(job, "hostfile", f"the operator's script is /etc/mpi/discover_hosts.sh, not {script}")
+            yield command_finding(
+                job,
+                "hostfile",
+                f"the operator's script is /etc/mpi/discover_hosts.sh, not {script}",
+            )
 
 
 @rule("open-mpi")
@@ -111,7 +163,12 @@ def open_mpi(bundle: Bundle) -> Iterator[Finding]:
     """The image has Open MPI; for the others the operator writes another hostfile and other variables."""
     for job in mpijobs(bundle):
         if job.document.get("spec", "mpiImplementation", default="OpenMPI") != "OpenMPI":
-            yield job.finding("open-mpi", "mpiImplementation must be OpenMPI, which the image has", "spec", "mpiImplementation")
+            yield job.finding(
+                "open-mpi",
+                "mpiImplementation must be OpenMPI, which the image has",
+                "spec",
+                "mpiImplementation",
+            )
 
 
 @rule("ssh-path")
@@ -123,16 +180,28 @@ def ssh_path(bundle: Bundle) -> Iterator[Finding]:
         for user in users:
             home = "/root/.ssh" if user == 0 else "/home/mpiuser/.ssh"
             if path != home:
-                yield job.finding("ssh-path", f"user {user} looks for keys in {home}, not in {path}", "spec", "sshAuthMountPath")
+                yield job.finding(
+                    "ssh-path",
+                    f"user {user} looks for keys in {home}, not in {path}",
+                    "spec",
+                    "sshAuthMountPath",
+                )
         if len(users) > 1:
-            yield job.finding("ssh-path", "launcher and workers run as different users, whom ssh will not join", *ROLES)
+            yield job.finding(
+                "ssh-path",
+                "launcher and workers run as different users, whom ssh will not join",
+                *ROLES,
+            )
 
 
 @rule("ready")
 def ready(bundle: Bundle) -> Iterator[Finding]:
     """WaitForWorkersReady means nothing without a readiness probe on sshd: a running pod counts as ready."""
     for job in mpijobs(bundle):
-        if job.document.get("spec", "launcherCreationPolicy") != "WaitForWorkersReady" and not job.elastic:
+        if (
+            job.document.get("spec", "launcherCreationPolicy") != "WaitForWorkersReady"
+            and not job.elastic
+        ):
             yield job.finding(
                 "ready",
                 "launcherCreationPolicy must be WaitForWorkersReady, or the launcher's deadline runs while nodes start",
@@ -145,7 +214,12 @@ def ready(bundle: Bundle) -> Iterator[Finding]:
             if as_dict(one).get("name") == port:
                 port = as_dict(one).get("containerPort")
         if port != SSH_PORT:
-            yield job.worker.finding("ready", f"needs a readinessProbe with tcpSocket on port {SSH_PORT}, sshd's", "containers", 0)
+            yield job.worker.finding(
+                "ready",
+                f"needs a readinessProbe with tcpSocket on port {SSH_PORT}, sshd's",
+                "containers",
+                0,
+            )
 
 
 @rule("clean-up")
@@ -154,7 +228,11 @@ def clean_up(bundle: Bundle) -> Iterator[Finding]:
     for job in mpijobs(bundle):
         if job.document.get("spec", "runPolicy", "cleanPodPolicy", default="None") == "None":
             yield job.finding(
-                "clean-up", "runPolicy.cleanPodPolicy must be Running (or All)", "spec", "runPolicy", "cleanPodPolicy"
+                "clean-up",
+                "runPolicy.cleanPodPolicy must be Running (or All)",
+                "spec",
+                "runPolicy",
+                "cleanPodPolicy",
             )
 
 
@@ -173,7 +251,13 @@ def restart(bundle: Bundle) -> Iterator[Finding]:
     for job in mpijobs(bundle):
         for pod in job.pods:
             if job.document.get(*ROLES, pod.role, "restartPolicy") != "OnFailure":
-                yield job.finding("restart", f"{pod.role}.restartPolicy must be OnFailure", *ROLES, pod.role, "restartPolicy")
+                yield job.finding(
+                    "restart",
+                    f"{pod.role}.restartPolicy must be OnFailure",
+                    *ROLES,
+                    pod.role,
+                    "restartPolicy",
+                )
 
 
 @rule("grace")
@@ -210,11 +294,17 @@ def shm(bundle: Bundle) -> Iterator[Finding]:
         mount = next((one for one in pod.mounts() if one.get("mountPath") == "/dev/shm"), None)
         empty = as_dict(pod.volume(str(mount.get("name"))).get("emptyDir")) if mount else {}
         if empty.get("medium") != "Memory" or quantity(empty.get("sizeLimit")) is None:
-            yield pod.finding("shm", "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit", "volumes")
+            yield pod.finding(
+                "shm", "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit", "volumes"
+            )
             continue
         memory = quantity(as_dict(as_dict(pod.main.get("resources")).get("limits")).get("memory"))
         if memory is not None and (quantity(empty["sizeLimit"]) or 0) >= memory:
-            yield pod.finding("shm", "the sizeLimit of /dev/shm counts as memory and leaves none of the limit", "volumes")
+            yield pod.finding(
+                "shm",
+                "the sizeLimit of /dev/shm counts as memory and leaves none of the limit",
+                "volumes",
+            )
 
 
 @rule("worker-env")
@@ -222,9 +312,15 @@ def worker_env(bundle: Bundle) -> Iterator[Finding]:
     """mpirun's processes come through sshd, which does not hand on the pod's environment."""
     for job in mpijobs(bundle):
         if job.worker and job.worker.main.get("env"):
-            names = ", ".join(str(as_dict(one).get("name")) for one in as_list(job.worker.main["env"]))
+            names = ", ".join(
+                str(as_dict(one).get("name")) for one in as_list(job.worker.main["env"])
+            )
             yield job.worker.finding(
-                "worker-env", f"{names} will not reach the processes: set it on the launcher", "containers", 0, "env"
+                "worker-env",
+                f"{names} will not reach the processes: set it on the launcher",
+                "containers",
+                0,
+                "env",
             )
 
 
@@ -235,7 +331,11 @@ def gang(bundle: Bundle) -> Iterator[Finding]:
         stated = job.document.get("spec", "runPolicy", "schedulingPolicy", "minAvailable")
         if stated is not None and stated != job.workers + 1 and not job.elastic:
             yield job.finding(
-                "gang", f"minAvailable {stated}, but there are {job.workers + 1} pods", "spec", "runPolicy", "schedulingPolicy"
+                "gang",
+                f"minAvailable {stated}, but there are {job.workers + 1} pods",
+                "spec",
+                "runPolicy",
+                "schedulingPolicy",
             )
 
 
@@ -245,7 +345,12 @@ def queue(bundle: Bundle) -> Iterator[Finding]:
     for job in mpijobs(bundle):
         queued = "kueue.x-k8s.io/queue-name" in job.document.get("metadata", "labels", default={})
         if queued and job.document.get("spec", "runPolicy", "suspend") is not True:
-            yield job.finding("queue", "a job with a queue-name label must have runPolicy.suspend: true", "metadata", "labels")
+            yield job.finding(
+                "queue",
+                "a job with a queue-name label must have runPolicy.suspend: true",
+                "metadata",
+                "labels",
+            )
 
 
 @rule("mesh")
@@ -263,7 +368,9 @@ def same_image(bundle: Bundle) -> Iterator[Finding]:
     """horovodrun starts the launcher's own python, by its absolute path, on the workers."""
     for job in mpijobs(bundle):
         if len({str(pod.main.get("image")) for pod in job.pods}) > 1:
-            yield job.pods[1].finding("same-image", "must run the launcher's image", "containers", 0, "image")
+            yield job.pods[1].finding(
+                "same-image", "must run the launcher's image", "containers", 0, "image"
+            )
 
 
 def command_finding(job: MPIJob, name: str, message: str) -> Finding:

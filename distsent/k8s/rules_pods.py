@@ -30,13 +30,19 @@ def resources(bundle: Bundle) -> Iterator[Finding]:
                 for what in ("cpu", "memory"):
                     if what not in as_dict(stated.get(side)):
                         yield pod.finding(
-                            "resources", f"{container.get('name')}: resources.{side}.{what} is missing", *where, "resources"
+                            "resources",
+                            f"{container.get('name')}: resources.{side}.{what} is missing",
+                            *where,
+                            "resources",
                         )
             for what, most in as_dict(stated.get("limits")).items():
                 least = as_dict(stated.get("requests")).get(what)
                 if (quantity(least) or 0) > (quantity(most) or 0):
                     yield pod.finding(
-                        "resources", f"{container.get('name')}: requests more {what} than its limit", *where, "resources"
+                        "resources",
+                        f"{container.get('name')}: requests more {what} than its limit",
+                        *where,
+                        "resources",
                     )
 
 
@@ -46,7 +52,9 @@ def security(bundle: Bundle) -> Iterator[Finding]:
     for pod in bundle.pods():
         own = as_dict(pod.get("securityContext"))
         if own.get("runAsNonRoot") is not True:
-            yield pod.finding("security", "securityContext.runAsNonRoot must be true", "securityContext")
+            yield pod.finding(
+                "security", "securityContext.runAsNonRoot must be true", "securityContext"
+            )
         if own.get("runAsUser") != 1000:
             yield pod.finding(
                 "security",
@@ -54,21 +62,52 @@ def security(bundle: Bundle) -> Iterator[Finding]:
                 "securityContext",
             )
         if as_dict(own.get("seccompProfile")).get("type") not in ("RuntimeDefault", "Localhost"):
-            yield pod.finding("security", "securityContext.seccompProfile.type must be RuntimeDefault", "securityContext")
+            yield pod.finding(
+                "security",
+                "securityContext.seccompProfile.type must be RuntimeDefault",
+                "securityContext",
+            )
         for field in ("hostNetwork", "hostPID", "hostIPC"):
             if pod.get(field):
                 yield pod.finding("security", f"{field} shares the node's own", field)
         for where, container in pod.containers():
             mine, name = as_dict(container.get("securityContext")), container.get("name")
             if mine.get("allowPrivilegeEscalation") is not False:
-                yield pod.finding("security", f"{name}: allowPrivilegeEscalation must be false", *where, "securityContext")
+                yield pod.finding(
+                    "security",
+                    f"{name}: allowPrivilegeEscalation must be false",
+                    *where,
+                    "securityContext",
+                )
             if mine.get("readOnlyRootFilesystem") is not True:
-                yield pod.finding("security", f"{name}: readOnlyRootFilesystem must be true", *where, "securityContext")
-            if "ALL" not in as_list(as_dict(mine.get("capabilities")).get("drop")) or as_dict(mine.get("capabilities")).get("add"):
-                yield pod.finding("security", f"{name}: capabilities must drop ALL and add none", *where, "securityContext")
-            for field, allowed in (("privileged", False), ("runAsNonRoot", True), ("runAsUser", 1000)):
+                yield pod.finding(
+                    "security",
+                    f"{name}: readOnlyRootFilesystem must be true",
+                    *where,
+                    "securityContext",
+                )
+            if "ALL" not in as_list(as_dict(mine.get("capabilities")).get("drop")) or as_dict(
+                mine.get("capabilities")
+            ).get("add"):
+                yield pod.finding(
+                    "security",
+                    f"{name}: capabilities must drop ALL and add none",
+                    *where,
+                    "securityContext",
+                )
+            for field, allowed in (
+                ("privileged", False),
+                ("runAsNonRoot", True),
+                ("runAsUser", 1000),
+            ):
                 if mine.get(field, allowed) != allowed:
-                    yield pod.finding("security", f"{name}: {field} must be {allowed}", *where, "securityContext", field)
+                    yield pod.finding(
+                        "security",
+                        f"{name}: {field} must be {allowed}",
+                        *where,
+                        "securityContext",
+                        field,
+                    )
 
 
 @rule("token")
@@ -76,7 +115,11 @@ def token(bundle: Bundle) -> Iterator[Finding]:
     """Nothing in a pod here talks to the API server; a token would only be one more thing to steal."""
     for pod in bundle.pods():
         if pod.get("automountServiceAccountToken") is not False:
-            yield pod.finding("token", "automountServiceAccountToken must be false", "automountServiceAccountToken")
+            yield pod.finding(
+                "token",
+                "automountServiceAccountToken must be false",
+                "automountServiceAccountToken",
+            )
 
 
 @rule("volumes")
@@ -90,7 +133,11 @@ def volumes(bundle: Bundle) -> Iterator[Finding]:
                 used.add(as_dict(mount).get("name"))
                 if as_dict(mount).get("name") not in names:
                     yield pod.finding(
-                        "volumes", f"no volume {as_dict(mount).get('name')} for this mount", *where, "volumeMounts", index
+                        "volumes",
+                        f"no volume {as_dict(mount).get('name')} for this mount",
+                        *where,
+                        "volumeMounts",
+                        index,
                     )
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -109,4 +156,9 @@ def ports(bundle: Bundle) -> Iterator[Finding]:
                 for handler in ("tcpSocket", "httpGet"):
                     port = as_dict(as_dict(container.get(probe)).get(handler)).get("port")
                     if isinstance(port, str) and port not in names:
-                        yield pod.finding("ports", f"{probe} asks port {port}, which no port is called", *where, probe)
+                        yield pod.finding(
+                            "ports",
+                            f"{probe} asks port {port}, which no port is called",
+                            *where,
+                            probe,
+                        )

@@ -10,7 +10,12 @@ from distsent.k8s.bundle import Bundle, MPIJob, Pod, as_dict, as_list, mpijobs, 
 from distsent.k8s.documents import Finding
 from distsent.k8s.rules_mpijob import command_finding
 
-EVERYWHERE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")  # kinds that live in no namespace
+EVERYWHERE = (
+    "Namespace",
+    "PriorityClass",
+    "ClusterQueue",
+    "ResourceFlavor",
+)  # kinds that live in no namespace
 
 
 @rule("namespace")
@@ -20,9 +25,21 @@ def namespace(bundle: Bundle) -> Iterator[Finding]:
         if document.kind in EVERYWHERE:
             continue
         if not document.namespace:
-            yield document.finding("namespace", f"{document.kind} {document.name}: metadata.namespace is missing", "metadata")
-        elif document.namespace != "default" and bundle.find("Namespace", "", document.namespace) is None:
-            yield document.finding("namespace", f"no manifest makes the namespace {document.namespace}", "metadata", "namespace")
+            yield document.finding(
+                "namespace",
+                f"{document.kind} {document.name}: metadata.namespace is missing",
+                "metadata",
+            )
+        elif (
+            document.namespace != "default"
+            and bundle.find("Namespace", "", document.namespace) is None
+        ):
+            yield document.finding(
+                "namespace",
+                f"no manifest makes the namespace {document.namespace}",
+                "metadata",
+                "namespace",
+            )
 
 
 @rule("twice")
@@ -33,7 +50,10 @@ def twice(bundle: Bundle) -> Iterator[Finding]:
         key = document.kind, document.namespace, document.name
         if key in seen:
             yield document.finding(
-                "twice", f"{document.kind} {document.name} is in {seen[key].file}:{seen[key].line()} already", "metadata", "name"
+                "twice",
+                f"{document.kind} {document.name} is in {seen[key].file}:{seen[key].line()} already",
+                "metadata",
+                "name",
             )
         seen.setdefault(key, document)
 
@@ -48,8 +68,14 @@ def exists(bundle: Bundle) -> Iterator[Finding]:
             ):  # fmt: skip
                 source = as_dict(as_dict(volume).get(field))
                 name = source.get(key)
-                if name and not source.get("optional") and bundle.find(kind, pod.document.namespace, name) is None:
-                    yield pod.finding("exists", f"no manifest makes the {kind} {name}", "volumes", index)
+                if (
+                    name
+                    and not source.get("optional")
+                    and bundle.find(kind, pod.document.namespace, name) is None
+                ):
+                    yield pod.finding(
+                        "exists", f"no manifest makes the {kind} {name}", "volumes", index
+                    )
 
 
 @rule("shared")
@@ -59,8 +85,14 @@ def shared(bundle: Bundle) -> Iterator[Finding]:
         for pod in job.pods:
             for index, volume in enumerate(as_list(pod.get("volumes"))):
                 name = as_dict(as_dict(volume).get("persistentVolumeClaim")).get("claimName")
-                claim = bundle.find("PersistentVolumeClaim", pod.document.namespace, str(name)) if name else None
-                if claim is not None and "ReadWriteMany" not in claim.get("spec", "accessModes", default=[]):
+                claim = (
+                    bundle.find("PersistentVolumeClaim", pod.document.namespace, str(name))
+                    if name
+                    else None
+                )
+                if claim is not None and "ReadWriteMany" not in claim.get(
+                    "spec", "accessModes", default=[]
+                ):
                     yield pod.finding(
                         "shared",
                         f"the claim {name} must be ReadWriteMany ({claim.file}:{claim.line('spec', 'accessModes')})",
@@ -75,18 +107,39 @@ def run_folder(bundle: Bundle) -> Iterator[Finding]:
     for job in mpijobs(bundle):
         if not trains(job):
             continue
-        folder = next((word.partition("=")[2] for word in job.words if word.startswith("run.dir=")), None)
+        folder = next(
+            (word.partition("=")[2] for word in job.words if word.startswith("run.dir=")), None
+        )
         if folder is None:
-            yield command_finding(job, "run-folder", "run.dir=... is missing: the run would be lost with its pod")
+            yield command_finding(
+                job, "run-folder", "run.dir=... is missing: the run would be lost with its pod"
+            )
             continue
         for pod in job.pods:
             found = pod.mount_of(folder)
             if pod.claim_at(folder) is None:
-                yield pod.finding("run-folder", f"run.dir={folder} does not lie on a claim", "containers", 0, "volumeMounts")
+                yield pod.finding(
+                    "run-folder",
+                    f"run.dir={folder} does not lie on a claim",
+                    "containers",
+                    0,
+                    "volumeMounts",
+                )
             elif found is not None and (found[0].get("readOnly") or read_only(pod, found[0])):
-                yield pod.finding("run-folder", f"run.dir={folder} is mounted read-only", "containers", 0, "volumeMounts")
+                yield pod.finding(
+                    "run-folder",
+                    f"run.dir={folder} is mounted read-only",
+                    "containers",
+                    0,
+                    "volumeMounts",
+                )
         if len({pod.claim_at(folder) for pod in job.pods}) > 1:
-            yield job.finding("run-folder", f"launcher and workers have different claims at {folder}", "spec", "mpiReplicaSpecs")
+            yield job.finding(
+                "run-folder",
+                f"launcher and workers have different claims at {folder}",
+                "spec",
+                "mpiReplicaSpecs",
+            )
 
 
 @rule("job-file")
@@ -118,18 +171,33 @@ def selector(bundle: Bundle) -> Iterator[Finding]:
         wanted = document.get("spec", "selector", "matchLabels", default={})
         for pod in pods_of(document):
             if not wanted.items() <= pod.labels.items():
-                yield document.finding("selector", f"Deployment {document.name} does not select its own pods", "spec", "selector")
+                yield document.finding(
+                    "selector",
+                    f"Deployment {document.name} does not select its own pods",
+                    "spec",
+                    "selector",
+                )
     pods = [pod for document in bundle.known for pod in pods_of(document)]
     for document in bundle.of_kind("Service"):
         wanted = document.get("spec", "selector", default={})
-        chosen = [pod for pod in pods if pod.document.namespace == document.namespace and wanted.items() <= pod.labels.items()]
+        chosen = [
+            pod
+            for pod in pods
+            if pod.document.namespace == document.namespace and wanted.items() <= pod.labels.items()
+        ]
         if wanted and not chosen:
-            yield document.finding("selector", f"Service {document.name} selects no pod", "spec", "selector")
+            yield document.finding(
+                "selector", f"Service {document.name} selects no pod", "spec", "selector"
+            )
         for index, port in enumerate(document.get("spec", "ports", default=[])):
             target = as_dict(port).get("targetPort", as_dict(port).get("port"))
             if chosen and not any(target in known_ports(pod) for pod in chosen):
                 yield document.finding(
-                    "selector", f"Service {document.name}: its pods have no port {target}", "spec", "ports", index
+                    "selector",
+                    f"Service {document.name}: its pods have no port {target}",
+                    "spec",
+                    "ports",
+                    index,
                 )
 
 
@@ -139,7 +207,8 @@ def network(bundle: Bundle) -> Iterator[Finding]:
     policies = [document for document in bundle.known if document.kind == "NetworkPolicy"]
     for pod in bundle.pods():
         if not any(
-            policy.namespace == pod.document.namespace and selects(policy.get("spec", "podSelector", default={}), pod.labels)
+            policy.namespace == pod.document.namespace
+            and selects(policy.get("spec", "podSelector", default={}), pod.labels)
             for policy in policies
         ):
             yield pod.finding("network", "no NetworkPolicy says who may connect to it")
@@ -150,12 +219,18 @@ def trains(job: MPIJob) -> bool:
 
 
 def known_ports(pod: Pod) -> set[Any]:
-    ports = [as_dict(port) for _, container in pod.containers() for port in as_list(container.get("ports"))]
+    ports = [
+        as_dict(port)
+        for _, container in pod.containers()
+        for port in as_list(container.get("ports"))
+    ]
     return {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
 
 
 def read_only(pod: Pod, mount: dict[str, Any]) -> bool:
-    return bool(as_dict(pod.volume(str(mount.get("name"))).get("persistentVolumeClaim")).get("readOnly"))
+    return bool(
+        as_dict(pod.volume(str(mount.get("name"))).get("persistentVolumeClaim")).get("readOnly")
+    )
 
 
 def selects(wanted: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -178,13 +253,19 @@ def text_at(bundle: Bundle, pod: Pod, path: str) -> str | Finding:
     found = pod.mount_of(path)
     if found is None:
         return pod.finding(
-            "job-file", f"nothing is mounted where {path} should be; every worker reads it", "containers", 0, "volumeMounts"
+            "job-file",
+            f"nothing is mounted where {path} should be; every worker reads it",
+            "containers",
+            0,
+            "volumeMounts",
         )
     mount, inside = found
     volume = pod.volume(str(mount.get("name")))
     name = as_dict(volume.get("configMap")).get("name")
     if name is None:
-        return pod.finding("job-file", f"{path} does not come from a ConfigMap", "containers", 0, "volumeMounts")
+        return pod.finding(
+            "job-file", f"{path} does not come from a ConfigMap", "containers", 0, "volumeMounts"
+        )
     config = bundle.find("ConfigMap", pod.document.namespace, str(name))
     if config is None:
         return ""  # the rule `exists` says so
@@ -195,7 +276,9 @@ def text_at(bundle: Bundle, pod: Pod, path: str) -> str | Finding:
     text = config.get("data", key)
     if text is None:
         return pod.finding(
-            "job-file", f"{path}: the ConfigMap {name} has no {key} ({config.file}:{config.line('data')})", "volumes"
+            "job-file",
+            f"{path}: the ConfigMap {name} has no {key} ({config.file}:{config.line('data')})",
+            "volumes",
         )
     return str(text)
 

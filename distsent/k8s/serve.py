@@ -63,12 +63,21 @@ def say_save(grace: float) -> None:
         bury()
         time.sleep(0.2)
     if left:
-        print("distsent: they have left" if not ranks() else f"distsent: they are still here after {grace:.0f} s", flush=True)
+        print(
+            "distsent: they have left"
+            if not ranks()
+            else f"distsent: they are still here after {grace:.0f} s",
+            flush=True,
+        )
 
 
 def ranks() -> list[int]:
     """The processes of this pod that a launcher started as ranks: not their children, which inherit the environment."""
-    marked = {one.pid: one.parent for one in processes() if any(value.startswith(RANK) for value in one.environment)}
+    marked = {
+        one.pid: one.parent
+        for one in processes()
+        if any(value.startswith(RANK) for value in one.environment)
+    }
     return sorted(pid for pid, parent in marked.items() if parent not in marked)
 
 

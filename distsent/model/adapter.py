@@ -26,7 +26,9 @@ from distsent.model.tokenizer import NO_CODE, naming
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of kernels that it can do without, on every worker
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # it speaks of kernels that it can do without, on every worker
 
 TARGETS = {  # query and value of each layer, by architecture; peft itself knows them for some of these only
     "bert": ("query", "value"),
@@ -39,7 +41,7 @@ NAME = "default"  # peft's own name for an adapter
 PREFIX = "base_model.model."  # under which peft's files keep a model's modules
 
 
-def check(job: Job) -> None:
+def check_adapter(job: Job) -> None:
     """Raises UserError for adapters that cannot be, before a corpus is read for them."""
     if job.adapter.kind == "none":
         return
@@ -47,10 +49,14 @@ def check(job: Job) -> None:
     if job.adapter.bits:
         _need("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
     if job.adapter.bits and job.model.name == "demo":
-        raise UserError("adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder")
+        raise UserError(
+            "adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder"
+        )
     if job.adapter.targets is None and job.model.name != "demo":
         with naming(job.model.name, "model.name"):
-            kind = AutoConfig.from_pretrained(job.model.name, revision=job.model.revision or "main", **NO_CODE).model_type
+            kind = AutoConfig.from_pretrained(
+                job.model.name, revision=job.model.revision or "main", **NO_CODE
+            ).model_type
         if kind not in TARGETS:
             raise UserError(
                 f"adapter.targets: none are known for a {kind} encoder (known: {', '.join(TARGETS)}); name the modules that get "
@@ -63,13 +69,19 @@ def _need(package: str, key: str) -> None:
         import_module(package)
     except Exception as error:  # what is installed may not fit what else is
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        why = "" if missing else f", which cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        why = (
+            ""
+            if missing
+            else f", which cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        )
         raise UserError(f"{key}: needs {package}{why}; pip install 'distsent[lora]'") from None
 
 
-def build(job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32") -> PreTrainedModel:
+def build(
+    job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32"
+) -> PreTrainedModel:
     """The model that a job trains, in `precision`: the classifier as it is, or with adapters in it. Raises UserError."""
-    check(job)
+    check_adapter(job)
     model = classifier.build(
         job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision, dropout=job.model.dropout,
         quantization=four_bits(_heads_of(job), precision) if job.adapter.bits else None,
@@ -101,7 +113,9 @@ def heads(model: PreTrainedModel) -> list[str]:
 def _heads_of(job: Job) -> list[str]:
     """The same of a model that is not read yet."""
     with naming(job.model.name, "model.name"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(job.model.name, revision=job.model.revision or "main", **NO_CODE)
+        config = AutoConfig.from_pretrained(
+            job.model.name, revision=job.model.revision or "main", **NO_CODE
+        )
         return heads(AutoModelForSequenceClassification.from_config(config))
 
 
@@ -133,11 +147,17 @@ def targets_of(model: PreTrainedModel, wanted: Sequence[str] | None) -> Sequence
     """The modules that get updates. Raises UserError for one that the encoder does not have."""
     kind = model.config.model_type
     targets = wanted or TARGETS[kind]
-    linear = {name.rpartition(".")[2] for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     names = [f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(f"adapter.targets: this {kind} encoder has no module {target!r}; it has {', '.join(sorted(linear))}")
+            raise UserError(
+                f"adapter.targets: this {kind} encoder has no module {target!r}; it has {', '.join(sorted(linear))}"
+            )
     return targets
 
 
@@ -179,15 +199,26 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
             weights[f"{path}.weight"] = _float(base) + module.get_delta_weight(NAME).float()
             if base.bias is not None:
                 weights[f"{path}.bias"] = base.bias.detach().clone()
-        elif "modules_to_save" not in path and "original_module" not in path and "base_layer" not in path:
+        elif (
+            "modules_to_save" not in path
+            and "original_module" not in path
+            and "base_layer" not in path
+        ):
             for name, tensor in module.named_parameters(recurse=False):
                 if ".lora_" not in f"{path}.":
-                    weights[f"{path}.{name}"] = _float(module) if name == "weight" else tensor.detach().clone()
-            weights |= {f"{path}.{name}": tensor.clone() for name, tensor in module.named_buffers(recurse=False)}
+                    weights[f"{path}.{name}"] = (
+                        _float(module) if name == "weight" else tensor.detach().clone()
+                    )
+            weights |= {
+                f"{path}.{name}": tensor.clone()
+                for name, tensor in module.named_buffers(recurse=False)
+            }
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(model)._from_config(config, dtype=torch.float32, attn_implementation="eager")  # the packed one wants streams
+    plain = type(model)._from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    )  # the packed one wants streams
     known = set(plain.state_dict())
     plain.load_state_dict({name: tensor.cpu() for name, tensor in weights.items() if name in known})
     return plain.eval()

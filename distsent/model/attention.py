@@ -15,8 +15,15 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from distsent.model.dropout import Flow, boost, keep, mask_of, masked, of_heads
-from distsent.model.stream import Group, Heads, Stream
+from distsent.batching.packing import HeadLayout, LengthGroup, PackedBatch
+from distsent.model.dropout import (
+    DropoutContext,
+    inverse_keep_prob,
+    keep_mask,
+    mask_of,
+    masked,
+    of_heads,
+)
 
 NAME = "distsent"
 
@@ -27,8 +34,8 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: None,
-    stream: Stream,
-    flow: Flow,
+    stream: PackedBatch,
+    flow: DropoutContext,
     scaling: float | None = None,
     dropout: float = 0.0,
     **_: Any,
@@ -36,15 +43,25 @@ def attention(
     """The models' attention interface: output [1, T, H, D] and no weights."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
-    return attend(q, k, v, stream, flow, scale, dropout if module.training else 0.0).unsqueeze(0), None
+    return attend(q, k, v, stream, flow, scale, dropout if module.training else 0.0).unsqueeze(
+        0
+    ), None
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, flow: Flow, scale: float, rate: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    stream: PackedBatch,
+    flow: DropoutContext,
+    scale: float,
+    rate: float,
 ) -> torch.Tensor:
     """Queries [T, H, D], or [n, H, D] where only each example's first token asks; keys and values [T, H, D]. Like `q`."""
     q, k, v = (_half(x) for x in (q, k, v))
-    if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):  # adapters may leave some of them frozen
+    if torch.is_grad_enabled() and (
+        rate or any(x.requires_grad for x in (q, k, v))
+    ):  # adapters may leave some of them frozen
         keys, site = (flow.tokens, flow.next_site()) if rate else (None, 0)
         return _Packed.apply(q, k, v, stream, scale, rate, keys, site)
     return (_score_on_gpu if _kernel_takes(q) else _score)(q, k, v, stream, scale)
@@ -53,15 +70,19 @@ def attend(
 def _half(x: torch.Tensor) -> torch.Tensor:
     """In the width of the autocast around, as torch's own attention: 4-bit layers answer in the width that they were asked in."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) and x.dtype == torch.float32 else x
+    return (
+        x.to(torch.get_autocast_dtype(kind))
+        if torch.is_autocast_enabled(kind) and x.dtype == torch.float32
+        else x
+    )
 
 
-def _lay(x: torch.Tensor, heads: Heads) -> torch.Tensor:
+def _lay(x: torch.Tensor, heads: HeadLayout) -> torch.Tensor:
     """[T, H, D] in the layout of attention. One copy a tensor and layer: advanced indexing costs six times as much."""
     return x.reshape(-1, x.shape[-1]).index_select(0, heads.take)
 
 
-def _back(x: torch.Tensor, heads: Heads, shape: torch.Size) -> torch.Tensor:
+def _back(x: torch.Tensor, heads: HeadLayout, shape: torch.Size) -> torch.Tensor:
     """What `_lay` laid out, as [T, H, D] again; zero for tokens that belong to nobody."""
     out = x.new_empty(shape)
     rows = out.view(-1, shape[-1])
@@ -70,13 +91,17 @@ def _back(x: torch.Tensor, heads: Heads, shape: torch.Size) -> torch.Tensor:
     return out
 
 
-def _slices(group: Group, H: int, firsts: bool) -> tuple[slice, slice]:
+def _slices(group: LengthGroup, H: int, firsts: bool) -> tuple[slice, slice]:
     """A group's rows among the queries, and among the keys and values."""
     places = slice(group.start * H, group.stop * H)
-    return (slice(group.start_first * H, (group.start_first + group.count) * H) if firsts else places), places
+    return (
+        slice(group.start_first * H, (group.start_first + group.count) * H) if firsts else places
+    ), places
 
 
-def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:
+def _score(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: PackedBatch, scale: float
+) -> torch.Tensor:
     """Without gradients: torch's fused kernel, group by group."""
     firsts, (H, D) = len(q) != len(k), q.shape[1:]
     heads, own = stream.heads(H), stream.heads(H, firsts)
@@ -90,7 +115,9 @@ def _score(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, sc
             mask = ~group.pad_gL[:, None, None, :]
         elif group.shortest < group.longest:
             Kg, Vg = Kg[:, :, : group.shortest], Vg[:, :, : group.shortest]
-        out[mine] = F.scaled_dot_product_attention(Qg, Kg, Vg, attn_mask=mask, scale=scale).reshape(-1, D)
+        out[mine] = F.scaled_dot_product_attention(Qg, Kg, Vg, attn_mask=mask, scale=scale).reshape(
+            -1, D
+        )
     return _back(out, own, q.shape)
 
 
@@ -101,22 +128,38 @@ def _kernel_takes(q: torch.Tensor) -> bool:
 
 @cache
 def _has_kernel(gpu: torch.device) -> bool:
-    if torch.version.hip or torch.cuda.get_device_capability(gpu) < (8, 0) or not find_spec("torch.nn.attention.varlen"):
+    if (
+        torch.version.hip
+        or torch.cuda.get_device_capability(gpu) < (8, 0)
+        or not find_spec("torch.nn.attention.varlen")
+    ):
         return False
     from torch.nn.attention.varlen import varlen_attn
 
     return "num_splits" in signature(varlen_attn).parameters
 
 
-def _score_on_gpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: Stream, scale: float) -> torch.Tensor:
+def _score_on_gpu(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, stream: PackedBatch, scale: float
+) -> torch.Tensor:
     """All examples in one call. Not for training: the kernel knows no dropout, and adds its gradient up in no fixed order."""
     from torch.nn.attention.varlen import varlen_attn
 
     n, longest = len(stream), max(stream.lengths)
     firsts = len(q) != len(k)
-    ends = torch.arange(n + 1, dtype=torch.int32, device=q.device) if firsts else stream.ends
+    ends = torch.arange(n + 1, dtype=torch.int32, device=q.device) if firsts else stream.cu_seqlens
     # One split: an example's scores then do not depend on its neighbours, and so not on the number of workers.
-    out = varlen_attn(q, k, v, ends, stream.ends, 1 if firsts else longest, longest, scale=scale, num_splits=1)
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        ends,
+        stream.cu_seqlens,
+        1 if firsts else longest,
+        longest,
+        scale=scale,
+        num_splits=1,
+    )
     assert isinstance(out, torch.Tensor)
     return out
 
@@ -130,7 +173,15 @@ class _Packed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Any, k: Any, v: Any, stream: Stream, scale: float, rate: float, keys_T: torch.Tensor | None, site: int
+        ctx: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        stream: PackedBatch,
+        scale: float,
+        rate: float,
+        keys_T: torch.Tensor | None,
+        site: int,
     ) -> torch.Tensor:
         firsts, (H, D) = len(q) != len(k), q.shape[1:]
         heads, own, kept = stream.heads(H), stream.heads(H, firsts), []
@@ -140,19 +191,25 @@ class _Packed(torch.autograd.Function):
             out = torch.empty_like(Q)
             for group in stream.groups:
                 mine, places = _slices(group, H, firsts)
-                Qg, Kg, Vg = (x.view(group.count * H, -1, D) for x in (Q[mine], K[places], V[places]))
+                Qg, Kg, Vg = (
+                    x.view(group.count * H, -1, D) for x in (Q[mine], K[places], V[places])
+                )
                 P = _softmax(torch.bmm(Qg, Kg.transpose(1, 2)), group)
                 mask = None
                 if keys is not None:
                     rows = keys[places].view(group.count * H, -1)[:, : P.shape[1]]
-                    mask = mask_of(keep(rows, site, group.longest, rate), P.dtype)
+                    mask = mask_of(keep_mask(rows, site, group.longest, rate), P.dtype)
                 torch.bmm(P if mask is None else masked(P, mask), Vg, out=out[mine].view(Qg.shape))
                 kept += [P, mask]
             if keys is not None:
-                out.mul_(boost(rate))
+                out.mul_(inverse_keep_prob(rate))
             out = _back(out, own, q.shape)
         ctx.save_for_backward(Q, K, V, *kept)
-        ctx.stream, ctx.scale, ctx.boost = stream, scale, boost(rate) if keys is not None else 1.0
+        ctx.stream, ctx.scale, ctx.inverse_keep_prob = (
+            stream,
+            scale,
+            inverse_keep_prob(rate) if keys is not None else 1.0,
+        )
         ctx.tokens, ctx.firsts = k.shape, firsts
         return out
 
@@ -163,7 +220,9 @@ class _Packed(torch.autograd.Function):
         firsts, (H, D) = ctx.firsts, dout.shape[1:]
         heads, own = ctx.stream.heads(H), ctx.stream.heads(H, firsts)
         with torch.autocast(Q.device.type, enabled=False):
-            dO = (_lay(dout, own) * ctx.boost).index_fill_(0, own.pads, 0.0)  # pads repeat a real row: it must not count twice
+            dO = (_lay(dout, own) * ctx.inverse_keep_prob).index_fill_(
+                0, own.pads, 0.0
+            )  # pads repeat a real row: it must not count twice
             dQ, dK, dV = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
             for i, group in enumerate(ctx.stream.groups):
                 mine, places = _slices(group, H, firsts)
@@ -176,7 +235,11 @@ class _Packed(torch.autograd.Function):
                 torch.bmm(dS, K[places].view(shape), out=dQ[mine].view(shape))
                 torch.bmm(dS.transpose(1, 2), Q[mine].view(shape), out=dKg)
             dQ.mul_(ctx.scale)
-            dq, dk, dv = _back(dQ, own, dout.shape), _back(dK, heads, ctx.tokens), _back(dV, heads, ctx.tokens)
+            dq, dk, dv = (
+                _back(dQ, own, dout.shape),
+                _back(dK, heads, ctx.tokens),
+                _back(dV, heads, ctx.tokens),
+            )
         return dq, dk, dv, None, None, None, None, None
 
 
@@ -185,10 +248,12 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
-def _softmax(S: torch.Tensor, group: Group) -> torch.Tensor:
+def _softmax(S: torch.Tensor, group: LengthGroup) -> torch.Tensor:
     wide = S.to(_wide(S.dtype))
     if group.pad_gL is not None:
-        wide.view(group.count, -1, *S.shape[1:]).masked_fill_(group.pad_gL[:, None, None, :], -torch.inf)
+        wide.view(group.count, -1, *S.shape[1:]).masked_fill_(
+            group.pad_gL[:, None, None, :], -torch.inf
+        )
     elif group.shortest < group.longest:
         wide[:, :, group.shortest :] = -torch.inf
     return torch.softmax(wide, dim=-1).to(S.dtype)
@@ -199,7 +264,7 @@ def _softmax_backward(dP: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
     return torch.ops.aten._softmax_backward_data(dP.to(wide), P.to(wide), -1, wide).to(P.dtype)
 
 
-def _keys(keys_T: torch.Tensor, heads: Heads, H: int) -> torch.Tensor:
+def _keys(keys_T: torch.Tensor, heads: HeadLayout, H: int) -> torch.Tensor:
     """Dropout's key of every row of the layout: its token's, told apart by head."""
     return (keys_T[:, None] ^ of_heads(H, keys_T.device)).view(-1).index_select(0, heads.take)
 

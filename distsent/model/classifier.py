@@ -29,7 +29,7 @@ DROPOUTS = (  # the names under which the families keep their rates
 )  # fmt: skip
 
 
-def check(name: str, revision: str | None = None) -> None:
+def check_encoder(name: str, revision: str | None = None) -> None:
     """Raises UserError where there is no such encoder: before its corpus is tokenised for it, which takes longer."""
     if name != "demo":
         with naming(name, "model.name"):
@@ -48,7 +48,10 @@ def build(
 ) -> PreTrainedModel:
     """The classifier to train. The seed draws what is not pretrained: the head, or all of `demo`."""
     torch.manual_seed(seed)
-    names: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
     if name == "demo":
         config: Any = BertConfig(
             vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512,
@@ -104,5 +107,7 @@ def word_table(model: PreTrainedModel) -> nn.Embedding:
     """The embedding of token ids."""
     table = model.get_input_embeddings()
     if not isinstance(table, nn.Embedding):
-        raise UserError(f"{type(model).__name__}: its input embedding is no plain table; such encoders are not supported")
+        raise UserError(
+            f"{type(model).__name__}: its input embedding is no plain table; such encoders are not supported"
+        )
     return table

@@ -12,19 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from distsent.corpus.order import mix, word
+from distsent.batching.hashing import mix, word
 
 _M1, _M2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64's multipliers, as signed words
 LANES = 4  # 16-bit lanes in a 64-bit word: the rate is exact to 1 / 65536
-
-
-def keys(seed: int, step: int, rows: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """One int64 key a token [T], for examples `rows` of `lengths` tokens laid end to end."""
-    step_key = mix(mix(word(seed)) ^ word(step + 1))
-    row_keys = mix(step_key ^ mix(rows.astype(np.uint64) + np.uint64(1)))
-    starts = np.cumsum(lengths) - lengths
-    places = np.arange(int(lengths.sum()), dtype=np.uint64) - np.repeat(starts, lengths).astype(np.uint64)
-    return torch.from_numpy(mix(np.repeat(row_keys, lengths) ^ mix(places)).view(np.int64))
 
 
 @lru_cache(maxsize=4096)
@@ -33,14 +24,16 @@ def _columns(site: int, words: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(column.view(np.int64)).to(device)
 
 
-def keep(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.Tensor:
+def keep_mask(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.Tensor:
     """1 where an element stays, else 0: int16 [*keys.shape, width]. `site` numbers the places of a network that drop.
 
     16 bits wide from end to end: torch's comparisons into bool, and all that reads a bool, cost ten times as much on a CPU.
     """
     word = keys.unsqueeze(-1) ^ _columns(site, -(-width // LANES), keys.device)
     word.mul_(_M1)
-    word ^= word >> 32  # torch shifts signs in: that spoils a top bit here, which the next product hides, and none below
+    word ^= (
+        word >> 32
+    )  # torch shifts signs in: that spoils a top bit here, which the next product hides, and none below
     word.mul_(_M2)
     return word.view(torch.int16).ge_(round(rate * 65536) - 32768)[..., :width]
 
@@ -58,10 +51,12 @@ def masked(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=64)
 def of_heads(count: int, device: torch.device) -> torch.Tensor:
     """What tells the heads of one token apart, int64 [count]."""
-    return torch.from_numpy(mix(np.arange(count, dtype=np.uint64) + mix(word(7))).view(np.int64)).to(device)
+    return torch.from_numpy(
+        mix(np.arange(count, dtype=np.uint64) + mix(word(7))).view(np.int64)
+    ).to(device)
 
 
-def boost(rate: float) -> float:
+def inverse_keep_prob(rate: float) -> float:
     """What kept elements are multiplied with, so that the expectation stays."""
     return 65536 / (65536 - round(rate * 65536))
 
@@ -69,21 +64,21 @@ def boost(rate: float) -> float:
 class TokenDropout(nn.Module):
     """Takes the place of an encoder's `nn.Dropout` when its input is a stream: [..., T or n, width]."""
 
-    def __init__(self, rate: float, flow: Flow) -> None:
+    def __init__(self, rate: float, flow: DropoutContext) -> None:
         super().__init__()
         self.p, self._flow = rate, flow  # `p`: encoders read their attention's rate under that name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = keep(self._flow.keys_of(x), self._flow.next_site(), x.shape[-1], self.p)
-        return x * kept.reshape(x.shape).to(x.dtype).mul_(boost(self.p))
+        kept = keep_mask(self._flow.keys_of(x), self._flow.next_site(), x.shape[-1], self.p)
+        return x * kept.reshape(x.shape).to(x.dtype).mul_(inverse_keep_prob(self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-class Flow:
+class DropoutContext:
     """What streams through a model right now: the keys of its tokens, and how many dropouts it has passed."""
 
     def __init__(self) -> None:
@@ -91,9 +86,9 @@ class Flow:
         self._firsts: torch.Tensor | None = None
         self._site = 0
 
-    def begin(self, keys_T: torch.Tensor | None, firsts_n: torch.Tensor) -> None:
+    def begin(self, keys_T: torch.Tensor | None, cls_index_n: torch.Tensor) -> None:
         self._tokens, self._site = keys_T, 0
-        self._firsts = None if keys_T is None else keys_T[firsts_n]
+        self._firsts = None if keys_T is None else keys_T[cls_index_n]
 
     def next_site(self) -> int:
         self._site += 1

@@ -25,9 +25,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     with naming(name, "model.name"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **NO_CODE)
     if not tokenizer.is_fast:
-        raise UserError(f"model.name = {name!r}: its tokenizer has no fast version (tokenizer.json), which distsent needs")
-    if tokenizer.vocab_size <= len(tokenizer.all_special_tokens):  # transformers makes one up where the files are missing
-        raise UserError(f"model.name = {name!r}: its tokenizer has no vocabulary; is tokenizer.json missing?")
+        raise UserError(
+            f"model.name = {name!r}: its tokenizer has no fast version (tokenizer.json), which distsent needs"
+        )
+    if tokenizer.vocab_size <= len(
+        tokenizer.all_special_tokens
+    ):  # transformers makes one up where the files are missing
+        raise UserError(
+            f"model.name = {name!r}: its tokenizer has no vocabulary; is tokenizer.json missing?"
+        )
     return tokenizer
 
 
@@ -36,7 +42,7 @@ def demo_tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
-    from distsent.corpus.demo import vocabulary
+    from distsent.data.demo import vocabulary
 
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
     pieces = [*SPECIAL, *letters, *(f"##{c}" for c in letters), *vocabulary()]
@@ -64,13 +70,18 @@ class naming:
         from safetensors import SafetensorError
 
         if isinstance(error, (OSError, ValueError, SafetensorError)):
-            pickled = "no file named model.safetensors" in str(error) and (Path(self.name) / "pytorch_model.bin").exists()
+            pickled = (
+                "no file named model.safetensors" in str(error)
+                and (Path(self.name) / "pytorch_model.bin").exists()
+            )
             if pickled or "use_safetensors" in str(error):  # in a folder, or on the hub
                 raise UserError(
                     f"{self.key} = {self.name!r}: its weights come as a pickle alone (pytorch_model.bin), which distsent does not "
                     "read; docs/jobs.md shows how to convert them once"
                 ) from error
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
             raise UserError(
                 f"{self.key} = {self.name!r}: cannot be loaded ({first}); give a local folder, or a hub id where the hub or its "
                 "cache (HF_HOME) is reachable"

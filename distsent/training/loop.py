@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from distsent.comm import WorkersChanged, World
+from distsent.batching.batch_plan import Batch, BatchPlan
+from distsent.distributed.world import MembershipChanged, World
 from distsent.errors import NonFinite, Stopped, UserError
 from distsent.job.job import Job
-from distsent.run.checkpoint import Checkpoint, Saver
-from distsent.run.log import Log, duration
-from distsent.run.pulse import Pulse
-from distsent.run.stop import Stop
-from distsent.training import divergence
+from distsent.runtime.checkpoint import Checkpoint, Saver
+from distsent.runtime.heartbeat import HeartbeatMonitor
+from distsent.runtime.log import Log, duration
+from distsent.runtime.signals import StopSignal
 from distsent.training import optimizer as optimizers
-from distsent.training.flat import Flat
-from distsent.training.plan import Batch, Plan
-from distsent.training.progress import Epoch, Progress
-from distsent.training.update import Outcome, Update, Wishes
+from distsent.training import replica_check
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.train_state import Epoch, TrainState
+from distsent.training.train_step import StepResult, StopRequests, TrainStep
 
 
 @dataclass
@@ -34,15 +34,15 @@ class Loop:
 
     world: World
     job: Job
-    plan: Plan
-    update: Update
-    progress: Progress
+    plan: BatchPlan
+    update: TrainStep
+    progress: TrainState
     evaluate: Callable[[], Mapping[str, Any]]  # scores of the split that the run is watched on
     chooses: bool  # whether that split may choose the best weights (the test split may not)
     saver: Saver | None  # the first worker's
     log: Log
-    stop: Stop
-    pulse: Pulse
+    stop: StopSignal
+    pulse: HeartbeatMonitor
     total_steps: int
     peak: float  # measured operations per second of all workers together
 
@@ -62,31 +62,31 @@ class Loop:
         while not self._over():
             began = time.perf_counter()
             batch = self.plan.batch(p.step)
-            outcome = self.update(batch, partial(self._wishes, saved_at))
-            self._count(batch, outcome, time.perf_counter() - began)
+            result = self.update(batch, partial(self._wishes, saved_at))
+            self._count(batch, result, time.perf_counter() - began)
             self.pulse.step = p.step
             if p.step % self.job.log.every == 0 or p.step == self.total_steps:
-                fresh.tell(self, outcome)
-            if p.step % divergence.EVERY == 0:
+                fresh.tell(self, result)
+            if p.step % replica_check.EVERY == 0:
                 self._compare()
             due = self._evaluation_due()
-            if outcome.stop or outcome.save or due or self._checkpoint_due():
+            if result.stop or result.save or due or self._checkpoint_due():
                 self.save()
                 saved_at = time.monotonic()
-            if outcome.stop:
+            if result.stop:
                 self._leave()
             if due:
                 self._evaluate()
                 fresh = Window(p)
-            if outcome.renew:
-                raise WorkersChanged("others wait to join, or are to leave")
+            if result.rejoin:
+                raise MembershipChanged("others wait to join, or are to leave")
 
     def resume(self, held: Checkpoint | None, state: Mapping[str, Any] | None, root: int) -> None:
         """Continue behind the checkpoint with this `state`, which worker `root` holds; the others get everything from it."""
         if state is None:
             self.world.broadcast(self.update.flat.values, "resume.weights")
             return
-        self.progress, flat = Progress.from_dict(state["progress"]), self.update.flat
+        self.progress, flat = TrainState.from_dict(state["progress"]), self.update.flat
         self.update.updates = state["updates"]
         self.update.scale.value, self.update.scale.good_steps = state["scale"]
         moments = {key: torch.zeros_like(flat.values) for key in ("exp_avg", "exp_avg_sq")}
@@ -107,9 +107,17 @@ class Loop:
         moments = optimizers.moments(u.optimizer)
         tensors = {
             "weights": flat.split(flat.values),
-            "optimizer": {f"{key}.{name}": x for key, m in moments.items() for name, x in flat.split(*m).items()},
+            "optimizer": {
+                f"{key}.{name}": x
+                for key, m in moments.items()
+                for name, x in flat.split(*m).items()
+            },
         }
-        state = {"progress": p.to_dict(), "updates": u.updates, "scale": [u.scale.value, u.scale.good_steps]}
+        state = {
+            "progress": p.to_dict(),
+            "updates": u.updates,
+            "scale": [u.scale.value, u.scale.good_steps],
+        }
         return Checkpoint(p.step, tensors, state)
 
     def save(self) -> None:
@@ -125,7 +133,12 @@ class Loop:
         self.saver.begin(now.step, now.tensors, now.state, best=best["step"] if best else None)
 
     def _compare(self) -> None:
-        divergence.check(self.world, self.update.flat, optimizers.moments(self.update.optimizer), self.progress.step)
+        replica_check.check_replicas(
+            self.world,
+            self.update.flat,
+            optimizers.moments(self.update.optimizer),
+            self.progress.step,
+        )
 
     def _over(self) -> bool:
         """Whether training is done. An evaluation that an interruption swallowed is made up for first."""
@@ -133,16 +146,16 @@ class Loop:
             self._evaluate()
         return self.progress.step >= self.total_steps or self.progress.ended_early
 
-    def _count(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+    def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
         p = self.progress
-        if not outcome.finite:
-            self._bad_numbers(batch, outcome)
+        if not result.finite:
+            self._bad_numbers(batch, result)
         if p.step % self.plan.order.steps_per_epoch == 0:
             p.epoch = Epoch()
-        if outcome.finite:
+        if result.finite:
             p.epoch.examples += len(batch)
-            p.epoch.loss_sum += outcome.loss * len(batch)
-            p.epoch.right += outcome.right
+            p.epoch.loss_sum += result.loss * len(batch)
+            p.epoch.right += result.right
         p.step += 1
         p.samples += len(batch)
         p.tokens += int(batch.lengths.sum())
@@ -150,28 +163,40 @@ class Loop:
         p.sent += self.update.exchange.sent
         p.seconds += seconds
 
-    def _bad_numbers(self, batch: Batch, outcome: Outcome) -> None:
+    def _bad_numbers(self, batch: Batch, result: StepResult) -> None:
         """fp16 skips by itself while a smaller scale may help; else a job must have allowed it."""
-        if outcome.overflowed:
+        if result.overflowed:
             self.progress.overflows += 1
             return
         self.progress.skipped += 1
-        bad = sorted(row for rows in self.world.gather(list(outcome.bad_rows), "bad.rows") for row in rows)
+        bad = sorted(
+            row
+            for rows in self.world.allgather_object(list(result.bad_rows), "bad.rows")
+            for row in rows
+        )
         rows = bad or batch.rows.tolist()
         source = ", ".join(str(int(self.plan.tokens.rows[row])) for row in rows[:8])
         what = (
-            f"step {batch.step + 1}: the {'loss' if bad else 'gradient'} is not finite (loss {outcome.loss:g}, gradient norm "
-            f"{outcome.grad_norm:g}); training rows {source}{', ...' if len(rows) > 8 else ''}"
+            f"step {batch.step + 1}: the {'loss' if bad else 'gradient'} is not finite (loss {result.loss:g}, gradient norm "
+            f"{result.grad_norm:g}); training rows {source}{', ...' if len(rows) > 8 else ''}"
         )
         if self.progress.skipped > self.job.train.skip_nonfinite:
-            raise NonFinite(f"{what}; the last checkpoint is untouched; try a lower optim.lr, or train.skip_nonfinite=N")
-        self.log.say(f"skipped {what}")
+            raise NonFinite(
+                f"{what}; the last checkpoint is untouched; try a lower optim.lr, or train.skip_nonfinite=N"
+            )
+        self.log.info(f"skipped {what}")
 
-    def _wishes(self, saved_at: float) -> Wishes:
+    def _wishes(self, saved_at: float) -> StopRequests:
         """What this worker wants; it travels with the gradients, so that all agree. The first one's clock asks for saves."""
-        late = self.world.first and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
+        late = (
+            self.world.is_main and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
+        )
         failed = self.saver is not None and self.saver.failed  # all shall hear of it now
-        return Wishes(stop=self.stop.requested is not None, save=late or failed, renew=self.world.outdated)
+        return StopRequests(
+            stop=self.stop.requested is not None,
+            save=late or failed,
+            rejoin=self.world.membership_changed,
+        )
 
     def _checkpoint_due(self) -> bool:
         every = self.job.checkpoint.every_steps
@@ -194,32 +219,51 @@ class Loop:
             "train_accuracy": p.epoch.right / max(1, p.epoch.examples),
         }
         scores = self.evaluate()
-        record = {"step": p.step, "epoch": p.step / self.plan.order.steps_per_epoch, **scores, **train}
+        record = {
+            "step": p.step,
+            "epoch": p.step / self.plan.order.steps_per_epoch,
+            **scores,
+            **train,
+        }
         reached = value(scores, job.eval.metric)
         better = self.chooses and (p.best is None or reached > p.best["value"])
         if self.chooses:
-            p.stale = 0 if p.best is None or reached > p.best["value"] + job.train.min_delta else p.stale + 1
+            p.stale = (
+                0
+                if p.best is None or reached > p.best["value"] + job.train.min_delta
+                else p.stale + 1
+            )
             if better:
                 p.best = {"step": p.step, "value": reached}
             p.ended_early = job.train.patience is not None and p.stale >= job.train.patience
         p.history.append(record)
-        self.log.numbers(str(scores["split"]), record)
-        told = f"accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}"
+        self.log.metrics(str(scores["split"]), record)
+        told = (
+            f"accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}"
+        )
         trained = f"(train: loss {train['train_loss']:.4f}, accuracy {train['train_accuracy']:.4f})"
         remark = "  best so far" if better else ""
-        self.log.say(f"epoch {record['epoch']:.2f}  step {p.step}  {scores['split']}: {told}  {trained}{remark}")
+        self.log.info(
+            f"epoch {record['epoch']:.2f}  step {p.step}  {scores['split']}: {told}  {trained}{remark}"
+        )
         if p.ended_early:
-            self.log.say(f"ended early: no better {job.eval.metric} in {p.stale} evaluations")
+            self.log.info(f"ended early: no better {job.eval.metric} in {p.stale} evaluations")
 
     def finish_saving(self) -> None:
         """Wait, all workers together, until the save under way is on disk: a launcher ends all when the first one leaves."""
-        self.world.once(lambda: self.saver.finish() if self.saver is not None else None, "loop.saved")
+        self.world.on_main(
+            lambda: self.saver.finish() if self.saver is not None else None, "loop.saved"
+        )
 
     def _leave(self) -> None:
         self.finish_saving()
-        wishes = self.world.gather(self.stop.requested, "loop.leave")
-        whose = [wish if " at rank " in wish else f"{wish} at rank {rank}" for rank, wish in enumerate(wishes) if wish]
-        self.log.say(f"the wish to stop: {', '.join(dict.fromkeys(whose))}")
+        wishes = self.world.allgather_object(self.stop.requested, "loop.leave")
+        whose = [
+            wish if " at rank " in wish else f"{wish} at rank {rank}"
+            for rank, wish in enumerate(wishes)
+            if wish
+        ]
+        self.log.info(f"the wish to stop: {', '.join(dict.fromkeys(whose))}")
         raise Stopped(f"asked to stop; saved after step {self.progress.step} of {self.total_steps}")
 
 
@@ -228,11 +272,11 @@ def value(scores: Mapping[str, Any], metric: str) -> float:
     return float(scores[metric]) * (-1 if metric == "loss" else 1)
 
 
-def check_fit(held: Checkpoint | None, flat: Flat) -> None:
+def check_fit(held: Checkpoint | None, flat: FlatParameters) -> None:
     """Raises UserError when a checkpoint, whole as it is, is not one of this job's model."""
     try:
         if held is not None:
-            Progress.from_dict(held.state["progress"])
+            TrainState.from_dict(held.state["progress"])
             flat.check(held.tensors["weights"])
             for key in ("exp_avg", "exp_avg_sq") if held.state["updates"] else ():
                 flat.check(held.tensors["optimizer"], f"{key}.")
@@ -246,24 +290,29 @@ def check_fit(held: Checkpoint | None, flat: Flat) -> None:
 class Window:
     """The steps since the last logged line: speed is taken over these."""
 
-    def __init__(self, p: Progress) -> None:
-        self._samples, self._tokens, self._work, self._seconds = p.samples, p.tokens, p.work, p.seconds
+    def __init__(self, p: TrainState) -> None:
+        self._samples, self._tokens, self._work, self._seconds = (
+            p.samples,
+            p.tokens,
+            p.work,
+            p.seconds,
+        )
 
-    def tell(self, loop: Loop, outcome: Outcome) -> None:
+    def tell(self, loop: Loop, result: StepResult) -> None:
         p = loop.progress
         seconds = max(1e-9, p.seconds - self._seconds)
         samples, tokens = (p.samples - self._samples) / seconds, (p.tokens - self._tokens) / seconds
         mfu = (p.work - self._work) / seconds / loop.peak
         left = (loop.total_steps - p.step) * p.seconds / max(1, p.step)
         record = {
-            "step": p.step, "epoch": p.step / loop.plan.order.steps_per_epoch, "loss": outcome.loss, "lr": outcome.lr,
-            "grad_norm": outcome.grad_norm, "samples": p.samples, "tokens": p.tokens, "seconds": p.seconds,
+            "step": p.step, "epoch": p.step / loop.plan.order.steps_per_epoch, "loss": result.loss, "lr": result.lr,
+            "grad_norm": result.grad_norm, "samples": p.samples, "tokens": p.tokens, "seconds": p.seconds,
             "samples_per_second": samples, "tokens_per_second": tokens, "mfu": mfu,
         }  # fmt: skip
-        loop.log.numbers("train", record)
+        loop.log.metrics("train", record)
         loop.log.progress(
             p.step,
-            f"step {p.step}/{loop.total_steps}  loss {outcome.loss:.4f}  {samples:.0f} examples/s  {tokens:.0f} tokens/s"
+            f"step {p.step}/{loop.total_steps}  loss {result.loss:.4f}  {samples:.0f} examples/s  {tokens:.0f} tokens/s"
             f"  {mfu:.0%} of peak  {duration(left)} left",
         )
         self.__init__(p)  # type: ignore[misc]

@@ -24,6 +24,8 @@ def peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     with suppress(OSError, StopIteration):
-        line = next(line for line in (OWN / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+        line = next(
+            line for line in (OWN / "status").read_text().splitlines() if line.startswith("VmHWM:")
+        )
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,17 +6,19 @@ import math
 
 import torch
 
-from distsent.job.schema import Optim
-from distsent.training.flat import Flat
+from distsent.job.schema import OptimSection
+from distsent.training.flat_parameters import FlatParameters
 
 
-def build(optim: Optim, flat: Flat) -> torch.optim.Optimizer:
+def build(optim: OptimSection, flat: FlatParameters) -> torch.optim.Optimizer:
     """torch's optimizer on the flat stretches; `adam` adds weight decay to the gradient, `adamw` takes it off the weights."""
     groups = []
     for values, grads, decays in flat.groups():
         parameter = torch.nn.Parameter(values)
         parameter.grad = grads
-        groups.append({"params": [parameter], "weight_decay": optim.weight_decay if decays else 0.0})
+        groups.append(
+            {"params": [parameter], "weight_decay": optim.weight_decay if decays else 0.0}
+        )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     return kind(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
 
@@ -39,14 +41,16 @@ def factor(schedule: str, step: int, warmup: int, total: int) -> float:
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, list[torch.Tensor]]:
-    """Adam's state, `exp_avg` and `exp_avg_sq`, each in the stretches of `Flat.groups`; empty before the first step."""
+    """Adam's state, `exp_avg` and `exp_avg_sq`, each in the stretches of `FlatParameters.groups`; empty before the first step."""
     states = [optimizer.state[group["params"][0]] for group in optimizer.param_groups]
     if not all(states):
         return {}
     return {key: [state[key] for state in states] for key in ("exp_avg", "exp_avg_sq")}
 
 
-def restore(optimizer: torch.optim.Optimizer, flat_moments: dict[str, torch.Tensor], updates: int) -> None:
+def restore(
+    optimizer: torch.optim.Optimizer, flat_moments: dict[str, torch.Tensor], updates: int
+) -> None:
     """Put back what `moments` gave after `updates` steps of the optimizer, each as one flat tensor."""
     start = 0
     for group in optimizer.param_groups:

@@ -10,8 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests import launcher
-from tests.chaos.life import KILLS, SAVED, STEPS, Life, Outcome, Record, kill, launchers, send, workers
-from tests.chaos.nursery import Nursery
+from tests.chaos.fork_server import Nursery
+from tests.chaos.life import (
+    KILLS,
+    SAVED,
+    STEPS,
+    Life,
+    Record,
+    StepResult,
+    kill,
+    launchers,
+    send,
+    workers,
+)
 
 PHASES = ("import", "tokenising", "first_step", "training", "evaluating", "saving")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -19,7 +30,9 @@ TARGETS = ("rank 0", "rank 1", "launcher")
 SPAN = 9.0  # seconds: about what a start takes from its first to its last moment
 
 
-def killed(folder: Path, seed: int, kills: int, record: Record, whole: str, nursery: Nursery | None = None) -> Iterator[Outcome]:
+def killed(
+    folder: Path, seed: int, kills: int, record: Record, whole: str, nursery: Nursery | None = None
+) -> Iterator[StepResult]:
     """Lives that are killed at random moments, six times each, and then let be; their last weights must be `whole`."""
     chance, count, number = random.Random(seed), 0, 0
     while count < kills:
@@ -28,7 +41,9 @@ def killed(folder: Path, seed: int, kills: int, record: Record, whole: str, nurs
         before = 0
         for _ in range(min(6, kills - count)):
             outcome = random_kill(life, chance)
-            assert outcome.finished or outcome.newest >= before, f"{outcome}: step {before} was there before"
+            assert outcome.finished or outcome.newest >= before, (
+                f"{outcome}: step {before} was there before"
+            )
             before = outcome.newest
             count += 1
             yield record.add(outcome)
@@ -40,7 +55,7 @@ def killed(folder: Path, seed: int, kills: int, record: Record, whole: str, nurs
         shutil.rmtree(life.folder)
 
 
-def random_kill(life: Life, chance: random.Random) -> Outcome:
+def random_kill(life: Life, chance: random.Random) -> StepResult:
     """One start that is killed: half of them at any moment of its life, half while it trains, evaluates, saves or finishes."""
     whom = chance.choice(KILLS)
     with life.start(pause=chance.choice((0.0, 0.02, 0.05))) as started:
@@ -64,8 +79,14 @@ def wait(started: launcher.Started, seconds: float) -> None:
 
 
 def signalled(
-    folder: Path, seed: int, phase: str, times: int, record: Record, whole: str, nursery: Nursery | None = None
-) -> Iterator[Outcome]:
+    folder: Path,
+    seed: int,
+    phase: str,
+    times: int,
+    record: Record,
+    whole: str,
+    nursery: Nursery | None = None,
+) -> Iterator[StepResult]:
     """Lives that are asked to stop in one phase again and again, and then let be; their last weights must be `whole`."""
     chance = random.Random(f"{seed} {phase}")
     life = Life(folder / f"asked-{phase}", seed, nursery)
@@ -84,17 +105,20 @@ def settle(life: Life, phase: str, record: Record, whole: str) -> None:
     shutil.rmtree(life.folder)
 
 
-def stop(life: Life, chance: random.Random, phase: str, number: int, target: str) -> Outcome:
+def stop(life: Life, chance: random.Random, phase: str, number: int, target: str) -> StepResult:
     """One start that hears a signal in a phase. Raises AssertionError unless it leaves in good order."""
     left = STEPS - life.trained - 1  # it must come before the end
-    visit = {"training": chance.randint(2, max(2, min(9, left))), "saving": chance.randint(1, 2 if left > SAVED else 1)}.get(
-        phase, 1
-    )
+    visit = {
+        "training": chance.randint(2, max(2, min(9, left))),
+        "saving": chance.randint(1, 2 if left > SAVED else 1),
+    }.get(phase, 1)
     if phase == "tokenising":
         shutil.rmtree(life.folder / ".tokens", ignore_errors=True)
     before = len(list((life.run / "checkpoints").glob("step-*")))
     # The first worker alone tokenises and saves; who has not got to its imports yet has no ears.
-    watched = {"tokenising": (0,), "saving": (0,), "import": (0, 1)}.get(phase, (chance.randint(0, 1),))
+    watched = {"tokenising": (0,), "saving": (0,), "import": (0, 1)}.get(
+        phase, (chance.randint(0, 1),)
+    )
     with life.start(hold=f"{phase}:{visit}") as started:
         started.until(lambda: all(life.is_at(phase, rank) for rank in watched))
         now = time.monotonic()
@@ -103,7 +127,9 @@ def stop(life: Life, chance: random.Random, phase: str, number: int, target: str
         outcome = life.after(started, f"{signal.Signals(number).name} {phase} {target}", now)
         told = f"{outcome}\nstatus: {life.status}\n{started.output}"
     assert outcome.orphans == 0 and not outcome.damaged, told
-    cut = phase == "import" and target == "launcher"  # two seconds after its signal mpirun kills what still imports
+    cut = (
+        phase == "import" and target == "launcher"
+    )  # two seconds after its signal mpirun kills what still imports
     assert outcome.finished or life.status.startswith("stopped: ") or cut, told
     assert outcome.finished or target == "launcher" or outcome.code == 75, told
     assert phase == "tokenising" or outcome.newest or (phase == "import" and before == 0), told

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from distsent.run import checkpoint
-from distsent.run.folder import read_json
-from tests import folders, launcher
-from tests.chaos.nursery import Nursery, Warm
+from distsent.runtime import checkpoint
+from distsent.runtime.run_folder import read_json
+from tests import fixtures, launcher
+from tests.chaos.fork_server import Nursery, Warm
 
 NP = 2
 STEPS, SAVED, EVALUATED = 60, 3, 10
@@ -30,7 +30,7 @@ SHELLS = ("sh", "bash", "dash")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What became of one attack."""
 
     system: str  # who was attacked
@@ -59,13 +59,18 @@ class Life:
         self.holds = self.folder / "holds"
         self.last_output = ""  # of the last start that was attacked
 
-    def start(self, hold: str = "", pause: float = 0.0, changes: Sequence[str] = ()) -> launcher.Started:
+    def start(
+        self, hold: str = "", pause: float = 0.0, changes: Sequence[str] = ()
+    ) -> launcher.Started:
         shutil.rmtree(self.holds, ignore_errors=True)
         self.holds.mkdir(parents=True)
-        env, words = {"HOLD": hold, "HOLD_AT": str(self.holds), "PAUSE": str(pause)}, [*job(self.folder), *changes]
+        env, words = (
+            {"HOLD": hold, "HOLD_AT": str(self.holds), "PAUSE": str(pause)},
+            [*job(self.folder), *changes],
+        )
         if self.nursery is not None:
             return self.nursery.start(words, NP, **env)
-        return launcher.start("-m", "tests.chaos.held", *words, np=NP, **env)
+        return launcher.start("-m", "tests.chaos.paused_worker", *words, np=NP, **env)
 
     def let_go(self) -> None:
         (self.holds / "go").touch()
@@ -91,7 +96,7 @@ class Life:
                 step = max(step, json.loads(line)["step"])
         return step
 
-    def after(self, started: launcher.Started, attack: str, since: float) -> Outcome:
+    def after(self, started: launcher.Started, attack: str, since: float) -> StepResult:
         """Wait until nothing of a start is left, then look at the folder."""
         left = started.processes()
         while left and time.monotonic() - since < LIMIT:
@@ -105,7 +110,7 @@ class Life:
         damaged: list[str] = []
         found = checkpoint.newest(self.run / "checkpoints", damaged.append)
         newest = found.step if found else 0
-        return Outcome(
+        return StepResult(
             "distsent", attack, round(seconds, 2), len(left), code, self.result is not None, newest,
             max(0, self.trained - newest), tuple(damaged), self.seed,
         )  # fmt: skip
@@ -123,7 +128,12 @@ class Life:
         assert self.result is not None
         last = checkpoint.newest(self.run / "checkpoints")
         assert last is not None and last.step == STEPS
-        return " ".join([str(self.result["weights_sha256"]), *(checkpoint.weights_sha256(g) for g in last.tensors.values())])
+        return " ".join(
+            [
+                str(self.result["weights_sha256"]),
+                *(checkpoint.weights_sha256(g) for g in last.tensors.values()),
+            ]
+        )
 
 
 @cache
@@ -132,7 +142,9 @@ def parts() -> tuple[str, str]:
     import tempfile
 
     folder = Path(tempfile.mkdtemp(prefix="distsent-chaos-"))
-    return str(folders.model(folder / "model")), str(folders.corpus(folder / "corpus", validation=12))
+    return str(fixtures.model(folder / "model")), str(
+        fixtures.corpus(folder / "corpus", validation=12)
+    )
 
 
 def job(folder: Path) -> list[str]:
@@ -153,9 +165,13 @@ def workers(started: launcher.Started) -> dict[int, int]:
     for process in started.processes():
         with suppress(OSError):
             path = Path(f"/proc/{process}")
-            variables = dict(word.partition(b"=")[::2] for word in (path / "environ").read_bytes().split(b"\0"))
+            variables = dict(
+                word.partition(b"=")[::2] for word in (path / "environ").read_bytes().split(b"\0")
+            )
             rank = variables.get(b"OMPI_COMM_WORLD_RANK", variables.get(b"HOROVOD_RANK"))
-            if rank is not None and b"tests.chaos.held" in (path / "cmdline").read_bytes().split(b"\0"):
+            if rank is not None and b"tests.chaos.paused_worker" in (
+                path / "cmdline"
+            ).read_bytes().split(b"\0"):
                 found[int(rank)] = process
     return found
 
@@ -193,7 +209,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, outcome: Outcome) -> Outcome:
+    def add(self, outcome: StepResult) -> StepResult:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")
         return outcome

@@ -18,15 +18,15 @@ from unittest.mock import patch
 
 import torch
 
-from distsent import comm
-from distsent.corpus.store import Store
+from distsent.batching.batch_plan import Batch
+from distsent.data.token_store import TokenStore
+from distsent.distributed import world
 from distsent.model import adapter
-from distsent.run import checkpoint
-from distsent.run.image import Image
-from distsent.training import divergence
+from distsent.runtime import checkpoint
+from distsent.runtime.safetensors_buffer import SafetensorsBuffer
+from distsent.training import replica_check
 from distsent.training.optimizer import moments
-from distsent.training.plan import Batch
-from distsent.training.update import Update
+from distsent.training.train_step import TrainStep
 from tests.parallel.driver import drive
 from tests.parallel.mutants import mutant
 
@@ -50,15 +50,15 @@ class Poisoned:
 
 def poison(steps: tuple[int, ...], here: bool) -> Any:
     """Let the loss of one example be no number in some steps, if this is the worker."""
-    real = Update._backward
+    real = TrainStep._backward
 
-    def wrong(self: Update, batch: Batch) -> list[int]:
+    def wrong(self: TrainStep, batch: Batch) -> list[int]:
         if not here or batch.step not in steps:
             return real(self, batch)
         with patch.object(self, "forward", Poisoned(self.forward)):
             return real(self, batch)
 
-    return patch.object(Update, "_backward", wrong)
+    return patch.object(TrainStep, "_backward", wrong)
 
 
 @mutant
@@ -76,29 +76,32 @@ def nan_loss_twice(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def infinite_gradient_at_rank_0(rank: int, size: int) -> Iterator[Any]:
     """The loss is a number, its gradient is not."""
-    real = Update._backward
+    real = TrainStep._backward
 
-    def wrong(self: Update, batch: Batch) -> list[int]:
+    def wrong(self: TrainStep, batch: Batch) -> list[int]:
         bad = real(self, batch)
         if rank == 0 and batch.step == STEP:
             self.flat.grads[-1] = float("inf")
         return bad
 
-    with patch.object(Update, "_backward", wrong):
+    with patch.object(TrainStep, "_backward", wrong):
         yield
 
 
-def flip(here: bool, held: Callable[[Update], Sequence[torch.Tensor]] = lambda update: (update.flat.values,)) -> Any:
+def flip(
+    here: bool,
+    held: Callable[[TrainStep], Sequence[torch.Tensor]] = lambda update: (update.flat.values,),
+) -> Any:
     """Flip the lowest bit of one weight after a step, or of what else is `held`, as a cosmic ray would."""
-    real = Update.__call__
+    real = TrainStep.__call__
 
-    def wrong(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+    def wrong(self: TrainStep, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         outcome = real(self, batch, *args, **kwargs)
         if here and batch.step == STEP:
             self.flat.split(*held(self))[FLIPPED].view(torch.int32)[0, 0] ^= 1
         return outcome
 
-    return patch.object(Update, "__call__", wrong)
+    return patch.object(TrainStep, "__call__", wrong)
 
 
 @mutant
@@ -109,7 +112,7 @@ def flipped_bit_at_rank_1(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def flipped_bit_that_nothing_saves(rank: int, size: int) -> Iterator[Any]:
-    with flip(rank == 0), patch.object(divergence, "EVERY", 20):
+    with flip(rank == 0), patch.object(replica_check, "EVERY", 20):
         yield
 
 
@@ -137,21 +140,21 @@ def other_base_at_rank_1(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def no_store_at_rank_1(rank: int, size: int) -> Iterator[Any]:
     """What the first worker has written, another node does not see."""
-    real = Store.open
+    real = TokenStore.open
 
-    def wrong(folder: Path) -> Store:
+    def wrong(folder: Path) -> TokenStore:
         return real(folder / "elsewhere" if rank == 1 else folder)
 
-    with patch.object(Store, "open", wrong):
+    with patch.object(TokenStore, "open", wrong):
         yield
 
 
 @mutant
 def full_disk(rank: int, size: int) -> Iterator[Any]:
     """From the third save on there is no room."""
-    real, saves = Image.write, 0
+    real, saves = SafetensorsBuffer.write, 0
 
-    def wrong(image: Image, path: Path) -> None:
+    def wrong(image: SafetensorsBuffer, path: Path) -> None:
         nonlocal saves
         saves += 1
         if saves > 4:  # two files each
@@ -159,7 +162,7 @@ def full_disk(rank: int, size: int) -> Iterator[Any]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(image, path)
 
-    with patch.object(Image, "write", wrong):
+    with patch.object(SafetensorsBuffer, "write", wrong):
         yield
 
 
@@ -177,6 +180,6 @@ def slow_disk(rank: int, size: int) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    world = comm.start()
+    world = world.start()
     drive(json.loads(Path(sys.argv[1]).read_text()), world)
-    world.end()
+    world.shutdown()

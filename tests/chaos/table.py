@@ -20,7 +20,9 @@ HEAD = (
 def kind(line: Mapping[str, Any]) -> str:
     """Which row a line belongs to: all kills are one, signals go by phase."""
     if "life" in line:
-        return "killed" if line["life"] == "killed" else str(line["life"]).removeprefix("asked while ")
+        return (
+            "killed" if line["life"] == "killed" else str(line["life"]).removeprefix("asked while ")
+        )
     words = str(line["attack"]).split()
     return "killed" if words[0] == "kill" else words[1]
 
@@ -32,7 +34,11 @@ def rows(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         (lives if "life" in line else attacks)[str(line["system"]), kind(line)].append(line)
     out = []
     for key, found in attacks.items():
-        lost, seconds, ends = [line["lost"] for line in found], [line["seconds"] for line in found], lives[key]
+        lost, seconds, ends = (
+            [line["lost"] for line in found],
+            [line["seconds"] for line in found],
+            lives[key],
+        )
         equal = sum(bool(line["equal"]) for line in ends)
         out.append([
             key[0], "SIGKILL at a random moment" if key[1] == "killed" else f"signal while {key[1].replace('_', ' ')}",

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.attacks import PHASES, ask, killed, signalled
+from tests.chaos.fork_server import Nursery
 from tests.chaos.life import Life, Record, kill, send, workers
-from tests.chaos.nursery import Nursery
 from tests.launcher import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # several starts each
@@ -40,10 +40,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> str:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    return Record(Path(os.environ["RECORD"]) if "RECORD" in os.environ else tmp_path / "record.jsonl")
+    return Record(
+        Path(os.environ["RECORD"]) if "RECORD" in os.environ else tmp_path / "record.jsonl"
+    )
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, whole: str, record: Record, nursery: Nursery) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_bits(
+    tmp_path: Path, whole: str, record: Record, nursery: Nursery
+) -> None:
     """Each kill comes while it trains, at a step that it has just told of."""
     life = Life(tmp_path, 0, nursery)
     for whom in ("rank 0", "launcher", "everything"):
@@ -56,9 +60,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, whole
         assert outcome.orphans == 0 and not outcome.damaged and not outcome.finished, outcome
         assert outcome.newest > came and outcome.lost <= 6, outcome
         if whom == "rank 0":
-            assert re.search(r"rank 1: rank 0 died, around step \d+; the last checkpoint is whole", life.last_output), (
-                life.last_output
-            )
+            assert re.search(
+                r"rank 1: rank 0 died, around step \d+; the last checkpoint is whole",
+                life.last_output,
+            ), life.last_output
     assert life.finish() == whole
 
 
@@ -71,17 +76,26 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, whole
         pytest.param("training", signal.SIGUSR2, "launcher", marks=pytest.mark.chaos),
     ],
 )
-def test_asked_to_stop_in_any_phase_it_leaves_saved(tmp_path: Path, nursery: Nursery, phase: str, number: int, target: str) -> None:
+def test_asked_to_stop_in_any_phase_it_leaves_saved(
+    tmp_path: Path, nursery: Nursery, phase: str, number: int, target: str
+) -> None:
     life = Life(tmp_path, 0, nursery)
     with life.start(hold=f"{phase}:1") as started:
         started.until(lambda: life.is_at(phase, 0))
         now = time.monotonic()
         ask(started, number, target)
-        if phase == "tokenising" or target == "launcher":  # a wish travels with the pulse; workers look after their launcher
-            wait_for(lambda: life.is_at("asked", 0), 60)  # the launcher itself is gone by then, where it was the target
+        if (
+            phase == "tokenising" or target == "launcher"
+        ):  # a wish travels with the pulse; workers look after their launcher
+            wait_for(
+                lambda: life.is_at("asked", 0), 60
+            )  # the launcher itself is gone by then, where it was the target
         life.let_go()
         outcome = life.after(started, phase, now)
-    assert outcome.orphans == 0 and not outcome.damaged and outcome.lost == 0, (outcome, life.last_output)
+    assert outcome.orphans == 0 and not outcome.damaged and outcome.lost == 0, (
+        outcome,
+        life.last_output,
+    )
     assert life.status.startswith("stopped: "), (outcome, life.last_output)
     assert outcome.code == (75 if target != "launcher" else -number), (outcome, life.last_output)
     expected = {"tokenising": 0, "evaluating": 10, "training": 1}.get(phase, outcome.newest)
@@ -90,7 +104,9 @@ def test_asked_to_stop_in_any_phase_it_leaves_saved(tmp_path: Path, nursery: Nur
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.chaos), 1])
-def test_a_frozen_worker_is_named_and_all_end(tmp_path: Path, whole: str, nursery: Nursery, rank: int) -> None:
+def test_a_frozen_worker_is_named_and_all_end(
+    tmp_path: Path, whole: str, nursery: Nursery, rank: int
+) -> None:
     life = Life(tmp_path, 0, nursery)
     with life.start(pause=0.05, changes=["run.stall_seconds=8"]) as started:
         started.until(lambda: life.trained >= 5)
@@ -98,7 +114,9 @@ def test_a_frozen_worker_is_named_and_all_end(tmp_path: Path, whole: str, nurser
         send([workers(started)[rank]], signal.SIGSTOP)
         outcome = life.after(started, f"freeze rank {rank}", now)
     assert outcome.orphans == 0 and outcome.code not in (0, 75) and not outcome.finished, outcome
-    assert re.search(rf"rank {rank}( on \S+)? has been silent for 8 s, (at|around) step \d+", life.last_output), life.last_output
+    assert re.search(
+        rf"rank {rank}( on \S+)? has been silent for 8 s, (at|around) step \d+", life.last_output
+    ), life.last_output
     assert life.finish() == whole
 
 
@@ -109,26 +127,41 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path, nursery: Nursery) -> Non
         worker = workers(started)[0]
         send([worker], signal.SIGTERM)
         now = time.monotonic()
-        while worker in started.processes():  # repeated within two seconds it is taken for the same one
+        while (
+            worker in started.processes()
+        ):  # repeated within two seconds it is taken for the same one
             time.sleep(0.5)
             send([worker], signal.SIGTERM)
-        outcome = life.after(started, "twice", now)  # nobody let go of the save that it would have waited for
-    assert outcome.orphans == 0 and outcome.newest == 3 and not outcome.damaged, (outcome, life.last_output)
+        outcome = life.after(
+            started, "twice", now
+        )  # nobody let go of the save that it would have waited for
+    assert outcome.orphans == 0 and outcome.newest == 3 and not outcome.damaged, (
+        outcome,
+        life.last_output,
+    )
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
 def test_hundreds_of_kills(tmp_path: Path, whole: str, record: Record, nursery: Nursery) -> None:
     print(f"SEED={SEED}")
-    for outcome in killed(tmp_path, SEED, int(os.environ.get("KILLS", "200")), record, whole, nursery):
+    for outcome in killed(
+        tmp_path, SEED, int(os.environ.get("KILLS", "200")), record, whole, nursery
+    ):
         assert outcome.orphans == 0 and not outcome.damaged, outcome
-        assert outcome.lost <= 6, outcome  # saved every 3, and one save is whole before the next begins
+        assert outcome.lost <= 6, (
+            outcome
+        )  # saved every 3, and one save is whole before the next begins
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("phase", PHASES)
-def test_dozens_of_signals(tmp_path: Path, whole: str, record: Record, nursery: Nursery, phase: str) -> None:
+def test_dozens_of_signals(
+    tmp_path: Path, whole: str, record: Record, nursery: Nursery, phase: str
+) -> None:
     print(f"SEED={SEED}")
     warm = None if phase == "import" else nursery
-    assert list(signalled(tmp_path, SEED, phase, int(os.environ.get("SIGNALS", "50")), record, whole, warm))
+    assert list(
+        signalled(tmp_path, SEED, phase, int(os.environ.get("SIGNALS", "50")), record, whole, warm)
+    )

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from distsent.run import checkpoint
-from distsent.run.checkpoint import Saver
+from distsent.runtime import checkpoint
+from distsent.runtime.checkpoint import Saver
 from tests.chaos.trace import die_at
-from tests.folders import images
+from tests.fixtures import images
 
 
 @cache  # made before the fork: a child of a process with threads should compute nothing
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     rng = torch.Generator().manual_seed(step)
-    return {group: {f"{group}.{i}": torch.randn(64, 33, generator=rng) for i in range(3)} for group in ("weights", "optimizer")}
+    return {
+        group: {f"{group}.{i}": torch.randn(64, 33, generator=rng) for i in range(3)}
+        for group in ("weights", "optimizer")
+    }
 
 
 def is_that_of(found: checkpoint.Checkpoint | None, step: int) -> bool:
@@ -27,7 +30,11 @@ def is_that_of(found: checkpoint.Checkpoint | None, step: int) -> bool:
     return (
         found is not None
         and found.step == step
-        and all(checkpoint.weights_sha256(found.tensors[group]) == checkpoint.weights_sha256(expected[group]) for group in expected)
+        and all(
+            checkpoint.weights_sha256(found.tensors[group])
+            == checkpoint.weights_sha256(expected[group])
+            for group in expected
+        )
     )
 
 
@@ -56,11 +63,15 @@ def survives(before: Path, folder: Path, call: int, again: int | None = None) ->
     die_at(call, lambda: put(folder, step))
     damaged: list[str] = []
     found = checkpoint.newest(folder, damaged.append)
-    assert damaged == [], f"call {call}: a crash leaves nothing that looks like a checkpoint and is none"
+    assert damaged == [], (
+        f"call {call}: a crash leaves nothing that looks like a checkpoint and is none"
+    )
     assert is_that_of(found, 6) or is_that_of(found, 9), f"call {call}"
     left = [path.name for path in checkpoint.steps(folder)]
     assert "step-00000006" in left, f"call {call}"
-    assert "step-00000003" in left or "step-00000009" in left, f"call {call}: the oldest goes when the newest is there, not before"
+    assert "step-00000003" in left or "step-00000009" in left, (
+        f"call {call}: the oldest goes when the newest is there, not before"
+    )
     put(folder, 9)
     assert sorted(os.listdir(folder)) == ["step-00000006", "step-00000009"], f"call {call}"
     assert is_that_of(checkpoint.newest(folder), 9)
@@ -101,7 +112,9 @@ def test_saving_a_step_again_never_takes_the_whole_one_away(tmp_path: Path, befo
         survives(before, tmp_path / "run", call, again=6)
 
 
-def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_on_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A power cut keeps what was synced: all files and their folder before the rename, the parent after it."""
     told: list[str] = []
     sync, rename = checkpoint.sync, os.rename
@@ -113,7 +126,9 @@ def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     assert told[4:] == [".step-00000009.tmp", "rename", tmp_path.name]
 
 
-def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_out(tmp_path: Path) -> None:
+def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_out(
+    tmp_path: Path,
+) -> None:
     """Step 9 is damaged, the run goes on from 6 and saves 7: with one to keep, that is 7."""
     for step in (6, 9):
         checkpoint.save(tmp_path, step, images(tensors(step)), {"step": step})

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from xxhash import xxh3_128_hexdigest
 
-from distsent.comm import World
+from distsent.distributed.world import World
 from distsent.errors import UserError
-from distsent.run import checkpoint
-from tests import folders
+from distsent.runtime import checkpoint
+from tests import fixtures
 from tests.chaos.life import job
 from tests.parallel.driver import Entry, drive
 
@@ -31,19 +31,37 @@ HOSTILE: tuple[Any, ...] = (
     {name: {"bytes": float("nan"), checkpoint.HASH: "0" * 32} for name in FILES}, {name: {"bytes": 10**30} for name in FILES},
     {"weights.safetensors": {"bytes": "1", checkpoint.HASH: 1}}, {"state.json": {"bytes": 0, checkpoint.HASH: None}},
 )  # fmt: skip
-TEXTS = ("[" * 50_000, '{"a":' * 50_000, "9" * 10_000, "nul", '{"a": 1, "a": 2}', "\ufeff{}", "{}\0", '"\\ud800"', "\x00\xff")
+TEXTS = (
+    "[" * 50_000,
+    '{"a":' * 50_000,
+    "9" * 10_000,
+    "nul",
+    '{"a": 1, "a": 2}',
+    "\ufeff{}",
+    "{}\0",
+    '"\\ud800"',
+    "\x00\xff",
+)
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     rng = torch.Generator().manual_seed(step)
-    return {group: {f"{group}.{i}": torch.randn(7, 5, generator=rng) for i in range(3)} for group in ("weights", "optimizer")}
+    return {
+        group: {f"{group}.{i}": torch.randn(7, 5, generator=rng) for i in range(3)}
+        for group in ("weights", "optimizer")
+    }
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     for step in (3, 6):
-        checkpoint.save(folder, step, folders.images(tensors(step)), {"step": step, "progress": list(range(20))})
+        checkpoint.save(
+            folder,
+            step,
+            fixtures.images(tensors(step)),
+            {"step": step, "progress": list(range(20))},
+        )
     return folder
 
 
@@ -93,7 +111,9 @@ def damage(rng: random.Random, folder: Path) -> str:
         elif kind == 3:
             manifest[entry].pop(rng.choice(("bytes", checkpoint.HASH)))
         else:
-            manifest[rng.choice(("../x", "other.safetensors", "/etc/hostname", "sub/file"))] = manifest[entry]
+            manifest[rng.choice(("../x", "other.safetensors", "/etc/hostname", "sub/file"))] = (
+                manifest[entry]
+            )
         (path / "manifest.json").write_text(json.dumps(manifest))
 
     ways: dict[str, Callable[[], object]] = {
@@ -115,7 +135,9 @@ def damage(rng: random.Random, folder: Path) -> str:
 def mutations(folder: Path, fresh: Path, count: int, seed: int) -> int:
     """Damage and read `count` times; how often the newest checkpoint was passed over."""
     rng, passed_over = random.Random(seed), 0
-    expected = {step: {g: checkpoint.weights_sha256(t) for g, t in tensors(step).items()} for step in (3, 6)}
+    expected = {
+        step: {g: checkpoint.weights_sha256(t) for g, t in tensors(step).items()} for step in (3, 6)
+    }
     for number in range(count):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(fresh, folder)
@@ -123,21 +145,31 @@ def mutations(folder: Path, fresh: Path, count: int, seed: int) -> int:
         found = checkpoint.newest(folder, told.append)
         where = f"seed {seed}, number {number}: {what}: {told}"
         assert found is not None and found.step in (3, 6), where
-        assert {g: checkpoint.weights_sha256(t) for g, t in found.tensors.items()} == expected[found.step], where
+        assert {g: checkpoint.weights_sha256(t) for g, t in found.tensors.items()} == expected[
+            found.step
+        ], where
         assert found.state["step"] == found.step, where
-        assert len(told) == (found.step == 3) and all("\n" not in line and NEW in line for line in told), where
+        assert len(told) == (found.step == 3) and all(
+            "\n" not in line and NEW in line for line in told
+        ), where
         passed_over += found.step == 3
     return passed_over
 
 
-def test_hundreds_of_changed_checkpoints_are_read_whole_or_passed_over(tmp_path: Path, fresh: Path) -> None:
+def test_hundreds_of_changed_checkpoints_are_read_whole_or_passed_over(
+    tmp_path: Path, fresh: Path
+) -> None:
     assert mutations(tmp_path / "run", fresh, 800, seed=random.Random().randrange(10**6)) > 600
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
-def test_ten_thousand_changed_checkpoints_are_read_whole_or_passed_over(tmp_path: Path, fresh: Path) -> None:
-    print(f"{mutations(tmp_path / 'run', fresh, 10_000, seed=random.Random().randrange(10**6))} of 10,000 were passed over")
+def test_ten_thousand_changed_checkpoints_are_read_whole_or_passed_over(
+    tmp_path: Path, fresh: Path
+) -> None:
+    print(
+        f"{mutations(tmp_path / 'run', fresh, 10_000, seed=random.Random().randrange(10**6))} of 10,000 were passed over"
+    )
 
 
 # A checkpoint whose hashes are right and whose content does not fit: forged, or another model's
@@ -171,8 +203,12 @@ STATES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["another model's weights", "a missing moment", "another shape", *STATES])
-def test_a_checkpoint_that_does_not_fit_is_one_clear_line(tmp_path: Path, stopped: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    "what", ["another model's weights", "a missing moment", "another shape", *STATES]
+)
+def test_a_checkpoint_that_does_not_fit_is_one_clear_line(
+    tmp_path: Path, stopped: Path, what: str
+) -> None:
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     path = checkpoint.steps(tmp_path / "chaos" / "checkpoints")[-1]
     weights = safetensors.torch.load_file(path / "weights.safetensors")
@@ -185,11 +221,14 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(tmp_path: Path, stoppe
         forge(path, "optimizer.safetensors", safetensors.torch.save(moments))
     else:
         other = weights.pop(first)
-        key, value = ("other", other) if what == "another model's weights" else (first, other.reshape(-1))
+        key, value = (
+            ("other", other) if what == "another model's weights" else (first, other.reshape(-1))
+        )
         forge(path, "weights.safetensors", safetensors.torch.save({**weights, key: value}))
     with pytest.raises(
-        UserError, match=r"the checkpoint of step 60 does not fit this job.*run\.resume=never begins anew"
+        UserError,
+        match=r"the checkpoint of step 60 does not fit this job.*run\.resume=never begins anew",
     ) as caught:
         alone(tmp_path)
     assert len(caught.value.lines) == 1
-    assert folders.metrics(tmp_path / "chaos"), "nothing of the run was thrown away"
+    assert fixtures.metrics(tmp_path / "chaos"), "nothing of the run was thrown away"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distsent.run import checkpoint
-from tests import folders, launcher
+from distsent.runtime import checkpoint
+from tests import fixtures, launcher
 from tests.chaos.life import job
 from tests.chaos.mishaps import FLIPPED, STEP
 from tests.parallel.driver import Entry
@@ -23,7 +23,10 @@ RUNS = {  # job.name: (the mishap, overrides)
     "skipping": ("nan_loss_twice", ["train.skip_nonfinite=2"]),
     "bounded": ("nan_loss_twice", ["train.skip_nonfinite=1"]),
     "flipped": ("flipped_bit_at_rank_1", []),
-    "unsaved": ("flipped_bit_that_nothing_saves", ["checkpoint.every_steps=none", "eval.every=end"]),
+    "unsaved": (
+        "flipped_bit_that_nothing_saves",
+        ["checkpoint.every_steps=none", "eval.every=end"],
+    ),
     "moment": ("flipped_moment_at_rank_1", []),
     "base": ("other_base_at_rank_1", ["adapter.kind=lora"]),
     "storeless": ("no_store_at_rank_1", []),
@@ -37,9 +40,20 @@ AGAIN = ("nan_1", "flipped", "full")  # the same command once more, without the 
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs in one start of two workers; then `again/` with those that were started once more."""
     folder = tmp_path_factory.mktemp("mishaps")
-    entries = [*((name, *RUNS[name]) for name in RUNS), *((name, None, RUNS[name][1]) for name in AGAIN)]
+    entries = [
+        *((name, *RUNS[name]) for name in RUNS),
+        *((name, None, RUNS[name][1]) for name in AGAIN),
+    ]
     plan = [
-        Entry(overrides=[word for word in merged(job(folder), ["train.max_steps=24", *changes, f"job.name={name}"])], mutant=mishap)
+        Entry(
+            overrides=[
+                word
+                for word in merged(
+                    job(folder), ["train.max_steps=24", *changes, f"job.name={name}"]
+                )
+            ],
+            mutant=mishap,
+        )
         for name, mishap, changes in entries
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -64,11 +78,16 @@ def hash_of(run: Path) -> list[object]:
     """Of the weights that the run gives away, and of the weights and moments behind its last step."""
     last = checkpoint.newest(run / "checkpoints", lambda line: pytest.fail(line))
     assert last is not None and last.step == 24
-    return [folders.result(run)["weights_sha256"], *(checkpoint.weights_sha256(group) for group in last.tensors.values())]
+    return [
+        fixtures.result(run)["weights_sha256"],
+        *(checkpoint.weights_sha256(group) for group in last.tensors.values()),
+    ]
 
 
 @pytest.mark.parametrize(("name", "what"), [("nan_1", "loss"), ("gradient", "gradient")])
-def test_a_number_that_goes_bad_on_any_worker_ends_all_and_names_the_rows(runs: Path, name: str, what: str) -> None:
+def test_a_number_that_goes_bad_on_any_worker_ends_all_and_names_the_rows(
+    runs: Path, name: str, what: str
+) -> None:
     told = re.fullmatch(
         rf"NonFinite: step {STEP + 1}: the {what} is not finite \(loss \S+, gradient norm \S+\); training rows ([\d, ]+); the last "
         r"checkpoint is untouched; try a lower optim\.lr, or train\.skip_nonfinite=N",
@@ -81,12 +100,14 @@ def test_a_number_that_goes_bad_on_any_worker_ends_all_and_names_the_rows(runs: 
 
 
 def test_the_last_checkpoint_before_a_bad_number_is_whole_and_carried_on_from(runs: Path) -> None:
-    assert "carrying on after step 12 of 24" in log(runs / "nan_1"), "the save of step 12 was finished before the workers left"
+    assert "carrying on after step 12 of 24" in log(runs / "nan_1"), (
+        "the save of step 12 was finished before the workers left"
+    )
     assert hash_of(runs / "nan_1") == hash_of(runs / "whole")
 
 
 def test_bad_numbers_may_be_skipped_up_to_a_bound(runs: Path) -> None:
-    assert folders.result(runs / "skipping")["train"]["skipped"] == 2  # type: ignore[index]
+    assert fixtures.result(runs / "skipping")["train"]["skipped"] == 2  # type: ignore[index]
     assert log(runs / "skipping").count("skipped step ") == 2
     assert raised(runs / "bounded").startswith(f"NonFinite: step {STEP + 5}: ")
     assert log(runs / "bounded").count("skipped step ") == 1
@@ -96,12 +117,14 @@ def test_bad_numbers_may_be_skipped_up_to_a_bound(runs: Path) -> None:
 def test_a_flipped_bit_is_found_and_its_rank_and_tensor_are_named(runs: Path, name: str) -> None:
     step = {"flipped": 15, "unsaved": 20}[name]
     assert raised(runs / name).startswith(
-        f"Diverged: after step {step}, rank 1 holds other weights than rank 0 in {FLIPPED}: memory or hardware of rank 1 or rank 0"
+        f"ReplicaMismatch: after step {step}, rank 1 holds other weights than rank 0 in {FLIPPED}: memory or hardware of rank 1 or rank 0"
     ), raised(runs / name)
 
 
 def test_a_flipped_bit_in_the_optimizers_state_is_found(runs: Path) -> None:
-    assert raised(runs / "moment").startswith(f"Diverged: after step 15, rank 1 holds another exp_avg than rank 0 in {FLIPPED}: ")
+    assert raised(runs / "moment").startswith(
+        f"ReplicaMismatch: after step 15, rank 1 holds another exp_avg than rank 0 in {FLIPPED}: "
+    )
 
 
 def test_workers_that_read_other_weights_do_not_begin(runs: Path) -> None:
@@ -129,7 +152,9 @@ def test_a_full_disk_ends_all_workers_with_one_line_and_nothing_good_is_lost(run
     ), told
     assert "carrying on after step 6 of 24" in log(runs / "full")
     assert hash_of(runs / "full") == hash_of(runs / "whole")
-    assert not list((runs / "full" / "checkpoints").glob(".*")), "nothing is left of the save that failed"
+    assert not list((runs / "full" / "checkpoints").glob(".*")), (
+        "nothing is left of the save that failed"
+    )
 
 
 def test_a_slow_disk_costs_time_but_no_step(runs: Path) -> None:

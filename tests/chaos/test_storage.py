@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from distsent.comm import World
+from distsent.distributed.world import World
 from distsent.errors import FAILED, UserError
 from distsent.job import load
-from distsent.run import checkpoint
-from distsent.run.image import Image
-from distsent.training.run import Run
-from tests import folders
+from distsent.runtime import checkpoint
+from distsent.runtime.safetensors_buffer import SafetensorsBuffer
+from distsent.training.session import TrainingSession
+from tests import fixtures
 from tests.chaos.life import job
 from tests.parallel.driver import Deaf
 
@@ -27,14 +27,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB. Only root can mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+        != 0
+    ):
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def alone(folder: Path) -> None:
-    Run(load(None, job(folder)), World(), Deaf()).train()
+    TrainingSession(load(None, job(folder)), World(), Deaf()).train()
 
 
 def fill(folder: Path) -> Path:
@@ -59,7 +64,10 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_r
             fillers.append(fill(disk))
         return real(folder, step, *rest)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="step-00000009: the checkpoint could not") as caught:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="step-00000009: the checkpoint could not") as caught,
+    ):
         patch.setattr(checkpoint, "save", save)
         alone(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
@@ -73,22 +81,33 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_r
     fillers[0].unlink()
     alone(disk)
     alone(tmp_path / "whole")
-    hashes = [folders.result(folder / "chaos")["weights_sha256"] for folder in (disk, tmp_path / "whole")]
+    hashes = [
+        fixtures.result(folder / "chaos")["weights_sha256"] for folder in (disk, tmp_path / "whole")
+    ]
     assert hashes[0] == hashes[1]
 
 
-def test_a_disk_that_turns_read_only_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(image: Image, path: Path) -> None:  # a disk with open files cannot be remounted, one that fails can
+def test_a_disk_that_turns_read_only_is_one_line(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(
+        image: SafetensorsBuffer, path: Path
+    ) -> None:  # a disk with open files cannot be remounted, one that fails can
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"could not be written .*Read-only file system") as caught:
-        real = Image.write
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"could not be written .*Read-only file system") as caught,
+    ):
+        real = SafetensorsBuffer.write
         calls = iter([real, real])
-        patch.setattr(Image, "write", lambda *rest: next(calls, write)(*rest))
+        patch.setattr(SafetensorsBuffer, "write", lambda *rest: next(calls, write)(*rest))
         alone(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(UserError, match=r"cannot write to .*; choose another folder with run\.dir") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot write to .*; choose another folder with run\.dir"
+    ) as caught:
         alone(disk)
     assert len(caught.value.lines) == 1
     found = checkpoint.newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))

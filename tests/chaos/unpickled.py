@@ -20,14 +20,20 @@ SEEN: list[str] = []
 
 def tell(what: str) -> None:
     """Remember what was done, and by whom."""
-    callers = [frame for frame in traceback.extract_stack()[:-2] if "unpickled.py" not in frame.filename]
+    callers = [
+        frame for frame in traceback.extract_stack()[:-2] if "unpickled.py" not in frame.filename
+    ]
     SEEN.append(f"{what} by {callers[-1].filename}:{callers[-1].lineno}" if callers else what)
 
 
 def audit(event: str, details: tuple[Any, ...]) -> None:
-    if event == "pickle.find_class":  # every class or function that a pickle names, in C and in Python
+    if (
+        event == "pickle.find_class"
+    ):  # every class or function that a pickle names, in C and in Python
         tell(f"pickle: {details}")
-    elif event in ("marshal.loads", "marshal.load") and "importlib" not in str(sys._getframe(1).f_code.co_filename):
+    elif event in ("marshal.loads", "marshal.load") and "importlib" not in str(
+        sys._getframe(1).f_code.co_filename
+    ):
         tell(f"{event}")
 
 
@@ -51,18 +57,18 @@ def watched(real: Any, name: str) -> Any:
 def main(run: str, overrides: list[str]) -> None:
     from distsent import evaluate, predict, train
     from distsent.errors import Stopped
-    from distsent.training.update import Update
+    from distsent.training.train_step import TrainStep
 
-    real, asked = Update.__call__, False
+    real, asked = TrainStep.__call__, False
 
-    def stopping(self: Update, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def stopping(self: TrainStep, batch: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal asked
         if batch.step == 7 and not asked:
             asked = True
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, *args, **kwargs)
 
-    Update.__call__ = stopping  # type: ignore[method-assign]
+    TrainStep.__call__ = stopping  # type: ignore[method-assign]
     try:
         train.main(overrides)
         raise AssertionError("it was asked to stop")

@@ -29,7 +29,9 @@ def machine(image: image_jobs.Image, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def pods(machine: Machine, image: image_jobs.Image, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+def pods(
+    machine: Machine, image: image_jobs.Image, tmp_path: Path
+) -> Iterator[Callable[..., Cluster]]:
     """`image_jobs.make`; its pods are gone after the test."""
     made: list[Cluster] = []
     folders = (tmp_path / f"cluster{number}" for number in count())
@@ -53,7 +55,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[slurm_cluster.Cluster]:
     """A cluster of its own for every test; afterwards nothing of it is left."""
     with slurm_cluster.Cluster(tmp_path / "cluster", **getattr(request, "param", {})) as cluster:
-        inside = set.union(*(namespaces(host.pid) for host in cluster.hosts.values())) - namespaces("self")
+        inside = set.union(*(namespaces(host.pid) for host in cluster.hosts.values())) - namespaces(
+            "self"
+        )
         yield cluster
     assert len(inside) == 15
     assert leftovers(cluster.home, inside) == []

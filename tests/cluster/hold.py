@@ -22,7 +22,11 @@ class Hold:
         self._file, self._heard = folder / "hold", folder / "hold.heard"
         shutil.copy(HELD / "sitecustomize.py", folder)
         inside = seen_as or str(folder)
-        self.env = {"PYTHONPATH": inside, "DISTSENT_TEST_HOLD": f"{inside}/hold", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.env = {
+            "PYTHONPATH": inside,
+            "DISTSENT_TEST_HOLD": f"{inside}/hold",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
     def at(self, step: int) -> None:
         """Let `step` steps be done, and no more."""

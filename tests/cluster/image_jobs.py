@@ -35,12 +35,16 @@ def make(
 ) -> Cluster:  # fmt: skip
     """The pods of a manifest on two workers, with the job's keys overridden and the manifest changed."""
     files = {"imdb": ("30-imdb-job.yaml", "40-imdb.yaml")}.get(name, (f"jobs/{name}.yaml",))
-    documents = {key: one for file in files for key, one in copy.deepcopy(load(ROOT / "k8s" / file)).items()}
+    documents = {
+        key: one for file in files for key, one in copy.deepcopy(load(ROOT / "k8s" / file)).items()
+    }
     job = documents["MPIJob", name]
     roles = job["spec"]["mpiReplicaSpecs"]
     roles["Worker"]["replicas"] = WORKERS
     launcher = roles["Launcher"]["template"]["spec"]["containers"][0]
-    launcher["args"][launcher["args"].index("-np") + 1] = str(WORKERS * job["spec"]["slotsPerWorker"])
+    launcher["args"][launcher["args"].index("-np") + 1] = str(
+        WORKERS * job["spec"]["slotsPerWorker"]
+    )
     launcher["args"] += {word.partition("=")[0]: word for word in (*base, *overrides)}.values()
     launcher["env"].append(THREADS)
     change(job)
@@ -49,8 +53,20 @@ def make(
 
 def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     """The result of the same job without pods."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    words = [f"{sys.prefix}/bin/horovodrun", "-np", str(WORKERS), sys.executable, "-m", "distsent.train"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    words = [
+        f"{sys.prefix}/bin/horovodrun",
+        "-np",
+        str(WORKERS),
+        sys.executable,
+        "-m",
+        "distsent.train",
+    ]
     words += [str(ROOT / f"jobs/{name}.toml"), f"run.dir={folder}", *overrides]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -59,7 +75,11 @@ def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
 
 def same(result: dict[str, Any], plain: dict[str, Any]) -> None:
     """The same training: every score, and the weights to the bit."""
-    assert result["status"] == "finished" and result["world_size"] == WORKERS and result["steps"] == plain["steps"]
+    assert (
+        result["status"] == "finished"
+        and result["world_size"] == WORKERS
+        and result["steps"] == plain["steps"]
+    )
     for split, scores in plain["eval"].items():
         for name in ("n", "accuracy", "f1", "confusion"):
             assert result["eval"][split][name] == scores[name], (split, name)

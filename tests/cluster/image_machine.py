@@ -21,7 +21,17 @@ from pathlib import Path
 from patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("podman", "buildah", "crun", "debootstrap", "ip", "nsenter", "unshare", "ssh-keygen", "tar")
+PROGRAMS = (
+    "podman",
+    "buildah",
+    "crun",
+    "debootstrap",
+    "ip",
+    "nsenter",
+    "unshare",
+    "ssh-keygen",
+    "tar",
+)
 CONTEXT = ("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE", "tools/cxx17",
            "distsent", "jobs", "k8s/image")  # fmt: skip
 NETWORK = "10.78.0"
@@ -35,15 +45,29 @@ def missing() -> str | None:
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian: podman buildah crun debootstrap iproute2 openssh-client)"
-    trial = subprocess.run([*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"], capture_output=True, text=True)
+    trial = subprocess.run(
+        [*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"], capture_output=True, text=True
+    )
     return None if trial.returncode == 0 else f"no namespaces here: {trial.stderr.strip()}"
 
 
-UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = (
+    "unshare",
+    "--mount",
+    "--net",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 
 
 def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed pytest leaves no containers behind
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # PR_SET_PDEATHSIG: a killed pytest leaves no containers behind
 
 
 # ---- the image -------------------------------------------------------------------------------------------------------
@@ -60,9 +84,13 @@ def build() -> tuple[Path, str, float]:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         settings = pip_settings()
-        base = "localhost/base:" + digest([json.dumps(settings), *[str(path) for path in certificates(settings)]], ROOT, [])
+        base = "localhost/base:" + digest(
+            [json.dumps(settings), *[str(path) for path in certificates(settings)]], ROOT, []
+        )
         context = snapshot(folder / "context")
-        image = f"{TAG}:" + digest([base], context, sorted(path for path in context.rglob("*") if path.is_file()))
+        image = f"{TAG}:" + digest(
+            [base], context, sorted(path for path in context.rglob("*") if path.is_file())
+        )
         tool = ["--root", str(folder / "storage"), "--runroot", str(folder / "run")]
         if subprocess.run(["podman", *tool, "image", "exists", image]).returncode == 0:
             return folder / "storage", image, 0.0
@@ -73,25 +101,46 @@ def build() -> tuple[Path, str, float]:
         # Alone with its mounts and processes, so that nothing of a build that was killed stays.
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         words += ["nice", "-n", "10", "buildah", *tool, "bud"]
-        words += ["--isolation", "chroot", "--network", "host", "--format", "docker", "--layers", *mounts]
+        words += [
+            "--isolation",
+            "chroot",
+            "--network",
+            "host",
+            "--format",
+            "docker",
+            "--layers",
+            *mounts,
+        ]
         words += ["--build-arg", f"BASE={base}", *torch_index(settings)]
         with open(folder / "build.log", "w") as file:
             # The second gives the build stage a name, at no cost: what has none is thrown away below, Horovod with it.
-            for target in (["--tag", image], ["--target", "build", "--tag", "localhost/stage:build"]):
+            for target in (
+                ["--tag", image],
+                ["--target", "build", "--tag", "localhost/stage:build"],
+            ):
                 done = subprocess.run(
-                    [*words, *target, str(context)], stdout=file, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+                    [*words, *target, str(context)],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=die_with_parent,
                 )
                 if done.returncode != 0:
                     break
         log = (folder / "build.log").read_text(errors="replace")
-        assert done.returncode == 0, f"building the image failed; the end of {folder / 'build.log'}:\n{log[-3000:]}"
+        assert done.returncode == 0, (
+            f"building the image failed; the end of {folder / 'build.log'}:\n{log[-3000:]}"
+        )
         forget_others(tool, image)
         return folder / "storage", image, time.monotonic() - start
 
 
 def forget_others(tool: Sequence[str], image: str) -> None:
     """Only the newest image stays, and the stage that it was built in, for the next one."""
-    names = subprocess.run(["podman", *tool, "images", "--format", "{{.Repository}}:{{.Tag}}", TAG], capture_output=True, text=True)
+    names = subprocess.run(
+        ["podman", *tool, "images", "--format", "{{.Repository}}:{{.Tag}}", TAG],
+        capture_output=True,
+        text=True,
+    )
     for name in names.stdout.split():
         if name != image:
             subprocess.run(["podman", *tool, "rmi", name], capture_output=True)
@@ -104,7 +153,9 @@ def snapshot(folder: Path) -> Path:
     for name in CONTEXT:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy2(ROOT / name, folder / name)
     return folder
@@ -119,7 +170,9 @@ def digest(words: Sequence[str], folder: Path, files: Sequence[Path]) -> str:
 
 def pip_settings() -> dict[str, str]:
     """How pip finds packages on this machine: the container's pip must find them, too."""
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    )
     settings: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
@@ -135,7 +188,9 @@ def certificates(settings: dict[str, str]) -> list[Path]:
 
 def local_folders(settings: dict[str, str]) -> list[Path]:
     """Folders that the settings name."""
-    words = " ".join(settings.get(name, "") for name in ("find-links", "index-url", "extra-index-url")).split()
+    words = " ".join(
+        settings.get(name, "") for name in ("find-links", "index-url", "extra-index-url")
+    ).split()
     paths = [Path(word.removeprefix("file://")) for word in words]
     paths = [path.parent if path.name == "simple" else path for path in paths if path.is_absolute()]
     return sorted({path for path in paths if path.is_dir()})
@@ -158,12 +213,21 @@ def make_base(folder: Path, name: str, tool: Sequence[str], settings: dict[str, 
     shutil.rmtree(folder / "var/cache/apt/archives", ignore_errors=True)
     shutil.rmtree(folder / "usr/share/doc", ignore_errors=True)
     lines = dict(settings)
-    for bundle in certificates(settings):  # beside those of the distribution, which an installation writes anew
+    for bundle in certificates(
+        settings
+    ):  # beside those of the distribution, which an installation writes anew
         shutil.copy(bundle, folder / "etc/ssl/host-bundle.crt")
         lines["cert"] = "/etc/ssl/host-bundle.crt"
-    (folder / "etc/pip.conf").write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
+    (folder / "etc/pip.conf").write_text(
+        "[global]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+    )
     packed = subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE)
-    subprocess.run(["podman", *tool, "import", "--quiet", "-", name], stdin=packed.stdout, check=True, capture_output=True)
+    subprocess.run(
+        ["podman", *tool, "import", "--quiet", "-", name],
+        stdin=packed.stdout,
+        check=True,
+        capture_output=True,
+    )
     assert packed.wait() == 0
     shutil.rmtree(folder)
 
@@ -193,24 +257,42 @@ class Machine:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [*UNSHARE, "bash", "-c", BOOT.format(network=NETWORK, home=home)], preexec_fn=die_with_parent, stdin=subprocess.DEVNULL
+            [*UNSHARE, "bash", "-c", BOOT.format(network=NETWORK, home=home)],
+            preexec_fn=die_with_parent,
+            stdin=subprocess.DEVNULL,
         )
-        wait_for("the machine is up", lambda: (home / "up").exists() or self._process.poll() is not None, 20)
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        wait_for(
+            "the machine is up",
+            lambda: (home / "up").exists() or self._process.poll() is not None,
+            20,
+        )
+        children = (
+            Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        )
         self._inside = ["nsenter", "--all", "--target", children[0]]
         self._podman = [
             "podman", "--root", str(home / "containers"), "--runroot", "/run/containers", "--tmpdir", "/run/libpod",
             "--storage-opt", f"additionalimagestore={storage}", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
         ]  # fmt: skip
 
-    def run(self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([*self._inside, *words], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    def run(
+        self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*self._inside, *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
         assert not check or done.returncode == 0, (
             f"{' '.join(words)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
         return done
 
-    def podman(self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE) -> subprocess.CompletedProcess[str]:
+    def podman(
+        self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         return self.run(*self._podman, *words, check=check, timeout=timeout)
 
     def join(self, name: str, address: str) -> None:
@@ -232,7 +314,12 @@ class Machine:
 
     def answers(self, address: str, port: int) -> bool:
         """Whether a connection is accepted, as a tcpSocket probe asks."""
-        return self.run("timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}", check=False).returncode == 0
+        return (
+            self.run(
+                "timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}", check=False
+            ).returncode
+            == 0
+        )
 
     def close(self) -> None:
         """End everything: with the first process of the namespace the kernel ends the others, with the last the mounts."""

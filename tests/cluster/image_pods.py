@@ -30,20 +30,42 @@ UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
 
 def load(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The documents of a manifest by kind and name."""
-    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(path.read_text()) if one}
+    return {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in yaml.safe_load_all(path.read_text())
+        if one
+    }
 
 
 class Pod:
     """One pod: a place in the network, and a container that may be started more than once in it."""
 
-    def __init__(self, machine: Machine, name: str, address: str, template: dict[str, Any], image: str, folder: Path) -> None:
-        self.machine, self.name, self.address, self.image, self.folder = machine, name, address, image, folder
+    def __init__(
+        self,
+        machine: Machine,
+        name: str,
+        address: str,
+        template: dict[str, Any],
+        image: str,
+        folder: Path,
+    ) -> None:
+        self.machine, self.name, self.address, self.image, self.folder = (
+            machine,
+            name,
+            address,
+            image,
+            folder,
+        )
         self.spec = template["spec"]
         self.container = self.spec["containers"][0]
-        self.mounts: list[tuple[Path, str, bool]] = []  # what the operator adds: folder, path inside, read-only
+        self.mounts: list[
+            tuple[Path, str, bool]
+        ] = []  # what the operator adds: folder, path inside, read-only
         self.env: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
-        self.sources: dict[str, Path] = {}  # claims and ConfigMaps by the names that volumes give them
+        self.sources: dict[
+            str, Path
+        ] = {}  # claims and ConfigMaps by the names that volumes give them
         self.starts = 0
 
     @property
@@ -68,7 +90,10 @@ class Pod:
     def identity(self) -> list[str]:
         """User and rights, pod's and container's."""
         pod, own = self.spec.get("securityContext", {}), self.container.get("securityContext", {})
-        user, group = own.get("runAsUser", pod.get("runAsUser", 0)), own.get("runAsGroup", pod.get("runAsGroup", 0))
+        user, group = (
+            own.get("runAsUser", pod.get("runAsUser", 0)),
+            own.get("runAsGroup", pod.get("runAsGroup", 0)),
+        )
         assert user or not pod.get("runAsNonRoot"), "the kubelet refuses to start it"
         words = ["--user", f"{user}:{group}"]
         if "fsGroup" in pod:
@@ -87,14 +112,20 @@ class Pod:
 
     def volumes(self) -> list[str]:
         group = self.spec.get("securityContext", {}).get("fsGroup")
-        words = [f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}" for folder, path, read_only in self.mounts]
+        words = [
+            f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}"
+            for folder, path, read_only in self.mounts
+        ]
         volumes = {one["name"]: one for one in self.spec.get("volumes", [])}
         for mount in self.container.get("volumeMounts", []):
             volume, path = volumes[mount["name"]], mount["mountPath"]
             empty = volume.get("emptyDir")
             if empty is not None and empty.get("medium") == "Memory":
                 size = empty["sizeLimit"]
-                words += ["--mount", f"type=tmpfs,destination={path},tmpfs-mode=1777,tmpfs-size={size[:-2]}{UNITS[size[-2:]]}"]
+                words += [
+                    "--mount",
+                    f"type=tmpfs,destination={path},tmpfs-mode=1777,tmpfs-size={size[:-2]}{UNITS[size[-2:]]}",
+                ]
                 continue
             if empty is not None:
                 folder = self.folder / "volumes" / self.name / mount["name"]
@@ -104,17 +135,28 @@ class Pod:
             else:
                 source = volume.get("persistentVolumeClaim") or volume.get("configMap")
                 folder = self.sources[source.get("claimName") or source["name"]]
-            read_only = mount.get("readOnly") or volume.get("persistentVolumeClaim", {}).get("readOnly") or "configMap" in volume
+            read_only = (
+                mount.get("readOnly")
+                or volume.get("persistentVolumeClaim", {}).get("readOnly")
+                or "configMap" in volume
+            )
             words.append(f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}")
         return words
 
     def running(self) -> bool:
-        return self.machine.podman("inspect", "--format", "{{.State.Running}}", self.name, check=False).stdout.strip() == "true"
+        return (
+            self.machine.podman(
+                "inspect", "--format", "{{.State.Running}}", self.name, check=False
+            ).stdout.strip()
+            == "true"
+        )
 
     def exit_code(self, seconds: float = 300) -> int:
         """Wait for its end."""
         wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.log)
-        return int(self.machine.podman("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout)
+        return int(
+            self.machine.podman("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout
+        )
 
     def terminate(self) -> None:
         """What the kubelet does to a pod that is evicted or deleted, without waiting: SIGTERM to the first process."""
@@ -137,7 +179,14 @@ class Pod:
 class Cluster:
     """A namespace with one MPIJob, as the operator runs it."""
 
-    def __init__(self, machine: Machine, image: str, folder: Path, job: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        image: str,
+        folder: Path,
+        job: dict[str, Any],
+        config: dict[str, Any],
+    ) -> None:
         self.machine, self.folder, self.job = machine, folder, job
         folder.mkdir(parents=True, exist_ok=True)
         spec, self.name = job["spec"], job["metadata"]["name"]
@@ -154,10 +203,24 @@ class Cluster:
         }
         count = roles["Worker"]["replicas"]
         self.workers = [
-            Pod(machine, f"{self.name}-worker-{index}", f"{NETWORK}.{10 + index}", roles["Worker"]["template"], image, folder)
+            Pod(
+                machine,
+                f"{self.name}-worker-{index}",
+                f"{NETWORK}.{10 + index}",
+                roles["Worker"]["template"],
+                image,
+                folder,
+            )
             for index in range(count)
         ]
-        self.launcher = Pod(machine, f"{self.name}-launcher", f"{NETWORK}.9", roles["Launcher"]["template"], image, folder)
+        self.launcher = Pod(
+            machine,
+            f"{self.name}-launcher",
+            f"{NETWORK}.9",
+            roles["Launcher"]["template"],
+            image,
+            folder,
+        )
         self.hold = Hold(self.claim / ".hold", seen_as="/shared/.hold")
         slots = {"OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
         self.launcher.env = {**OPERATOR_LAUNCHER, **slots, **self.hold.env}
@@ -216,7 +279,12 @@ class Cluster:
         return max((json.loads(line).get("step", 0) for line in lines), default=0)
 
     def wait_for_step(self, step: int, seconds: float = 300) -> None:
-        wait_for(f"step {step}", lambda: self.steps() >= step or not self.launcher.running(), seconds, self.launcher.log)
+        wait_for(
+            f"step {step}",
+            lambda: self.steps() >= step or not self.launcher.running(),
+            seconds,
+            self.launcher.log,
+        )
         assert self.steps() >= step, self.launcher.log()
 
     def start_and_hold(self, step: int) -> None:
@@ -249,7 +317,21 @@ def make_key(folder: Path, group: int | None) -> Path:
     """The secret `<job>-ssh`, as the operator makes it and the kubelet mounts it: of root, readable by the group."""
     folder.mkdir()
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", "", "-f", str(folder / "id_rsa")], check=True
+        [
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ecdsa",
+            "-b",
+            "521",
+            "-m",
+            "PEM",
+            "-N",
+            "",
+            "-f",
+            str(folder / "id_rsa"),
+        ],
+        check=True,
     )
     shutil.copy(folder / "id_rsa.pub", folder / "authorized_keys")
     for path in folder.iterdir():

@@ -42,4 +42,7 @@ def _real(split: str, rows: int) -> list[list[str]]:
 
 def _made(rows: int) -> list[list[str]]:
     draw, words = random.Random(1), [[f"{kind}{i}" for i in range(60)] for kind in ("good", "bad")]
-    return [[" ".join(draw.choices(words[row % 2], k=draw.randint(3, 60))), row % 2] for row in range(rows)]
+    return [
+        [" ".join(draw.choices(words[row % 2], k=draw.randint(3, 60))), row % 2]
+        for row in range(rows)
+    ]

@@ -26,7 +26,17 @@ ROOT = Path(__file__).parents[2]
 HOSTS = {"login": "10.77.0.1", "node1": "10.77.0.11", "node2": "10.77.0.12"}
 NODES = ("node1", "node2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "sshd", "nsenter", "unshare")
-UNSHARE = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+UNSHARE = [
+    "unshare",
+    "--mount",
+    "--net",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+]
 PMIX = "/usr/lib/*-linux-gnu/slurm-wlm/mpi_pmix.so"
 
 # cred_expire: a requeued job waits that long (120 s by default) before it may start again.
@@ -83,10 +93,14 @@ def missing() -> str | None:
         return "a SLURM cluster on one machine needs root"
     absent = [name for name in PROGRAMS if _which(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (Debian: slurm-wlm munge iproute2 openssh-server)"
+        return (
+            f"not installed: {', '.join(absent)} (Debian: slurm-wlm munge iproute2 openssh-server)"
+        )
     if not list(Path("/").glob(PMIX.lstrip("/"))):
         return "this SLURM has no PMIx plugin"
-    trial = subprocess.run([*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"], capture_output=True, text=True)
+    trial = subprocess.run(
+        [*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"], capture_output=True, text=True
+    )
     return None if trial.returncode == 0 else f"no namespaces here: {trial.stderr.strip()}"
 
 
@@ -95,7 +109,9 @@ def _which(name: str) -> str | None:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed pytest leaves no cluster behind
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # PR_SET_PDEATHSIG: a killed pytest leaves no cluster behind
 
 
 class Host:
@@ -108,8 +124,17 @@ class Host:
         tmp.mkdir(parents=True)
         (tmp / "shm").mkdir(mode=0o1777)
         tmp.chmod(0o1777)
-        script = ["set -e", f"hostname {name}", f"mount --bind {home}/hosts /etc/hosts", "ip link set lo up"]
-        script += [f"mount --bind {home}/ssh_config /etc/ssh/ssh_config", "mount -t tmpfs none /dev/shm", "mkdir -p /run/sshd"]
+        script = [
+            "set -e",
+            f"hostname {name}",
+            f"mount --bind {home}/hosts /etc/hosts",
+            "ip link set lo up",
+        ]
+        script += [
+            f"mount --bind {home}/ssh_config /etc/ssh/ssh_config",
+            "mount -t tmpfs none /dev/shm",
+            "mkdir -p /run/sshd",
+        ]
         script[4:4] = ["mount -t tmpfs none /run"]
         shared = home, ROOT, sys.prefix, sys.base_prefix, os.environ.get("DISTSENT_DATA", ROOT)
         for kept in _outermost(*map(Path, shared)):  # must stay in sight behind the private /tmp
@@ -117,13 +142,23 @@ class Host:
                 (tmp / kept.relative_to("/tmp")).mkdir(parents=True, exist_ok=True)
                 script.append(f"mount --bind {kept} {tmp / kept.relative_to('/tmp')}")
         # The first process of a process namespace must wait for the orphans that come to it; bash does.
-        script += [f"mount --rbind {tmp} /tmp", f"touch {private}/up", "trap : TERM INT", "while :; do sleep 3600 & wait; done"]
+        script += [
+            f"mount --rbind {tmp} /tmp",
+            f"touch {private}/up",
+            "trap : TERM INT",
+            "while :; do sleep 3600 & wait; done",
+        ]
         command = [*UNSHARE, "bash", "-c", "\n".join(script)]
         with open(home / f"{name}.log", "w") as log:
             if inside is not None:
                 command = [*inside.enter, *command]
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", preexec_fn=_die_with_parent
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                preexec_fn=_die_with_parent,
             )
         wait_for(f"host {name} is up", (private / "up").exists, 10, every=0.02)
         self.pid = _descendant(self.process.pid)
@@ -132,11 +167,24 @@ class Host:
     def enter(self) -> list[str]:
         return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--ipc", "--pid"]
 
-    def run(self, *command: str, check: bool = True, env: dict[str, str] | None = None, cwd: Path = Path("/")) -> str:
+    def run(
+        self,
+        *command: str,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+        cwd: Path = Path("/"),
+    ) -> str:
         """Standard output of a command on this host."""
-        inside = [*self.enter, "env", f"--chdir={cwd}", *command]  # nsenter itself forgets the folder
+        inside = [
+            *self.enter,
+            "env",
+            f"--chdir={cwd}",
+            *command,
+        ]  # nsenter itself forgets the folder
         done = subprocess.run(inside, env=env, capture_output=True, text=True, timeout=180)
-        assert not check or done.returncode == 0, f"{self.name}: {command} ended with {done.returncode}: {done.stderr}{done.stdout}"
+        assert not check or done.returncode == 0, (
+            f"{self.name}: {command} ended with {done.returncode}: {done.stderr}{done.stdout}"
+        )
         return done.stdout
 
     def processes(self) -> dict[int, str]:
@@ -155,7 +203,10 @@ class Cluster:
     """The cluster; `home` is its shared storage. Use as a context."""
 
     def __init__(self, home: Path, patience: int = 60) -> None:
-        self.home, self.patience = home, patience  # seconds until a node that does not answer is down
+        self.home, self.patience = (
+            home,
+            patience,
+        )  # seconds until a node that does not answer is down
         self.hold = Hold(home / "hold")
         self.hosts: dict[str, Host] = {}
         self.env = {
@@ -178,13 +229,19 @@ class Cluster:
     def _start(self) -> None:
         home = self.home
         (home / "state").mkdir(parents=True)
-        (home / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in HOSTS.items()))
+        (home / "hosts").write_text(
+            "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in HOSTS.items())
+        )
         (home / "slurm.conf").write_text(CONF.format(home=home, patience=self.patience, **HOSTS))
-        (home / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")  # any device will do: nobody uses it
+        (home / "gres.conf").write_text(
+            "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+        )  # any device will do: nobody uses it
         (home / "munge.key").write_bytes(secrets.token_bytes(128))
         (home / "munge.key").chmod(0o600)
         home.chmod(0o755)  # munge wants its socket within everybody's reach
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "ssh_key"], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "ssh_key"], check=True
+        )
         (home / "ssh_config").write_text(SSH_CONFIG.format(home=home))
         login = self.hosts["login"] = Host("login", home)
         for name in NODES:
@@ -213,12 +270,17 @@ class Cluster:
         """(Re)connect a node, start its slurmd and sshd where they do not run, and wait until SLURM would use it."""
         host, home = self.hosts[name], self.home
         self.connect(name, True)
-        running = {line.split(" ")[0].rsplit("/", 1)[-1].rstrip(":") for line in host.processes().values()}
+        running = {
+            line.split(" ")[0].rsplit("/", 1)[-1].rstrip(":") for line in host.processes().values()
+        }
         if "slurmd" not in running:
             self.daemon(name, "slurmd")
         if "sshd" not in running:
             options = f"-o HostKey={home}/ssh_key -o AuthorizedKeysFile={home}/ssh_key.pub -o StrictModes=no -o PidFile=none"
-            self.daemon(name, f"$(command -v sshd) -f /dev/null {options} -o PermitRootLogin=yes -o UsePAM=no")
+            self.daemon(
+                name,
+                f"$(command -v sshd) -f /dev/null {options} -o PermitRootLogin=yes -o UsePAM=no",
+            )
         wait_for(f"{name} is idle", lambda: self.node_state(name) == "idle", 240)
 
     def connect(self, name: str, up: bool) -> None:
@@ -226,7 +288,9 @@ class Cluster:
         self.hosts["login"].run("ip", "link", "set", name, "up" if up else "down")
 
     def node_state(self, name: str) -> str:
-        return self.run("sinfo", "--noheader", f"--nodes={name}", "--partition=normal", "--format=%t").strip()
+        return self.run(
+            "sinfo", "--noheader", f"--nodes={name}", "--partition=normal", "--format=%t"
+        ).strip()
 
     def run(self, *command: str, check: bool = True, cwd: Path = ROOT, **env: str) -> str:
         """A command of a user at the login node; again where a busy machine's controller did not answer."""
@@ -266,7 +330,11 @@ def _descendant(pid: int) -> int:
 def _outermost(*paths: Path) -> list[Path]:
     """The paths, without those that lie in another one."""
     unique = sorted({path.resolve() for path in paths})
-    return [path for path in unique if not any(path != other and path.is_relative_to(other) for other in unique)]
+    return [
+        path
+        for path in unique
+        if not any(path != other and path.is_relative_to(other) for other in unique)
+    ]
 
 
 def _link(path: str) -> str:
@@ -287,8 +355,16 @@ def _processes() -> Iterable[tuple[int, str]]:
 
 def leftovers(home: Path, cluster_namespaces: set[str]) -> list[str]:
     """What is left of a cluster: processes and mounts that name its storage, and processes in one of its namespaces."""
-    left = [f"process {pid}: {line}" for pid, line in _processes() if str(home) in line or namespaces(pid) & cluster_namespaces]
-    return left + [f"mount: {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line]
+    left = [
+        f"process {pid}: {line}"
+        for pid, line in _processes()
+        if str(home) in line or namespaces(pid) & cluster_namespaces
+    ]
+    return left + [
+        f"mount: {line}"
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if str(home) in line
+    ]
 
 
 def namespaces(pid: int | str) -> set[str]:

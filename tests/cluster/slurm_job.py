@@ -27,7 +27,9 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 class Job:
     """A submitted job."""
 
-    def __init__(self, cluster: Cluster, script: str, *arguments: str, options: str = "", **env: str) -> None:
+    def __init__(
+        self, cluster: Cluster, script: str, *arguments: str, options: str = "", **env: str
+    ) -> None:
         self.cluster, self.runs = cluster, cluster.home / "runs"
         self.options = [
             "--gres=none",
@@ -37,7 +39,9 @@ class Job:
             *options.split(),
         ]
         path = script if "/" in script else f"slurm/{script}"
-        words = {word.partition("=")[0]: word for word in (*arguments, f"run.dir={self.runs}")}  # of two values the later one
+        words = {
+            word.partition("=")[0]: word for word in (*arguments, f"run.dir={self.runs}")
+        }  # of two values the later one
         submitted = cluster.run("sbatch", *self.options, path, *words.values(), **env)
         self.id = submitted.split()[-1]
 
@@ -52,7 +56,12 @@ class Job:
 
     def wait_for_line(self, pattern: str, seconds: float = 240) -> re.Match[str]:
         """The first match in the log, as soon as it is there."""
-        wait_for(repr(pattern), lambda: re.search(pattern, self.log) or self["JobState"] in ENDED, seconds, self.tell)
+        wait_for(
+            repr(pattern),
+            lambda: re.search(pattern, self.log) or self["JobState"] in ENDED,
+            seconds,
+            self.tell,
+        )
         match = re.search(pattern, self.log)
         assert match, f"ended without {pattern!r}\n{self.tell()}"
         return match
@@ -71,7 +80,12 @@ class Job:
 
     def wait_for_checkpoint(self, name: str = "imdb") -> None:
         checkpoints = self.runs / name / "checkpoints"
-        wait_for("a checkpoint", lambda: list(checkpoints.glob("step-*")) or self["JobState"] in ENDED, 240, self.tell)
+        wait_for(
+            "a checkpoint",
+            lambda: list(checkpoints.glob("step-*")) or self["JobState"] in ENDED,
+            240,
+            self.tell,
+        )
 
     def tell(self) -> str:
         """Its log, and where it stands."""

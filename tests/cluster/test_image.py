@@ -30,10 +30,16 @@ def test_the_image_has_a_user_and_no_tools(machine, image):
         return machine.podman("run", "--rm", *alone, *limits, image[1], *words, check=False)
 
     assert inside("id").stdout.startswith("uid=1000(mpiuser) gid=1000(mpiuser)")
-    found = inside("bash", "-c", "type -P gcc g++ cc c++ make cmake ld pip; ls /etc/ssh/ssh_host_* /home/mpiuser/.ssh/*; true")
+    found = inside(
+        "bash",
+        "-c",
+        "type -P gcc g++ cc c++ make cmake ld pip; ls /etc/ssh/ssh_host_* /home/mpiuser/.ssh/*; true",
+    )
     assert not found.stdout, found.stdout
     doctor = inside("python", "-m", "distsent.doctor")
-    assert "fail" not in doctor.stdout and re.search(r"Horovod +0\.28\.1 with MPI, Gloo", doctor.stdout), doctor.stdout
+    assert "fail" not in doctor.stdout and re.search(
+        r"Horovod +0\.28\.1 with MPI, Gloo", doctor.stdout
+    ), doctor.stdout
     assert "(Open MPI) 4.1" in doctor.stdout
     stated = json.loads(machine.podman("inspect", "--type", "image", image[1]).stdout)[0]
     assert "distsent.doctor" in str(stated.get("Healthcheck"))
@@ -51,7 +57,7 @@ def test_the_manifests_command_trains_to_the_result_of_a_plain_run(pods, plain):
     assert all(pod.running() for pod in demo.workers), "sshd stays until the operator cleans up"
     hosts = {line for line in demo.launcher.log().splitlines() if "demo-worker-" in line}
     assert not [line for line in hosts if "waiting" in line], "ready means that ssh works"
-    # Finished is finished, also for a launcher that is started again.
+    # FinishedRun is finished, also for a launcher that is started again.
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0 and "this run is finished" in demo.launcher.log()
 
@@ -63,7 +69,10 @@ def test_the_imdb_job_trains_on_reviews_in_the_claim(pods, tmp_path):
     shutil.copytree(tmp_path / "reviews", imdb.claim / "reviews")
     imdb.start()
     assert imdb.launcher.exit_code() == 0, imdb.launcher.log()
-    same(imdb.result(), plain_run(tmp_path / "plain", "imdb", f"data.source={tmp_path}/reviews", *keys))
+    same(
+        imdb.result(),
+        plain_run(tmp_path / "plain", "imdb", f"data.source={tmp_path}/reviews", *keys),
+    )
 
 
 def test_a_terminated_launcher_saves_and_its_restart_carries_on(pods, plain):
@@ -77,7 +86,9 @@ def test_a_terminated_launcher_saves_and_its_restart_carries_on(pods, plain):
     assert before < 60
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert re.search(rf"carrying on after step {before} of 60", demo.launcher.log()), demo.launcher.log()
+    assert re.search(rf"carrying on after step {before} of 60", demo.launcher.log()), (
+        demo.launcher.log()
+    )
     same(demo.result(), plain)
 
 
@@ -117,7 +128,12 @@ def test_a_late_worker_is_waited_for(pods):
     demo.workers[0].start()
     demo.launcher.start()  # as after a suspended job is resumed: the operator does not wait then
     for_whom = re.compile(r"waiting for \d of 2 workers: demo-worker-1\.demo\.distsent\.svc")
-    wait_for("it says for whom it waits", lambda: for_whom.search(demo.launcher.log()), 120, demo.launcher.log)
+    wait_for(
+        "it says for whom it waits",
+        lambda: for_whom.search(demo.launcher.log()),
+        120,
+        demo.launcher.log,
+    )
     demo.workers[1].start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert demo.result()["world_size"] == 2
@@ -125,7 +141,9 @@ def test_a_late_worker_is_waited_for(pods):
 
 def test_a_worker_that_never_comes_is_named(pods):
     def hurry(job: dict[str, Any]) -> None:
-        command = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]["command"]
+        command = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0][
+            "command"
+        ]
         command[-1:] = ["--wait", "5", "--"]
 
     demo = pods(change=hurry)
@@ -164,7 +182,10 @@ def test_a_read_only_claim_fails_once_and_lets_the_workers_go(pods):
 
 
 def test_elastic_carries_on_with_more_workers(pods):
-    patches = {one["path"].rpartition("/")[2]: one["value"] for one in load_patches(ROOT / "k8s/elastic/mpijob.yaml")}
+    patches = {
+        one["path"].rpartition("/")[2]: one["value"]
+        for one in load_patches(ROOT / "k8s/elastic/mpijob.yaml")
+    }
 
     def scale(job: dict[str, Any]) -> None:
         container = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
@@ -182,5 +203,8 @@ def test_elastic_carries_on_with_more_workers(pods):
     demo.show(*demo.workers)
     demo.let_go_to_stop()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert "1 hosts have become 2" in demo.launcher.log() and "carrying on after step" in demo.launcher.log()
+    assert (
+        "1 hosts have become 2" in demo.launcher.log()
+        and "carrying on after step" in demo.launcher.log()
+    )
     assert demo.result()["world_size"] == 2 and demo.result()["steps"] == 60

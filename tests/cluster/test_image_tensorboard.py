@@ -21,7 +21,9 @@ def test_its_pod_serves_the_curves_of_the_runs_in_the_claim(pods, machine, image
     demo = pods("train.max_steps=20")
     demo.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    template = load(ROOT / "k8s" / "50-tensorboard.yaml")["Deployment", "tensorboard"]["spec"]["template"]
+    template = load(ROOT / "k8s" / "50-tensorboard.yaml")["Deployment", "tensorboard"]["spec"][
+        "template"
+    ]
     board = Pod(machine, "tensorboard", f"{image_machine.NETWORK}.40", template, image[1], tmp_path)
     board.sources = {"shared": demo.claim}
     board.start()
@@ -30,16 +32,27 @@ def test_its_pod_serves_the_curves_of_the_runs_in_the_claim(pods, machine, image
     def ask(path: str) -> Any:
         fetch = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1], timeout=30).read())"
         done = machine.run(sys.executable, "-c", fetch, address + path, check=False)
-        return json.loads(done.stdout) if done.returncode == 0 and done.stdout.startswith(("{", "[")) else None
+        return (
+            json.loads(done.stdout)
+            if done.returncode == 0 and done.stdout.startswith(("{", "["))
+            else None
+        )
 
     wait_for("it knows the run", lambda: ask("/data/plugin/scalars/tags"), 240, board.log)
     tags = ask("/data/plugin/scalars/tags")
     run = next(iter(tags))
     tag = next(name for name in tags[run] if "loss" in name)
-    points = ask(f"/data/plugin/scalars/scalars?tag={tag.replace('/', '%2F')}&run={run.replace('/', '%2F')}")
+    points = ask(
+        f"/data/plugin/scalars/scalars?tag={tag.replace('/', '%2F')}&run={run.replace('/', '%2F')}"
+    )
     assert len(points) >= 1 and points[-1][1] >= 19, points[-3:]
     if shutil.which("chromium"):
-        wait_for("curves are drawn", lambda: drawn(machine, address, tmp_path / "tensorboard.png"), 300, board.log)
+        wait_for(
+            "curves are drawn",
+            lambda: drawn(machine, address, tmp_path / "tensorboard.png"),
+            300,
+            board.log,
+        )
     machine.podman("rm", "--force", "--time", "0", "tensorboard")
 
 

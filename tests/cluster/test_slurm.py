@@ -15,7 +15,7 @@ from reviews import common_words, reviews
 from slurm_cluster import NODES, ROOT, Cluster
 from slurm_job import DEMO, MARKS, Job
 
-from tests import folders, systems
+from tests import fixtures, systems
 
 pytestmark = MARKS
 WEIGHTS = f"hub/models--distilbert-base-uncased/snapshots/{systems.COMMIT}"
@@ -28,14 +28,33 @@ def losses(run: Path) -> list[float]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Names and bytes of the files in a folder; links are none."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and not path.is_symlink()
+    }
 
 
 def test_a_run_over_two_nodes_equals_that_of_horovodrun(cluster: Cluster, tmp_path: Path) -> None:
     folder = cluster.home / "reviews"
-    keys = [*reviews(folder), "optim.lr=1e-3", "train.epochs=2", "train.batch_size=32", "log.every=1"]
-    hub = systems.hub(cluster.home / "hf", common_words(folder, len(folders.WORDS)))  # with the encoder that the job names
-    first = Job(cluster, "prepare.sh", "jobs/imdb.toml", *keys, options="--ntasks-per-node=2", HF_HOME=str(hub))
+    keys = [
+        *reviews(folder),
+        "optim.lr=1e-3",
+        "train.epochs=2",
+        "train.batch_size=32",
+        "log.every=1",
+    ]
+    hub = systems.hub(
+        cluster.home / "hf", common_words(folder, len(fixtures.WORDS))
+    )  # with the encoder that the job names
+    first = Job(
+        cluster,
+        "prepare.sh",
+        "jobs/imdb.toml",
+        *keys,
+        options="--ntasks-per-node=2",
+        HF_HOME=str(hub),
+    )
     options = f"--ntasks-per-node=2 --gres=gpu:2 --dependency=afterok:{first.id}"
     job = Job(cluster, "imdb.sh", *keys, options=options, HF_HOME=str(hub), LOCAL_DISK="/tmp")
     assert "token store: " in first.end()
@@ -46,12 +65,32 @@ def test_a_run_over_two_nodes_equals_that_of_horovodrun(cluster: Cluster, tmp_pa
         own = cluster.hosts[name].private / f"tmp/distsent-{job.id}"
         (tokens,) = (own / "tokens").iterdir()
         assert tokens.name in first.log
-        for mine, shared in ((tokens, job.runs / ".tokens" / tokens.name), (own / WEIGHTS, hub / WEIGHTS)):
+        for mine, shared in (
+            (tokens, job.runs / ".tokens" / tokens.name),
+            (own / WEIGHTS, hub / WEIGHTS),
+        ):
             assert contents(mine) == contents(shared) != {}
-    writers = {re.sub(r".*tfevents\.\d+\.(.*)\.\d+$", r"\1", path.name) for path in (job.runs / "imdb/tensorboard").iterdir()}
+    writers = {
+        re.sub(r".*tfevents\.\d+\.(.*)\.\d+$", r"\1", path.name)
+        for path in (job.runs / "imdb/tensorboard").iterdir()
+    }
     assert len(writers) == 1 and writers.pop().startswith("node1.")
-    plain = ["horovodrun", "-np", "4", "python", "-m", "distsent.train", "jobs/imdb.toml", *keys, f"run.dir={tmp_path}/plain"]
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HOME": str(hub)}
+    plain = [
+        "horovodrun",
+        "-np",
+        "4",
+        "python",
+        "-m",
+        "distsent.train",
+        "jobs/imdb.toml",
+        *keys,
+        f"run.dir={tmp_path}/plain",
+    ]
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(hub),
+    }
     subprocess.run(plain, cwd=ROOT, env=env, check=True, capture_output=True, timeout=290)
     other = json.loads((tmp_path / "plain/imdb/result.json").read_text())
     mine = job.result("imdb")
@@ -71,7 +110,9 @@ def test_a_mistake_fails_at_once_and_is_not_requeued(cluster: Cluster) -> None:
 
 
 def test_a_time_too_short_for_a_checkpoint_counts_as_failure(cluster: Cluster) -> None:
-    early = cluster.home / "early.sh"  # slurm/imdb.sh, with the signal of --signal before the first worker has started
+    early = (
+        cluster.home / "early.sh"
+    )  # slurm/imdb.sh, with the signal of --signal before the first worker has started
     early.write_text('#!/bin/bash\nsource slurm/run.sh\nkill -USR1 $$\ntrain jobs/imdb.toml "$@"\n')
     job = Job(cluster, str(early), *DEMO, options="--nodes=2 --time=5", RETRIES="0")
     log = job.end("FAILED")
@@ -81,7 +122,9 @@ def test_a_time_too_short_for_a_checkpoint_counts_as_failure(cluster: Cluster) -
 def test_horovodrun_over_ssh_where_slurm_has_no_pmi(cluster: Cluster) -> None:
     """Over Gloo; over MPI: test_preemption_is_no_failure."""
     cluster.hold.at(8)
-    job = Job(cluster, "imdb.sh", *DEMO, LAUNCHER="horovodrun", MPI="none", RETRIES="0", CONTROLLER="gloo")
+    job = Job(
+        cluster, "imdb.sh", *DEMO, LAUNCHER="horovodrun", MPI="none", RETRIES="0", CONTROLLER="gloo"
+    )
     job.wait_for_line(r"\bstep 8/40")
     job.stop(lambda: cluster.run("scancel", "--batch", "--signal=USR1", job.id))
     log = job.end(restarts=1)
@@ -97,8 +140,10 @@ def test_without_pmi_the_message_says_so(cluster: Cluster) -> None:
 
 def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     home, (node1, node2) = cluster.home, (cluster.hosts[name] for name in NODES)
-    imports = "import json, pathlib, sys\nfrom distsent.run.allocation import examine\n"
-    (home / "ask.py").write_text(f"{imports}print(json.dumps(examine(pathlib.Path(sys.argv[1]))))\n")
+    imports = "import json, pathlib, sys\nfrom distsent.runtime.slurm_probe import examine\n"
+    (home / "ask.py").write_text(
+        f"{imports}print(json.dumps(examine(pathlib.Path(sys.argv[1]))))\n"
+    )
     script = ["#!/bin/bash", f"python -m distsent.doctor --json --run-dir {home}/runs >{home}/good.json; code=$?",
               f"MPI=none OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
               f"HF_HOME=/tmp/{home.name} python {home}/ask.py /tmp >{home}/apart.json",
@@ -113,11 +158,16 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     (home / "closed").mkdir()
     node2.run("mount", "--bind", str(home / "closed"), str(home / "closed"))
     node2.run("mount", "-o", "remount,bind,ro", str(home / "closed"))
-    job = Job(cluster, f"{home}/doctor.sh", options="--nodes=2 --ntasks-per-node=2", HF_HOME=f"{home}/hf")
+    job = Job(
+        cluster, f"{home}/doctor.sh", options="--nodes=2 --ntasks-per-node=2", HF_HOME=f"{home}/hf"
+    )
     job.end()
     good = {each["what"]: each for each in json.loads((home / "good.json").read_text())}
     assert good["tasks"]["found"] == "4 on 2 nodes by srun --mpi=pmix; MPI sees 4"
-    assert {good[what]["state"] for what in ("tasks", "versions", "cores a task", "storage", "shared disk", "hub cache")} == {"ok"}
+    assert {
+        good[what]["state"]
+        for what in ("tasks", "versions", "cores a task", "storage", "shared disk", "hub cache")
+    } == {"ok"}
 
     def bad(name: str) -> dict[str, tuple[str, str]]:
         lines = json.loads((home / f"{name}.json").read_text())
@@ -125,8 +175,14 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
 
     broken = bad("broken")
     assert broken["tasks"] == ("fail", "4 on 2 nodes by srun --mpi=none; MPI sees none: it aborts")
-    assert broken["cores a task"][0] == "warn" and "node2 (4 threads, 1 cores)" in broken["cores a task"][1]
-    assert bad("apart") == {"shared disk": ("fail", "not there on node2"), "hub cache": ("warn", "empty on node2")}
+    assert (
+        broken["cores a task"][0] == "warn"
+        and "node2 (4 threads, 1 cores)" in broken["cores a task"][1]
+    )
+    assert bad("apart") == {
+        "shared disk": ("fail", "not there on node2"),
+        "hub cache": ("warn", "empty on node2"),
+    }
     assert bad("mixed") == {
         "versions": ("fail", f"tokenizers {version('tokenizers')} on node1, 0.0.1 on node2"),
         "storage": ("fail", "not writable on node2"),

@@ -12,7 +12,9 @@ from slurm_job import DEMO, ENDED, FOR_EVER, MARKS, Job
 pytestmark = MARKS
 
 # A dead node is to be noticed soon; elsewhere a busy machine must not make one look dead.
-nodes_may_die = pytest.mark.parametrize("cluster", [{"patience": 15}], indirect=True, ids=["nodes-may-die"])
+nodes_may_die = pytest.mark.parametrize(
+    "cluster", [{"patience": 15}], indirect=True, ids=["nodes-may-die"]
+)
 
 
 def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Cluster) -> None:
@@ -34,10 +36,19 @@ def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Clus
     job.wait_for_line(rf"\bstep {int(saved) + 2}/")
     cluster.run("scancel", job.id)
     log = job.end("CANCELLED", restarts=1)
-    wait_for("both nodes are free", lambda: all(cluster.node_state(name) == "idle" for name in NODES), 120)
+    wait_for(
+        "both nodes are free",
+        lambda: all(cluster.node_state(name) == "idle" for name in NODES),
+        120,
+    )
     assert job["JobState"] == "CANCELLED"
     assert len(re.findall("saved after step", log)) >= 2
-    assert not [line for name in NODES for line in cluster.hosts[name].processes().values() if "distsent.train" in line]
+    assert not [
+        line
+        for name in NODES
+        for line in cluster.hosts[name].processes().values()
+        if "distsent.train" in line
+    ]
 
 
 @pytest.mark.parametrize("launcher", ["srun", "horovodrun"])
@@ -46,7 +57,13 @@ def test_preemption_is_no_failure(cluster: Cluster, launcher: str) -> None:
     cluster.hold.at(8)
     job = Job(cluster, "imdb.sh", *DEMO, RETRIES="0", LAUNCHER=launcher)
     job.wait_for_line(r"\bstep 8/40")
-    urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null"]
+    urgent = [
+        "sbatch",
+        "--partition=urgent",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--output=/dev/null",
+    ]
     other: list[str] = []
     job.stop(lambda: other.append(cluster.run(*urgent, "--wrap=sleep 1").split()[-1]))
     log = job.end(restarts=1)
@@ -60,7 +77,9 @@ def test_failures_are_counted_and_the_last_lines_name_the_cause(cluster: Cluster
     job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="1")
     job.wait_for_checkpoint()
     cluster.hosts["node2"].kill("distsent.train")
-    job.wait_for_line(r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, to be requeued")
+    job.wait_for_line(
+        r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, to be requeued"
+    )
     job.wait_for_line(r"carrying on after step[^$]*\bstep \d+/")
     assert job["Comment"] == "failures=1"
     cluster.hosts["node2"].kill("distsent.train")
@@ -81,15 +100,23 @@ def test_a_node_cut_off_is_gone_on_without(cluster: Cluster) -> None:
     assert re.search(r"carrying on after step \d+ of 40", log)
     assert job.result("imdb")["world_size"] == 1
     cluster.start_node("node2")
-    wait_for("the cut-off workers have gone", lambda: "distsent.train" not in str(cluster.hosts["node2"].processes()), 120)
+    wait_for(
+        "the cut-off workers have gone",
+        lambda: "distsent.train" not in str(cluster.hosts["node2"].processes()),
+        120,
+    )
 
 
 @nodes_may_die
 def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
     job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="0")
     job.wait_for_checkpoint()
-    cluster.hosts["node1"].kill(r"^slurmd ")  # the node of the batch script, which cannot do a thing about it
-    wait_for("SLURM notices", lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120, job.tell)
+    cluster.hosts["node1"].kill(
+        r"^slurmd "
+    )  # the node of the batch script, which cannot do a thing about it
+    wait_for(
+        "SLURM notices", lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120, job.tell
+    )
     cluster.start_node("node1")
     job.wait_for_line(r"carrying on after step \d+ of")
     assert "2 workers" in job.log and job["Comment"] == ""
@@ -102,7 +129,10 @@ def test_array_tasks_stop_and_come_back_each_for_itself(cluster: Cluster) -> Non
     options = f"--array=0,2 --output={cluster.home}/%x-%A_%a-%j.log"
     job = Job(cluster, "emotion.sh", *DEMO, options=options)
     # The last task carries the number of the whole array: requeueing that number would requeue all of them.
-    numbers = dict(line.split() for line in cluster.run("squeue", "--noheader", "--array", "--format=%K %A").splitlines())
+    numbers = dict(
+        line.split()
+        for line in cluster.run("squeue", "--noheader", "--array", "--format=%K %A").splitlines()
+    )
     assert numbers["2"] == job.id
     last = Job.__new__(Job)
     last.cluster, last.id, last.runs = cluster, job.id, job.runs
@@ -113,9 +143,16 @@ def test_array_tasks_stop_and_come_back_each_for_itself(cluster: Cluster) -> Non
 
     def states() -> dict[str, list[str]]:
         shown = cluster.run("scontrol", "show", "job", job.id).split("\n\n")
-        fields = [dict(re.findall(r"(ArrayTaskId|JobState|Restarts)=(\S+)", text)) for text in shown if "ArrayTaskId" in text]
+        fields = [
+            dict(re.findall(r"(ArrayTaskId|JobState|Restarts)=(\S+)", text))
+            for text in shown
+            if "ArrayTaskId" in text
+        ]
         return {each["ArrayTaskId"]: [each["JobState"], each["Restarts"]] for each in fields}
 
     wait_for("both have ended", lambda: all(state in ENDED for state, _ in states().values()), 240)
     assert states() == {"0": ["COMPLETED", "0"], "2": ["COMPLETED", "1"]}, last.log
-    assert [job.result(f"emotion-{name}")["steps"] for name in ("distilbert", "roberta")] == [40, 40]
+    assert [job.result(f"emotion-{name}")["steps"] for name in ("distilbert", "roberta")] == [
+        40,
+        40,
+    ]

@@ -74,7 +74,11 @@ def test_system_2_tiny_bert_with_lora_on_four_bits():
                                         "adamw", 3e-5, BETAS, 1e-8, 0, 1.0, "linear", 0, "epoch")  # fmt: skip
     one = job("imdb-tiny-lora")
     assert (one.adapter.kind, one.adapter.bits, one.data.max_length) == ("lora", 4, 512)
-    assert (one.data.pool_splits, one.data.test_fraction, one.data.validation_fraction) == (True, 0.2, 0)
+    assert (one.data.pool_splits, one.data.test_fraction, one.data.validation_fraction) == (
+        True,
+        0.2,
+        0,
+    )
 
 
 def test_system_3_bert_on_imdb_in_mixed_precision():

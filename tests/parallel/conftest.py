@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from distsent.comm import World
-from tests import folders, launcher
+from distsent.distributed.world import World
+from tests import fixtures, launcher
 from tests.parallel.driver import Entry, drive, entry
-from tests.parallel.mutants import WRONG
+from tests.parallel.mutants import USAGE_ERROR
 
 PLAIN = (
     "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3", "optim.warmup=0.1",
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The overrides that name the toy encoder and the toy corpus: 45 rows train, 3 validate, 82 test."""
     folder = tmp_path_factory.mktemp("parts")
-    model, corpus = folders.model(folder / "model"), folders.corpus(folder / "corpus")
+    model, corpus = fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
     return f"data.source={corpus}", f"model.name={model}", "data.max_length=40", "optim.name=adamw"
 
 
@@ -47,7 +47,9 @@ def but(words: Sequence[str], *changes: str) -> list[str]:
 def plan(base: Sequence[str], np: int) -> list[Entry]:
     """What is trained at -np `np`: 45 rows in batches of 8, so that every sixth batch holds 5."""
     plain = [*base, *PLAIN]
-    dropout = but(plain, "model.dropout=0.1", "eval.every=end")  # the last weights, not the best, go to model/
+    dropout = but(
+        plain, "model.dropout=0.1", "eval.every=end"
+    )  # the last weights, not the best, go to model/
     tiny = but(dropout, "train.batch_size=2", "train.max_steps=30", "train.token_budget=40")
     short = but(plain, "train.max_steps=18", "eval.every=end")
     entries = [entry("plain", plain), entry("dropout", dropout), entry("tiny", tiny)]
@@ -58,12 +60,14 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries += [entry("dropout-again", dropout)]
     if np == 2:
         entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows")]
-        entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in WRONG]
+        entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in USAGE_ERROR]
     return entries
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]) -> Callable[[int], Path]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]
+) -> Callable[[int], Path]:
     """np -> the folder with the runs of `plan(np)`, trained on first demand; np 1 needs no launcher and no Horovod."""
 
     @cache
@@ -74,7 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]) -> C
             drive(entries, World())
             return folder
         (folder / "plan.json").write_text(json.dumps(entries))
-        ended = launcher.run("-m", "tests.parallel.driver", str(folder / "plan.json"), np=np, timeout=1700)
+        ended = launcher.run(
+            "-m", "tests.parallel.driver", str(folder / "plan.json"), np=np, timeout=1700
+        )
         assert ended.code == 0, ended.output
         print(f"np {np}: {ended.seconds:.0f} s")
         return folder

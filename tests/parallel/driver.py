@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TypedDict
 from unittest.mock import patch
 
-from distsent import comm, job
-from distsent.corpus import store
-from distsent.results import pictures
-from distsent.run.stop import Stop
-from distsent.training import exchange
-from distsent.training.run import Run
+from distsent import job
+from distsent.data import token_store
+from distsent.distributed import world
+from distsent.reporting import plots
+from distsent.runtime.signals import StopSignal
+from distsent.training import reducer
+from distsent.training.session import TrainingSession
 from tests.parallel.mutants import MUTANTS
 
 
@@ -27,7 +28,7 @@ class Entry(TypedDict):
     mutant: str | None
 
 
-class Deaf(Stop):
+class Deaf(StopSignal):
     """Hears no signals: for runs inside the process of the tests."""
 
     def __init__(self) -> None:
@@ -38,26 +39,39 @@ def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Ent
     return {"overrides": [*overrides, f"job.name={name}"], "mutant": mutant}
 
 
-def drive(entries: Sequence[Entry], world: comm.World) -> None:
+def drive(entries: Sequence[Entry], world: world.World) -> None:
     """Make the runs one after another, each under its mutant."""
     for item in entries:
         asked = job.load(None, item["overrides"])
         with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
             try:
-                Run(asked, world, Deaf()).train()
+                TrainingSession(asked, world, Deaf()).train()
             except Exception as error:
-                if world.first:
-                    (Path(asked.run.dir) / asked.job.name / "raised").write_text(f"{type(error).__name__}: {error}")
+                if world.is_main:
+                    (Path(asked.run.dir) / asked.job.name / "raised").write_text(
+                        f"{type(error).__name__}: {error}"
+                    )
                 if item["mutant"] is None:
                     raise
 
 
 if __name__ == "__main__":
-    plan, here = Path(sys.argv[1]), comm.start()
-    undrawn = patch.object(pictures, "available", return_value=False)  # they would take longer than the training
-    several = patch.object(exchange, "BUCKET", 2_000)  # toys would fit into one bucket, which cannot leave early
-    early = patch.object(exchange, "early", lambda world, flat: world.size > 1)  # as between machines
-    with undrawn, several, early, patch.object(store, "write_part", wraps=store.write_part) as tokenise:
+    plan, here = Path(sys.argv[1]), world.start()
+    undrawn = patch.object(
+        plots, "available", return_value=False
+    )  # they would take longer than the training
+    several = patch.object(
+        reducer, "BUCKET", 2_000
+    )  # toys would fit into one bucket, which cannot leave early
+    early = patch.object(
+        reducer, "early", lambda world, flat: world.size > 1
+    )  # as between machines
+    with (
+        undrawn,
+        several,
+        early,
+        patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenise,
+    ):
         drive(json.loads(plan.read_text()), here)
     counts = here.gather(tokenise.call_count, "test.tokenised")
     if here.first:

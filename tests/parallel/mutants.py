@@ -12,13 +12,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from distsent.corpus.deal import cut
-from distsent.corpus.order import Order
-from distsent.model import dropout
-from distsent.training import evaluation, optimizer
-from distsent.training.exchange import Exchange
-from distsent.training.plan import Batch, Plan
-from distsent.training.update import LOSS, LossScale, Update
+from distsent.batching import batch_plan
+from distsent.batching.balance import split_by_tokens
+from distsent.batching.batch_plan import Batch, BatchPlan
+from distsent.batching.sampler import BatchSampler
+from distsent.evaluation import evaluate_split
+from distsent.training import optimizer
+from distsent.training.reducer import GradientReducer
+from distsent.training.train_step import LOSS, LossScale, TrainStep
 
 Mutant = Callable[[int, int], Any]  # (rank, size) -> context
 MUTANTS: dict[str, Mutant] = {}
@@ -31,76 +32,80 @@ def mutant(make: Callable[[int, int], Iterator[Any]]) -> Mutant:
 
 def late() -> Any:
     """No bucket leaves during backward: for mistakes that come behind it."""
-    return patch.object(Exchange, "expect", lambda self: None)
+    return patch.object(GradientReducer, "expect", lambda self: None)
 
 
 @mutant
 def local_clipping(rank: int, size: int) -> Iterator[Any]:
     """Each worker clips its own gradient, before the exchange."""
-    real = Exchange.sum
+    real = GradientReducer.sum
 
-    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+    def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
         norm = float(torch.linalg.vector_norm(self._flat.grads))
         self._flat.grads.mul_(min(1.0, 0.3 / (norm + 1e-6)))
         real(self, rows)
 
-    with late(), patch.object(Exchange, "sum", wrong):
+    with late(), patch.object(GradientReducer, "sum", wrong):
         yield
 
 
 @mutant
 def mean_of_means(rank: int, size: int) -> Iterator[Any]:
     """Each worker takes the mean over its own examples; the exchange takes the mean of these."""
-    real = Update._backward
+    real = TrainStep._backward
 
-    def wrong(self: Update, batch: Batch) -> list[int]:
+    def wrong(self: TrainStep, batch: Batch) -> list[int]:
         bad = real(self, batch)
         mine = sum(len(rows) for rows in batch.micro)
         factor = len(batch) / (max(1, mine) * size)
         self.flat.grads.mul_(factor)
-        self.flat.riders[LOSS] *= factor
+        self.flat.control_slots[LOSS] *= factor
         return bad
 
-    with late(), patch.object(Update, "_backward", wrong):
+    with late(), patch.object(TrainStep, "_backward", wrong):
         yield
 
 
 @mutant
 def accumulated_means(rank: int, size: int) -> Iterator[Any]:
     """Each micro-batch counts alike, however many examples it holds."""
-    real = Update._backward
+    real = TrainStep._backward
 
-    def wrong(self: Update, batch: Batch) -> list[int]:
+    def wrong(self: TrainStep, batch: Batch) -> list[int]:
         bad: list[int] = []
         kept, loss = torch.zeros_like(self.flat.grads), 0.0
         for rows in batch.micro:
             bad += real(self, replace(batch, micro=(rows,)))
             factor = len(batch) / (len(rows) * len(batch.micro) * size)
             kept += self.flat.grads * factor
-            loss += float(self.flat.riders[LOSS]) * factor
+            loss += float(self.flat.control_slots[LOSS]) * factor
         self.flat.grads.copy_(kept)
-        self.flat.riders[LOSS] = loss
+        self.flat.control_slots[LOSS] = loss
         return bad
 
-    with late(), patch.object(Update, "_backward", wrong):
+    with late(), patch.object(TrainStep, "_backward", wrong):
         yield
 
 
 @mutant
 def left_too_soon(rank: int, size: int) -> Iterator[Any]:
     """Buckets leave during the first micro-batch's backward pass, and are back before the second one's."""
-    real, expect, begin = Exchange.sum, Exchange.expect, Exchange._begin
+    real, expect, begin = GradientReducer.sum, GradientReducer.expect, GradientReducer._begin
 
-    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+    def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
         real(self, rows)
         expect(self)
 
-    def at_once(self: Exchange, i: int) -> None:
+    def at_once(self: GradientReducer, i: int) -> None:
         begin(self, i)
         while not self._world._hvd.poll(self._begun[i]):  # type: ignore[attr-defined]
             time.sleep(0.0005)
 
-    with late(), patch.object(Exchange, "sum", wrong), patch.object(Exchange, "_begin", at_once):
+    with (
+        late(),
+        patch.object(GradientReducer, "sum", wrong),
+        patch.object(GradientReducer, "_begin", at_once),
+    ):
         yield
 
 
@@ -111,9 +116,9 @@ def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
     def wrong(lengths: np.ndarray, rank: int, size: int, batch_tokens: int) -> list[np.ndarray]:
         order = np.argsort(lengths, kind="stable")[::-1]
         padded = np.resize(order, -(-len(order) // size) * size)
-        return list(cut(padded[rank::size], lengths, batch_tokens))
+        return list(split_by_tokens(padded[rank::size], lengths, batch_tokens))
 
-    with patch.object(evaluation, "batches", wrong):
+    with patch.object(evaluate_split, "batches", wrong):
         yield
 
 
@@ -121,84 +126,96 @@ def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
 def schedule_per_rank(rank: int, size: int) -> Iterator[Any]:
     """The schedule moves on once for every worker."""
     real = optimizer.factor
-    with patch.object(optimizer, "factor", lambda kind, step, warmup, total: real(kind, step * size, warmup, total)):
+    with patch.object(
+        optimizer,
+        "factor",
+        lambda kind, step, warmup, total: real(kind, step * size, warmup, total),
+    ):
         yield
 
 
 @mutant
 def order_per_rank(rank: int, size: int) -> Iterator[Any]:
     """Each worker shuffles on its own."""
-    real, plain = Plan.batch, Order.batches
+    real, plain = BatchPlan.batch, BatchSampler.batches
 
-    def wrong(self: Plan, step: int) -> Batch:
+    def wrong(self: BatchPlan, step: int) -> Batch:
         rows = len(self.tokens)
-        with patch.object(Order, "batches", lambda order, step, count: (plain(order, step, count) + 7 * rank) % rows):
+        with patch.object(
+            BatchSampler,
+            "batches",
+            lambda order, step, count: (plain(order, step, count) + 7 * rank) % rows,
+        ):
             return replace(real(self, step), touched=torch.arange(100))
 
-    with patch.object(Plan, "batch", wrong):
+    with patch.object(BatchPlan, "batch", wrong):
         yield
 
 
 @mutant
 def dropout_per_rank(rank: int, size: int) -> Iterator[Any]:
     """Dropout is drawn by worker instead of by example."""
-    real = dropout.keys
-    with patch.object(dropout, "keys", lambda seed, step, rows, lengths: real(seed + rank, step, rows, lengths)):
+    real = batch_plan.dropout_keys
+    with patch.object(
+        batch_plan,
+        "dropout_keys",
+        lambda seed, step, rows, lengths: real(seed + rank, step, rows, lengths),
+    ):
         yield
 
 
 @mutant
 def rows_kept_back(rank: int, size: int) -> Iterator[Any]:
     """The word table's gradient is not exchanged."""
-    real = Exchange.sum
+    real = GradientReducer.sum
 
-    def wrong(self: Exchange, rows: torch.Tensor) -> None:
+    def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
         assert self._flat.table is not None
         mine = self._flat.table.clone()
         real(self, rows)
         self._flat.table.copy_(mine)
 
-    with patch.object(Exchange, "sum", wrong):
+    with patch.object(GradientReducer, "sum", wrong):
         yield
 
 
 @contextmanager
 def loss_scaled(rank: int, size: int) -> Iterator[Any]:
     """No mistake: the loss is scaled as in fp16, but computed in float32, where a power of two changes nothing."""
-    real = Update.__init__
+    real = TrainStep.__init__
 
-    def scaled(self: Update, *args: Any, **kwargs: Any) -> None:
+    def scaled(self: TrainStep, *args: Any, **kwargs: Any) -> None:
         real(self, *args, **kwargs)
         self.scale = LossScale(1024.0)
 
-    with patch.object(Update, "__init__", scaled):
+    with patch.object(TrainStep, "__init__", scaled):
         yield
 
 
 @contextmanager
 def all_rows(rank: int, size: int) -> Iterator[Any]:
     """No mistake: the word table is exchanged whole."""
-    real = Exchange.sum
+    real = GradientReducer.sum
 
-    def dense(self: Exchange, rows: torch.Tensor) -> None:
+    def dense(self: GradientReducer, rows: torch.Tensor) -> None:
         assert self._flat.table is not None
         real(self, torch.arange(len(self._flat.table)))
 
-    with patch.object(Exchange, "sum", dense):
+    with patch.object(GradientReducer, "sum", dense):
         yield
 
 
 @mutant
 def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
     """Gradients are clipped while the loss scale is still in them."""
-    real = Update._clip
+    real = TrainStep._clip
 
-    def wrong(self: Update, norm: float) -> None:
+    def wrong(self: TrainStep, norm: float) -> None:
         real(self, norm * self.scale.value)
 
-    with loss_scaled(rank, size), patch.object(Update, "_clip", wrong):
+    with loss_scaled(rank, size), patch.object(TrainStep, "_clip", wrong):
         yield
 
 
-WRONG = tuple(MUTANTS)
+USAGE_ERROR = tuple(MUTANTS)
 MUTANTS |= {"loss_scaled": loss_scaled, "all_rows": all_rows}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from distsent import door, train
-from distsent.training.plan import Batch
-from distsent.training.update import Update
+from distsent import cli, train
+from distsent.batching.batch_plan import Batch
+from distsent.training.train_step import TrainStep
 
 
 def pause() -> float:
@@ -23,14 +23,14 @@ def pause() -> float:
 
 
 if __name__ == "__main__":
-    real = Update.__call__
+    real = TrainStep.__call__
     rank, _, step = os.environ.get("FAIL", "").partition(":")
 
-    def slowly(self: Update, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+    def slowly(self: TrainStep, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         time.sleep(pause())
         if step and batch.step == int(step) and os.environ.get("OMPI_COMM_WORLD_RANK") == rank:
             raise RuntimeError("out of memory")
         return real(self, batch, *args, **kwargs)
 
-    with patch.object(Update, "__call__", slowly):
-        door.enter(train.main)
+    with patch.object(TrainStep, "__call__", slowly):
+        cli.run(train.main)

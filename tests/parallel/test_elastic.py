@@ -7,9 +7,9 @@ import re
 import signal
 from pathlib import Path
 
-from distsent.comm import World
-from distsent.run.folder import write_text  # at once: the running workers read these files
-from tests import folders, launcher
+from distsent.distributed.world import World
+from distsent.runtime.run_folder import write_text  # at once: the running workers read these files
+from tests import fixtures, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
 from tests.parallel.test_invariance import deviation
@@ -20,7 +20,9 @@ def worker_on(started: launcher.Started, host: str) -> int:
     for process in started.processes():
         path = Path(f"/proc/{process}")
         try:
-            environ, command = ((path / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+            environ, command = (
+                (path / name).read_bytes().split(b"\0") for name in ("environ", "cmdline")
+            )
         except OSError:  # a passing one
             continue
         if f"HOROVOD_HOSTNAME={host}".encode() in environ and command[1:2] == [b"-m"]:
@@ -28,14 +30,25 @@ def worker_on(started: launcher.Started, host: str) -> int:
     raise AssertionError(f"there is no worker on {host}; output:\n{started.output}")
 
 
-def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_workers_join_and_are_lost_and_the_training_is_the_same(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     job = but([*parts, *PLAIN], "model.dropout=0.1", "eval.every=end", "optim.lr=1e-3")
     hosts, script, pause = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "pause"
     hosts.write_text("localhost:2\n")
     script.write_text(f"#!/bin/sh\ncat {hosts}\n")
     script.chmod(0o755)
     pause.write_text("1")
-    options = ["--min-np", "2", "--max-np", "3", "--host-discovery-script", str(script), "--network-interface", "lo"]
+    options = [
+        "--min-np",
+        "2",
+        "--max-np",
+        "3",
+        "--host-discovery-script",
+        str(script),
+        "--network-interface",
+        "lo",
+    ]
     # How long workers wait for one that joins - on a busy machine a start takes a minute - and, after the kill, for the lost one.
     env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
@@ -43,18 +56,30 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(parts: tuple[str
         started.until(lambda: "step 2/100" in started.output)
         write_text(hosts, "localhost:2\n127.0.0.1:1\n")
         started.until(
-            lambda: bool(re.search(r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100", started.output))
+            lambda: bool(
+                re.search(
+                    r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100",
+                    started.output,
+                )
+            )
         )
         os.kill(worker_on(started, "127.0.0.1"), signal.SIGKILL)
-        started.until(lambda: bool(re.search(r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100", started.output)))
+        started.until(
+            lambda: bool(
+                re.search(
+                    r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100",
+                    started.output,
+                )
+            )
+        )
         write_text(pause, "0")
         ended = started.wait()
     assert ended.code == 0, ended.output
 
     drive([Entry(overrides=[*job, f"run.dir={tmp_path}", "job.name=alone"], mutant=None)], World())
-    assert len(folders.metrics(tmp_path / "elastic")) == 100, "every step told once"
+    assert len(fixtures.metrics(tmp_path / "elastic")) == 100, "every step told once"
     assert deviation(tmp_path / "elastic", tmp_path / "alone") < 1e-5
-    ours, theirs = folders.result(tmp_path / "elastic"), folders.result(tmp_path / "alone")
+    ours, theirs = fixtures.result(tmp_path / "elastic"), fixtures.result(tmp_path / "alone")
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     assert (ours["world_size"], ours["steps"]) == (2, 100)
     # From memory: a run that had gone back to a checkpoint would have trained some steps twice, or have saved them.

@@ -6,20 +6,33 @@ import os
 import signal
 from pathlib import Path
 
-from tests import folders, launcher
+from tests import fixtures, launcher
 from tests.cluster.hold import Hold
 
 
-def test_a_held_run_waits_at_its_step_and_tells_that_it_was_asked_to_stop(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_held_run_waits_at_its_step_and_tells_that_it_was_asked_to_stop(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     hold, run = Hold(tmp_path / "hold"), tmp_path / "held"
     hold.at(3)
-    words = [*parts, f"run.dir={tmp_path}", "job.name=held", "train.batch_size=8", "train.max_steps=6", "log.every=1"]
+    words = [
+        *parts,
+        f"run.dir={tmp_path}",
+        "job.name=held",
+        "train.batch_size=8",
+        "train.max_steps=6",
+        "log.every=1",
+    ]
     with launcher.start("-m", "distsent.train", *words, **hold.env) as started:
-        started.until(lambda: run.joinpath("metrics.jsonl").exists() and len(folders.metrics(run)) == 3)
+        started.until(
+            lambda: run.joinpath("metrics.jsonl").exists() and len(fixtures.metrics(run)) == 3
+        )
         assert not hold.heard()
         os.kill(started.process.pid, signal.SIGUSR1)
         started.until(hold.heard)
-        assert len(folders.metrics(run)) == 3
+        assert len(fixtures.metrics(run)) == 3
         hold.free()
         assert started.wait().code == 75
-    assert (run / "status").read_text().startswith("stopped: asked to stop; saved after step 4 of 6")
+    assert (
+        (run / "status").read_text().startswith("stopped: asked to stop; saved after step 4 of 6")
+    )

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from sklearn import metrics as sklearn
 
-from tests import folders
-from tests.parallel.mutants import WRONG
+from tests import fixtures
+from tests.parallel.mutants import USAGE_ERROR
 
 World = Callable[[int], Path]
 COLUMNS = ("loss", "grad_norm", "lr", "samples", "tokens", "epoch")
@@ -18,7 +18,7 @@ COLUMNS = ("loss", "grad_norm", "lr", "samples", "tokens", "epoch")
 
 def curve(run: Path) -> list[float]:
     """All that is told of every step, one number after another."""
-    return [float(line[column]) for line in folders.metrics(run) for column in COLUMNS]
+    return [float(line[column]) for line in fixtures.metrics(run) for column in COLUMNS]
 
 
 def deviation(run: Path, reference: Path) -> float:
@@ -29,30 +29,45 @@ def deviation(run: Path, reference: Path) -> float:
 
 @pytest.mark.parametrize("np", [2, 3, 4])
 @pytest.mark.parametrize(("name", "steps"), [("plain", 100), ("dropout", 100), ("tiny", 30)])
-def test_losses_norms_and_counts_agree_at_any_number_of_workers(world: World, np: int, name: str, steps: int) -> None:
+def test_losses_norms_and_counts_agree_at_any_number_of_workers(
+    world: World, np: int, name: str, steps: int
+) -> None:
     """`tiny`: two examples a step, so that at -np 3 and 4 some workers have none; each is a micro-batch of its own."""
-    assert len(folders.metrics(world(1) / name)) == steps
+    assert len(fixtures.metrics(world(1) / name)) == steps
     assert deviation(world(np) / name, world(1) / name) < 1e-5
 
 
 @pytest.mark.parametrize("np", [2, 3, 4])
-def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(world: World, np: int) -> None:
-    once, again = (folders.result(world(np) / name)["weights_sha256"] for name in ("dropout", "dropout-again"))
+def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(
+    world: World, np: int
+) -> None:
+    once, again = (
+        fixtures.result(world(np) / name)["weights_sha256"] for name in ("dropout", "dropout-again")
+    )
     assert once == again
 
 
 @pytest.mark.parametrize("np", [1, 2, 3, 4])
-def test_scores_equal_scikit_learn_on_rows_that_workers_do_not_divide(world: World, np: int) -> None:
+def test_scores_equal_scikit_learn_on_rows_that_workers_do_not_divide(
+    world: World, np: int
+) -> None:
     for split, n in (("validation", 3), ("test", 82)):
-        scores = folders.result(world(np) / "plain")["eval"][split]
+        scores = fixtures.result(world(np) / "plain")["eval"][split]
         saved = load_file(world(np) / "plain" / "predictions" / f"{split}.safetensors")
         truth, predicted = saved["labels"], saved["logits"].argmax(-1)
         assert saved["rows"].tolist() == list(range(n)) and scores["n"] == n
-        assert scores["confusion"] == sklearn.confusion_matrix(truth, predicted, labels=range(3)).tolist()
+        assert (
+            scores["confusion"]
+            == sklearn.confusion_matrix(truth, predicted, labels=range(3)).tolist()
+        )
         assert scores["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, predicted))
-        weighted = sklearn.precision_recall_fscore_support(truth, predicted, average="weighted", zero_division=0)
+        weighted = sklearn.precision_recall_fscore_support(
+            truth, predicted, average="weighted", zero_division=0
+        )
         assert [scores[key] for key in ("precision", "recall", "f1")] == pytest.approx(weighted[:3])
-        assert scores["f1_macro"] == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"))
+        assert scores["f1_macro"] == pytest.approx(
+            sklearn.f1_score(truth, predicted, average="macro")
+        )
         assert scores["loss"] == pytest.approx(
             sklearn.log_loss(truth, saved["logits"].double().softmax(-1), labels=range(3)), rel=1e-5
         )
@@ -60,12 +75,14 @@ def test_scores_equal_scikit_learn_on_rows_that_workers_do_not_divide(world: Wor
 
 def test_confusions_are_equal_at_any_number_of_workers(world: World) -> None:
     for split in ("validation", "test"):
-        confusions = [folders.result(world(np) / "plain")["eval"][split]["confusion"] for np in (1, 2, 3, 4)]
+        confusions = [
+            fixtures.result(world(np) / "plain")["eval"][split]["confusion"] for np in (1, 2, 3, 4)
+        ]
         assert confusions == [confusions[0]] * 4
 
 
 def test_touched_rows_give_the_bits_of_the_whole_word_table(world: World) -> None:
-    sparse, dense = (folders.result(world(2) / name) for name in ("short", "all_rows"))
+    sparse, dense = (fixtures.result(world(2) / name) for name in ("short", "all_rows"))
     assert sparse["weights_sha256"] == dense["weights_sha256"]
     assert sparse["train"]["bytes_exchanged"] < dense["train"]["bytes_exchanged"]
 
@@ -79,14 +96,19 @@ def test_without_mistakes_the_short_runs_agree(world: World) -> None:
     assert deviation(world(2) / "short-dropout", world(1) / "short-dropout") < 1e-5
 
 
-@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize("mistake", USAGE_ERROR)
 def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str) -> None:
     run = world(2) / mistake
     reference = world(1) / ("short-dropout" if mistake == "dropout_per_rank" else "short")
     if mistake == "padded_evaluation":
         assert "1 of 3 rows were not scored exactly once" in (run / "raised").read_text()
-    elif mistake == "rows_kept_back":  # the workers' weights part, and that is seen before they are saved
-        assert "holds other weights than rank 0 in bert.embeddings.word_embeddings.weight" in (run / "raised").read_text()
+    elif (
+        mistake == "rows_kept_back"
+    ):  # the workers' weights part, and that is seen before they are saved
+        assert (
+            "holds other weights than rank 0 in bert.embeddings.word_embeddings.weight"
+            in (run / "raised").read_text()
+        )
     elif mistake == "left_too_soon":  # what came later was added by each worker alone
         assert "holds other weights than rank 0" in (run / "raised").read_text()
     else:

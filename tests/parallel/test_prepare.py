@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from distsent import prepare
-from distsent.corpus.ranks import Ranks
-from distsent.corpus.store import Store, open_store
+from distsent.data.token_store import TokenStore, open_token_store
+from distsent.distributed.mpi import MpiWorld
+from distsent.distributed.world import World
 from tests.corpora import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+MPIRUN = shutil.which(
+    "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+)
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.usefixtures("own_cache")]
@@ -25,7 +29,9 @@ parallel = [pytest.mark.parallel, pytest.mark.skipif(MPIRUN is None, reason="the
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     """A job on a small corpus, its store in `store`."""
-    folder(tmp_path / "corpus", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300))
+    folder(
+        tmp_path / "corpus", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300)
+    )
     tokenizer().save_pretrained(tmp_path / "model")
     path = tmp_path / "job.toml"
     path.write_text(
@@ -56,10 +62,24 @@ def test_alone_it_leaves_what_train_will_open(job: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     store = only(tmp_path / "store")
     corpus = data(tmp_path / "corpus")
-    assert content(open_store(corpus, 42, tokenizer(), 12, tmp_path / "other").folder) == content(store)
+    assert content(
+        open_token_store(corpus, 42, tokenizer(), 12, tmp_path / "other", workers=World()).folder
+    ) == content(store)
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["split", "rows", "classes", "tokens", "mean", "longest", "truncated"]
-    assert [line.split()[:3] for line in lines[1:4]] == [["train", "82", "2"], ["validation", "10", "2"], ["test", "2", "2"]]
+    assert lines[0].split() == [
+        "split",
+        "rows",
+        "classes",
+        "tokens",
+        "mean",
+        "longest",
+        "truncated",
+    ]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["train", "82", "2"],
+        ["validation", "10", "2"],
+        ["test", "2", "2"],
+    ]
     assert lines[-1] == f"token store: {store}"
     assert "cut there" in done.stdout and done.stderr == ""
 
@@ -72,7 +92,9 @@ def test_any_number_of_ranks_leaves_the_same_bytes(job: Path, tmp_path: Path, ra
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("token store:") == 1
     store = only(tmp_path / "store")
-    alone = open_store(data(tmp_path / "corpus"), 42, tokenizer(), 12, tmp_path / "other").folder
+    alone = open_token_store(
+        data(tmp_path / "corpus"), 42, tokenizer(), 12, tmp_path / "other", workers=World()
+    ).folder
     assert content(store) == content(alone)
 
 
@@ -82,25 +104,27 @@ def test_a_bad_corpus_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
     done = run(2, job, "data.text_column=txt")
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("distsent:")]
-    assert said[0] == ("distsent: train.parquet: no column 'txt' (data.text_column); did you mean 'text'? there are text, label")
+    assert said[0] == (
+        "distsent: train.parquet: no column 'txt' (data.text_column); did you mean 'text'? there are text, label"
+    )
     assert len(said) == 3 and "Traceback" not in done.stderr
     assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
 
 
 FAILS_ON_RANK_1 = """
 import sys
-from distsent import door, prepare
-from distsent.corpus import tokenise
+from distsent import cli, prepare
+from distsent.data import tokenize
 from distsent.errors import UserError
 from mpi4py import MPI
 
-encode = tokenise.Encoder.__call__
+encode = tokenize.BatchTokenizer.__call__
 def failing(self, texts, pairs):
     if MPI.COMM_WORLD.rank == 1:
         raise {error}
     return encode(self, texts, pairs)
-tokenise.Encoder.__call__ = failing
-door.enter(prepare.main)
+tokenize.BatchTokenizer.__call__ = failing
+cli.enter(prepare.main)
 """
 
 
@@ -113,10 +137,17 @@ door.enter(prepare.main)
         ("KeyError('x')", 1, "KeyError: 'x'"),
     ],
 )
-def test_an_error_on_one_rank_ends_them_all(job: Path, tmp_path: Path, error: str, code: int, line: str):
+def test_an_error_on_one_rank_ends_them_all(
+    job: Path, tmp_path: Path, error: str, code: int, line: str
+):
     script = tmp_path / "fails.py"
     script.write_text(FAILS_ON_RANK_1.format(error=error))
-    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "PYTHONPATH": str(ROOT)}
+    env = {
+        **os.environ,
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [str(MPIRUN), "--oversubscribe", "-np", "2", sys.executable, str(script), str(job)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode in (code, 2), done.stderr
@@ -153,30 +184,38 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
 
 
 class Pretended:
-    """A communicator whose other ranks have failed with `lines`."""
+    """A communicator whose other ranks send `texts`."""
 
     rank, size = 0, 3
 
-    def __init__(self, *lines: tuple[str, ...]) -> None:
-        self.lines = lines
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
 
     def allgather(self, value: object) -> list[object]:
-        return [value, *self.lines]
-
-    def bcast(self, value: object) -> object:
-        return value
+        return [value, *self.texts]
 
 
 def test_the_first_error_of_any_rank_is_everybodys():
-    ranks = Ranks(Pretended((), ("the third failed", "twice")))
-    assert mistakes(lambda: ranks.all(lambda: "well")) == ["the third failed", "twice"]
-    assert Ranks(Pretended((), ())).first(lambda: "well") == "well"
+    failed = json.dumps({"lines": ["the third failed", "twice"], "code": 2})
+    world = MpiWorld(Pretended("null", failed))
+    assert mistakes(lambda: world.all_or_raise(lambda: "well", "test")) == [
+        "rank 2: the third failed",
+        "rank 2: twice",
+    ]
+    assert MpiWorld(Pretended("null", "null")).on_main(lambda: "well", "test") == "well"
 
 
 def test_the_table(tmp_path: Path):
     rows = {"text": ["good"] * 3 + ["very " * 20], "label": [0, 1, 0, 1]}
-    store = open_store(data(folder(tmp_path / "x", train=rows, test=reviews(6))), 1, tokenizer(), 12, tmp_path / "s")
-    assert isinstance(store, Store)
+    store = open_token_store(
+        data(folder(tmp_path / "x", train=rows, test=reviews(6))),
+        1,
+        tokenizer(),
+        12,
+        tmp_path / "s",
+        workers=World(),
+    )
+    assert isinstance(store, TokenStore)
     assert prepare.table(store).splitlines()[:2] == [
         "split            rows classes         tokens   mean longest truncated",
         "train               4       2             21    5.2      12     25.0%",

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
 
-from distsent.corpus.order import Order
-from tests import folders
+from distsent.batching.sampler import BatchSampler
+from tests import fixtures
 
 STEPS = 100
 
@@ -20,7 +25,7 @@ STEPS = 100
 class Epochs(torch.utils.data.Sampler):
     """Each iteration gives the next epoch of distsent's order."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: BatchSampler) -> None:
         self._order, self._epoch = order, 0
 
     def __len__(self) -> int:
@@ -36,7 +41,7 @@ class Epochs(torch.utils.data.Sampler):
 class Told(Trainer):
     """Trainer with the sampler above, keeping every step's loss unrounded."""
 
-    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: BatchSampler, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._order, self.losses = order, []
 
@@ -55,8 +60,11 @@ def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     corpus, model = (Path(word.partition("=")[2]) for word in parts[:2])
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = [
-        {**tokenizer(row["text"], truncation=True, max_length=40), "labels": folders.LABELS.index(row["label"])}
-        for row in folders.rows(45)
+        {
+            **tokenizer(row["text"], truncation=True, max_length=40),
+            "labels": fixtures.LABELS.index(row["label"]),
+        }
+        for row in fixtures.rows(45)
     ]
     assert (corpus / "train.jsonl").exists()
     arguments = TrainingArguments(
@@ -67,19 +75,34 @@ def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     network = AutoModelForSequenceClassification.from_pretrained(
         model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, dtype=torch.float32
     )
-    trainer = Told(network, arguments, train_dataset=rows, processing_class=tokenizer, order=Order(45, 8, seed=42))
+    trainer = Told(
+        network,
+        arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        order=BatchSampler(45, 8, seed=42),
+    )
     trainer.train()
     return trainer
 
 
 @pytest.mark.parametrize("np", [1, 2])
-def test_a_hundred_steps_equal_those_of_hugging_faces_trainer(world: Callable[[int], Path], trained: Told, np: int) -> None:
+def test_a_hundred_steps_equal_those_of_hugging_faces_trainer(
+    world: Callable[[int], Path], trained: Told, np: int
+) -> None:
     run = world(np) / "trainer"
-    lines, logged = folders.metrics(run), [line for line in trained.state.log_history if "grad_norm" in line]
+    lines, logged = (
+        fixtures.metrics(run),
+        [line for line in trained.state.log_history if "grad_norm" in line],
+    )
     assert len(lines) == len(trained.losses) == len(logged) == STEPS
     assert [line["loss"] for line in lines] == pytest.approx(trained.losses, rel=1e-5)
-    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in logged], rel=1e-4)
-    assert [line["lr"] for line in lines] == pytest.approx([line["learning_rate"] for line in logged])
+    assert [line["grad_norm"] for line in lines] == pytest.approx(
+        [line["grad_norm"] for line in logged], rel=1e-4
+    )
+    assert [line["lr"] for line in lines] == pytest.approx(
+        [line["learning_rate"] for line in logged]
+    )
     saved, theirs = load_file(run / "model" / "model.safetensors"), trained.model.state_dict()
     assert saved.keys() == theirs.keys()
     for name, weights in saved.items():

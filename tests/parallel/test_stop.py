@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from distsent.comm import World
-from distsent.run import checkpoint
-from tests import folders, launcher
+from distsent.distributed.world import World
+from distsent.runtime import checkpoint
+from tests import fixtures, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
 
@@ -51,11 +51,18 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
         os.kill(started.worker(1), signal.SIGTERM)
         ended = started.wait()
     assert ended.code == 75, ended.output
-    told = re.search(r"distsent: asked to stop; saved after step (\d+) of 100; run the same command again", ended.output)
+    told = re.search(
+        r"distsent: asked to stop; saved after step (\d+) of 100; run the same command again",
+        ended.output,
+    )
     assert told, ended.output
     stopped = int(told[1])
     assert 7 <= stopped < 100 and (run / "checkpoints" / f"step-{stopped:08d}").is_dir()
-    assert (run / "status").read_text().startswith(f"stopped: asked to stop; saved after step {stopped} of 100")
+    assert (
+        (run / "status")
+        .read_text()
+        .startswith(f"stopped: asked to stop; saved after step {stopped} of 100")
+    )
     assert not (run / "result.json").exists() and not (run / "model").exists()
 
     # No request: a worker dies at once, some steps behind the last checkpoint
@@ -71,10 +78,12 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     ended = launcher.run(*command, np=2)
     assert ended.code == 0, ended.output
     whole = world(2) / "dropout"
-    ours, theirs = folders.result(run), folders.result(whole)
+    ours, theirs = fixtures.result(run), fixtures.result(whole)
     assert ours["weights_sha256"] == theirs["weights_sha256"]
     columns = ("step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens")
-    lines = [[[line[c] for c in columns] for line in folders.metrics(folder)] for folder in (run, whole)]
+    lines = [
+        [[line[c] for c in columns] for line in fixtures.metrics(folder)] for folder in (run, whole)
+    ]
     assert lines[0] == lines[1], "every step told once, and with the same numbers"
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     assert (run / "status").read_text() == "finished\n"
@@ -92,27 +101,39 @@ def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
     ended = launcher.run("-m", "distsent.train", *job, np=2)
     assert ended.code == 0 and "carrying on after step 50 of 100" in ended.output, ended.output
     whole = world(2) / "dropout"
-    lines, expected = folders.metrics(run), folders.metrics(whole)
+    lines, expected = fixtures.metrics(run), fixtures.metrics(whole)
     for column in ("step", "lr", "samples", "tokens"):
         assert [line[column] for line in lines] == [line[column] for line in expected]
-    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
-    losses = [folders.result(folder)["eval"]["test"]["loss"] for folder in (run, whole)]
+    assert [line["loss"] for line in lines] == pytest.approx(
+        [line["loss"] for line in expected], rel=1e-5
+    )
+    losses = [fixtures.result(folder)["eval"]["test"]["loss"] for folder in (run, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_finished_run_says_so_and_a_changed_job_is_refused(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_a_changed_job_is_refused(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     """Single process, through the door: what the same folder answers to the same, a changed and a renewed job."""
     job = but(overrides(parts, tmp_path), "train.max_steps=6", "job.name=once")
     run = tmp_path / "once"
     alone(job)
-    before = folders.result(run)
+    before = fixtures.result(run)
 
     again = launcher.run("-m", "distsent.train", *job)
-    assert again.code == 0 and f"{run}: this run is finished" in again.output and "test" in again.output
-    assert folders.result(run) == before and (run / "status").read_text() == "finished\n"
+    assert (
+        again.code == 0
+        and f"{run}: this run is finished" in again.output
+        and "test" in again.output
+    )
+    assert fixtures.result(run) == before and (run / "status").read_text() == "finished\n"
 
     # Keys that change how fast or how loudly a run computes, but not what, are free
-    free = launcher.run("-m", "distsent.train", *but(job, "log.every=2", "train.token_budget=4000", "checkpoint.keep=5"))
+    free = launcher.run(
+        "-m",
+        "distsent.train",
+        *but(job, "log.every=2", "train.token_budget=4000", "checkpoint.keep=5"),
+    )
     assert free.code == 0 and "this run is finished" in free.output
 
     changed = launcher.run("-m", "distsent.train", *but(job, "optim.lr=3e-3", "train.max_steps=9"))
@@ -121,27 +142,31 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(parts: tuple[str, .
         f"distsent: {run}: this run was begun with another train.max_steps, optim.lr; give the new one another job.name, or "
         "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
     )
-    assert folders.result(run) == before and (run / "status").read_text() == "finished\n"
+    assert fixtures.result(run) == before and (run / "status").read_text() == "finished\n"
 
     alone(but(job, "train.max_steps=9", "run.resume=changed"))
-    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 10))
-    assert folders.result(run)["steps"] == 9
+    assert [line["step"] for line in fixtures.metrics(run)] == list(range(1, 10))
+    assert fixtures.result(run)["steps"] == 9
 
     alone(but(job, "train.seed=7", "run.resume=never"))
-    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 7))
-    assert folders.result(run)["job"]["train"]["seed"] == 7
+    assert [line["step"] for line in fixtures.metrics(run)] == list(range(1, 7))
+    assert fixtures.result(run)["job"]["train"]["seed"] == 7
 
 
-def test_a_mistake_that_shows_late_may_be_corrected_under_the_same_name(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_mistake_that_shows_late_may_be_corrected_under_the_same_name(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     """The job was refused before anything was trained: there is no run yet that the corrected one could differ from."""
     job = but(overrides(parts, tmp_path), "train.max_steps=2")
     refused = launcher.run("-m", "distsent.train", *but(job, "data.max_length=300"))
     assert refused.code == 2 and "takes at most 258 tokens" in refused.output
     alone(job)
-    assert folders.result(tmp_path / "stopped")["steps"] == 2
+    assert fixtures.result(tmp_path / "stopped")["steps"] == 2
 
 
-def test_a_folder_in_which_somebody_trains_is_left_alone(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_folder_in_which_somebody_trains_is_left_alone(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
     with launcher.start(*command, PAUSE="0.2") as started:
         started.until(lambda: last_step(run) >= 1)
@@ -158,38 +183,49 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(parts: tuple[str, ...],
         assert started.wait().code == 75
 
 
-def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     """The checkpoint of an evaluated step is written before the evaluation: carrying on from it evaluates again."""
     run = tmp_path / "stopped"
-    job = but(overrides(parts, tmp_path), "train.max_steps=8", "eval.every=4", "checkpoint.every_steps=none")
+    job = but(
+        overrides(parts, tmp_path),
+        "train.max_steps=8",
+        "eval.every=4",
+        "checkpoint.every_steps=none",
+    )
     with launcher.start("-m", SLOW, *job, PAUSE="0.3") as started:
         started.until(lambda: last_step(run) >= 6)
         os.kill(started.process.pid, signal.SIGKILL)
         assert started.wait().code == -signal.SIGKILL
-    assert [line["step"] for line in folders.metrics(run, "validation")] == [4]
+    assert [line["step"] for line in fixtures.metrics(run, "validation")] == [4]
     alone(job)
-    assert [line["step"] for line in folders.metrics(run, "validation")] == [4, 8]
-    assert [line["step"] for line in folders.metrics(run)] == list(range(1, 9))
+    assert [line["step"] for line in fixtures.metrics(run, "validation")] == [4, 8]
+    assert [line["step"] for line in fixtures.metrics(run)] == list(range(1, 9))
 
 
-def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     """Memory runs out on one of two workers: its own traceback is somewhere, the cause is in the first worker's words."""
     run = tmp_path / "stopped"
     ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="1:3")
     assert ended.code not in (0, 75), ended.output
-    line = (
-        r"rank 1 on \S+ failed: RuntimeError: out of memory, at step \d+; the last checkpoint is whole: run the same command again"
-    )
+    line = r"rank 1 on \S+ failed: RuntimeError: out of memory, at step \d+; the last checkpoint is whole: run the same command again"
     assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
     assert re.match(f"failed: {line}", (run / "status").read_text())
     again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)
-    assert again.code == 0 and folders.result(run)["steps"] == 100, again.output
+    assert again.code == 0 and fixtures.result(run)["steps"] == 100, again.output
 
 
-def test_a_single_worker_does_not_outlive_its_launcher(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_single_worker_does_not_outlive_its_launcher(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     run = tmp_path / "stopped"
     with launcher.start("-m", SLOW, *overrides(parts, tmp_path), np=1, PAUSE="0.2") as started:
         started.until(lambda: last_step(run) >= 2)
         os.kill(started.process.pid, signal.SIGKILL)
         launcher.wait_for(lambda: not started.processes(), 120)
-    assert re.match(r"stopped: asked to stop; saved after step \d+ of 100", (run / "status").read_text())
+    assert re.match(
+        r"stopped: asked to stop; saved after step \d+ of 100", (run / "status").read_text()
+    )

@@ -15,12 +15,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
 
 from distsent import job as jobs
-from distsent.corpus.order import Order
-from distsent.corpus.store import Store, folder_of, open_store
-from tests import folders, launcher, systems
+from distsent.batching.sampler import BatchSampler
+from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
+from distsent.distributed.world import World
+from tests import fixtures, launcher, systems
 from tests.parallel.test_reference import Epochs
 
 pytestmark = pytest.mark.slow
@@ -28,7 +34,10 @@ pytestmark = pytest.mark.slow
 CORPUS = {"tweets": "tweets", "imdb": "imdb", "imdb-tiny-lora": "imdb", "imdb-bert-amp": "imdb"}
 EMOTION = ("emotion-distilbert", "emotion-bert", "emotion-roberta", "emotion-albert")
 SYSTEMS = ("imdb", "imdb-tiny-lora", "imdb-bert-amp", "tweets", *EMOTION)
-SHRUNK = {"imdb-bert-amp": ["eval.every=3"], "tweets": ["data.max_rows=48"]}  # what a miniature needs beside its corpus
+SHRUNK = {
+    "imdb-bert-amp": ["eval.every=3"],
+    "tweets": ["data.max_rows=48"],
+}  # what a miniature needs beside its corpus
 # The cards' words, as Hugging Face's Trainer has them. All weight decay is 0, so that its AdamW is the cards' Adam.
 CARDS: dict[str, dict[str, Any]] = {
     "imdb": {"learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 5, "eval_strategy": "epoch"},
@@ -56,22 +65,45 @@ class Fixture:
     def __init__(self, folder: Path) -> None:
         self.home, corpora = systems.hub(folder / "home"), systems.corpora(folder)
         self.runs = folder / "runs"
-        common = [f"run.dir={self.runs}", "train.precision=float32", "log.every=1", "log.tensorboard=false", "data.max_length=64"]
+        common = [
+            f"run.dir={self.runs}",
+            "train.precision=float32",
+            "log.every=1",
+            "log.tensorboard=false",
+            "data.max_length=64",
+        ]
         self.plan = [
-            [f"{stem}.toml", [f"data.source={corpora[CORPUS.get(stem, 'emotion')]}", *common, *SHRUNK.get(stem, [])]]
+            [
+                f"{stem}.toml",
+                [
+                    f"data.source={corpora[CORPUS.get(stem, 'emotion')]}",
+                    *common,
+                    *SHRUNK.get(stem, []),
+                ],
+            ]
             for stem in SYSTEMS
         ]
 
     def job(self, stem: str) -> jobs.Job:
-        return jobs.load(systems.ROOT / "jobs" / f"{stem}.toml", dict((file[:-5], words) for file, words in self.plan)[stem])
+        return jobs.load(
+            systems.ROOT / "jobs" / f"{stem}.toml",
+            dict((file[:-5], words) for file, words in self.plan)[stem],
+        )
 
     def run(self, stem: str) -> Path:
         return self.runs / self.job(stem).job.name
 
-    def store(self, stem: str) -> Store:
+    def store(self, stem: str) -> TokenStore:
         job = self.job(stem)
         tokenizer = AutoTokenizer.from_pretrained(systems.snapshot(self.home, job.model.name))
-        return open_store(job.data, job.seeds[0], tokenizer, job.data.max_length, folder_of(job))
+        return open_token_store(
+            job.data,
+            job.seeds[0],
+            tokenizer,
+            job.data.max_length,
+            token_store_folder(job),
+            workers=World(),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +122,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Fixture:
 @pytest.mark.parametrize("stem", SYSTEMS)
 def test_the_job_runs_to_its_end(trained: Fixture, stem: str) -> None:
     run, job = trained.run(stem), trained.job(stem)
-    result = folders.result(run)
+    result = fixtures.result(run)
     assert (result["status"], result["world_size"]) == ("finished", 2)
     steps = math.ceil(len(trained.store(stem).splits["train"]) / job.train.batch_size)
     assert result["steps"] == steps * job.train.epochs
@@ -100,7 +132,7 @@ def test_the_job_runs_to_its_end(trained: Fixture, stem: str) -> None:
 
 
 class Ordered(Trainer):
-    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: BatchSampler, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._order = order
 
@@ -113,23 +145,38 @@ def network(trained: Fixture, stem: str, classes: int) -> Any:
     folder = systems.snapshot(trained.home, trained.job(stem).model.name)
     torch.manual_seed(42)
     if stem != "imdb-tiny-lora":
-        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes, dtype=torch.float32)
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=classes, dtype=torch.float32
+        )
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
 
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["classifier", "pooler.dense"])
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=["classifier", "pooler.dense"],
+    )
     base = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=classes, dtype=torch.float32, quantization_config=four
     )
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # or the first evaluation would round the weights (see model/adapter.py)
+            module.support_avx512bf16_for_cpu = (
+                False  # or the first evaluation would round the weights (see model/adapter.py)
+            )
     base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    return get_peft_model(base, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"]))
+    return get_peft_model(
+        base,
+        LoraConfig(
+            task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"]
+        ),
+    )
 
 
 @pytest.mark.parametrize("stem", SYSTEMS)
-def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(trained: Fixture, stem: str, tmp_path: Path) -> None:
+def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(
+    trained: Fixture, stem: str, tmp_path: Path
+) -> None:
     job, store, run = trained.job(stem), trained.store(stem), trained.run(stem)
     watched = "validation" if "validation" in store.splits else "test"
     rows = {
@@ -144,7 +191,7 @@ def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(trained: Fix
     tokenizer = AutoTokenizer.from_pretrained(systems.snapshot(trained.home, job.model.name))
     trainer = Ordered(
         network(trained, stem, len(store.label_names)), arguments, train_dataset=rows["train"], eval_dataset=rows[watched],
-        processing_class=tokenizer, order=Order(len(rows["train"]), job.train.batch_size, job.seeds[0]),
+        processing_class=tokenizer, order=BatchSampler(len(rows["train"]), job.train.batch_size, job.seeds[0]),
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )  # fmt: skip
     # It takes peft's classifiers for models that divide their loss by the examples of all passes themselves; they do not, and
@@ -152,31 +199,45 @@ def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(trained: Fix
     trainer.model_accepts_loss_kwargs = False
     trainer.train()
     theirs = [line for line in trainer.state.log_history if "grad_norm" in line]
-    ours = folders.metrics(run)
-    assert [line["lr"] for line in ours] == pytest.approx([line["learning_rate"] for line in theirs])
-    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=2e-4)  # it rounds to 4 digits
-    assert [line["grad_norm"] for line in ours] == pytest.approx([line["grad_norm"] for line in theirs], rel=1e-3)
+    ours = fixtures.metrics(run)
+    assert [line["lr"] for line in ours] == pytest.approx(
+        [line["learning_rate"] for line in theirs]
+    )
+    assert [line["loss"] for line in ours] == pytest.approx(
+        [line["loss"] for line in theirs], abs=2e-4
+    )  # it rounds to 4 digits
+    assert [line["grad_norm"] for line in ours] == pytest.approx(
+        [line["grad_norm"] for line in theirs], rel=1e-3
+    )
     evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
-    history = folders.result(run)["history"]
+    history = fixtures.result(run)["history"]
     if history[-1]["step"] % (job.eval.every if isinstance(job.eval.every, int) else 1):
         history = history[:-1]  # the last step is always evaluated
     assert [line["step"] for line in history] == [line["step"] for line in evaluations]
-    assert [line["loss"] for line in history] == pytest.approx([line["eval_loss"] for line in evaluations], abs=2e-4)
-    assert [line["accuracy"] for line in history] == pytest.approx([line["eval_accuracy"] for line in evaluations], abs=1e-4)
+    assert [line["loss"] for line in history] == pytest.approx(
+        [line["eval_loss"] for line in evaluations], abs=2e-4
+    )
+    assert [line["accuracy"] for line in history] == pytest.approx(
+        [line["eval_accuracy"] for line in evaluations], abs=1e-4
+    )
 
 
 def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> None:
     """Merged, as everything loads it; and by peft, onto the base in 4 bits. Tolerance: 1e-5 in a logit."""
     from peft import PeftModel
 
+    from distsent.batching.packing import pack
+    from distsent.evaluation.predictor import Predictor
     from distsent.model import adapter, classifier
     from distsent.model.forward import Padded
-    from distsent.model.stream import stream
-    from distsent.scoring.predictor import Predictor
 
-    run, job, store = trained.run("imdb-tiny-lora"), trained.job("imdb-tiny-lora"), trained.store("imdb-tiny-lora")
+    run, job, store = (
+        trained.run("imdb-tiny-lora"),
+        trained.job("imdb-tiny-lora"),
+        trained.store("imdb-tiny-lora"),
+    )
     kept, tokens = load_file(run / "predictions" / "test.safetensors"), store.splits["test"]
-    piece = stream([tokens[i] for i in range(len(tokens))], np.zeros(len(tokens)))
+    piece = pack([tokens[i] for i in range(len(tokens))], np.zeros(len(tokens)))
     with torch.no_grad():
         merged = Predictor(run).forward(piece).numpy()
     assert np.abs(merged - kept["logits"]).max() < 1e-5
@@ -190,17 +251,25 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
     )
     adapter.keep_as_is(base)
     with torch.no_grad():
-        loaded = Padded(PeftModel.from_pretrained(base, str(run / "model" / "adapter")).eval(), 0)(piece).numpy()
+        loaded = Padded(PeftModel.from_pretrained(base, str(run / "model" / "adapter")).eval(), 0)(
+            piece
+        ).numpy()
     assert np.abs(loaded - kept["logits"]).max() < 1e-5
 
 
 def test_only_what_is_trained_is_exchanged_and_kept_in_checkpoints(trained: Fixture) -> None:
     run = trained.run("imdb-tiny-lora")
-    result = folders.result(run)
+    result = fixtures.result(run)
     saved = load_file(next((run / "checkpoints").glob("step-*")) / "weights.safetensors")
     assert all("lora_" in name or "classifier" in name for name in saved)
-    assert sum(x.size for x in saved.values()) == result["parameters"]["trained"] < result["parameters"]["all"] / 5
-    assert result["train"]["bytes_exchanged"] == result["steps"] * 4 * (result["parameters"]["trained"] + 8)
+    assert (
+        sum(x.size for x in saved.values())
+        == result["parameters"]["trained"]
+        < result["parameters"]["all"] / 5
+    )
+    assert result["train"]["bytes_exchanged"] == result["steps"] * 4 * (
+        result["parameters"]["trained"] + 8
+    )
 
 
 def test_report_prints_the_table_of_system_5(trained: Fixture) -> None:
@@ -217,12 +286,18 @@ def test_report_prints_the_table_of_system_5(trained: Fixture) -> None:
 
 def test_evaluate_gives_the_runs_own_scores_at_any_number_of_workers(trained: Fixture) -> None:
     run = trained.run("imdb-tiny-lora")
-    expected = folders.result(run)["eval"]["test"]
+    expected = fixtures.result(run)["eval"]["test"]
     for np_ in (None, 2):
-        ended = launcher.run("-m", "distsent.evaluate", str(run), np=np_, cwd=trained.runs, HF_HOME=str(trained.home))
+        ended = launcher.run(
+            "-m", "distsent.evaluate", str(run), np=np_, cwd=trained.runs, HF_HOME=str(trained.home)
+        )
         assert ended.code == 0, ended.output
-        (line,) = [line[line.index("{") :] for line in ended.output.splitlines() if '"confusion"' in line]
-        scores, _ = json.JSONDecoder().raw_decode(line)  # mpirun may put a line of standard error right behind it
+        (line,) = [
+            line[line.index("{") :] for line in ended.output.splitlines() if '"confusion"' in line
+        ]
+        scores, _ = json.JSONDecoder().raw_decode(
+            line
+        )  # mpirun may put a line of standard error right behind it
         assert scores["confusion"] == expected["confusion"]
         assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert scores["world_size"] == (np_ or 1)

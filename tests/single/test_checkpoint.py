@@ -17,10 +17,19 @@ import safetensors.torch
 import torch
 
 from distsent.errors import UserError
-from distsent.run import checkpoint, image
-from distsent.run.checkpoint import Checkpoint, Saver, load, newest, prune, save, steps, weights_sha256
-from distsent.run.image import Image
-from tests.folders import images
+from distsent.runtime import checkpoint, safetensors_buffer
+from distsent.runtime.checkpoint import (
+    Checkpoint,
+    Saver,
+    load,
+    newest,
+    prune,
+    save,
+    steps,
+    weights_sha256,
+)
+from distsent.runtime.safetensors_buffer import SafetensorsBuffer
+from tests.fixtures import images
 
 STATE = {"progress": {"step": 3, "loss": 0.1 + 0.2}, "updates": 3, "scale": [1.0, 0]}
 
@@ -29,8 +38,13 @@ def tensors(seed: int) -> dict[str, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"a": (3, 4), "b.bias": (5,)}
     return {
-        "weights": {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()},
-        "optimizer": {f"exp_avg.{name}": torch.randn(shape, generator=generator) for name, shape in shapes.items()},
+        "weights": {
+            name: torch.randn(shape, generator=generator) for name, shape in shapes.items()
+        },
+        "optimizer": {
+            f"exp_avg.{name}": torch.randn(shape, generator=generator)
+            for name, shape in shapes.items()
+        },
     }
 
 
@@ -40,7 +54,8 @@ def holds(found: Checkpoint | None, step: int) -> bool:
         return False
     expected = tensors(step)
     return found.tensors.keys() == expected.keys() and all(
-        weights_sha256(found.tensors[group]) == weights_sha256(expected[group]) for group in expected
+        weights_sha256(found.tensors[group]) == weights_sha256(expected[group])
+        for group in expected
     )
 
 
@@ -54,17 +69,35 @@ def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert sorted(file.name for file in path.iterdir()) == [
         "manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]  # fmt: skip
     put(tmp_path, 12)
-    assert holds(newest(tmp_path), 12) and [p.name for p in steps(tmp_path)] == ["step-00000007", "step-00000012"]
+    assert holds(newest(tmp_path), 12) and [p.name for p in steps(tmp_path)] == [
+        "step-00000007",
+        "step-00000012",
+    ]
 
 
 def test_no_folder_or_an_empty_one_holds_no_checkpoint(tmp_path: Path) -> None:
-    assert newest(tmp_path / "none") is None and newest(tmp_path) is None and steps(tmp_path / "none") == []
+    assert (
+        newest(tmp_path / "none") is None
+        and newest(tmp_path) is None
+        and steps(tmp_path / "none") == []
+    )
 
 
 def test_steps_are_ordered_by_number_and_strangers_are_none(tmp_path: Path) -> None:
-    for name in ("step-00000009", "step-100000000", "step-00000010", "step-7", "step-0000001x", ".step-00000011.tmp"):
+    for name in (
+        "step-00000009",
+        "step-100000000",
+        "step-00000010",
+        "step-7",
+        "step-0000001x",
+        ".step-00000011.tmp",
+    ):
         (tmp_path / name).mkdir()
-    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000010", "step-100000000"]
+    assert [path.name for path in steps(tmp_path)] == [
+        "step-00000009",
+        "step-00000010",
+        "step-100000000",
+    ]
 
 
 # Crashes: at every call that reaches the system, before it and half-way through it
@@ -76,7 +109,7 @@ class Crash(BaseException):
 
 CALLS: tuple[tuple[Any, str], ...] = (
     (checkpoint.os, "rename"), (checkpoint.os, "fsync"), (checkpoint.os, "open"), (checkpoint.os, "close"),
-    (checkpoint.os, "pwrite"), (checkpoint.os, "ftruncate"), (Image, "digest"), (Path, "mkdir"), (Path, "write_text"),
+    (checkpoint.os, "pwrite"), (checkpoint.os, "ftruncate"), (SafetensorsBuffer, "digest"), (Path, "mkdir"), (Path, "write_text"),
     (checkpoint.shutil, "rmtree"),
 )  # fmt: skip
 
@@ -105,14 +138,16 @@ def half_done(name: str, args: tuple[Any, ...]) -> None:
         with open(args[0], "w", encoding="utf-8") as file:
             file.write(args[1][: len(args[1]) // 2])
     elif name == "pwrite":
-        image._past_the_cache(args[0], False)  # which takes whole pages only
+        safetensors_buffer._past_the_cache(args[0], False)  # which takes whole pages only
         os.write(args[0], args[1][: len(args[1]) // 2])
     elif name == "rmtree" and Path(args[0]).is_dir():
         for entry in sorted(os.scandir(args[0]), key=lambda entry: entry.name)[:2]:
             os.unlink(entry)
 
 
-def crashes(tmp_path: Path, work: Callable[[Path], None], before: Callable[[Path], None]) -> Iterator[tuple[Path, bool]]:
+def crashes(
+    tmp_path: Path, work: Callable[[Path], None], before: Callable[[Path], None]
+) -> Iterator[tuple[Path, bool]]:
     """(folder, whether the work came to its end) for a crash at every call that `work` makes."""
     for cut in (False, True):
         for at in range(1000):
@@ -133,9 +168,13 @@ def crashes(tmp_path: Path, work: Callable[[Path], None], before: Callable[[Path
             raise AssertionError("the work has no end")
 
 
-def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_whole(tmp_path: Path) -> None:
+def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_whole(
+    tmp_path: Path,
+) -> None:
     points = 0
-    for folder, ended in crashes(tmp_path, lambda folder: put(folder, 2) and None, lambda folder: put(folder, 1) and None):
+    for folder, ended in crashes(
+        tmp_path, lambda folder: put(folder, 2) and None, lambda folder: put(folder, 1) and None
+    ):
         points += 1
         warnings: list[str] = []
         found = newest(folder, warnings.append)
@@ -180,11 +219,14 @@ def test_a_disk_that_refuses_is_one_line_and_harms_no_earlier_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(
-            UserError, match=r"step-00000002: the checkpoint could not be written \(.*No space left on device"
+            UserError,
+            match=r"step-00000002: the checkpoint could not be written \(.*No space left on device",
         ) as caught:
             put(tmp_path, 2)
     assert len(caught.value.lines) == 1
-    assert holds(newest(tmp_path), 1) and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert holds(newest(tmp_path), 1) and [path.name for path in tmp_path.iterdir()] == [
+        "step-00000001"
+    ]
 
 
 # Damage: newest() walks back to a whole checkpoint or finds none, and never gives a part of one
@@ -196,12 +238,30 @@ def damage(rng: random.Random, path: Path) -> str:
     """Do something to a checkpoint's files; says what."""
     name = rng.choice(FILES)
     file, content = path / name, (path / name).read_bytes()
-    kind = rng.choice(("flip", "flips", "cut", "empty", "append", "delete", "garbage", "swap", "insert", "json", "folder"))
+    kind = rng.choice(
+        (
+            "flip",
+            "flips",
+            "cut",
+            "empty",
+            "append",
+            "delete",
+            "garbage",
+            "swap",
+            "insert",
+            "json",
+            "folder",
+        )
+    )
     if kind == "flip":
         at = rng.randrange(len(content))
-        file.write_bytes(content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :])
+        file.write_bytes(
+            content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :]
+        )
     elif kind == "flips":
-        file.write_bytes(bytes(byte ^ (rng.random() < 0.02) * rng.randrange(256) for byte in content))
+        file.write_bytes(
+            bytes(byte ^ (rng.random() < 0.02) * rng.randrange(256) for byte in content)
+        )
     elif kind == "cut":
         file.write_bytes(content[: rng.randrange(len(content))])
     elif kind == "empty":
@@ -245,7 +305,10 @@ def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -
         if holds(found, 2):
             continue  # white space in the manifest, or a file swapped with itself
         assert holds(found, 1), what
-        assert len(warnings) == 1 and "step-00000002" in warnings[0] and "\n" not in warnings[0], (what, warnings)
+        assert len(warnings) == 1 and "step-00000002" in warnings[0] and "\n" not in warnings[0], (
+            what,
+            warnings,
+        )
         with pytest.raises(ValueError):
             load(path)
         passed_over += 1
@@ -263,7 +326,11 @@ def test_when_all_are_damaged_there_is_none(tmp_path: Path) -> None:
         (put(tmp_path, step) / "state.json").write_text("{}")
     warnings: list[str] = []
     assert newest(tmp_path, warnings.append) is None
-    assert [line.split("/")[-1].split(":")[0] for line in warnings] == ["step-00000003", "step-00000002", "step-00000001"]
+    assert [line.split("/")[-1].split(":")[0] for line in warnings] == [
+        "step-00000003",
+        "step-00000002",
+        "step-00000001",
+    ]
 
 
 def test_a_file_that_the_manifest_does_not_vouch_for_is_not_read(tmp_path: Path) -> None:
@@ -286,9 +353,12 @@ def test_a_manifest_that_forgets_a_file_is_no_manifest(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("keep", "best", "left"), [(1, None, [5]), (2, None, [4, 5]), (2, 1, [1, 4, 5]), (2, 5, [4, 5]), (9, 2, [1, 2, 3, 4, 5])]
+    ("keep", "best", "left"),
+    [(1, None, [5]), (2, None, [4, 5]), (2, 1, [1, 4, 5]), (2, 5, [4, 5]), (9, 2, [1, 2, 3, 4, 5])],
 )
-def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, keep: int, best: int | None, left: list[int]) -> None:
+def test_pruning_keeps_the_newest_and_the_best(
+    tmp_path: Path, keep: int, best: int | None, left: list[int]
+) -> None:
     for step in range(1, 6):
         put(tmp_path, step)
     (tmp_path / ".step-00000009.tmp").mkdir()
@@ -307,7 +377,9 @@ def test_the_saver_saves_a_snapshot_in_the_order_of_its_calls(tmp_path: Path) ->
     assert holds(load(tmp_path / "step-00000001"), 1) and holds(newest(tmp_path), 2)
 
 
-def test_training_goes_on_while_the_saver_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_the_saver_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on = threading.Event()
     real = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: go_on.wait(20) and real(*args))
@@ -362,7 +434,10 @@ def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_digest", fails)
-        with pytest.raises(UserError, match=r"step-00000002: cannot be read .*; nothing was changed: mend that and run the same"):
+        with pytest.raises(
+            UserError,
+            match=r"step-00000002: cannot be read .*; nothing was changed: mend that and run the same",
+        ):
             newest(tmp_path, warnings.append)
     assert not warnings and holds(newest(tmp_path), 2)
 
@@ -371,7 +446,9 @@ def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     assert holds(newest(tmp_path), 6)
-    saver = Saver(tmp_path, keep=2, start=6)  # which carries on behind it, and saves next behind the damaged one
+    saver = Saver(
+        tmp_path, keep=2, start=6
+    )  # which carries on behind it, and saves next behind the damaged one
     saver.begin(11, tensors(11), STATE | {"step": 11}, best=None)
     saver.finish()
     assert [path.name for path in steps(tmp_path)] == ["step-00000006", "step-00000011"]
@@ -386,7 +463,9 @@ def test_a_step_that_was_damaged_and_is_saved_again_counts(tmp_path: Path) -> No
     for step in (9, 12):
         saver.begin(step, tensors(step), STATE | {"step": step}, best=None)
     saver.finish()
-    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000012"] and holds(newest(tmp_path), 12)
+    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000012"] and holds(
+        newest(tmp_path), 12
+    )
 
 
 def test_under_nice_a_save_goes_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,15 @@ from collections import Counter
 
 import pytest
 
-from distsent.corpus import demo
+from distsent.data import demo
 
 
 def test_the_corpus_is_the_same_everywhere():
     content = repr([(name, split.texts, split.labels) for name, split in demo.reviews().items()])
-    assert hashlib.sha256(content.encode()).hexdigest() == "06ec117f330ef71c697c20c8d319fddf5a953d4ee4b4506731d16051181a4228"
+    assert (
+        hashlib.sha256(content.encode()).hexdigest()
+        == "06ec117f330ef71c697c20c8d319fddf5a953d4ee4b4506731d16051181a4228"
+    )
 
 
 def test_splits_are_balanced_and_no_text_occurs_twice():
@@ -24,7 +27,10 @@ def test_splits_are_balanced_and_no_text_occurs_twice():
 
 
 def test_a_few_training_labels_are_wrong_and_no_others():
-    wrong = {name: sum(label != i % 2 for i, label in enumerate(split.labels)) for name, split in demo.reviews().items()}
+    wrong = {
+        name: sum(label != i % 2 for i, label in enumerate(split.labels))
+        for name, split in demo.reviews().items()
+    }
     assert 0.02 < wrong["train"] / demo.SIZES["train"] < 0.03
     assert wrong["validation"] == wrong["test"] == 0
 
@@ -46,7 +52,10 @@ def test_the_same_words_in_another_order_may_mean_the_opposite():
     one, other = "the plot was dull", "the music was great"
     for form in demo.CONTRASTS:
         straight, turned = form.format(v=one, o=other), form.format(v=other, o=one)
-        assert Counter(re.findall(r"\w+", straight)) == Counter(re.findall(r"\w+", turned)) and straight != turned
+        assert (
+            Counter(re.findall(r"\w+", straight)) == Counter(re.findall(r"\w+", turned))
+            and straight != turned
+        )
 
 
 @pytest.mark.parametrize(("words", "most"), [((1, 1), 0.66), ((1, 3), 0.80)])

@@ -3,15 +3,25 @@
 import pytest
 import torch
 
-from distsent.training import device
+from distsent.runtime import device
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("half", "best"), [(0.5, "bf16"), (0.79, "bf16"), (0.81, "float32"), (1.0, "float32"), (7.0, "float32")])
-def test_auto_takes_half_width_only_where_it_is_clearly_faster(monkeypatch: pytest.MonkeyPatch, half: float, best: str) -> None:
-    monkeypatch.setattr(device, "matmul_seconds", lambda dtype, chosen: half if dtype == torch.bfloat16 else 1.0)
-    assert device.resolve_precision("auto", CPU) == (best, f"train.precision = auto: {best} is the faster one here")
+@pytest.mark.parametrize(
+    ("half", "best"),
+    [(0.5, "bf16"), (0.79, "bf16"), (0.81, "float32"), (1.0, "float32"), (7.0, "float32")],
+)
+def test_auto_takes_half_width_only_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, half: float, best: str
+) -> None:
+    monkeypatch.setattr(
+        device, "matmul_seconds", lambda dtype, chosen: half if dtype == torch.bfloat16 else 1.0
+    )
+    assert device.resolve_precision("auto", CPU) == (
+        best,
+        f"train.precision = auto: {best} is the faster one here",
+    )
 
 
 def test_the_probe_runs_on_this_machine() -> None:
@@ -24,10 +34,16 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 @pytest.mark.parametrize("best", ["bf16", "float32"])
-def test_fp16_without_a_gpu_is_the_faster_one_of_what_there_is(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+def test_fp16_without_a_gpu_is_the_faster_one_of_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, best: str
+) -> None:
     monkeypatch.setattr(device, "faster_precision", lambda chosen: best)
     precision, remark = device.resolve_precision("fp16", CPU)
-    assert precision == best and remark is not None and f"needs a GPU: this run computes in {best}" in remark
+    assert (
+        precision == best
+        and remark is not None
+        and f"needs a GPU: this run computes in {best}" in remark
+    )
 
 
 ALL = set(range(8))
@@ -40,7 +56,12 @@ ALL = set(range(8))
         (ALL, [ALL], 8, 8),
         ({0, 1}, [{0, 1}, {2, 3}, {4, 5}, {6, 7}], 8, 2),  # srun binds each to its own
         ({0}, [{0}, {1}], 8, 1),  # mpirun alone binds each to a core
-        (set(range(4)), [set(range(4)), set(range(4)), {4, 5, 6, 7}, {4, 5, 6, 7}], 8, 2),  # two to a socket
+        (
+            set(range(4)),
+            [set(range(4)), set(range(4)), {4, 5, 6, 7}, {4, 5, 6, 7}],
+            8,
+            2,
+        ),  # two to a socket
         (ALL, [ALL] * 2, 2, 1),  # a container that may use two of eight cores
         (ALL, [ALL] * 16, 8, 1),
     ],

@@ -12,7 +12,10 @@ HOROVOD = {"version": "0.28.1", "MPI": True, "Gloo": True, "NCCL": False}
 MPI4PY = {"version": "4.1.2", "library": "Open MPI v4.1.8"}
 BROKEN = {"error": "ImportError: undefined symbol", "missing": False}
 MISSING = {"error": "ModuleNotFoundError: No module named 'x'", "missing": True}
-OPEN_MPI_4, OPEN_MPI_5 = "mpirun (Open MPI) 4.1.8\n\nReport bugs", "mpirun (Open MPI) 5.0.7\n\nReport bugs"
+OPEN_MPI_4, OPEN_MPI_5 = (
+    "mpirun (Open MPI) 4.1.8\n\nReport bugs",
+    "mpirun (Open MPI) 5.0.7\n\nReport bugs",
+)
 GIB = 2**30
 
 
@@ -57,18 +60,48 @@ GIB = 2**30
         (doctor.check_cores(8, "", "0", 1), FAIL, "number of threads"),
         (doctor.check_space("shm", "in /dev/shm", 2 * GIB, 1, "more"), OK, "2.0 GiB"),
         (doctor.check_space("shm", "in /dev/shm", 64 * 2**20, 1, "more"), WARN, "0.1 GiB"),
-        (doctor.check_space("runs", "free in /runs", 0, 2, "another run.dir"), FAIL, "not writable"),
+        (
+            doctor.check_space("runs", "free in /runs", 0, 2, "another run.dir"),
+            FAIL,
+            "not writable",
+        ),
         (doctor.check_hub({}, False), OK, "online"),
         (doctor.check_hub({"HF_HUB_OFFLINE": "1", "HF_HOME": "/hub"}, True), OK, "offline"),
         (doctor.check_hub({"HF_HUB_OFFLINE": "1"}, False), WARN, "cache is empty"),
         (doctor.check_launcher({}), OK, "none"),
-        (doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "4"}), OK, "HOROVOD_SIZE=4"),
-        (doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "2"}), FAIL, "one launcher inside"),
+        (
+            doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "4"}),
+            OK,
+            "HOROVOD_SIZE=4",
+        ),
+        (
+            doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "2"}),
+            FAIL,
+            "one launcher inside",
+        ),
         (doctor.check_launcher({"SLURM_NTASKS": "4"}), WARN, "srun --mpi=pmix"),
-        (doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}), FAIL, "thinks it is alone"),
-        (doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}), OK, "PMIX_RANK=1"),
-        (doctor.check_launcher({"SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"}), OK, "SLURM_NTASKS=8"),
-        (doctor.check_launcher({"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "PMI_SIZE": "4"}), OK, "PMI_SIZE"),
+        (
+            doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}),
+            FAIL,
+            "thinks it is alone",
+        ),
+        (
+            doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}),
+            OK,
+            "PMIX_RANK=1",
+        ),
+        (
+            doctor.check_launcher({"SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"}),
+            OK,
+            "SLURM_NTASKS=8",
+        ),
+        (
+            doctor.check_launcher(
+                {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "PMI_SIZE": "4"}
+            ),
+            OK,
+            "PMI_SIZE",
+        ),
     ],
 )
 def test_a_fault_is_found_with_its_cure(finding, state, words):
@@ -88,7 +121,10 @@ def test_a_missing_library_is_a_finding(monkeypatch):
 
 
 def test_every_line_of_the_table_is_also_in_json(monkeypatch, capsys):
-    findings = [doctor.Finding(OK, "torch", "2.13.0", ""), doctor.Finding(FAIL, "Horovod", "broken", "make setup")]
+    findings = [
+        doctor.Finding(OK, "torch", "2.13.0", ""),
+        doctor.Finding(FAIL, "Horovod", "broken", "make setup"),
+    ]
     monkeypatch.setattr(doctor, "examine", lambda run_dir: findings)
     assert doctor.main([]) == 1
     assert capsys.readouterr().out.splitlines()[1] == "fail  Horovod        broken  ->  make setup"
@@ -101,4 +137,6 @@ def test_every_line_of_the_table_is_also_in_json(monkeypatch, capsys):
 def test_this_machine_can_be_examined(tmp_path):
     findings = doctor.examine(tmp_path / "not" / "yet")
     assert [each.what for each in findings][:4] == ["Python", "torch", "Horovod", "mpirun"]
-    assert not [each for each in findings if each.state == FAIL and each.what in ("Python", "torch", "runs")]
+    assert not [
+        each for each in findings if each.state == FAIL and each.what in ("Python", "torch", "runs")
+    ]

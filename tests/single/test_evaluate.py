@@ -9,9 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from distsent import evaluate
 from distsent.errors import UserError
-from distsent.scoring.predictor import Predictor
-from tests import corpora, folders
-from tests.runs import finished  # noqa: F401  (a fixture)
+from distsent.evaluation.predictor import Predictor
+from tests import corpora, fixtures
 
 
 def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -22,22 +21,27 @@ def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
 
 @pytest.mark.parametrize("run", ["plain", "lora"])
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, capsys) -> None:  # noqa: F811
+def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, capsys) -> None:
     found = scores(capsys, finished / run, "--split", split)
-    expected = folders.result(finished / run)["eval"][split]
-    assert found["confusion"] == expected["confusion"] and found["per_class"] == expected["per_class"]
-    assert {key: found[key] for key in ("n", "accuracy", "f1", "f1_macro", "precision", "recall")} == {
-        key: expected[key] for key in ("n", "accuracy", "f1", "f1_macro", "precision", "recall")
-    }
+    expected = fixtures.result(finished / run)["eval"][split]
+    assert (
+        found["confusion"] == expected["confusion"] and found["per_class"] == expected["per_class"]
+    )
+    assert {
+        key: found[key] for key in ("n", "accuracy", "f1", "f1_macro", "precision", "recall")
+    } == {key: expected[key] for key in ("n", "accuracy", "f1", "f1_macro", "precision", "recall")}
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     assert (found["split"], found["world_size"], found["computed_in"]) == (split, 1, "float32")
     low, high = found["intervals"]["accuracy"]
     assert low < found["accuracy"] < high
 
 
-@pytest.mark.parametrize(("asked", "meant"), [("auto", "bf16"), ("auto", "float32"), ("fp16", "bf16"), ("fp16", "float32")])
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("auto", "bf16"), ("auto", "float32"), ("fp16", "bf16"), ("fp16", "float32")],
+)
 def test_a_precision_means_what_it_meant_in_training(
-    finished: Path,  # noqa: F811
+    finished: Path,
     asked: str,
     meant: str,
     tmp_path: Path,
@@ -48,54 +52,85 @@ def test_a_precision_means_what_it_meant_in_training(
     kept = json.loads((run / "job.json").read_text())
     kept["job"]["train"]["precision"], kept["precision"] = asked, meant
     (run / "job.json").write_text(json.dumps(kept))
-    assert scores(capsys, run, f"data.source={kept['job']['data']['source']}")["computed_in"] == meant
+    assert (
+        scores(capsys, run, f"data.source={kept['job']['data']['source']}")["computed_in"] == meant
+    )
 
 
-def test_the_model_folder_alone_knows_its_run(finished: Path, capsys) -> None:  # noqa: F811
-    assert scores(capsys, finished / "plain" / "model")["confusion"] == scores(capsys, finished / "plain")["confusion"]
+def test_the_model_folder_alone_knows_its_run(finished: Path, capsys) -> None:
+    assert (
+        scores(capsys, finished / "plain" / "model")["confusion"]
+        == scores(capsys, finished / "plain")["confusion"]
+    )
 
 
 @pytest.mark.parametrize("name", ["own.csv", "own.jsonl", "own.parquet"])
-def test_a_file_of_ones_own_needs_no_training_part(finished: Path, name: str, tmp_path: Path, capsys) -> None:  # noqa: F811
-    rows = folders.rows(31, seed=77)
-    path = corpora.write(tmp_path / name, {"review": [row["text"] for row in rows], "stars": [row["label"] for row in rows]})
-    found = scores(capsys, finished / "plain", f"data.source={path}", "data.text_column=review", "data.label_column=stars")
-    labels = [folders.LABELS.index(row["label"]) for row in rows]
+def test_a_file_of_ones_own_needs_no_training_part(
+    finished: Path, name: str, tmp_path: Path, capsys
+) -> None:
+    rows = fixtures.rows(31, seed=77)
+    path = corpora.write(
+        tmp_path / name,
+        {"review": [row["text"] for row in rows], "stars": [row["label"] for row in rows]},
+    )
+    found = scores(
+        capsys,
+        finished / "plain",
+        f"data.source={path}",
+        "data.text_column=review",
+        "data.label_column=stars",
+    )
+    labels = [fixtures.LABELS.index(row["label"]) for row in rows]
     logits = Predictor(finished / "plain").logits([row["text"] for row in rows])
     assert found["n"] == 31
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
-    assert found["f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))
+    assert found["f1"] == pytest.approx(
+        f1_score(labels, logits.argmax(1), average="weighted", zero_division=0)
+    )
 
 
-def test_a_folder_with_a_test_part_alone(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
-    folder = folders.corpus(tmp_path / "own", train=0, validation=0, test=17)
+def test_a_folder_with_a_test_part_alone(finished: Path, tmp_path: Path, capsys) -> None:
+    folder = fixtures.corpus(tmp_path / "own", train=0, validation=0, test=17)
     assert scores(capsys, finished / "plain", f"data.source={folder}")["n"] == 17
     with pytest.raises(UserError) as caught:
         evaluate.main([str(finished / "plain"), f"data.source={folder}", "--split", "validation"])
-    assert caught.value.lines == (f"data.source = {str(folder)!r} has no validation split; it has test: say --split test",)
+    assert caught.value.lines == (
+        f"data.source = {str(folder)!r} has no validation split; it has test: say --split test",
+    )
 
 
-def test_numbers_and_a_few_of_the_classes_are_read_as_the_models(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
-    texts = [row["text"] for row in folders.rows(6, seed=5)]
+def test_numbers_and_a_few_of_the_classes_are_read_as_the_models(
+    finished: Path, tmp_path: Path, capsys
+) -> None:
+    texts = [row["text"] for row in fixtures.rows(6, seed=5)]
     numbers = corpora.write(tmp_path / "numbers.csv", {"text": texts, "label": [2, 0, 2, 0, 2, 0]})
     words = corpora.write(tmp_path / "words.csv", {"text": texts, "label": ["good", "bad"] * 3})
     found = [scores(capsys, finished / "plain", f"data.source={path}") for path in (numbers, words)]
     assert found[0]["confusion"] == found[1]["confusion"] and sum(found[0]["confusion"][1]) == 0
 
 
-def test_a_model_without_a_job_is_scored_on_what_is_named(finished: Path, tmp_path: Path, capsys, monkeypatch) -> None:  # noqa: F811
+def test_a_model_without_a_job_is_scored_on_what_is_named(
+    finished: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     model = shutil.copytree(finished / "plain" / "model", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         evaluate.main([str(model)])
-    assert caught.value.lines == (f"{model}: a model without a job: say what to score it on, e.g. data.source=./test.csv",)
+    assert caught.value.lines == (
+        f"{model}: a model without a job: say what to score it on, e.g. data.source=./test.csv",
+    )
     found = scores(capsys, model, f"data.source={finished.parent / 'corpus'}")
-    assert found["confusion"] == folders.result(finished / "plain")["eval"]["test"]["confusion"]
+    assert found["confusion"] == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]
 
 
-def test_a_run_that_was_moved_still_knows_its_corpus(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_a_run_that_was_moved_still_knows_its_corpus(
+    finished: Path, tmp_path: Path, capsys
+) -> None:
     moved = shutil.copytree(finished / "plain", tmp_path / "elsewhere" / "plain")
-    assert scores(capsys, moved)["confusion"] == folders.result(finished / "plain")["eval"]["test"]["confusion"]
+    assert (
+        scores(capsys, moved)["confusion"]
+        == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]
+    )
 
 
 @pytest.mark.parametrize(("words", "line"), [
@@ -104,11 +139,18 @@ def test_a_run_that_was_moved_still_knows_its_corpus(finished: Path, tmp_path: P
     (["x"], "'x': expected section.key=value, e.g. data.source=./test.csv"),
     (["data.max_length=9999"], "data.max_length = 9999: this model takes at most 258 tokens"),
 ])  # fmt: skip
-def test_mistakes_are_lines(finished: Path, words: list[str], line: str) -> None:  # noqa: F811
-    assert any(line in found for found in corpora.mistakes(lambda: evaluate.main([str(finished / "plain"), *words])))
+def test_mistakes_are_lines(finished: Path, words: list[str], line: str) -> None:
+    assert any(
+        line in found
+        for found in corpora.mistakes(lambda: evaluate.main([str(finished / "plain"), *words]))
+    )
 
 
-def test_labels_that_the_model_does_not_know_are_a_line(finished: Path, tmp_path: Path) -> None:  # noqa: F811
-    path = corpora.write(tmp_path / "own.csv", {"text": ["w1 w2", "w3"], "label": ["good", "superb"]})
-    (line,) = corpora.mistakes(lambda: evaluate.main([str(finished / "plain"), f"data.source={path}"]))
+def test_labels_that_the_model_does_not_know_are_a_line(finished: Path, tmp_path: Path) -> None:
+    path = corpora.write(
+        tmp_path / "own.csv", {"text": ["w1 w2", "w3"], "label": ["good", "superb"]}
+    )
+    (line,) = corpora.mistakes(
+        lambda: evaluate.main([str(finished / "plain"), f"data.source={path}"])
+    )
     assert "a label outside the classes bad, fair, good: row 2 ('superb')" in line

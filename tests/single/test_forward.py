@@ -6,55 +6,62 @@ import numpy as np
 import pytest
 import torch
 
+from distsent.batching.dropout_keys import dropout_keys
+from distsent.batching.packing import PackedBatch, pack
 from distsent.model import dropout
 from distsent.model.attention import attend
 from distsent.model.forward import Packed, Padded, can_pack
-from distsent.model.stream import Stream, stream
-from tests import toys
+from tests import tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
 
 
 def examples(lengths: np.ndarray = LENGTHS, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.integers(5, toys.VOCABULARY, n) for n in lengths]
+    return [rng.integers(5, tiny_models.VOCABULARY, n) for n in lengths]
 
 
-def stream_of(rows: np.ndarray, step: int | None = None) -> Stream:
-    keys = None if step is None else dropout.keys(7, step, rows, LENGTHS[rows])
-    return stream([examples()[i] for i in rows], np.zeros(len(rows)), keys_T=keys)
+def stream_of(rows: np.ndarray, step: int | None = None) -> PackedBatch:
+    keys = None if step is None else dropout_keys(7, step, rows, LENGTHS[rows])
+    return pack([examples()[i] for i in rows], np.zeros(len(rows)), keys_T=keys)
 
 
 ALL = np.arange(len(LENGTHS))
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_packed_equals_padded_forward_and_backward(family: str) -> None:
-    model = toys.encoder(family).double()
+    model = tiny_models.encoder(family).double()
     packed, padded = Packed(copy.deepcopy(model)), Padded(model, model.config.pad_token_id)
     s = stream_of(ALL)
-    with torch.no_grad():  # torch's fused kernel scores, our own trains: both are held against the model as it is
+    with (
+        torch.no_grad()
+    ):  # torch's fused kernel scores, our own trains: both are held against the model as it is
         assert torch.allclose(packed(s), padded(s), atol=1e-12)
     a, b = packed(s), padded(s)
     assert torch.allclose(a, b, atol=1e-12)
     weights = torch.randn(a.shape, dtype=a.dtype)
     (a * weights).sum().backward()
     (b * weights).sum().backward()
-    for (name, p), q in zip(packed.model.named_parameters(), padded.model.parameters(), strict=True):
+    for (name, p), q in zip(
+        packed.model.named_parameters(), padded.model.parameters(), strict=True
+    ):
         if q.grad is not None:
             assert torch.allclose(p.grad, q.grad, atol=1e-10), name
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_float32_logits_of_packed_and_padded_are_within_1e5(family: str) -> None:
-    model = toys.encoder(family)
+    model = tiny_models.encoder(family)
     padded = Padded(copy.deepcopy(model), model.config.pad_token_id)
     with torch.no_grad():
         assert (Packed(model)(stream_of(ALL)) - padded(stream_of(ALL))).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
-def test_torchs_kernel_for_gpus_is_asked_for_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_torchs_kernel_for_gpus_is_asked_for_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It runs on no CPU: what it is given must bind to its signature, and means the model's own attention."""
     import inspect
 
@@ -66,27 +73,48 @@ def test_torchs_kernel_for_gpus_is_asked_for_the_same(family: str, monkeypatch: 
 
     def kernel(*args: object, **kwargs: object) -> torch.Tensor:
         given = signature.bind(*args, **kwargs).arguments
-        q, k, v, ends_q, ends_k = (given[name] for name in ("query", "key", "value", "cu_seq_q", "cu_seq_k"))
-        assert ends_q.dtype == ends_k.dtype == torch.int32 and (len(q), len(k)) == (ends_q[-1], ends_k[-1])
+        q, k, v, ends_q, ends_k = (
+            given[name] for name in ("query", "key", "value", "cu_seq_q", "cu_seq_k")
+        )
+        assert ends_q.dtype == ends_k.dtype == torch.int32 and (len(q), len(k)) == (
+            ends_q[-1],
+            ends_k[-1],
+        )
         assert (given["max_q"], given["max_k"]) == (ends_q.diff().max(), ends_k.diff().max())
         calls.append(len(q) == len(k))
-        asking, asked = ([x.split(ends.diff().tolist()) for x in xs] for xs, ends in (((q,), ends_q), ((k, v), ends_k)))
-        rows = [[x.transpose(0, 1) for x in example] for example in zip(*asking, *asked, strict=True)]
-        return torch.cat([torch.nn.functional.scaled_dot_product_attention(*x, scale=given["scale"]).transpose(0, 1) for x in rows])
+        asking, asked = (
+            [x.split(ends.diff().tolist()) for x in xs]
+            for xs, ends in (((q,), ends_q), ((k, v), ends_k))
+        )
+        rows = [
+            [x.transpose(0, 1) for x in example] for example in zip(*asking, *asked, strict=True)
+        ]
+        return torch.cat(
+            [
+                torch.nn.functional.scaled_dot_product_attention(
+                    *x, scale=given["scale"]
+                ).transpose(0, 1)
+                for x in rows
+            ]
+        )
 
     monkeypatch.setattr(attention, "_kernel_takes", lambda q: True)
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    model = toys.encoder(family).double()
-    s = stream([examples()[i] for i in ALL], np.zeros(len(ALL)), even=False)
+    model = tiny_models.encoder(family).double()
+    s = pack([examples()[i] for i in ALL], np.zeros(len(ALL)), even=False)
     with torch.no_grad():
-        assert torch.allclose(Packed(copy.deepcopy(model))(s), Padded(model, model.config.pad_token_id)(s), atol=1e-12)
-    assert calls and (family == "albert" or calls[-1] is False), "the last layer asks for first tokens only"
+        assert torch.allclose(
+            Packed(copy.deepcopy(model))(s), Padded(model, model.config.pad_token_id)(s), atol=1e-12
+        )
+    assert calls and (family == "albert" or calls[-1] is False), (
+        "the last layer asks for first tokens only"
+    )
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_no_example_feels_another_one(family: str) -> None:
     """The gradient of one example's logits with respect to all other examples' tokens is exactly zero."""
-    model = toys.encoder(family, dropout=0.1).train()
+    model = tiny_models.encoder(family, dropout=0.1).train()
     packed, held = Packed(model), {}
 
     def hold(module: object, args: object, out: torch.Tensor) -> None:
@@ -102,10 +130,10 @@ def test_no_example_feels_another_one(family: str) -> None:
     assert felt.sum() == 0
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_dropout_depends_on_the_example_and_the_step_alone(family: str) -> None:
     """The same masks, whoever else is in the stream and in whatever order; others at another step."""
-    packed = Packed(toys.encoder(family, dropout=0.2).double().train())
+    packed = Packed(tiny_models.encoder(family, dropout=0.2).double().train())
     some = np.array([9, 3, 0, 6])
     together = packed(stream_of(ALL, step=4))
     assert torch.allclose(together[some], packed(stream_of(some, step=4)), atol=1e-12)
@@ -117,9 +145,15 @@ def test_the_attention_gradient_is_right() -> None:
     from distsent.model.attention import _Packed
 
     lengths = np.array([2, 3, 3, 5])
-    s = stream([np.zeros(n, dtype=int) for n in lengths], np.zeros(4), keys_T=dropout.keys(0, 0, np.arange(4), lengths))
+    s = pack(
+        [np.zeros(n, dtype=int) for n in lengths],
+        np.zeros(4),
+        keys_T=dropout_keys(0, 0, np.arange(4), lengths),
+    )
     q, k, v = (torch.randn(13, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda *x: _Packed.apply(*x, s, 0.5, 0.3, s.keys_T, 1), (q, k, v))
+    assert torch.autograd.gradcheck(
+        lambda *x: _Packed.apply(*x, s, 0.5, 0.3, s.keys_T, 1), (q, k, v)
+    )
 
 
 @pytest.mark.parametrize("firsts", [False, True])
@@ -127,11 +161,14 @@ def test_half_width_drops_what_float32_drops(firsts: bool) -> None:
     """bf16 has masks of its own kind: output and gradients are those of float32 with the same keys, but for rounding."""
     s, found = stream_of(ALL, step=3), {}
     torch.manual_seed(1)
-    values = [torch.randn(n, 4, 8).bfloat16() for n in (len(s) if firsts else len(s.ids_T), len(s.ids_T), len(s.ids_T))]
+    values = [
+        torch.randn(n, 4, 8).bfloat16()
+        for n in (len(s) if firsts else len(s.ids_T), len(s.ids_T), len(s.ids_T))
+    ]
     for dtype in (torch.bfloat16, torch.float32):
         q, k, v = parts = [x.to(dtype, copy=True).requires_grad_() for x in values]
-        flow = dropout.Flow()
-        flow.begin(s.keys_T, s.firsts_n)
+        flow = dropout.DropoutContext()
+        flow.begin(s.keys_T, s.cls_index_n)
         out = attend(q, k, v, s, flow, 0.3, 0.4)
         out.float().square().sum().backward()
         found[dtype] = [out.float(), *(x.grad.float() for x in parts)]
@@ -140,12 +177,18 @@ def test_half_width_drops_what_float32_drops(firsts: bool) -> None:
 
 
 def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() -> None:
-    keys = dropout.keys(1, 2, np.arange(64), np.full(64, 32))
-    kept = dropout.keep(keys, 1, 384, 0.1)
+    keys = dropout_keys(1, 2, np.arange(64), np.full(64, 32))
+    kept = dropout.keep_mask(keys, 1, 384, 0.1)
     n = kept.numel()
     assert abs(kept.float().mean() - 0.9) < 5 * np.sqrt(0.09 / n)
     x = kept.double() - kept.double().mean()
-    for other in (dropout.keep(keys, 2, 384, 0.1), kept.roll(1, 0), kept.roll(1, 1), kept.roll(2, 1), kept.roll(4, 1)):
+    for other in (
+        dropout.keep_mask(keys, 2, 384, 0.1),
+        kept.roll(1, 0),
+        kept.roll(1, 1),
+        kept.roll(2, 1),
+        kept.roll(4, 1),
+    ):
         y = other.double() - other.double().mean()
         assert abs((x * y).mean() / 0.09) < 5 / np.sqrt(n)
     assert kept.double().mean(0).std() < 1.3 * np.sqrt(0.09 / len(keys))
@@ -156,7 +199,12 @@ def test_an_encoder_that_cannot_run_packed_is_recognised() -> None:
     from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
     config = DebertaV2Config(
-        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, num_labels=2
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=2,
     )
     assert not can_pack(AutoModelForSequenceClassification.from_config(config))
-    assert can_pack(toys.encoder("bert"))
+    assert can_pack(tiny_models.encoder("bert"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.corpus.hub import KNOWN
+from distsent.data.hub import KNOWN
 from distsent.errors import UserError
 from distsent.job import Job, load, reference, rules
 from distsent.job.schema import KEYS
@@ -46,7 +46,12 @@ def test_no_file_is_the_demo_job():
 def test_file_then_command_line():
     Path("job.toml").write_text("[train]\nepochs = 2\nbatch_size = 16\n[optim]\nlr = 2e-5\n")
     job = load("job.toml", ["train.batch_size=32", "job.name=try-1"])
-    assert (job.train.epochs, job.train.batch_size, job.optim.lr, job.job.name) == (2.0, 32, 2e-5, "try-1")
+    assert (job.train.epochs, job.train.batch_size, job.optim.lr, job.job.name) == (
+        2.0,
+        32,
+        2e-5,
+        "try-1",
+    )
 
 
 @pytest.mark.parametrize(("override", "dotted", "value"), [
@@ -96,7 +101,10 @@ def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
     assert (job.data.source, job.model.name) == ("./team/reviews.csv", "./team/encoder")
     assert load(None, ["data.source=team/other"]).data.source == "team/other"
     assert rules.NAMES["data.source"] == ("demo", *KNOWN)
-    assert (load(None, ["data.source=imdb"]).data.source, load(None).model.name) == ("imdb", "demo")  # words that are known
+    assert (load(None, ["data.source=imdb"]).data.source, load(None).model.name) == (
+        "imdb",
+        "demo",
+    )  # words that are known
 
 
 def test_home_is_spelt_out(tmp_path):
@@ -122,11 +130,22 @@ def test_seeds():
 
 def test_changed_names_the_keys_that_differ():
     assert Job().changed(Job()) == []
-    assert Job().changed(load(None, ["optim.lr=2e-5", "eval.every=5"])) == ["optim.lr", "eval.every"]
+    assert Job().changed(load(None, ["optim.lr=2e-5", "eval.every=5"])) == [
+        "optim.lr",
+        "eval.every",
+    ]
 
 
 def test_dict_goes_through_json_and_back():
-    job = load(None, ["train.seed=[1, 2]", "data.labels=[a, b]", "train.class_weights=[1, 2]", "model.name=bert"])
+    job = load(
+        None,
+        [
+            "train.seed=[1, 2]",
+            "data.labels=[a, b]",
+            "train.class_weights=[1, 2]",
+            "model.name=bert",
+        ],
+    )
     assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
 
 
@@ -174,7 +193,7 @@ def test_toml_and_dict_hold_the_whole_job(tmp_path_factory, tree):
 
 # What does not load: (job file, overrides, the line that is said of it)
 
-WRONG = [
+USAGE_ERROR = [
     # names
     ("[optim]\nlrr = 1", (), "job.toml: optim.lrr: unknown key; did you mean optim.lr?"),
     (None, ("optim.lrr=1",), "command line: optim.lrr: unknown key; did you mean optim.lr?"),
@@ -298,7 +317,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "overrides", "line"), WRONG, ids=[line[:90] for _, _, line in WRONG])
+@pytest.mark.parametrize(
+    ("text", "overrides", "line"), USAGE_ERROR, ids=[line[:90] for _, _, line in USAGE_ERROR]
+)
 def test_wrong_jobs_are_named_in_one_line(text, overrides, line):
     assert mistakes(text, *overrides) == [line]
 
@@ -310,7 +331,11 @@ VALUES = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from([*KEYS, "train", "optmi.lr", "x", "", "a.b.c", "a\nb"]), VALUES, max_size=6))
+@given(
+    st.dictionaries(
+        st.sampled_from([*KEYS, "train", "optmi.lr", "x", "", "a.b.c", "a\nb"]), VALUES, max_size=6
+    )
+)
 def test_whatever_is_typed_gives_a_job_or_lines(typed):
     try:
         job = load(None, [f"{dotted}={value}" for dotted, value in typed.items()])
@@ -322,7 +347,9 @@ def test_whatever_is_typed_gives_a_job_or_lines(typed):
 
 
 def test_all_mistakes_are_reported_at_once():
-    assert mistakes("[optim]\nlrr = 1\nlr = 0\n[adapter]\nbits = 4\n", "train.batch_size=16x", "epochs") == [
+    assert mistakes(
+        "[optim]\nlrr = 1\nlr = 0\n[adapter]\nbits = 4\n", "train.batch_size=16x", "epochs"
+    ) == [
         'command line: "epochs": expected section.key=value, e.g. train.epochs=3',
         "job.toml: optim.lrr: unknown key; did you mean optim.lr?",
         "job.toml: optim.lr = 0: expected a number > 0, e.g. lr = 0.001",
@@ -332,7 +359,10 @@ def test_all_mistakes_are_reported_at_once():
 
 
 def test_a_broken_file_does_not_hide_a_broken_command_line():
-    assert [line.split(":")[0] for line in mistakes("[", "train.epochs=0")] == ["job.toml", "command line"]
+    assert [line.split(":")[0] for line in mistakes("[", "train.epochs=0")] == [
+        "job.toml",
+        "command line",
+    ]
 
 
 def test_a_wrong_value_makes_no_contradiction():
@@ -350,7 +380,9 @@ def test_missing_job_file_names_the_closest(tmp_path):
         assert caught.value.lines == (f"{path}: no such job file; did you mean jobs/imdb.toml?",)
     with pytest.raises(UserError) as caught:
         load("nothing-like-it.toml")
-    assert caught.value.lines == ("nothing-like-it.toml: no such job file; there are jobs/imdb.toml",)
+    assert caught.value.lines == (
+        "nothing-like-it.toml: no such job file; there are jobs/imdb.toml",
+    )
 
 
 def test_folder_instead_of_job_file():
@@ -400,7 +432,9 @@ def test_every_default_and_example_is_what_its_key_accepts():
     for dotted, known in KEYS.items():
         assert known.read(known.example) == known.example, dotted
         assert known.read(known.default) == known.default, dotted
-        assert (known.default is None) == bool(known.none), f"{dotted}: to_toml could not write an unset value"
+        assert (known.default is None) == bool(known.none), (
+            f"{dotted}: to_toml could not write an unset value"
+        )
 
 
 def test_the_documented_keys_are_the_schema():

@@ -14,7 +14,12 @@ from distsent.k8s.lint import lint
 from distsent.k8s.schema import quantity
 
 K8S = Path(__file__).parents[2] / "k8s"
-JOB, CLAIM, TB, NET = "40-imdb.yaml", "10-shared-claim.yaml", "50-tensorboard.yaml", "20-network.yaml"
+JOB, CLAIM, TB, NET = (
+    "40-imdb.yaml",
+    "10-shared-claim.yaml",
+    "50-tensorboard.yaml",
+    "20-network.yaml",
+)
 SCHEMA = {"yaml", "kind", "field", "type", "value", "required", "kustomize"}
 
 # rule, file, what is replaced, by what, a part of the line that the finding names, a part of what it says
@@ -85,7 +90,7 @@ BREAKS = [
     ("namespace", CLAIM, "namespace: distsent", "namespace: distsend", "namespace: distsend", "no manifest makes"),
     ("twice", NET, "name: clients-of-tensorboard", "name: pods-of-jobs", "name: pods-of-jobs", "already"),
     ("exists", JOB, "persistentVolumeClaim: {claimName: shared}", "persistentVolumeClaim: {claimName: share}", "- name: shared",
-     "Claim share"),
+     "RunClaim share"),
     ("exists", JOB, "configMap: {name: imdb-job}", "configMap: {name: imdb}", "- name: jobs", "ConfigMap imdb"),
     ("shared", CLAIM, "[ReadWriteMany]", "[ReadWriteOnce]", None, "must be ReadWriteMany"),
     ("run-folder", JOB, "                - run.dir=/shared/runs\n", "", "args:", "is missing"),
@@ -116,7 +121,9 @@ def broken(tmp_path: Path, file: str, before: str, after: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rule", "file", "before", "after", "line", "says"), BREAKS, ids=[f"{i}-{b[0]}" for i, b in enumerate(BREAKS)]
+    ("rule", "file", "before", "after", "line", "says"),
+    BREAKS,
+    ids=[f"{i}-{b[0]}" for i, b in enumerate(BREAKS)],
 )
 def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, after, line, says):
     if rule == "network":  # all three policies must be gone for a pod to be open
@@ -157,13 +164,20 @@ def test_each_job_can_be_checked_on_its_own():
 
 
 def test_elastic_bounds(tmp_path):
-    folder = broken(tmp_path, JOB, "launch, --]", 'launch, --elastic, /etc/mpi/discover_hosts.sh, --min-np, "9", --slots, "2", --]')
+    folder = broken(
+        tmp_path,
+        JOB,
+        "launch, --]",
+        'launch, --elastic, /etc/mpi/discover_hosts.sh, --min-np, "9", --slots, "2", --]',
+    )
     said = [str(finding) for finding in lint([folder])[0]]
     assert any("--min-np 9 is more than --max-np 4" in line for line in said)
     assert any("--slots 2, slotsPerWorker is 1" in line for line in said)
     text = (folder / JOB).read_text()
     (folder / JOB).write_text(
-        text.replace("/etc/mpi/discover_hosts.sh", "/hosts.sh").replace('"9"', '"5"').replace("--slots", "--max-np")
+        text.replace("/etc/mpi/discover_hosts.sh", "/hosts.sh")
+        .replace('"9"', '"5"')
+        .replace("--slots", "--max-np")
     )
     assert any("not /hosts.sh" in str(finding) for finding in lint([folder])[0])
 
@@ -178,18 +192,34 @@ def test_an_overlay_that_does_not_render_is_a_finding(tmp_path):
 
 def test_the_door_prints_findings_and_exits_2(tmp_path):
     folder = broken(tmp_path, JOB, "slotsPerWorker: 1", "slotsPerWorker: 0")
-    done = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "distsent.k8s", "lint", str(folder)], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert f"{folder / JOB}:" in done.stdout and "[slots]" in done.stdout
-    good = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(K8S / CLAIM)], capture_output=True, text=True)
+    good = subprocess.run(
+        [sys.executable, "-m", "distsent.k8s", "lint", str(K8S / CLAIM)],
+        capture_output=True,
+        text=True,
+    )
     assert good.returncode == 0 and "no findings" in good.stderr
 
 
 def test_a_path_that_is_not_there_is_one_line(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "distsent.k8s", "lint", str(tmp_path / "x")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "distsent.k8s", "lint", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
 def test_quantities():
-    assert [quantity(value) for value in ("500m", 2, "8Gi", "1e3", "2.5k")] == [0.5, 2.0, 8 * 2**30, 1000.0, 2500.0]
+    assert [quantity(value) for value in ("500m", 2, "8Gi", "1e3", "2.5k")] == [
+        0.5,
+        2.0,
+        8 * 2**30,
+        1000.0,
+        2500.0,
+    ]
     assert [quantity(value) for value in ("8GB", "", None, True, "-1", [1])] == [None] * 6

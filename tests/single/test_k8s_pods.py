@@ -44,14 +44,20 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
         f"l.launch.__defaults__ = (None, Path({str(tmp_path / 'mark')!r})); door.enter(m.main)"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, "launch", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code, "launch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
 def test_hosts_of_a_command(tmp_path):
     file = tmp_path / "hostfile"
     file.write_text("a.svc slots=2\nb.svc slots=2\n")
-    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == ["a.svc", "b.svc"]
+    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
+        "a.svc",
+        "b.svc",
+    ]
     assert hosts.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
     assert hosts.hosts_of(["python"]) == []
     with pytest.raises(UserError, match="operator writes it"):
@@ -80,7 +86,10 @@ def test_workers_that_never_answer_are_named(tmp_path, ssh):
     process = start(tmp_path, "--wait", "1", "--", "true", "--hostfile", str(tmp_path / "hostfile"))
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "job-worker-1.job.ns.svc does not answer after 1 s" in said and "kubectl describe pod job-worker-1" in said
+    assert (
+        "job-worker-1.job.ns.svc does not answer after 1 s" in said
+        and "kubectl describe pod job-worker-1" in said
+    )
 
 
 @pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 75), (1, 1)])
@@ -111,7 +120,11 @@ def test_sigterm_becomes_sigusr1_for_mpirun_and_the_code_that_the_run_leaves_wit
 
 
 def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path):
-    process = start(tmp_path, "--", script(tmp_path / "horovodrun", f"touch {tmp_path}/running; exec sleep 60\n"))
+    process = start(
+        tmp_path,
+        "--",
+        script(tmp_path / "horovodrun", f"touch {tmp_path}/running; exec sleep 60\n"),
+    )
     wait_until((tmp_path / "running").exists)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
@@ -127,19 +140,47 @@ def test_elastic_carries_on_when_the_hosts_change(tmp_path, ssh):
         f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 4 ] && exit 0\ntrap "exit 75" USR1\n'
         f"touch {tmp_path}/running\nwhile :; do sleep 0.1; done\n",
     )
-    process = start(tmp_path, "--elastic", discover, "--slots", "2", "--max-np", "4", "--poll", "0.5", "--", run, "python")
+    process = start(
+        tmp_path,
+        "--elastic",
+        discover,
+        "--slots",
+        "2",
+        "--max-np",
+        "4",
+        "--poll",
+        "0.5",
+        "--",
+        run,
+        "python",
+    )
     wait_until((tmp_path / "running").exists)
     (tmp_path / "list").write_text("a\nb\nc\n")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:2 python", "-np 4 -H a:2,b:2 python"]
+    assert (tmp_path / "ran").read_text().splitlines() == [
+        "-np 2 -H a:2 python",
+        "-np 4 -H a:2,b:2 python",
+    ]
     assert "1 hosts have become 2" in said
 
 
 def test_elastic_gives_up_when_it_cannot_start(tmp_path, ssh):
     ssh.write_text("")
     discover = script(tmp_path / "discover", "echo a\n")
-    process = start(tmp_path, "--wait", "1", "--elastic", discover, "--min-np", "1", "--poll", "0.5", "--", "true")
+    process = start(
+        tmp_path,
+        "--wait",
+        "1",
+        "--elastic",
+        discover,
+        "--min-np",
+        "1",
+        "--poll",
+        "0.5",
+        "--",
+        "true",
+    )
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "--min-np asks for 1" in said
 
@@ -148,16 +189,24 @@ def test_elastic_carries_on_with_those_that_are_left(tmp_path, ssh):
     ssh.write_text("a\nb\n")
     (tmp_path / "list").write_text("a\nb\n")
     discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
-    run = script(tmp_path / "horovodrun", f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 1 ] && exit 0\necho a >{ssh}; exit 1\n')
+    run = script(
+        tmp_path / "horovodrun",
+        f'echo "$@" >>{tmp_path}/ran\n[ "$2" = 1 ] && exit 0\necho a >{ssh}; exit 1\n',
+    )
     process = start(tmp_path, "--elastic", discover, "--poll", "0.5", "--", run, "python")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert (tmp_path / "ran").read_text().splitlines() == ["-np 2 -H a:1,b:1 python", "-np 1 -H a:1 python"]
+    assert (tmp_path / "ran").read_text().splitlines() == [
+        "-np 2 -H a:1,b:1 python",
+        "-np 1 -H a:1 python",
+    ]
 
 
 def test_ranks_are_what_a_launcher_started_not_their_children():
     command = [sys.executable, "-c", "import subprocess, sys; subprocess.run(['sleep', '30'])"]
-    rank = subprocess.Popen(command, env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"}, start_new_session=True)
+    rank = subprocess.Popen(
+        command, env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"}, start_new_session=True
+    )
     children = Path(f"/proc/{rank.pid}/task/{rank.pid}/children")
     try:
         wait_until(lambda: bool(children.read_text()) and rank.pid in serve.ranks())

@@ -12,11 +12,10 @@ from transformers import pipeline
 
 from distsent import predict
 from distsent.errors import UserError
-from distsent.scoring.predictor import Predictor
-from tests import corpora, folders, launcher, systems
-from tests.runs import finished  # noqa: F401  (a fixture)
+from distsent.evaluation.predictor import Predictor
+from tests import corpora, fixtures, launcher, systems
 
-TEXTS = [row["text"] for row in folders.rows(50, seed=9)]
+TEXTS = [row["text"] for row in fixtures.rows(50, seed=9)]
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict]:
@@ -25,25 +24,35 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict]:
 
 
 @pytest.mark.parametrize("run", ["plain", "lora"])
-def test_labels_and_scores_are_the_pipelines(finished: Path, run: str) -> None:  # noqa: F811
+def test_labels_and_scores_are_the_pipelines(finished: Path, run: str) -> None:
     predictor = Predictor(finished / run)
     answers = predictor(TEXTS)
-    theirs = pipeline("text-classification", str(finished / run / "model"), device="cpu", top_k=None)(TEXTS)
+    theirs = pipeline(
+        "text-classification", str(finished / run / "model"), device="cpu", top_k=None
+    )(TEXTS)
     for ours, other in zip(answers, theirs, strict=True):
         assert list(ours["scores"]) == ["bad", "fair", "good"]
-        assert ours["scores"] == pytest.approx({one["label"]: one["score"] for one in other}, abs=1e-6)
-        assert ours["label"] == max(ours["scores"], key=ours["scores"].get) and ours["score"] == max(ours["scores"].values())
+        assert ours["scores"] == pytest.approx(
+            {one["label"]: one["score"] for one in other}, abs=1e-6
+        )
+        assert ours["label"] == max(ours["scores"], key=ours["scores"].get) and ours[
+            "score"
+        ] == max(ours["scores"].values())
 
 
-def test_predictions_are_those_that_the_run_itself_made(finished: Path) -> None:  # noqa: F811
-    from distsent.run.finished import read
+def test_predictions_are_those_that_the_run_itself_made(finished: Path) -> None:
+    from distsent.reporting.finished_run import read_run
 
-    kept = read(finished / "plain").predictions("test")
-    logits = Predictor(finished / "plain").logits([row["text"] for row in folders.rows(40, seed=2)])
+    kept = read_run(finished / "plain").predictions("test")
+    logits = Predictor(finished / "plain").logits(
+        [row["text"] for row in fixtures.rows(40, seed=2)]
+    )
     assert logits == pytest.approx(kept.logits, abs=1e-5)
 
 
-def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(
+    finished: Path, tmp_path: Path, capsys
+) -> None:
     texts = random.Random(3).sample(TEXTS, len(TEXTS)) * 60  # more than one chunk, lengths mixed
     expected = predicted(capsys, finished / "plain", *texts[:50])
     assert [one["text"] for one in expected] == texts[:50]
@@ -53,12 +62,12 @@ def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(finished
         assert [one["text"] for one in answers] == texts
         assert [one["label"] for one in answers] == [one["label"] for one in expected] * 60
     (tmp_path / "x.txt").write_text("\n".join(texts))
-    assert [one["label"] for one in predicted(capsys, finished / "plain", "--file", tmp_path / "x.txt")] == [
-        one["label"] for one in answers
-    ]
+    assert [
+        one["label"] for one in predicted(capsys, finished / "plain", "--file", tmp_path / "x.txt")
+    ] == [one["label"] for one in answers]
 
 
-def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "x.csv").write_text(f"text,n\n{TEXTS[0]},1\n,2\na,b,c\n{TEXTS[1]},4\n")
     assert predict.main([str(finished / "plain"), "--file", str(tmp_path / "x.csv")]) == 0
     out, err = capsys.readouterr()
@@ -70,48 +79,71 @@ def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path,
     assert err == 'distsent: 2 of 4 rows have no label; their "error" says why\n'
 
 
-def test_standard_input_is_labelled_line_by_line(finished: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_standard_input_is_labelled_line_by_line(
+    finished: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TEXTS[0]}\n\n{TEXTS[1]}"))
     answers = predicted(capsys, finished / "plain")
     assert [one["text"] for one in answers] == [TEXTS[0], "", TEXTS[1]]
     assert answers[1] == {"text": "", "error": "row 2: no text"}
 
 
-def test_lines_that_are_no_text_are_told(finished: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 is nice\ncaf\xc3\xa9\n"), encoding="utf-8"))
+def test_lines_that_are_no_text_are_told(
+    finished: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys,
+        "stdin",
+        io.TextIOWrapper(io.BytesIO(b"caf\xe9 is nice\ncaf\xc3\xa9\n"), encoding="utf-8"),
+    )
     bad, good = predicted(capsys, finished / "plain")
     assert bad == {"text": "caf\ufffd is nice", "error": "row 1: not UTF-8 (byte 0xe9)"}
     assert good["text"] == "caf\u00e9" and "label" in good
-    (bad,) = predicted(capsys, finished / "plain", b"caf\xe9".decode(errors="surrogateescape"))  # as an argument comes
+    (bad,) = predicted(
+        capsys, finished / "plain", b"caf\xe9".decode(errors="surrogateescape")
+    )  # as an argument comes
     assert bad == {"text": "caf\ufffd", "error": "row 1: not UTF-8 (byte 0xe9)"}
 
 
-def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:  # noqa: F811
-    from distsent.scoring.predictor import Predictor
+def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:
+    from distsent.evaluation.predictor import Predictor
 
     predictor = Predictor(finished / "plain")
-    for texts, line in (("one text", r"texts: one text, where a list"), (["a", None], r"texts\[1\] = None is no text")):
+    for texts, line in (
+        ("one text", r"texts: one text, where a list"),
+        (["a", None], r"texts\[1\] = None is no text"),
+    ):
         with pytest.raises(UserError, match=line):
             predictor(texts)  # type: ignore[arg-type]
 
 
-def test_a_stream_is_answered_before_it_ends(finished: Path) -> None:  # noqa: F811
+def test_a_stream_is_answered_before_it_ends(finished: Path) -> None:
     import os
     import subprocess
 
     command = [sys.executable, "-m", "distsent.predict", str(finished / "plain")]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=launcher.ROOT, env=dict(os.environ)
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        cwd=launcher.ROOT,
+        env=dict(os.environ),
     ) as process:
         for text in TEXTS[:3]:
             process.stdin.write(text + "\n")
             process.stdin.flush()
-            assert json.loads(process.stdout.readline())["text"] == text  # waits for ever if it were kept back
+            assert (
+                json.loads(process.stdout.readline())["text"] == text
+            )  # waits for ever if it were kept back
         process.stdin.close()
         assert process.wait(60) == 0
 
 
-def test_a_missing_text_column_is_one_line_and_costs_no_loading(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_missing_text_column_is_one_line_and_costs_no_loading(
+    finished: Path, tmp_path: Path
+) -> None:
     path = corpora.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
     ended = launcher.run("-m", "distsent.predict", str(finished / "plain"), "--file", str(path))
     assert (ended.code, ended.output) == (
@@ -119,7 +151,7 @@ def test_a_missing_text_column_is_one_line_and_costs_no_loading(finished: Path, 
     )  # fmt: skip
 
 
-def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:
     empty, encoder = tmp_path / "empty.csv", finished.parent / "encoder"
     empty.touch()
     cases = {
@@ -145,24 +177,35 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
 def test_a_run_without_a_model_yet_says_how_it_stands(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     (tmp_path / "status").write_text("stopped: asked to stop; saved after step 5 of 9\n")
-    with pytest.raises(UserError, match=r"this run has no model yet \(stopped: asked to stop; saved after step 5 of 9\)"):
+    with pytest.raises(
+        UserError,
+        match=r"this run has no model yet \(stopped: asked to stop; saved after step 5 of 9\)",
+    ):
         Predictor(tmp_path)
 
 
-def test_a_model_of_the_hub_is_found_in_its_cache(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_of_the_hub_is_found_in_its_cache(finished: Path, tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--me--shipped"
     shutil.copytree(finished / "plain" / "model", repository / "snapshots" / systems.COMMIT)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(systems.COMMIT)
-    ended = launcher.run("-m", "distsent.predict", "me/shipped", TEXTS[0], cwd=tmp_path, HF_HOME=str(tmp_path))
+    ended = launcher.run(
+        "-m", "distsent.predict", "me/shipped", TEXTS[0], cwd=tmp_path, HF_HOME=str(tmp_path)
+    )
     assert ended.code == 0, ended.output
-    assert json.loads(ended.output)["scores"] == pytest.approx(Predictor(finished / "plain")(TEXTS[:1])[0]["scores"])
-    ended = launcher.run("-m", "distsent.predict", "me/other", TEXTS[0], cwd=tmp_path, HF_HOME=str(tmp_path))
-    assert ended.code == 2 and ended.output.startswith("distsent: model = 'me/other': cannot be loaded (")
+    assert json.loads(ended.output)["scores"] == pytest.approx(
+        Predictor(finished / "plain")(TEXTS[:1])[0]["scores"]
+    )
+    ended = launcher.run(
+        "-m", "distsent.predict", "me/other", TEXTS[0], cwd=tmp_path, HF_HOME=str(tmp_path)
+    )
+    assert ended.code == 2 and ended.output.startswith(
+        "distsent: model = 'me/other': cannot be loaded ("
+    )
     assert ended.output.count("\n") == 1
 
 
-def test_pairs(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_pairs(finished: Path, tmp_path: Path, capsys) -> None:
     path = corpora.write(tmp_path / "x.csv", {"text": TEXTS[:4], "other": TEXTS[4:8]})
     answers = predicted(capsys, finished / "plain", "--file", path, "--pair-column", "other")
     assert [one["pair"] for one in answers] == TEXTS[4:8]

@@ -13,11 +13,10 @@ from sklearn.metrics import f1_score
 
 from distsent import report
 from distsent.errors import UserError
-from distsent.results import intervals, pictures, significance
-from distsent.run import hub, versus
-from distsent.run.finished import read
-from tests import folders
-from tests.runs import finished  # noqa: F401  (a fixture)
+from distsent.evaluation import intervals
+from distsent.reporting import pairwise, plots, push, significance
+from distsent.reporting.finished_run import read_run
+from tests import fixtures
 
 
 def reported(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -25,47 +24,85 @@ def reported(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return capsys.readouterr().out
 
 
-def test_markdown_has_a_line_a_run_and_one_over_the_seeds(finished: Path, capsys) -> None:  # noqa: F811
+def test_markdown_has_a_line_a_run_and_one_over_the_seeds(finished: Path, capsys) -> None:
     names = ["plain", "lora", "seeds-seed1", "seeds-seed2"]
     text = reported(capsys, *(finished / name for name in names))
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     head, _, *rows = lines[:7]
-    assert head[:8] == ["run", "model", "accuracy", "F1", "F1 macro", "loss", "test examples/s", "training examples/s"]
+    assert head[:8] == [
+        "run",
+        "model",
+        "accuracy",
+        "F1",
+        "F1 macro",
+        "loss",
+        "test examples/s",
+        "training examples/s",
+    ]
     assert [row[0] for row in rows] == [*names, "seeds (2 seeds)"]
     assert rows[1][1] == "encoder + lora"
     for row, name in zip(rows, names, strict=False):
-        scores = folders.result(finished / name)["eval"]["test"]
+        scores = fixtures.result(finished / name)["eval"]["test"]
         assert row[2:6] == [f"{scores[key]:.4f}" for key in ("accuracy", "f1", "f1_macro", "loss")]
-    values = [folders.result(finished / name)["eval"]["test"]["loss"] for name in names[2:]]
+    values = [fixtures.result(finished / name)["eval"]["test"]["loss"] for name in names[2:]]
     assert rows[4][5] == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
-    assert [line[:2] for line in lines[9:]] == [[name, "plain"] for name in names[1:]]  # against the first
+    assert [line[:2] for line in lines[9:]] == [
+        [name, "plain"] for name in names[1:]
+    ]  # against the first
 
 
-def test_csv_and_json_hold_the_plain_numbers(finished: Path, capsys) -> None:  # noqa: F811
+def test_csv_and_json_hold_the_plain_numbers(finished: Path, capsys) -> None:
     runs = [finished / "seeds-seed1", finished / "seeds-seed2"]
-    rows = list(csv.DictReader(io.StringIO(reported(capsys, *runs, "--format", "csv", "--split", "validation"))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(reported(capsys, *runs, "--format", "csv", "--split", "validation"))
+        )
+    )
     assert [row["kind"] for row in rows] == ["run", "run", "mean", "spread"]
-    expected = [folders.result(run)["eval"]["validation"]["accuracy"] for run in runs]
-    assert [float(row["accuracy"]) for row in rows] == [*expected, np.mean(expected), pytest.approx(np.std(expected, ddof=1))]
+    expected = [fixtures.result(run)["eval"]["validation"]["accuracy"] for run in runs]
+    assert [float(row["accuracy"]) for row in rows] == [
+        *expected,
+        np.mean(expected),
+        pytest.approx(np.std(expected, ddof=1)),
+    ]
     value = json.loads(reported(capsys, *runs, "--format", "json"))
-    assert value["split"] == "test" and len(value["runs"]) == 2 and value["seeds"][0]["seeds"] == [1, 2]
-    assert value["pairs"][0]["n"] == 40 and set(value["pairs"][0]) >= {"mcnemar", "f1_p", "only_a", "only_b"}
+    assert (
+        value["split"] == "test"
+        and len(value["runs"]) == 2
+        and value["seeds"][0]["seeds"] == [1, 2]
+    )
+    assert value["pairs"][0]["n"] == 40 and set(value["pairs"][0]) >= {
+        "mcnemar",
+        "f1_p",
+        "only_a",
+        "only_b",
+    }
 
 
-def test_pictures(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
-    reported(capsys, finished / "plain", finished / "lora", "--pictures", tmp_path / "new" / "folder")
+def test_pictures(finished: Path, tmp_path: Path, capsys) -> None:
+    reported(
+        capsys, finished / "plain", finished / "lora", "--pictures", tmp_path / "new" / "folder"
+    )
     found = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
     assert set(found) == {"curves.png", "confusion-plain.png", "confusion-lora.png"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in found.values())
 
 
-def test_without_matplotlib_pictures_are_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(pictures, "available", lambda: False)
-    with pytest.raises(UserError, match=r"--pictures: pictures need matplotlib; pip install 'distsent\[plots\]'"):
+def test_without_matplotlib_pictures_are_one_line(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "available", lambda: False)
+    with pytest.raises(
+        UserError, match=r"--pictures: pictures need matplotlib; pip install 'distsent\[plots\]'"
+    ):
         report.main([str(finished / "plain"), "--pictures", "x"])
 
 
-def test_what_is_no_finished_run_is_a_line_each(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_no_finished_run_is_a_line_each(finished: Path, tmp_path: Path) -> None:
     begun = shutil.copytree(finished / "plain", tmp_path / "begun")
     (begun / "result.json").unlink()
     (begun / "status").write_text("running: step 3 of 16\n")
@@ -77,28 +114,42 @@ def test_what_is_no_finished_run_is_a_line_each(finished: Path, tmp_path: Path) 
     )
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(finished: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(
+    finished: Path, tmp_path: Path, capsys
+) -> None:
     other = shutil.copytree(finished / "plain", tmp_path / "plain")
     text = reported(capsys, finished / "plain", other, finished / "plain")
-    assert text.count(f"| {other} ") == 2 and "+0.0000" in text  # in both tables; given twice, listed once
+    assert (
+        text.count(f"| {other} ") == 2 and "+0.0000" in text
+    )  # in both tables; given twice, listed once
 
 
-def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     other = shutil.copytree(finished / "plain", tmp_path / "other")
     path = other / "predictions" / "test.safetensors"
     save_file({name: value[1:].copy() for name, value in load_file(path).items()}, path)
-    pair = versus.pair(read(finished / "plain"), read(other), "test")
-    assert pair == {"run": "plain", "against": "plain", "untested": "their test splits hold different rows"}
+    pair = pairwise.pair(read_run(finished / "plain"), read_run(other), "test")
+    assert pair == {
+        "run": "plain",
+        "against": "plain",
+        "untested": "their test splits hold different rows",
+    }
     shutil.copy(finished / "plain" / "predictions" / "test.safetensors", path)
-    changed = read(other)
+    changed = read_run(other)
     changed.result["texts"]["test"] = "of other texts"
-    assert versus.pair(read(finished / "plain"), changed, "test")["untested"] == "their test splits hold different texts"
+    assert (
+        pairwise.pair(read_run(finished / "plain"), changed, "test")["untested"]
+        == "their test splits hold different texts"
+    )
     del changed.result["texts"]  # as a run that finished before texts were told
-    assert "untested" not in versus.pair(read(finished / "plain"), changed, "test")
+    assert "untested" not in pairwise.pair(read_run(finished / "plain"), changed, "test")
     path.unlink()
-    assert versus.pair(read(finished / "plain"), read(other), "test")["untested"] == "plain kept no predictions of its test split"
+    assert (
+        pairwise.pair(read_run(finished / "plain"), read_run(other), "test")["untested"]
+        == "plain kept no predictions of its test split"
+    )
 
 
 def test_mcnemar_is_scipys_exact_binomial_test() -> None:
@@ -117,7 +168,9 @@ def test_a_better_model_is_told_from_luck() -> None:
     weak, strong, twin = noisy(0.5), noisy(0.8), noisy(0.5)
     pair = significance.compare(labels, weak, strong, 3)
     assert pair.mcnemar < 0.001 and pair.f1_p < 0.01 and pair.f1_interval[0] > 0
-    expected = f1_score(labels, strong, average="weighted") - f1_score(labels, weak, average="weighted")
+    expected = f1_score(labels, strong, average="weighted") - f1_score(
+        labels, weak, average="weighted"
+    )
     assert pair.f1 == pytest.approx(expected)
     assert pair.accuracy == pytest.approx((strong == labels).mean() - (weak == labels).mean())
     equal = significance.compare(labels, weak, twin, 3)
@@ -134,7 +187,9 @@ def test_intervals_are_wilsons_and_the_bootstraps() -> None:
     predicted = np.where(rng.random(300) < 0.8, labels, 1 - labels)
     matrix = [[int(((labels == i) & (predicted == j)).sum()) for j in (0, 1)] for i in (0, 1)]
     draws = [rng.integers(0, 300, 300) for _ in range(2000)]
-    expected = np.quantile([f1_score(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975])
+    expected = np.quantile(
+        [f1_score(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975]
+    )
     assert intervals.bootstrap(matrix, intervals.f1) == pytest.approx(tuple(expected), abs=0.01)
 
 
@@ -154,15 +209,18 @@ class Api:
         self.calls.append(("upload", options["repo_id"], str(options["folder_path"])))
 
 
-def test_push_uploads_the_model_folder(finished: Path) -> None:  # noqa: F811
+def test_push_uploads_the_model_folder(finished: Path) -> None:
     api = Api()
-    assert hub.push(read(finished / "plain"), "me/plain", private=True, api=api) == "https://hub/me/plain"
+    assert (
+        push.push(read_run(finished / "plain"), "me/plain", private=True, api=api)
+        == "https://hub/me/plain"
+    )
     assert api.calls == [
         ("create", "me/plain", {"private": True, "exist_ok": True}), ("upload", "me/plain", str(finished / "plain" / "model")),
     ]  # fmt: skip
 
 
-def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 
     with pytest.raises(UserError, match=r"^--push plain: expected ORG/NAME, e.g. my-name/plain$"):
@@ -172,16 +230,21 @@ def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch)
         (LocalTokenNotFoundError("x"), "not logged in"), (OSError("no route"), unreachable), (HTTPError("no route"), unreachable),
     ):  # fmt: skip
         with pytest.raises(UserError, match=line):
-            hub.push(read(finished / "plain"), "me/plain", api=Api(error))
+            push.push(read_run(finished / "plain"), "me/plain", api=Api(error))
     with pytest.raises(UserError, match=r"one run becomes one repository; 2 are given"):
         report.main([str(finished / "plain"), str(finished / "lora"), "--push", "a/b"])
 
 
-def test_the_worst_mistakes_come_first_with_their_texts(finished: Path) -> None:  # noqa: F811
-    run = read(finished / "plain")
+def test_the_worst_mistakes_come_first_with_their_texts(finished: Path) -> None:
+    run = read_run(finished / "plain")
     kept, mistakes = run.predictions("test"), run.mistakes("test")
     assert len(mistakes) == (kept.classes != kept.labels).sum() > 0
-    assert [one["score"] for one in mistakes] == sorted((one["score"] for one in mistakes), reverse=True)
-    rows = folders.rows(40, seed=2)
+    assert [one["score"] for one in mistakes] == sorted(
+        (one["score"] for one in mistakes), reverse=True
+    )
+    rows = fixtures.rows(40, seed=2)
     for one in mistakes:
-        assert rows[one["row"] - 1] == {"text": one["text"], "label": one["label"]} and one["predicted"] != one["label"]
+        assert (
+            rows[one["row"] - 1] == {"text": one["text"], "label": one["label"]}
+            and one["predicted"] != one["label"]
+        )

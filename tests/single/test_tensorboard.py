@@ -15,31 +15,32 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from distsent.run.folder import RunFolder
-from distsent.run.log import RunLog
-from tests import folders
-from tests.runs import finished  # noqa: F401  (a fixture)
+from distsent.runtime.log import RunLog
+from distsent.runtime.run_folder import RunFolder
+from tests import fixtures
 
 ALL = {"tensors": 0, "images": 0, "scalars": 0, "histograms": 0, "compressedHistograms": 0}
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture
-def events(finished: Path) -> EventAccumulator:  # noqa: F811
+def events(finished: Path) -> EventAccumulator:
     return EventAccumulator(str(finished / "plain" / "tensorboard"), size_guidance=ALL).Reload()
 
 
-def test_scalars_are_those_of_metrics_jsonl(events: EventAccumulator, finished: Path) -> None:  # noqa: F811
+def test_scalars_are_those_of_metrics_jsonl(events: EventAccumulator, finished: Path) -> None:
     for split, tag in ((None, "train"), ("validation", "validation")):
-        lines = folders.metrics(finished / "plain", split)
+        lines = fixtures.metrics(finished / "plain", split)
         for key in ("loss", "lr", "grad_norm") if split is None else ("loss", "accuracy", "f1"):
             assert [(one.step, one.value) for one in events.Scalars(f"{tag}/{key}")] == [
                 (line["step"], pytest.approx(line[key], rel=1e-6)) for line in lines
             ]
 
 
-def test_final_scores_are_the_results(events: EventAccumulator, finished: Path) -> None:  # noqa: F811
-    result = folders.result(finished / "plain")
+def test_final_scores_are_the_results(events: EventAccumulator, finished: Path) -> None:
+    result = fixtures.result(finished / "plain")
     for split, scores in result["eval"].items():
         for key in ("accuracy", "f1", "f1_macro", "loss"):
             (one,) = events.Scalars(f"final/{split}/{key}")
@@ -47,33 +48,50 @@ def test_final_scores_are_the_results(events: EventAccumulator, finished: Path) 
 
 
 def test_confusion_matrices_are_pictures(events: EventAccumulator) -> None:
-    images = events.Tags()["images"] or [tag for tag in events.Tags()["tensors"] if tag.startswith("confusion")]
+    images = events.Tags()["images"] or [
+        tag for tag in events.Tags()["tensors"] if tag.startswith("confusion")
+    ]
     assert set(images) == {"confusion/validation", "confusion/test"}
     picture = events.Images("confusion/test")[0]
-    assert picture.encoded_image_string.startswith(b"\x89PNG") and min(picture.width, picture.height) > 200
+    assert (
+        picture.encoded_image_string.startswith(b"\x89PNG")
+        and min(picture.width, picture.height) > 200
+    )
 
 
-def test_every_class_has_its_curve_of_precision_over_recall(events: EventAccumulator, finished: Path) -> None:  # noqa: F811
-    from distsent.run.finished import read
+def test_every_class_has_its_curve_of_precision_over_recall(
+    events: EventAccumulator, finished: Path
+) -> None:
+    from distsent.reporting.finished_run import read_run
 
-    tags = {tag for tag in events.Tags()["tensors"] if events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"}
-    assert tags == {f"{split}/{label}" for split in ("validation", "test") for label in folders.LABELS}
-    kept = read(finished / "plain").predictions("test")
+    tags = {
+        tag
+        for tag in events.Tags()["tensors"]
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"
+    }
+    assert tags == {
+        f"{split}/{label}" for split in ("validation", "test") for label in fixtures.LABELS
+    }
+    kept = read_run(finished / "plain").predictions("test")
     curve = events.Tensors("test/good")[0].tensor_proto
     true_positives = curve.float_val[: curve.tensor_shape.dim[1].size]
-    assert true_positives[0] == (kept.labels == 2).sum()  # at threshold 0 everything counts as found
+    assert (
+        true_positives[0] == (kept.labels == 2).sum()
+    )  # at threshold 0 everything counts as found
 
 
-def test_mistakes_are_text(events: EventAccumulator, finished: Path) -> None:  # noqa: F811
+def test_mistakes_are_text(events: EventAccumulator, finished: Path) -> None:
     text = events.Tensors("mistakes/test/text_summary")[0].tensor_proto.string_val[0].decode()
-    first = json.loads((finished / "plain" / "predictions" / "test.mistakes.jsonl").read_text().splitlines()[0])
+    first = json.loads(
+        (finished / "plain" / "predictions" / "test.mistakes.jsonl").read_text().splitlines()[0]
+    )
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [cell.strip() for cell in rows[2].split("|")[1:-1]] == [
         first["label"], first["predicted"], f"{first['score']:.3f}", str(first["row"]), first["text"],
     ]  # fmt: skip
 
 
-def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:  # noqa: F811
+def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:
     found = {}
     for name in ("plain", "seeds-seed1", "seeds-seed2"):
         events = EventAccumulator(str(finished / name / "tensorboard"), size_guidance=ALL).Reload()
@@ -83,12 +101,21 @@ def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:  # noqa
         experiment = plugin_data_pb2.HParamsPluginData.FromString(
             events.SummaryMetadata("_hparams_/experiment").plugin_data.content
         ).experiment
-        assert {info.name.tag for info in experiment.metric_infos} >= {"final/test/accuracy", "final/validation/f1"}
-        assert {info.name for info in experiment.hparam_infos} == set(found[name]), "any one run's columns are those of all"
+        assert {info.name.tag for info in experiment.metric_infos} >= {
+            "final/test/accuracy",
+            "final/validation/f1",
+        }
+        assert {info.name for info in experiment.hparam_infos} == set(found[name]), (
+            "any one run's columns are those of all"
+        )
     assert {run["train.seed"].number_value for run in found.values()} == {42, 1, 2}
-    kinds = [{key: value.WhichOneof("kind") for key, value in run.items()} for run in found.values()]
+    kinds = [
+        {key: value.WhichOneof("kind") for key, value in run.items()} for run in found.values()
+    ]
     assert kinds[0] == kinds[1] == kinds[2]  # or a column would not be one
-    assert found["plain"]["train.max_steps"].WhichOneof("kind") == "string_value"  # a number, or unset
+    assert (
+        found["plain"]["train.max_steps"].WhichOneof("kind") == "string_value"
+    )  # a number, or unset
     assert found["plain"]["adapter.kind"].string_value == "none"
 
 
@@ -98,23 +125,35 @@ def test_a_run_begun_again_at_its_first_step_shows_nothing_twice(tmp_path: Path)
     for loss in (0.9, 0.8):
         log = RunLog(folder, 0, 0, 20, tensorboard=True, console=io.StringIO())
         for step in (10, 20):
-            log.numbers("train", {"step": step, "loss": loss})
+            log.metrics("train", {"step": step, "loss": loss})
         log.close()
-    shown = EventAccumulator(str(folder.tensorboard), size_guidance=ALL).Reload().Scalars("train/loss")
+    shown = (
+        EventAccumulator(str(folder.tensorboard), size_guidance=ALL).Reload().Scalars("train/loss")
+    )
     assert [(one.step, round(one.value, 2)) for one in shown] == [(10, 0.8), (20, 0.8)]
 
 
-def test_a_job_can_do_without(finished: Path) -> None:  # noqa: F811
+def test_a_job_can_do_without(finished: Path) -> None:
     assert not (finished / "lora" / "tensorboard").exists()
 
 
 @pytest.fixture
-def board(finished: Path):  # noqa: F811
+def board(finished: Path):
     """A running TensorBoard over all runs: its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(finished), "--port", str(port), "--load_fast", "false"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(finished),
+        "--port",
+        str(port),
+        "--load_fast",
+        "false",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://localhost:{port}"
     try:
@@ -125,7 +164,9 @@ def board(finished: Path):  # noqa: F811
                     break
             except OSError:
                 pass
-            assert time.monotonic() < until and process.poll() is None, "TensorBoard does not come up"
+            assert time.monotonic() < until and process.poll() is None, (
+                "TensorBoard does not come up"
+            )
             time.sleep(0.5)
         yield address
     finally:
@@ -146,7 +187,12 @@ def test_a_browser_shows_the_page_and_the_runs_scalars(board: str, tmp_path: Pat
         return re.sub(r"<(script|style)\b.*?</\1>", "", shown, flags=re.DOTALL)
 
     # The page fills bit by bit, and on a busy machine the browser's patience may end before that.
-    wanted = ("<title>TensorBoard</title>", "plain/tensorboard", "seeds-seed1/tensorboard", "final/test/accuracy")
+    wanted = (
+        "<title>TensorBoard</title>",
+        "plain/tensorboard",
+        "seeds-seed1/tensorboard",
+        "final/test/accuracy",
+    )
     for _ in range(5):
         text = page("#timeseries")
         missing = [word for word in wanted if word not in text]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from distsent.corpus import texts
-from distsent.corpus.inlet import Inlet
-from distsent.corpus.texts import read_texts
+from distsent.data import texts
+from distsent.data.stdin_batches import StdinBatches
+from distsent.data.texts import read_texts
 from tests import corpora
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
@@ -16,9 +16,13 @@ TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été �
 def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) -> None:
     path = corpora.write(tmp_path / name, {"id": [*"12345"], "text": TEXTS, "more": [*"abcde"]})
     file = read_texts(path)
-    assert [(one.row, one.text, one.why) for one in file] == [(i, text, "") for i, text in enumerate(TEXTS, 1)]
+    assert [(one.row, one.text, one.why) for one in file] == [
+        (i, text, "") for i, text in enumerate(TEXTS, 1)
+    ]
     assert file.done() == 1.0
-    assert [(one.text, one.pair) for one in read_texts(path, "text", "more")] == list(zip(TEXTS, "abcde", strict=True))
+    assert [(one.text, one.pair) for one in read_texts(path, "text", "more")] == list(
+        zip(TEXTS, "abcde", strict=True)
+    )
 
 
 def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
@@ -36,7 +40,9 @@ def test_bad_rows_are_told_and_cost_no_others(tmp_path: Path) -> None:
         (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4)"), (4, "not UTF-8 (byte 0xe4)"), (5, ""),
     ]  # fmt: skip
     lines = tmp_path / "x.jsonl"
-    lines.write_text('{"text": "good"}\n{"text": 7}\n{"other": "x"}\n{broken\n[1]\n"bare"\n{"text": "last"}\n')
+    lines.write_text(
+        '{"text": "good"}\n{"text": 7}\n{"other": "x"}\n{broken\n[1]\n"bare"\n{"text": "last"}\n'
+    )
     found = [(one.row, one.text, one.why) for one in read_texts(lines)]
     assert found[3][2].startswith("not JSON (")
     assert [*found[:3], *found[4:]] == [
@@ -62,29 +68,39 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
     ("x.json", '{"text": "a"}', "not a list of objects; a file with an object a line is .jsonl"),
     ("x.parquet", "PAR", "not readable as parquet"),
 ])  # fmt: skip
-def test_a_file_that_is_none_is_one_line(name: str, content: str, line: str, tmp_path: Path) -> None:
+def test_a_file_that_is_none_is_one_line(
+    name: str, content: str, line: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_text(content)
     (found,) = corpora.mistakes(lambda: read_texts(tmp_path / name))
     assert found.startswith(f"{tmp_path / name}: {line}") and "\n" not in found
 
 
 def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
-    assert corpora.mistakes(lambda: read_texts(tmp_path / "no.csv")) == [f"{tmp_path / 'no.csv'}: no such file"]
+    assert corpora.mistakes(lambda: read_texts(tmp_path / "no.csv")) == [
+        f"{tmp_path / 'no.csv'}: no such file"
+    ]
     (tmp_path / "folder.csv").mkdir()
-    assert corpora.mistakes(lambda: read_texts(tmp_path / "folder.csv")) == [f"{tmp_path / 'folder.csv'}: a folder, not a file"]
+    assert corpora.mistakes(lambda: read_texts(tmp_path / "folder.csv")) == [
+        f"{tmp_path / 'folder.csv'}: a folder, not a file"
+    ]
 
 
 def test_a_stream_is_read_as_it_comes() -> None:
-    inlet = iter(Inlet((f"{i}\n" for i in range(5)), most=2))
+    inlet = iter(StdinBatches((f"{i}\n" for i in range(5)), most=2))
     rows = [*inlet]
     assert [line for _, lines in rows for line in lines] == [*"01234"]
     assert all(1 <= len(lines) <= 2 for _, lines in rows)
-    assert [first for first, _ in rows] == [1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))]
+    assert [first for first, _ in rows] == [
+        1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))
+    ]
 
 
 def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_text('id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n')
+    path.write_text(
+        'id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n'
+    )
     found = [(one.row, one.text, one.why) for one in read_texts(path)]
     assert [(row, text) for row, text, why in found if not why] == [
         (1, "good"), (3, "over\ntwo lines"), (5, "fine"), (6, 'a "quoted" word'), (7, "last"),
@@ -112,12 +128,19 @@ def test_half_a_character_is_no_text(name: str, tmp_path: Path) -> None:
 def test_the_first_object_may_lack_the_text_but_not_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": 1}\n{"id": 2, "text": "here"}\n')
-    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [(1, "", "no text"), (2, "here", "")]
+    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [
+        (1, "", "no text"),
+        (2, "here", ""),
+    ]
 
 
 def test_a_line_that_begins_with_a_quoted_word_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text('text\tn\n"Avatar" was great.\t1\nplain\t2\nhe said "no"\t3\n')
-    assert [one.text for one in read_texts(tmp_path / "x.tsv")] == ["Avatar was great.", "plain", 'he said "no"']
+    assert [one.text for one in read_texts(tmp_path / "x.tsv")] == [
+        "Avatar was great.",
+        "plain",
+        'he said "no"',
+    ]
 
 
 def test_a_header_may_hold_what_is_no_text_beside_its_columns(tmp_path: Path) -> None:
@@ -125,8 +148,10 @@ def test_a_header_may_hold_what_is_no_text_beside_its_columns(tmp_path: Path) ->
     assert [(one.text, one.why) for one in read_texts(tmp_path / "x.csv")] == [("good", "")]
 
 
-def test_many_open_quotes_take_no_time_that_grows_with_their_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distsent.corpus.texts.LINES", 5)
+def test_many_open_quotes_take_no_time_that_grows_with_their_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distsent.data.texts.LINES", 5)
     rows = 200
     (tmp_path / "x.csv").write_text("id,text\n" + '5",",c\n' * rows + "6,last\n")
     read = 0

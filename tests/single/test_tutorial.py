@@ -10,11 +10,10 @@ from transformers import pipeline
 
 from distsent import job as jobs
 from distsent import predict, report
-from distsent.comm import World
-from distsent.training.run import Run
-from tests import corpora, folders, systems
+from distsent.distributed.world import World
+from distsent.training.session import TrainingSession
+from tests import corpora, fixtures, systems
 from tests.parallel.driver import Deaf
-from tests.runs import finished  # noqa: F401  (a fixture)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -22,33 +21,53 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 def code(page: str, language: str) -> list[str]:
     """The blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL
+    )
 
 
-def test_from_a_csv_file_to_a_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_from_a_csv_file_to_a_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = folders.rows(90)
-    corpora.write(tmp_path / "mail" / "train.csv", {key: [row[key] for row in rows] for key in ("text", "label")})
+    rows = fixtures.rows(90)
+    corpora.write(
+        tmp_path / "mail" / "train.csv",
+        {key: [row[key] for row in rows] for key in ("text", "label")},
+    )
     (tmp_path / "mail.toml").write_text(code("tutorial.md", "toml")[0])
     tiny = f"model.name={systems.encoder(tmp_path / 'encoder', 'distilbert')}"
-    for more in ([], ["job.name=mail-long", "data.max_length=256"], ["job.name=mail-lora", "adapter.kind=lora", "optim.lr=3e-4"]):
-        Run(jobs.load("mail.toml", [tiny, *more]), World(), Deaf()).train()
+    for more in (
+        [],
+        ["job.name=mail-long", "data.max_length=256"],
+        ["job.name=mail-lora", "adapter.kind=lora", "optim.lr=3e-4"],
+    ):
+        TrainingSession(jobs.load("mail.toml", [tiny, *more]), World(), Deaf()).train()
     capsys.readouterr()
 
     assert report.main(["runs/mail", "runs/mail-long"]) == 0
     assert "| mail-long | mail " in capsys.readouterr().out
     mistakes = (tmp_path / "runs/mail/predictions/test.mistakes.jsonl").read_text().splitlines()
-    assert set(json.loads(mistakes[0])) == {"row", "label", "predicted", "score", "score_of_label", "text"}
+    assert set(json.loads(mistakes[0])) == {
+        "row",
+        "label",
+        "predicted",
+        "score",
+        "score_of_label",
+        "text",
+    }
     corpora.write(tmp_path / "new.csv", {"text": ["w1 w2", "w80"]})
     assert predict.main(["runs/mail", "--file", "new.csv"]) == 0
     labels = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
     shipped = pipeline("text-classification", "runs/mail/model", device="cpu")
     assert [one["label"] for one in shipped(["w1 w2", "w80"])] == labels
     adapted = pipeline("text-classification", "runs/mail-lora/model", device="cpu")
-    assert adapted("w1")[0]["label"] in folders.LABELS
+    assert adapted("w1")[0]["label"] in fixtures.LABELS
 
 
-def test_the_code_of_error_analysis_runs(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # noqa: F811
+def test_the_code_of_error_analysis_runs(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "emotion-5000").symlink_to(finished / "plain")
     monkeypatch.chdir(tmp_path)
@@ -56,14 +75,21 @@ def test_the_code_of_error_analysis_runs(finished: Path, tmp_path: Path, monkeyp
     for block in code("error-analysis.md", "python"):
         exec(block, names)
     said = capsys.readouterr().out
-    assert re.search(r"^score 0\.00 or more: 100% of the rows, \d+\.\d% of them right$", said, re.MULTILINE)
-    assert all(re.search(rf"^{label}: \d+ rows, \d+\.\d% found$", said, re.MULTILINE) for label in folders.LABELS)
+    assert re.search(
+        r"^score 0\.00 or more: 100% of the rows, \d+\.\d% of them right$", said, re.MULTILINE
+    )
+    assert all(
+        re.search(rf"^{label}: \d+ rows, \d+\.\d% found$", said, re.MULTILINE)
+        for label in fixtures.LABELS
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_code_in_the_pages_is_whole(page: str) -> None:
     for block in code(page, "toml"):
-        jobs.Job.from_dict({key: value for key, value in tomllib.loads(block).items() if key != "data"})
+        jobs.Job.from_dict(
+            {key: value for key, value in tomllib.loads(block).items() if key != "data"}
+        )
     for block in code(page, "python"):
         compile(block, page, "exec")
 

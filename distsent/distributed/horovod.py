@@ -1,0 +1,134 @@
+"""The Horovod transport: the only file of the package that imports Horovod."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distsent.distributed.world import MembershipChanged, WorkerLost, World
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+# One tensor an exchange: the order of a sum then depends on the tensor and the number of workers
+# alone, so the same run at the same -np gives the same bits. Fusing whatever is ready does not.
+UNFUSED = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}  # bytes, milliseconds
+# A waiting Open MPI spins. Yielding to the threads that compute halved the CPU time of 4 workers
+# on 2 cores.
+YIELD_WHEN_IDLE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+# Gloo's 30 s timeout fires before the heartbeat can name a dead worker, or before a joining worker
+# has finished importing.
+GLOO_TIMEOUT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
+
+
+def init(elastic: bool) -> HorovodWorld:
+    """Join Horovod's world. Raises ImportError where Horovod is not installed."""
+    defaults = GLOO_TIMEOUT if elastic else UNFUSED | YIELD_WHEN_IDLE | GLOO_TIMEOUT
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    import horovod.torch as hvd
+
+    hvd.init()
+    return ElasticHorovodWorld(hvd) if elastic else HorovodWorld(hvd)
+
+
+class HorovodWorld(World):
+    """The workers that a launcher started, connected by Horovod."""
+
+    def __init__(self, hvd: Any) -> None:
+        from horovod.common.exceptions import HorovodInternalError
+
+        self._hvd, self._failed = hvd, HorovodInternalError
+        self._read_ranks()
+
+    def _read_ranks(self) -> None:
+        hvd = self._hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+
+    def _collective(self, operation: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Every exchange with other workers goes through here."""
+        try:
+            return operation(*args, **options)
+        except self._failed as error:
+            raise WorkerLost(str(error)) from None
+
+    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
+        hvd = self._hvd
+        return self._collective(hvd.allreduce_async_, tensor, op=hvd.Sum, name=name)
+
+    def wait(self, handle: Any) -> None:
+        self._collective(self._hvd.synchronize, handle)
+
+    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
+        return self._collective(self._hvd.broadcast_, tensor, root_rank=root, name=name)
+
+    def allgather_object(self, value: T, name: str) -> list[T]:
+        import torch
+
+        allgather = self._hvd.allgather
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self._collective(allgather, torch.tensor([len(text)]), name=f"{name}.size")
+        texts = self._collective(allgather, text, name=name).split(sizes.tolist())
+        return [json.loads(bytes(part.tolist())) for part in texts]
+
+    def shutdown(self) -> None:
+        self._hvd.shutdown()
+
+
+class ElasticHorovodWorld(HorovodWorld):
+    """Workers that come and go: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
+
+    A lost worker makes the collectives of the others fail. The launcher tells rank 0 of new ones.
+    Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or
+    HOROVOD_CYCLE_TIME was set (it crashes in BayesianParameter::SetValue). Here each all-reduce
+    waits for the one before, so that there is nothing to fuse.
+    """
+
+    elastic = True
+
+    def __init__(self, hvd: Any) -> None:
+        from horovod.common.elastic import notification_manager
+
+        super().__init__(hvd)
+        self._hosts_updated = threading.Event()
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
+        super().wait(super().allreduce_async(tensor, name))
+
+    def wait(self, handle: Any) -> None:
+        """`allreduce_async` has waited already."""
+
+    def all_or_raise(self, make: Callable[[], T], name: str) -> T:
+        """A worker that fails leaves alone: to the others it is lost, and they continue."""
+        value = make()
+        self.allgather_object(None, name)
+        return value
+
+    def on_hosts_updated(self, timestamp: float, update: object) -> None:
+        """Called by Horovod in a thread of its own."""
+        self._hosts_updated.set()
+
+    @property
+    def membership_changed(self) -> bool:
+        return self._hosts_updated.is_set()
+
+    def rejoin(self) -> None:
+        self._hosts_updated.clear()
+        self._hvd.shutdown()
+        self._hvd.init()  # waits until the launcher has a complete world again
+        self._read_ranks()
+        os.environ["HOROVOD_RANK"] = str(self.rank)  # the launcher's value is outdated
+
+    def _collective(self, operation: Callable[..., T], *args: Any, **options: Any) -> T:
+        try:
+            return super()._collective(operation, *args, **options)
+        except WorkerLost as error:
+            raise MembershipChanged(str(error)) from None

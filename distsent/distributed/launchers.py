@@ -1,0 +1,64 @@
+"""Who started this process: the variables that launchers set, and the world that follows from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from distsent.distributed.world import World
+from distsent.errors import UserError
+
+# The most specific launcher comes first. SLURM's variables count only inside a step (srun): in a
+# batch script SLURM_NTASKS describes the allocation, not this process.
+RANK = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+WORLD_SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+LOCAL_SIZE = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+
+
+def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is rank 0 of its launcher, or was started without one."""
+    return all(env.get(name, "0") == "0" for name in RANK)
+
+
+def launcher_world_size(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
+    """(variable, number of workers) as the launcher set them; None without a launcher."""
+    if "SLURM_STEP_ID" not in env:
+        env = {name: value for name, value in env.items() if not name.startswith("SLURM_")}
+    for name in WORLD_SIZE:
+        if env.get(name, "").isdigit():
+            return name, int(env[name])
+    return None
+
+
+def init_world(env: Mapping[str, str] = os.environ) -> World:
+    """Join the workers that the launcher started.
+
+    Raises UserError when the world is not the one that the launcher promised.
+    """
+    promised, elastic = launcher_world_size(env), env.get("HOROVOD_ELASTIC") == "1"
+    if promised is None or (promised[1] == 1 and not elastic):
+        return World()
+    name, count = promised
+    if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
+        # Checked here because Open MPI would abort the process instead of raising an error.
+        raise UserError(
+            f"{name}={count} promises {count} workers, but SLURM gives them no PMI to find each "
+            "other with: use `srun --mpi=pmix` (`srun --mpi=list` shows what there is), or start "
+            "with `horovodrun`"
+        )
+    try:
+        from distsent.distributed import horovod
+    except ImportError as error:
+        raise UserError(
+            f"{name}={count} promises {count} workers, but Horovod cannot be imported ({error}): "
+            "install it with `make setup`, or run `python -m distsent.train` without a launcher"
+        ) from None
+    world = horovod.init(elastic)
+    if not elastic and world.size != count:
+        raise UserError(
+            f"{name}={count} promises {count} workers, but this process sees {world.size}: the "
+            "launcher and Horovod's MPI do not know each other; under SLURM use `srun --mpi=pmix` "
+            "(`srun --mpi=list` shows what there is), or start with `horovodrun`; "
+            "`python -m distsent.doctor` checks more"
+        )
+    return world

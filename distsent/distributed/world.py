@@ -1,0 +1,141 @@
+"""The collectives that workers use, and what they do in a world of one process.
+
+Everything that crosses the wire is a tensor; objects travel as JSON text, never as pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distsent.errors import Stopped, UserError, WorkerFailed
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class MembershipChanged(Exception):
+    """Workers were lost or wait to join: call `World.rejoin`, then continue from memory."""
+
+
+class WorkerLost(RuntimeError):
+    """A collective failed: another worker is gone."""
+
+
+class World:
+    """All workers of a run. This class is the world of one process: each collective is a no-op."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    elastic = False  # workers may come and go: any collective may then raise MembershipChanged
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this worker (rank 0) writes what is shared."""
+        return self.rank == 0
+
+    @property
+    def membership_changed(self) -> bool:
+        """Whether this worker was told that others wait to join or are to leave."""
+        return False
+
+    def rejoin(self) -> None:
+        """Form a new world with the workers that exist now. Rank and size may change."""
+
+    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
+        """Start summing `tensor` over all workers, in place. Returns a handle for `wait`.
+
+        A name always stands for the same shape.
+        """
+        return None
+
+    def wait(self, handle: Any) -> None:
+        """Wait for a sum that `allreduce_async` started."""
+
+    def allreduce(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Sum `tensor` over all workers, in place."""
+        self.wait(self.allreduce_async(tensor, name))
+        return tensor
+
+    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
+        """Copy the `tensor` of rank `root` to all workers, in place."""
+        return tensor
+
+    def allgather_object(self, value: T, name: str) -> list[T]:
+        """The JSON value of every rank, in rank order, on every worker."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        self.allgather_object(None, "barrier")
+
+    def on_main(self, make: Callable[[], T], name: str) -> T:
+        """Run `make` on rank 0. All workers get its JSON value, or all raise what it raised."""
+        value: list[T] = []
+        error = capture_error(lambda: value.append(make())) if self.is_main else None
+        made, problem = self.allgather_object((value, error_to_json(error)), name)[0]
+        raise_first([problem], error)
+        return made[0]
+
+    def all_or_raise(self, make: Callable[[], T], name: str) -> T:
+        """Run `make` on every worker. If it fails on one of them, all raise."""
+        value: list[T] = []
+        error = capture_error(lambda: value.append(make()))
+        raise_first(self.allgather_object(error_to_json(error), name), error)
+        return value[0]
+
+    def assert_equal_across_ranks(self, value: object, what: str) -> None:
+        """Check that all workers hold an equal JSON value. Raises UserError naming the ranks."""
+        values = self.allgather_object(json.dumps(value, sort_keys=True), f"equal.{what}")
+        odd = [rank for rank, other in enumerate(values) if other != values[0]]
+        if odd:
+            raise UserError(
+                f"{what} differs between workers: rank {odd[0]} has {values[odd[0]]}, rank 0 has "
+                f"{values[0]} ({len(odd)} of {self.size} differ from rank 0); give all nodes the "
+                "same files and the same software"
+            )
+
+    def shutdown(self) -> None:
+        """Leave the world in an orderly way."""
+
+
+def capture_error(make: Callable[[], object]) -> Exception | None:
+    """The exception of `make`: other workers must learn of it, or they would wait forever."""
+    try:
+        make()
+    except Exception as error:
+        return error
+    return None
+
+
+def error_to_json(error: Exception | None) -> dict[str, Any] | None:
+    """An exception as a JSON value."""
+    if error is None:
+        return None
+    if isinstance(error, UserError):
+        return {"lines": list(error.lines), "code": error.code}
+    if isinstance(error, Stopped):
+        return {"stopped": str(error)}
+    return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def raise_first(reports: Sequence[dict[str, Any] | None], own: Exception | None) -> None:
+    """Re-raise the error of the lowest failing rank on all workers.
+
+    The worker where an unexpected error happened raises it with its traceback.
+    """
+    failed = ((rank, report) for rank, report in enumerate(reports) if report is not None)
+    rank, report = next(failed, (0, None))
+    if report is None:
+        return
+    if "lines" in report:
+        where = f"rank {rank}: " if rank else ""
+        raise UserError(*(f"{where}{line}" for line in report["lines"]), code=report["code"])
+    if "stopped" in report:
+        raise Stopped(report["stopped"])
+    raise own or WorkerFailed(f"rank {rank} failed: {report['failed']}")

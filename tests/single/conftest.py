@@ -1,0 +1,5 @@
+"""The finished run that several test files read."""
+
+from tests.runs import finished
+
+__all__ = ["finished"]

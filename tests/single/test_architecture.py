@@ -1,0 +1,172 @@
+"""The layers of the package: read from its own imports, so that the layout stays as documented."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "distsent"
+ENTRY_POINTS = {"train", "evaluate", "predict", "prepare", "report", "doctor", "next_action"}
+BOTTOM = {"__init__", "errors", "exit_policy", "fsync"}
+BELOW = {  # subpackage -> what it may import, beside the bottom
+    "distributed": set(),
+    "job": set(),
+    "cli": {"distributed"},
+    "data": {"job"},
+    "batching": {"data"},
+    "model": {"batching", "data", "job"},
+    "runtime": {"distributed", "job", "model"},
+    "evaluation": {"batching", "data", "distributed", "job", "model", "runtime"},
+    "reporting": {"data", "evaluation", "job", "runtime"},
+    "training": {
+        "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",
+    },
+    "k8s": {"cli", "distributed", "job", "runtime"},
+}  # fmt: skip
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 8  # lines, lines, constructor arguments
+
+
+@dataclass(frozen=True)
+class Module:
+    path: Path
+    tree: ast.Module
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+    @property
+    def layer(self) -> str:
+        return self.name.split("/")[0]
+
+    def imports(self) -> set[str]:
+        """Modules that this one imports for more than a type hint."""
+        return set(imports(self.tree))
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom) and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child)
+
+
+MODULES = [
+    Module(path, ast.parse(path.read_text(encoding="utf-8")))
+    for path in sorted(PACKAGE.rglob("*.py"))
+]
+
+
+def own_imports(module: Module) -> Iterator[tuple[str, str]]:
+    """(layer, dotted name) of each import from the package itself."""
+    for name in module.imports():
+        if name.startswith("distsent."):
+            layer = name.split(".")[1]
+            yield ("__init__" if layer in ("__version__", "fingerprint") else layer), name
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module in MODULES:
+        allowed = BOTTOM | {module.layer} | BELOW.get(module.layer, set())
+        if module.layer not in ENTRY_POINTS:
+            wrong += [
+                f"{module.name} imports {name}"
+                for layer, name in own_imports(module)
+                if layer not in allowed
+            ]
+    assert not wrong, wrong
+
+
+def test_the_bottom_imports_only_itself() -> None:
+    for module in MODULES:
+        if module.layer in BOTTOM:
+            assert {layer for layer, _ in own_imports(module)} <= BOTTOM, module.name
+
+
+def test_nobody_imports_an_entry_point() -> None:
+    assert not [
+        (module.name, name)
+        for module in MODULES
+        for layer, name in own_imports(module)
+        if layer in ENTRY_POINTS
+    ]
+
+
+def test_modules_do_not_import_in_cycles() -> None:
+    files = {f"distsent.{module.name.replace('/', '.')}" for module in MODULES}
+    graph = {}
+    for module in MODULES:
+        needed = {name if name in files else name.rpartition(".")[0] for name in module.imports()}
+        graph[f"distsent.{module.name.replace('/', '.')}"] = needed & files
+    while graph:
+        leaves = {name for name, needed in graph.items() if not needed & set(graph)}
+        assert leaves, f"a cycle among {sorted(graph)}"
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+
+
+def test_only_the_transport_imports_horovod() -> None:
+    users = {
+        module.name
+        for module in MODULES
+        if any(name.split(".")[0] == "horovod" for name in module.imports())
+    }
+    assert users == {"distributed/horovod"}
+
+
+def test_files_are_short() -> None:
+    lengths = {m.name: len(m.path.read_text(encoding="utf-8").splitlines()) for m in MODULES}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_functions_are_short() -> None:
+    long = {}
+    for module in MODULES:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long[f"{module.name}.{node.name}"] = lines
+    assert long == {}
+
+
+def is_frozen_dataclass(node: ast.ClassDef) -> bool:
+    return any(
+        "dataclass" in (text := ast.dump(d)) and "frozen" in text for d in node.decorator_list
+    )
+
+
+def constructor_arguments(node: ast.ClassDef) -> int:
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return len(item.args.args) - 1 + len(item.args.kwonlyargs)
+    if any("dataclass" in ast.dump(decorator) for decorator in node.decorator_list):
+        return sum(
+            isinstance(item, ast.AnnAssign) and "init=False" not in ast.unparse(item)
+            for item in node.body
+        )
+    return 0
+
+
+def test_constructors_take_few_arguments() -> None:
+    """Frozen dataclasses that only hold data may have more."""
+    assert {
+        f"{module.name}.{node.name}": count
+        for module in MODULES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef) and not is_frozen_dataclass(node)
+        if (count := constructor_arguments(node)) > MOST_ARGUMENTS
+    } == {}
+
+
+def test_importing_distsent_loads_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "transformers", "horovod"}
+    code = f"import sys, distsent, distsent.job; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,40 @@
+"""Blocks of steps are dealt like single ones, wherever a run begins."""
+
+import numpy as np
+import pytest
+import torch
+
+from distsent.batching import batch_plan as plans
+from distsent.batching.balance import assign_to_ranks, cost
+from distsent.batching.batch_plan import BatchPlan
+from distsent.batching.flops import FlopCounter
+from distsent.batching.sampler import BatchSampler
+from tests import tiny_models
+
+WORK = FlopCounter(per_token=5.0, per_pair=0.3)
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize("rows", [40, 45, 5])
+def test_a_batch_is_the_same_whatever_was_dealt_with_it(
+    rows: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """45 rows in batches of 8: every sixth batch holds 5."""
+    monkeypatch.setattr(plans, "BLOCK", block)
+    corpus, order = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
+    for rank in range(3):
+        plan = BatchPlan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pads=(99,))
+        for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a resumed run begins anywhere
+            batch, chosen = plan.batch(step), order.batch(step)
+            owner = assign_to_ranks(
+                cost(corpus.lengths(chosen), WORK.per_token, WORK.per_pair)[None], 3
+            )[0]
+            assert (
+                batch.rows.tolist() == chosen.tolist()
+                and batch.lengths.tolist() == corpus.lengths(chosen).tolist()
+            )
+            assert sorted(np.concatenate([*batch.micro, []])) == sorted(chosen[owner == rank])
+            assert (
+                batch.touched.tolist()
+                == np.unique(np.concatenate([[99], *(corpus[row] for row in chosen)])).tolist()
+            )

@@ -1,0 +1,289 @@
+"""What is wrong with a corpus is said in a line with file and row, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from distsent.data.checks import check
+from distsent.data.dataset import open_dataset
+from tests.corpora import Columns, data, folder, mistakes, own_cache, reviews, write  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+CURE = "data.drop_bad_rows = true leaves such rows out"
+GOOD = reviews(8, 100)
+
+
+def texts(values: Sequence[Any], labels: Sequence[Any] | None = None) -> Columns:
+    return {"text": values, "label": labels or [i % 2 for i in range(len(values))]}
+
+
+def wrong(path: Path, **keys: Any) -> list[str]:
+    return mistakes(lambda: check(open_dataset(data(path, **keys), 1)))
+
+
+def test_a_sound_corpus_passes(tmp_path: Path):
+    assert check(open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1)) == []
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_missing_column_and_the_closest_one(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train={"Text": ["a"], "sentiment": [1]}, test=GOOD)
+    assert wrong(tmp_path) == [
+        f"train{suffix}: no column 'text' (data.text_column); did you mean 'Text'? there are Text, sentiment",
+        f"train{suffix}: no column 'label' (data.label_column); there are Text, sentiment",
+    ]
+    assert wrong(
+        tmp_path / f"train{suffix}", text_column="Text", label_column="sentiment", pair_column="b"
+    ) == [f"train{suffix}: no column 'b' (data.pair_column); there are Text, sentiment"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
+def test_an_empty_file(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train=reviews(4), test=GOOD)
+    (tmp_path / f"test{suffix}").write_text("" if suffix != ".json" else "[]")
+    assert wrong(tmp_path) == [
+        f"test{suffix}: no column 'text' (data.text_column); the file is empty",
+        f"test{suffix}: no column 'label' (data.label_column); the file is empty",
+    ]
+
+
+def test_a_split_without_rows(tmp_path: Path):
+    folder(tmp_path, ".csv", train=reviews(4), test={"text": [], "label": []})
+    assert wrong(tmp_path) == ["the test split has no rows"]
+    folder(
+        tmp_path / "p",
+        train=reviews(4),
+        test={"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())},
+    )
+    assert wrong(tmp_path / "p") == ["the test split has no rows"]
+    folder(tmp_path / "q", ".csv", train={"text": [], "label": []}, test=GOOD)
+    assert wrong(tmp_path / "q")[0] == "the train split has no rows"
+
+
+EMPTY = ["fine", "", "  \t", "fine, too", "\u00a0\n", " ", "good"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+def test_rows_without_text(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train=texts(EMPTY), test=GOOD)
+    assert wrong(tmp_path) == [
+        f"train{suffix}: 4 rows with no text (null, empty or only white space): row 2, row 3, row 5 and 1 more; {CURE}"
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_rows_whose_text_is_null(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train=texts(["a", None, "b", "c"]), test=texts([None, None]))
+    assert wrong(tmp_path) == [
+        f"train{suffix}: 1 row with no text (null, empty or only white space): row 2",
+        f"test{suffix}: 2 rows with no text (null, empty or only white space): row 1, row 2; {CURE}",
+    ]
+
+
+def test_an_empty_second_text(tmp_path: Path):
+    columns = {"text": ["a", "b", "c"], "more": ["x", "", "y"], "label": [0, 1, 0]}
+    folder(tmp_path, train=columns, test=columns)
+    assert wrong(tmp_path, pair_column="more")[0] == (
+        "train.parquet: 1 row with no text (null, empty or only white space): row 2"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_rows_without_label(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, None, 1, None]), test=GOOD)
+    assert wrong(tmp_path) == [f"train{suffix}: 2 rows with no label: row 2, row 4; {CURE}"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_rows_that_nobody_has_labelled(tmp_path: Path, suffix: str):
+    folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
+    assert wrong(tmp_path) == [
+        f"train{suffix}: 1 row with the label -1 (not labelled; if it is a class, name it in data.labels): row 2; {CURE}"
+    ]
+
+
+def test_labels_outside_the_classes(tmp_path: Path):
+    folder(
+        tmp_path,
+        ".csv",
+        train=texts(["a", "b", "c"], ["neg", "pos", "neutral"]),
+        test=texts(["x", "y"], ["pos", "neg"]),
+    )
+    assert wrong(tmp_path, labels=("neg", "pos")) == [
+        f"train.csv: 1 row with a label outside the classes neg, pos: row 3 ('neutral'); {CURE}"
+    ]
+    folder(tmp_path / "n", train=texts(["a", "b", "c", "d"], [0, 1, 7, -3]), test=GOOD)
+    assert wrong(tmp_path / "n", labels=("neg", "pos")) == [
+        f"train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 (-3); {CURE}"
+    ]
+    assert wrong(tmp_path, labels=("a", "b")) == [
+        "data.labels = a, b: none of them stands in column 'label', which holds 'neg', 'neutral', 'pos'"
+    ]
+
+
+def test_bad_rows_of_the_second_shard_are_counted_from_its_start(tmp_path: Path):
+    write(tmp_path / "train-00000-of-00002.parquet", reviews(5))
+    write(tmp_path / "train-00001-of-00002.parquet", texts(["a", "", "b"]))
+    write(tmp_path / "test.parquet", GOOD)
+    assert wrong(tmp_path) == [
+        "train-00001-of-00002.parquet: 1 row with no text (null, empty or only white space): row 2; "
+        + CURE
+    ]
+
+
+def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
+    for split in ("train", "test"):
+        for label in ("neg", "pos"):
+            (tmp_path / split / label).mkdir(parents=True)
+            (tmp_path / split / label / "0_1.txt").write_text("x")
+    (tmp_path / "train" / "pos" / "7_9.txt").write_text(" \n")
+    assert wrong(tmp_path) == [
+        f"train: 1 row with no text (null, empty or only white space): train/pos/7_9.txt; {CURE}"
+    ]
+    (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
+    assert wrong(tmp_path) == ["7_9.txt, line 1: not UTF-8 (byte 0xe9)"]
+
+
+def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
+    folder(tmp_path, train=texts(["a", "", None, "b", "c", "d"], [0, 1, 0, None, -1, 1]), test=GOOD)
+    corpus = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
+    assert check(corpus) == ["train: 4 rows of 6 left out for want of text or label"]
+    split = corpus.splits["train"]
+    assert (split.texts(slice(None)), split.labels.tolist(), split.rows.tolist()) == (
+        ["a", "d"],
+        [0, 1],
+        [0, 5],
+    )
+    assert split.origin(1) == "train.parquet, row 6"
+
+
+def test_a_test_split_that_nobody_has_labelled_may_be_dropped(tmp_path: Path):
+    folder(tmp_path, train=reviews(4), validation=GOOD, test=texts(["a", "b"], [-1, -1]))
+    assert wrong(tmp_path)[0].startswith("test.parquet: 2 rows with the label -1")
+    corpus = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
+    assert check(corpus) == ["test: left out, none of its 2 rows is labelled"]
+    assert [*corpus.splits] == ["train", "validation"]
+
+
+def test_columns_of_the_wrong_kind(tmp_path: Path):
+    folder(tmp_path, train={"text": [1, 2], "label": [0, 1]}, test=GOOD)
+    assert wrong(tmp_path) == ["train.parquet: column 'text' holds int64, not text"]
+    folder(
+        tmp_path / "l",
+        train={"text": ["a", "b"], "label": [[0], [1]]},
+        test={"text": ["a"], "label": [[0]]},
+    )
+    assert wrong(tmp_path / "l") == [
+        "train.parquet: column 'label' holds list<item: int64>, which is neither a number nor a word"
+    ]
+    folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
+    assert wrong(tmp_path / "f") == [
+        "column 'label' holds numbers such as 0.25: classes are whole numbers or words"
+    ]
+    many = reviews(1001)
+    folder(
+        tmp_path / "m",
+        train={"text": many["text"], "label": many["text"]},
+        test={"text": ["x"], "label": ["y"]},
+    )
+    assert wrong(tmp_path / "m")[0].startswith(
+        "column 'label' holds 1,002 different values ('the film 0 was dull, so', "
+    )
+
+
+def test_json_rows_of_the_wrong_kind(tmp_path: Path):
+    folder(tmp_path, ".jsonl", train=texts(["a", 5, {"b": 1}, "c"]), test=GOOD)
+    assert wrong(tmp_path) == ["train.jsonl, row 2: column 'text' holds 5, not text"]
+    assert check(open_dataset(data(tmp_path, drop_bad_rows=True), 1)) == [
+        "train: 2 rows of 4 left out for want of text or label"
+    ]
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n\n["b", 0]\n')
+    assert wrong(tmp_path) == ['train.jsonl, row 2: ["b", 0] is not an object with columns']
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": \n')
+    assert wrong(tmp_path) == ["train.jsonl, row 2: not JSON (Expecting value, column 23)"]
+
+
+def test_csv_that_is_not_well_formed(tmp_path: Path):
+    write(tmp_path / "test.csv", GOOD)
+    train = tmp_path / "train.csv"
+    train.write_text("text,label\na,1\nb, and c,0\n")
+    assert wrong(tmp_path) == [
+        "train.csv, row 2 (line 3): 3 fields where the header has 2; put quotes around texts that hold the delimiter"
+    ]
+    train.write_text('text,label\na,1\n"b,0\nc,1\n')
+    assert wrong(tmp_path) == [
+        "train.csv, after row 1: not well-formed csv (unexpected end of data)"
+    ]
+    train.write_bytes("text,label\na,1\ncafé,0\n".encode("latin-1"))
+    assert wrong(tmp_path) == ["train.csv, line 3: not UTF-8 (byte 0xe9)"]
+
+
+def test_files_that_are_not_what_they_say(tmp_path: Path):
+    folder(tmp_path, train=reviews(4), test=GOOD)
+    (tmp_path / "test.parquet").write_bytes(b"this is not parquet")
+    (line,) = wrong(tmp_path)
+    assert line.startswith("test.parquet: cannot be read (") and "arquet" in line.removeprefix(
+        "test.parquet"
+    )
+    torn = parquet_bytes(tmp_path / "train.parquet")
+    (tmp_path / "train.parquet").write_bytes(torn[: len(torn) // 2])
+    write(tmp_path / "test.parquet", GOOD)
+    assert wrong(tmp_path)[0].startswith("train.parquet: cannot be read (")
+
+
+def parquet_bytes(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_a_text_that_is_not_utf8(tmp_path: Path):
+    broken = pa.array([b"fine", b"caf\xe9"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"text": broken, "label": [0, 1]}), tmp_path / "train.parquet")
+    write(tmp_path / "test.parquet", GOOD)
+    assert wrong(tmp_path) == ["train.parquet, row 2: the text is not UTF-8 (byte 0xe9)"]
+
+
+def test_classes_that_differ_between_splits(tmp_path: Path):
+    folder(
+        tmp_path,
+        train=texts(["a", "b"], ["x", "y"]),
+        validation=texts(["c", "d", "e"], ["x", "z", "z"]),
+        test=texts(["f"], ["z"]),
+    )
+    assert wrong(tmp_path) == [
+        "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if it is none, name the classes in "
+        "data.labels"
+    ]
+
+
+def test_a_single_class(tmp_path: Path):
+    folder(tmp_path, train=texts(["a", "b"], ["x", "x"]), test=texts(["c"], ["x"]))
+    assert wrong(tmp_path) == ["all training rows are of one class, 'x': there is nothing to learn"]
+
+
+def test_a_class_that_nobody_has(tmp_path: Path):
+    folder(tmp_path, train=reviews(4), test=GOOD)
+    assert check(open_dataset(data(tmp_path, labels=("neg", "pos", "mixed")), 1)) == [
+        "class 'mixed' has no rows in any split"
+    ]
+
+
+def test_a_class_that_the_draw_has_missed(tmp_path: Path):
+    columns = texts([f"text {i}" for i in range(100)], [int(i == 0) for i in range(100)])
+    folder(tmp_path, train=columns, test=GOOD)
+    assert check(open_dataset(data(tmp_path, max_rows=5), 2)) == [
+        "train: no row of '1' is among the 5 that data.max_rows has drawn"
+    ]
+
+
+def test_texts_that_stand_in_train_too(tmp_path: Path):
+    folder(tmp_path, train=reviews(10), validation=reviews(4, 8), test=reviews(6, 50))
+    assert check(open_dataset(data(tmp_path), 1)) == [
+        "validation: 2 of 4 texts stand in train, too; scores on them flatter the model"
+    ]

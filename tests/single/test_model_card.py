@@ -1,0 +1,126 @@
+"""The model card: metadata that the hub reads, the tables of the cards, and nothing of the machine it was made on."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from distsent import report
+from distsent.reporting import model_card, plots
+from distsent.reporting.finished_run import read_run
+from tests import fixtures
+
+HEADINGS = [
+    "Scores",
+    "Each class",
+    "On the way",
+    "Hyperparameters",
+    "Throughput",
+    "How to load it",
+    "Versions",
+]
+
+
+@pytest.fixture
+def loaded(finished: Path) -> ModelCard:
+    return ModelCard.load(finished / "plain" / "model" / "README.md")
+
+
+def test_metadata_hold_every_score_of_every_split(loaded: ModelCard, finished: Path) -> None:
+    evaluated = fixtures.result(finished / "plain")["eval"]
+    found = {
+        (one.dataset_split, one.metric_type): one.metric_value for one in loaded.data.eval_results
+    }
+    assert found == {
+        (split, key): pytest.approx(scores[key], abs=1e-6)
+        for split, scores in evaluated.items() for key in ("accuracy", "f1", "precision", "recall", "loss")
+    }  # fmt: skip
+    assert (loaded.data.model_name, loaded.data.pipeline_tag, loaded.data.library_name) == (
+        "plain", "text-classification", "transformers",
+    )  # fmt: skip
+
+
+def test_the_card_has_its_parts_in_order(loaded: ModelCard) -> None:
+    assert re.findall(r"^## (.*)$", loaded.text, re.MULTILINE) == HEADINGS
+    assert loaded.text.strip().startswith(
+        "# plain\n\nA text classifier with 3 classes (bad, fair, good)"
+    )
+
+
+def test_each_evaluation_is_a_line_of_the_table(loaded: ModelCard, finished: Path) -> None:
+    history = fixtures.result(finished / "plain")["history"]
+    part = loaded.text.split("## On the way")[1].split("![")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in part.splitlines()
+        if line.startswith("| ")
+    ]
+    assert rows[0] == [
+        "epoch", "step", "training loss", "training accuracy", "validation loss", "accuracy", "F1", "precision", "recall",
+    ]  # fmt: skip
+    assert [row[:6] for row in rows[2:]] == [
+        [
+            f"{one['epoch']:.2f}",
+            str(one["step"]),
+            *(f"{one[k]:.4f}" for k in ("train_loss", "train_accuracy", "loss", "accuracy")),
+        ]
+        for one in history
+    ]
+
+
+def test_scores_come_with_their_intervals(loaded: ModelCard, finished: Path) -> None:
+    scores = fixtures.result(finished / "plain")["eval"]["test"]
+    line = next(line for line in loaded.text.splitlines() if line.startswith("| test "))
+    accuracy, low, high = map(float, re.search(r"(0\.\d+) \[(0\.\d+), (\d\.\d+)\]", line).groups())
+    assert accuracy == pytest.approx(scores["accuracy"], abs=5e-5) and low < accuracy < high
+
+
+def test_pictures_lie_beside_the_card_that_shows_them(loaded: ModelCard, finished: Path) -> None:
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", loaded.text)
+    assert shown == ["curves.png", "confusion-validation.png", "confusion-test.png"]
+    assert all(
+        (finished / "plain" / "model" / name).read_bytes().startswith(b"\x89PNG") for name in shown
+    )
+
+
+def test_without_matplotlib_there_is_a_card_without_pictures(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:  # fmt: skip
+    run = shutil.copytree(finished / "plain", tmp_path / "plain")
+    for path in run.glob("model/*.png"):
+        path.unlink()
+    (run / "model" / "README.md").unlink()
+    monkeypatch.setattr(plots, "available", lambda: False)
+    assert report.main([str(run), "--card"]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "model" / "README.md")
+    text = (run / "model" / "README.md").read_text()
+    assert "## Versions" in text and "![" not in text and not [*run.glob("model/*.png")]
+
+
+def test_an_adapters_card_says_what_it_is_and_how_to_load_it(finished: Path) -> None:
+    text = (finished / "lora" / "model" / "README.md").read_text()
+    assert "low-rank updates (LoRA, rank 8, alpha 16) over weights left as they are" in text
+    assert (
+        'PeftModel.from_pretrained(base, "MODEL", subfolder="adapter")' in text
+        and "- adapter: kind lora, rank 8" in text
+    )
+    assert set(ModelCard(text).data.tags) >= {"lora", "peft"}
+
+
+def test_no_path_of_the_machine_is_in_the_card(finished: Path) -> None:
+    for name in ("plain", "lora"):
+        text = (finished / name / "model" / "README.md").read_text()
+        assert str(finished.parent) not in text and "/tmp" not in text
+        assert "encoder` (a local folder)" in text and 'source = "./corpus"' in text
+
+
+def test_hub_ids_are_links_and_metadata(finished: Path) -> None:
+    run = read_run(finished / "plain")
+    run.result["job"]["model"]["name"], run.result["job"]["data"]["source"] = (
+        "distilbert-base-uncased",
+        "emotion",
+    )
+    data = ModelCard(model_card.text(run, drawn=False)).data
+    assert (data.base_model, data.datasets) == ("distilbert-base-uncased", ["dair-ai/emotion"])

@@ -1,0 +1,120 @@
+"""Buckets that leave during backward hold all that belongs into them."""
+
+import gc
+import weakref
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from distsent.batching.batch_plan import BatchPlan
+from distsent.batching.flops import count_flops
+from distsent.batching.sampler import BatchSampler
+from distsent.distributed.world import World
+from distsent.job.schema import OptimSection, TrainSection
+from distsent.model.classifier import word_table
+from distsent.model.forward import Packed
+from distsent.training import reducer
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.train_step import StopRequests, TrainStep
+from tests import tiny_models
+
+BUCKET = 500  # numbers: a toy has several
+
+
+class Heard(World):
+    """The first of two workers; the other one's gradient is zero. Keeps what each sum began with."""
+
+    size = 2  # on two machines
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def begin_sum(self, tensor: torch.Tensor, name: str) -> str:
+        assert name not in self.begun, f"{name} begins twice"
+        self.begun[name] = tensor, tensor.clone()
+        return name
+
+    def finish(self, handle: str) -> None:
+        now, then = self.begun.pop(handle)
+        assert torch.equal(now, then), f"{handle} left before its gradient was whole"
+
+
+def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
+    corpus, model = tiny_models.tokens(40), tiny_models.encoder(family, dropout=0.1)
+    plan = BatchPlan(
+        corpus,
+        BatchSampler(40, 8, seed=5),
+        count_flops(model.config),
+        0,
+        2,
+        budget,
+        torch.device("cpu"),
+    )
+    flat = FlatParameters(model, word_table(model))
+    with patch.object(reducer, "BUCKET", BUCKET):
+        sums = reducer.GradientReducer(world, flat)
+    return TrainStep(
+        Packed(model.train()),
+        flat,
+        sums,
+        plan,
+        TrainSection(batch_size=8),
+        OptimSection(),
+        "float32",
+        5,
+        10,
+        None,
+    ), plan
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10**6])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budget: int) -> None:
+    world = Heard()
+    update, plan = make(family, world, budget)
+    early: list[int] = []
+
+    def wishes() -> StopRequests:
+        early.append(len(world.begun))
+        assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.begun, (
+            "the control_slots are not known yet"
+        )
+        return StopRequests()
+
+    for step in range(5):
+        update(plan.batch(step), wishes)
+        assert not world.begun
+    buckets = len(update.flat.dense.split(BUCKET))
+    assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
+
+
+def test_hooks_keep_nothing_alive() -> None:
+    update, _ = make("bert", Heard(), 60)
+    left = weakref.ref(update.exchange), weakref.ref(update.flat)
+    del update, _
+    gc.collect()
+    assert [one() for one in left] == [None, None]
+
+
+def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
+    world = Heard()
+    update, plan = make("bert", world, 10**6)
+    update(replace(plan.batch(0), micro=()))
+    assert not world.begun and update.exchange.sent >= 4 * update.flat.dense.numel()
+
+
+@pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])
+def test_an_elastic_world_and_workers_of_one_machine_exchange_after_backward(
+    elastic: bool, local_size: int
+) -> None:
+    world = Heard()
+    world.elastic, world.local_size = elastic, local_size
+    update, plan = make("bert", world, 60)
+
+    def wishes() -> StopRequests:
+        assert not world.begun
+        return StopRequests()
+
+    update(plan.batch(0), wishes)

@@ -1,0 +1,39 @@
+"""The five systems' steps and evaluations come out as their cards have them (tweets: as its page has them), without training."""
+
+from pathlib import Path
+
+import pytest
+
+from distsent import job as jobs
+from distsent.batching.sampler import BatchSampler
+from distsent.training.session import total_steps
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+
+
+@pytest.mark.parametrize(("stem", "rows", "per_epoch", "in_all"), [
+    ("imdb", 25_000, 1_563, 7_815),
+    ("imdb-tiny-lora", 40_000, 1_250, 3_750),
+    ("imdb-bert-amp", 32_000, 2_000, 6_000),
+    ("tweets", 1_000, 32, 128),
+    *((f"emotion-{encoder}", 16_000, 250, 2_000) for encoder in ("distilbert", "bert", "roberta", "albert")),
+])  # fmt: skip
+def test_steps(stem: str, rows: int, per_epoch: int, in_all: int) -> None:
+    job = jobs.load(JOBS / f"{stem}.toml")
+    order = BatchSampler(rows, job.train.batch_size, job.seeds[0])
+    assert (order.steps_per_epoch, total_steps(job, order)) == (per_epoch, in_all)
+
+
+def test_system_3_is_evaluated_every_750_steps() -> None:
+    job = jobs.load(JOBS / "imdb-bert-amp.toml")
+    evaluations = [step / 2_000 for step in range(1, 6_001) if step % job.eval.every == 0]
+    assert [round(epoch, 2) for epoch in evaluations] == [
+        0.38,
+        0.75,
+        1.12,
+        1.5,
+        1.88,
+        2.25,
+        2.62,
+        3.0,
+    ]

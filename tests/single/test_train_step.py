@@ -1,0 +1,292 @@
+"""One update against oracles: a plain loop in torch over the same batches, and float64."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+from distsent.batching.batch_plan import Batch, BatchPlan
+from distsent.batching.flops import count_flops
+from distsent.batching.packing import pack
+from distsent.batching.sampler import BatchSampler
+from distsent.distributed.world import World
+from distsent.job.schema import OptimSection, TrainSection
+from distsent.model.classifier import word_table
+from distsent.model.forward import Packed, Padded
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.reducer import GradientReducer
+from distsent.training.train_step import LossScale, TrainStep
+from tests import tiny_models
+
+STEPS = 100
+
+
+def make(
+    model: transformers.PreTrainedModel,
+    corpus: tiny_models.Tokens,
+    train: TrainSection,
+    optim: OptimSection,
+    budget: int = 10**6,
+    steps: int = STEPS,
+) -> tuple[TrainStep, BatchPlan]:
+    order = BatchSampler(len(corpus), train.batch_size, seed=5)
+    plan = BatchPlan(corpus, order, count_flops(model.config), 0, 1, budget, torch.device("cpu"))
+    flat = FlatParameters(model, word_table(model))
+    forward = Packed(model.train())
+    return TrainStep(
+        forward, flat, GradientReducer(World(), flat), plan, train, optim, "float32", 5, steps, None
+    ), plan
+
+
+def plain_loop(
+    model: transformers.PreTrainedModel,
+    corpus: tiny_models.Tokens,
+    train: TrainSection,
+    optim: OptimSection,
+    steps: int = STEPS,
+) -> list[tuple[float, float, float]]:
+    """What anybody would write: pad, mean loss, clip, torch's optimizer, transformers' schedule. (loss, norm, lr) a step."""
+    order = BatchSampler(len(corpus), train.batch_size, seed=5)
+    decayed = [
+        p for n, p in model.named_parameters() if "bias" not in n and "norm" not in n.lower()
+    ]
+    others = [p for n, p in model.named_parameters() if "bias" in n or "norm" in n.lower()]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
+    groups = [
+        {"params": decayed, "weight_decay": optim.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    name = "constant_with_warmup" if optim.schedule == "constant" else optim.schedule
+    warmup = math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+    schedule = transformers.get_scheduler(name, optimizer, warmup, steps)
+    told = []
+    model.train()
+    for step in range(steps):
+        rows = order.batch(step)
+        ids = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(corpus[r].copy()) for r in rows], batch_first=True
+        )
+        mask = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones(len(corpus[r])) for r in rows], batch_first=True
+        )
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        loss = F.cross_entropy(
+            logits, torch.from_numpy(corpus.labels[rows]), label_smoothing=train.label_smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm or math.inf)
+        told.append((loss.item(), float(norm), schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return told
+
+
+RECIPES = {
+    "adamw, linear, decay": (
+        TrainSection(batch_size=8),
+        OptimSection(name="adamw", lr=1e-3, weight_decay=0.1, warmup=0.1, clip_norm=0.5),
+    ),
+    "adam, L2, cosine": (
+        TrainSection(batch_size=7),
+        OptimSection(name="adam", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=9.0),
+    ),
+    "unclipped, smoothed": (
+        TrainSection(batch_size=16, label_smoothing=0.1),
+        OptimSection(lr=5e-4, clip_norm=0.0, schedule="constant"),
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_hundred_steps_equal_a_plain_torch_loop(recipe: str, family: str) -> None:
+    """Losses, norms, rates and weights, in float64 so that only a different formula can make a difference."""
+    train, optim = RECIPES[recipe]
+    corpus, model = tiny_models.tokens(45), tiny_models.encoder(family).double()
+    reference = copy.deepcopy(model)
+    update, plan = make(
+        model, corpus, train, optim, budget=90
+    )  # 45 rows: short last batches; 90 tokens: accumulation
+    told = []
+    for step in range(STEPS):
+        outcome = update(plan.batch(step))
+        told.append((outcome.loss, outcome.grad_norm, outcome.lr))
+    assert np.array(told) == pytest.approx(
+        np.array(plain_loop(reference, corpus, train, optim)), rel=1e-6
+    )
+    for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6), name
+
+
+def test_float32_stays_within_1e5_of_the_plain_loop() -> None:
+    train, optim = TrainSection(batch_size=8), OptimSection(lr=1e-4, clip_norm=1.0)
+    corpus, model = tiny_models.tokens(45), tiny_models.encoder("bert")
+    reference = copy.deepcopy(model)
+    update, plan = make(model, corpus, train, optim)
+    losses = [update(plan.batch(step)).loss for step in range(STEPS)]
+    assert losses == pytest.approx(
+        [x[0] for x in plain_loop(reference, corpus, train, optim)], rel=1e-5
+    )
+    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 200])
+def test_accumulation_changes_nothing(budget: int) -> None:
+    corpus, train, optim = (
+        tiny_models.tokens(30),
+        TrainSection(batch_size=10),
+        OptimSection(lr=1e-3),
+    )
+    whole, plan = make(tiny_models.encoder("bert", dropout=0.1).double(), corpus, train, optim)
+    parts, cut = make(
+        tiny_models.encoder("bert", dropout=0.1).double(), corpus, train, optim, budget=budget
+    )
+    for step in range(6):
+        a, b = whole(plan.batch(step)), parts(cut.batch(step))
+        assert (a.loss, a.grad_norm, a.right) == pytest.approx(
+            (b.loss, b.grad_norm, b.right), rel=1e-6
+        )
+    assert torch.allclose(whole.flat.values, parts.flat.values, atol=1e-9)
+
+
+def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
+    corpus = tiny_models.tokens(30)
+    update, plan = make(
+        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=4), OptimSection()
+    )
+    for step in range(3):
+        batch = plan.batch(step)
+        update(batch)
+        table = update.flat.table
+        rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
+        assert set(rows.tolist()) <= set(batch.touched.tolist())
+        assert table.data_ptr() == word_table(update.forward.model).weight.grad.data_ptr()
+
+
+def xlnet() -> transformers.PreTrainedModel:
+    """Its head reads the last place, and its padding has a word vector that learns."""
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(
+        vocab_size=100, d_model=32, n_layer=2, n_head=2, d_inner=32, num_labels=3, pad_token_id=5
+    )
+    return transformers.XLNetForSequenceClassification(config).eval()
+
+
+def gpt2() -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=100, n_embd=32, n_layer=2, n_head=2, num_labels=3, pad_token_id=0
+    )
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("make", [xlnet, gpt2])
+def test_padding_on_the_left_changes_no_example(
+    make: Callable[[], transformers.PreTrainedModel],
+) -> None:
+    """Neither through a head that reads the last place, nor through positions that are counted by place."""
+    lengths, model = (3, 9, 20), make()
+    ids, forward = (
+        [np.arange(10, 10 + n) for n in lengths],
+        Padded(model, model.config.pad_token_id, "left"),
+    )
+    with torch.no_grad():
+        apart = [forward(pack([x], np.zeros(1))) for x in ids]
+        assert torch.allclose(forward(pack(ids, np.zeros(3))), torch.cat(apart), atol=1e-6)
+
+
+def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
+    model, corpus = xlnet(), tiny_models.tokens(20)
+    forward, flat = Padded(model, 5, "right"), FlatParameters(model, word_table(model))
+    plan = BatchPlan(
+        corpus,
+        BatchSampler(20, 4, seed=5),
+        count_flops(model.config),
+        0,
+        1,
+        10**6,
+        torch.device("cpu"),
+        pads=(forward.pad,),
+    )
+    update = TrainStep(
+        forward,
+        flat,
+        GradientReducer(World(), flat),
+        plan,
+        TrainSection(batch_size=4),
+        OptimSection(),
+        "float32",
+        5,
+        9,
+        None,
+    )
+    batch = plan.batch(0)
+    update(batch)
+    assert flat.table is not None and flat.table[5].abs().sum() > 0
+    assert set(torch.nonzero(flat.table.abs().sum(1)).squeeze(1).tolist()) <= set(
+        batch.touched.tolist()
+    )
+
+
+def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
+    corpus = tiny_models.tokens(8)
+    update, plan = make(
+        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), OptimSection()
+    )
+    word_table(update.forward.model).weight.data[corpus[2][0]] = math.nan
+    before = update.flat.values.clone()
+    outcome = update(plan.batch(0))
+    hit = [row for row in range(8) if corpus[2][0] in corpus[row]]
+    assert not outcome.finite and sorted(outcome.bad_rows) == hit
+    assert torch.equal(update.flat.values.nan_to_num(0), before.nan_to_num(0))
+
+
+def test_an_overflow_in_fp16_costs_its_step_and_the_schedule_waits_for_it() -> None:
+    """As with Hugging Face's Trainer. Here the numbers are float32, and the overflow is made."""
+    corpus = tiny_models.tokens(40)
+    optim = OptimSection(lr=1e-3, schedule="linear", warmup=0.0)
+    update, plan = make(
+        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), optim, steps=10
+    )
+    update.scales, update.scale = True, LossScale(4.0)
+    real, rates = update._backward, []
+
+    def backward(batch: Batch) -> list[int]:
+        bad = real(batch)
+        if batch.step in (1, 2, 4):
+            update.flat.grads[-1] = math.inf
+        return bad
+
+    update._backward = backward  # type: ignore[method-assign]
+    for step in range(5):
+        before = update.flat.values.clone()
+        outcome = update(plan.batch(step))
+        rates.append(outcome.lr)
+        assert (
+            outcome.finite
+            == (step not in (1, 2, 4))
+            == (not torch.equal(update.flat.values, before))
+        )
+        assert outcome.overflowed == (step in (1, 2)), "at a scale of 1 the scale is not to blame"
+    assert (
+        rates == pytest.approx([1e-3, 9e-4, 9e-4, 9e-4, 8e-4])
+        and update.updates == 2
+        and update.scale.value == 1
+    )
+
+
+def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps() -> None:
+    scale = LossScale(1024.0)
+    scale.learn(False)
+    assert scale.value == 512
+    for _ in range(2000):
+        scale.learn(True)
+    assert scale.value == 1024

@@ -1,0 +1,213 @@
+"""What train refuses, as a user meets it: through the door, a line for each mistake, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from distsent import cli, train
+from distsent.runtime.signals import SIGNALS
+from tests import fixtures
+
+Harm = Callable[
+    [Path], list[str]
+]  # spoils something in a folder, returns what to say on the command line
+
+
+@pytest.fixture(autouse=True)
+def undisturbed() -> Iterator[None]:
+    """The door sets signal handlers and threads, for a process of its own."""
+    handlers, threads = (
+        {number: signal.getsignal(number) for number in SIGNALS},
+        torch.get_num_threads(),
+    )
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+def words(*said: str) -> Harm:
+    return lambda folder: [word.format(folder=folder) for word in said]
+
+
+def file(name: str, content: str | bytes | None, *said: str) -> Harm:
+    """Another content for a file; None deletes it."""
+
+    def harm(folder: Path) -> list[str]:
+        path = folder / name
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return list(said)
+
+    return harm
+
+
+def row(split: str = "train", **changes: object) -> Harm:
+    """Other values in the third row of a split; `...` takes a key away."""
+
+    def harm(folder: Path) -> list[str]:
+        path = folder / "corpus" / f"{split}.jsonl"
+        values = [json.loads(line) for line in path.read_text().splitlines()]
+        values[2] = {key: value for key, value in (values[2] | changes).items() if value is not ...}
+        fixtures.jsonl(path, values)
+        return []
+
+    return harm
+
+
+def both(*harms: Harm) -> Harm:
+    return lambda folder: [word for harm in harms for word in harm(folder)]
+
+
+NO_TEXT = "train.jsonl: 1 row with no text (null, empty or only white space): row 3; data.drop_bad_rows = true leaves such rows out"
+NO_MODEL = "give a local folder, or a hub id where the hub or its cache (HF_HOME) is reachable"
+GOOD = '{"text": "w1", "label": "bad"}\n'
+
+# What is wrong, and the lines that say so. The job, before anything is written:
+JOBS: list[tuple[Harm, str]] = [
+    (words("train.batchsize=8"), "command line: train.batchsize: unknown key; did you mean train.batch_size?"),
+    (words("training.epochs=8"), "command line: training.epochs: unknown section; did you mean train.epochs?"),
+    (words("train.epochs=many"), 'command line: train.epochs = "many": expected a number > 0, e.g. train.epochs=5.0'),
+    (words("optim.lr=-1"), "command line: optim.lr = -1: expected a number > 0, e.g. optim.lr=0.001"),
+    (words("optim.name=sgd"), 'command line: optim.name = "sgd": expected "adam" or "adamw", e.g. optim.name=adamw'),
+    (words("adapter.bits=4"), 'command line: adapter.bits = 4: has a meaning only with adapter.kind = "lora"'),
+    (words("data.max_length=2"), "command line: data.max_length = 2: expected a whole number >= 4, e.g. data.max_length=64"),
+    (words("1e-3"), 'command line: "1e-3": expected section.key=value, e.g. train.epochs=3'),
+    (words("--chekc"), "python -m distsent.train: unrecognized arguments: --chekc; --help shows what there is"),
+    (words("data.source={folder}/corpsu"),
+     'command line: data.source = "{folder}/corpsu": no such file or folder; did you mean {folder}/corpus?'),
+    (words("model.name={folder}/modle"),
+     'command line: model.name = "{folder}/modle": no such file or folder; did you mean {folder}/model?'),
+    (words("run.dir=/proc/nowhere"),
+     "run.dir: cannot write to /proc/nowhere/wrong (No such file or directory); choose another folder with run.dir=..."),
+]  # fmt: skip
+
+# Files, rows, models: found later, behind a run folder's first lines.
+REST: list[tuple[Harm, str]] = [
+    (file("corpus/train.jsonl", None),
+     "the corpus has no train split, only validation and test: data.pool_splits = true joins what there is and cuts it anew by "
+     "data.validation_fraction and data.test_fraction"),
+    (both(file("corpus/test.jsonl", None), file("corpus/validation.jsonl", None)),
+     "the corpus has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"),
+    (file("corpus/test.jsonl", ""),
+     "test.jsonl: no column 'text' (data.text_column); the file is empty\n"
+     "test.jsonl: no column 'label' (data.label_column); the file is empty"),
+    (words("data.text_column=txet"),
+     "\n".join(f"{split}.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there are text, label"
+               for split in ("train", "validation", "test"))),
+    (row(text=None), NO_TEXT),
+    (row(text="  "), NO_TEXT),
+    (row(text=...), NO_TEXT),
+    (row(text=5), "train.jsonl, row 3: column 'text' holds 5, not text"),
+    (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves such rows out"),
+    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if it is none, name the "
+                                "classes in data.labels"),
+    (words('data.labels=["bad", "fair"]'),
+     "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 12 more\n"
+     "validation.jsonl: 1 row with a label outside the classes bad, fair: row 3 ('good')\n"
+     "test.jsonl: 27 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 24 more; "
+     "data.drop_bad_rows = true leaves such rows out"),
+    (file("corpus/test.jsonl", GOOD + "[1, 2]\n"), "test.jsonl, row 2: [1, 2] is not an object with columns"),
+    (file("corpus/test.jsonl", GOOD + '{"text": \n'), "test.jsonl, row 2: not JSON (Expecting value, column 9)"),
+    (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'), "test.jsonl, line 2: not UTF-8 (byte 0xff)"),
+    (both(file("corpus/train.parquet", "PAR?"), file("corpus/train.jsonl", None)),
+     "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes))"),
+    (words("data.validation_fraction=0.5"),
+     "data.validation_fraction = 0.5: the corpus has a validation split of its own (3 rows); leave the fraction out to use it, or "
+     "join and cut all rows anew with data.pool_splits = true"),
+    (words("data.max_length=300"), "data.max_length = 300: {folder}/model takes at most 258 tokens"),
+    (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, fair, good)"),
+    (both(file("corpus/validation.jsonl", None), words("train.patience=2")),
+     "train.patience: there is no validation split to watch; set data.validation_fraction, e.g. 0.1"),
+    (words("adapter.kind=lora", 'adapter.targets=["nothing"]'),
+     "adapter.targets: this bert encoder has no module 'nothing'; it has dense, key, query, value"),
+    (both(file("model/tokenizer.json", None), file("model/tokenizer_config.json", None)),
+     "model.name = '{folder}/model': its tokenizer has no vocabulary; is tokenizer.json missing?"),
+    (file("model/config.json", "{"),
+     "model.name = '{folder}/model': cannot be loaded (It looks like the config file at '{folder}/model/config.json' is not "
+     f"a valid JSON file.); {NO_MODEL}"),
+    (file("model/config.json", '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}'),
+     "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains custom code which must be executed "
+     f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); {NO_MODEL}"),
+    (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
+     "model.name = '{folder}/model': its weights come as a pickle alone (pytorch_model.bin), which distsent does not read; "
+     "docs/jobs.md shows how to convert them once"),
+    (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
+     f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: invalid header length); {NO_MODEL}"),
+]  # fmt: skip
+
+
+def refused(
+    harm: Harm,
+    lines: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The door ends with these lines and with 2."""
+    fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
+    base = [
+        f"data.source={folder / 'corpus'}", f"model.name={folder / 'model'}", f"run.dir={folder / 'runs'}", "job.name=wrong",
+        "data.max_length=40", "train.max_steps=1", "log.tensorboard=false",
+    ]  # fmt: skip
+    said = harm(folder)
+    changed = tuple(f"{word.partition('=')[0]}=" for word in said if "=" in word)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["train", *(word for word in base if not word.startswith(changed or "--")), *said],
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(train.main)
+    out, err = capsys.readouterr()
+    expected = [f"distsent: {line}" for line in lines.replace("{folder}", str(folder)).splitlines()]
+    assert (ended.value.code, out, err.splitlines()) == (2, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("harm", "lines"), JOBS, ids=[re.sub(r"\W+", "-", lines)[:40] for _, lines in JOBS]
+)
+def test_a_wrong_job_is_refused_before_anything_is_written(
+    harm: Harm,
+    lines: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refused(harm, lines, tmp_path, monkeypatch, capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "lines"), REST, ids=[re.sub(r"\W+", "-", lines)[:40] for _, lines in REST]
+)
+def test_wrong_files_rows_and_models_are_refused_and_nothing_is_half_written(
+    harm: Harm,
+    lines: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refused(harm, lines, tmp_path, monkeypatch, capsys)
+    run, tokens = tmp_path / "runs" / "wrong", tmp_path / "runs" / ".tokens"
+    assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
+        "checkpoints",
+        "job.json",
+        "status",
+    ]
+    assert not any((run / "checkpoints").iterdir())
+    assert (run / "status").read_text().startswith("failed: ")
+    stores = [path for path in tokens.glob("*") if not path.name.endswith(".lock")]
+    assert all((store / "meta.json").exists() for store in stores), "a store is complete or absent"
