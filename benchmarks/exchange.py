@@ -72,19 +72,19 @@ class Wrapped:
 
 def main(out: Path, fields: dict[str, Any]) -> None:
     """A worker: the seconds of each step of each way."""
-    from distsent import job
     from distsent.distributed import world
+    from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
     from distsent.training.train_step import TrainStep
 
     world, work = world.start(), Workload(**fields)
     torch.set_num_threads(work.threads)
-    asked = job.load(None, ["data.source=none", "model.name=none"])
+    asked = load_job(None, ["data.source=none", "model.name=none"])
     ways: dict[str, TrainStep] = {}
     for name in WAYS:
         mine = share(work, world.rank)
-        flat = FlatParameters(mine.forward.model, classifier.word_table(mine.forward.model))
+        flat = FlatParameters(mine.forward.model, classifier.token_embedding(mine.forward.model))
         exchange: Any = {AFTER: partial(own, False), EARLY: partial(own, True), WRAPPED: Wrapped}[
             name
         ](world, flat)

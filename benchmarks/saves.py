@@ -25,8 +25,8 @@ WORK = Workload("emotion", "minilm")
 
 def main(words: list[str]) -> None:
     """A worker: train, and leave the times at which steps ended and the number of saves beside the run."""
-    from distsent import job
     from distsent.distributed import world
+    from distsent.job import load_job
     from distsent.runtime.signals import StopSignal
     from distsent.training.loop import Loop
     from distsent.training.session import TrainingSession
@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
         saves[0] += WARM <= len(ends) < STEPS  # the last one is the end's
 
     Loop._count, Loop.save = counted, saved  # type: ignore[method-assign]
-    world, asked = world.start(), job.load(None, words)
+    world, asked = world.start(), load_job(None, words)
     TrainingSession(asked, world, StopSignal()).train()
     if world.is_main:
         out = {"seconds": ends[-1] - ends[WARM - 1], "saves": saves[0]}

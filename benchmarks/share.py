@@ -11,21 +11,21 @@ import torch
 
 from benchmarks import materials
 from benchmarks.workload import Workload
-from distsent import job as jobs
 from distsent.batching import flops
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.packing import PackedBatch
 from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import Tokens, open_token_store
 from distsent.distributed.world import World
+from distsent.job import load_job
 from distsent.model import classifier
-from distsent.model.forward import Packed, forward_of
+from distsent.model.forward import PackedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Share:
-    forward: Packed
+    forward: PackedForward
     tokens: Tokens
     plan: BatchPlan
 
@@ -40,7 +40,7 @@ def share(asked: Workload, rank: int = 0) -> Share:
     with tempfile.TemporaryDirectory() as scratch:
         corpus = materials.corpus(asked, Path(scratch) / "corpus")
         encoder = str(materials.encoder(asked.encoder, Path(scratch) / "encoder"))
-        data = jobs.load(None, [f"data.source={corpus}", f"data.max_length={asked.max_length}"])
+        data = load_job(None, [f"data.source={corpus}", f"data.max_length={asked.max_length}"])
         tokenizer = load_tokenizer(encoder)
         store = open_token_store(
             data.data,
@@ -50,13 +50,13 @@ def share(asked: Workload, rank: int = 0) -> Share:
             Path(scratch) / "stores",
             workers=World(),
         )
-        model = classifier.build(
+        model = classifier.build_classifier(
             encoder, tokenizer, store.label_names, seed=asked.seed, dropout=asked.dropout
         )
         tokens = store.splits["train"]
         useful = flops.count_flops(model.config)
-        forward, _ = forward_of(model, tokenizer, "always")
-        assert isinstance(forward, Packed)
+        forward, _ = choose_forward(model, tokenizer, "always")
+        assert isinstance(forward, PackedForward)
         model.train()
         order = BatchSampler(len(tokens), asked.batch_size, asked.seed)
         plan = BatchPlan(

@@ -12,11 +12,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distsent import cli, job
+from distsent import cli
 from distsent.distributed.launchers import launcher_world_size
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
 from distsent.errors import FINISHED, UserError
+from distsent.job import load_job
 
 if TYPE_CHECKING:
     from distsent.data.token_store import TokenStore
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     parser = cli.Parser("prepare", __doc__)
     parser.add_job()
-    asked = job.load(*parser.job_of(parser.parse_args(arguments).words))
+    asked = load_job(*parser.job_of(parser.parse_args(arguments).words))
     world = join_mpi()
     from distsent.data.token_store import (  # heavy: only for a job that is right
         open_token_store,

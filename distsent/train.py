@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 
-from distsent import cli, job
+from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED
+from distsent.job import load_job
 from distsent.runtime.signals import StopSignal
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    asked = job.load(options.job, options.overrides)
+    asked = load_job(options.job, options.overrides)
     if options.check:
         print(asked.to_toml(), end="")
         return FINISHED

@@ -70,14 +70,14 @@ def corpora(folder: Path) -> dict[str, Path]:
 
 
 def drive(plan: Path) -> None:
-    from distsent import job
     from distsent.distributed import world
+    from distsent.job import load_job
     from distsent.training.session import TrainingSession
     from tests.parallel.driver import Deaf
 
     world = world.start()
     for file, overrides in json.loads(plan.read_text()):
-        TrainingSession(job.load(ROOT / "jobs" / file, overrides), world, Deaf()).train()
+        TrainingSession(load_job(ROOT / "jobs" / file, overrides), world, Deaf()).train()
     world.shutdown()
 
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from benchmarks.baselines.rows import SameOrder, rows
-from distsent.model.classifier import DROPOUTS
+from distsent.model.classifier import DROPOUT_KEYS
 
 
 class Clock(TrainerCallback):
@@ -58,7 +58,7 @@ class Ordered(Trainer):
 
 def model_of(work: dict[str, Any], classes: int) -> Any:
     config = AutoConfig.from_pretrained(work["encoder"], num_labels=classes)
-    for name in DROPOUTS if work["dropout"] is not None else ():
+    for name in DROPOUT_KEYS if work["dropout"] is not None else ():
         if hasattr(config, name):
             setattr(config, name, work["dropout"])
     torch.manual_seed(work["seed"])  # the new head's weights: the same for everybody

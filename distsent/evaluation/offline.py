@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
-from distsent import job as jobs
 from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation import intervals
 from distsent.evaluation.evaluate_split import evaluate
 from distsent.evaluation.predictor import labels_of, model_folder
-from distsent.job import Job
+from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
-from distsent.model.forward import forward_of
+from distsent.model.forward import choose_forward
 from distsent.model.tokenizer import load_tokenizer
 from distsent.runtime import device as devices
 from distsent.runtime.device import pinned_precision
@@ -60,7 +59,7 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
             raise UserError(
                 f"{path}: a model without a job: say what to score it on, e.g. data.source=./test.csv"
             )
-        asked = jobs.load(
+        asked = load_job(
             None,
             [
                 *overrides,
@@ -78,7 +77,7 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
         tree["run"]["dir"] = str(
             kept.parent.parent
         )  # where its token store is, should the run have been moved
-    asked = jobs.load_again(tree, str(kept), overrides)
+    asked = load_saved_job(tree, str(kept), overrides)
     return Asked(folder, tree["job"]["name"], asked, split, only=other and given.isdisjoint(CUTS))
 
 
@@ -106,7 +105,7 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
         lambda: devices.resolve_precision(job.train.precision, device), "rescore.precision"
     )
     tokenizer = world.all_or_raise(lambda: load_tokenizer(folder), "rescore.tokenizer")
-    model = world.all_or_raise(lambda: classifier.load(folder), "rescore.model")
+    model = world.all_or_raise(lambda: classifier.load_classifier(folder), "rescore.model")
     names = labels_of(model)
     if job.data.max_length > classifier.token_limit(model):
         raise UserError(
@@ -116,7 +115,7 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
     store = world.all_or_raise(lambda: TokenStore.open(made), "rescore.open")
     _check(asked, store, names)
     torch.nn.Module.to(model, device)
-    forward, _ = forward_of(model, tokenizer, job.model.packed)
+    forward, _ = choose_forward(model, tokenizer, job.model.packed)
     scores, _ = evaluate(
         world,
         forward,

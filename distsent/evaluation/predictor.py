@@ -20,8 +20,8 @@ from distsent.batching.packing import pack
 from distsent.errors import UserError
 from distsent.evaluation.score import at_once
 from distsent.model import classifier
-from distsent.model.forward import autocast, forward_of
-from distsent.model.tokenizer import load_tokenizer, naming
+from distsent.model.forward import autocast, choose_forward
+from distsent.model.tokenizer import explain_load_errors, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,7 +58,7 @@ def _from_hub(name: str) -> Path:
     """A model of the hub, whole, in its cache; nothing that is code or a pickle is fetched."""
     from huggingface_hub import snapshot_download
 
-    with naming(name, "model"):
+    with explain_load_errors(name, "model"):
         return Path(
             snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
         )
@@ -83,9 +83,9 @@ class Predictor:
         folder = str(model_folder(path))
         self.tokenizer = load_tokenizer(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = classifier.load(folder).eval()
+        model = classifier.load_classifier(folder).eval()
         torch.nn.Module.to(model, self.device)
-        self.forward, _ = forward_of(model, self.tokenizer)
+        self.forward, _ = choose_forward(model, self.tokenizer)
         self.labels = labels_of(model)
         limit = min(self.tokenizer.model_max_length, classifier.token_limit(model))
         if max_length is not None and not 3 <= max_length <= classifier.token_limit(model):

@@ -1,6 +1,6 @@
 """What is asked: the keys of a job, their checks, job files and overrides. Imports nothing heavy, answers at once."""
 
 from distsent.job.job import Job
-from distsent.job.load import load, load_again
+from distsent.job.load import load_job, load_saved_job
 
-__all__ = ["Job", "load", "load_again"]
+__all__ = ["Job", "load_job", "load_saved_job"]

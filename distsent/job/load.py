@@ -16,7 +16,7 @@ from distsent.job.rules import looks_local, meant_locally
 READ, WRITTEN_TO = ("data.source", "model.name"), ("run.dir", "data.store")
 
 
-def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Job:
     """The job of a file (None: the demo job) under `section.key=value` overrides; paths count from the current folder.
 
     UserError holds every mistake at once, one line each.
@@ -29,7 +29,7 @@ def load(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> 
     return Job.build(written, mistakes)
 
 
-def load_again(tree: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Job:
+def load_saved_job(tree: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Job:
     """The job that was kept as a dict, in the file `where`, under overrides. UserError holds every mistake at once."""
     mistakes: list[str] = []
     asked = [expanded(item) for item in from_command_line(overrides, mistakes)]

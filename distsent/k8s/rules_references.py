@@ -287,13 +287,13 @@ def mistakes(text: str, overrides: list[str]) -> list[str]:
     """What is wrong with a job."""
     import tempfile
 
-    from distsent import job
+    from distsent.job import load_job
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         try:
-            job.load(file.name if text else None, overrides)
+            load_job(file.name if text else None, overrides)
         except UserError as error:
             return [line.replace(file.name, "job") for line in error.lines]
     return []

@@ -21,7 +21,7 @@ from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
 from distsent.model import classifier
-from distsent.model.tokenizer import NO_CODE, naming
+from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,9 +53,9 @@ def check_adapter(job: Job) -> None:
             "adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder"
         )
     if job.adapter.targets is None and job.model.name != "demo":
-        with naming(job.model.name, "model.name"):
+        with explain_load_errors(job.model.name, "model.name"):
             kind = AutoConfig.from_pretrained(
-                job.model.name, revision=job.model.revision or "main", **NO_CODE
+                job.model.name, revision=job.model.revision or "main", **NO_REMOTE_CODE
             ).model_type
         if kind not in TARGETS:
             raise UserError(
@@ -77,20 +77,20 @@ def _need(package: str, key: str) -> None:
         raise UserError(f"{key}: needs {package}{why}; pip install 'distsent[lora]'") from None
 
 
-def build(
+def build_model(
     job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32"
 ) -> PreTrainedModel:
     """The model that a job trains, in `precision`: the classifier as it is, or with adapters in it. Raises UserError."""
     check_adapter(job)
-    model = classifier.build(
+    model = classifier.build_classifier(
         job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision, dropout=job.model.dropout,
-        quantization=four_bits(_heads_of(job), precision) if job.adapter.bits else None,
+        quantization=nf4_config(_heads_of(job), precision) if job.adapter.bits else None,
     )  # fmt: skip
-    keep_as_is(model)
+    keep_4bit_weights(model)
     return model if job.adapter.kind == "none" else _with_lora(model, job)
 
 
-def four_bits(head: Sequence[str], precision: str = "float32") -> Any:
+def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:
     """NF4 (Dettmers et al., 2023), computing in `precision` where there is a GPU, the modules of the `head` left whole."""
     from transformers import BitsAndBytesConfig
 
@@ -112,14 +112,14 @@ def heads(model: PreTrainedModel) -> list[str]:
 
 def _heads_of(job: Job) -> list[str]:
     """The same of a model that is not read yet."""
-    with naming(job.model.name, "model.name"), torch.device("meta"):
+    with explain_load_errors(job.model.name, "model.name"), torch.device("meta"):
         config = AutoConfig.from_pretrained(
-            job.model.name, revision=job.model.revision or "main", **NO_CODE
+            job.model.name, revision=job.model.revision or "main", **NO_REMOTE_CODE
         )
         return heads(AutoModelForSequenceClassification.from_config(config))
 
 
-def keep_as_is(model: nn.Module) -> None:
+def keep_4bit_weights(model: nn.Module) -> None:
     """Let no evaluation change 4-bit weights.
 
     On CPUs with half-width products bitsandbytes would, outside training, rewrite them for its kernel and round their scales to
@@ -183,7 +183,7 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 @torch.no_grad()
-def merged(model: PreTrainedModel) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """The same classifier as plain float32 weights: updates added in, 4-bit weights as the numbers that they stand for.
 
     What a 4-bit base computes, it computes with exactly these numbers: the merged model differs by rounding alone.

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 from distsent.errors import UserError
-from distsent.model.tokenizer import NO_CODE, naming
+from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 transformers.utils.logging.set_verbosity_error()  # a new head's weights are missing from every encoder: that is no news
 transformers.utils.logging.disable_progress_bar()
 
-DROPOUTS = (  # the names under which the families keep their rates
+DROPOUT_KEYS = (  # the names under which the families keep their rates
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
     "dropout", "attention_dropout", "seq_classif_dropout",
 )  # fmt: skip
@@ -32,11 +32,11 @@ DROPOUTS = (  # the names under which the families keep their rates
 def check_encoder(name: str, revision: str | None = None) -> None:
     """Raises UserError where there is no such encoder: before its corpus is tokenised for it, which takes longer."""
     if name != "demo":
-        with naming(name, "model.name"):
-            AutoConfig.from_pretrained(name, revision=revision or "main", **NO_CODE)
+        with explain_load_errors(name, "model.name"):
+            AutoConfig.from_pretrained(name, revision=revision or "main", **NO_REMOTE_CODE)
 
 
-def build(
+def build_classifier(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str],
@@ -59,21 +59,27 @@ def build(
         )  # fmt: skip
         _set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    with naming(name, "model.name"):
-        config = AutoConfig.from_pretrained(name, revision=revision or "main", **names, **NO_CODE)
+    with explain_load_errors(name, "model.name"):
+        config = AutoConfig.from_pretrained(
+            name, revision=revision or "main", **names, **NO_REMOTE_CODE
+        )
         _set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(
             name, revision=revision or "main", config=config, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
-            quantization_config=quantization, **NO_CODE,
+            quantization_config=quantization, **NO_REMOTE_CODE,
         )  # fmt: skip
 
 
-def load(folder: str) -> PreTrainedModel:
+def load_classifier(folder: str) -> PreTrainedModel:
     """A finished classifier as it was saved, with its labels. Raises UserError for an encoder without a trained head."""
-    with naming(folder, "model"):
+    with explain_load_errors(folder, "model"):
         model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **NO_CODE
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **NO_REMOTE_CODE,
         )
     if lacking := sorted(found["missing_keys"]):
         raise UserError(
@@ -85,7 +91,7 @@ def load(folder: str) -> PreTrainedModel:
 
 def _set_dropout(config: Any, rate: float | None) -> None:
     if rate is not None:
-        for key in DROPOUTS:
+        for key in DROPOUT_KEYS:
             if hasattr(config, key):
                 setattr(config, key, rate)
 
@@ -103,7 +109,7 @@ def position_offset(model: nn.Module) -> int:
     return 0
 
 
-def word_table(model: PreTrainedModel) -> nn.Embedding:
+def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     """The embedding of token ids."""
     table = model.get_input_embeddings()
     if not isinstance(table, nn.Embedding):

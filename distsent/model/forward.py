@@ -18,7 +18,7 @@ from distsent.model.classifier import position_offset
 from distsent.model.dropout import DropoutContext, TokenDropout
 
 
-class Packed:
+class PackedForward:
     """Runs a classifier over streams. The encoder sees one row of T tokens; its head sees every example's first token.
 
     Turns the model's dropouts into ones that are hashed by token, in place, and lets no attention cross examples.
@@ -59,7 +59,7 @@ class Packed:
         return output
 
 
-class Padded:
+class PaddedForward:
     """Runs a classifier over streams by padding them to their longest example, on its tokenizer's `side`: heads may read an end."""
 
     def __init__(self, model: PreTrainedModel, pad: int, side: str = "right") -> None:
@@ -85,21 +85,21 @@ class Padded:
         return self.model(input_ids=rows(s.ids_T, self.pad), attention_mask=mask, **types).logits
 
 
-Forward = Packed | Padded
+Forward = PackedForward | PaddedForward
 
 
-def forward_of(
+def choose_forward(
     model: PreTrainedModel, tokenizer: Any, wish: str = "auto"
 ) -> tuple[Forward, str | None]:
     """How to run `model`: packed where it can be (or must: `wish` is "always"), and a line for the log where it cannot."""
     if wish == "always" or (wish == "auto" and can_pack(model)):
-        return Packed(model), None
+        return PackedForward(model), None
     remark = (
         f"{type(model).__name__} cannot run packed: its batches are padded"
         if wish == "auto"
         else None
     )
-    return Padded(model, tokenizer.pad_token_id or 0, tokenizer.padding_side), remark
+    return PaddedForward(model, tokenizer.pad_token_id or 0, tokenizer.padding_side), remark
 
 
 def encoder_stack(model: PreTrainedModel) -> nn.Module:
@@ -132,8 +132,8 @@ def can_pack(model: PreTrainedModel) -> bool:
             small = (
                 type(model)._from_config(config).double().eval()
             )  # float64 leaves no doubt about what is rounding
-            padded = Padded(small, pad=config.pad_token_id or 0)(s)
-            return bool(torch.allclose(Packed(small)(s), padded, atol=1e-10))
+            padded = PaddedForward(small, pad=config.pad_token_id or 0)(s)
+            return bool(torch.allclose(PackedForward(small)(s), padded, atol=1e-10))
     except Exception:
         return False
 

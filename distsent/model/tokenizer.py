@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Where nothing is said, transformers asks on the terminal whether it may run the code that came with a model.
-NO_CODE = {"trust_remote_code": False}
+NO_REMOTE_CODE = {"trust_remote_code": False}
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -22,8 +22,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         return demo_tokenizer()
     from transformers import AutoTokenizer
 
-    with naming(name, "model.name"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **NO_CODE)
+    with explain_load_errors(name, "model.name"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", **NO_REMOTE_CODE
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"model.name = {name!r}: its tokenizer has no fast version (tokenizer.json), which distsent needs"
@@ -58,7 +60,7 @@ def demo_tokenizer() -> PreTrainedTokenizerBase:
     return BertTokenizerFast(tokenizer_object=backend, model_max_length=128)
 
 
-class naming:
+class explain_load_errors:
     """Turns the many ways in which loading from the hub fails into one line that names the key."""
 
     def __init__(self, name: str, key: str) -> None:

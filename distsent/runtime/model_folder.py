@@ -24,7 +24,7 @@ def export(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     if adapter.has_adapter(model):
-        adapter.merged(model).save_pretrained(temporary)
+        adapter.merge_adapter(model).save_pretrained(temporary)
         adapter.save_adapter(model, temporary / "adapter")
     else:
         model.save_pretrained(temporary)

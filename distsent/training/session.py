@@ -19,7 +19,7 @@ from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
-from distsent.model.forward import Padded, forward_of
+from distsent.model.forward import PaddedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
 from distsent.reporting.table import table
 from distsent.runtime import checkpoint as checkpoints
@@ -129,14 +129,14 @@ class TrainingSession:
         )
         model.to(device)
         replica_check.check_model(world, model)
-        forward, padded = forward_of(model, tokenizer, job.model.packed)
+        forward, padded = choose_forward(model, tokenizer, job.model.packed)
 
         train_tokens = store.splits["train"]
         watched = "validation" if "validation" in store.splits else "test"
         order = BatchSampler(len(train_tokens), job.train.batch_size, self.seed)
         total = total_steps(job, order)
         useful = count_flops(model.config, frozen=job.adapter.kind != "none")
-        pads = (forward.pad,) if isinstance(forward, Padded) else ()
+        pads = (forward.pad,) if isinstance(forward, PaddedForward) else ()
         plan = BatchPlan(
             train_tokens,
             order,
@@ -147,7 +147,7 @@ class TrainingSession:
             device,
             pads,
         )
-        flat = FlatParameters(model, classifier.word_table(model))
+        flat = FlatParameters(model, classifier.token_embedding(model))
         exchange = GradientReducer(world, flat)
         update = TrainStep(
             forward, flat, exchange, plan, job.train, job.optim, precision, self.seed, total,
@@ -263,7 +263,7 @@ class TrainingSession:
         return load_tokenizer(self.job.model.name, self.job.model.revision)
 
     def _build(self, tokenizer: Any, store: TokenStore, precision: str) -> Any:
-        model = adapter.build(self.job, tokenizer, store.label_names, precision)
+        model = adapter.build_model(self.job, tokenizer, store.label_names, precision)
         self._check_fit(model, tokenizer, store)
         return model
 
@@ -273,7 +273,7 @@ class TrainingSession:
             raise UserError(
                 f"data.max_length = {self.job.data.max_length}: {self.job.model.name} takes at most {limit} tokens"
             )
-        if len(tokenizer) > (known := classifier.word_table(model).num_embeddings):
+        if len(tokenizer) > (known := classifier.token_embedding(model).num_embeddings):
             raise UserError(
                 f"model.name = {self.job.model.name!r}: its tokenizer has {len(tokenizer)} tokens, its encoder knows {known}: "
                 "they do not belong together"

@@ -125,7 +125,7 @@ def flipped_moment_at_rank_1(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def other_base_at_rank_1(rank: int, size: int) -> Iterator[Any]:
     """Weights that nobody trains or exchanges, read from other files."""
-    real = adapter.build
+    real = adapter.build_model
 
     def wrong(*args: Any) -> Any:
         model = real(*args)
@@ -133,7 +133,7 @@ def other_base_at_rank_1(rank: int, size: int) -> Iterator[Any]:
             dict(model.named_parameters())[FLIPPED].data[0, 0] += 1
         return model
 
-    with patch.object(adapter, "build", wrong):
+    with patch.object(adapter, "build_model", wrong):
         yield
 
 

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import pytest
 
-from distsent import job as jobs
 from distsent.distributed.world import World
 from distsent.errors import Stopped, UserError
-from distsent.model.forward import Packed
+from distsent.job import load_job
+from distsent.model.forward import PackedForward
 from distsent.runtime import checkpoint
 from distsent.training.session import TrainingSession
 from distsent.training.train_step import TrainStep
@@ -45,7 +45,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def train(words: list[str], folder: Path, stop: Deaf | None = None) -> Path:
-    asked = jobs.load(None, [*words, f"run.dir={folder}", "job.name=run"])
+    asked = load_job(None, [*words, f"run.dir={folder}", "job.name=run"])
     with patch(
         "distsent.reporting.plots.available", return_value=False
     ):  # they take longer than the training
@@ -74,15 +74,15 @@ def bits(run: Path) -> list[object]:
 def passes(fatal: int | None) -> Iterator[list[bool]]:
     """Count the model's forward passes, telling whether each is one of training; the `fatal`-th kills."""
     seen: list[bool] = []
-    real = Packed.__call__
+    real = PackedForward.__call__
 
-    def counted(self: Packed, stream: object) -> object:
+    def counted(self: PackedForward, stream: object) -> object:
         seen.append(self.model.training)
         if len(seen) - 1 == fatal:
             raise Killed
         return real(self, stream)  # type: ignore[arg-type]
 
-    with patch.object(Packed, "__call__", counted):
+    with patch.object(PackedForward, "__call__", counted):
         yield seen
 
 
@@ -230,7 +230,7 @@ def test_a_precision_that_was_measured_stays_what_it_was(
 def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     """A run that goes on with other workers is not begun again: the first worker's memory may be gone, the folder is not."""
     train(parts, tmp_path)
-    asked = jobs.load(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
+    asked = load_job(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
     stop = Deaf()
     run = TrainingSession(asked, World(), stop)
     with asked_in_step(2, stop), pytest.raises(Stopped):

@@ -13,7 +13,7 @@ import pytest
 
 from distsent.distributed.world import World
 from distsent.errors import FAILED, UserError
-from distsent.job import load
+from distsent.job import load_job
 from distsent.runtime import checkpoint
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training.session import TrainingSession
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def alone(folder: Path) -> None:
-    TrainingSession(load(None, job(folder)), World(), Deaf()).train()
+    TrainingSession(load_job(None, job(folder)), World(), Deaf()).train()
 
 
 def fill(folder: Path) -> Path:

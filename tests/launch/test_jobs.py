@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from distsent.job import Job, load
+from distsent.job import Job, load_job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = sorted((REPOSITORY / "jobs").glob("*.toml"))
 
 
 def job(stem: str) -> Job:
-    return load(REPOSITORY / "jobs" / f"{stem}.toml")
+    return load_job(REPOSITORY / "jobs" / f"{stem}.toml")
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_every_job_loads(path):
-    assert load(path) == Job.from_dict(load(path).to_dict())
+    assert load_job(path) == Job.from_dict(load_job(path).to_dict())
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -37,7 +37,7 @@ def test_every_job_writes_out_what_a_default_could_move(path):
 
 
 def test_run_folders_do_not_collide():
-    names = [load(path).job.name for path in JOBS]
+    names = [load_job(path).job.name for path in JOBS]
     assert len(set(names)) == len(names)
 
 

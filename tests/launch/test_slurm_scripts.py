@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distsent import job
+from distsent.job import load_job
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"
@@ -62,7 +62,7 @@ def test_a_script_names_jobs_that_load(script):
     )
     assert names
     for name in names:
-        assert job.load(str(ROOT / f"jobs/{name}.toml"))
+        assert load_job(str(ROOT / f"jobs/{name}.toml"))
     if encoders:
         assert options(script)["array"] == f"0-{len(names) - 1}"
 

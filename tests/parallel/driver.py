@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypedDict
 from unittest.mock import patch
 
-from distsent import job
 from distsent.data import token_store
 from distsent.distributed import world
+from distsent.job import load_job
 from distsent.reporting import plots
 from distsent.runtime.signals import StopSignal
 from distsent.training import reducer
@@ -42,7 +42,7 @@ def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Ent
 def drive(entries: Sequence[Entry], world: world.World) -> None:
     """Make the runs one after another, each under its mutant."""
     for item in entries:
-        asked = job.load(None, item["overrides"])
+        asked = load_job(None, item["overrides"])
         with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
             try:
                 TrainingSession(asked, world, Deaf()).train()

@@ -22,10 +22,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from distsent import job as jobs
 from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
+from distsent.job import Job, load_job
 from tests import fixtures, launcher, systems
 from tests.parallel.test_reference import Epochs
 
@@ -84,8 +84,8 @@ class Fixture:
             for stem in SYSTEMS
         ]
 
-    def job(self, stem: str) -> jobs.Job:
-        return jobs.load(
+    def job(self, stem: str) -> Job:
+        return load_job(
             systems.ROOT / "jobs" / f"{stem}.toml",
             dict((file[:-5], words) for file, words in self.plan)[stem],
         )
@@ -229,7 +229,7 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
     from distsent.batching.packing import pack
     from distsent.evaluation.predictor import Predictor
     from distsent.model import adapter, classifier
-    from distsent.model.forward import Padded
+    from distsent.model.forward import PaddedForward
 
     run, job, store = (
         trained.run("imdb-tiny-lora"),
@@ -242,18 +242,18 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
         merged = Predictor(run).forward(piece).numpy()
     assert np.abs(merged - kept["logits"]).max() < 1e-5
     folder = systems.snapshot(trained.home, job.model.name)
-    base = classifier.build(
+    base = classifier.build_classifier(
         str(folder),
         AutoTokenizer.from_pretrained(folder),
         store.label_names,
         seed=7,
-        quantization=adapter.four_bits(["classifier", "pre_classifier"]),
+        quantization=adapter.nf4_config(["classifier", "pre_classifier"]),
     )
-    adapter.keep_as_is(base)
+    adapter.keep_4bit_weights(base)
     with torch.no_grad():
-        loaded = Padded(PeftModel.from_pretrained(base, str(run / "model" / "adapter")).eval(), 0)(
-            piece
-        ).numpy()
+        loaded = PaddedForward(
+            PeftModel.from_pretrained(base, str(run / "model" / "adapter")).eval(), 0
+        )(piece).numpy()
     assert np.abs(loaded - kept["logits"]).max() < 1e-5
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from peft import PeftModel
 
-from distsent import job as jobs
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
 from distsent.distributed.world import World
 from distsent.errors import UserError
+from distsent.job import Job, load_job
 from distsent.model import adapter, classifier
-from distsent.model.forward import Packed, Padded, forward_of
+from distsent.model.forward import PackedForward, PaddedForward, choose_forward
 from distsent.training.flat_parameters import FlatParameters
 from tests import fixtures, systems, tiny_models
 from tests.parallel.driver import drive, entry
@@ -29,8 +29,8 @@ class Tokenizer:
         self.pad_token_id = 1 if family == "roberta" else 0
 
 
-def asked(folder: Path, *more: str) -> jobs.Job:
-    return jobs.load(None, [f"model.name={folder}", "adapter.kind=lora", "adapter.rank=4", *more])
+def asked(folder: Path, *more: str) -> Job:
+    return load_job(None, [f"model.name={folder}", "adapter.kind=lora", "adapter.rank=4", *more])
 
 
 def piece(keys: bool = False):
@@ -64,21 +64,23 @@ def test_packed_padded_merged_and_peft_compute_the_same(
     family: str, folder: Path, bits: int | None, tmp_path: Path
 ) -> None:
     job = asked(folder, *(["adapter.bits=4"] if bits else []))
-    model = shaken(adapter.build(job, None, LABELS))
-    padded = Padded(shaken(adapter.build(job, None, LABELS)), Tokenizer(family).pad_token_id)
-    forward, remark = forward_of(model, Tokenizer(family))
-    assert isinstance(forward, Packed) and remark is None
-    merged = Padded(adapter.merged(model), Tokenizer(family).pad_token_id)
+    model = shaken(adapter.build_model(job, None, LABELS))
+    padded = PaddedForward(
+        shaken(adapter.build_model(job, None, LABELS)), Tokenizer(family).pad_token_id
+    )
+    forward, remark = choose_forward(model, Tokenizer(family))
+    assert isinstance(forward, PackedForward) and remark is None
+    merged = PaddedForward(adapter.merge_adapter(model), Tokenizer(family).pad_token_id)
     adapter.save_adapter(model, tmp_path / "adapter")
-    base = classifier.build(
+    base = classifier.build_classifier(
         str(folder),
         None,
         LABELS,
         seed=9,
-        quantization=adapter.four_bits(["classifier", "pre_classifier"]) if bits else None,
+        quantization=adapter.nf4_config(["classifier", "pre_classifier"]) if bits else None,
     )
-    adapter.keep_as_is(base)
-    loaded = Padded(
+    adapter.keep_4bit_weights(base)
+    loaded = PaddedForward(
         PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(),
         Tokenizer(family).pad_token_id,
     )
@@ -92,11 +94,11 @@ def test_packed_padded_merged_and_peft_compute_the_same(
 def test_updates_and_head_are_trained_and_nothing_else(
     family: str, folder: Path, bits: int | None
 ) -> None:
-    model = adapter.build(asked(folder, *(["adapter.bits=4"] if bits else [])), None, LABELS)
+    model = adapter.build_model(asked(folder, *(["adapter.bits=4"] if bits else [])), None, LABELS)
     named = {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(".lora_" in name or "classifier" in name for name in named)
     assert {name.rpartition(".")[0].rpartition(".")[0] for name in named if ".lora_A." in name}
-    flat = FlatParameters(model, classifier.word_table(model))
+    flat = FlatParameters(model, classifier.token_embedding(model))
     assert flat.table is None and flat.size == sum(
         p.numel() for p in model.parameters() if p.requires_grad
     )
@@ -107,7 +109,7 @@ def test_updates_and_head_are_trained_and_nothing_else(
 
 
 def test_the_head_is_never_in_four_bits(folder: Path) -> None:
-    model = adapter.build(asked(folder, "adapter.bits=4"), None, LABELS)
+    model = adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     assert any(kind == "Linear4bit" for kind in kinds.values())
     assert not [
@@ -118,10 +120,10 @@ def test_the_head_is_never_in_four_bits(folder: Path) -> None:
 
 
 def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None:
-    model = shaken(adapter.build(asked(folder, "adapter.bits=4"), None, LABELS))
+    model = shaken(adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with torch.no_grad():
-        Padded(model, 0)(piece())
+        PaddedForward(model, 0)(piece())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
@@ -129,7 +131,9 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(
     family: str, folder: Path
 ) -> None:
     """The same masks however the batch is cut."""
-    forward = Packed(shaken(adapter.build(asked(folder, "adapter.dropout=0.5"), None, LABELS)))
+    forward = PackedForward(
+        shaken(adapter.build_model(asked(folder, "adapter.dropout=0.5"), None, LABELS))
+    )
     forward.model.train()
     whole = piece(keys=True)
     starts = np.cumsum((0, *LENGTHS))
@@ -149,8 +153,8 @@ def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Pa
     tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
     job = asked(tmp_path / "encoder", f'adapter.targets=["{targets}"]')
     packed, padded = (
-        Packed(shaken(adapter.build(job, None, LABELS))),
-        Padded(shaken(adapter.build(job, None, LABELS)), 0),
+        PackedForward(shaken(adapter.build_model(job, None, LABELS))),
+        PaddedForward(shaken(adapter.build_model(job, None, LABELS)), 0),
     )
     gradients = []
     for forward in (packed, padded):
@@ -179,8 +183,8 @@ def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> No
         UserError,
         match=r"^adapter.targets: none are known for a electra encoder \(known: bert, .*\); name the",
     ):
-        adapter.build(asked(tmp_path), None, LABELS)
-    model = adapter.build(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
+        adapter.build_model(asked(tmp_path), None, LABELS)
+    model = adapter.build_model(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
     assert any(".key.lora_A" in name for name, _ in model.named_parameters())
 
 
@@ -217,7 +221,7 @@ def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
 ) -> None:
     model, targets, new = others()[name]
     model.save_pretrained(tmp_path / "base")
-    built = adapter.build(
+    built = adapter.build_model(
         asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"), None, LABELS
     )
     trained = {n for n, p in built.named_parameters() if p.requires_grad}
@@ -226,7 +230,7 @@ def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
         for n, p in built.named_parameters():
             p.add_(0.01) if n in trained else None
     adapter.save_adapter(built, tmp_path / "adapter")
-    whole = adapter.merged(built)
+    whole = adapter.merge_adapter(built)
     again = PeftModel.from_pretrained(
         type(model).from_pretrained(
             tmp_path / "base", num_labels=len(LABELS), ignore_mismatched_sizes=True
@@ -246,7 +250,7 @@ def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Pa
         UserError,
         match=r"this distilbert encoder has no module 'query'; it has k_lin, lin1, .*q_lin",
     ):
-        adapter.build(asked(tmp_path, 'adapter.targets=["query"]'), None, LABELS)
+        adapter.build_model(asked(tmp_path, 'adapter.targets=["query"]'), None, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +269,7 @@ def test_a_missing_package_is_one_line_with_the_cure(
 
         monkeypatch.setattr(module, "import_module", load)
         with pytest.raises(UserError) as caught:
-            adapter.build(asked(tmp_path, "adapter.bits=4"), None, LABELS)
+            adapter.build_model(asked(tmp_path, "adapter.bits=4"), None, LABELS)
         return caught.value.lines
 
     assert without(ModuleNotFoundError("no", name=package)) == (
@@ -281,7 +285,7 @@ def test_a_missing_package_is_one_line_with_the_cure(
 def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
     adapter.save_adapter(
-        adapter.build(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter"
+        adapter.build_model(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter"
     )
     text = (tmp_path / "adapter" / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "encoder"' in text and str(tmp_path) not in text
@@ -289,7 +293,7 @@ def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Pat
 
 def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
     with pytest.raises(UserError, match=r"model.name = 'demo' has no weights to keep in 4 bits"):
-        adapter.build(jobs.load(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
+        adapter.build_model(load_job(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
 
 
 @pytest.mark.parametrize("bits", ["none", "4"])

@@ -16,7 +16,7 @@ from benchmarks.table import table
 from benchmarks.workload import Workload, override
 from distsent.batching.flops import count_flops
 from distsent.batching.packing import pack
-from distsent.model.forward import Packed
+from distsent.model.forward import PackedForward
 from tests import fixtures, systems, tiny_models
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def test_counted_arithmetic_is_the_formula_s() -> None:
         )
         return full + last + examples * (2 * 32 * 32 + 2 * 32 * 3)
 
-    lengths, packed = (5, 8, 9), Packed(tiny_models.encoder("bert").train())
+    lengths, packed = (5, 8, 9), PackedForward(tiny_models.encoder("bert").train())
     least = 3 * sum(
         forward(L, 1, L * L, L) for L in lengths
     )  # backward: two products for each of forward's

@@ -10,7 +10,7 @@ from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import PackedBatch, pack
 from distsent.model import dropout
 from distsent.model.attention import attend
-from distsent.model.forward import Packed, Padded, can_pack
+from distsent.model.forward import PackedForward, PaddedForward, can_pack
 from tests import tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
@@ -32,7 +32,10 @@ ALL = np.arange(len(LENGTHS))
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_packed_equals_padded_forward_and_backward(family: str) -> None:
     model = tiny_models.encoder(family).double()
-    packed, padded = Packed(copy.deepcopy(model)), Padded(model, model.config.pad_token_id)
+    packed, padded = (
+        PackedForward(copy.deepcopy(model)),
+        PaddedForward(model, model.config.pad_token_id),
+    )
     s = stream_of(ALL)
     with (
         torch.no_grad()
@@ -53,9 +56,9 @@ def test_packed_equals_padded_forward_and_backward(family: str) -> None:
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_float32_logits_of_packed_and_padded_are_within_1e5(family: str) -> None:
     model = tiny_models.encoder(family)
-    padded = Padded(copy.deepcopy(model), model.config.pad_token_id)
+    padded = PaddedForward(copy.deepcopy(model), model.config.pad_token_id)
     with torch.no_grad():
-        assert (Packed(model)(stream_of(ALL)) - padded(stream_of(ALL))).abs().max() < 1e-5
+        assert (PackedForward(model)(stream_of(ALL)) - padded(stream_of(ALL))).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -104,7 +107,9 @@ def test_torchs_kernel_for_gpus_is_asked_for_the_same(
     s = pack([examples()[i] for i in ALL], np.zeros(len(ALL)), even=False)
     with torch.no_grad():
         assert torch.allclose(
-            Packed(copy.deepcopy(model))(s), Padded(model, model.config.pad_token_id)(s), atol=1e-12
+            PackedForward(copy.deepcopy(model))(s),
+            PaddedForward(model, model.config.pad_token_id)(s),
+            atol=1e-12,
         )
     assert calls and (family == "albert" or calls[-1] is False), (
         "the last layer asks for first tokens only"
@@ -115,7 +120,7 @@ def test_torchs_kernel_for_gpus_is_asked_for_the_same(
 def test_no_example_feels_another_one(family: str) -> None:
     """The gradient of one example's logits with respect to all other examples' tokens is exactly zero."""
     model = tiny_models.encoder(family, dropout=0.1).train()
-    packed, held = Packed(model), {}
+    packed, held = PackedForward(model), {}
 
     def hold(module: object, args: object, out: torch.Tensor) -> None:
         out.retain_grad()
@@ -133,7 +138,7 @@ def test_no_example_feels_another_one(family: str) -> None:
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_dropout_depends_on_the_example_and_the_step_alone(family: str) -> None:
     """The same masks, whoever else is in the stream and in whatever order; others at another step."""
-    packed = Packed(tiny_models.encoder(family, dropout=0.2).double().train())
+    packed = PackedForward(tiny_models.encoder(family, dropout=0.2).double().train())
     some = np.array([9, 3, 0, 6])
     together = packed(stream_of(ALL, step=4))
     assert torch.allclose(together[some], packed(stream_of(some, step=4)), atol=1e-12)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distsent.data.hub import KNOWN
 from distsent.errors import UserError
-from distsent.job import Job, load, reference, rules
+from distsent.job import Job, load_job, reference, rules
 from distsent.job.schema import KEYS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def mistakes(text: str | bytes | None, *overrides: str) -> list[str]:
     if text is not None:
         Path("job.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as caught:
-        load("job.toml" if text is not None else None, overrides)
+        load_job("job.toml" if text is not None else None, overrides)
     assert str(caught.value) == "\n".join(caught.value.lines)
     assert all("\n" not in line for line in caught.value.lines)
     return list(caught.value.lines)
@@ -40,12 +40,12 @@ def mistakes(text: str | bytes | None, *overrides: str) -> list[str]:
 
 
 def test_no_file_is_the_demo_job():
-    assert load(None) == Job()
+    assert load_job(None) == Job()
 
 
 def test_file_then_command_line():
     Path("job.toml").write_text("[train]\nepochs = 2\nbatch_size = 16\n[optim]\nlr = 2e-5\n")
-    job = load("job.toml", ["train.batch_size=32", "job.name=try-1"])
+    job = load_job("job.toml", ["train.batch_size=32", "job.name=try-1"])
     assert (job.train.epochs, job.train.batch_size, job.optim.lr, job.job.name) == (
         2.0,
         32,
@@ -77,18 +77,20 @@ def test_override_values(override, dotted, value):
     if dotted is None:
         assert len(mistakes(None, override)) == 1
     else:
-        assert dict(load(None, [override]).items())[dotted] == value
+        assert dict(load_job(None, [override]).items())[dotted] == value
 
 
 def test_none_clears_what_the_file_set():
     Path("job.toml").write_text("[data]\nmax_rows = 100\n")
-    assert load("job.toml", ["data.max_rows=none"]).data.max_rows is None
+    assert load_job("job.toml", ["data.max_rows=none"]).data.max_rows is None
 
 
 def test_a_pretrained_model_gets_its_own_rate_and_length_unless_they_are_written():
-    named = load(None, ["model.name=bert-base-uncased"])
+    named = load_job(None, ["model.name=bert-base-uncased"])
     assert (named.optim.lr, named.data.max_length) == (2e-5, 512)
-    written = load(None, ["model.name=bert-base-uncased", "optim.lr=1e-3", "data.max_length=64"])
+    written = load_job(
+        None, ["model.name=bert-base-uncased", "optim.lr=1e-3", "data.max_length=64"]
+    )
     assert (written.optim.lr, written.data.max_length) == (1e-3, 64)
 
 
@@ -97,11 +99,11 @@ def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch() if path.suffix else path.mkdir()
-    job = load(None, ["data.source=team/reviews.csv", "model.name=team/encoder"])
+    job = load_job(None, ["data.source=team/reviews.csv", "model.name=team/encoder"])
     assert (job.data.source, job.model.name) == ("./team/reviews.csv", "./team/encoder")
-    assert load(None, ["data.source=team/other"]).data.source == "team/other"
+    assert load_job(None, ["data.source=team/other"]).data.source == "team/other"
     assert rules.NAMES["data.source"] == ("demo", *KNOWN)
-    assert (load(None, ["data.source=imdb"]).data.source, load(None).model.name) == (
+    assert (load_job(None, ["data.source=imdb"]).data.source, load_job(None).model.name) == (
         "imdb",
         "demo",
     )  # words that are known
@@ -109,35 +111,35 @@ def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
 
 def test_home_is_spelt_out(tmp_path):
     (tmp_path / "home" / "reviews").mkdir(parents=True)
-    job = load(None, ["data.source=~/reviews", "run.dir=~/runs"])
+    job = load_job(None, ["data.source=~/reviews", "run.dir=~/runs"])
     assert (job.data.source, job.run.dir) == (f"{tmp_path}/home/reviews", f"{tmp_path}/home/runs")
 
 
 def test_a_byte_order_mark_is_no_mistake():
     Path("job.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 2\r\n")
-    assert load("job.toml").train.epochs == 2
+    assert load_job("job.toml").train.epochs == 2
 
 
 def test_seeds():
-    job = load(None, ["train.seed=[3, 5]"])
+    job = load_job(None, ["train.seed=[3, 5]"])
     assert job.seeds == (3, 5)
     assert [(one.job.name, one.train.seed) for one in map(job.for_seed, job.seeds)] == [
         ("demo-seed3", 3), ("demo-seed5", 5)]  # fmt: skip
     assert Job().seeds == (42,)
     assert Job().for_seed(42) == Job()
-    assert load(None, ["train.seed=[42]"]).for_seed(42) == Job()
+    assert load_job(None, ["train.seed=[42]"]).for_seed(42) == Job()
 
 
 def test_changed_names_the_keys_that_differ():
     assert Job().changed(Job()) == []
-    assert Job().changed(load(None, ["optim.lr=2e-5", "eval.every=5"])) == [
+    assert Job().changed(load_job(None, ["optim.lr=2e-5", "eval.every=5"])) == [
         "optim.lr",
         "eval.every",
     ]
 
 
 def test_dict_goes_through_json_and_back():
-    job = load(
+    job = load_job(
         None,
         [
             "train.seed=[1, 2]",
@@ -187,7 +189,7 @@ def test_toml_and_dict_hold_the_whole_job(tmp_path_factory, tree):
     job = Job.from_dict(tree)
     file = tmp_path_factory.getbasetemp() / "round.toml"
     file.write_text(job.to_toml(), encoding="utf-8")
-    assert load(file) == job
+    assert load_job(file) == job
     assert Job.from_dict(job.to_dict()) == job
 
 
@@ -338,7 +340,7 @@ VALUES = st.sampled_from([
 )
 def test_whatever_is_typed_gives_a_job_or_lines(typed):
     try:
-        job = load(None, [f"{dotted}={value}" for dotted, value in typed.items()])
+        job = load_job(None, [f"{dotted}={value}" for dotted, value in typed.items()])
     except UserError as error:
         assert error.lines
         assert all("\n" not in line for line in error.lines)
@@ -371,15 +373,15 @@ def test_a_wrong_value_makes_no_contradiction():
 
 def test_missing_job_file_names_the_closest(tmp_path):
     with pytest.raises(UserError, match=r"^imdb: no such job file; the current folder is /"):
-        load("imdb")
+        load_job("imdb")
     Path("jobs").mkdir()
     Path("jobs/imdb.toml").touch()
     for path in ("imdb", "imbd.toml", "jobs/imdb.tml"):
         with pytest.raises(UserError) as caught:
-            load(path)
+            load_job(path)
         assert caught.value.lines == (f"{path}: no such job file; did you mean jobs/imdb.toml?",)
     with pytest.raises(UserError) as caught:
-        load("nothing-like-it.toml")
+        load_job("nothing-like-it.toml")
     assert caught.value.lines == (
         "nothing-like-it.toml: no such job file; there are jobs/imdb.toml",
     )
@@ -388,11 +390,11 @@ def test_missing_job_file_names_the_closest(tmp_path):
 def test_folder_instead_of_job_file():
     Path("jobs").mkdir()
     with pytest.raises(UserError) as caught:
-        load("jobs")
+        load_job("jobs")
     assert caught.value.lines == ("jobs: a folder, not a job file; it holds no .toml file",)
     Path("jobs/imdb.toml").touch()
     with pytest.raises(UserError) as caught:
-        load("jobs/")
+        load_job("jobs/")
     assert caught.value.lines == ("jobs/: a folder, not a job file; it holds imdb.toml",)
 
 
@@ -400,7 +402,7 @@ def test_folder_instead_of_job_file():
 def test_odd_paths_are_no_traceback(path):
     Path("job.toml").touch()
     with pytest.raises(UserError) as caught:
-        load(path)
+        load_job(path)
     assert len(caught.value.lines) == 1
 
 
@@ -410,13 +412,13 @@ def test_local_sources_and_models_must_be_there(tmp_path):
         'command line: data.source = "./reviws": no such file or folder; did you mean ./reviews?']  # fmt: skip
     assert mistakes(None, "model.name=./bert") == [
         f'command line: model.name = "./bert": no such file or folder; paths count from {tmp_path}']  # fmt: skip
-    assert load(None, ["data.source=./reviews"]).data.source == "./reviews"
-    assert load(None, ["data.source=org/reviews"]).data.source == "org/reviews"
+    assert load_job(None, ["data.source=./reviews"]).data.source == "./reviews"
+    assert load_job(None, ["data.source=org/reviews"]).data.source == "org/reviews"
 
 
 def test_a_source_that_is_overridden_need_not_be_there():
     Path("job.toml").write_text('[data]\nsource = "./gone"\n')
-    assert load("job.toml", ["data.source=demo"]) == Job()
+    assert load_job("job.toml", ["data.source=demo"]) == Job()
 
 
 def test_a_run_folder_cannot_be_a_file():
@@ -449,7 +451,7 @@ def test_help_lines_name_every_key():
 def test_a_job_is_checked_at_once_and_without_heavy_imports():
     script = (
         "import time, sys; start = time.process_time(); import distsent.job; "
-        "distsent.job.load(None, ['train.epochs=2']); took = time.process_time() - start; "
+        "distsent.job.load_job(None, ['train.epochs=2']); took = time.process_time() - start; "
         "print(took, *sorted({'torch', 'numpy', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     answers = [

@@ -13,8 +13,8 @@ from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
 from distsent.job.schema import OptimSection, TrainSection
-from distsent.model.classifier import word_table
-from distsent.model.forward import Packed
+from distsent.model.classifier import token_embedding
+from distsent.model.forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.train_step import StopRequests, TrainStep
@@ -52,11 +52,11 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
         budget,
         torch.device("cpu"),
     )
-    flat = FlatParameters(model, word_table(model))
+    flat = FlatParameters(model, token_embedding(model))
     with patch.object(reducer, "BUCKET", BUCKET):
         sums = reducer.GradientReducer(world, flat)
     return TrainStep(
-        Packed(model.train()),
+        PackedForward(model.train()),
         flat,
         sums,
         plan,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from distsent import job as jobs
 from distsent.batching.sampler import BatchSampler
+from distsent.job import load_job
 from distsent.training.session import total_steps
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -19,13 +19,13 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
     *((f"emotion-{encoder}", 16_000, 250, 2_000) for encoder in ("distilbert", "bert", "roberta", "albert")),
 ])  # fmt: skip
 def test_steps(stem: str, rows: int, per_epoch: int, in_all: int) -> None:
-    job = jobs.load(JOBS / f"{stem}.toml")
+    job = load_job(JOBS / f"{stem}.toml")
     order = BatchSampler(rows, job.train.batch_size, job.seeds[0])
     assert (order.steps_per_epoch, total_steps(job, order)) == (per_epoch, in_all)
 
 
 def test_system_3_is_evaluated_every_750_steps() -> None:
-    job = jobs.load(JOBS / "imdb-bert-amp.toml")
+    job = load_job(JOBS / "imdb-bert-amp.toml")
     evaluations = [step / 2_000 for step in range(1, 6_001) if step % job.eval.every == 0]
     assert [round(epoch, 2) for epoch in evaluations] == [
         0.38,

@@ -16,8 +16,8 @@ from distsent.batching.packing import pack
 from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
 from distsent.job.schema import OptimSection, TrainSection
-from distsent.model.classifier import word_table
-from distsent.model.forward import Packed, Padded
+from distsent.model.classifier import token_embedding
+from distsent.model.forward import PackedForward, PaddedForward
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.reducer import GradientReducer
 from distsent.training.train_step import LossScale, TrainStep
@@ -36,8 +36,8 @@ def make(
 ) -> tuple[TrainStep, BatchPlan]:
     order = BatchSampler(len(corpus), train.batch_size, seed=5)
     plan = BatchPlan(corpus, order, count_flops(model.config), 0, 1, budget, torch.device("cpu"))
-    flat = FlatParameters(model, word_table(model))
-    forward = Packed(model.train())
+    flat = FlatParameters(model, token_embedding(model))
+    forward = PackedForward(model.train())
     return TrainStep(
         forward, flat, GradientReducer(World(), flat), plan, train, optim, "float32", 5, steps, None
     ), plan
@@ -168,7 +168,7 @@ def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
         table = update.flat.table
         rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
         assert set(rows.tolist()) <= set(batch.touched.tolist())
-        assert table.data_ptr() == word_table(update.forward.model).weight.grad.data_ptr()
+        assert table.data_ptr() == token_embedding(update.forward.model).weight.grad.data_ptr()
 
 
 def xlnet() -> transformers.PreTrainedModel:
@@ -196,7 +196,7 @@ def test_padding_on_the_left_changes_no_example(
     lengths, model = (3, 9, 20), make()
     ids, forward = (
         [np.arange(10, 10 + n) for n in lengths],
-        Padded(model, model.config.pad_token_id, "left"),
+        PaddedForward(model, model.config.pad_token_id, "left"),
     )
     with torch.no_grad():
         apart = [forward(pack([x], np.zeros(1))) for x in ids]
@@ -205,7 +205,7 @@ def test_padding_on_the_left_changes_no_example(
 
 def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
     model, corpus = xlnet(), tiny_models.tokens(20)
-    forward, flat = Padded(model, 5, "right"), FlatParameters(model, word_table(model))
+    forward, flat = PaddedForward(model, 5, "right"), FlatParameters(model, token_embedding(model))
     plan = BatchPlan(
         corpus,
         BatchSampler(20, 4, seed=5),
@@ -241,7 +241,7 @@ def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
     update, plan = make(
         tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), OptimSection()
     )
-    word_table(update.forward.model).weight.data[corpus[2][0]] = math.nan
+    token_embedding(update.forward.model).weight.data[corpus[2][0]] = math.nan
     before = update.flat.values.clone()
     outcome = update(plan.batch(0))
     hit = [row for row in range(8) if corpus[2][0] in corpus[row]]

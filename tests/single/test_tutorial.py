@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from distsent import job as jobs
 from distsent import predict, report
 from distsent.distributed.world import World
+from distsent.job import Job, load_job
 from distsent.training.session import TrainingSession
 from tests import corpora, fixtures, systems
 from tests.parallel.driver import Deaf
@@ -42,7 +42,7 @@ def test_from_a_csv_file_to_a_shipped_model(
         ["job.name=mail-long", "data.max_length=256"],
         ["job.name=mail-lora", "adapter.kind=lora", "optim.lr=3e-4"],
     ):
-        TrainingSession(jobs.load("mail.toml", [tiny, *more]), World(), Deaf()).train()
+        TrainingSession(load_job("mail.toml", [tiny, *more]), World(), Deaf()).train()
     capsys.readouterr()
 
     assert report.main(["runs/mail", "runs/mail-long"]) == 0
@@ -87,9 +87,7 @@ def test_the_code_of_error_analysis_runs(
 @pytest.mark.parametrize("page", PAGES)
 def test_code_in_the_pages_is_whole(page: str) -> None:
     for block in code(page, "toml"):
-        jobs.Job.from_dict(
-            {key: value for key, value in tomllib.loads(block).items() if key != "data"}
-        )
+        Job.from_dict({key: value for key, value in tomllib.loads(block).items() if key != "data"})
     for block in code(page, "python"):
         compile(block, page, "exec")
 
