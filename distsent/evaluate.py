@@ -18,14 +18,14 @@ from distsent.errors import FINISHED, UserError
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     from distsent.evaluation.offline import (  # torch and all that: only for a command line that is right
-        ask,
-        rescore,
+        evaluate_saved_model,
+        resolve_request,
     )
 
-    asked = ask(options.model, options.overrides, options.split)
+    asked = resolve_request(options.model, options.overrides, options.split)
     world = init_world()
     try:
-        scores = rescore(asked, world)
+        scores = evaluate_saved_model(asked, world)
     finally:
         world.shutdown()
     if world.is_main:

@@ -31,18 +31,18 @@ def main(arguments: list[str]) -> int:
     runs = finished_run.read_runs(options.runs)
     if options.card:
         for run in runs:
-            model_card.write(run)
-            tensorboard.write(run)
+            model_card.write_model_card(run)
+            tensorboard.write_summaries(run)
             print(run.folder.model / "README.md")
     elif options.push:
-        print(push.push(runs[0], options.push, private=options.private))
+        print(push.push_to_hub(runs[0], options.push, private=options.private))
     else:
         if options.pictures and not plots.available():
             raise UserError(f"--pictures: {plots.NEEDED}")
         split = finished_run.common_split(runs, options.split)
-        records = [comparison.record(run.result, split) for run in runs]
-        groups = comparison.spreads([run.result for run in runs], split)
-        pairs = [pairwise.pair(runs[0], run, split) for run in runs[1:]]
+        records = [comparison.run_record(run.result, split) for run in runs]
+        groups = comparison.seed_spreads([run.result for run in runs], split)
+        pairs = [pairwise.compare_runs(runs[0], run, split) for run in runs[1:]]
         if options.format == "json":
             print(
                 json.dumps(
@@ -52,13 +52,15 @@ def main(arguments: list[str]) -> int:
                 )
             )
         elif options.format == "csv":
-            print(comparison.comma_separated(records, groups), end="")
+            print(comparison.format_csv(records, groups), end="")
         else:
             print(
-                f"Scores on the {split} split.\n\n{comparison.markdown(records, groups)}{pairwise.markdown(pairs)}",
+                f"Scores on the {split} split.\n\n{comparison.format_comparison(records, groups)}{pairwise.format_pairs(pairs)}",
                 end="",
             )
-        for path in gallery.draw(runs, split, options.pictures) if options.pictures else ():
+        for path in (
+            gallery.draw_pictures(runs, split, options.pictures) if options.pictures else ()
+        ):
             print(path, file=sys.stderr)
     return FINISHED
 

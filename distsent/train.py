@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         print(asked.to_toml(), end="")
         return FINISHED
     stop = StopSignal()
-    from distsent.reporting.comparison import seeds_table
+    from distsent.reporting.comparison import format_seeds
     from distsent.runtime.run_folder import read_json
     from distsent.training.session import (
         TrainingSession,  # torch and all that: only for a job that is right
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         for run in runs:
             run.train()
         if len(runs) > 1 and world.is_main:
-            print(seeds_table([read_json(run.folder.result) for run in runs]))
+            print(format_seeds([read_json(run.folder.result) for run in runs]))
     finally:
         world.shutdown()
     return FINISHED

@@ -14,14 +14,14 @@ from distsent.batching.batch_plan import collate
 from distsent.distributed.world import World
 from distsent.errors import Stopped, WorkerFailed
 from distsent.evaluation.metrics import Counts
-from distsent.evaluation.score import at_once, batches, score
+from distsent.evaluation.score import batch_tokens_for, batches_of_rank, score_batches
 from distsent.model.forward import Forward, autocast
 
 if TYPE_CHECKING:
     from distsent.data.token_store import Tokens
 
 
-def evaluate(
+def evaluate_split(
     world: World,
     forward: Forward,
     tokens: Tokens,
@@ -38,7 +38,9 @@ def evaluate(
     Raises Stopped on all workers together when `stop` says so on any. Raises WorkerFailed unless each row was scored once.
     """
     began, n, classes = time.perf_counter(), len(tokens), len(names)
-    mine = batches(tokens.lengths(), world.rank, world.size, at_once(batch_tokens, device))
+    mine = batches_of_rank(
+        tokens.lengths(), world.rank, world.size, batch_tokens_for(device, batch_tokens)
+    )
     rounds = max(world.allgather_object(len(mine), "evaluation.rounds"))
     seen = torch.zeros(n, classes + 1)  # logits, and how often the row was scored
 
@@ -49,7 +51,7 @@ def evaluate(
 
     training = forward.model.training
     forward.model.eval()
-    counts, runs = Counts(classes), score(logits_of, tokens.labels, mine, classes)
+    counts, runs = Counts(classes), score_batches(logits_of, tokens.labels, mine, classes)
     for done in range(rounds):
         step = next(runs, None)
         if step is not None:

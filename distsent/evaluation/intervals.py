@@ -13,7 +13,7 @@ Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 DRAWS = 2000
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """Of a share, `right` of `n` (Wilson, 1927): holds near 0 and 1, too, where the textbook's one leaves [0, 1]."""
     share = right / n
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
@@ -21,7 +21,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
-def bootstrap(
+def bootstrap_interval(
     confusion: Sequence[Sequence[int]], score: Callable[[np.ndarray], float], seed: int = 0
 ) -> tuple[float, float]:
     """Of a score of the confusion matrix. Drawing rows anew is drawing cells anew, so the rows themselves are not needed."""
@@ -33,18 +33,18 @@ def bootstrap(
     return float(low), float(high)
 
 
-def f1(confusion: np.ndarray, key: str = "f1") -> float:
+def f1_of_confusion(confusion: np.ndarray, key: str = "f1") -> float:
     """F1 of a confusion matrix, as the rest of distsent counts it; `key`: f1 or f1_macro."""
     counts = Counts(len(confusion))
     counts.confusion[:] = confusion
     return float(counts.scores([""] * len(confusion))[key])
 
 
-def of(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
+def score_intervals(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
     """The intervals of accuracy (Wilson), f1 and f1_macro (bootstrap)."""
     cells = np.asarray(confusion, dtype=np.int64)
     return {
-        "accuracy": wilson(int(np.trace(cells)), int(cells.sum())),
-        "f1": bootstrap(confusion, f1),
-        "f1_macro": bootstrap(confusion, lambda draw: f1(draw, "f1_macro")),
+        "accuracy": wilson_interval(int(np.trace(cells)), int(cells.sum())),
+        "f1": bootstrap_interval(confusion, f1_of_confusion),
+        "f1_macro": bootstrap_interval(confusion, lambda draw: f1_of_confusion(draw, "f1_macro")),
     }

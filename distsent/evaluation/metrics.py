@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 
+def softmax(logits_nC: np.ndarray) -> np.ndarray:
+    """Class probabilities [n, C] of logits [n, C]."""
+    exp = np.exp(logits_nC - logits_nC.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
 class Counts:
     """Confusion matrix [C, C] (true class, predicted class) and the sum of losses, over any part of a split."""
 

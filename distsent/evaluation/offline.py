@@ -13,8 +13,8 @@ from distsent.data.token_store import TokenStore, open_token_store, token_store_
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation import intervals
-from distsent.evaluation.evaluate_split import evaluate
-from distsent.evaluation.predictor import labels_of, model_folder
+from distsent.evaluation.evaluate_split import evaluate_split
+from distsent.evaluation.predictor import class_names, find_model_folder
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
@@ -31,7 +31,7 @@ CUTS = ("data.validation_fraction", "data.test_fraction", "data.pool_splits")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """`only`: whether the split is taken from the source as it is there, instead of cut as for training."""
 
     folder: Path
@@ -41,9 +41,9 @@ class Asked:
     only: bool
 
 
-def ask(path: str, overrides: list[str], split: str) -> Asked:
+def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRequest:
     """What is to be scored: the model at `path`, with its own job where it has one, under overrides. Raises UserError."""
-    folder = model_folder(path)
+    folder = find_model_folder(path)
     given = {override.partition("=")[0].strip() for override in overrides}
     kept = next(
         (
@@ -66,7 +66,7 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
                 *([] if "data.max_length" in given else [f"data.max_length={_longest(folder)}"]),
             ],
         )
-        return Asked(folder, folder.name, asked, split, only=given.isdisjoint(CUTS))
+        return EvaluationRequest(folder, folder.name, asked, split, only=given.isdisjoint(CUTS))
     begun = read_json(kept)
     tree = begun["job"]
     if "precision" in tree.get("train", {}):  # as it was trained, whatever is faster here
@@ -78,7 +78,9 @@ def ask(path: str, overrides: list[str], split: str) -> Asked:
             kept.parent.parent
         )  # where its token store is, should the run have been moved
     asked = load_saved_job(tree, str(kept), overrides)
-    return Asked(folder, tree["job"]["name"], asked, split, only=other and given.isdisjoint(CUTS))
+    return EvaluationRequest(
+        folder, tree["job"]["name"], asked, split, only=other and given.isdisjoint(CUTS)
+    )
 
 
 def _longest(folder: Path) -> int:
@@ -95,7 +97,7 @@ def _longest(folder: Path) -> int:
     return int(min(*limits, 512))
 
 
-def rescore(asked: Asked, world: World) -> dict[str, Any]:
+def evaluate_saved_model(asked: EvaluationRequest, world: World) -> dict[str, Any]:
     """Scores of the split, with 95 % confidence intervals; the same on every worker."""
     job, folder = asked.job, str(asked.folder)
     world.assert_equal_across_ranks([job.to_dict(), asked.split], "what is to be scored")
@@ -106,7 +108,7 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
     )
     tokenizer = world.all_or_raise(lambda: load_tokenizer(folder), "rescore.tokenizer")
     model = world.all_or_raise(lambda: classifier.load_classifier(folder), "rescore.model")
-    names = labels_of(model)
+    names = class_names(model)
     if job.data.max_length > classifier.token_limit(model):
         raise UserError(
             f"data.max_length = {job.data.max_length}: this model takes at most {classifier.token_limit(model)} tokens"
@@ -116,7 +118,7 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
     _check(asked, store, names)
     torch.nn.Module.to(model, device)
     forward, _ = choose_forward(model, tokenizer, job.model.packed)
-    scores, _ = evaluate(
+    scores, _ = evaluate_split(
         world,
         forward,
         store.splits[asked.split],
@@ -127,11 +129,11 @@ def rescore(asked: Asked, world: World) -> dict[str, Any]:
     )
     return {
         "model": folder, "name": asked.name, "source": job.data.source, "split": asked.split, **scores,
-        "intervals": intervals.of(scores["confusion"]), "labels": names, "computed_in": precision, "world_size": world.size,
+        "intervals": intervals.score_intervals(scores["confusion"]), "labels": names, "computed_in": precision, "world_size": world.size,
     }  # fmt: skip
 
 
-def _store(asked: Asked, names: list[str], tokenizer: Any) -> TokenStore:
+def _store(asked: EvaluationRequest, names: list[str], tokenizer: Any) -> TokenStore:
     data = asked.job.data
     if asked.only and data.labels is None and not _nameless(names):
         data = replace(
@@ -148,7 +150,7 @@ def _store(asked: Asked, names: list[str], tokenizer: Any) -> TokenStore:
     )
 
 
-def _check(asked: Asked, store: TokenStore, names: list[str]) -> None:
+def _check(asked: EvaluationRequest, store: TokenStore, names: list[str]) -> None:
     """Raises UserError unless there is such a split, and its classes are the model's."""
     if asked.split not in store.splits:
         raise UserError(

@@ -18,7 +18,8 @@ import torch
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.packing import pack
 from distsent.errors import UserError
-from distsent.evaluation.score import at_once
+from distsent.evaluation.metrics import softmax
+from distsent.evaluation.score import batch_tokens_for
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
 from distsent.model.tokenizer import explain_load_errors, load_tokenizer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def model_folder(path: str | Path) -> Path:
+def find_model_folder(path: str | Path) -> Path:
     """The folder of a saved model: `path` itself, `model/` of a run folder, or where the hub's cache keeps it.
 
     Raises UserError if there is none.
@@ -64,7 +65,7 @@ def _from_hub(name: str) -> Path:
         )
 
 
-def labels_of(model: PreTrainedModel) -> list[str]:
+def class_names(model: PreTrainedModel) -> list[str]:
     """What a saved classifier calls its classes."""
     names = cast(dict[int, str], model.config.id2label)
     return [str(names[i]) for i in sorted(names)]
@@ -80,13 +81,13 @@ class Predictor:
         batch_tokens: int = 8192,
         max_length: int | None = None,
     ) -> None:
-        folder = str(model_folder(path))
+        folder = str(find_model_folder(path))
         self.tokenizer = load_tokenizer(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = classifier.load_classifier(folder).eval()
         torch.nn.Module.to(model, self.device)
         self.forward, _ = choose_forward(model, self.tokenizer)
-        self.labels = labels_of(model)
+        self.labels = class_names(model)
         limit = min(self.tokenizer.model_max_length, classifier.token_limit(model))
         if max_length is not None and not 3 <= max_length <= classifier.token_limit(model):
             raise UserError(
@@ -124,7 +125,9 @@ class Predictor:
         lengths = np.array([len(x) for x in ids])
         out = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         for rows in split_by_tokens(
-            np.argsort(lengths, kind="stable"), lengths, at_once(self._batch_tokens, self.device)
+            np.argsort(lengths, kind="stable"),
+            lengths,
+            batch_tokens_for(self.device, self._batch_tokens),
         ):
             piece = pack(
                 [ids[i] for i in rows],
@@ -140,9 +143,6 @@ class Predictor:
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
         """One {"label", "score", "scores"} a text."""
-        logits = self.logits(texts, pairs)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores = odds / odds.sum(axis=1, keepdims=True)
         return [
             {
                 "label": self.labels[int(row.argmax())],
@@ -151,5 +151,5 @@ class Predictor:
                     label: float(score) for label, score in zip(self.labels, row, strict=True)
                 },
             }
-            for row in scores
+            for row in softmax(self.logits(texts, pairs))
         ]

@@ -14,25 +14,27 @@ from distsent.evaluation.metrics import Counts
 CPU_TOKENS = 2048  # more at once leave a core's cache between two layers: 8,192 or 32,768 scored short texts 15 % slower
 
 
-def at_once(batch_tokens: int, device: torch.device) -> int:
+def batch_tokens_for(device: torch.device, batch_tokens: int) -> int:
     """Tokens that a worker scores at once where it may hold `batch_tokens`."""
     return min(batch_tokens, CPU_TOKENS) if device.type == "cpu" else batch_tokens
 
 
-def share(lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
+def rows_of_rank(lengths: np.ndarray, rank: int, size: int) -> np.ndarray:
     """The rows that worker `rank` of `size` scores: each `size`-th in order of length, so that all finish together."""
     return np.argsort(lengths, kind="stable")[::-1][rank::size]
 
 
-def batches(lengths: np.ndarray, rank: int, size: int, batch_tokens: int) -> list[np.ndarray]:
+def batches_of_rank(
+    lengths: np.ndarray, rank: int, size: int, batch_tokens: int
+) -> list[np.ndarray]:
     """This worker's rows in batches of at most `batch_tokens` tokens, each batch shortest first."""
-    mine = share(lengths, rank, size)
+    mine = rows_of_rank(lengths, rank, size)
     return (
         [part[::-1] for part in split_by_tokens(mine, lengths, batch_tokens)] if len(mine) else []
     )
 
 
-def score(
+def score_batches(
     logits_of: Callable[[np.ndarray], torch.Tensor],
     labels: np.ndarray,
     work: Sequence[np.ndarray],

@@ -28,7 +28,7 @@ ASIDE = {
 }
 
 
-def record(result: Mapping[str, Any], split: str) -> dict[str, Any]:
+def run_record(result: Mapping[str, Any], split: str) -> dict[str, Any]:
     """A run's line: what it is, its scores on the split, its speed and size."""
     job, scores, train = result["job"], result["eval"][split], result["train"]
     model = str(job["model"]["name"]).rstrip("/").rpartition("/")[2]
@@ -46,7 +46,7 @@ def record(result: Mapping[str, Any], split: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spreads(results: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+def seed_spreads(results: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
     """For each experiment with several seeds: means and standard deviations (of a sample) of scores and speeds."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
@@ -56,7 +56,7 @@ def spreads(results: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, 
         seeds = sorted({result["job"]["train"]["seed"] for result in group})
         if len(seeds) < 2:
             continue
-        records = [record(result, split) for result in group]
+        records = [run_record(result, split) for result in group]
         columns = {key: [one[key] for one in records] for key in (*SCORES, *SPEEDS)}
         out.append({
             "run": f"{_common([one['run'] for one in records])} ({len(group)} seeds)", "model": records[0]["model"], "split": split,
@@ -84,17 +84,19 @@ def _common(names: Sequence[str]) -> str:
     return first[:length].removesuffix("seed").rstrip("-_.") or first
 
 
-def markdown(records: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> str:
+def format_comparison(
+    records: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
+) -> str:
     """The table as people read it; groups as mean ± spread."""
     rows = [[_shown(key, one[key]) for key in HEADINGS] for one in records]
     for group in groups:
         means, spread = group["mean"], group["spread"]
         cells = {key: f"{_shown(key, means[key])} ± {_shown(key, spread[key])}" for key in means}
         rows.append([cells.get(key, str(group.get(key, ""))) for key in HEADINGS])
-    return table(list(HEADINGS.values()), rows)
+    return markdown_table(list(HEADINGS.values()), rows)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table, columns aligned; all but the first two to the right."""
     safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[i]) for row in safe)) for i in range(len(head))]
@@ -111,15 +113,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def seeds_table(results: Sequence[Mapping[str, Any]]) -> str:
+def format_seeds(results: Sequence[Mapping[str, Any]]) -> str:
     """The runs of one job under several seeds, and their mean and spread, on its last split (test, where there is one)."""
     split = list(results[0]["eval"])[-1]
-    return markdown([record(result, split) for result in results], spreads(results, split))
+    return format_comparison(
+        [run_record(result, split) for result in results], seed_spreads(results, split)
+    )
 
 
-def comma_separated(
-    records: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
-) -> str:
+def format_csv(records: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> str:
     """csv: a line a run, then two for each group, means and spreads; `kind` tells them apart."""
     out = io.StringIO()
     writer = csv.DictWriter(out, ["kind", *records[0]], lineterminator="\n")

@@ -11,19 +11,19 @@ from distsent.reporting import plots
 from distsent.reporting.finished_run import FinishedRun
 
 
-def draw(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:
+def draw_pictures(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:
     """The curves of all runs in one picture, a confusion matrix for each; yields the files."""
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         yield _saved(
-            plots.curves({run.name: (run.losses(), run.result["history"]) for run in runs}),
+            plots.plot_curves({run.name: (run.losses(), run.result["history"]) for run in runs}),
             place / "curves.png",
         )
         for run in runs:
             matrix = run.result["eval"][split]["confusion"]
             yield _saved(
-                plots.confusion(matrix, run.labels, f"{run.name}, {split}"),
+                plots.plot_confusion(matrix, run.labels, f"{run.name}, {split}"),
                 place / f"confusion-{run.name.strip('/.').replace('/', '-')}.png",
             )
     except OSError as error:
@@ -31,5 +31,5 @@ def draw(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]
 
 
 def _saved(figure: Any, path: Path) -> Path:
-    plots.save(figure, path)
+    plots.save_figure(figure, path)
     return path

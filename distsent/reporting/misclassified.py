@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from distsent.evaluation.metrics import softmax
+
 MOST = 200
 
 
-def worst(
+def worst_mistakes(
     logits_nC: np.ndarray,
     labels_n: np.ndarray,
     rows_n: np.ndarray,
@@ -30,8 +32,3 @@ def worst(
         }
         for i in wrong
     ]  # fmt: skip
-
-
-def softmax(logits_nC: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits_nC - logits_nC.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)

@@ -8,7 +8,7 @@ from distsent.evaluation import intervals
 from distsent.job.kinds import to_toml_value
 from distsent.job.rules import looks_local, public_name
 from distsent.reporting import plots
-from distsent.reporting.comparison import table
+from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
 from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
@@ -24,26 +24,26 @@ METRICS = {
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
-def write(run: FinishedRun) -> None:
+def write_model_card(run: FinishedRun) -> None:
     """Write the card, and its pictures where matplotlib is there."""
     drawn = plots.available()
     if drawn:
-        for name, figure in figures(run).items():
-            plots.save(figure, run.folder.model / name)
-    write_text(run.folder.model / "README.md", text(run, drawn))
+        for name, figure in card_figures(run).items():
+            plots.save_figure(figure, run.folder.model / name)
+    write_text(run.folder.model / "README.md", card_text(run, drawn))
 
 
-def figures(run: FinishedRun) -> dict[str, Any]:
+def card_figures(run: FinishedRun) -> dict[str, Any]:
     """The card's pictures by file name."""
-    out = {"curves.png": plots.curves({run.name: (run.losses(), run.result["history"])})}
+    out = {"curves.png": plots.plot_curves({run.name: (run.losses(), run.result["history"])})}
     for split, scores in run.result["eval"].items():
-        out[f"confusion-{split}.png"] = plots.confusion(
+        out[f"confusion-{split}.png"] = plots.plot_confusion(
             scores["confusion"], run.labels, f"{run.name}, {split}"
         )
     return out
 
 
-def text(run: FinishedRun, drawn: bool) -> str:
+def card_text(run: FinishedRun, drawn: bool) -> str:
     """The card as markdown. `drawn`: whether its pictures lie beside it."""
     from huggingface_hub import ModelCard
 
@@ -130,7 +130,7 @@ def _opening(run: FinishedRun) -> str:
 def _scores(run: FinishedRun) -> str:
     rows = []
     for split, scores in run.result["eval"].items():
-        bounds = intervals.of(scores["confusion"])
+        bounds = intervals.score_intervals(scores["confusion"])
         cells = [
             f"{scores[key]:.4f} [{bounds[key][0]:.4f}, {bounds[key][1]:.4f}]"
             for key in ("accuracy", "f1", "f1_macro")
@@ -146,7 +146,7 @@ def _scores(run: FinishedRun) -> str:
     )
     return (
         "## Scores\n\n"
-        + table(
+        + markdown_table(
             ["split", "rows", "accuracy", "F1", "F1 macro", "precision", "recall", "loss"], rows
         )
         + "\nIn brackets: 95 % confidence intervals over the rows (Wilson for accuracy, bootstrap for F1). "
@@ -163,7 +163,7 @@ def _classes(run: FinishedRun) -> str:
         ]
         blocks.append(
             f"On the {split} split:\n\n"
-            + table(["class", "precision", "recall", "F1", "rows"], rows).strip()
+            + markdown_table(["class", "precision", "recall", "F1", "rows"], rows).strip()
         )
     return "\n\n".join(blocks)
 
@@ -187,7 +187,7 @@ def _evaluations(run: FinishedRun) -> str:
         "precision",
         "recall",
     ]
-    return f"## On the way\n\nScores on the {split} split at each evaluation.\n\n" + table(
+    return f"## On the way\n\nScores on the {split} split at each evaluation.\n\n" + markdown_table(
         head, rows
     )
 

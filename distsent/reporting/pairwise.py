@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from distsent.reporting.comparison import table
+from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
-from distsent.reporting.significance import compare
+from distsent.reporting.significance import compare_predictions
 
 HEAD = (
     "run",
@@ -23,7 +23,7 @@ HEAD = (
 )
 
 
-def pair(first: FinishedRun, other: FinishedRun, split: str) -> dict[str, Any]:
+def compare_runs(first: FinishedRun, other: FinishedRun, split: str) -> dict[str, Any]:
     """The comparison as plain values; `untested` says why where there is none."""
     names = {"run": other.name, "against": first.name}
     a, b = first.predictions(split), other.predictions(split)
@@ -41,10 +41,13 @@ def pair(first: FinishedRun, other: FinishedRun, split: str) -> dict[str, Any]:
     }  # runs of older versions do not tell
     if len(texts) > 1:
         return {**names, "untested": f"their {split} splits hold different texts"}
-    return {**names, **compare(a.labels, a.classes, b.classes, len(first.labels)).to_dict()}
+    return {
+        **names,
+        **compare_predictions(a.labels, a.classes, b.classes, len(first.labels)).to_dict(),
+    }
 
 
-def markdown(pairs: Sequence[Mapping[str, Any]]) -> str:
+def format_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     """The table as people read it, or nothing."""
     if not pairs:
         return ""
@@ -62,4 +65,4 @@ def markdown(pairs: Sequence[Mapping[str, Any]]) -> str:
         "Differences on the same rows. Right alone: rows that only the one, and only the other, has right; McNemar's exact test is "
         "of these. Below 0.05 luck is an unlikely explanation; with many runs, expect one in twenty by luck."
     )
-    return f"\n{table(HEAD, rows)}\n{told}\n"
+    return f"\n{markdown_table(HEAD, rows)}\n{told}\n"

@@ -20,7 +20,7 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def curves(
+def plot_curves(
     runs: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]],
 ) -> Figure:
     """Losses and accuracies over epochs. `runs`: name -> (logged steps, evaluations)."""
@@ -81,7 +81,9 @@ def smooth(points_n2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return means[:, 0], means[:, 1]
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], title: str = "") -> Figure:
+def plot_confusion(
+    matrix: Sequence[Sequence[int]], names: Sequence[str], title: str = ""
+) -> Figure:
     """Rows: true classes; columns: predicted; the shade is the share of the true class."""
     from matplotlib.figure import Figure
 
@@ -109,5 +111,5 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], title: str 
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})

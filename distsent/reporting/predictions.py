@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distsent.reporting.misclassified import worst
+from distsent.reporting.misclassified import worst_mistakes
 from distsent.runtime.run_folder import write_text
 
 if TYPE_CHECKING:
     from distsent.data.token_store import TokenStore
 
 
-def keep(
+def write_predictions(
     folder: Path, split: str, logits_nC: torch.Tensor, store: TokenStore, tokenizer: Any
 ) -> None:
     """Write `<split>.safetensors` (logits, labels, rows) and `<split>.mistakes.jsonl`, the texts as the model saw them."""
@@ -28,7 +28,7 @@ def keep(
         {"logits": logits_nC.float().contiguous(), "labels": labels, "rows": rows},
         folder / f"{split}.safetensors",
     )
-    mistakes = worst(
+    mistakes = worst_mistakes(
         logits_nC.float().numpy(), labels.numpy(), rows.numpy(), store.label_names,
         lambda i: tokenizer.decode(tokens[i].tolist(), skip_special_tokens=True),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from distsent.errors import UserError
 from distsent.reporting.finished_run import FinishedRun
 
 
-def push(run: FinishedRun, name: str, private: bool = False, api: Any = None) -> str:
+def push_to_hub(run: FinishedRun, name: str, private: bool = False, api: Any = None) -> str:
     """Upload the model folder, card included, as repository `name`; returns its address. Raises UserError."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise UserError(f"--push {name}: expected ORG/NAME, e.g. my-name/{run.name}")

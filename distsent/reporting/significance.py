@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.intervals import DRAWS, f1
+from distsent.evaluation.intervals import DRAWS, f1_of_confusion
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedComparison:
     """Model b held against model a. `only_a`, `only_b`: rows that just one of them has right; `mcnemar`: exact, two-sided p.
 
     `accuracy`, `f1`: b less a; `f1_interval`: of that difference, 95 %; `f1_p`: two-sided, bootstrapped.
@@ -31,7 +31,9 @@ class Pair:
         return asdict(self)
 
 
-def compare(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int, seed: int = 0) -> Pair:
+def compare_predictions(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int, seed: int = 0
+) -> PairedComparison:
     """`labels`, `a`, `b`: true classes and the two predictions, int (n,)."""
     n = len(labels)
     only_a, only_b = (
@@ -45,7 +47,7 @@ def compare(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int, seed
         for predicted in kinds[1:]:
             confusion = np.zeros((classes, classes), dtype=np.int64)
             np.add.at(confusion, (kinds[0], predicted), cells)
-            scores.append(f1(confusion))
+            scores.append(f1_of_confusion(confusion))
         return scores[1] - scores[0]
 
     draws = np.array(
@@ -56,7 +58,7 @@ def compare(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int, seed
     )
     low, high = np.quantile(draws, [0.025, 0.975])
     tail = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
-    return Pair(
+    return PairedComparison(
         n, only_a, only_b, mcnemar(only_a, only_b), (only_b - only_a) / n, difference(counts), (float(low), float(high)),
         min(1.0, max(2 * tail, 1 / DRAWS)),
     )  # fmt: skip

@@ -1,27 +1,51 @@
-"""The result of a run as a table on the console."""
+"""The end of a run on the console: the result as a table, and the commands to type next."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from distsent.runtime.run_folder import RunFolder
 
 COLUMNS = ("n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro", "samples_per_second")
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Splits down, scores across."""
-    rows = [["split", *(c.replace("samples_per_second", "examples/s") for c in COLUMNS)]]
+def format_result_table(result: Mapping[str, Any]) -> str:
+    """One row per split, one column per score."""
+    rows = [["split", *(column.replace("samples_per_second", "examples/s") for column in COLUMNS)]]
     for split, scores in result["eval"].items():
-        rows.append([split, *(_shown(column, scores[column]) for column in COLUMNS)])
+        rows.append([split, *(_format_score(column, scores[column]) for column in COLUMNS)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    )
 
 
-def _shown(column: str, value: float) -> str:
+def _format_score(column: str, value: float) -> str:
     if column == "n":
         return f"{value:,}"
     return f"{value:.1f}" if column == "samples_per_second" else f"{value:.4f}"
+
+
+def next_commands(folder: Path) -> str:
+    """The commands to type after a run, for its folder."""
+    run, files = shlex.quote(str(folder)), RunFolder(folder)
+    # In a checkout set up by make, the shell need not have activated the virtual environment.
+    venv = ".venv/bin/" if Path(sys.prefix) == Path.cwd() / ".venv" else ""
+    program = f"{venv}python -m distsent"
+    commands = {
+        "label a text": f'{program}.predict {run} "A text to label"',
+        "compare runs": f"{program}.report {run}",
+        "evaluate on a file": f"{program}.evaluate {run} data.source=./test.csv",
+    }
+    if files.tensorboard.is_dir():
+        commands["curves"] = f"{venv}tensorboard --logdir {run}"
+    commands["model card"] = os.fspath(files.card)
+    width = max(map(len, commands)) + 2
+    return "\n".join(["next:", *(f"  {name:<{width}}{text}" for name, text in commands.items())])

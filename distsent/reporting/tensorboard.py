@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from distsent.evaluation.metrics import softmax
 from distsent.job.schema import KEYS, Key
 from distsent.reporting import plots
-from distsent.reporting.comparison import table
+from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
-from distsent.reporting.misclassified import softmax
 
 FINAL = ("accuracy", "f1", "f1_macro", "precision", "recall", "loss", "samples_per_second")
 SILENT = ("run", "checkpoint", "log")  # sections that change nothing about what is learned
@@ -18,7 +18,7 @@ MISTAKES = 50
 LONGEST = 1000  # characters of a text
 
 
-def write(run: FinishedRun) -> None:
+def write_summaries(run: FinishedRun) -> None:
     """Write everything at the run's last step, into the folder of its curves."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -28,7 +28,7 @@ def write(run: FinishedRun) -> None:
             for key in FINAL:
                 writer.add_scalar(f"final/{split}/{key}", scores[key], step)
             if plots.available():
-                figure = plots.confusion(scores["confusion"], run.labels, split)
+                figure = plots.plot_confusion(scores["confusion"], run.labels, split)
                 writer.add_image(f"confusion/{split}", _pixels(figure), step, dataformats="HWC")
             _curves(writer, run, split, step)
             if mistakes := run.mistakes(split):
@@ -93,4 +93,4 @@ def _as_table(mistakes: list[dict[str, Any]]) -> str:
         ]
         for one in mistakes[:MISTAKES]
     ]
-    return table(["label", "predicted", "score", "row", "text"], rows)
+    return markdown_table(["label", "predicted", "score", "row", "text"], rows)

@@ -14,7 +14,7 @@ from distsent.data.token_store import TokenStore
 from distsent.fsync import sync
 from distsent.model import adapter
 from distsent.reporting import finished_run, model_card, predictions, tensorboard
-from distsent.reporting.table import table
+from distsent.reporting.table import format_result_table
 from distsent.runtime.checkpoint import weights_sha256
 from distsent.runtime.log import Log, duration
 from distsent.runtime.model_folder import export
@@ -37,7 +37,7 @@ def finish(
     """Write all that a finished run leaves. `result.json` comes last but for the card: where it stands, all stands."""
     job, model = loop.job, loop.update.forward.model
     for split, (_, logits) in final.items():
-        predictions.keep(folder.predictions, split, logits, store, tokenizer)
+        predictions.write_predictions(folder.predictions, split, logits, store, tokenizer)
     export(model, tokenizer, folder.model, job.data.max_length)
     for top in (folder.predictions, folder.model):
         for path in (*top.rglob("*"), top):
@@ -48,7 +48,7 @@ def finish(
     log.info(
         f"finished: {loop.progress.step} steps in {duration(loop.progress.seconds)}; model in {folder.model}"
     )
-    log.info(table(result))
+    log.info(format_result_table(result))
     folder.say("finished")
 
 
@@ -107,8 +107,8 @@ def complete(folder: RunFolder, say: Callable[[str], object], pages: bool) -> No
     try:
         done = finished_run.read_run(folder.path)
         if pages:
-            tensorboard.write(done)
-        model_card.write(done)
+            tensorboard.write_summaries(done)
+        model_card.write_model_card(done)
     except Exception as error:
         say(
             f"model card or TensorBoard pages could not be written ({type(error).__name__}: {error}); "

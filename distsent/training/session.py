@@ -16,12 +16,12 @@ from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
-from distsent.evaluation.evaluate_split import evaluate
+from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
 from distsent.model.forward import PaddedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
-from distsent.reporting.table import table
+from distsent.reporting.table import format_result_table
 from distsent.runtime import checkpoint as checkpoints
 from distsent.runtime import device as devices
 from distsent.runtime.heartbeat import HeartbeatMonitor
@@ -112,7 +112,7 @@ class TrainingSession:
         if finished := world.on_main(lambda: self.claim.take(world.size, living), "run.claim"):
             if world.is_main:
                 complete(self.folder, print, job.log.tensorboard)
-                print(f"{self.folder.path}: this run is finished\n{table(finished)}")
+                print(f"{self.folder.path}: this run is finished\n{format_result_table(finished)}")
             return
         self._begun = True
         threads, device = devices.share_cores(world), devices.device(world.local_rank)
@@ -183,7 +183,7 @@ class TrainingSession:
         )
 
         def scores_of(split: str) -> tuple[dict[str, Any], torch.Tensor]:
-            scores, logits = evaluate(
+            scores, logits = evaluate_split(
                 world, forward, store.splits[split], names, batch_tokens=job.eval.batch_tokens, precision=precision,
                 device=device, stop=lambda: self.stop.requested is not None,
             )  # fmt: skip

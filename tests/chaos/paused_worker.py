@@ -21,7 +21,7 @@ PLACES = {  # place: the module and the function whose call is the visit
     "tokenising": ("distsent.data.token_store", "write_part"),
     "first_step": ("distsent.training.train_step", "TrainStep.__call__"),
     "training": ("distsent.training.train_step", "TrainStep.__call__"),
-    "evaluating": ("distsent.evaluation.evaluate_split", "score"),
+    "evaluating": ("distsent.evaluation.evaluate_split", "score_batches"),
     "saving": ("distsent.runtime.checkpoint", "save"),
     "import": ("torch", ""),
 }

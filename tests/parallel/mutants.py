@@ -118,7 +118,7 @@ def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
         padded = np.resize(order, -(-len(order) // size) * size)
         return list(split_by_tokens(padded[rank::size], lengths, batch_tokens))
 
-    with patch.object(evaluate_split, "batches", wrong):
+    with patch.object(evaluate_split, "batches_of_rank", wrong):
         yield
 
 

@@ -122,5 +122,5 @@ def test_hub_ids_are_links_and_metadata(finished: Path) -> None:
         "distilbert-base-uncased",
         "emotion",
     )
-    data = ModelCard(model_card.text(run, drawn=False)).data
+    data = ModelCard(model_card.card_text(run, drawn=False)).data
     assert (data.base_model, data.datasets) == ("distilbert-base-uncased", ["dair-ai/emotion"])

@@ -130,7 +130,7 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
     other = shutil.copytree(finished / "plain", tmp_path / "other")
     path = other / "predictions" / "test.safetensors"
     save_file({name: value[1:].copy() for name, value in load_file(path).items()}, path)
-    pair = pairwise.pair(read_run(finished / "plain"), read_run(other), "test")
+    pair = pairwise.compare_runs(read_run(finished / "plain"), read_run(other), "test")
     assert pair == {
         "run": "plain",
         "against": "plain",
@@ -140,14 +140,14 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
     changed = read_run(other)
     changed.result["texts"]["test"] = "of other texts"
     assert (
-        pairwise.pair(read_run(finished / "plain"), changed, "test")["untested"]
+        pairwise.compare_runs(read_run(finished / "plain"), changed, "test")["untested"]
         == "their test splits hold different texts"
     )
     del changed.result["texts"]  # as a run that finished before texts were told
-    assert "untested" not in pairwise.pair(read_run(finished / "plain"), changed, "test")
+    assert "untested" not in pairwise.compare_runs(read_run(finished / "plain"), changed, "test")
     path.unlink()
     assert (
-        pairwise.pair(read_run(finished / "plain"), read_run(other), "test")["untested"]
+        pairwise.compare_runs(read_run(finished / "plain"), read_run(other), "test")["untested"]
         == "plain kept no predictions of its test split"
     )
 
@@ -166,22 +166,22 @@ def test_a_better_model_is_told_from_luck() -> None:
         return np.where(rng.random(400) < share, labels, rng.integers(0, 3, 400))
 
     weak, strong, twin = noisy(0.5), noisy(0.8), noisy(0.5)
-    pair = significance.compare(labels, weak, strong, 3)
+    pair = significance.compare_predictions(labels, weak, strong, 3)
     assert pair.mcnemar < 0.001 and pair.f1_p < 0.01 and pair.f1_interval[0] > 0
     expected = f1_score(labels, strong, average="weighted") - f1_score(
         labels, weak, average="weighted"
     )
     assert pair.f1 == pytest.approx(expected)
     assert pair.accuracy == pytest.approx((strong == labels).mean() - (weak == labels).mean())
-    equal = significance.compare(labels, weak, twin, 3)
+    equal = significance.compare_predictions(labels, weak, twin, 3)
     assert equal.mcnemar > 0.05 and equal.f1_interval[0] < 0 < equal.f1_interval[1]
-    assert significance.compare(labels, weak, weak, 3).f1_p == 1.0
+    assert significance.compare_predictions(labels, weak, weak, 3).f1_p == 1.0
 
 
 def test_intervals_are_wilsons_and_the_bootstraps() -> None:
     for right, n in ((0, 10), (10, 10), (37, 40), (1876, 2000)):
         expected = stats.binomtest(right, n).proportion_ci(method="wilson")
-        assert intervals.wilson(right, n) == pytest.approx((expected.low, expected.high))
+        assert intervals.wilson_interval(right, n) == pytest.approx((expected.low, expected.high))
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 300)
     predicted = np.where(rng.random(300) < 0.8, labels, 1 - labels)
@@ -190,7 +190,9 @@ def test_intervals_are_wilsons_and_the_bootstraps() -> None:
     expected = np.quantile(
         [f1_score(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975]
     )
-    assert intervals.bootstrap(matrix, intervals.f1) == pytest.approx(tuple(expected), abs=0.01)
+    assert intervals.bootstrap_interval(matrix, intervals.f1_of_confusion) == pytest.approx(
+        tuple(expected), abs=0.01
+    )
 
 
 class Api:
@@ -212,7 +214,7 @@ class Api:
 def test_push_uploads_the_model_folder(finished: Path) -> None:
     api = Api()
     assert (
-        push.push(read_run(finished / "plain"), "me/plain", private=True, api=api)
+        push.push_to_hub(read_run(finished / "plain"), "me/plain", private=True, api=api)
         == "https://hub/me/plain"
     )
     assert api.calls == [
@@ -230,7 +232,7 @@ def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch)
         (LocalTokenNotFoundError("x"), "not logged in"), (OSError("no route"), unreachable), (HTTPError("no route"), unreachable),
     ):  # fmt: skip
         with pytest.raises(UserError, match=line):
-            push.push(read_run(finished / "plain"), "me/plain", api=Api(error))
+            push.push_to_hub(read_run(finished / "plain"), "me/plain", api=Api(error))
     with pytest.raises(UserError, match=r"one run becomes one repository; 2 are given"):
         report.main([str(finished / "plain"), str(finished / "lora"), "--push", "a/b"])
 

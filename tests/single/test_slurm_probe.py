@@ -2,7 +2,7 @@
 
 import pytest
 
-from distsent.distributed import world
+from distsent.distributed.launchers import init_world
 from distsent.errors import UserError
 from distsent.runtime.slurm_probe import (
     INTERACTIVE,
@@ -126,4 +126,4 @@ def test_only_the_shell_of_an_allocation_asks_its_tasks(env, expected):
 def test_a_step_without_pmi_is_a_mistake_and_no_abort():
     step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
     with pytest.raises(UserError, match=r"SLURM_STEP_NUM_TASKS=4 .* no PMI .*--mpi=pmix"):
-        world.start(step)
+        init_world(step)
