@@ -1,64 +1,71 @@
-"""`status.json` in a run folder: how a run stands, for scripts and launchers to read."""
+"""`status.json` in a run folder: the state of a run, for scripts and launchers to read."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from distsent.errors import FINISHED, STOPPED
+from distsent.exit_policy import NON_RETRYABLE
 
-# Set by a launcher for each start, so that it can tell this start's status from an earlier one's.
+FILE = "status.json"  # in the run folder
+# A launcher sets it to a new name for each start, to tell this start's status from an earlier one's.
 ATTEMPT = "DISTSENT_ATTEMPT"
-RUNNING, STOPPED_STATE, FAILED_STATE, FINISHED_STATE = "running", "stopped", "failed", "finished"
-WORKER_LOST = "worker_lost"
+WORKER_DIED = "worker_died"  # its process ended
+WORKER_LOST = "worker_lost"  # it fell silent, or a collective failed: its node may be gone
+# One of them appears where a single worker ended the run.
+Cause = Literal["worker_died", "worker_lost"]
+State = Literal["running", "stopped", "failed", "finished"]
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands. After SIGKILL `state` stays `running`: read it with the exit code.
+    """The state of a run. After SIGKILL `state` stays `running`: read it with the exit code.
 
-    `code`: exit code, None while running. `step` of `of`: the newest step that is known to be
-    saved. `retry`: whether the same command may get further. `cause`: `worker_lost` where a worker
-    died or fell silent. `resumed_from`: the step at which this start began. `attempt`: the
-    launcher's name for this start.
+    `code`: exit code, None while running. `step`: the newest saved step, of `of` steps. `retry`:
+    whether the same command may get further. `resumed_from`: the saved step at which this start of
+    the run began. `attempt`: the launcher's name for this start.
     """
 
-    state: str
+    state: State = "running"
     message: str = ""
     code: int | None = None
     step: int = 0
     of: int | None = None
     retry: bool = True
-    cause: str | None = None
+    cause: Cause | None = None
     resumed_from: int = 0
     attempt: str | None = None
 
+    @classmethod
+    def started(cls, message: str, step: int = 0, of: int | None = None) -> RunStatus:
+        """The status of a run that starts or resumes at `step`."""
+        attempt = os.environ.get(ATTEMPT)
+        return cls(message=message, step=step, of=of, resumed_from=step, attempt=attempt)
+
+    def ended(self, code: int, message: str, cause: Cause | None = None) -> RunStatus:
+        """The status after the run has ended with exit code `code`."""
+        ends: dict[int, State] = {FINISHED: "finished", STOPPED: "stopped"}
+        state, retry = ends.get(code, "failed"), code not in (FINISHED, *NON_RETRYABLE)
+        return replace(self, state=state, code=code, message=message, retry=retry, cause=cause)
+
     @property
     def progressed(self) -> bool:
-        """Whether this start saved a step that earlier ones had not."""
+        """Whether this start of the run saved a step that earlier ones had not."""
         return self.step > self.resumed_from
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
-def status_of_exit(code: int) -> str:
-    """The state that belongs to an exit code."""
-    return {FINISHED: FINISHED_STATE, STOPPED: STOPPED_STATE}.get(code, FAILED_STATE)
-
-
 def read_status(path: Path) -> RunStatus | None:
-    """The status in the file `path`; None where there is none that can be read."""
+    """The status in the file `path`. None if the file is missing or not a status."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(RunStatus)}
         return RunStatus(**{key: value for key, value in values.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-
-
-def own_attempt() -> str | None:
-    """The launcher's name for this start of the run."""
-    return os.environ.get(ATTEMPT)

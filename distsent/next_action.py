@@ -1,0 +1,62 @@
+"""What to do after a training command ended:  python -m distsent.next_action RUN [RUN ...] --code N
+
+Prints one line, `ACTION CODE CAUSE MESSAGE`, for a shell's `read -r action code cause message`:
+
+    done      the run is finished
+    retry     it failed, and the same command may get further: retry a bounded number of times
+    requeue   it was asked to stop and has saved: the same command resumes, this is not a failure
+    give_up   the job is wrong or training became non-finite: the same command would fail again
+
+CODE is the run's own exit code, which a launcher may have hidden. CAUSE is one word: finished,
+stopped, no_progress, usage_error, non_finite, crashed_at_start, worker_died, worker_lost or failed.
+A job with several seeds has several run folders: name all, in the order of the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from distsent import cli
+from distsent.errors import FINISHED
+from distsent.exit_policy import decide
+from distsent.runtime.run_status import ATTEMPT, FILE, read_status
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.Parser("next_action", __doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders")
+    parser.add_argument("--code", type=int, required=True, help="exit code of the command")
+    parser.add_argument(
+        "--attempt",
+        default=os.environ.get(ATTEMPT),
+        help=f"the value that {ATTEMPT} had for the command: an older status is ignored",
+    )
+    parser.add_argument(
+        "--stop-requested", action="store_true", help="the command was asked to stop"
+    )
+    parser.add_argument(
+        "--out-of-time",
+        action="store_true",
+        help="asked by a time limit: a stop that saved nothing counts as a failure",
+    )
+    parser.add_argument("--json", action="store_true", help="print the decision as JSON")
+    options = parser.parse_args(arguments)
+    runs = [read_status(Path(run) / FILE) for run in options.runs]
+    decision = decide(
+        options.code,
+        *(run if run and options.attempt in (None, run.attempt) else None for run in runs),
+        stop_requested=options.stop_requested,
+        out_of_time=options.out_of_time,
+    )
+    fields = asdict(decision)
+    fields["message"] = " ".join(decision.message.split())  # one line
+    line = " ".join(str(value) for value in fields.values())
+    print(json.dumps(fields) if options.json else line)
+    return FINISHED
+
+
+if __name__ == "__main__":
+    cli.run(main)
