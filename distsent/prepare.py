@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsent import cli
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     parser = cli.Parser("prepare", __doc__)
     parser.add_job()
-    asked = load_job(*parser.job_of(parser.parse_args(arguments).words))
+    help = "write the folder of each token store to FILE, one per line (one store per seed)"
+    parser.add_argument("--store-list", type=Path, metavar="FILE", help=help)
+    options = parser.parse_intermixed_args(arguments)
+    asked = load_job(*parser.job_of(options.words))
     world = join_mpi()
     from distsent.data.token_store import (  # heavy: only for a job that is right
         open_token_store,
@@ -36,6 +40,7 @@ def main(arguments: list[str]) -> int:
 
     load = partial(load_tokenizer, asked.model.name, asked.model.revision)
     tokenizer = world.all_or_raise(load, "prepare.tokenizer")
+    folders: list[str] = []
     for seed in asked.seeds:
         progress = Progress() if world.is_main else None
         store = open_token_store(
@@ -49,6 +54,9 @@ def main(arguments: list[str]) -> int:
         )
         if world.is_main:
             print(table(store), flush=True)
+            folders.append(f"{store.folder.resolve()}\n")
+    if world.is_main and options.store_list:
+        options.store_list.write_text("".join(folders), encoding="utf-8")
     return FINISHED
 
 

@@ -57,6 +57,17 @@ def content(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.iterdir()}
 
 
+def test_the_folders_of_the_stores_are_listed_in_a_file(job: Path, tmp_path: Path):
+    """Each seed cuts its own validation split here, so each has its own store."""
+    (tmp_path / "corpus/validation.parquet").unlink()
+    keys = ["data.validation_fraction=0.2", "train.seed=[1, 2]"]
+    done = run(0, job, *keys, "--store-list", tmp_path / "list")
+    assert done.returncode == 0, done.stderr
+    stores = (tmp_path / "list").read_text().splitlines()
+    assert len(set(stores)) == 2
+    assert all((Path(store) / "meta.json").is_file() for store in stores)
+
+
 def test_alone_it_leaves_what_train_will_open(job: Path, tmp_path: Path):
     done = run(0, job)
     assert done.returncode == 0, done.stderr
