@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from distsent import cli
 from distsent.errors import FAILED, FINISHED
 from distsent.runtime import slurm_probe
+from distsent.runtime.cgroup import cpu_quota
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -131,10 +132,9 @@ def check_mpi4py(probe: Mapping[str, Any], banner: str) -> Finding:
     return Finding(OK if loaded == started or not banner else WARN, "mpi4py", found, cure)
 
 
-def check_cores(allowed: int, quota: str, omp: str, workers: int) -> Finding:
-    """`quota`: the text of the container's cpu.max, empty if there is none."""
-    limit = re.match(r"(\d+) (\d+)", quota)
-    usable = min(allowed, max(1, round(int(limit[1]) / int(limit[2])))) if limit else allowed
+def check_cores(allowed: int, quota: int | None, omp: str, workers: int) -> Finding:
+    """`quota`: cores' worth of time that the container may use, None without a limit."""
+    usable = min(allowed, quota or allowed)
     found = f"{usable} usable, workers on this host: {workers}, OMP_NUM_THREADS: {omp or 'not set'}"
     if omp and not re.fullmatch("[1-9][0-9]*", omp):
         return Finding(
@@ -207,7 +207,6 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
     with ThreadPoolExecutor() as pool:  # side by side, for each costs seconds of imports
         probes = dict(zip(PROBES, pool.map(probe, PROBES), strict=True))
     gpus = slurm_probe.output_of(["nvidia-smi", "-L"])[0].count("GPU ")
-    quota, _ = slurm_probe.output_of(["cat", "/sys/fs/cgroup/cpu.max"])
     # As horovodrun of an environment does: beside it before elsewhere.
     banner, _ = slurm_probe.output_of(
         [shutil.which("mpirun", path=f"{sys.prefix}/bin") or "mpirun", "--version"]
@@ -227,7 +226,7 @@ def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Finding]
         check_version("transformers", versions.get("transformers", ""), "5.0"),
         check_version("datasets", versions.get("datasets", ""), "4.0"),
         check_cores(
-            len(os.sched_getaffinity(0)), quota, env.get("OMP_NUM_THREADS", ""), int(workers)
+            len(os.sched_getaffinity(0)), cpu_quota(), env.get("OMP_NUM_THREADS", ""), int(workers)
         ),
         check_space("shared memory", "in /dev/shm", shared, 1, crash),
         look_at_disk("runs", run_dir, "make room, or another run.dir"),

@@ -1,13 +1,13 @@
-"""What a power cut must not undo."""
+"""Flushing files and folders to disk, so that they survive a power failure."""
 
 import os
 from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Have a file on disk, or what a folder says of its own: a rename may otherwise outlive the content that it names.
+    """Flush a file's content, or a folder's entries, to disk. Raises OSError.
 
-    Raises OSError.
+    Without it, a rename may reach the disk before the content of the renamed file.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -102,7 +102,7 @@ def evaluate_saved_model(asked: EvaluationRequest, world: World) -> dict[str, An
     job, folder = asked.job, str(asked.folder)
     world.assert_equal_across_ranks([job.to_dict(), asked.split], "what is to be scored")
     devices.share_cores(world)
-    device = devices.device(world.local_rank)
+    device = devices.select_device(world.local_rank)
     precision, _ = world.on_main(
         lambda: devices.resolve_precision(job.train.precision, device), "rescore.precision"
     )

@@ -1,8 +1,8 @@
 """Checkpoints: complete or absent.
 
-A checkpoint is a folder `step-00000500/` of safetensors and JSON with a manifest of sizes and hashes. It is written under a
-temporary name, synced, and renamed into place; a reader believes nothing but the hashes and walks back to the newest good one.
-Nothing here is a pickle.
+A checkpoint is a folder `step-00000500/` of safetensors and JSON, with a manifest of sizes and
+hashes. It is written under a temporary name, synced, and renamed. Readers verify the hashes and
+fall back to the newest intact one. There are no pickles.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 FOLDER = "step-{:08d}"
 PATTERN = re.compile(r"step-(\d{8,})")
 MANIFEST = "manifest.json"
-HASH = "xxh3_128"  # against accidents, ten times as fast as SHA-256: whoever can forge a file can forge a manifest
+REQUIRED = {"weights.safetensors", "optimizer.safetensors", "state.json"}
+# Against accidents only, and ten times as fast as SHA-256: a forger could replace the manifest too.
+HASH = "xxh3_128"
 
-# What a disk or a system in trouble answers: the file may be whole all the same.
-TROUBLE = (
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN,
+# The disk or the system failed, so the file itself may be intact.
+SYSTEM_ERRORS = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.EAGAIN,
+)  # fmt: skip
+# What damaged files raise while they are read.
+READ_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError,
 )  # fmt: skip
 
 Tensors = Mapping[str, torch.Tensor]
@@ -44,7 +51,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved after `step` steps: groups of named tensors ("weights", "optimizer") and plain state."""
+    """The state after `step` steps: tensors by group ("weights", "optimizer") and plain values."""
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -52,15 +59,15 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, step: int, images: Mapping[str, SafetensorsBuffer], state: Mapping[str, Any]
+    folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], state: Mapping[str, Any]
 ) -> Path:
-    """Write one checkpoint. Raises UserError when the disk does not take it; earlier checkpoints stay as they are.
+    """Write a checkpoint. Raises UserError if the disk refuses; earlier ones stay as they are.
 
-    The same step holds the same bits: one that is there already, whole, is never touched again.
+    Equal steps have equal bits, so an intact checkpoint of this step is left alone.
     """
     final = folder / FOLDER.format(step)
     temporary = folder / f".{final.name}.tmp"
-    if _is_whole(final):
+    if _is_intact(final):
         return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,9 +78,9 @@ def save(
         text = json.dumps(state)
         (temporary / "state.json").write_text(text, encoding="utf-8")
         manifest = {"state.json": {"bytes": len(text), HASH: xxh3_128(text.encode()).hexdigest()}}
-        for name, image in images.items():
-            image.write(temporary / f"{name}.safetensors")
-            manifest[f"{name}.safetensors"] = {"bytes": image.size, HASH: image.digest()}
+        for name, buffer in buffers.items():
+            buffer.write(temporary / f"{name}.safetensors")
+            manifest[f"{name}.safetensors"] = {"bytes": buffer.size, HASH: buffer.digest()}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*(temporary / name for name in manifest), temporary / MANIFEST, temporary]:
             sync(path)
@@ -82,109 +89,102 @@ def save(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"{final}: the checkpoint could not be written ({error}); the earlier ones are whole: make room, then run the "
-            "same command again",
+            f"{final}: the checkpoint could not be written ({error}); the earlier ones are intact: "
+            "free some space, then run the same command again",
             code=FAILED,
         ) from None
     return final
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one checkpoint and hold it against its manifest. Raises ValueError naming what is wrong with it, and UserError where
-    the disk does not let it be read: then it may be whole, and must not be given up for an older one.
+    """Read a checkpoint and verify its hashes. Raises ValueError if it is damaged.
+
+    Raises UserError if the disk or the system fails: the checkpoint may be intact, so the run must
+    not fall back to an older one.
     """
-    match = PATTERN.fullmatch(path.name)
     try:
-        if not (path / MANIFEST).is_file():  # a device or a pipe could be read for ever
-            raise ValueError(f"it has no {MANIFEST}")
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, entry in manifest.items():
-            if Path(name).name != name or not (path / name).is_file():
-                raise ValueError(f"{name!r} is no file of it")
-            if (path / name).stat().st_size != entry["bytes"]:
-                raise ValueError(
-                    f"{name} has {(path / name).stat().st_size} bytes, not {entry['bytes']}"
-                )
-            if _digest(path / name) != entry[HASH]:
-                raise ValueError(f"{name} does not match its hash")
-        if match is None or {"weights.safetensors", "optimizer.safetensors", "state.json"} - set(
-            manifest
-        ):
-            raise ValueError(f"{MANIFEST} does not list what a checkpoint holds")
+        names = _verify(path)
         tensors = {
-            name[: -len(".safetensors")]: load_file(path / name)
-            for name in manifest
+            name.removesuffix(".safetensors"): load_file(path / name)
+            for name in names
             if name.endswith(".safetensors")
         }
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict):
-            raise ValueError("state.json holds no state")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        SafetensorError,
-    ) as error:
-        if isinstance(error, OSError) and error.errno in TROUBLE:
+            raise ValueError("state.json is not an object")
+    except READ_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
             raise UserError(
-                f"{path}: cannot be read ({error.strerror}); nothing was changed: mend that and run the same command again, or "
-                "remove this checkpoint to carry on behind an older one",
+                f"{path}: cannot be read ({error.strerror}); nothing was changed: fix that and run "
+                "the same command again, or remove this checkpoint to resume from an older one",
                 code=FAILED,
             ) from None
         raise ValueError(f"{path}: {error}") from None
-    return Checkpoint(int(match.group(1)), tensors, state)
+    return Checkpoint(step_of(path), tensors, state)
 
 
-def newest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole; `say` hears of every one that is passed over. Raises UserError as `load` does."""
-    for path in reversed(steps(folder)):
+def _verify(path: Path) -> list[str]:
+    """The names in the manifest, once sizes and hashes match. Raises one of READ_ERRORS."""
+    # Only regular files are opened: reading a device or a pipe might never end.
+    if not (path / MANIFEST).is_file():
+        raise ValueError(f"there is no {MANIFEST}")
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    for name, entry in manifest.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise ValueError(f"{name!r} in {MANIFEST} is not a file of this checkpoint")
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            raise ValueError(f"{name} has {size} bytes instead of {entry['bytes']}")
+        if _hash_file(file) != entry[HASH]:
+            raise ValueError(f"{name} does not match its hash")
+    if not PATTERN.fullmatch(path.name) or REQUIRED - set(manifest):
+        raise ValueError(f"{MANIFEST} does not list all files of a checkpoint")
+    return list(manifest)
+
+
+def load_newest(
+    folder: Path, warn: Callable[[str], None] = lambda line: None
+) -> Checkpoint | None:
+    """The newest intact checkpoint; `warn` gets a line for each damaged one. Raises UserError."""
+    for path in reversed(list_checkpoints(folder)):
         try:
             return load(path)
         except ValueError as error:
-            say(f"passed over a damaged checkpoint: {error}")
+            warn(f"skipped a damaged checkpoint: {error}")
     return None
 
 
-def steps(folder: Path) -> list[Path]:
-    """All checkpoint folders, oldest first; temporary ones are none."""
-    found = (
-        [path for path in folder.glob("step-*") if PATTERN.fullmatch(path.name)]
-        if folder.is_dir()
-        else []
-    )
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint folders, oldest first, without temporary ones."""
+    found = [path for path in folder.glob("step-*") if PATTERN.fullmatch(path.name)]
     return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step behind which a checkpoint folder was saved."""
-    return int(path.name[5:])
+    """The step of a checkpoint folder."""
+    return int(path.name.removeprefix("step-"))
 
 
 def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = ()) -> None:
-    """Delete all but the newest `keep` and the one of step `best`, and what crashes left behind.
+    """Delete all checkpoints but the newest `keep` and the one of step `best`.
 
-    Steps that are `damaged` go first: they must not push out good ones.
+    Also deletes the temporary folders of crashed saves, and the `damaged` steps, which must not
+    count as kept.
     """
-    found = steps(folder)
-    good = [path for path in found if step_of(path) not in damaged]
-    for path in [
-        *folder.glob(".step-*.tmp"),
-        *good[:-keep],
-        *(path for path in found if path not in good),
-    ]:
-        if best is None or path.name != FOLDER.format(best):
-            with suppress(OSError):  # what cannot be deleted costs space, and no step
-                doomed = (
-                    path if path.name.startswith(".") else path.rename(folder / f".{path.name}.tmp")
-                )
-                shutil.rmtree(doomed, ignore_errors=True)
+    found = list_checkpoints(folder)
+    kept = [path for path in found if step_of(path) not in damaged][-keep:]
+    for path in list(folder.glob(".step-*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in found:
+        if path not in kept and step_of(path) != best:
+            with suppress(OSError):  # a folder that cannot be deleted only costs space
+                temporary = path.rename(folder / f".{path.name}.tmp")
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def weights_sha256(weights: Tensors) -> str:
-    """One hash for named tensors: equal if and only if names, shapes and all bits are."""
+    """A hash of named tensors: equal if and only if names, shapes, types and all bits are."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -194,42 +194,40 @@ def weights_sha256(weights: Tensors) -> str:
 
 
 class Saver:
-    """Saves off the training path: a snapshot now, the writing in a thread; one save at a time.
+    """Saves in the background: copies the state, then writes it in a thread, one save at a time.
 
-    `start`: the step behind which the run carries on; checkpoints of later steps were passed over, so they are damaged.
+    `resumed_from`: the step at which the run resumed. Checkpoints of later steps are damaged, or
+    it would have resumed from them.
     """
 
-    def __init__(self, folder: Path, keep: int, start: int = 0) -> None:
+    def __init__(self, folder: Path, keep: int, resumed_from: int = 0) -> None:
         self._folder, self._keep = folder, keep
-        self._damaged = {step for step in map(step_of, steps(folder)) if step > start}
-        self._images: dict[
-            str, SafetensorsBuffer
-        ] = {}  # laid out once: fresh memory costs more than the copying
+        steps = (step_of(path) for path in list_checkpoints(folder))
+        self._damaged = {step for step in steps if step > resumed_from}
+        # Reused: allocating fresh memory costs more than the copy.
+        self._buffers: dict[str, SafetensorsBuffer] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether something went wrong that `finish` is going to raise."""
+        """Whether a save failed with an error that `wait` has not raised yet."""
         return self._error is not None
 
-    def begin(
+    def start(
         self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], best: int | None
     ) -> None:
-        """Copy what is to be saved and return; the former save is finished first."""
-        self.finish()
-        images = {name: self._image(name, group) for name, group in tensors.items()}
-        frozen = json.loads(json.dumps(state))
+        """Wait for the previous save, copy the state, and write it in the background."""
+        self.wait()
+        buffers = {name: self._fill_buffer(name, group) for name, group in tensors.items()}
+        copied = json.loads(json.dumps(state))
 
         def write() -> None:
             try:
-                with suppress(
-                    OSError
-                ):  # `nice` may have put this process lower already, and only root may raise it
-                    os.setpriority(
-                        os.PRIO_PROCESS, threading.get_native_id(), 5
-                    )  # of this thread: training goes first
-                save(self._folder, step, images, frozen)
+                with suppress(OSError):  # under `nice`, only root may raise a priority to 5
+                    # Of this thread: training takes precedence.
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+                save(self._folder, step, buffers, copied)
                 self._damaged.discard(step)
                 prune(self._folder, self._keep, best, self._damaged)
             except BaseException as error:
@@ -238,14 +236,8 @@ class Saver:
         self._thread = threading.Thread(target=write, name=f"save-{step}")
         self._thread.start()
 
-    def _image(self, name: str, tensors: Tensors) -> SafetensorsBuffer:
-        held = self._images.get(name)
-        if held is None or not held.fits(tensors):
-            held = self._images[name] = SafetensorsBuffer(tensors)
-        return held.fill(tensors)
-
-    def finish(self) -> None:
-        """Wait for the save under way. Raises what went wrong in it."""
+    def wait(self) -> None:
+        """Wait for the current save. Raises its error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -253,14 +245,20 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
+    def _fill_buffer(self, name: str, tensors: Tensors) -> SafetensorsBuffer:
+        buffer = self._buffers.get(name)
+        if buffer is None or not buffer.fits(tensors):
+            buffer = self._buffers[name] = SafetensorsBuffer(tensors)
+        return buffer.fill(tensors)
 
-def _is_whole(path: Path) -> bool:
+
+def _is_intact(path: Path) -> bool:
     try:
         return path.exists() and bool(load(path))
     except ValueError:
         return False
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, xxh3_128).hexdigest()

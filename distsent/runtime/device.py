@@ -1,117 +1,111 @@
-"""What a worker computes on: its device, its share of the cores, its precision."""
+"""A worker's device, its share of the cores, and its precision."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from distsent.distributed.world import World
+from distsent.runtime.cgroup import cpu_quota
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WIDTH = 768  # of the timed matrix products: a base encoder's hidden size
 
 
-def device(local_rank: int) -> torch.device:
-    """One GPU a worker where there are GPUs, whether the launcher shows a worker all of them or its own alone."""
+def select_device(local_rank: int) -> torch.device:
+    """One GPU per worker if there are GPUs, whether the launcher exposes all of them or only one."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(chosen)
-    # The same bits every time: sums in a fixed order, where torch has them. cuBLAS reads its part at its first use.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    # Bit-reproducible sums where torch has them. cuBLAS reads this variable at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over new memory
-    return chosen
-
-
-def quota() -> int:
-    """Cores' worth of time that the container may use; those of the machine where nothing is said."""
-    total = os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            most, period = file.read().split()
-        return total if most == "max" else max(1, round(int(most) / int(period)))
-    except (OSError, ValueError):
-        return total
+    # Filling costs a pass over each new allocation.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
 
 
 def share_cores(world: World) -> int:
-    """Set torch's threads to this worker's share of the cores, unless OMP_NUM_THREADS says otherwise. Returns the threads.
+    """Set torch's threads to this worker's share of its host's cores, and return their number.
 
-    Cores that workers of one host may all run on are shared by them; those that a launcher bound a worker to are its own.
+    OMP_NUM_THREADS overrides it. Workers share the cores that they may all run on; cores that a
+    launcher bound one worker to belong to that worker.
     """
     host, own = socket.gethostname(), sorted(os.sched_getaffinity(0))
-    everybody = world.allgather_object((host, own), "device.cores")
-    neighbours = [set(theirs) for place, theirs in everybody if place == host]
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    threads = (
-        int(said) if said.isdigit() and int(said) > 0 else share(set(own), neighbours, quota())
-    )
+    workers = world.allgather_object((host, own), "device.cores")
+    neighbors = [set(cores) for name, cores in workers if name == host]
+    override = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(override) if override.isdigit() else 0
+    if threads < 1:
+        quota = cpu_quota() or os.cpu_count() or 1
+        threads = threads_per_worker(set(own), neighbors, quota)
     torch.set_num_threads(threads)
     return threads
 
 
-def share(own: set[int], neighbours: Sequence[set[int]], quota: int) -> int:
-    """Threads of a worker that may run on the cores `own`, among its host's `neighbours`, itself one of them."""
-    rivals = sum(bool(own & theirs) for theirs in neighbours)
-    return max(1, min(len(own) // rivals, quota // len(neighbours)))
+def threads_per_worker(own: set[int], neighbors: Sequence[set[int]], quota: int) -> int:
+    """Threads of a worker that may run on the cores `own`.
+
+    `neighbors`: the cores of each worker on its host, itself included.
+    """
+    sharing = sum(bool(own & cores) for cores in neighbors)
+    return max(1, min(len(own) // sharing, quota // len(neighbors)))
 
 
-def resolve_precision(asked: str, chosen: torch.device) -> tuple[str, str | None]:
-    """The precision to compute in, and a line for the log where it is not the one asked for."""
-    if asked == "fp16" and chosen.type == "cpu":
-        best = faster_precision(chosen)
-        return (
-            best,
-            f"train.precision = fp16 needs a GPU: this run computes in {best}, the faster one of float32 and bf16 here",
+def resolve_precision(requested: str, device: torch.device) -> tuple[str, str | None]:
+    """The precision to compute in, and a line for the log if it differs from the requested one."""
+    if requested == "fp16" and device.type == "cpu":
+        best = faster_precision(device)
+        return best, (
+            f"train.precision = fp16 needs a GPU: this run uses {best}, the faster of float32 and "
+            "bf16 on this machine"
         )
-    if asked == "auto":
-        best = faster_precision(chosen)
-        return best, f"train.precision = auto: {best} is the faster one here"
-    return asked, None
+    if requested == "auto":
+        best = faster_precision(device)
+        return best, f"train.precision = auto: {best} is faster on this machine"
+    return requested, None
 
 
-def pinned_precision(asked: str, begun: Mapping[str, Any]) -> str:
-    """The precision that a run was begun in, by its job.json, where the same was asked for then."""
-    before = begun.get("job", {}).get("train", {}).get("precision")
-    return (
-        str(begun.get("precision") or asked)
-        if asked in ("auto", "fp16") and before == asked
-        else asked
-    )
+def pinned_precision(requested: str, started: Mapping[str, Any]) -> str:
+    """The precision in the `job.json` of the run's first start, if that start requested the same.
+
+    A measured choice ("auto", or fp16 without a GPU) must not change when the run resumes.
+    """
+    before = started.get("job", {}).get("train", {}).get("precision")
+    if requested in ("auto", "fp16") and before == requested:
+        return str(started.get("precision") or requested)
+    return requested
 
 
-def faster_precision(chosen: torch.device) -> str:
-    """Times one matrix product of an encoder's size in float32 and bf16; half width must win clearly to be chosen."""
-    if chosen.type == "cuda":
+def faster_precision(device: torch.device) -> str:
+    """On a CPU, time one matrix product in both; bf16 must take less than 0.8 of the time."""
+    if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    seconds = {dtype: matmul_seconds(dtype, chosen) for dtype in (torch.float32, torch.bfloat16)}
-    return "bf16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "float32"
+    full, half = (matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    return "bf16" if half < 0.8 * full else "float32"
 
 
-def matmul_seconds(
-    dtype: torch.dtype, chosen: torch.device, rows: int = 1024, width: int = 768, tries: int = 5
-) -> float:
-    """The best of a few timings of [rows, width] x [width, 4 width], on this worker's threads or its GPU."""
-    import time
-
-    a, b = (
-        torch.randn(rows, width, dtype=dtype, device=chosen),
-        torch.randn(4 * width, width, dtype=dtype, device=chosen),
-    )
+def matmul_seconds(dtype: torch.dtype, device: torch.device, rows: int = 1024) -> float:
+    """The best of five timings of [rows, 768] x [768, 3072]."""
+    a = torch.randn(rows, WIDTH, dtype=dtype, device=device)
+    b = torch.randn(4 * WIDTH, WIDTH, dtype=dtype, device=device)
     best = float("inf")
-    for _ in range(tries):
+    for _ in range(5):
         start = time.perf_counter()
         torch.nn.functional.linear(a, b)
-        if chosen.type == "cuda":
-            torch.cuda.synchronize(chosen)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def peak_flops(precision: str, chosen: torch.device) -> float:
-    """Measured operations per second of this worker's matrix products: the roof that utilisation is held against."""
-    dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    rows = 1024 if chosen.type == "cpu" else 16384  # what keeps all of it busy
-    return 2 * rows * 768 * 4 * 768 / matmul_seconds(dtype, chosen, rows)
+def peak_flops(precision: str, device: torch.device) -> float:
+    """Measured matmul FLOP/s of this worker: the peak that MFU is relative to."""
+    rows = 1024 if device.type == "cpu" else 16384  # enough to keep the device busy
+    return 2 * rows * WIDTH * 4 * WIDTH / matmul_seconds(DTYPES[precision], device, rows)

@@ -1,8 +1,8 @@
-"""The pulse of a run: every worker tells the first one, each second, that it lives and which step it is at.
+"""Heartbeats: every second, each worker reports to the main worker that it is alive, and its step.
 
-A collective waits for ever for a worker that died or hangs. Here a death shows at once (its connection closes) and a hang after
-`stall_seconds` of silence; everybody then learns who it was and leaves, so that nothing is left waiting.
-Plain TCP between the workers' hosts; a few bytes a second.
+A collective waits forever for a worker that died or hangs. With heartbeats, a death shows at once
+(its connection closes) and a hang after `run.stall_seconds`. Then all workers log which worker it
+was, and exit. Plain TCP between the workers' hosts, a few bytes per second.
 """
 
 from __future__ import annotations
@@ -21,243 +21,229 @@ from typing import Any
 
 from distsent.distributed.world import World
 from distsent.errors import FAILED
-from distsent.runtime.launcher_watch import gone, launchers
+from distsent.runtime.launcher_watch import has_ended, launchers
+from distsent.runtime.run_status import WORKER_DIED, WORKER_LOST, Cause
 from distsent.runtime.signals import StopSignal
 
-BEAT = 1.0  # seconds between two signs of life
+INTERVAL = 1.0  # seconds between heartbeats
+# The protocol. A worker sends the token, its name as JSON, then one line per heartbeat:
+# "<step>" or "<step> <reason of a stop request>". Each is answered with ".". The last line is:
 FAREWELL = "bye"
-FAILURE = "failed: "  # begins the last words of a worker that ends alone
+FAILURE = "failed: "  # and the error
 
 
 @dataclass
-class Worker:
-    """What the first worker knows of another one."""
+class Peer:
+    """What the main worker knows about another worker."""
 
     rank: int
     host: str
     step: int = 0
-    heard: float = field(default_factory=time.monotonic)
+    last_heard: float = field(default_factory=time.monotonic)
     left: bool = False
 
 
 class HeartbeatMonitor:
-    """Watches over a world while it lives.
+    """Sends and watches heartbeats until it is closed.
 
-    `last_words(line)` is called once on the first worker before everybody leaves. `stop` is asked when the launcher is gone and, on
-    the first worker, when any other was asked: in training that travels with the gradients, but there is more to a run.
+    `deadline`: seconds without a heartbeat after which a worker counts as hung. `on_failure`:
+    called once on the main worker, with a message and the cause for `status.json`, before all
+    workers exit. `stop`: gets a request when the launcher ends and, on the main worker, when any
+    other worker has one.
     """
 
     def __init__(
         self,
         world: World,
-        stall_seconds: float,
-        last_words: Callable[[str], None],
+        deadline: float,
+        on_failure: Callable[[str, Cause | None], None],
         stop: StopSignal,
     ) -> None:
-        self.step = 0
-        self._world, self._limit, self._last_words, self._stop = (
-            world,
-            stall_seconds,
-            last_words,
-            stop,
-        )
-        self._ending = threading.Event()
+        self.step = 0  # set by the training loop
+        self._world, self._deadline = world, deadline
+        self._on_failure, self._stop = on_failure, stop
+        self._closing = threading.Event()
         self._failure: str | None = None
-        self._workers: dict[int, Worker] = {}
+        self._peers: dict[int, Peer] = {}
         self._lock = threading.Lock()
-        self._beating: threading.Thread | None = None  # of the other workers than the first
+        self._sender: threading.Thread | None = None  # on all workers but the main one
         if launchers():
-            self._spawn(self._mind_launcher)
-        if world.size == 1 or world.elastic:
-            return  # elastic workers go on without a dead one: their collectives fail, and they meet again
-        token = secrets.token_hex(8)  # strangers who find the port know no token
-        server = (
-            socket.create_server(("", 0), backlog=world.size, family=socket.AF_INET)
-            if world.is_main
-            else None
-        )
-        address = [addresses(), server.getsockname()[1], token] if server else None
-        hosts, port, token = world.allgather_object(address, "pulse.address")[0] or ([], 0, "")
-        if server is not None:
-            self._spawn(self._listen, server, token)
-            self._spawn(self._watch)
+            self._start_thread(self._watch_launchers)
+        # In an elastic run the collectives fail when a worker dies, and the others continue.
+        if world.size > 1 and not world.elastic:
+            self._connect_workers()
+
+    def _connect_workers(self) -> None:
+        address: Any = None
+        if self._world.is_main:
+            server = socket.create_server(("", 0), backlog=self._world.size, family=socket.AF_INET)
+            token = secrets.token_hex(8)  # keeps strangers out
+            address = [host_addresses(), server.getsockname()[1], token]
+        hosts, port, token = self._world.allgather_object(address, "heartbeat.address")[0]
+        if self._world.is_main:
+            self._start_thread(self._accept, server, token)
+            self._start_thread(self._check_deadlines)
         else:
-            self._beating = self._spawn(self._beat, hosts, port, token)
-        world.barrier()
+            self._sender = self._start_thread(self._send_heartbeats, hosts, port, token)
+        self._world.barrier()
 
     def close(self) -> None:
-        """Leave in good order: nobody takes this for a death, even if the process ends right behind it."""
-        self._ending.set()
-        if self._beating is not None:
-            self._beating.join(2 * BEAT)
+        """Leave in good order: the main worker does not take the end of this process for a death."""
+        self._closing.set()
+        if self._sender is not None:
+            self._sender.join(2 * INTERVAL)
 
-    def fail(self, why: str) -> None:
-        """Leave alone, for a reason that the others do not have: the first worker names it, and all end."""
-        self._failure = " ".join(why.split())
+    def report_failure(self, error: str) -> None:
+        """Report an error of this worker alone: the main worker logs it, and all workers exit."""
+        self._failure = " ".join(error.split())
         self.close()
 
-    def await_name(self) -> None:
-        """A collective has failed: give the pulse the time to say through whom, which ends this process."""
-        if self._workers or self._beating is not None:
-            self._ending.wait(5 * BEAT)
+    def wait_for_diagnosis(self) -> None:
+        """After a failed collective, wait until a heartbeat tells the cause and ends this process.
 
-    def _spawn(self, target: Callable[..., None], *args: Any) -> threading.Thread:
-        thread = threading.Thread(
-            target=target, args=args, daemon=True, name=f"pulse-{target.__name__}"
-        )
+        Returns after five intervals if none does.
+        """
+        if self._peers or self._sender is not None:
+            self._closing.wait(5 * INTERVAL)
+
+    def _start_thread(self, target: Callable[..., None], *args: Any) -> threading.Thread:
+        name = f"heartbeat{target.__name__}"
+        thread = threading.Thread(target=target, args=args, daemon=True, name=name)
         thread.start()
         return thread
 
-    def _mind_launcher(self) -> None:
-        known = launchers()
-        while not self._ending.wait(BEAT):
-            if gone(known):
-                return self._stop.request("the end of its launcher")
+    def _watch_launchers(self) -> None:
+        while not self._closing.wait(INTERVAL):
+            if any(has_ended(launcher) for launcher in launchers()):
+                return self._stop.request("launcher exit")
 
-    def _listen(self, server: socket.socket, token: str) -> None:
-        while not self._ending.is_set():
+    def _accept(self, server: socket.socket, token: str) -> None:
+        while not self._closing.is_set():
             connection, _ = server.accept()
-            self._spawn(self._hear, connection, token)
+            self._start_thread(self._receive_heartbeats, connection, token)
 
-    def _hear(self, connection: socket.socket, token: str) -> None:
-        """The first worker's ear for one other worker."""
-        worker: Worker | None = None
+    def _receive_heartbeats(self, connection: socket.socket, token: str) -> None:
+        """On the main worker: read the heartbeats of one other worker."""
+        peer: Peer | None = None
         connection.settimeout(None)
         try:
             with connection.makefile("r") as lines:
                 if next(lines, "").strip() != token:
                     return
                 hello = json.loads(next(lines))
-                worker = Worker(hello["rank"], hello["host"])
+                peer = Peer(hello["rank"], hello["host"])
                 with self._lock:
-                    self._workers[worker.rank] = worker
+                    self._peers[peer.rank] = peer
                 for line in lines:
-                    worker.heard = time.monotonic()
-                    if line.strip() == FAREWELL:  # no answer: nobody is there any more to hear it
-                        worker.left = True
+                    peer.last_heard = time.monotonic()
+                    if line.strip() == FAREWELL:  # not answered: the worker may be gone
+                        peer.left = True
                         return
                     if line.startswith(FAILURE):
-                        self._end(
-                            f"rank {worker.rank} on {worker.host} {line.strip()}, at step {self._step_of(worker)}"
-                        )
+                        error = line.strip().removeprefix(FAILURE)
+                        self._abort(f"{self._describe(peer, 'failed')}: {error}", None)
                     connection.sendall(b".\n")
-                    step, _, wish = line.strip().partition(" ")
-                    worker.step = int(step)
-                    if wish:
-                        self._stop.request(f"{wish} at rank {worker.rank}")
+                    step, _, reason = line.strip().partition(" ")
+                    peer.step = int(step)
+                    if reason:
+                        self._stop.request(f"{reason} on rank {peer.rank}")
         except (OSError, ValueError, StopIteration):
             pass
-        if worker is not None and not self._ending.is_set():
-            self._end(f"rank {worker.rank} on {worker.host} died at step {self._step_of(worker)}")
+        if peer is not None and not self._closing.is_set():
+            self._abort(self._describe(peer, "died"), WORKER_DIED)
 
-    def _watch(self) -> None:
-        """The first worker's eye on the clock."""
-        looked = time.monotonic()
-        while not self._ending.wait(BEAT):
-            paused, looked = time.monotonic() - looked - BEAT, time.monotonic()
+    def _check_deadlines(self) -> None:
+        """On the main worker: find workers that stopped sending heartbeats."""
+        checked = time.monotonic()
+        while not self._closing.wait(INTERVAL):
+            paused, checked = time.monotonic() - checked - INTERVAL, time.monotonic()
             with self._lock:
-                if (
-                    paused > BEAT
-                ):  # this process itself stood still, so perhaps all did: Ctrl-Z, a suspended job
-                    for w in self._workers.values():
-                        w.heard += paused
-                silent = [
-                    w
-                    for w in self._workers.values()
-                    if not w.left and time.monotonic() - w.heard > self._limit
-                ]
-            if silent:
-                w = silent[0]
-                self._end(
-                    f"rank {w.rank} on {w.host} has been silent for {self._limit:g} s, at step {self._step_of(w)}"
-                )
+                peers = [peer for peer in self._peers.values() if not peer.left]
+            # If this process itself stood still, perhaps all did: Ctrl-Z, a suspended job.
+            for peer in peers if paused > INTERVAL else ():
+                peer.last_heard += paused
+            for peer in peers:
+                if time.monotonic() - peer.last_heard > self._deadline:
+                    what = f"sent no heartbeat for {self._deadline:g} s"
+                    self._abort(self._describe(peer, what), WORKER_LOST)
 
-    def _step_of(self, worker: Worker) -> int:
-        """Where a worker is: what it told last is a second old, and all go in step."""
-        return max(worker.step, self.step)
+    def _describe(self, peer: Peer, event: str) -> str:
+        # All workers run in step, and a peer's own number may be a second old.
+        step = max(peer.step, self.step)
+        return f"rank {peer.rank} on {peer.host} {event} at step {step}"
 
-    def _beat(self, hosts: list[str], port: int, token: str) -> None:
-        """Another worker's sign of life, and its watch over the first one."""
+    def _send_heartbeats(self, hosts: list[str], port: int, token: str) -> None:
+        """On the other workers: send heartbeats, and watch the main worker by its answers."""
+        rank = self._world.rank
         try:
-            line, heard = connect(hosts, port), time.monotonic()
+            connection = connect(hosts, port)
         except OSError as error:
-            print(
-                f"distsent: rank {self._world.rank}: nobody watches over this worker: rank 0 cannot be reached ({error})",
-                file=sys.stderr,
-                flush=True,
-            )
+            print_error(f"rank {rank}: cannot send heartbeats: rank 0 is unreachable ({error})")
             return
-        line.sendall(
-            f"{token}\n{json.dumps({'rank': self._world.rank, 'host': socket.gethostname()})}\n".encode()
-        )
-        line.settimeout(BEAT)
-        looked = time.monotonic()
-        while True:
-            ended = self._ending.wait(BEAT)
-            paused, looked = time.monotonic() - looked - 2 * BEAT, time.monotonic()
-            heard += max(0.0, paused - BEAT)  # as in `_watch`
+        answered = time.monotonic()
+        hello = json.dumps({"rank": rank, "host": socket.gethostname()})
+        connection.sendall(f"{token}\n{hello}\n".encode())
+        connection.settimeout(INTERVAL)
+        checked, closing = time.monotonic(), False
+        while not closing:
+            closing = self._closing.wait(INTERVAL)
+            elapsed, checked = time.monotonic() - checked, time.monotonic()
+            answered += max(0.0, elapsed - 3 * INTERVAL)  # this process stood still
             try:
-                wish = self._stop.requested
-                last = f"{FAILURE}{self._failure}" if self._failure else FAREWELL
-                line.sendall(
-                    f"{last if ended else f'{self.step} {wish}' if wish else self.step}\n".encode()
-                )
-                if ended:  # until the other side hangs up: closing on an unread answer would take the farewell back
-                    while line.recv(4096):
-                        continue
-                    return
-                answer = line.recv(4096)
-                if not answer:
-                    self._end(f"rank 0 died, around step {self.step}")
-                heard = time.monotonic()
+                connection.sendall(f"{self._next_line(closing)}\n".encode())
+                answer = connection.recv(4096)
+                # Closing the connection with an unread answer would drop the farewell.
+                while closing and answer:
+                    answer = connection.recv(4096)
+                alive, answered = bool(answer), time.monotonic()
             except TimeoutError:
-                if ended:
-                    return
-                if time.monotonic() - heard > self._limit:
-                    self._end(
-                        f"rank 0 has been silent for {self._limit:g} s, around step {self.step}"
-                    )
+                alive = True
             except OSError:
-                if ended:
-                    return
-                self._end(f"rank 0 died, around step {self.step}")
+                alive = False
+            if not alive and not closing:
+                self._abort(f"rank 0 died around step {self.step}", WORKER_DIED)
+            if time.monotonic() - answered > self._deadline and not closing:
+                what = f"rank 0 sent no heartbeat for {self._deadline:g} s around step {self.step}"
+                self._abort(what, WORKER_LOST)
 
-    def _end(self, what: str) -> None:
-        """Tell, and leave at once: the main thread may sit in a collective that never returns."""
+    def _next_line(self, closing: bool) -> str:
+        if closing:
+            return FAREWELL if self._failure is None else f"{FAILURE}{self._failure}"
+        return f"{self.step} {self._stop.requested or ''}".strip()
+
+    def _abort(self, message: str, cause: Cause | None) -> None:
+        """Report, and exit at once: the main thread may wait in a collective that never returns."""
         with self._lock:
-            if self._ending.is_set():
+            if self._closing.is_set():
                 return
-            line = f"{what}; the last checkpoint is whole: run the same command again to carry on"
-            print(f"distsent: rank {self._world.rank}: {line}", file=sys.stderr, flush=True)
+            message += "; the last checkpoint is intact: run the same command again to resume"
+            print_error(f"rank {self._world.rank}: {message}")
             if self._world.is_main:
-                self._last_words(f"failed: {line}")
+                self._on_failure(message, cause)
             os._exit(FAILED)
 
 
-def addresses() -> list[str]:
-    """Where this host may be reached from the others: by its name's addresses, and by the one that routes outwards."""
+def print_error(line: str) -> None:
+    print(f"distsent: {line}", file=sys.stderr, flush=True)
+
+
+def host_addresses() -> list[str]:
+    """Addresses at which other hosts may reach this one: its name's and its default route's."""
     found: list[str] = []
     with suppress(OSError):
-        found += [
-            str(info[4][0])
-            for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-        ]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # sends nothing: it only asks the kernel which address would be used
-            found.append(probe.getsockname()[0])
-        except OSError:
-            pass
+        infos = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+        found += [str(info[4][0]) for info in infos]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: the kernel only selects the address
+        found.append(probe.getsockname()[0])
     return [*dict.fromkeys(found), "127.0.0.1"]
 
 
-def connect(hosts: list[str], port: int, patience: float = 20.0) -> socket.socket:
-    """A connection to the first of `hosts` that answers. Raises OSError when none does."""
+def connect(hosts: list[str], port: int, timeout: float = 20.0) -> socket.socket:
+    """Connect to the first of `hosts` that answers. Raises OSError if none does in time."""
     error: OSError = OSError("no address to connect to")
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
         for host in hosts:
             try:
                 return socket.create_connection((host, port), timeout=3.0)

@@ -1,56 +1,50 @@
-"""The launcher above this process: workers whose launcher is gone must not train on as orphans."""
+"""The launchers among this process's ancestors. Workers must not train on without them."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
-from pathlib import Path
+
+import psutil
 
 NAMES = ("horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd")
 
 
 @cache
-def launchers() -> dict[int, str]:
-    """Ancestors of this process that are launchers: {process id: its start time}, so that a reused id is not mistaken.
+def launchers() -> list[psutil.Process]:
+    """Ancestors of this process that are launchers, as of the first call.
 
-    As they were at the first call: later, one that has died meanwhile would not be missed.
+    Call it early: a launcher that dies before the first call goes unnoticed.
     """
-    found, process = {}, os.getppid()
-    while process > 1:
-        status = stat(process)
-        if status is None:
-            break
-        if any(name in command(process) for name in NAMES):
-            found[process] = status[1]
-        process = status[0]
+    found = []
+    with suppress(psutil.Error):
+        process = psutil.Process().parent()
+        while process is not None:
+            if is_launcher(process):
+                found.append(process)
+            process = process.parent()
     return found
 
 
-def gone(known: dict[int, str]) -> bool:
-    """Whether any of the launchers that were there has ended."""
-    return any(
-        (status := stat(process)) is None or status[1] != start for process, start in known.items()
-    )
+def is_launcher(process: psutil.Process) -> bool:
+    """Whether the command names a launcher: as its program or as the script that it runs.
 
-
-def stat(process: int) -> tuple[int, str] | None:
-    """(parent, start time) of a process; None if it is no more, or only a zombie."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else (int(fields[1]), fields[19])
-
-
-def command(process: int) -> str:
-    """The words of a process's command line that may name a launcher: the program, and the script that it runs.
-
-    Over MPI, what was started as horovodrun is a shell by now, `sh -c "mpirun ..."`: it is the one that gets killed.
+    horovodrun over MPI has become `sh -c "mpirun ..."`: that shell is the process to watch.
     """
     try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:3]
-    except OSError:
-        return ""
-    return " ".join(
-        os.path.basename(word.split()[0].decode(errors="replace")) for word in words if word.split()
-    )
+        words = [word.split()[0] for word in process.cmdline()[:3] if word.split()]
+    except psutil.Error:
+        return False
+    command = " ".join(os.path.basename(word) for word in words)
+    return any(name in command for name in NAMES)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether the process is gone, a zombie, or replaced by another one with the same id."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # alive, but hidden from this user
+        return False

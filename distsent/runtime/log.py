@@ -1,11 +1,12 @@
-"""What a run tells: lines (console and train.log), numbers (metrics.jsonl, TensorBoard), a bar on a terminal.
+"""A run's log: lines (console and train.log), metrics (metrics.jsonl, TensorBoard), progress.
 
-Only the first worker speaks; the others hold a Log that stays silent.
+Only the main worker logs. The others hold a `Log`, which drops everything.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,27 +15,35 @@ from typing import Any, TextIO
 
 from distsent.runtime.run_folder import RunFolder, write_text
 
+# Set to "json" by a parent process that draws the progress bar itself: under mpirun, standard error
+# is never a terminal. Progress then reaches the console as lines such as
+# distsent-progress: {"step": 3, "of": 9, "text": "..."}
+PROGRESS = "DISTSENT_PROGRESS"
+PROGRESS_PREFIX = "distsent-progress: "
+PROGRESS_INTERVAL = 0.2  # seconds between two such lines
+
 
 class Log:
-    """A log that says nothing: what the other workers hold, and the interface."""
+    """The interface, and the log of all workers but the main one: it drops everything."""
 
     def info(self, line: str) -> None:
-        """A line for people."""
+        """Log a line for people."""
 
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
-        """A record for machines: scalars under `tag/` for TensorBoard, one line of metrics.jsonl."""
+        """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
 
-    def progress(self, done: int, text: str) -> None:
-        """Move the bar, if there is one."""
+    def progress(self, step: int, text: str) -> None:
+        """Show how far training is."""
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush and close all files."""
 
 
 class RunLog(Log):
-    """The first worker's log. Resuming at step `start` drops what an interrupted run wrote behind that step.
+    """The main worker's log. A full disk or a closed console does not end the run.
 
-    `evaluated`: the last step whose evaluation the resumed state knows of; a later one is made, and told, again.
+    Resuming at step `start` drops the metrics of later steps, which are trained again. `evaluated`:
+    the last step whose evaluation the resumed state contains; later ones are made again.
     """
 
     def __init__(
@@ -46,94 +55,117 @@ class RunLog(Log):
         tensorboard: bool,
         console: TextIO | None = None,
     ) -> None:
-        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115  (lives as long as the run)
-        _drop_behind(folder, start, evaluated)
+        _truncate_metrics(folder, start, evaluated)
+        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115
         self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
-        self._console, self._bar = console or sys.stderr, None
-        self._full = False  # whether the disk has refused a line
-        self.writer: Any = None
-        if self._console.isatty():
+        self._console = console or sys.stderr
+        self._disk_full = False
+        self._progress_lines: ProgressLines | None = None
+        self._bar: Any = None
+        self._tensorboard: Any = None
+        if os.environ.get(PROGRESS) == "json":
+            self._progress_lines = ProgressLines(self._console, start, total)
+        elif self._console.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=total,
-                initial=start,
-                unit="step",
-                file=self._console,
-                dynamic_ncols=True,
-                smoothing=0.1,
-            )
+            kind = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.1}
+            self._bar = tqdm(total=total, initial=start, file=self._console, **kind)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+            self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
 
     def info(self, line: str) -> None:
-        self._write(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        self._show(line)
+        self._log(line)
+        self._print(line)
 
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
         self._write(self._metrics, json.dumps(values) + "\n")
         with suppress(OSError):
-            for key, value in values.items() if self.writer is not None else ():
+            for key, value in values.items() if self._tensorboard is not None else ():
                 if isinstance(value, int | float) and key not in ("step", "n"):
-                    self.writer.add_scalar(f"{tag}/{key}", value, values["step"])
+                    self._tensorboard.add_scalar(f"{tag}/{key}", value, values["step"])
 
-    def progress(self, done: int, text: str) -> None:
+    def progress(self, step: int, text: str) -> None:
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.set_postfix_str(text, refresh=False)
-                self._bar.update(done - self._bar.n)
-        elif text:
+                self._bar.update(step - self._bar.n)
+        elif self._progress_lines is not None:
+            self._log(text)
+            self._progress_lines.update(step, text)
+        else:
             self.info(text)
 
     def close(self) -> None:
-        for sink in (self._bar, self.writer, self._metrics, self._file):
+        for sink in (self._progress_lines, self._bar, self._tensorboard, self._metrics, self._file):
             with suppress(OSError):
                 sink.close() if sink is not None else None
 
-    def _show(self, line: str) -> None:
-        with suppress(
-            OSError
-        ):  # the launcher that read our lines may be dead: that must not keep us from saving
+    def _log(self, line: str) -> None:
+        self._write(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def _print(self, line: str) -> None:
+        # The launcher that reads these lines may be dead, and the run must still save.
+        with suppress(OSError):
             if self._bar is not None:
                 self._bar.write(line, file=self._console)
             else:
                 print(line, file=self._console, flush=True)
 
     def _write(self, file: TextIO, text: str) -> None:
-        """Append to a file. A full disk does not end a run that trains well: what did not fit is tried again with the next line."""
+        """Append to a file. If the disk refuses, the text is kept for the next attempt."""
         try:
             file.write(text)
             file.flush()
         except OSError as error:
-            if not self._full:
-                self._full = True
-                self._show(
-                    f"{file.name}: cannot be written ({error.strerror or error}); training goes on, lines may be missing"
-                )
+            if not self._disk_full:
+                self._disk_full = True
+                why = error.strerror or error
+                self._print(f"{file.name}: cannot be written ({why}); training continues")
 
 
-def _drop_behind(folder: RunFolder, start: int, evaluated: int) -> None:
-    """Keep the lines of metrics.jsonl up to step `start`: the steps behind it are trained, and written, again."""
+class ProgressLines:
+    """Progress as JSON lines, at most five per second. The last one is always written."""
+
+    def __init__(self, console: TextIO, start: int, total: int) -> None:
+        self._console, self._total = console, total
+        self._written = 0.0
+        self._pending: str | None = None
+        self.update(start, "")
+
+    def update(self, step: int, text: str) -> None:
+        self._pending = json.dumps({"step": step, "of": self._total, "text": text})
+        if step >= self._total or time.monotonic() - self._written >= PROGRESS_INTERVAL:
+            self.close()
+
+    def close(self) -> None:
+        """Write the pending line."""
+        if self._pending is not None:
+            with suppress(OSError):
+                print(f"{PROGRESS_PREFIX}{self._pending}", file=self._console, flush=True)
+            self._pending, self._written = None, time.monotonic()
+
+
+def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
+    """Drop the lines of metrics.jsonl for steps after `start`."""
     if not folder.metrics.exists():
         return
     kept = []
     for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        try:
+        # A crash may have cut a line short.
+        with suppress(ValueError, KeyError):
             record = json.loads(line)
             if record["step"] <= (evaluated if "split" in record else start):
                 kept.append(line + "\n")
-        except (ValueError, KeyError):  # a line that a crash cut short
-            continue
     write_text(folder.metrics, "".join(kept))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Seconds for people: 42 s, 3 min 5 s, 2 h 10 min."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"

@@ -1,4 +1,4 @@
-"""The model folder: what a user takes away, in Hugging Face's layout."""
+"""The model folder of a finished run, in Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def export(
+def write_model_folder(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int
 ) -> None:
-    """Write weights (safetensors), configuration with label names, and tokenizer; whole or not at all.
+    """Write weights, configuration with label names, and tokenizer; all or nothing.
 
-    With adapters these are the merged weights, in float32 whatever the base was kept in, so that everything that loads a
-    model loads this one; the adapter itself lies beside them in `adapter/`.
+    Adapters are merged into float32 weights, so that every program that loads a model can load
+    this one. The adapter itself is saved in `adapter/`.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

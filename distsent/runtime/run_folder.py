@@ -1,4 +1,4 @@
-"""The run folder: every path of a run comes from here, and everything small in it is written complete or not at all."""
+"""The run folder: all paths of a run. Small files in it are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from distsent.errors import FAILED, UserError
+from distsent.runtime.run_status import RunStatus
 
 
 class RunFolder:
-    """`<run.dir>/<job.name>/` and what lies in it. Only the first worker writes."""
+    """`<run.dir>/<job.name>/` and its contents. Only the main worker writes."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -30,51 +31,55 @@ class RunFolder:
         self.card = self.model / "README.md"
         self.predictions = self.path / "predictions"
         self.result = self.path / "result.json"
-        self.status = self.path / "status"
-        self._lock: int | None = None
+        self.status = self.path / "status.json"
+        self._lock_file: int | None = None
 
     def create(self) -> None:
-        """Make the folder. Raises UserError where that is not possible."""
+        """Create the folder. Raises UserError if it cannot be written to."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "no permission to write")
         except OSError as error:
             raise UserError(
-                f"run.dir: cannot write to {self.path} ({error.strerror}); choose another folder with run.dir=..."
+                f"run.dir: cannot write to {self.path} ({error.strerror}); choose another folder "
+                "with run.dir=..."
             ) from None
 
-    def claim(self) -> None:
-        """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
+    def lock(self) -> None:
+        """Lock the folder for this process. The lock ends with the process, however it ends.
 
-        Raises UserError, with the code of a failure, when a living run holds it.
+        Raises UserError with code FAILED if another process holds the lock.
         """
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock_file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(self._lock, 200).decode(errors="replace").strip() or "another process"
+            owner = os.read(self._lock_file, 200).decode(errors="replace").strip()
             raise UserError(
-                f"{self.path}: {owner} is training here right now; wait for it, stop it, or give this run another job.name",
-                code=FAILED,  # a launcher that tries again may find it free: the workers of its last try were still saving
+                f"{self.path}: {owner or 'another process'} is training here right now; wait for "
+                "it, stop it, or give this run another job.name",
+                # A retry may succeed: the workers of the last start may still be saving.
+                code=FAILED,
             ) from None
         except OSError:
-            return  # a file system without locks: nothing to hold
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return  # a file system without locks
+        os.ftruncate(self._lock_file, 0)
+        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+        os.pwrite(self._lock_file, owner.encode(), 0)
 
-    def release(self) -> None:
-        """Let go of a claimed folder, for whoever trains there next in this very process or in another."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def unlock(self) -> None:
+        """Release the lock."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
 
-    def say(self, status: str) -> None:
-        """One line in words: how the run stands."""
-        write_text(self.status, status + "\n")
+    def write_status(self, status: RunStatus) -> None:
+        """Replace `status.json`. Raises OSError."""
+        write_text(self.status, status.to_json())
 
-    def clear(self) -> None:
-        """Forget a former run: all but the lock."""
+    def reset(self) -> None:
+        """Delete everything that an earlier run left, except the lock."""
         for path in (self.tensorboard, self.checkpoints, self.model, self.predictions):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.job, self.log, self.metrics, self.result):
@@ -83,20 +88,20 @@ class RunFolder:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """What the disk refuses in here is one line, with the exit code of a failure: mended, the same command carries on."""
+def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a one-line UserError with code FAILED, so that a retry resumes."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); the checkpoints there are whole: mend that, or make room, "
-            "then run the same command again",
+            f"{path}: cannot be written ({error.strerror or error}); the checkpoints there are "
+            "intact: fix that, or free some space, then run the same command again",
             code=FAILED,
         ) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content at once: a reader sees the old or the new, never a part."""
+    """Replace a file's content atomically: readers see the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
@@ -110,7 +115,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None where there is no such file."""
+    """The file's value; None if there is no such file. Raises UserError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,17 @@
-"""Being asked to stop: a signal sets a flag, and the loop leaves at its next step; a second SIGTERM or SIGINT leaves at once."""
+"""Stop requests: a signal sets a flag, and the run stops at its next step.
+
+A request may reach any one worker, but all must stop together, or the others would wait forever.
+So it travels between workers, in one of four ways:
+
+- In training: with the gradients, in control slots of their all-reduce. That costs no message of
+  its own, and all workers leave after the same step.
+- Between steps and while data and model are loaded: over the heartbeat, from any worker to the
+  main one. Nothing else is exchanged there, and the main worker does the long work.
+- In an evaluation: in a small all-reduce after each batch. An evaluation exchanges nothing else
+  before its end, and takes too long to finish first.
+- While the main worker tokenizes: through the tokenizer's progress callback, which raises Stopped.
+  The other workers wait in a collective and receive that exception (`World.on_main`).
+"""
 
 from __future__ import annotations
 
@@ -11,50 +24,53 @@ import time
 from distsent.errors import STOPPED, Stopped
 from distsent.runtime.launcher_watch import launchers
 
-ECHO = 2.0  # seconds in which a repeated signal is the same one again: terminal and launcher both pass on a Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-# Not the others: a drained node's worker and its launcher each pass on the wish to save, seconds apart.
+# A second one of these exits at once. Not SIGUSR1 and SIGUSR2: when a node drains, its worker and
+# the launcher each forward the request to save, seconds apart.
 URGENT = (signal.SIGTERM, signal.SIGINT)
+# Seconds within which a repeated signal counts as the same one: on Ctrl-C, both the terminal and
+# the launcher send it.
+DUPLICATE_WINDOW = 2.0
 
 
 class StopSignal:
-    """Whether this process was asked to stop. Make it first thing: imports and tokenising take a while, too.
+    """Whether this process was asked to stop. Create it first: imports and tokenizing take long.
 
-    A thread hears the signals: Python's own handlers run in the main thread, which may sit in a collective for minutes.
+    A thread receives the signals, because Python runs signal handlers in the main thread, which
+    may wait in a collective for minutes.
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
-        self._since: float | None = None  # when this process's own first signal came
-        launchers()  # known from here on: a launcher may die while its workers import
-        heard, self._told = socket.socketpair()
-        self._told.setblocking(False)
-        signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        self.requested: str | None = None  # the reason
+        self._first_signal: float | None = None  # when this process itself received one
+        launchers()  # cached before the imports: a launcher may die during them
+        received, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda number, frame: None)
-        threading.Thread(target=self._listen, args=(heard,), daemon=True, name="stop").start()
+        thread = threading.Thread(target=self._listen, args=(received,), daemon=True, name="stop")
+        thread.start()
 
-    def _listen(self, heard: socket.socket) -> None:
+    def _listen(self, received: socket.socket) -> None:
         while True:
-            for number in heard.recv(64):
-                self._hear(number)
+            for number in received.recv(64):
+                if number in SIGNALS:
+                    self._handle(number)
 
-    def _hear(self, number: int) -> None:
-        if number not in SIGNALS:
-            return
+    def _handle(self, number: int) -> None:
         self.request(signal.Signals(number).name)
-        if (
-            self._since is None
-        ):  # what others asked for counts for nothing here: their workers' signals may come all at once
-            self._since = time.monotonic()
-        elif number in URGENT and time.monotonic() - self._since > ECHO:
+        # Requests from other workers do not count: signals may reach all workers at once.
+        if self._first_signal is None:
+            self._first_signal = time.monotonic()
+        elif number in URGENT and time.monotonic() - self._first_signal > DUPLICATE_WINDOW:
             os._exit(STOPPED)
 
-    def request(self, why: str) -> None:
-        """Ask this process to stop, as a signal would."""
-        self.requested = self.requested or why
+    def request(self, reason: str) -> None:
+        """Request a stop, as a signal does. The first reason is kept."""
+        self.requested = self.requested or reason
 
     def raise_if_requested(self) -> None:
-        """Raises Stopped if asked to: for places where no other worker waits for this one."""
+        """Raises Stopped on request. Only for places where no other worker waits for this one."""
         if self.requested is not None:
-            raise Stopped(f"asked to stop by {self.requested}")
+            raise Stopped(f"stop requested: {self.requested}")

@@ -11,14 +11,16 @@ import torch
 
 from distsent import __version__
 from distsent.data.token_store import TokenStore
+from distsent.errors import FINISHED
 from distsent.fsync import sync
 from distsent.model import adapter
 from distsent.reporting import finished_run, model_card, predictions, tensorboard
 from distsent.reporting.table import format_result_table
 from distsent.runtime.checkpoint import weights_sha256
 from distsent.runtime.log import Log, duration
-from distsent.runtime.model_folder import export
+from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, write_json
+from distsent.runtime.run_status import RunStatus
 from distsent.training import memory
 from distsent.training.loop import Loop
 
@@ -38,7 +40,7 @@ def finish(
     job, model = loop.job, loop.update.forward.model
     for split, (_, logits) in final.items():
         predictions.write_predictions(folder.predictions, split, logits, store, tokenizer)
-    export(model, tokenizer, folder.model, job.data.max_length)
+    write_model_folder(model, tokenizer, folder.model, job.data.max_length)
     for top in (folder.predictions, folder.model):
         for path in (*top.rglob("*"), top):
             sync(path)
@@ -49,7 +51,7 @@ def finish(
         f"finished: {loop.progress.step} steps in {duration(loop.progress.seconds)}; model in {folder.model}"
     )
     log.info(format_result_table(result))
-    folder.say("finished")
+    folder.write_status(RunStatus().ended(FINISHED, "finished"))
 
 
 def result_of(loop: Loop, store: TokenStore, final: Final, precision: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Loop:
         if self.saver is None:
             return
         now, best = self.snapshot(), self.progress.best
-        self.saver.begin(now.step, now.tensors, now.state, best=best["step"] if best else None)
+        self.saver.start(now.step, now.tensors, now.state, best=best["step"] if best else None)
 
     def _compare(self) -> None:
         replica_check.check_replicas(
@@ -252,14 +252,14 @@ class Loop:
     def finish_saving(self) -> None:
         """Wait, all workers together, until the save under way is on disk: a launcher ends all when the first one leaves."""
         self.world.on_main(
-            lambda: self.saver.finish() if self.saver is not None else None, "loop.saved"
+            lambda: self.saver.wait() if self.saver is not None else None, "loop.saved"
         )
 
     def _leave(self) -> None:
         self.finish_saving()
         wishes = self.world.allgather_object(self.stop.requested, "loop.leave")
         whose = [
-            wish if " at rank " in wish else f"{wish} at rank {rank}"
+            wish if " on rank " in wish else f"{wish} on rank {rank}"
             for rank, wish in enumerate(wishes)
             if wish
         ]

@@ -9,11 +9,12 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from distsent.data.token_store import TokenStore
-from distsent.errors import UserError
+from distsent.errors import FINISHED, UserError
 from distsent.job.job import Job
 from distsent.runtime import checkpoint as checkpoints
 from distsent.runtime.device import pinned_precision
-from distsent.runtime.run_folder import RunFolder, read_json, storing, write_json
+from distsent.runtime.run_folder import RunFolder, read_json, disk_errors_as_user_errors, write_json
+from distsent.runtime.run_status import RunStatus
 from distsent.training.artifacts import versions
 
 # Keys that change where, how fast or how loudly a run computes, but not what: these may differ when it is carried on.
@@ -39,10 +40,10 @@ class RunClaim:
         `living`: the run goes on in workers that have begun it, so there is nothing to begin anew.
         """
         self.folder.create()
-        with storing(self.folder.path):
-            self.folder.claim()
+        with disk_errors_as_user_errors(self.folder.path):
+            self.folder.lock()
             if self.job.run.resume == "never" and not living and not self._is_ours():
-                self.folder.clear()
+                self.folder.reset()
             result = self._result()
             if result is None:
                 self.holds = True
@@ -64,7 +65,7 @@ class RunClaim:
         folder, job = self.folder, self.job
         before, result = read_json(folder.job), read_json(folder.result)
         # Where nothing was trained there is nothing that a corrected job could contradict.
-        if before is None or (result is None and not checkpoints.steps(folder.checkpoints)):
+        if before is None or (result is None and not checkpoints.list_checkpoints(folder.checkpoints)):
             return None
         begun = Job.from_dict(before["job"], str(folder.job))
         changed = [
@@ -77,7 +78,7 @@ class RunClaim:
                 f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or {CURE}"
             )
         if result is not None and result.get("status") == "finished" and not changed:
-            folder.say("finished")
+            folder.write_status(RunStatus().ended(FINISHED, "finished"))
             return result
         if (
             changed
@@ -105,7 +106,7 @@ class RunClaim:
                 f"{self.folder.path}: data.source has other rows than when this run was begun; bring the former ones back, or "
                 f"{CURE}"
             )
-        with storing(self.folder.path):
+        with disk_errors_as_user_errors(self.folder.path):
             write_json(
                 self.folder.job, read_json(self.folder.job) | {"rows": rows, "precision": precision}
             )

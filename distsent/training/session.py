@@ -15,7 +15,7 @@ from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
-from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import FAILED, STOPPED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
@@ -26,7 +26,8 @@ from distsent.runtime import checkpoint as checkpoints
 from distsent.runtime import device as devices
 from distsent.runtime.heartbeat import HeartbeatMonitor
 from distsent.runtime.log import Log, RunLog
-from distsent.runtime.run_folder import RunFolder, storing
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
+from distsent.runtime.run_status import Cause, RunStatus
 from distsent.runtime.signals import StopSignal
 from distsent.training import memory, replica_check
 from distsent.training.artifacts import complete, finish
@@ -73,9 +74,9 @@ class TrainingSession:
         except BaseException as ending:  # of this worker alone
             self._say_status(f"failed: {type(ending).__name__}: {ending}")
             if self.pulse is not None and isinstance(ending, WorkerLost):
-                self.pulse.await_name()
+                self.pulse.wait_for_diagnosis()
             elif self.pulse is not None:
-                self.pulse.fail(f"{type(ending).__name__}: {ending}")
+                self.pulse.report_failure(f"{type(ending).__name__}: {ending}")
             raise
         finally:
             self._close()
@@ -84,7 +85,7 @@ class TrainingSession:
         self.log.close()
         if self.pulse is not None:
             self.pulse.close()
-        self.folder.release()
+        self.folder.unlock()
 
     def _meet_again(self, change: MembershipChanged) -> None:
         """Workers came or went: keep what this one holds in memory, and start anew with those that are there."""
@@ -92,7 +93,7 @@ class TrainingSession:
             self._carried, saver, self._loop = self._loop.snapshot(), self._loop.saver, None
             self.log.info(f"the workers change after step {self._carried.step}: {change}")
             if saver is not None:
-                saver.finish()
+                saver.wait()
         self._close()
         self.log, self._notes = Log(), []
         self.world.rejoin()
@@ -106,7 +107,7 @@ class TrainingSession:
         held = self._carried
         carried = max(world.allgather_object(held.step if held else -1, "run.carried")) >= 0
         self.pulse = HeartbeatMonitor(
-            world, job.run.stall_seconds, last_words=self._say_status, stop=self.stop
+            world, job.run.stall_seconds, on_failure=self._report_failure, stop=self.stop
         )
         living = any(world.allgather_object(self._begun, "run.begun"))
         if finished := world.on_main(lambda: self.claim.take(world.size, living), "run.claim"):
@@ -115,7 +116,7 @@ class TrainingSession:
                 print(f"{self.folder.path}: this run is finished\n{format_result_table(finished)}")
             return
         self._begun = True
-        threads, device = devices.share_cores(world), devices.device(world.local_rank)
+        threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
         precision, remark = world.on_main(
             lambda: devices.resolve_precision(self.claim.precision, device), "run.precision"
         )
@@ -157,7 +158,7 @@ class TrainingSession:
         def find() -> checkpoints.Checkpoint | None:
             found = held
             if world.is_main and not carried:
-                found = checkpoints.newest(self.folder.checkpoints, self._notes.append)
+                found = checkpoints.load_newest(self.folder.checkpoints, self._notes.append)
             check_fit(found, flat)
             return found
 
@@ -171,7 +172,7 @@ class TrainingSession:
 
         def open_log() -> None:
             evaluated = TrainState.from_dict(state["progress"]).evaluated if state else 0
-            with storing(self.folder.path):
+            with disk_errors_as_user_errors(self.folder.path):
                 self.log = RunLog(self.folder, start, evaluated, total, job.log.tensorboard)
 
         world.on_main(open_log, "run.log")
@@ -225,7 +226,7 @@ class TrainingSession:
         }
 
         def leave() -> None:
-            with storing(self.folder.path):
+            with disk_errors_as_user_errors(self.folder.path):
                 finish(self.folder, self.log, loop, tokenizer, store, final, precision)
 
         world.on_main(leave, "run.finish")
@@ -310,10 +311,18 @@ class TrainingSession:
         self.world.broadcast(flat.values, "run.best.weights")
         return True
 
-    def _say_status(self, line: str) -> None:
+    def _report_failure(self, message: str, cause: Cause | None) -> None:
+        self._say_status(f"failed: {message}", cause)
+
+    def _say_status(self, line: str, cause: Cause | None = None) -> None:
         if self.world.is_main and self.claim.holds:
             with suppress(OSError):  # a full disk must not hide what is to be said
-                self.folder.say(line)
+                state, _, message = line.partition(": ")
+                codes = {"stopped": STOPPED, "failed": FAILED}
+                status = RunStatus.started(message)
+                if state in codes:
+                    status = status.ended(codes[state], message, cause)
+                self.folder.write_status(status)
             if not line.startswith("running"):
                 self.log.info(line)
 

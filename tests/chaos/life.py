@@ -108,7 +108,7 @@ class Life:
         ended = started.wait(30)
         code, self.last_output = ended.code, ended.output
         damaged: list[str] = []
-        found = checkpoint.newest(self.run / "checkpoints", damaged.append)
+        found = checkpoint.load_newest(self.run / "checkpoints", damaged.append)
         newest = found.step if found else 0
         return StepResult(
             "distsent", attack, round(seconds, 2), len(left), code, self.result is not None, newest,
@@ -126,7 +126,7 @@ class Life:
     def hash(self) -> str:
         """Of the weights that the run gives away, and of the weights and moments behind its last step."""
         assert self.result is not None
-        last = checkpoint.newest(self.run / "checkpoints")
+        last = checkpoint.load_newest(self.run / "checkpoints")
         assert last is not None and last.step == STEPS
         return " ".join(
             [

@@ -13,7 +13,7 @@ import torch
 from distsent.runtime import checkpoint
 from distsent.runtime.checkpoint import Saver
 from tests.chaos.trace import die_at
-from tests.fixtures import images
+from tests.fixtures import safetensors_buffers
 
 
 @cache  # made before the fork: a child of a process with threads should compute nothing
@@ -40,7 +40,7 @@ def is_that_of(found: checkpoint.Checkpoint | None, step: int) -> bool:
 
 def put(folder: Path, step: int, keep: int = 2) -> None:
     """What the saver's thread does for a save, in this thread."""
-    checkpoint.save(folder, step, images(tensors(step)), {"step": step})
+    checkpoint.save(folder, step, safetensors_buffers(tensors(step)), {"step": step})
     checkpoint.prune(folder, keep, best=None)
 
 
@@ -62,19 +62,19 @@ def survives(before: Path, folder: Path, call: int, again: int | None = None) ->
     tensors(step)
     die_at(call, lambda: put(folder, step))
     damaged: list[str] = []
-    found = checkpoint.newest(folder, damaged.append)
+    found = checkpoint.load_newest(folder, damaged.append)
     assert damaged == [], (
         f"call {call}: a crash leaves nothing that looks like a checkpoint and is none"
     )
     assert is_that_of(found, 6) or is_that_of(found, 9), f"call {call}"
-    left = [path.name for path in checkpoint.steps(folder)]
+    left = [path.name for path in checkpoint.list_checkpoints(folder)]
     assert "step-00000006" in left, f"call {call}"
     assert "step-00000003" in left or "step-00000009" in left, (
         f"call {call}: the oldest goes when the newest is there, not before"
     )
     put(folder, 9)
     assert sorted(os.listdir(folder)) == ["step-00000006", "step-00000009"], f"call {call}"
-    assert is_that_of(checkpoint.newest(folder), 9)
+    assert is_that_of(checkpoint.load_newest(folder), 9)
 
 
 def calls(before: Path, folder: Path, step: int = 9) -> int:
@@ -120,7 +120,7 @@ def test_everything_is_on_disk_before_the_name_is(
     sync, rename = checkpoint.sync, os.rename
     monkeypatch.setattr(checkpoint, "sync", lambda path: told.append(path.name) or sync(path))
     monkeypatch.setattr(os, "rename", lambda *paths: told.append("rename") or rename(*paths))
-    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
+    checkpoint.save(tmp_path, 9, safetensors_buffers(tensors(9)), {})
     assert sorted(told[:5]) == [
         ".step-00000009.tmp", "manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]  # fmt: skip
     assert told[4:] == [".step-00000009.tmp", "rename", tmp_path.name]
@@ -131,17 +131,17 @@ def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_ou
 ) -> None:
     """Step 9 is damaged, the run goes on from 6 and saves 7: with one to keep, that is 7."""
     for step in (6, 9):
-        checkpoint.save(tmp_path, step, images(tensors(step)), {"step": step})
+        checkpoint.save(tmp_path, step, safetensors_buffers(tensors(step)), {"step": step})
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     saver = Saver(tmp_path, keep=1)
     saver.begin(7, tensors(7), {"step": 7}, best=None)
     saver.finish()
-    assert is_that_of(checkpoint.newest(tmp_path), 7)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000007"]
+    assert is_that_of(checkpoint.load_newest(tmp_path), 7)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000007"]
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_is_saved_again(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
+    checkpoint.save(tmp_path, 9, safetensors_buffers(tensors(9)), {})
     (tmp_path / "step-00000009" / "state.json").unlink()
-    checkpoint.save(tmp_path, 9, images(tensors(9)), {})
-    assert is_that_of(checkpoint.newest(tmp_path), 9)
+    checkpoint.save(tmp_path, 9, safetensors_buffers(tensors(9)), {})
+    assert is_that_of(checkpoint.load_newest(tmp_path), 9)

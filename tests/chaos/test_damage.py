@@ -59,7 +59,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoint.save(
             folder,
             step,
-            fixtures.images(tensors(step)),
+            fixtures.safetensors_buffers(tensors(step)),
             {"step": step, "progress": list(range(20))},
         )
     return folder
@@ -142,7 +142,7 @@ def mutations(folder: Path, fresh: Path, count: int, seed: int) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(fresh, folder)
         what, told = damage(rng, folder), []
-        found = checkpoint.newest(folder, told.append)
+        found = checkpoint.load_newest(folder, told.append)
         where = f"seed {seed}, number {number}: {what}: {told}"
         assert found is not None and found.step in (3, 6), where
         assert {g: checkpoint.weights_sha256(t) for g, t in found.tensors.items()} == expected[
@@ -210,7 +210,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(
     tmp_path: Path, stopped: Path, what: str
 ) -> None:
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
-    path = checkpoint.steps(tmp_path / "chaos" / "checkpoints")[-1]
+    path = checkpoint.list_checkpoints(tmp_path / "chaos" / "checkpoints")[-1]
     weights = safetensors.torch.load_file(path / "weights.safetensors")
     moments = safetensors.torch.load_file(path / "optimizer.safetensors")
     first = next(name for name, weight in weights.items() if weight.dim() == 2)

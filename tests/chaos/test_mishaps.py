@@ -76,7 +76,7 @@ def log(run: Path) -> str:
 
 def hash_of(run: Path) -> list[object]:
     """Of the weights that the run gives away, and of the weights and moments behind its last step."""
-    last = checkpoint.newest(run / "checkpoints", lambda line: pytest.fail(line))
+    last = checkpoint.load_newest(run / "checkpoints", lambda line: pytest.fail(line))
     assert last is not None and last.step == 24
     return [
         fixtures.result(run)["weights_sha256"],

@@ -57,7 +57,7 @@ def bits(run: Path) -> list[object]:
     """All that two runs of the same bits share."""
     result, last = (
         fixtures.result(run),
-        checkpoint.newest(run / "checkpoints", lambda line: pytest.fail(line)),
+        checkpoint.load_newest(run / "checkpoints", lambda line: pytest.fail(line)),
     )
     assert last is not None
     scores = {split: [one["loss"], one["confusion"]] for split, one in result["eval"].items()}  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
     stop = Deaf()
     with asked_in_step(STEPS - 1, stop), pytest.raises(Stopped):
         train(words, tmp_path, stop)
-    found = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    found = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
     assert [int(path.name[5:]) for path in found] == [3, STEPS]
     harm(found[0] / "weights.safetensors")
     run = train(words, tmp_path)
@@ -185,7 +185,7 @@ def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
         "step": STEPS,
         "value": fixtures.metrics(run, "validation")[-1]["accuracy"],
     }
-    last = checkpoint.newest(run / "checkpoints")
+    last = checkpoint.load_newest(run / "checkpoints")
     assert (
         last is not None
         and checkpoint.weights_sha256(last.tensors["weights"]) == result["weights_sha256"]
@@ -235,7 +235,7 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     run = TrainingSession(asked, World(), stop)
     with asked_in_step(2, stop), pytest.raises(Stopped):
         run.train()
-    assert [path.name for path in checkpoint.steps(tmp_path / "run" / "checkpoints")] == [
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == [
         "step-00000002",
         "step-00000003",
     ]

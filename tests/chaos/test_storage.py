@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_r
         patch.setattr(checkpoint, "save", save)
         alone(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
-    found = checkpoint.newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
+    found = checkpoint.load_newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
     assert found is not None and found.step == 6
 
     with pytest.raises(UserError, match=r"cannot be written.*No space left on device") as caught:
@@ -110,5 +110,5 @@ def test_a_disk_that_turns_read_only_is_one_line(
     ) as caught:
         alone(disk)
     assert len(caught.value.lines) == 1
-    found = checkpoint.newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
+    found = checkpoint.load_newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
     assert found is not None and found.step == 3

@@ -96,7 +96,7 @@ def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
     alone(job)
     shutil.rmtree(run / "model")
     (run / "result.json").unlink()
-    for path in checkpoint.steps(run / "checkpoints")[10:]:  # one worker got as far as step 50
+    for path in checkpoint.list_checkpoints(run / "checkpoints")[10:]:  # one worker got as far as step 50
         shutil.rmtree(path)
     ended = launcher.run("-m", "distsent.train", *job, np=2)
     assert ended.code == 0 and "carrying on after step 50 of 100" in ended.output, ended.output

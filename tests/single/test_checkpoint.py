@@ -29,7 +29,7 @@ from distsent.runtime.checkpoint import (
     weights_sha256,
 )
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
-from tests.fixtures import images
+from tests.fixtures import safetensors_buffers
 
 STATE = {"progress": {"step": 3, "loss": 0.1 + 0.2}, "updates": 3, "scale": [1.0, 0]}
 
@@ -60,7 +60,7 @@ def holds(found: Checkpoint | None, step: int) -> bool:
 
 
 def put(folder: Path, step: int) -> Path:
-    return save(folder, step, images(tensors(step)), STATE | {"step": step})
+    return save(folder, step, safetensors_buffers(tensors(step)), STATE | {"step": step})
 
 
 def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
