@@ -70,7 +70,9 @@ def jsonl(path: Path, values: Sequence[object]) -> Path:
     return path
 
 
-def safetensors_buffers(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, SafetensorsBuffer]:
+def safetensors_buffers(
+    groups: Mapping[str, Mapping[str, torch.Tensor]],
+) -> dict[str, SafetensorsBuffer]:
     """Groups of tensors as a checkpoint takes them."""
     return {name: SafetensorsBuffer(group).fill(group) for name, group in groups.items()}
 

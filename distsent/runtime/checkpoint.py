@@ -143,9 +143,7 @@ def _verify(path: Path) -> list[str]:
     return list(manifest)
 
 
-def load_newest(
-    folder: Path, warn: Callable[[str], None] = lambda line: None
-) -> Checkpoint | None:
+def load_newest(folder: Path, warn: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
     """The newest intact checkpoint; `warn` gets a line for each damaged one. Raises UserError."""
     for path in reversed(list_checkpoints(folder)):
         try:

@@ -121,8 +121,8 @@ class RunLog(Log):
         except OSError as error:
             if not self._disk_full:
                 self._disk_full = True
-                why = error.strerror or error
-                self._print(f"{file.name}: cannot be written ({why}); training continues")
+                why = f"cannot be written ({error.strerror or error})"
+                self._print(f"{file.name}: {why}; training continues, lines may be missing")
 
 
 class ProgressLines:

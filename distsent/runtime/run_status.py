@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from distsent.errors import FINISHED, STOPPED
 from distsent.exit_policy import NON_RETRYABLE
@@ -14,8 +14,8 @@ from distsent.exit_policy import NON_RETRYABLE
 FILE = "status.json"  # in the run folder
 # A launcher sets it to a new name for each start, to tell this start's status from an earlier one's.
 ATTEMPT = "DISTSENT_ATTEMPT"
-WORKER_DIED = "worker_died"  # its process ended
-WORKER_LOST = "worker_lost"  # it fell silent, or a collective failed: its node may be gone
+WORKER_DIED: Final = "worker_died"  # its process ended
+WORKER_LOST: Final = "worker_lost"  # it fell silent, or a collective failed: its node may be gone
 # One of them appears where a single worker ended the run.
 Cause = Literal["worker_died", "worker_lost"]
 State = Literal["running", "stopped", "failed", "finished"]

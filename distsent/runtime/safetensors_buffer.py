@@ -50,8 +50,9 @@ class SafetensorsBuffer:
         self._memory[: len(head)] = head
         self._views = {}
         for name, x in tensors.items():
-            options = {"dtype": x.dtype, "count": x.numel(), "offset": len(head) + starts[name]}
-            self._views[name] = torch.frombuffer(self._memory, **options).view(x.shape)
+            offset = len(head) + starts[name]
+            view = torch.frombuffer(self._memory, dtype=x.dtype, count=x.numel(), offset=offset)
+            self._views[name] = view.view(x.shape)
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether names, shapes and types are those of this buffer."""

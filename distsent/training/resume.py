@@ -13,7 +13,7 @@ from distsent.errors import FINISHED, UserError
 from distsent.job.job import Job
 from distsent.runtime import checkpoint as checkpoints
 from distsent.runtime.device import pinned_precision
-from distsent.runtime.run_folder import RunFolder, read_json, disk_errors_as_user_errors, write_json
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json, write_json
 from distsent.runtime.run_status import RunStatus
 from distsent.training.artifacts import versions
 
@@ -65,7 +65,9 @@ class RunClaim:
         folder, job = self.folder, self.job
         before, result = read_json(folder.job), read_json(folder.result)
         # Where nothing was trained there is nothing that a corrected job could contradict.
-        if before is None or (result is None and not checkpoints.list_checkpoints(folder.checkpoints)):
+        if before is None or (
+            result is None and not checkpoints.list_checkpoints(folder.checkpoints)
+        ):
             return None
         begun = Job.from_dict(before["job"], str(folder.job))
         changed = [

@@ -134,8 +134,8 @@ def test_what_lies_behind_the_step_that_is_carried_on_from_pushes_no_good_one_ou
         checkpoint.save(tmp_path, step, safetensors_buffers(tensors(step)), {"step": step})
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     saver = Saver(tmp_path, keep=1)
-    saver.begin(7, tensors(7), {"step": 7}, best=None)
-    saver.finish()
+    saver.start(7, tensors(7), {"step": 7}, best=None)
+    saver.wait()
     assert is_that_of(checkpoint.load_newest(tmp_path), 7)
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000007"]
 

@@ -147,7 +147,7 @@ def test_a_full_disk_ends_all_workers_with_one_line_and_nothing_good_is_lost(run
     told = raised(runs / "full")
     assert re.fullmatch(
         r"UserError: \S+step-00000009: the checkpoint could not be written \(.*No space left on device\); the earlier ones are "
-        r"whole: make room, then run the same command again",
+        r"intact: free some space, then run the same command again",
         told,
     ), told
     assert "carrying on after step 6 of 24" in log(runs / "full")

@@ -235,7 +235,9 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     run = TrainingSession(asked, World(), stop)
     with asked_in_step(2, stop), pytest.raises(Stopped):
         run.train()
-    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == [
+    assert [
+        path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
+    ] == [
         "step-00000002",
         "step-00000003",
     ]

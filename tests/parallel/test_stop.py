@@ -96,7 +96,9 @@ def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
     alone(job)
     shutil.rmtree(run / "model")
     (run / "result.json").unlink()
-    for path in checkpoint.list_checkpoints(run / "checkpoints")[10:]:  # one worker got as far as step 50
+    for path in checkpoint.list_checkpoints(run / "checkpoints")[
+        10:
+    ]:  # one worker got as far as step 50
         shutil.rmtree(path)
     ended = launcher.run("-m", "distsent.train", *job, np=2)
     assert ended.code == 0 and "carrying on after step 50 of 100" in ended.output, ended.output
@@ -211,7 +213,7 @@ def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(
     run = tmp_path / "stopped"
     ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="1:3")
     assert ended.code not in (0, 75), ended.output
-    line = r"rank 1 on \S+ failed: RuntimeError: out of memory, at step \d+; the last checkpoint is whole: run the same command again"
+    line = r"rank 1 on \S+ failed at step \d+: RuntimeError: out of memory; the last checkpoint is intact: run the same command again"
     assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
     assert re.match(f"failed: {line}", (run / "status").read_text())
     again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)

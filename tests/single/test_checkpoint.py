@@ -21,11 +21,11 @@ from distsent.runtime import checkpoint, safetensors_buffer
 from distsent.runtime.checkpoint import (
     Checkpoint,
     Saver,
+    list_checkpoints,
     load,
-    newest,
+    load_newest,
     prune,
     save,
-    steps,
     weights_sha256,
 )
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
@@ -65,11 +65,11 @@ def put(folder: Path, step: int) -> Path:
 
 def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     path = put(tmp_path, 7)
-    assert path.name == "step-00000007" and holds(load(path), 7) and holds(newest(tmp_path), 7)
+    assert path.name == "step-00000007" and holds(load(path), 7) and holds(load_newest(tmp_path), 7)
     assert sorted(file.name for file in path.iterdir()) == [
         "manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]  # fmt: skip
     put(tmp_path, 12)
-    assert holds(newest(tmp_path), 12) and [p.name for p in steps(tmp_path)] == [
+    assert holds(load_newest(tmp_path), 12) and [p.name for p in list_checkpoints(tmp_path)] == [
         "step-00000007",
         "step-00000012",
     ]
@@ -77,9 +77,9 @@ def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_no_folder_or_an_empty_one_holds_no_checkpoint(tmp_path: Path) -> None:
     assert (
-        newest(tmp_path / "none") is None
-        and newest(tmp_path) is None
-        and steps(tmp_path / "none") == []
+        load_newest(tmp_path / "none") is None
+        and load_newest(tmp_path) is None
+        and list_checkpoints(tmp_path / "none") == []
     )
 
 
@@ -93,7 +93,7 @@ def test_steps_are_ordered_by_number_and_strangers_are_none(tmp_path: Path) -> N
         ".step-00000011.tmp",
     ):
         (tmp_path / name).mkdir()
-    assert [path.name for path in steps(tmp_path)] == [
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
         "step-00000009",
         "step-00000010",
         "step-100000000",
@@ -138,7 +138,7 @@ def half_done(name: str, args: tuple[Any, ...]) -> None:
         with open(args[0], "w", encoding="utf-8") as file:
             file.write(args[1][: len(args[1]) // 2])
     elif name == "pwrite":
-        safetensors_buffer._past_the_cache(args[0], False)  # which takes whole pages only
+        safetensors_buffer._set_direct_io(args[0], False)  # which takes whole pages only
         os.write(args[0], args[1][: len(args[1]) // 2])
     elif name == "rmtree" and Path(args[0]).is_dir():
         for entry in sorted(os.scandir(args[0]), key=lambda entry: entry.name)[:2]:
@@ -177,7 +177,7 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_who
     ):
         points += 1
         warnings: list[str] = []
-        found = newest(folder, warnings.append)
+        found = load_newest(folder, warnings.append)
         assert holds(found, 2) if ended else holds(found, 1) or holds(found, 2)
         assert warnings == [], "a crash leaves nothing that looks like a checkpoint and is none"
         assert holds(load(put(folder, 2)), 2), "the next save is not hindered by what is left"
@@ -193,7 +193,7 @@ def test_a_crash_at_any_point_of_pruning_loses_nothing_that_is_to_be_kept(tmp_pa
 
     for folder, _ in crashes(tmp_path, lambda folder: prune(folder, keep=1, best=2), before):
         warnings: list[str] = []
-        assert holds(newest(folder, warnings.append), 4) and warnings == []
+        assert holds(load_newest(folder, warnings.append), 4) and warnings == []
         assert holds(load(folder / "step-00000002"), 2)
         prune(folder, keep=1, best=2)
         assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000004"]
@@ -224,12 +224,12 @@ def test_a_disk_that_refuses_is_one_line_and_harms_no_earlier_checkpoint(
         ) as caught:
             put(tmp_path, 2)
     assert len(caught.value.lines) == 1
-    assert holds(newest(tmp_path), 1) and [path.name for path in tmp_path.iterdir()] == [
+    assert holds(load_newest(tmp_path), 1) and [path.name for path in tmp_path.iterdir()] == [
         "step-00000001"
     ]
 
 
-# Damage: newest() walks back to a whole checkpoint or finds none, and never gives a part of one
+# Damage: load_newest() walks back to a whole checkpoint or finds none, and never gives a part of one
 
 FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
 
@@ -301,7 +301,7 @@ def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -
         shutil.copytree(tmp_path / "fresh" / "step-00000002", path)
         what = damage(rng, path)
         warnings: list[str] = []
-        found = newest(tmp_path, warnings.append)
+        found = load_newest(tmp_path, warnings.append)
         if holds(found, 2):
             continue  # white space in the manifest, or a file swapped with itself
         assert holds(found, 1), what
@@ -318,14 +318,14 @@ def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -
 def test_a_manifest_nested_beyond_reason_is_passed_over(tmp_path: Path) -> None:
     put(tmp_path, 1)
     (put(tmp_path, 2) / "manifest.json").write_text("[" * 100_000)
-    assert holds(newest(tmp_path), 1)
+    assert holds(load_newest(tmp_path), 1)
 
 
 def test_when_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         (put(tmp_path, step) / "state.json").write_text("{}")
     warnings: list[str] = []
-    assert newest(tmp_path, warnings.append) is None
+    assert load_newest(tmp_path, warnings.append) is None
     assert [line.split("/")[-1].split(":")[0] for line in warnings] == [
         "step-00000003",
         "step-00000002",
@@ -345,7 +345,7 @@ def test_a_manifest_that_forgets_a_file_is_no_manifest(tmp_path: Path, name: str
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest[name]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="does not list what a checkpoint holds"):
+    with pytest.raises(ValueError, match="does not list all files of a checkpoint"):
         load(path)
 
 
@@ -368,13 +368,13 @@ def test_pruning_keeps_the_newest_and_the_best(
 
 def test_the_saver_saves_a_snapshot_in_the_order_of_its_calls(tmp_path: Path) -> None:
     saver, live = Saver(tmp_path, keep=5), tensors(1)
-    saver.begin(1, live, STATE | {"step": 1}, best=None)
+    saver.start(1, live, STATE | {"step": 1}, best=None)
     for group in live.values():
         for tensor in group.values():
             tensor.zero_()  # training goes on at once: what is being written must not notice
-    saver.begin(2, tensors(2), STATE | {"step": 2}, best=None)
-    saver.finish()
-    assert holds(load(tmp_path / "step-00000001"), 1) and holds(newest(tmp_path), 2)
+    saver.start(2, tensors(2), STATE | {"step": 2}, best=None)
+    saver.wait()
+    assert holds(load(tmp_path / "step-00000001"), 1) and holds(load_newest(tmp_path), 2)
 
 
 def test_training_goes_on_while_the_saver_writes(
@@ -384,14 +384,14 @@ def test_training_goes_on_while_the_saver_writes(
     real = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: go_on.wait(20) and real(*args))
     saver = Saver(tmp_path, keep=5)
-    saver.begin(1, tensors(1), STATE | {"step": 1}, best=None)
-    assert newest(tmp_path) is None
+    saver.start(1, tensors(1), STATE | {"step": 1}, best=None)
+    assert load_newest(tmp_path) is None
     go_on.set()
-    saver.finish()
-    assert holds(newest(tmp_path), 1)
+    saver.wait()
+    assert holds(load_newest(tmp_path), 1)
 
 
-@pytest.mark.parametrize("when", ["begin", "finish"])
+@pytest.mark.parametrize("when", ["start", "wait"])
 def test_what_goes_wrong_in_the_saver_comes_out_of_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -400,10 +400,10 @@ def test_what_goes_wrong_in_the_saver_comes_out_of_the_next_call(
 
     monkeypatch.setattr(checkpoint, "save", broken)
     saver = Saver(tmp_path, keep=5)
-    saver.begin(1, tensors(1), STATE, best=None)
+    saver.start(1, tensors(1), STATE, best=None)
     with pytest.raises(UserError, match="no room"):
-        saver.finish() if when == "finish" else saver.begin(2, tensors(2), STATE, best=None)
-    saver.finish()  # told once
+        saver.wait() if when == "wait" else saver.start(2, tensors(2), STATE, best=None)
+    saver.wait()  # told once
 
 
 def test_the_hash_of_weights_sees_names_shapes_and_every_bit() -> None:
@@ -425,7 +425,7 @@ def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, 1), put(tmp_path, 2)
-    real, warnings = checkpoint._digest, []  # type: ignore[var-annotated]
+    real, warnings = checkpoint._hash_file, []  # type: ignore[var-annotated]
 
     def fails(path: Path) -> str:
         if path.parent.name.endswith("2"):
@@ -433,39 +433,40 @@ def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_digest", fails)
+        patch.setattr(checkpoint, "_hash_file", fails)
         with pytest.raises(
             UserError,
-            match=r"step-00000002: cannot be read .*; nothing was changed: mend that and run the same",
+            match=r"step-00000002: cannot be read .*; nothing was changed: fix that and run the same",
         ):
-            newest(tmp_path, warnings.append)
-    assert not warnings and holds(newest(tmp_path), 2)
+            load_newest(tmp_path, warnings.append)
+    assert not warnings and holds(load_newest(tmp_path), 2)
 
 
 def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
-    assert holds(newest(tmp_path), 6)
+    assert holds(load_newest(tmp_path), 6)
     saver = Saver(
-        tmp_path, keep=2, start=6
+        tmp_path, keep=2, resumed_from=6
     )  # which carries on behind it, and saves next behind the damaged one
-    saver.begin(11, tensors(11), STATE | {"step": 11}, best=None)
-    saver.finish()
-    assert [path.name for path in steps(tmp_path)] == ["step-00000006", "step-00000011"]
+    saver.start(11, tensors(11), STATE | {"step": 11}, best=None)
+    saver.wait()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006", "step-00000011"]
     (tmp_path / "step-00000011" / "weights.safetensors").write_bytes(b"")
-    assert holds(newest(tmp_path), 6)
+    assert holds(load_newest(tmp_path), 6)
 
 
 def test_a_step_that_was_damaged_and_is_saved_again_counts(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
-    saver = Saver(tmp_path, keep=2, start=6)
+    saver = Saver(tmp_path, keep=2, resumed_from=6)
     for step in (9, 12):
-        saver.begin(step, tensors(step), STATE | {"step": step}, best=None)
-    saver.finish()
-    assert [path.name for path in steps(tmp_path)] == ["step-00000009", "step-00000012"] and holds(
-        newest(tmp_path), 12
-    )
+        saver.start(step, tensors(step), STATE | {"step": step}, best=None)
+    saver.wait()
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000009",
+        "step-00000012",
+    ] and holds(load_newest(tmp_path), 12)
 
 
 def test_under_nice_a_save_goes_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +475,6 @@ def test_under_nice_a_save_goes_well(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(checkpoint.os, "setpriority", refused)
     saver = Saver(tmp_path, keep=2)
-    saver.begin(3, tensors(3), STATE | {"step": 3}, best=None)
-    saver.finish()
-    assert holds(newest(tmp_path), 3)
+    saver.start(3, tensors(3), STATE | {"step": 3}, best=None)
+    saver.wait()
+    assert holds(load_newest(tmp_path), 3)

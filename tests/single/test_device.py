@@ -1,9 +1,11 @@
 """What a worker computes in: as asked, or what a probe finds faster."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from distsent.runtime import device
+from distsent.runtime import cgroup, device
 
 CPU = torch.device("cpu")
 
@@ -16,11 +18,11 @@ def test_auto_takes_half_width_only_where_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, half: float, best: str
 ) -> None:
     monkeypatch.setattr(
-        device, "matmul_seconds", lambda dtype, chosen: half if dtype == torch.bfloat16 else 1.0
+        device, "matmul_seconds", lambda dtype, device: half if dtype == torch.bfloat16 else 1.0
     )
     assert device.resolve_precision("auto", CPU) == (
         best,
-        f"train.precision = auto: {best} is the faster one here",
+        f"train.precision = auto: {best} is faster on this machine",
     )
 
 
@@ -37,12 +39,10 @@ def test_what_is_asked_for_is_taken() -> None:
 def test_fp16_without_a_gpu_is_the_faster_one_of_what_there_is(
     monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:
-    monkeypatch.setattr(device, "faster_precision", lambda chosen: best)
+    monkeypatch.setattr(device, "faster_precision", lambda device: best)
     precision, remark = device.resolve_precision("fp16", CPU)
     assert (
-        precision == best
-        and remark is not None
-        and f"needs a GPU: this run computes in {best}" in remark
+        precision == best and remark is not None and f"needs a GPU: this run uses {best}" in remark
     )
 
 
@@ -50,7 +50,7 @@ ALL = set(range(8))
 
 
 @pytest.mark.parametrize(
-    ("own", "neighbours", "quota", "threads"),
+    ("own", "neighbors", "quota", "threads"),
     [
         (ALL, [ALL] * 4, 8, 2),  # horovodrun binds nobody
         (ALL, [ALL], 8, 8),
@@ -67,6 +67,19 @@ ALL = set(range(8))
     ],
 )
 def test_workers_share_the_cores_that_they_are_not_bound_apart_on(
-    own: set[int], neighbours: list[set[int]], quota: int, threads: int
+    own: set[int], neighbors: list[set[int]], quota: int, threads: int
 ) -> None:
-    assert device.share(own, neighbours, quota) == threads
+    assert device.threads_per_worker(own, neighbors, quota) == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [("max 100000", None), ("200000 100000", 2), ("20000 100000", 1), ("", None), (None, None)],
+)
+def test_the_container_quota_is_read_from_the_cgroup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, quota: int | None
+) -> None:
+    monkeypatch.setattr(cgroup, "CPU_MAX", tmp_path / "cpu.max")
+    if text is not None:
+        (tmp_path / "cpu.max").write_text(text + "\n")
+    assert cgroup.cpu_quota() == quota

@@ -1,4 +1,4 @@
-"""What ends one worker ends all of them, with the same words; and workers that do not hold the same are found at the start."""
+"""An error on one worker ends all of them with the same message; replicas are compared at the start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Crowd(World):
     def __init__(self, rank: int, size: int, table: list[Any], barrier: threading.Barrier) -> None:
         self.rank, self.size, self._table, self._barrier = rank, size, table, barrier
 
-    def gather(self, value: Any, name: str) -> list[Any]:
+    def allgather_object(self, value: Any, name: str) -> list[Any]:
         self._table[self.rank] = json.dumps(value)
         self._barrier.wait(30)
         found = [json.loads(text) for text in self._table]
@@ -72,7 +72,7 @@ def test_a_mistake_that_one_worker_meets_is_told_by_all_with_its_rank(rank: int)
     }
 
 
-@pytest.mark.parametrize("collective", ["together", "once"])
+@pytest.mark.parametrize("collective", ["all_or_raise", "on_main"])
 def test_a_stop_and_a_crash_end_all(collective: str) -> None:
     stopped = crowd(
         2, lambda world: getattr(world, collective)(lambda: at(0, Stopped("asked"))(world), "x")
@@ -81,7 +81,7 @@ def test_a_stop_and_a_crash_end_all(collective: str) -> None:
     crashed = crowd(
         2, lambda world: getattr(world, collective)(lambda: at(0, KeyError("k"))(world), "x")
     )
-    assert isinstance(crashed[0], KeyError) and str(crashed[1]) == "worker 0 failed: KeyError: 'k'"
+    assert isinstance(crashed[0], KeyError) and str(crashed[1]) == "rank 0 failed: KeyError: 'k'"
 
 
 def test_an_elastic_worker_that_fails_leaves_alone() -> None:
@@ -90,12 +90,12 @@ def test_an_elastic_worker_that_fails_leaves_alone() -> None:
     class Lone(ElasticHorovodWorld):
         def __init__(self) -> None: ...
 
-        def gather(self, value: Any, name: str) -> list[Any]:
+        def allgather_object(self, value: Any, name: str) -> list[Any]:
             return [value]
 
-    assert Lone().together(lambda: 3, "x") == 3
+    assert Lone().all_or_raise(lambda: 3, "x") == 3
     with pytest.raises(KeyError):
-        Lone().together(lambda: {}["k"], "x")
+        Lone().all_or_raise(lambda: {}["k"], "x")
 
 
 def linear(seed: int) -> torch.nn.Module:
