@@ -1,4 +1,4 @@
-"""How far a score may be off: 95 % confidence intervals, over which rows the split happened to hold."""
+"""95 % confidence intervals of scores, over the choice of the rows that are in the split."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 DRAWS = 2000
 
 
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """Of a share, `right` of `n` (Wilson, 1927): holds near 0 and 1, too, where the textbook's one leaves [0, 1]."""
-    share = right / n
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    reach = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Interval of a proportion (Wilson, 1927): unlike the normal one, it stays within [0, 1]."""
+    share = successes / n
+    center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    margin = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+    return max(0.0, center - margin), min(1.0, center + margin)
 
 
 def bootstrap_interval(
     confusion: Sequence[Sequence[int]], score: Callable[[np.ndarray], float], seed: int = 0
 ) -> tuple[float, float]:
-    """Of a score of the confusion matrix. Drawing rows anew is drawing cells anew, so the rows themselves are not needed."""
+    """Interval of a score of the confusion matrix.
+
+    Resampling rows is resampling cells of the matrix, so the rows themselves are not needed.
+    """
     cells = np.asarray(confusion, dtype=np.int64)
-    draws = np.random.default_rng(seed).multinomial(
-        cells.sum(), cells.ravel() / cells.sum(), size=DRAWS
-    )
+    n, rng = cells.sum(), np.random.default_rng(seed)
+    draws = rng.multinomial(n, cells.ravel() / n, size=DRAWS)
     low, high = np.quantile([score(draw.reshape(cells.shape)) for draw in draws], [0.025, 0.975])
     return float(low), float(high)
 
 
 def f1_of_confusion(confusion: np.ndarray, key: str = "f1") -> float:
-    """F1 of a confusion matrix, as the rest of distsent counts it; `key`: f1 or f1_macro."""
+    """F1 of a confusion matrix, as `Counts` computes it; `key`: f1 or f1_macro."""
     counts = Counts(len(confusion))
     counts.confusion[:] = confusion
     return float(counts.scores([""] * len(confusion))[key])

@@ -117,7 +117,7 @@ def test_a_model_without_a_job_is_scored_on_what_is_named(
     with pytest.raises(UserError) as caught:
         evaluate.main([str(model)])
     assert caught.value.lines == (
-        f"{model}: a model without a job: say what to score it on, e.g. data.source=./test.csv",
+        f"{model}: a model without a job: name the data, e.g. data.source=./test.csv",
     )
     found = scores(capsys, model, f"data.source={finished.parent / 'corpus'}")
     assert found["confusion"] == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]

@@ -110,8 +110,8 @@ def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:
 
     predictor = Predictor(finished / "plain")
     for texts, line in (
-        ("one text", r"texts: one text, where a list"),
-        (["a", None], r"texts\[1\] = None is no text"),
+        ("one text", r"texts: a single text; expected a list"),
+        (["a", None], r"texts\[1\] = None is not text"),
     ):
         with pytest.raises(UserError, match=line):
             predictor(texts)  # type: ignore[arg-type]
@@ -165,8 +165,8 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model takes 3 to 258 tokens",
         (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no model/config.json and no "
                               "config.json)",
-        (str(finished / "lora" / "model" / "adapter"), "a"): f"{finished / 'lora' / 'model' / 'adapter'}: an adapter alone; the "
-                                                            "folder above it holds the whole model",
+        (str(finished / "lora" / "model" / "adapter"), "a"): f"{finished / 'lora' / 'model' / 'adapter'}: an adapter only; its "
+                                                                "parent folder holds the complete model",
     }  # fmt: skip
     for words, line in cases.items():
         with pytest.raises(UserError) as caught:
