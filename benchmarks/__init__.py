@@ -1,1 +1,1 @@
-"""Side by side: distsent and what users would pick instead, in one run."""
+"""Benchmarks of distsent against the tools that users would otherwise choose."""

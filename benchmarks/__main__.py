@@ -1,8 +1,12 @@
-"""Hold contests and write their tables:  python -m benchmarks [CONTEST ...] [--rounds N] [field=value ...]
+"""Run comparisons and write their tables.
 
-distsent and what users would pick instead take turns over the same work, after a check that they compute the same. Rounds are added
-to the comparison's record in --out; its table stands beside it. No contests: arithmetic, roof, exchange, growth, saves.
-Without a name: all of them. DISTSENT_DATA: the folder of corpora.
+    python -m benchmarks [NAME ...] [--rounds N] [field=value ...]
+
+A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
+checks that all systems compute the same results. Rounds are appended to the comparison's JSON
+record in --out; the table is written next to it. Reports (arithmetic, matmul-peak, exchange,
+growth, saves) take no rounds and no fields. Without a NAME, everything runs. DISTSENT_DATA names
+the folder of datasets.
 """
 
 from __future__ import annotations
@@ -13,54 +17,57 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from benchmarks import arithmetic, exchange, growth, matmul_peak, saves
-from benchmarks.comparison import Unequal
-from benchmarks.comparisons import CONTESTS
-from benchmarks.table import table
+from benchmarks.comparison import ResultsDiffer
+from benchmarks.comparisons import COMPARISONS
+from benchmarks.table import format_table
 from benchmarks.workload import Workload, override
 
 RESULTS = Path(__file__).parent / "results"
 REPORTS = {
     "arithmetic": arithmetic.report,
-    "roof": matmul_peak.report,
+    "matmul-peak": matmul_peak.report,
     "exchange": exchange.report,
     "growth": growth.report,
     "saves": saves.report,
 }
+NAMES = (*COMPARISONS, *REPORTS)
 
 
 def main() -> int:
     options = parse()
-    words = dict(word.split("=", 1) for word in options.words if "=" in word)
-    for name in [word for word in options.words if "=" not in word] or [*CONTESTS, *REPORTS]:
+    assignments = dict(word.split("=", 1) for word in options.words if "=" in word)
+    for name in [word for word in options.words if "=" not in word] or NAMES:
         if name in REPORTS:
             (options.out / f"{name}.md").write_text(REPORTS[name]())
             continue
-        comparison = replace(CONTESTS[name], work=override(CONTESTS[name].work, words))
+        comparison = COMPARISONS[name]
+        comparison = replace(comparison, work=override(comparison.work, assignments))
         record = options.out / f"{name}.json"
         try:
-            text = table(comparison.hold(options.rounds, record))
-        except (
-            Unequal,
-            RuntimeError,
-        ) as error:  # a rival may fail; distsent, whom all are held against, may not
+            table = format_table(comparison.measure(options.rounds, record))
+        except (ResultsDiffer, RuntimeError) as error:
+            # A failing baseline is recorded; distsent is the reference, so its failure is an error.
             print(f"{name}: {error}", file=sys.stderr)
             return 1
-        record.with_suffix(".md").write_text(text)
-        print(text, flush=True)
+        record.with_suffix(".md").write_text(table)
+        print(table, flush=True)
     return 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        "python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    known = sorted(field.name for field in fields(Workload))
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="CONTEST or field=value",
-        help="contests: " + ", ".join([*CONTESTS, *REPORTS]),
+        metavar="NAME or field=value",
+        help=f"names: {', '.join(NAMES)}; fields of the workload: {', '.join(known)}",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="to add (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to add (default: 5)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -68,16 +75,13 @@ def parse() -> argparse.Namespace:
         help="folder of records and tables (benchmarks/results)",
     )
     options = parser.parse_intermixed_args()
-    known = {field.name for field in fields(Workload)}
-    wrong = [
-        word
-        for word in options.words
-        if word.split("=", 1)[0] not in (known if "=" in word else {*CONTESTS, *REPORTS})
-    ]
-    if wrong:
-        parser.error(
-            f"{wrong[0]}: neither a comparison ({', '.join([*CONTESTS, *REPORTS])}) nor a field ({', '.join(sorted(known))})"
-        )
+    for word in options.words:
+        name, assigned, _ = word.partition("=")
+        if name not in (known if assigned else NAMES):
+            parser.error(
+                f"{word}: neither a comparison ({', '.join(NAMES)}) nor a field "
+                f"({', '.join(known)})"
+            )
     return options
 
 

@@ -1,7 +1,7 @@
-"""Counted arithmetic: what the matrix products of training steps execute, over what their examples need.
+"""Arithmetic of training steps: matmul FLOPs executed, relative to what the examples need.
 
-Needed: the same model over each example alone, where nothing can be padded. Useful: what reaches the head from real tokens, by
-formula (distsent/batching/flops.py).
+Needed: the same model on each example alone, where no padding is possible. Useful: the arithmetic
+that reaches the head from real tokens, by formula (distsent/batching/flops.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.comparison import about
-from benchmarks.share import Share, share
-from benchmarks.workload import Workload as Asked
+from benchmarks.share import WorkerShare, worker_share
+from benchmarks.workload import Workload
 from distsent.batching.flops import FlopCounter
 from distsent.batching.packing import PackedBatch, pack
 from distsent.model.forward import Forward
 
 STEPS = 3
+FORMULA_STEPS = 100
 
 
 def executed(forward: Forward, s: PackedBatch) -> int:
@@ -29,69 +30,74 @@ def executed(forward: Forward, s: PackedBatch) -> int:
 
 
 def needed(forward: Forward, s: PackedBatch) -> int:
-    return sum(executed(forward, part) for part in apart(s))
+    return sum(executed(forward, example) for example in split_examples(s))
 
 
-def apart(s: PackedBatch) -> list[PackedBatch]:
-    """Each example of a stream as a stream of its own."""
+def split_examples(s: PackedBatch) -> list[PackedBatch]:
+    """Each example of a packed batch as a packed batch of its own."""
     cuts = np.cumsum(s.lengths)[:-1]
     keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * len(s)
     ids, labels = np.split(s.ids_T[: s.tokens].numpy(), cuts), s.labels_n.numpy()
     return [pack([ids[i]], labels[i : i + 1], keys_T=keys[i], even=False) for i in range(len(s))]
 
 
-def ratios(mine: Share, steps: int = STEPS) -> dict[str, float]:
+def ratios(share: WorkerShare, steps: int = STEPS) -> dict[str, float]:
     """Over a worker's first steps."""
-    streams = list(mine.streams(steps))
-    counted, least = (
-        sum(executed(mine.forward, s) for s in streams),
-        sum(needed(mine.forward, s) for s in streams),
-    )
-    useful = sum(mine.plan.work.training(np.array(s.lengths)) for s in streams)
-    return {"executed / needed": counted / least, "executed / useful": counted / useful}
+    batches = list(share.packed_batches(steps))
+    total = sum(executed(share.forward, s) for s in batches)
+    least = sum(needed(share.forward, s) for s in batches)
+    useful = sum(share.plan.work.training(np.array(s.lengths)) for s in batches)
+    return {"executed / needed": total / least, "executed / useful": total / useful}
 
 
-def whole_layers(mine: Share) -> FlopCounter:
-    """A padded model's last layer is computed for all tokens, too."""
-    own, width = mine.plan.work, mine.forward.model.config.hidden_size
+def all_layers_complete(share: WorkerShare) -> FlopCounter:
+    """FLOPs of a padded model, which computes its last layer for all tokens, too."""
+    own, width = share.plan.work, share.forward.model.config.hidden_size
     return FlopCounter(own.per_token - 4.0 * width + own.per_example, own.per_pair + 4.0 * width)
 
 
-def padded_ratio(work: Asked, mine: Share, pad: int | None = None, steps: int = STEPS) -> float:
-    """Executed over useful where each worker's rows, dealt in order, are padded to their longest (or to `pad`): by formula."""
-    part, counted, useful, whole = work.batch_size // work.workers, 0.0, 0.0, whole_layers(mine)
+def padded_ratio(
+    work: Workload, share: WorkerShare, pad: int | None = None, steps: int = STEPS
+) -> float:
+    """Executed / useful, by formula, if each worker takes its rows in order and pads them.
+
+    `pad`: the length to pad to; None pads to the longest row of the worker's batch.
+    """
+    part, total, useful = work.batch_size // work.workers, 0.0, 0.0
+    counter = all_layers_complete(share)
     for step in range(steps):
-        lengths = mine.tokens.lengths(mine.plan.order.batch(step))
-        useful += mine.plan.work.training(lengths)
+        lengths = share.tokens.lengths(share.plan.order.batch(step))
+        useful += share.plan.work.training(lengths)
         for start in range(0, len(lengths), part):
             rows = lengths[start : start + part]
-            counted += whole.training(np.full(len(rows), pad or rows.max()))
-    return counted / useful
+            total += counter.training(np.full(len(rows), pad or rows.max()))
+    return total / useful
 
 
 def report() -> str:
     lines = [
-        "# Counted arithmetic of training steps",
+        "# Arithmetic of training steps",
         "",
         about(),
         "",
-        f"Matrix products of forward and backward, counted by torch over {STEPS} steps of one of 2 workers; padding by formula, "
-        "over 100 steps. No clock is involved.",
+        f"Matrix products of forward and backward, counted by torch over {STEPS} steps of one of 2 "
+        f"workers; padding by formula, over {FORMULA_STEPS} steps. Nothing is timed.",
         "",
-        "| corpus, global batch | distsent: executed / needed | distsent: executed / useful | dynamic padding / useful | "
-        "padded to 128 or 512 / useful |",
+        "| dataset, global batch | distsent: executed / needed | distsent: executed / useful "
+        "| dynamic padding / useful | padded to 128 or 512 / useful |",
         "|---|---|---|---|---|",
     ]
-    for work in (Asked("emotion", "minilm"), Asked("imdb", "minilm", rows=1024, batch_size=32)):
+    for work, pad in (
+        (Workload("emotion", "minilm"), 128),
+        (Workload("imdb", "minilm", rows=1024, batch_size=32), 512),
+    ):
         torch.manual_seed(0)
-        mine = share(work)
-        found, pad = ratios(mine), 128 if work.corpus == "emotion" else 512
-        cells = [
-            *found.values(),
-            padded_ratio(work, mine, steps=100),
-            padded_ratio(work, mine, pad, steps=100),
+        share = worker_share(work)
+        found = [
+            *ratios(share).values(),
+            padded_ratio(work, share, steps=FORMULA_STEPS),
+            padded_ratio(work, share, pad, steps=FORMULA_STEPS),
         ]
-        lines.append(
-            f"| {work.corpus}, {work.batch_size} | {' | '.join(f'{cell:.3f}' for cell in cells)} |"
-        )
+        cells = " | ".join(f"{value:.3f}" for value in found)
+        lines.append(f"| {work.dataset}, {work.batch_size} | {cells} |")
     return "\n".join(lines) + "\n"

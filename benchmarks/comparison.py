@@ -1,4 +1,4 @@
-"""A contest: contestants in turn, round by round, so that a noisy machine is unfair to nobody. Rounds add to its record."""
+"""A comparison runs its systems in turn, so background load hits all of them. Rounds accumulate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from benchmarks.workload import Workload
 from distsent import __version__, fingerprint
 
 SOFTWARE = ("torch", "transformers", "horovod", "onnxruntime")
-Contestant = Callable[[Workload, Path], dict[str, Any]]
+System = Callable[[Workload, Path], dict[str, Any]]
 Check = Callable[["Comparison", Workload, Path], dict[str, str]]
 
 
-class Unequal(Exception):
-    """Contestants that were to compute the same did not."""
+class ResultsDiffer(Exception):
+    """Systems that should compute the same results did not."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +31,38 @@ class Comparison:
     name: str
     title: str
     work: Workload
-    contestants: Mapping[str, Contestant]  # the first one is what the others are held against
-    check: Check  # that they compute the same; before the first round. Raises Unequal
-    prepare: Callable[[Workload, Path], Workload] | None = None  # what is made once for all rounds
+    systems: Mapping[str, System]  # the first one is the reference, the others are baselines
+    check: Check  # before the first round; raises ResultsDiffer unless all compute the same
+    prepare: Callable[[Workload, Path], Workload] | None = None  # runs once, before all rounds
 
-    def hold(self, rounds: int, record: Path) -> dict[str, Any]:
-        """Add rounds to the record (begin it anew for other work, software or machine). A failure is recorded, and no end."""
-        kept = self._begin(record)
+    def measure(self, rounds: int, record: Path) -> dict[str, Any]:
+        """Append rounds to the record. A failing baseline is recorded; the rounds go on.
+
+        Another workload, software version or machine starts a new record.
+        """
+        kept = self._open(record)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            corpus = str(materials.corpus(self.work, folder / "corpus"))
             work = replace(
                 self.work,
-                corpus=corpus,
+                dataset=str(materials.dataset(self.work, folder / "dataset")),
                 encoder=str(materials.encoder(self.work.encoder, folder / "encoder")),
             )
             if self.prepare is not None:
                 work = self.prepare(work, folder / "prepared")
             if "check" not in kept:
                 kept["check"] = self.check(self, work, folder / "check")
-                print(
-                    *(f"{who}: {said}" for who, said in kept["check"].items()), sep="\n", flush=True
-                )
+                for name, outcome in kept["check"].items():
+                    print(f"{name}: {outcome}", flush=True)
             for _ in range(rounds):
-                turn = len(kept["rounds"])
-                kept["rounds"].append(
-                    self._round(replace(work, seed=work.seed + turn), folder / f"round{turn}")
-                )
+                number = len(kept["rounds"])
+                seeded = replace(work, seed=work.seed + number)
+                kept["rounds"].append(self._round(seeded, folder / f"round{number}"))
                 record.parent.mkdir(parents=True, exist_ok=True)
                 record.write_text(json.dumps(kept, indent=1) + "\n")
         return kept
 
-    def _begin(self, record: Path) -> dict[str, Any]:
+    def _open(self, record: Path) -> dict[str, Any]:
         setting = {
             "title": self.title,
             "work": asdict(self.work),
@@ -77,34 +77,29 @@ class Comparison:
 
     def _round(self, work: Workload, folder: Path) -> dict[str, Any]:
         results: dict[str, Any] = {}
-        for name, compete in self.contestants.items():
+        for name, run_system in self.systems.items():
             try:
-                result = compete(work, folder / str(len(results)))
-                results[name] = {
-                    key: value for key, value in result.items() if isinstance(value, int | float)
-                }
-                said = f"{result['examples_per_second']:.1f} examples/s"
+                found = run_system(work, folder / str(len(results)))
+                results[name] = {k: v for k, v in found.items() if isinstance(v, int | float)}
+                outcome = f"{found['examples_per_second']:.1f} examples/s"
             except RuntimeError as error:
-                results[name], said = {"failed": str(error)}, f"failed: {error}"
-            print(f"{self.name}, seed {work.seed}: {name}: {said}", flush=True)
+                results[name], outcome = {"failed": str(error)}, f"failed: {error}"
+            print(f"{self.name}, seed {work.seed}: {name}: {outcome}", flush=True)
         return {"date": str(datetime.date.today()), "results": results}
 
 
 def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    found = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
+    pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    found = {key.strip(): value.strip() for key, _, value in pairs}
     extra = [name for name in ("avx512_bf16", "amx_bf16") if name in found.get("flags", "").split()]
     name = found.get("model name", platform.machine())
     return f"{name} ({', '.join(extra) or 'no bf16 units'}), {len(os.sched_getaffinity(0))} cores"
 
 
 def about() -> str:
-    """The line under a table's title."""
-    return f"{datetime.date.today()} · {machine()} · " + " ".join(
-        f"{name} {number}" for name, number in software().items()
-    )
+    """The line below a report's title: date, machine, software."""
+    versions = " ".join(f"{name} {number}" for name, number in software().items())
+    return f"{datetime.date.today()} · {machine()} · {versions}"
 
 
 def software() -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""How gradients are best exchanged: distsent's own buckets after backward, the same while it runs, and Horovod's wrapped optimizer.
+"""Ways to all-reduce gradients: distsent's buckets after or during backward, Horovod's wrapper.
 
-Each way trains a copy of its own of the same model over the same batches, one step of each in turn, in the same two processes; once
-with one message a bucket, as distsent runs Horovod, and once with Horovod's own fusion. LINK="10 Gbit/s" (any
-words) keeps MPI from shared memory, and names in the table what `tc` made of `lo`: a network namespace of its own will do.
+Each way trains its own copy of one model over the same batches, one step of each in turn, in the
+same two processes: first with one message per bucket, as distsent runs Horovod, then with Horovod's
+own fusion. LINK="10 Gbit/s" (any words) keeps MPI from using shared memory, and the table shows it
+as the link: set the rate of `lo` with `tc` first, in a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,44 +26,46 @@ import torch
 from benchmarks import materials
 from benchmarks.comparison import about
 from benchmarks.launch import PYTHON, horovodrun, run
-from benchmarks.share import share
+from benchmarks.share import worker_share
 from benchmarks.workload import Workload
 
-STEPS, WARM = 45, 5
+STEPS, WARMUP = 45, 5
 WORK = Workload("emotion", "minilm", steps=STEPS)
-LINK = os.environ.get(
-    "LINK", "shared memory"
-)  # anything else: TCP over lo, and the table says what was set there
+LINK = os.environ.get("LINK", "shared memory")  # anything else: TCP over lo
 FUSION = {"one message a bucket": "0", "Horovod's fusion": str(128 * 2**20)}
-WAYS = AFTER, EARLY, WRAPPED = (
-    "own buckets, after backward",
-    "own buckets, while backward runs",
-    "Horovod's wrapped optimizer",
-)
+AFTER, DURING = "own buckets, after backward", "own buckets, while backward runs"
+WRAPPED = "Horovod's wrapped optimizer"
+# Not horovodrun: it selects transports of its own.
+TCP = [
+    *("mpirun", "--mca", "pml", "ob1", "--mca", "btl", "self,tcp"),
+    *("--mca", "btl_tcp_if_include", "lo", "--bind-to", "none", "--allow-run-as-root", "-np"),
+]
 
 
-def own(early: bool, world: Any, flat: Any) -> Any:
-    """distsent's exchange as within one machine, or `early` as between machines."""
+def own_buckets(overlaps: bool, world: Any, flat: Any) -> Any:
+    """distsent's reducer; with `overlaps`, buckets leave during backward, as between machines."""
     from distsent.training.reducer import GradientReducer
 
-    with patch("distsent.training.reducer.early", lambda *_: early):
+    with patch("distsent.training.reducer.early", lambda *_: overlaps):
         return GradientReducer(world, flat)
 
 
-class Wrapped:
-    """`hvd.DistributedOptimizer`, which sums each parameter's whole gradient as soon as it is there."""
+class WrappedOptimizer:
+    """`hvd.DistributedOptimizer`, which sums each parameter's complete gradient when ready."""
 
     def __init__(self, world: Any, flat: Any) -> None:
         import horovod.torch as hvd
 
-        self._world, self._flat, self.sent = world, flat, 4 * (flat.size + len(flat.control_slots))
+        self._world, self._flat = world, flat
+        self.sent = 4 * (flat.size + len(flat.control_slots))
         parameters = [p for _, p in flat.named]
         views = [p.grad for p in parameters]
+        optimizer = torch.optim.SGD(parameters)
         self._optimizer = hvd.DistributedOptimizer(
-            torch.optim.SGD(parameters), named_parameters=flat.named, op=hvd.Sum
+            optimizer, named_parameters=flat.named, op=hvd.Sum
         )
         for p, view in zip(parameters, views, strict=True):
-            p.grad = view  # Horovod has put others in their place
+            p.grad = view  # Horovod has replaced them
 
     def expect(self) -> None: ...
 
@@ -70,100 +74,92 @@ class Wrapped:
         self._optimizer.synchronize()
 
 
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    AFTER: partial(own_buckets, False),
+    DURING: partial(own_buckets, True),
+    WRAPPED: WrappedOptimizer,
+}
+
+
 def main(out: Path, fields: dict[str, Any]) -> None:
-    """A worker: the seconds of each step of each way."""
-    from distsent.distributed import world
+    """One worker: write the seconds of each step of each way."""
+    from distsent.distributed.launchers import init_world
     from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
     from distsent.training.train_step import TrainStep
 
-    world, work = world.start(), Workload(**fields)
+    world, work = init_world(), Workload(**fields)
     torch.set_num_threads(work.threads)
-    asked = load_job(None, ["data.source=none", "model.name=none"])
-    ways: dict[str, TrainStep] = {}
-    for name in WAYS:
-        mine = share(work, world.rank)
-        flat = FlatParameters(mine.forward.model, classifier.token_embedding(mine.forward.model))
-        exchange: Any = {AFTER: partial(own, False), EARLY: partial(own, True), WRAPPED: Wrapped}[
-            name
-        ](world, flat)
-        ways[name] = TrainStep(
-            mine.forward,
-            flat,
-            exchange,
-            mine.plan,
-            asked.train,
-            asked.optim,
-            work.precision,
-            work.seed,
-            work.steps,
-            None,
-        )
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for step in range(work.steps):
-        batch = mine.plan.batch(step)
-        for name, update in ways.items():
+    job = load_job(None, ["data.source=none", "model.name=none"])
+    steps: dict[str, TrainStep] = {}
+    for name, reducer in WAYS.items():
+        share = worker_share(work, world.rank)
+        model = share.forward.model
+        flat = FlatParameters(model, classifier.token_embedding(model))
+        steps[name] = TrainStep(
+            share.forward, flat, reducer(world, flat), share.plan, job.train, job.optim,
+            work.precision, work.seed, work.steps, None,
+        )  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(work.steps):
+        batch = share.plan.batch(number)
+        for name, step in steps.items():
             world.barrier()
-            began = time.perf_counter()
-            update(batch)
-            seconds[name].append(time.perf_counter() - began)
+            start = time.perf_counter()
+            step(batch)
+            seconds[name].append(time.perf_counter() - start)
     if world.is_main:
-        ends = [update.flat.values for update in ways.values()]
-        apart = [float((end - ends[0]).abs().max()) for end in ends]
-        sent = [update.exchange.sent for update in ways.values()]
-        out.write_text(json.dumps({"seconds": seconds, "apart": apart, "sent": sent}))
+        weights = [step.flat.values for step in steps.values()]
+        distances = [float((values - weights[0]).abs().max()) for values in weights]
+        sent = [step.exchange.sent for step in steps.values()]
+        out.write_text(json.dumps({"seconds": seconds, "distances": distances, "sent": sent}))
     world.shutdown()
 
 
-def launcher(work: Workload) -> list[str]:
-    if LINK == "shared memory":
-        return horovodrun(work)
-    # not horovodrun: it names transports of its own
-    tcp = "--mca pml ob1 --mca btl self,tcp --mca btl_tcp_if_include lo --bind-to none --allow-run-as-root"
-    return ["mpirun", "-np", str(work.workers), *tcp.split(), *PYTHON]
-
-
-def once(work: Workload, fusion: str, folder: Path) -> dict[str, Any]:
-    """Raises RuntimeError with the last line of a failure."""
-    corpus = materials.corpus(work, folder / "corpus")
-    asked = replace(
-        work, corpus=str(corpus), encoder=str(materials.encoder(work.encoder, folder / "encoder"))
+def run_workers(work: Workload, fusion: str, folder: Path) -> dict[str, Any]:
+    """Raises RuntimeError with the last error line of a failure."""
+    work = replace(
+        work,
+        dataset=str(materials.dataset(work, folder / "dataset")),
+        encoder=str(materials.encoder(work.encoder, folder / "encoder")),
     )
+    tcp = [*TCP, str(work.workers), *PYTHON]
+    launcher = horovodrun(work) if LINK == "shared memory" else tcp
     out = folder / "out.json"
+    command = [*launcher, "benchmarks.exchange", str(out), json.dumps(asdict(work))]
     with patch.dict(os.environ, HOROVOD_FUSION_THRESHOLD=fusion):
-        run(
-            [*launcher(work), "benchmarks.exchange", str(out), json.dumps(asdict(asked))],
-            work,
-            folder,
-        )
+        run(command, work, folder)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
 
 def report() -> str:
     lines = [
-        "# Ways to exchange gradients", "",
-        about(), "",
-        f"Emotion in batches of 64, bf16, 2 workers x 1 thread; {STEPS - WARM} steps of each way in turn, in the same processes. "
-        "Milliseconds of a whole step, median (quartiles); ratios are taken step by step. Link: "
-        f"{LINK}.", "",
-        "| encoder | messages | way | a step, ms | over the first way's | sent by a worker | weights apart from the first |",
+        "# Ways to all-reduce gradients",
+        "",
+        about(),
+        "",
+        f"Emotion in batches of 64, bf16, 2 workers x 1 thread; {STEPS - WARMUP} steps of each way "
+        "in turn, in the same processes. Milliseconds of a complete step, median (quartiles); "
+        f"ratios are taken step by step. Link: {LINK}.",
+        "",
+        "| encoder | messages | way | ms per step | relative to the first way | sent per worker "
+        "| weights: largest difference from the first way |",
         "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for encoder in ("minilm", "distilbert"):
         for messages, fusion in FUSION.items():
             with tempfile.TemporaryDirectory() as scratch:
-                found = once(replace(WORK, encoder=encoder), fusion, Path(scratch))
-            timed = {name: found["seconds"][name][WARM:] for name in WAYS}
-            for name, apart, sent in zip(WAYS, found["apart"], found["sent"], strict=True):
-                ratio = statistics.median(
-                    a / b for a, b in zip(timed[name], timed[WAYS[0]], strict=True)
-                )
-                low, middle, high = statistics.quantiles(timed[name], n=4)
-                ms = f"{1000 * middle:.0f} ({1000 * low:.0f} - {1000 * high:.0f})"
+                found = run_workers(replace(WORK, encoder=encoder), fusion, Path(scratch))
+            timed = {name: found["seconds"][name][WARMUP:] for name in WAYS}
+            for name, distance, sent in zip(WAYS, found["distances"], found["sent"], strict=True):
+                pairs = zip(timed[name], timed[AFTER], strict=True)
+                ratio = statistics.median(a / b for a, b in pairs)
+                low, middle, high = (1000 * q for q in statistics.quantiles(timed[name], n=4))
                 lines.append(
-                    f"| {encoder} | {messages} | {name} | {ms} | {ratio:.2f} | {sent / 1e6:.1f} MB | {apart:.0e} |"
+                    f"| {encoder} | {messages} | {name} | {middle:.0f} ({low:.0f} - {high:.0f}) "
+                    f"| {ratio:.2f} | {sent / 1e6:.1f} MB | {distance:.0e} |"
                 )
                 print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
-"""How cost grows with the corpus: preparing it, training on it, the memory of a worker.
+"""Cost as the dataset grows: preparation, training, memory of a worker.
 
-From a thousand generated rows to two million; a tiny encoder, so that growth is not hidden behind matrix products.
+From a thousand generated rows to two million, with a tiny encoder, so that matrix products do not
+hide the growth.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from benchmarks.launch import PYTHON, horovodrun, run
 from benchmarks.workload import Workload
 
 ROWS = (1_000, 10_000, 100_000, 1_000_000, 2_000_000)
-STEPS, WARM = 120, 20
+STEPS, WARMUP = 120, 20
 WORK = Workload("generated", "tiny", "float32", max_length=64, batch_size=64)
-PIECE = 100_000  # rows generated at once
+CHUNK = 100_000  # rows generated at once
 WORDS = [f"word{i}" for i in range(200)]
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np"]
 
 
-def corpus(rows: int, folder: Path) -> Path:
-    """Texts of 4 to 28 words that differ from each other, and a label that nothing tells."""
+def dataset(rows: int, folder: Path) -> Path:
+    """Distinct texts of 4 to 28 words, with random labels."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -38,19 +40,18 @@ def corpus(rows: int, folder: Path) -> Path:
     for split, n in (("train", rows), ("test", 64)):
         rng, words = np.random.default_rng(n), np.array(WORDS)
         with pq.ParquetWriter(folder / f"{split}.parquet", schema) as file:
-            for start in range(0, n, PIECE):
-                count = min(PIECE, n - start)
+            for start in range(0, n, CHUNK):
+                count = min(CHUNK, n - start)
                 cuts = np.cumsum(rng.integers(4, 29, count))
                 parts = np.split(words[rng.integers(0, len(words), cuts[-1])], cuts[:-1])
                 texts = [f"{start + i} {' '.join(part)}" for i, part in enumerate(parts)]
-                file.write_table(
-                    pa.table({"text": texts, "label": rng.integers(0, 2, count)}, schema)
-                )
+                columns = {"text": texts, "label": rng.integers(0, 2, count)}
+                file.write_table(pa.table(columns, schema))
     return folder
 
 
 def encoder(folder: Path) -> Path:
-    """BERT-tiny's shape with random weights, and BERT's words."""
+    """BERT-tiny's shape with random weights, and BERT's vocabulary."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -63,81 +64,79 @@ def encoder(folder: Path) -> Path:
     return folder
 
 
-class Watch(threading.Thread):
-    """The most memory of its own, in bytes, of a process with `word` on its command line. A context; looks twice a second."""
+class PeakMemory(threading.Thread):
+    """Context manager: peak anonymous memory (RssAnon) over processes with `word` as an argument.
+
+    Samples twice a second. `bytes` is the peak of the largest process.
+    """
 
     def __init__(self, word: str) -> None:
         super().__init__(daemon=True)
-        self.most, self._word, self._over = 0, word.encode(), threading.Event()
+        self.bytes, self._word, self._done = 0, word.encode(), threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._done.wait(0.5):
             for folder in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
                     if self._word in (folder / "cmdline").read_bytes().split(b"\0"):
                         found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text())
-                        self.most = max(self.most, int(found[1]) * 1024 if found else 0)
+                        self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> PeakMemory:
         self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._done.set()
         self.join()
 
 
 def measure(rows: int, model: Path, folder: Path) -> dict[str, Any]:
-    """Seconds of `prepare` on one rank and on two, then cost, start-up and memory of training on two workers."""
-    source = corpus(rows, folder / "corpus")
+    """Seconds of `prepare` on one rank and on two; cost, startup and memory of training on two."""
+    source = dataset(rows, folder / "dataset")
     keys = [
-        f"data.source={source}", f"model.name={model}", f"data.max_length={WORK.max_length}", "job.name=run", f"run.dir={folder}",
-        f"train.batch_size={WORK.batch_size}", f"train.max_steps={STEPS}", "log.every=1", "log.tensorboard=false", "eval.every=end",
+        f"data.source={source}", f"model.name={model}", f"data.max_length={WORK.max_length}",
+        "job.name=run", f"run.dir={folder}", f"train.batch_size={WORK.batch_size}",
+        f"train.max_steps={STEPS}", "log.every=1", "log.tensorboard=false", "eval.every=end",
     ]  # fmt: skip
     prepare = {}
     for ranks in (1, 2):
-        launcher = (
-            ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", *PYTHON]
-            if ranks == 2
-            else PYTHON
-        )
-        began = time.perf_counter()
-        run(
-            [*launcher, "distsent.prepare", *keys, f"data.store={folder}/stores{ranks}"],
-            WORK,
-            folder / f"prepare{ranks}",
-        )
-        prepare[ranks] = time.perf_counter() - began
-    began = time.perf_counter()
-    with Watch(f"run.dir={folder}") as watch:
-        run(
-            [*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"],
-            WORK,
-            folder / "train",
-        )
-    whole = time.perf_counter() - began
+        launcher = [*MPIRUN, str(ranks), *PYTHON] if ranks > 1 else PYTHON
+        command = [*launcher, "distsent.prepare", *keys, f"data.store={folder}/stores{ranks}"]
+        start = time.perf_counter()
+        run(command, WORK, folder / f"prepare{ranks}")
+        prepare[ranks] = time.perf_counter() - start
+    command = [*horovodrun(WORK), "distsent.train", *keys, f"data.store={folder}/stores2"]
+    start = time.perf_counter()
+    with PeakMemory(f"run.dir={folder}") as peak:
+        run(command, WORK, folder / "train")
+    total = time.perf_counter() - start
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
     steps = [line["seconds"] for line in lines if "lr" in line]
-    each = np.diff(steps)[WARM:] / WORK.batch_size
     result = json.loads((folder / "run" / "result.json").read_text())["train"]
     return {
-        "rows": rows, "prepare": prepare, "example": float(np.median(each)), "memory": result["peak_memory_bytes"],
-        "own": watch.most, "around": whole - steps[-1],
-    }  # fmt: skip
+        "rows": rows,
+        "prepare": prepare,
+        "seconds_per_example": float(np.median(np.diff(steps)[WARMUP:])) / WORK.batch_size,
+        "peak_memory": result["peak_memory_bytes"],
+        "anonymous_memory": peak.bytes,
+        "startup_and_end": total - steps[-1],
+    }
 
 
 def report() -> str:
     lines = [
-        "# Growth with the corpus",
+        "# Growth with the dataset",
         "",
         about(),
         "",
-        f"Generated texts of 4 to 28 words, BERT-tiny's shape, 2 workers x 1 thread, global batch {WORK.batch_size}, "
-        f"{STEPS} steps (the first {WARM} not counted). `prepare` includes its own start. "
-        "Peak memory counts the mapped pages of the store, which the kernel may take back; memory of its own (RssAnon) does not.",
+        "Generated texts of 4 to 28 words, BERT-tiny's shape, 2 workers x 1 thread, global batch "
+        f"{WORK.batch_size}, {STEPS} steps (the first {WARMUP} not counted). "
+        "`prepare` includes its own startup. Peak memory includes the mapped pages of the token "
+        "store, which the kernel may reclaim; anonymous memory (RssAnon) does not.",
         "",
-        "| rows | prepare, 1 rank | 2 ranks | training an example (median) | peak memory of worker 0 | of its own, either worker "
-        "| start and end of a run |",
+        "| rows | prepare, 1 rank | 2 ranks | training per example (median) "
+        "| peak memory of rank 0 | anonymous memory, largest worker | startup and end of a run |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as scratch:
@@ -145,9 +144,14 @@ def report() -> str:
         for rows in ROWS:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 found = measure(rows, model, Path(folder))
-            lines.append(
-                f"| {rows:,} | {found['prepare'][1]:.1f} s | {found['prepare'][2]:.1f} s | {1e6 * found['example']:.0f} us | "
-                f"{found['memory'] / 2**20:.0f} MiB | {found['own'] / 2**20:.0f} MiB | {found['around']:.1f} s |"
-            )
+            cells = [
+                f"{rows:,}",
+                *(f"{seconds:.1f} s" for seconds in found["prepare"].values()),
+                f"{1e6 * found['seconds_per_example']:.0f} us",
+                f"{found['peak_memory'] / 2**20:.0f} MiB",
+                f"{found['anonymous_memory'] / 2**20:.0f} MiB",
+                f"{found['startup_and_end']:.1f} s",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Starting a contestant: its command, in the same surroundings as the others', its output kept in a file."""
+"""Runs a system's command in the same environment as the others, with its output kept in files."""
 
 from __future__ import annotations
 
@@ -21,64 +21,57 @@ def horovodrun(work: Workload) -> list[str]:
 
 
 def torchrun(work: Workload) -> list[str]:
-    launcher = [
-        *PYTHON,
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={work.workers}",
-        "-m",
-    ]
-    return launcher if work.workers > 1 else PYTHON
+    options = ["torch.distributed.run", "--standalone", f"--nproc-per-node={work.workers}", "-m"]
+    return [*PYTHON, *options] if work.workers > 1 else PYTHON
 
 
 @dataclass(frozen=True)
-class Ended:
-    said: str  # on standard output
-    first_step: float  # seconds from the start until the file `first` was there, which a contestant makes after its first step
+class Finished:
+    output: str  # standard output
+    first_step: float  # seconds from the start until the marker of the first step appeared
 
 
-def run(command: list[str], work: Workload, folder: Path, first: str = "first") -> Ended:
-    """Run to the end. Raises RuntimeError with the last line of a failure."""
+def run(command: list[str], work: Workload, folder: Path, marker: str = "first") -> Finished:
+    """Run to the end. Raises RuntimeError with the last error line of a failure.
+
+    `marker`: a file in `folder` that the system writes after its first step: an empty file "first",
+    or another one that is not empty.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = {
+    environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(work.threads),
-        "CUDA_VISIBLE_DEVICES": "",  # the contests are held on CPUs: some of the rivals' scripts know nothing else
+        # Comparisons run on CPUs: some baseline scripts support only those.
+        "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    began, seen = time.perf_counter(), 0.0
+    file, started, first_step = folder / marker, time.perf_counter(), 0.0
+    log_file, output_file = folder / "log", folder / "output"
     with (
-        open(folder / "log", "w", encoding="utf-8") as log,
-        open(folder / "said", "w", encoding="utf-8") as said,
+        open(log_file, "w", encoding="utf-8") as log,
+        open(output_file, "w", encoding="utf-8") as output,
     ):
-        process = subprocess.Popen(command, env=surroundings, stdout=said, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=log)
         while process.poll() is None:
-            if (
-                not seen
-                and (folder / first).is_file()
-                and (first == "first" or (folder / first).stat().st_size)
-            ):
-                seen = time.perf_counter() - began
+            if not first_step and file.is_file() and (marker == "first" or file.stat().st_size):
+                first_step = time.perf_counter() - started
             time.sleep(0.05)
     if process.returncode:
-        lines = (folder / "log").read_text(encoding="utf-8").strip().splitlines()
-        wrong = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
-        raise RuntimeError(
-            (wrong or lines or [f"exit code {process.returncode}"])[-1].strip()[:200]
-        )
-    return Ended((folder / "said").read_text(encoding="utf-8"), seen)
+        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        errors = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
+        last = (errors or lines or [f"exit code {process.returncode}"])[-1]
+        raise RuntimeError(last.strip()[:200])
+    return Finished(output_file.read_text(encoding="utf-8"), first_step)
 
 
 def script(
     launcher: list[str], module: str, work: Workload, folder: Path, **extra: Any
 ) -> dict[str, Any]:
-    """Run a rival: it reads work.json and leaves out.json beside it."""
+    """Run a baseline script: it reads work.json and writes out.json next to it."""
     folder.mkdir(parents=True, exist_ok=True)
-    out = folder / "out.json"
-    (folder / "work.json").write_text(json.dumps({**asdict(work), **extra, "out": str(out)}))
-    ended = run(
-        [*launcher, f"benchmarks.baselines.{module}", str(folder / "work.json")], work, folder
-    )
-    return {**json.loads(out.read_text()), "first_step": ended.first_step}
+    out, file = folder / "out.json", folder / "work.json"
+    file.write_text(json.dumps({**asdict(work), **extra, "out": str(out)}))
+    done = run([*launcher, f"benchmarks.baselines.{module}", str(file)], work, folder)
+    return {**json.loads(out.read_text()), "first_step": done.first_step}

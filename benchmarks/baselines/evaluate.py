@@ -1,4 +1,4 @@
-"""`python -m distsent.evaluate`, its logits left in logits.npy of the folder that LOGITS names: it prints none."""
+"""`python -m distsent.evaluate`, which also writes logits.npy into the folder that LOGITS names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from unittest.mock import patch
 import numpy as np
 
 from distsent import cli
-from distsent import evaluate as evaluate_door
+from distsent import evaluate as entry_point
 from distsent.evaluation import offline
 from distsent.evaluation.evaluate_split import evaluate_split
 
 
-def kept(world: Any, *rest: Any, **options: Any) -> Any:
+def evaluate_and_save(world: Any, *rest: Any, **options: Any) -> Any:
     scores, logits_nC = evaluate_split(world, *rest, **options)
     if world.is_main:
         np.save(Path(os.environ["LOGITS"]) / "logits.npy", logits_nC.numpy())
@@ -23,8 +23,8 @@ def kept(world: Any, *rest: Any, **options: Any) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    with patch.object(offline, "evaluate_split", kept):
-        return evaluate_door.main(arguments)
+    with patch.object(offline, "evaluate_split", evaluate_and_save):
+        return entry_point.main(arguments)
 
 
 if __name__ == "__main__":

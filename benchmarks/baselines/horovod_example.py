@@ -1,4 +1,4 @@
-"""Training as Horovod's own PyTorch example does it: a DistributedSampler, a DistributedOptimizer, rows padded to one length."""
+"""Horovod's own PyTorch example: DistributedSampler, DistributedOptimizer, rows of one length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 
 from benchmarks.baselines.rows import SameOrder, rows
-from benchmarks.baselines.trainer import model_of
+from benchmarks.baselines.trainer import build_model
 
 
 def main() -> None:
@@ -26,20 +26,16 @@ def main() -> None:
     torch.set_num_threads(work["threads"])
     tokenizer = AutoTokenizer.from_pretrained(work["encoder"])
     examples = rows(work, tokenizer)
-    cut = [x["input_ids"][: work["pad"]] for x in examples]
-    padded = tokenizer.pad(
-        {"input_ids": cut}, padding="max_length", max_length=work["pad"], return_tensors="pt"
-    )
-    data = TensorDataset(
-        padded["input_ids"], padded["attention_mask"], torch.tensor([x["label"] for x in examples])
-    )
-    sampler: Any = (
-        SameOrder(work, len(data), rank, size)
-        if same
-        else DistributedSampler(data, size, rank, seed=work["seed"])
-    )
+    pad = work["pad"]
+    cut = {"input_ids": [x["input_ids"][:pad] for x in examples]}
+    padded = tokenizer.pad(cut, padding="max_length", max_length=pad, return_tensors="pt")
+    labels = torch.tensor([x["label"] for x in examples])
+    data = TensorDataset(padded["input_ids"], padded["attention_mask"], labels)
+    sampler: Any = DistributedSampler(data, size, rank, seed=work["seed"])
+    if same:
+        sampler = SameOrder(work, len(data), rank, size)
     loader = DataLoader(data, batch_size=work["batch_size"] // size, sampler=sampler)
-    model = model_of(work, max(x["label"] for x in examples) + 1).train()
+    model = build_model(work, max(x["label"] for x in examples) + 1).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=work["lr"], weight_decay=0.0)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
@@ -62,12 +58,12 @@ def main() -> None:
         if len(ends) == 1:
             Path(work["out"]).with_name("first").touch()
         tokens.append(int(mask.sum()))
-    warm, steps = work["warm"], work["steps"]
-    real = hvd.allreduce(torch.tensor(float(sum(tokens[warm:]))), op=hvd.Sum).item()
+    warmup, steps = work["warmup"], work["steps"]
+    real = hvd.allreduce(torch.tensor(float(sum(tokens[warmup:]))), op=hvd.Sum).item()
     if rank == 0:
-        seconds = ends[-1] - ends[warm - 1]
+        seconds = ends[-1] - ends[warmup - 1]
         out = {
-            "examples_per_second": work["batch_size"] * (steps - warm) / seconds,
+            "examples_per_second": work["batch_size"] * (steps - warmup) / seconds,
             "tokens_per_second": real / seconds,
             "losses": losses,
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

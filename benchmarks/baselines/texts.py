@@ -1,4 +1,4 @@
-"""Scorers of texts: one process, the clock runs from texts to logits. work.json's `scorer` says which one."""
+"""Scorers of texts in one process, timed from texts to logits; work.json's `scorer` selects one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.baselines.leave import leave
+from benchmarks.baselines.scores import write_scores
 
 Scorer = Callable[[list[str]], np.ndarray]
 
@@ -24,7 +24,7 @@ def distsent(work: dict[str, Any]) -> Scorer:
 
 
 def pipeline(work: dict[str, Any]) -> Scorer:
-    """As the documentation has it; `batch` 1 is its default, and what it advises on a CPU."""
+    """As documented; `batch` 1 is its default and its recommendation for CPUs."""
     import transformers
 
     model: Any = transformers.pipeline(
@@ -36,15 +36,14 @@ def pipeline(work: dict[str, Any]) -> Scorer:
         rows = model(
             texts, function_to_apply="none", truncation=True, max_length=work["max_length"]
         )
-        return np.array(
-            [[{x["label"]: x["score"] for x in row}[name] for name in names] for row in rows]
-        )
+        scores = [{x["label"]: x["score"] for x in row} for row in rows]
+        return np.array([[row[name] for name in names] for row in scores])
 
     return score
 
 
 def onnx(work: dict[str, Any]) -> Scorer:
-    """ONNX Runtime on the exported model: batches of `batch` texts as they come, padded to their longest."""
+    """ONNX Runtime on the exported model: batches of `batch` texts, padded to the longest."""
     import onnxruntime
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -58,27 +57,22 @@ def onnx(work: dict[str, Any]) -> Scorer:
     example = tokenizer(["a good film", "no"], padding=True, return_tensors="pt")
     free = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     torch.onnx.export(
-        model, kwargs={name: example[name] for name in names}, f=file, dynamic_shapes={name: free for name in names},
-        input_names=list(names), output_names=["logits"], verbose=False,
+        model, kwargs={name: example[name] for name in names}, f=file,
+        dynamic_shapes={name: free for name in names}, input_names=list(names),
+        output_names=["logits"], verbose=False,
     )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = work["threads"]
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    encode = {"padding": True, "truncation": True, "max_length": work["max_length"]}
 
     def score(texts: list[str]) -> np.ndarray:
         parts = []
         for start in range(0, len(texts), work["batch"]):
             batch = texts[start : start + work["batch"]]
-            coded = tokenizer(
-                batch,
-                padding=True,
-                truncation=True,
-                max_length=work["max_length"],
-                return_tensors="np",
-            )
-            parts.append(
-                session.run(["logits"], {name: coded[name].astype(np.int64) for name in names})[0]
-            )
+            coded = tokenizer(batch, return_tensors="np", **encode)
+            inputs = {name: coded[name].astype(np.int64) for name in names}
+            parts.append(session.run(["logits"], inputs)[0])
         return np.concatenate(parts)
 
     return score
@@ -89,12 +83,12 @@ def main() -> None:
 
     work = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(work["threads"])
-    table = pq.read_table(f"{work['corpus']}/test.parquet").to_pydict()
+    table = pq.read_table(f"{work['dataset']}/test.parquet").to_pydict()
     score = {"distsent": distsent, "pipeline": pipeline, "onnx": onnx}[work["scorer"]](work)
-    score(table["text"][:32])  # warms up
-    began = time.perf_counter()
+    score(table["text"][:32])  # warmup
+    start = time.perf_counter()
     logits = score(table["text"])
-    leave(work, time.perf_counter() - began, logits)
+    write_scores(work, time.perf_counter() - start, logits)
 
 
 if __name__ == "__main__":

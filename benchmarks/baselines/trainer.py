@@ -1,4 +1,4 @@
-"""Hugging Face Trainer as its documentation has it: dynamic padding, DDP over Gloo, the recipe of work.json."""
+"""Hugging Face Trainer as documented: dynamic padding, DDP over Gloo, the recipe of work.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distsent.model.classifier import DROPOUT_KEYS
 
 
 class Clock(TrainerCallback):
-    """When each step ended."""
+    """Records the time at which each step ends."""
 
     def __init__(self, first: Path) -> None:
         self.ends: list[float] = []
@@ -40,7 +40,7 @@ class Clock(TrainerCallback):
 
 
 class Collator(DataCollatorWithPadding):
-    """The default collator, keeping count of real tokens."""
+    """The default collator, which also counts real tokens."""
 
     tokens: list[int]
 
@@ -49,22 +49,23 @@ class Collator(DataCollatorWithPadding):
         return super().__call__(features)
 
 
-class Ordered(Trainer):
+class OrderedTrainer(Trainer):
+    """Trains on distsent's batches, in its order."""
+
     work: dict[str, Any]
 
     def _get_train_sampler(self, *args: object) -> Any:
         return SameOrder(self.work, self.work["rows"])
 
 
-def model_of(work: dict[str, Any], classes: int) -> Any:
+def build_model(work: dict[str, Any], classes: int) -> Any:
     config = AutoConfig.from_pretrained(work["encoder"], num_labels=classes)
     for name in DROPOUT_KEYS if work["dropout"] is not None else ():
         if hasattr(config, name):
             setattr(config, name, work["dropout"])
-    torch.manual_seed(work["seed"])  # the new head's weights: the same for everybody
-    return AutoModelForSequenceClassification.from_pretrained(
-        work["encoder"], config=config, dtype=torch.float32
-    )
+    torch.manual_seed(work["seed"])  # the new head's weights: the same in all systems
+    kind = AutoModelForSequenceClassification
+    return kind.from_pretrained(work["encoder"], config=config, dtype=torch.float32)
 
 
 def main() -> None:
@@ -73,37 +74,36 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(work["encoder"])
     examples = rows(work, tokenizer)
     transformers.set_seed(work["seed"])
-    model = model_of(work, max(x["label"] for x in examples) + 1)
+    model = build_model(work, max(x["label"] for x in examples) + 1)
     same, size = work["order"] == "distsent", work["workers"]
     arguments = TrainingArguments(
-        output_dir=os.path.dirname(work["out"]), per_device_train_batch_size=work["batch_size"] // size,
-        max_steps=work["steps"], learning_rate=work["lr"], lr_scheduler_type="linear", warmup_steps=0, max_grad_norm=1.0,
-        optim="adamw_torch_fused", weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16", use_cpu=True,
-        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, seed=work["seed"],
-        train_sampling_strategy="random" if same else work["strategy"], ddp_backend="gloo" if size > 1 else None,
-        average_tokens_across_devices=not same,  # its default multiplies a classifier's loss and gradient with the workers
+        output_dir=os.path.dirname(work["out"]), max_steps=work["steps"],
+        per_device_train_batch_size=work["batch_size"] // size, learning_rate=work["lr"],
+        lr_scheduler_type="linear", warmup_steps=0, max_grad_norm=1.0, optim="adamw_torch_fused",
+        weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16", use_cpu=True,
+        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+        seed=work["seed"], train_sampling_strategy="random" if same else work["strategy"],
+        ddp_backend="gloo" if size > 1 else None,
+        # Its default multiplies a classifier's loss and gradient by the number of workers.
+        average_tokens_across_devices=not same,
     )  # fmt: skip
     clock, collator = Clock(Path(work["out"]).with_name("first")), Collator(tokenizer)
     collator.tokens = []
-    kind = Ordered if same else Trainer
-    trainer = kind(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collator,
+    trainer = (OrderedTrainer if same else Trainer)(
+        model=model, args=arguments, train_dataset=examples, data_collator=collator,
         callbacks=[clock],
-    )
-    if isinstance(trainer, Ordered):
+    )  # fmt: skip
+    if isinstance(trainer, OrderedTrainer):
         trainer.work = {**work, "rows": len(examples)}
     trainer.train()
-    warm, steps = work["warm"], work["steps"]
-    tokens = torch.tensor(float(sum(collator.tokens[warm:steps])))
+    warmup, steps = work["warmup"], work["steps"]
+    tokens = torch.tensor(float(sum(collator.tokens[warmup:steps])))
     if size > 1:
         torch.distributed.all_reduce(tokens)
     if trainer.is_world_process_zero():
-        seconds = clock.ends[-1] - clock.ends[warm - 1]
+        seconds = clock.ends[-1] - clock.ends[warmup - 1]
         out = {
-            "examples_per_second": work["batch_size"] * (steps - warm) / seconds,
+            "examples_per_second": work["batch_size"] * (steps - warmup) / seconds,
             "tokens_per_second": tokens.item() / seconds,
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

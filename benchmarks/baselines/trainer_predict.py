@@ -1,4 +1,4 @@
-"""Hugging Face Trainer.predict under torchrun: batches of work.json's batch_size a worker, padded to their longest."""
+"""Hugging Face Trainer.predict under torchrun: batches padded to their longest row."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks.baselines.leave import leave
 from benchmarks.baselines.rows import rows
+from benchmarks.baselines.scores import write_scores
 
 
 def main() -> None:
@@ -30,17 +30,17 @@ def main() -> None:
     examples = rows(work, tokenizer, "test")
     model = AutoModelForSequenceClassification.from_pretrained(work["encoder"], dtype=torch.float32)
     arguments = TrainingArguments(
-        output_dir=os.path.dirname(work["out"]), per_device_eval_batch_size=work["batch_size"], use_cpu=True, report_to="none",
-        bf16_full_eval=work["precision"] == "bf16", disable_tqdm=True, ddp_backend="gloo" if work["workers"] > 1 else None,
+        output_dir=os.path.dirname(work["out"]), per_device_eval_batch_size=work["batch_size"],
+        use_cpu=True, report_to="none", bf16_full_eval=work["precision"] == "bf16",
+        disable_tqdm=True, ddp_backend="gloo" if work["workers"] > 1 else None,
     )  # fmt: skip
-    trainer: Any = Trainer(
-        model=model, args=arguments, data_collator=DataCollatorWithPadding(tokenizer)
-    )
-    trainer.predict(examples[: 2 * work["batch_size"]])  # warms up
-    began = time.perf_counter()
+    collator = DataCollatorWithPadding(tokenizer)
+    trainer: Any = Trainer(model=model, args=arguments, data_collator=collator)
+    trainer.predict(examples[: 2 * work["batch_size"]])  # warmup
+    start = time.perf_counter()
     logits = trainer.predict(examples).predictions
     if trainer.is_world_process_zero():
-        leave(work, time.perf_counter() - began, np.asarray(logits))
+        write_scores(work, time.perf_counter() - start, np.asarray(logits))
 
 
 if __name__ == "__main__":
