@@ -38,7 +38,9 @@ def split_examples(s: PackedBatch) -> list[PackedBatch]:
     cuts = np.cumsum(s.lengths)[:-1]
     keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * len(s)
     ids, labels = np.split(s.ids_T[: s.tokens].numpy(), cuts), s.labels_n.numpy()
-    return [pack([ids[i]], labels[i : i + 1], keys_T=keys[i], even=False) for i in range(len(s))]
+    return [
+        pack([ids[i]], labels[i : i + 1], keys_T=keys[i], round_shapes=False) for i in range(len(s))
+    ]
 
 
 def ratios(share: WorkerShare, steps: int = STEPS) -> dict[str, float]:

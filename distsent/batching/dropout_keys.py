@@ -1,4 +1,4 @@
-"""One key a token for dropout: a hash of seed, step, example and position."""
+"""One dropout key per token: a hash of seed, step, example and position."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from distsent.batching.hashing import mix, word
 
 
 def dropout_keys(seed: int, step: int, rows: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """One int64 key a token [T], for examples `rows` of `lengths` tokens laid end to end."""
+    """int64 [T] keys for the concatenated tokens of dataset rows `rows` with these lengths."""
     step_key = mix(mix(word(seed)) ^ word(step + 1))
     row_keys = mix(step_key ^ mix(rows.astype(np.uint64) + np.uint64(1)))
-    starts = np.cumsum(lengths) - lengths
-    places = np.arange(int(lengths.sum()), dtype=np.uint64) - np.repeat(starts, lengths).astype(
-        np.uint64
-    )
-    return torch.from_numpy(mix(np.repeat(row_keys, lengths) ^ mix(places)).view(np.int64))
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths).astype(np.uint64)
+    positions = np.arange(int(lengths.sum()), dtype=np.uint64) - starts
+    return torch.from_numpy(mix(np.repeat(row_keys, lengths) ^ mix(positions)).view(np.int64))

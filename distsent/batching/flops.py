@@ -1,6 +1,7 @@
-"""How much arithmetic an encoder does: the counted, useful floating-point operations of real tokens.
+"""Floating-point operations of an encoder on real tokens: the useful ones, without padding.
 
-Of the last layer only what reaches the head is useful: keys and values of all tokens, all else for each example's first token.
+In the last layer only the input of the head is useful: keys and values of all tokens, everything
+else for the first token of each example.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FlopCounter:
-    """Forward operations: `per_token` of linear layers (2 a weight), `per_pair` of attention's two products, and the rest."""
+    """Operations of a forward pass: linear layers (2 per weight), attention's two products."""
 
     per_token: float
     per_pair: float
     per_example: float = 0.0
-    passes: float = 3.0  # of training, in forward passes
+    passes: float = 3.0  # forward and backward, in forward passes; 2 for a frozen encoder
 
     def forward(self, lengths: np.ndarray) -> float:
         """Operations of one forward pass over examples of `lengths` tokens."""
@@ -30,22 +31,21 @@ class FlopCounter:
         )
 
     def training(self, lengths: np.ndarray) -> float:
-        """Operations of forward and backward: three times forward (Chowdhery et al., 2022, appendix B); twice, if frozen."""
+        """Forward and backward: 3 times forward (Chowdhery et al., 2022, appendix B)."""
         return self.passes * self.forward(lengths)
 
 
 def count_flops(config: Any, frozen: bool = False) -> FlopCounter:
-    """From an encoder's configuration (the families name things differently). `frozen`: adapters alone learn."""
+    """Read the counts from an encoder's configuration. `frozen`: only adapters are trained."""
+    # The architectures name their sizes differently.
     width = getattr(config, "hidden_size", None) or config.dim
     layers = getattr(config, "num_hidden_layers", None) or config.n_layers
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
-    first_tokens = (
-        2 * width * width + 2 * width * inner
-    )  # weights of the last layer that meet no other token
-    weights = layers * (4 * width * width + 2 * width * inner) - first_tokens
+    cls_only = 2 * width * width + 2 * width * inner  # last layer: weights for first tokens only
+    weights = layers * (4 * width * width + 2 * width * inner) - cls_only
     return FlopCounter(
-        per_token=2.0 * weights + 4.0 * width,  # the last layer's attention: one query an example
+        per_token=2.0 * weights + 4.0 * width,  # the last layer has one query per example
         per_pair=4.0 * (layers - 1) * width,
-        per_example=2.0 * first_tokens,
+        per_example=2.0 * cls_only,
         passes=2.0 if frozen else 3.0,
     )

@@ -1,7 +1,7 @@
-"""Adapters as a part of building a model: LoRA on a float or 4-bit base, through peft and bitsandbytes.
+"""LoRA on a float or 4-bit base, through peft and bitsandbytes, as a part of building a model.
 
-The low-rank updates are put into the classifier itself, with no wrapper around it: to everything behind, packed forward,
-flat buffer and checkpoints, a classifier with adapters is a classifier that has fewer trainable parameters.
+The updates are injected into the classifier without a wrapper. For the packed forward, the flat
+parameters and the checkpoints, it is a classifier with fewer trainable parameters.
 """
 
 from __future__ import annotations
@@ -10,153 +10,145 @@ import copy
 import logging
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
-from distsent.model import classifier
-from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
+from distsent.model.classifier import build_classifier, load_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # it speaks of kernels that it can do without, on every worker
+# bitsandbytes warns about missing kernels that it does not need, on every worker.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-TARGETS = {  # query and value of each layer, by architecture; peft itself knows them for some of these only
+# Query and value of each layer. peft has defaults for some of these architectures only.
+TARGETS = {
     "bert": ("query", "value"),
     "roberta": ("query", "value"),
     "albert": ("query", "value"),
     "distilbert": ("q_lin", "v_lin"),
 }
-WHOLE = ("pooler", "pooler.dense")  # never in 4 bits, like the head: what feeds it (ends of names)
-NAME = "default"  # peft's own name for an adapter
-PREFIX = "base_model.model."  # under which peft's files keep a model's modules
+NEVER_4BIT = ("pooler", "pooler.dense")  # the input of the head (last parts of module names)
+ADAPTER_NAME = "default"  # peft's default
+PEFT_PREFIX = "base_model.model."  # of module names in peft's files
 
 
 def check_adapter(job: Job) -> None:
-    """Raises UserError for adapters that cannot be, before a corpus is read for them."""
+    """Raise UserError for impossible adapters, before the dataset is read."""
     if job.adapter.kind == "none":
         return
-    _need("peft", f"adapter.kind = {job.adapter.kind!r}")
+    _require("peft", f"adapter.kind = {job.adapter.kind!r}")
     if job.adapter.bits:
-        _need("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
-    if job.adapter.bits and job.model.name == "demo":
-        raise UserError(
-            "adapter.bits = 4: model.name = 'demo' has no weights to keep in 4 bits; name a pretrained encoder"
-        )
+        _require("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
+        if job.model.name == "demo":
+            hint = "'demo' has no pretrained weights to quantize; choose a pretrained encoder"
+            raise UserError(f"adapter.bits = 4: model.name = {hint}")
     if job.adapter.targets is None and job.model.name != "demo":
-        with explain_load_errors(job.model.name, "model.name"):
-            kind = AutoConfig.from_pretrained(
-                job.model.name, revision=job.model.revision or "main", **NO_REMOTE_CODE
-            ).model_type
-        if kind not in TARGETS:
+        architecture = load_config(job.model.name, job.model.revision).model_type
+        if architecture not in TARGETS:
             raise UserError(
-                f"adapter.targets: none are known for a {kind} encoder (known: {', '.join(TARGETS)}); name the modules that get "
-                'updates, e.g. adapter.targets=["query", "value"]'
+                f"adapter.targets: no default for {architecture} encoders (known: "
+                f"{', '.join(TARGETS)}); set it, e.g. adapter.targets=[query,value]"
             )
 
 
-def _need(package: str, key: str) -> None:
+def _require(package: str, key: str) -> None:
     try:
         import_module(package)
-    except Exception as error:  # what is installed may not fit what else is
-        missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        why = (
-            ""
-            if missing
-            else f", which cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0]})"
-        )
-        raise UserError(f"{key}: needs {package}{why}; pip install 'distsent[lora]'") from None
+    except Exception as error:  # an installed package may be incompatible with another one
+        reason = f", which fails to import ({type(error).__name__}: {str(error).splitlines()[0]})"
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            reason = ""
+        raise UserError(f"{key}: needs {package}{reason}; pip install 'distsent[lora]'") from None
 
 
 def build_model(
     job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32"
 ) -> PreTrainedModel:
-    """The model that a job trains, in `precision`: the classifier as it is, or with adapters in it. Raises UserError."""
+    """The model that a job trains: the classifier, with adapters if any. Raises UserError."""
     check_adapter(job)
-    model = classifier.build_classifier(
-        job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision, dropout=job.model.dropout,
-        quantization=nf4_config(_heads_of(job), precision) if job.adapter.bits else None,
+    model = build_classifier(
+        job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision,
+        dropout=job.model.dropout, quantization=_quantization(job, precision),
     )  # fmt: skip
     keep_4bit_weights(model)
-    return model if job.adapter.kind == "none" else _with_lora(model, job)
+    return model if job.adapter.kind == "none" else _add_lora(model, job)
+
+
+def _quantization(job: Job, precision: str) -> Any:
+    if not job.adapter.bits:
+        return None
+    config = load_config(job.model.name, job.model.revision)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return nf4_config(head_modules(model), precision)
 
 
 def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:
-    """NF4 (Dettmers et al., 2023), computing in `precision` where there is a GPU, the modules of the `head` left whole."""
+    """NF4 (Dettmers et al., 2023) except for the head. On GPUs it computes in `precision`."""
     from transformers import BitsAndBytesConfig
 
     half = {"bf16": torch.bfloat16, "fp16": torch.float16} if torch.cuda.is_available() else {}
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=[*head, *WHOLE],
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=[*head, *NEVER_4BIT],
         bnb_4bit_compute_dtype=half.get(precision, torch.float32),
-    )  # fmt: skip
+    )
 
 
-def heads(model: PreTrainedModel) -> list[str]:
-    """What stands on top of the encoder: new with every job, so trained whole."""
-    return [
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
-    ]
-
-
-def _heads_of(job: Job) -> list[str]:
-    """The same of a model that is not read yet."""
-    with explain_load_errors(job.model.name, "model.name"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(
-            job.model.name, revision=job.model.revision or "main", **NO_REMOTE_CODE
-        )
-        return heads(AutoModelForSequenceClassification.from_config(config))
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules on top of the encoder. They are new in every job and fully trained."""
+    modules = dict(model.named_children())
+    modules.pop(model.base_model_prefix, None)
+    return [name for name, module in modules.items() if any(True for _ in module.parameters())]
 
 
 def keep_4bit_weights(model: nn.Module) -> None:
-    """Let no evaluation change 4-bit weights.
+    """Prevent evaluations from changing 4-bit weights.
 
-    On CPUs with half-width products bitsandbytes would, outside training, rewrite them for its kernel and round their scales to
-    bf16, for good: the model after the first evaluation would be another one, and on those machines only.
+    On CPUs with bf16 matmuls, bitsandbytes repacks them for its kernel outside training and rounds
+    their scales to bf16 for good. The first evaluation would change the model on those CPUs only.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (no attribute that nn.Module knows)
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def _with_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
+def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    targets = targets_of(model, job.adapter.targets)
-    alpha: Any = job.adapter.alpha  # peft asks for a whole number and takes any
+    asked = job.adapter
+    alpha: Any = asked.alpha  # peft declares int and accepts float
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS, r=job.adapter.rank, lora_alpha=alpha, lora_dropout=job.adapter.dropout,
-        target_modules=list(targets), modules_to_save=heads(model),
-        bias="none", base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
+        task_type=TaskType.SEQ_CLS, r=asked.rank, lora_alpha=alpha, lora_dropout=asked.dropout,
+        target_modules=list(_targets(model, asked.targets)), modules_to_save=head_modules(model),
+        base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
+        bias="none",
     )  # fmt: skip
-    return inject_adapter_in_model(config, model, NAME)  # type: ignore[return-value]
+    return inject_adapter_in_model(config, model, ADAPTER_NAME)  # type: ignore[return-value]
 
 
-def targets_of(model: PreTrainedModel, wanted: Sequence[str] | None) -> Sequence[str]:
-    """The modules that get updates. Raises UserError for one that the encoder does not have."""
-    kind = model.config.model_type
-    targets = wanted or TARGETS[kind]
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    names = [f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_modules()]
+def _targets(model: PreTrainedModel, targets: Sequence[str] | None) -> Sequence[str]:
+    """The modules to update. Raises UserError for a module that the encoder does not have."""
+    architecture = model.config.model_type
+    prefix = model.base_model_prefix
+    modules = {f"{prefix}.{name}": m for name, m in model.base_model.named_modules()}
+    linear = {name.split(".")[-1] for name, m in modules.items() if isinstance(m, nn.Linear)}
+    targets = targets or TARGETS[architecture]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
             raise UserError(
-                f"adapter.targets: this {kind} encoder has no module {target!r}; it has {', '.join(sorted(linear))}"
+                f"adapter.targets: this {architecture} encoder has no module {target!r}; "
+                f"it has {', '.join(sorted(linear))}"
             )
     return targets
 
@@ -166,76 +158,63 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """What was trained, alone, as peft saves it: `PeftModel.from_pretrained(base, folder)` puts it onto the base again."""
+    """Save the trained weights alone, for `PeftModel.from_pretrained(base, folder)`."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    config = model.peft_config[NAME]
-    state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    config = copy.copy(model.peft_config[ADAPTER_NAME])
+    config.inference_mode = True
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+    tensors = {PEFT_PREFIX + name: x.detach().cpu().contiguous() for name, x in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        folder / "adapter_model.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
-    before, config.inference_mode = config.inference_mode, True
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
-    config.inference_mode = before
 
 
 @torch.no_grad()
 def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    """The same classifier as plain float32 weights: updates added in, 4-bit weights as the numbers that they stand for.
+    """The same classifier with plain float32 weights: 4-bit weights dequantized, updates added.
 
-    What a 4-bit base computes, it computes with exactly these numbers: the merged model differs by rounding alone.
-    (Merging into 4 bits would round the sum again, and give another model.)
+    A 4-bit base computes with exactly these numbers, so the merged model differs only by rounding.
+    (Merging into 4 bits would round the sum again and give another model.)
     """
-    weights: dict[str, torch.Tensor] = {}
-    for path, module in model.named_modules():
-        if hasattr(module, "modules_to_save"):  # the trained copy of a head, in peft's wrapper
-            trained = module.modules_to_save[NAME].state_dict()
-            weights |= {f"{path}.{name}": tensor.clone() for name, tensor in trained.items()}
-        elif hasattr(module, "lora_A"):
-            base = module.get_base_layer()
-            weights[f"{path}.weight"] = _float(base) + module.get_delta_weight(NAME).float()
-            if base.bias is not None:
-                weights[f"{path}.bias"] = base.bias.detach().clone()
-        elif (
-            "modules_to_save" not in path
-            and "original_module" not in path
-            and "base_layer" not in path
-        ):
-            for name, tensor in module.named_parameters(recurse=False):
-                if ".lora_" not in f"{path}.":
-                    weights[f"{path}.{name}"] = (
-                        _float(module) if name == "weight" else tensor.detach().clone()
-                    )
-            weights |= {
-                f"{path}.{name}": tensor.clone()
-                for name, tensor in module.named_buffers(recurse=False)
-            }
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(model)._from_config(
-        config, dtype=torch.float32, attn_implementation="eager"
-    )  # the packed one wants streams
-    known = set(plain.state_dict())
-    plain.load_state_dict({name: tensor.cpu() for name, tensor in weights.items() if name in known})
+    # "eager": the registered attention needs packed batches.
+    plain = type(model)._from_config(config, dtype=torch.float32, attn_implementation="eager")
+    wanted = plain.state_dict().keys()
+    weights: dict[str, torch.Tensor] = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "modules_to_save"):  # peft's wrapper around the trained head
+            head = module.modules_to_save[ADAPTER_NAME].state_dict()
+            weights |= {f"{path}.{name}": tensor for name, tensor in head.items()}
+        elif hasattr(module, "lora_A"):
+            base, update = module.get_base_layer(), module.get_delta_weight(ADAPTER_NAME)
+            weights[f"{path}.weight"] = _float_weight(base) + update.float()
+            if base.bias is not None:
+                weights[f"{path}.bias"] = base.bias
+        else:
+            own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+            for name, tensor in own:
+                if (key := f"{path}.{name}") in wanted:
+                    weights[key] = _float_weight(module) if name == "weight" else tensor
+    plain.load_state_dict({name: x.cpu() for name, x in weights.items() if name in wanted})
     return plain.eval()
 
 
-def _float(module: nn.Module) -> torch.Tensor:
-    """A module's weight in float32, out of its 4 bits where it is kept in these."""
+def _float_weight(module: nn.Module) -> torch.Tensor:
+    """A module's weight in float32, dequantized if it is in 4 bits."""
     weight: Any = module.weight
     if hasattr(weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
-    return weight.detach().float().clone()
+    return weight.float()
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers that the model computes with: two to a byte where they are kept in 4 bits, a retrained head counted once."""
+    """Number of parameters: two per byte in 4-bit weights, a retrained head counted once."""
     total = 0
     for name, p in model.named_parameters():
         if ".original_module." not in name:

@@ -1,7 +1,7 @@
-"""Name -> classifier: an encoder with a classification head, in float32, run packed where it can be.
+"""Name -> classifier: an encoder with a classification head, in float32.
 
-A hub id or local folder in Hugging Face's layout (safetensors only: no code and no pickle is taken from a model), or
-`demo`, a small BERT with random weights.
+The name is a hub id, a local folder in Hugging Face's layout (safetensors only: a model's code and
+pickles are never read), or `demo`, a small BERT with random weights.
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-transformers.utils.logging.set_verbosity_error()  # a new head's weights are missing from every encoder: that is no news
+# transformers warns that the weights of a new head are missing, which is true of every encoder.
+transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-DROPOUT_KEYS = (  # the names under which the families keep their rates
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob",
-    "dropout", "attention_dropout", "seq_classif_dropout",
+DROPOUT_KEYS = (  # the names that the architectures use
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+    "classifier_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
 )  # fmt: skip
+LOAD_OPTIONS: Any = {"dtype": torch.float32, "use_safetensors": True, **NO_REMOTE_CODE}
+
+
+def load_config(name: str, revision: str | None = None, **changes: Any) -> Any:
+    """An encoder's configuration. Raises UserError if there is no such encoder."""
+    with explain_load_errors(name, "model.name"):
+        revision = revision or "main"
+        return AutoConfig.from_pretrained(name, revision=revision, **changes, **NO_REMOTE_CODE)
 
 
 def check_encoder(name: str, revision: str | None = None) -> None:
-    """Raises UserError where there is no such encoder: before its corpus is tokenised for it, which takes longer."""
+    """Raise UserError if there is no such encoder, before its dataset is tokenized."""
     if name != "demo":
-        with explain_load_errors(name, "model.name"):
-            AutoConfig.from_pretrained(name, revision=revision or "main", **NO_REMOTE_CODE)
+        load_config(name, revision)
 
 
 def build_classifier(
@@ -46,7 +54,7 @@ def build_classifier(
     dropout: float | None = None,
     quantization: Any = None,
 ) -> PreTrainedModel:
-    """The classifier to train. The seed draws what is not pretrained: the head, or all of `demo`."""
+    """The classifier to train. The seed initializes new weights: the head, or all of `demo`."""
     torch.manual_seed(seed)
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
@@ -54,55 +62,46 @@ def build_classifier(
     }
     if name == "demo":
         config: Any = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512,
-            max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **names,
+            vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=512, max_position_embeddings=128, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0, **names,
         )  # fmt: skip
-        _set_dropout(config, dropout)
+    else:
+        config = load_config(name, revision, **names)
+    for key in DROPOUT_KEYS:
+        if dropout is not None and hasattr(config, key):
+            setattr(config, key, dropout)
+    if name == "demo":
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     with explain_load_errors(name, "model.name"):
-        config = AutoConfig.from_pretrained(
-            name, revision=revision or "main", **names, **NO_REMOTE_CODE
-        )
-        _set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision or "main", config=config, dtype=torch.float32, use_safetensors=True,
-            ignore_mismatched_sizes=True,  # a head for other classes is drawn anew
-            quantization_config=quantization, **NO_REMOTE_CODE,
+            name, revision=revision or "main", config=config, quantization_config=quantization,
+            ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
+            **LOAD_OPTIONS,
         )  # fmt: skip
 
 
 def load_classifier(folder: str) -> PreTrainedModel:
-    """A finished classifier as it was saved, with its labels. Raises UserError for an encoder without a trained head."""
+    """A trained classifier with its labels. Raises UserError for an encoder without a head."""
     with explain_load_errors(folder, "model"):
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            **NO_REMOTE_CODE,
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, output_loading_info=True, **LOAD_OPTIONS
         )
-    if lacking := sorted(found["missing_keys"]):
+    if missing := sorted(info["missing_keys"]):
         raise UserError(
-            f"{folder}: no classifier, an encoder alone ({', '.join(lacking[:3])} is not among its weights): train one from it, "
-            f"with model.name={folder}"
+            f"{folder}: an encoder without a classification head (its weights lack "
+            f"{', '.join(missing[:3])}); train a classifier from it with model.name={folder}"
         )
     return model
 
 
-def _set_dropout(config: Any, rate: float | None) -> None:
-    if rate is not None:
-        for key in DROPOUT_KEYS:
-            if hasattr(config, key):
-                setattr(config, key, rate)
-
-
 def token_limit(model: PreTrainedModel) -> int:
-    """The most tokens an example may have."""
+    """The largest number of tokens in an example."""
     return int(getattr(model.config, "max_position_embeddings", 1 << 30)) - position_offset(model)
 
 
 def position_offset(model: nn.Module) -> int:
-    """The position of an example's first token: RoBERTa's family counts on from its padding index."""
+    """The position of an example's first token: RoBERTa starts after its padding index."""
     for module in model.modules():
         if hasattr(module, "create_position_ids_from_input_ids"):
             return int(getattr(module, "padding_idx", 0)) + 1
@@ -111,9 +110,9 @@ def position_offset(model: nn.Module) -> int:
 
 def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     """The embedding of token ids."""
-    table = model.get_input_embeddings()
-    if not isinstance(table, nn.Embedding):
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
         raise UserError(
-            f"{type(model).__name__}: its input embedding is no plain table; such encoders are not supported"
+            f"{type(model).__name__}: unsupported encoder: its input embedding is not nn.Embedding"
         )
-    return table
+    return embedding

@@ -1,71 +1,77 @@
-"""The last layer, for first tokens only: nobody reads its other rows, so nobody need compute them.
+"""The last layer, for first tokens only: the head reads no other row, so none is computed.
 
-Of a last layer's weights only keys and values meet every token; queries, output and feed-forward meet one token an example. That is
-a seventh of a six-layer encoder's arithmetic, left out without changing a bit of what the head sees.
+In the last layer only keys and values need every token; queries, output and feed-forward need one
+token per example. That saves a seventh of a six-layer encoder's arithmetic, and the head sees the
+same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from distsent.model.attention import attend
+from distsent.model.attention import QKV, attend
 
-Layer = Callable[..., torch.Tensor]
+Forward = Callable[..., torch.Tensor]
 
 
 def cls_only_last_layer(stack: nn.Module) -> bool:
-    """Let the last layer of `stack` (an encoder) give one row an example, [1, n, width]. False where it is of an unknown make."""
+    """Make an encoder's last layer return [1, n, width]. False for an unknown architecture."""
     layers = getattr(stack, "layer", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         return False
     last = layers[-1]
-    run = _bert(last) or _distilbert(last)
-    if run is not None:
-        last.forward = run
-    return run is not None
+    forward = _bert_forward(last) or _distilbert_forward(last)
+    if forward is not None:
+        last.forward = forward
+    return forward is not None
 
 
-def _heads(x_Td: torch.Tensor, width: int) -> torch.Tensor:
-    return x_Td.view(len(x_Td), -1, width)
+def _has(module: Any, *names: str) -> bool:
+    return all(hasattr(module, name) for name in names)
 
 
-def _bert(layer: nn.Module) -> Layer | None:
-    """BERT's and RoBERTa's layer."""
-    attention: Any = getattr(layer, "attention", None)
-    if not all(hasattr(attention, name) for name in ("self", "output")) or not hasattr(
-        layer, "feed_forward_chunk"
-    ):
+def _attend(own: Any, qkv: QKV, batch: Any, context: Any) -> torch.Tensor:
+    """Output [1, n, width] of queries [1, n, width] on keys and values [1, T, width]."""
+    per_head = tuple(x[0].view(x.shape[1], -1, own.attention_head_size) for x in qkv)
+    rate = own.dropout.p if own.training else 0.0
+    return attend(per_head, batch, context, own.scaling, rate).reshape(qkv[0].shape)
+
+
+def _bert_forward(layer: Any) -> Forward | None:
+    """Also RoBERTa's."""
+    block: Any = getattr(layer, "attention", None)
+    if not _has(block, "self", "output") or not _has(layer, "feed_forward_chunk"):
         return None
-    own, block = attention.self, cast(Any, layer)
+    own = block.self
 
-    def forward(hidden: torch.Tensor, *args: Any, stream: Any, flow: Any, **_: Any) -> torch.Tensor:
-        firsts = hidden[:, stream.cls_index_n]
-        q, k, v = own.query(firsts), own.key(hidden), own.value(hidden)
-        q, k, v = (_heads(x[0], own.attention_head_size) for x in (q, k, v))
-        out = attend(q, k, v, stream, flow, own.scaling, own.dropout.p if own.training else 0.0)
-        return block.feed_forward_chunk(attention.output(out.reshape(firsts.shape), firsts))
+    def forward(
+        hidden: torch.Tensor, *args: Any, packed_batch: Any, dropout_context: Any, **_: Any
+    ) -> torch.Tensor:
+        first = hidden[:, packed_batch.cls_index_n]
+        qkv = own.query(first), own.key(hidden), own.value(hidden)
+        out = _attend(own, qkv, packed_batch, dropout_context)
+        return layer.feed_forward_chunk(block.output(out, first))
 
     return forward
 
 
-def _distilbert(layer: nn.Module) -> Layer | None:
+def _distilbert_forward(layer: Any) -> Forward | None:
     own: Any = getattr(layer, "attention", None)
-    if not all(
-        hasattr(own, name) for name in ("q_lin", "k_lin", "v_lin", "out_lin")
-    ) or not hasattr(layer, "sa_layer_norm"):
+    names = ("q_lin", "k_lin", "v_lin", "out_lin")
+    if not _has(own, *names) or not _has(layer, "sa_layer_norm"):
         return None
-    block = cast(Any, layer)
 
-    def forward(hidden: torch.Tensor, *args: Any, stream: Any, flow: Any, **_: Any) -> torch.Tensor:
-        firsts = hidden[:, stream.cls_index_n]
-        q, k, v = own.q_lin(firsts), own.k_lin(hidden), own.v_lin(hidden)
-        q, k, v = (_heads(x[0], own.attention_head_size) for x in (q, k, v))
-        out = attend(q, k, v, stream, flow, own.scaling, own.dropout.p if own.training else 0.0)
-        first = block.sa_layer_norm(own.out_lin(out.reshape(firsts.shape)) + firsts)
-        return block.output_layer_norm(block.ffn(first) + first)
+    def forward(
+        hidden: torch.Tensor, *args: Any, packed_batch: Any, dropout_context: Any, **_: Any
+    ) -> torch.Tensor:
+        first = hidden[:, packed_batch.cls_index_n]
+        qkv = own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden)
+        out = _attend(own, qkv, packed_batch, dropout_context)
+        first = layer.sa_layer_norm(own.out_lin(out) + first)
+        return layer.output_layer_norm(layer.ffn(first) + first)
 
     return forward

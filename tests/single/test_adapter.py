@@ -181,7 +181,7 @@ def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> No
     ElectraForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"^adapter.targets: none are known for a electra encoder \(known: bert, .*\); name the",
+        match=r"^adapter.targets: no default for electra encoders \(known: bert, .*\); set it",
     ):
         adapter.build_model(asked(tmp_path), None, LABELS)
     model = adapter.build_model(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
@@ -278,7 +278,7 @@ def test_a_missing_package_is_one_line_with_the_cure(
     (line,) = without(ImportError("no symbol\nmore"))
     assert (
         line
-        == f"{key}: needs {package}, which cannot be imported here (ImportError: no symbol); pip install 'distsent[lora]'"
+        == f"{key}: needs {package}, which fails to import (ImportError: no symbol); pip install 'distsent[lora]'"
     )
 
 
@@ -292,7 +292,9 @@ def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Pat
 
 
 def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
-    with pytest.raises(UserError, match=r"model.name = 'demo' has no weights to keep in 4 bits"):
+    with pytest.raises(
+        UserError, match=r"model.name = 'demo' has no pretrained weights to quantize"
+    ):
         adapter.build_model(load_job(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
 
 

@@ -183,7 +183,7 @@ def test_counted_arithmetic_equals_the_formula() -> None:
     # Backward takes two products for each of forward's.
     least = 3 * sum(forward(L, 1, L * L, L) for L in lengths)
     for even in (False, True):
-        s = pack([np.full(L, 7) for L in lengths], np.zeros(3), even=even)
+        s = pack([np.full(L, 7) for L in lengths], np.zeros(3), round_shapes=even)
         assert arithmetic.needed(packed, s) == least
     heads = 3 * (2 * 32 * 32 + 2 * 32 * 3)
     config = packed.model.config
@@ -191,5 +191,5 @@ def test_counted_arithmetic_equals_the_formula() -> None:
     frozen = count_flops(config, frozen=True)
     assert frozen.training(np.array(lengths)) == (least - 3 * heads) * 2 / 3
     # Rounded up, and so are 22 tokens to 24.
-    assert [(g.count, g.longest) for g in s.groups] == [(2, 8), (1, 16)]
+    assert [(g.rows, g.longest) for g in s.groups] == [(2, 8), (1, 16)]
     assert arithmetic.executed(packed, s) == 3 * forward(24, 3, 2 * 8 * 8 + 16 * 16, 2 * 8 + 16)

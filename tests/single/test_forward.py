@@ -1,4 +1,4 @@
-"""Packed and padded are the same function, and examples in a stream know nothing of each other."""
+"""Packed and padded compute the same, and examples in a packed batch do not interact."""
 
 import copy
 
@@ -21,7 +21,7 @@ def examples(lengths: np.ndarray = LENGTHS, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(5, tiny_models.VOCABULARY, n) for n in lengths]
 
 
-def stream_of(rows: np.ndarray, step: int | None = None) -> PackedBatch:
+def packed_batch(rows: np.ndarray, step: int | None = None) -> PackedBatch:
     keys = None if step is None else dropout_keys(7, step, rows, LENGTHS[rows])
     return pack([examples()[i] for i in rows], np.zeros(len(rows)), keys_T=keys)
 
@@ -36,12 +36,12 @@ def test_packed_equals_padded_forward_and_backward(family: str) -> None:
         PackedForward(copy.deepcopy(model)),
         PaddedForward(model, model.config.pad_token_id),
     )
-    s = stream_of(ALL)
+    batch = packed_batch(ALL)
     with (
         torch.no_grad()
-    ):  # torch's fused kernel scores, our own trains: both are held against the model as it is
-        assert torch.allclose(packed(s), padded(s), atol=1e-12)
-    a, b = packed(s), padded(s)
+    ):  # evaluation uses torch's kernel, training PackedAttention: both must equal the model
+        assert torch.allclose(packed(batch), padded(batch), atol=1e-12)
+    a, b = packed(batch), padded(batch)
     assert torch.allclose(a, b, atol=1e-12)
     weights = torch.randn(a.shape, dtype=a.dtype)
     (a * weights).sum().backward()
@@ -58,14 +58,16 @@ def test_float32_logits_of_packed_and_padded_are_within_1e5(family: str) -> None
     model = tiny_models.encoder(family)
     padded = PaddedForward(copy.deepcopy(model), model.config.pad_token_id)
     with torch.no_grad():
-        assert (PackedForward(model)(stream_of(ALL)) - padded(stream_of(ALL))).abs().max() < 1e-5
+        assert (
+            PackedForward(model)(packed_batch(ALL)) - padded(packed_batch(ALL))
+        ).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_torchs_kernel_for_gpus_is_asked_for_the_same(
+def test_torchs_varlen_kernel_gets_the_same_attention(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs on no CPU: what it is given must bind to its signature, and means the model's own attention."""
+    """It needs a GPU: its arguments must bind to its signature and mean the model's attention."""
     import inspect
 
     from torch.nn.attention import varlen
@@ -101,24 +103,24 @@ def test_torchs_kernel_for_gpus_is_asked_for_the_same(
             ]
         )
 
-    monkeypatch.setattr(attention, "_kernel_takes", lambda q: True)
+    monkeypatch.setattr(attention, "_varlen_supports", lambda q: True)
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     model = tiny_models.encoder(family).double()
-    s = pack([examples()[i] for i in ALL], np.zeros(len(ALL)), even=False)
+    batch = pack([examples()[i] for i in ALL], np.zeros(len(ALL)), round_shapes=False)
     with torch.no_grad():
         assert torch.allclose(
-            PackedForward(copy.deepcopy(model))(s),
-            PaddedForward(model, model.config.pad_token_id)(s),
+            PackedForward(copy.deepcopy(model))(batch),
+            PaddedForward(model, model.config.pad_token_id)(batch),
             atol=1e-12,
         )
     assert calls and (family == "albert" or calls[-1] is False), (
-        "the last layer asks for first tokens only"
+        "the last layer has queries of first tokens only"
     )
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_no_example_feels_another_one(family: str) -> None:
-    """The gradient of one example's logits with respect to all other examples' tokens is exactly zero."""
+def test_examples_do_not_affect_each_other(family: str) -> None:
+    """The gradient of an example's logits with respect to other examples' tokens is zero."""
     model = tiny_models.encoder(family, dropout=0.1).train()
     packed, held = PackedForward(model), {}
 
@@ -127,7 +129,7 @@ def test_no_example_feels_another_one(family: str) -> None:
         held["x"] = out
 
     model.get_input_embeddings().register_forward_hook(hold)
-    packed(stream_of(ALL, step=0))[3].sum().backward()
+    packed(packed_batch(ALL, step=0))[3].sum().backward()
     felt = held["x"].grad[0].abs().sum(-1)
     inside = slice(LENGTHS[:3].sum(), LENGTHS[:4].sum())
     assert felt[inside].sum() > 0
@@ -137,44 +139,44 @@ def test_no_example_feels_another_one(family: str) -> None:
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_dropout_depends_on_the_example_and_the_step_alone(family: str) -> None:
-    """The same masks, whoever else is in the stream and in whatever order; others at another step."""
+    """The same masks with any other examples in any order; different masks in another step."""
     packed = PackedForward(tiny_models.encoder(family, dropout=0.2).double().train())
     some = np.array([9, 3, 0, 6])
-    together = packed(stream_of(ALL, step=4))
-    assert torch.allclose(together[some], packed(stream_of(some, step=4)), atol=1e-12)
-    assert not torch.allclose(together, packed(stream_of(ALL, step=5)), atol=1e-3)
+    together = packed(packed_batch(ALL, step=4))
+    assert torch.allclose(together[some], packed(packed_batch(some, step=4)), atol=1e-12)
+    assert not torch.allclose(together, packed(packed_batch(ALL, step=5)), atol=1e-3)
 
 
 def test_the_attention_gradient_is_right() -> None:
-    """Against finite differences, with dropout, over examples that share a padded group and one that stands alone."""
-    from distsent.model.attention import _Packed
+    """Against finite differences, with dropout; three examples share a padded group."""
+    from distsent.model.attention import PackedAttention
 
     lengths = np.array([2, 3, 3, 5])
-    s = pack(
+    batch = pack(
         [np.zeros(n, dtype=int) for n in lengths],
         np.zeros(4),
         keys_T=dropout_keys(0, 0, np.arange(4), lengths),
     )
     q, k, v = (torch.randn(13, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(
-        lambda *x: _Packed.apply(*x, s, 0.5, 0.3, s.keys_T, 1), (q, k, v)
+        lambda *x: PackedAttention.apply(*x, batch, 0.5, (batch.keys_T, 1, 0.3)), (q, k, v)
     )
 
 
-@pytest.mark.parametrize("firsts", [False, True])
-def test_half_width_drops_what_float32_drops(firsts: bool) -> None:
-    """bf16 has masks of its own kind: output and gradients are those of float32 with the same keys, but for rounding."""
-    s, found = stream_of(ALL, step=3), {}
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_bf16_and_float32_have_the_same_dropout(cls_only: bool) -> None:
+    """bf16 masks have their own form: output and gradients equal float32's up to rounding."""
+    batch, found = packed_batch(ALL, step=3), {}
     torch.manual_seed(1)
     values = [
         torch.randn(n, 4, 8).bfloat16()
-        for n in (len(s) if firsts else len(s.ids_T), len(s.ids_T), len(s.ids_T))
+        for n in (len(batch) if cls_only else len(batch.ids_T), len(batch.ids_T), len(batch.ids_T))
     ]
     for dtype in (torch.bfloat16, torch.float32):
         q, k, v = parts = [x.to(dtype, copy=True).requires_grad_() for x in values]
-        flow = dropout.DropoutContext()
-        flow.begin(s.keys_T, s.cls_index_n)
-        out = attend(q, k, v, s, flow, 0.3, 0.4)
+        context = dropout.DropoutContext()
+        context.start_pass(batch.keys_T, batch.cls_index_n)
+        out = attend((q, k, v), batch, context, 0.3, 0.4)
         out.float().square().sum().backward()
         found[dtype] = [out.float(), *(x.grad.float() for x in parts)]
     for half, full in zip(found[torch.bfloat16], found[torch.float32], strict=True):
@@ -200,7 +202,7 @@ def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() 
     assert kept.double().mean(1).std() < 1.3 * np.sqrt(0.09 / 384)
 
 
-def test_an_encoder_that_cannot_run_packed_is_recognised() -> None:
+def test_an_encoder_that_cannot_run_packed_is_recognized() -> None:
     from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
     config = DebertaV2Config(
