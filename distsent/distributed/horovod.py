@@ -40,6 +40,8 @@ def init(elastic: bool) -> HorovodWorld:
 class HorovodWorld(World):
     """The workers that a launcher started, connected by Horovod."""
 
+    lost: type[Exception] = WorkerLost  # raised when a collective fails
+
     def __init__(self, hvd: Any) -> None:
         from horovod.common.exceptions import HorovodInternalError
 
@@ -47,16 +49,15 @@ class HorovodWorld(World):
         self._read_ranks()
 
     def _read_ranks(self) -> None:
-        hvd = self._hvd
-        self.rank, self.size = hvd.rank(), hvd.size()
-        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.rank, self.size = self._hvd.rank(), self._hvd.size()
+        self.local_rank, self.local_size = self._hvd.local_rank(), self._hvd.local_size()
 
     def _collective(self, operation: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Every exchange with other workers goes through here."""
+        """Run a collective. All of them go through here."""
         try:
             return operation(*args, **options)
         except self._failed as error:
-            raise WorkerLost(str(error)) from None
+            raise self.lost(str(error)) from None
 
     def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
         hvd = self._hvd
@@ -82,15 +83,16 @@ class HorovodWorld(World):
 
 
 class ElasticHorovodWorld(HorovodWorld):
-    """Workers that come and go: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
+    """Workers join and leave: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
 
-    A lost worker makes the collectives of the others fail. The launcher tells rank 0 of new ones.
+    A lost worker makes the collectives of the others fail. The launcher notifies rank 0 of new ones.
     Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or
     HOROVOD_CYCLE_TIME was set (it crashes in BayesianParameter::SetValue). Here each all-reduce
     waits for the one before, so that there is nothing to fuse.
     """
 
     elastic = True
+    lost: type[Exception] = MembershipChanged
 
     def __init__(self, hvd: Any) -> None:
         from horovod.common.elastic import notification_manager
@@ -104,10 +106,10 @@ class ElasticHorovodWorld(HorovodWorld):
         super().wait(super().allreduce_async(tensor, name))
 
     def wait(self, handle: Any) -> None:
-        """`allreduce_async` has waited already."""
+        """Nothing: `allreduce_async` has waited."""
 
     def all_or_raise(self, make: Callable[[], T], name: str) -> T:
-        """A worker that fails leaves alone: to the others it is lost, and they continue."""
+        """Only the worker that fails raises. The others lose it and continue."""
         value = make()
         self.allgather_object(None, name)
         return value
@@ -126,9 +128,3 @@ class ElasticHorovodWorld(HorovodWorld):
         self._hvd.init()  # waits until the launcher has a complete world again
         self._read_ranks()
         os.environ["HOROVOD_RANK"] = str(self.rank)  # the launcher's value is outdated
-
-    def _collective(self, operation: Callable[..., T], *args: Any, **options: Any) -> T:
-        try:
-            return super()._collective(operation, *args, **options)
-        except WorkerLost as error:
-            raise MembershipChanged(str(error)) from None

@@ -1,4 +1,4 @@
-"""Who started this process: the variables that launchers set, and the world that follows from them."""
+"""The launchers: the environment variables that they set, and the world that these describe."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from distsent.errors import UserError
 RANK = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 WORLD_SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 LOCAL_SIZE = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+USE_PMIX = "use `srun --mpi=pmix` (`srun --mpi=list` shows others), or start with `horovodrun`"
 
 
 def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
@@ -31,20 +32,16 @@ def launcher_world_size(env: Mapping[str, str] = os.environ) -> tuple[str, int] 
 
 
 def init_world(env: Mapping[str, str] = os.environ) -> World:
-    """Join the workers that the launcher started.
-
-    Raises UserError when the world is not the one that the launcher promised.
-    """
-    promised, elastic = launcher_world_size(env), env.get("HOROVOD_ELASTIC") == "1"
-    if promised is None or (promised[1] == 1 and not elastic):
+    """Join the workers that the launcher started. Raises UserError if their number is wrong."""
+    expected, elastic = launcher_world_size(env), env.get("HOROVOD_ELASTIC") == "1"
+    if expected is None or (expected[1] == 1 and not elastic):
         return World()
-    name, count = promised
+    name, count = expected
     if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
         # Checked here because Open MPI would abort the process instead of raising an error.
         raise UserError(
-            f"{name}={count} promises {count} workers, but SLURM gives them no PMI to find each "
-            "other with: use `srun --mpi=pmix` (`srun --mpi=list` shows what there is), or start "
-            "with `horovodrun`"
+            f"{name}={count} promises {count} workers, but SLURM provides no PMI with which they "
+            f"could find each other: {USE_PMIX}"
         )
     try:
         from distsent.distributed import horovod
@@ -57,8 +54,7 @@ def init_world(env: Mapping[str, str] = os.environ) -> World:
     if not elastic and world.size != count:
         raise UserError(
             f"{name}={count} promises {count} workers, but this process sees {world.size}: the "
-            "launcher and Horovod's MPI do not know each other; under SLURM use `srun --mpi=pmix` "
-            "(`srun --mpi=list` shows what there is), or start with `horovodrun`; "
+            f"launcher and Horovod's MPI do not fit together; under SLURM {USE_PMIX}; "
             "`python -m distsent.doctor` checks more"
         )
     return world

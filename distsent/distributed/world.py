@@ -1,4 +1,4 @@
-"""The collectives that workers use, and what they do in a world of one process.
+"""The collectives that workers use, and their results in a world of one process.
 
 Everything that crosses the wire is a tensor; objects travel as JSON text, never as pickles.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class MembershipChanged(Exception):
-    """Workers were lost or wait to join: call `World.rejoin`, then continue from memory."""
+    """Workers were lost or are waiting to join: call `World.rejoin`, then continue from memory."""
 
 
 class WorkerLost(RuntimeError):
@@ -36,26 +36,23 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this worker (rank 0) writes what is shared."""
+        """Whether this worker is rank 0, which writes shared files."""
         return self.rank == 0
 
     @property
     def membership_changed(self) -> bool:
-        """Whether this worker was told that others wait to join or are to leave."""
+        """Whether other workers are waiting to join or about to leave."""
         return False
 
     def rejoin(self) -> None:
         """Form a new world with the workers that exist now. Rank and size may change."""
 
     def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
-        """Start summing `tensor` over all workers, in place. Returns a handle for `wait`.
-
-        A name always stands for the same shape.
-        """
+        """Start summing `tensor` over all workers, in place. Returns a handle for `wait`."""
         return None
 
     def wait(self, handle: Any) -> None:
-        """Wait for a sum that `allreduce_async` started."""
+        """Wait for an `allreduce_async`."""
 
     def allreduce(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         """Sum `tensor` over all workers, in place."""
@@ -101,11 +98,11 @@ class World:
             )
 
     def shutdown(self) -> None:
-        """Leave the world in an orderly way."""
+        """Leave the world in good order."""
 
 
 def capture_error(make: Callable[[], object]) -> Exception | None:
-    """The exception of `make`: other workers must learn of it, or they would wait forever."""
+    """The exception of `make`. The other workers must receive it, or they would wait forever."""
     try:
         make()
     except Exception as error:

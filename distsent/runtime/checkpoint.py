@@ -42,9 +42,7 @@ SYSTEM_ERRORS = (
     errno.ENOMEM, errno.EAGAIN,
 )  # fmt: skip
 # What damaged files raise while they are read.
-READ_ERRORS = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError,
-)  # fmt: skip
+DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -67,8 +65,9 @@ def save(
     """
     final = folder / FOLDER.format(step)
     temporary = folder / f".{final.name}.tmp"
-    if _is_intact(final):
-        return final
+    with suppress(ValueError):
+        if final.exists() and load(final):
+            return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         if final.exists():
@@ -104,15 +103,12 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         names = _verify(path)
-        tensors = {
-            name.removesuffix(".safetensors"): load_file(path / name)
-            for name in names
-            if name.endswith(".safetensors")
-        }
+        groups = [name[:-12] for name in names if name.endswith(".safetensors")]
+        tensors = {group: load_file(path / f"{group}.safetensors") for group in groups}
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict):
             raise ValueError("state.json is not an object")
-    except READ_ERRORS as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); nothing was changed: fix that and run "
@@ -124,7 +120,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def _verify(path: Path) -> list[str]:
-    """The names in the manifest, once sizes and hashes match. Raises one of READ_ERRORS."""
+    """The names in the manifest, once sizes and hashes match. Raises one of DAMAGE."""
     # Only regular files are opened: reading a device or a pipe might never end.
     if not (path / MANIFEST).is_file():
         raise ValueError(f"there is no {MANIFEST}")
@@ -248,13 +244,6 @@ class Saver:
         if buffer is None or not buffer.fits(tensors):
             buffer = self._buffers[name] = SafetensorsBuffer(tensors)
         return buffer.fill(tensors)
-
-
-def _is_intact(path: Path) -> bool:
-    try:
-        return path.exists() and bool(load(path))
-    except ValueError:
-        return False
 
 
 def _hash_file(path: Path) -> str:

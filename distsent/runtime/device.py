@@ -40,11 +40,10 @@ def share_cores(world: World) -> int:
     host, own = socket.gethostname(), sorted(os.sched_getaffinity(0))
     workers = world.allgather_object((host, own), "device.cores")
     neighbors = [set(cores) for name, cores in workers if name == host]
+    quota = cpu_quota() or os.cpu_count() or 1
     override = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(override) if override.isdigit() else 0
-    if threads < 1:
-        quota = cpu_quota() or os.cpu_count() or 1
-        threads = threads_per_worker(set(own), neighbors, quota)
+    threads = threads or threads_per_worker(set(own), neighbors, quota)
     torch.set_num_threads(threads)
     return threads
 

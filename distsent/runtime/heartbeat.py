@@ -25,6 +25,8 @@ from distsent.runtime.launcher_watch import has_ended, launchers
 from distsent.runtime.run_status import WORKER_DIED, WORKER_LOST, Cause
 from distsent.runtime.signals import StopSignal
 
+OnFailure = Callable[[str, Cause | None], None]
+
 INTERVAL = 1.0  # seconds between heartbeats
 # The protocol. A worker sends the token, its name as JSON, then one line per heartbeat:
 # "<step>" or "<step> <reason of a stop request>". Each is answered with ".". The last line is:
@@ -40,7 +42,6 @@ class Peer:
     host: str
     step: int = 0
     last_heard: float = field(default_factory=time.monotonic)
-    left: bool = False
 
 
 class HeartbeatMonitor:
@@ -53,19 +54,15 @@ class HeartbeatMonitor:
     """
 
     def __init__(
-        self,
-        world: World,
-        deadline: float,
-        on_failure: Callable[[str, Cause | None], None],
-        stop: StopSignal,
+        self, world: World, deadline: float, on_failure: OnFailure, stop: StopSignal
     ) -> None:
         self.step = 0  # set by the training loop
         self._world, self._deadline = world, deadline
         self._on_failure, self._stop = on_failure, stop
-        self._closing = threading.Event()
-        self._failure: str | None = None
+        self._silent = f"sent no heartbeat for {deadline:g} s"
+        self._closing, self._lock = threading.Event(), threading.Lock()
+        self._last_line = FAREWELL
         self._peers: dict[int, Peer] = {}
-        self._lock = threading.Lock()
         self._sender: threading.Thread | None = None  # on all workers but the main one
         if launchers():
             self._start_thread(self._watch_launchers)
@@ -95,13 +92,13 @@ class HeartbeatMonitor:
 
     def report_failure(self, error: str) -> None:
         """Report an error of this worker alone: the main worker logs it, and all workers exit."""
-        self._failure = " ".join(error.split())
+        self._last_line = FAILURE + " ".join(error.split())
         self.close()
 
     def wait_for_diagnosis(self) -> None:
-        """After a failed collective, wait until a heartbeat tells the cause and ends this process.
+        """After a failed collective, wait up to five intervals for a heartbeat to end this process.
 
-        Returns after five intervals if none does.
+        Its message names the worker that caused the failure.
         """
         if self._peers or self._sender is not None:
             self._closing.wait(5 * INTERVAL)
@@ -137,7 +134,8 @@ class HeartbeatMonitor:
                 for line in lines:
                     peer.last_heard = time.monotonic()
                     if line.strip() == FAREWELL:  # not answered: the worker may be gone
-                        peer.left = True
+                        with self._lock:
+                            del self._peers[peer.rank]
                         return
                     if line.startswith(FAILURE):
                         error = line.strip().removeprefix(FAILURE)
@@ -158,14 +156,13 @@ class HeartbeatMonitor:
         while not self._closing.wait(INTERVAL):
             paused, checked = time.monotonic() - checked - INTERVAL, time.monotonic()
             with self._lock:
-                peers = [peer for peer in self._peers.values() if not peer.left]
+                peers = list(self._peers.values())
             # If this process itself stood still, perhaps all did: Ctrl-Z, a suspended job.
             for peer in peers if paused > INTERVAL else ():
                 peer.last_heard += paused
             for peer in peers:
                 if time.monotonic() - peer.last_heard > self._deadline:
-                    what = f"sent no heartbeat for {self._deadline:g} s"
-                    self._abort(self._describe(peer, what), WORKER_LOST)
+                    self._abort(self._describe(peer, self._silent), WORKER_LOST)
 
     def _describe(self, peer: Peer, event: str) -> str:
         # All workers run in step, and a peer's own number may be a second old.
@@ -178,8 +175,8 @@ class HeartbeatMonitor:
         try:
             connection = connect(hosts, port)
         except OSError as error:
-            print_error(f"rank {rank}: cannot send heartbeats: rank 0 is unreachable ({error})")
-            return
+            why = f"no heartbeats, rank 0 is unreachable ({error})"
+            return print(f"distsent: rank {rank}: {why}", file=sys.stderr, flush=True)
         answered = time.monotonic()
         hello = json.dumps({"rank": rank, "host": socket.gethostname()})
         connection.sendall(f"{token}\n{hello}\n".encode())
@@ -190,7 +187,8 @@ class HeartbeatMonitor:
             elapsed, checked = time.monotonic() - checked, time.monotonic()
             answered += max(0.0, elapsed - 3 * INTERVAL)  # this process stood still
             try:
-                connection.sendall(f"{self._next_line(closing)}\n".encode())
+                line = f"{self.step} {self._stop.requested or ''}".strip()
+                connection.sendall(f"{self._last_line if closing else line}\n".encode())
                 answer = connection.recv(4096)
                 # Closing the connection with an unread answer would drop the farewell.
                 while closing and answer:
@@ -203,13 +201,7 @@ class HeartbeatMonitor:
             if not alive and not closing:
                 self._abort(f"rank 0 died around step {self.step}", WORKER_DIED)
             if time.monotonic() - answered > self._deadline and not closing:
-                what = f"rank 0 sent no heartbeat for {self._deadline:g} s around step {self.step}"
-                self._abort(what, WORKER_LOST)
-
-    def _next_line(self, closing: bool) -> str:
-        if closing:
-            return FAREWELL if self._failure is None else f"{FAILURE}{self._failure}"
-        return f"{self.step} {self._stop.requested or ''}".strip()
+                self._abort(f"rank 0 {self._silent} around step {self.step}", WORKER_LOST)
 
     def _abort(self, message: str, cause: Cause | None) -> None:
         """Report, and exit at once: the main thread may wait in a collective that never returns."""
@@ -217,14 +209,10 @@ class HeartbeatMonitor:
             if self._closing.is_set():
                 return
             message += "; the last checkpoint is intact: run the same command again to resume"
-            print_error(f"rank {self._world.rank}: {message}")
+            print(f"distsent: rank {self._world.rank}: {message}", file=sys.stderr, flush=True)
             if self._world.is_main:
                 self._on_failure(message, cause)
             os._exit(FAILED)
-
-
-def print_error(line: str) -> None:
-    print(f"distsent: {line}", file=sys.stderr, flush=True)
 
 
 def host_addresses() -> list[str]:

@@ -44,7 +44,5 @@ def has_ended(process: psutil.Process) -> bool:
     """Whether the process is gone, a zombie, or replaced by another one with the same id."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:  # alive, but hidden from this user
-        return False
+    except psutil.Error as error:  # AccessDenied: alive
+        return isinstance(error, psutil.NoSuchProcess)

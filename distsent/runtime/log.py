@@ -15,16 +15,14 @@ from typing import Any, TextIO
 
 from distsent.runtime.run_folder import RunFolder, write_text
 
-# Set to "json" by a parent process that draws the progress bar itself: under mpirun, standard error
-# is never a terminal. Progress then reaches the console as lines such as
-# distsent-progress: {"step": 3, "of": 9, "text": "..."}
+# "json": a parent process draws the progress bar, because standard error is never a terminal under
+# mpirun. It reads lines such as  distsent-progress: {"step": 3, "of": 9, "text": "..."}
 PROGRESS = "DISTSENT_PROGRESS"
-PROGRESS_PREFIX = "distsent-progress: "
-PROGRESS_INTERVAL = 0.2  # seconds between two such lines
+PROGRESS_INTERVAL = 0.2  # seconds between two of them
 
 
 class Log:
-    """The interface, and the log of all workers but the main one: it drops everything."""
+    """The interface, and the log of all workers but the main one."""
 
     def info(self, line: str) -> None:
         """Log a line for people."""
@@ -33,7 +31,7 @@ class Log:
         """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
 
     def progress(self, step: int, text: str) -> None:
-        """Show how far training is."""
+        """Show the progress of training."""
 
     def close(self) -> None:
         """Flush and close all files."""
@@ -47,29 +45,23 @@ class RunLog(Log):
     """
 
     def __init__(
-        self,
-        folder: RunFolder,
-        start: int,
-        evaluated: int,
-        total: int,
-        tensorboard: bool,
-        console: TextIO | None = None,
+        self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool
     ) -> None:
         _truncate_metrics(folder, start, evaluated)
         self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115
         self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
-        self._console = console or sys.stderr
         self._disk_full = False
-        self._progress_lines: ProgressLines | None = None
         self._bar: Any = None
+        self._progress_lines: ProgressLines | None = None
         self._tensorboard: Any = None
         if os.environ.get(PROGRESS) == "json":
-            self._progress_lines = ProgressLines(self._console, start, total)
-        elif self._console.isatty():
+            self._progress_lines = ProgressLines(start, total)
+        elif sys.stderr.isatty():
             from tqdm import tqdm
 
-            kind = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.1}
-            self._bar = tqdm(total=total, initial=start, file=self._console, **kind)
+            self._bar = tqdm(
+                total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1
+            )
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -80,9 +72,11 @@ class RunLog(Log):
         self._print(line)
 
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
-        self._write(self._metrics, json.dumps(values) + "\n")
+        self._append(self._metrics, json.dumps(values) + "\n")
+        if self._tensorboard is None:
+            return
         with suppress(OSError):
-            for key, value in values.items() if self._tensorboard is not None else ():
+            for key, value in values.items():
                 if isinstance(value, int | float) and key not in ("step", "n"):
                     self._tensorboard.add_scalar(f"{tag}/{key}", value, values["step"])
 
@@ -102,19 +96,19 @@ class RunLog(Log):
             with suppress(OSError):
                 sink.close() if sink is not None else None
 
-    def _log(self, line: str) -> None:
-        self._write(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
     def _print(self, line: str) -> None:
-        # The launcher that reads these lines may be dead, and the run must still save.
+        # The launcher that reads the console may be dead, and the run must still save.
         with suppress(OSError):
             if self._bar is not None:
-                self._bar.write(line, file=self._console)
+                self._bar.write(line, file=sys.stderr)
             else:
-                print(line, file=self._console, flush=True)
+                print(line, file=sys.stderr, flush=True)
 
-    def _write(self, file: TextIO, text: str) -> None:
-        """Append to a file. If the disk refuses, the text is kept for the next attempt."""
+    def _log(self, line: str) -> None:
+        self._append(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def _append(self, file: TextIO, text: str) -> None:
+        """Append to a file. What the disk refuses stays in the buffer for the next attempt."""
         try:
             file.write(text)
             file.flush()
@@ -126,12 +120,11 @@ class RunLog(Log):
 
 
 class ProgressLines:
-    """Progress as JSON lines, at most five per second. The last one is always written."""
+    """Progress as JSON lines on the console, at most five per second, and always the last one."""
 
-    def __init__(self, console: TextIO, start: int, total: int) -> None:
-        self._console, self._total = console, total
-        self._written = 0.0
-        self._pending: str | None = None
+    def __init__(self, start: int, total: int) -> None:
+        self._total, self._written = total, 0.0
+        self._pending = ""
         self.update(start, "")
 
     def update(self, step: int, text: str) -> None:
@@ -140,11 +133,11 @@ class ProgressLines:
             self.close()
 
     def close(self) -> None:
-        """Write the pending line."""
-        if self._pending is not None:
-            with suppress(OSError):
-                print(f"{PROGRESS_PREFIX}{self._pending}", file=self._console, flush=True)
-            self._pending, self._written = None, time.monotonic()
+        """Write the pending line, if any."""
+        with suppress(OSError):
+            if self._pending:
+                print(f"distsent-progress: {self._pending}", file=sys.stderr, flush=True)
+        self._pending, self._written = "", time.monotonic()
 
 
 def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
@@ -153,8 +146,7 @@ def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
         return
     kept = []
     for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        # A crash may have cut a line short.
-        with suppress(ValueError, KeyError):
+        with suppress(ValueError, KeyError):  # a crash may have cut a line short
             record = json.loads(line)
             if record["step"] <= (evaluated if "split" in record else start):
                 kept.append(line + "\n")
@@ -163,9 +155,7 @@ def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
 
 def duration(seconds: float) -> str:
     """Seconds for people: 42 s, 3 min 5 s, 2 h 10 min."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60} s"
-    return f"{total // 3600} h {total % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

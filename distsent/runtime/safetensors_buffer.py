@@ -31,16 +31,12 @@ class SafetensorsBuffer:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        header, starts, end = {}, {}, 0
+        header, ranges, end = {}, {}, 0
         # Wide types first, so that all tensors are aligned.
         for name, x in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
-            starts[name], end = end, end + x.nbytes
-            offsets = [starts[name], end]
-            header[name] = {
-                "dtype": TYPES[x.dtype],
-                "shape": list(x.shape),
-                "data_offsets": offsets,
-            }
+            kind, shape = TYPES[x.dtype], list(x.shape)
+            ranges[name], end = [end, end + x.nbytes], end + x.nbytes
+            header[name] = {"dtype": kind, "shape": shape, "data_offsets": ranges[name]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         head = len(text).to_bytes(8, "little") + text
@@ -50,7 +46,7 @@ class SafetensorsBuffer:
         self._memory[: len(head)] = head
         self._views = {}
         for name, x in tensors.items():
-            offset = len(head) + starts[name]
+            offset = len(head) + ranges[name][0]
             view = torch.frombuffer(self._memory, dtype=x.dtype, count=x.numel(), offset=offset)
             self._views[name] = view.view(x.shape)
 

@@ -34,7 +34,7 @@ DUPLICATE_WINDOW = 2.0
 
 
 class StopSignal:
-    """Whether this process was asked to stop. Create it first: imports and tokenizing take long.
+    """Whether a stop was requested. Create it first: imports and tokenizing take long.
 
     A thread receives the signals, because Python runs signal handlers in the main thread, which
     may wait in a collective for minutes.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from distsent.runtime import log
 from distsent.runtime.log import RunLog
 from distsent.runtime.run_folder import RunFolder
+
+OpenLog = Callable[..., RunLog]
 
 
 class Terminal(io.StringIO):
@@ -23,8 +27,13 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
 
 
-def open_log(folder: RunFolder, console: io.StringIO, start: int = 0, total: int = 9) -> RunLog:
-    return RunLog(folder, start, start, total, tensorboard=False, console=console)
+@pytest.fixture
+def open_log(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> OpenLog:
+    def opened(console: io.StringIO, start: int = 0, total: int = 9) -> RunLog:
+        monkeypatch.setattr(sys, "stderr", console)
+        return RunLog(folder, start, start, total, tensorboard=False)
+
+    return opened
 
 
 def lines_of(folder: RunFolder) -> list[str]:
@@ -37,9 +46,9 @@ def progress_of(console: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line.removeprefix("distsent-progress: ")) for line in found]
 
 
-def test_without_a_terminal_progress_is_plain_lines(folder: RunFolder) -> None:
+def test_without_a_terminal_progress_is_plain_lines(folder: RunFolder, open_log: OpenLog) -> None:
     console = io.StringIO()
-    run_log = open_log(folder, console)
+    run_log = open_log(console)
     run_log.info("hello")
     run_log.progress(1, "step 1/9")
     run_log.close()
@@ -47,9 +56,9 @@ def test_without_a_terminal_progress_is_plain_lines(folder: RunFolder) -> None:
     assert lines_of(folder) == ["hello", "step 1/9"]
 
 
-def test_on_a_terminal_progress_is_a_bar(folder: RunFolder) -> None:
+def test_on_a_terminal_progress_is_a_bar(folder: RunFolder, open_log: OpenLog) -> None:
     console = Terminal()
-    run_log = open_log(folder, console)
+    run_log = open_log(console)
     run_log.info("hello")
     run_log.progress(9, "loss 0.1")
     run_log.close()
@@ -59,11 +68,11 @@ def test_on_a_terminal_progress_is_a_bar(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("console", [io.StringIO(), Terminal()])
 def test_a_parent_process_gets_progress_as_json(
-    folder: RunFolder, console: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, open_log: OpenLog, console: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTSENT_PROGRESS", "json")
     monkeypatch.setattr(log, "PROGRESS_INTERVAL", 0.0)
-    run_log = open_log(folder, console, start=3)
+    run_log = open_log(console, start=3)
     run_log.info("hello")
     run_log.progress(5, "loss ½")
     run_log.close()
@@ -76,13 +85,13 @@ def test_a_parent_process_gets_progress_as_json(
 
 
 def test_json_progress_is_throttled_but_for_the_last_line(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTSENT_PROGRESS", "json")
     monkeypatch.setattr(log, "PROGRESS_INTERVAL", 100.0)
     for total, last in ((1000, 499), (500, 499)):
         console = io.StringIO()
-        run_log = open_log(folder, console, total=total)
+        run_log = open_log(console, total=total)
         for step in range(500):
             run_log.progress(step, f"step {step}")
         assert [line["step"] for line in progress_of(console)] == [0]
@@ -91,16 +100,16 @@ def test_json_progress_is_throttled_but_for_the_last_line(
     assert len(lines_of(folder)) == 1000, "train.log has them all"
 
     console = io.StringIO()
-    run_log = open_log(folder, console, total=500)
+    run_log = open_log(console, total=500)
     run_log.progress(500, "done")
     assert progress_of(console)[-1] == {"step": 500, "of": 500, "text": "done"}, "at once"
 
 
 def test_a_full_disk_is_reported_once_and_lines_are_kept(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = io.StringIO()
-    run_log = open_log(folder, console)
+    run_log = open_log(console)
     file = run_log._file
 
     class Full:
@@ -129,12 +138,12 @@ def test_a_full_disk_is_reported_once_and_lines_are_kept(
     assert lines_of(folder) == ["one", "two", "three"]
 
 
-def test_a_console_that_is_gone_does_not_end_the_run(folder: RunFolder) -> None:
+def test_a_console_that_is_gone_does_not_end_the_run(folder: RunFolder, open_log: OpenLog) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    run_log = open_log(folder, Gone())
+    run_log = open_log(Gone())
     run_log.info("hello")
     run_log.progress(1, "step 1/9")
     run_log.close()
@@ -146,6 +155,6 @@ def test_metrics_after_the_resumed_step_are_dropped(folder: RunFolder) -> None:
     folder.metrics.write_text(
         "".join(json.dumps(each) + "\n" for each in records) + '{"step": 1, "l'
     )
-    RunLog(folder, 2, 0, 9, tensorboard=False, console=io.StringIO()).close()
+    RunLog(folder, 2, 0, 9, tensorboard=False).close()
     kept = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert kept == [{"step": 1}, {"step": 2}], "an evaluation that the state does not know goes too"
