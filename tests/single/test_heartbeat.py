@@ -1,0 +1,148 @@
+"""Heartbeats between real processes: a death, a hang, a failure and a stop request are noticed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SIZE = 3
+WORKER = """
+import json, sys, time
+from pathlib import Path
+from distsent.distributed.world import World
+from distsent.runtime.heartbeat import HeartbeatMonitor
+from distsent.runtime.signals import StopSignal
+
+class FileWorld(World):
+    def __init__(self, rank, size, folder):
+        self.rank, self.size, self._folder = rank, size, folder
+
+    def allgather_object(self, value, name):
+        paths = [self._folder / f"{name}.{rank}" for rank in range(self.size)]
+        part = paths[self.rank].with_suffix(".part%d" % self.rank)
+        part.write_text(json.dumps(value))
+        part.rename(paths[self.rank])
+        while not all(path.exists() for path in paths):
+            time.sleep(0.01)
+        return [json.loads(path.read_text()) for path in paths]
+
+rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+stop = StopSignal()
+
+def on_failure(message, cause):
+    print("on_failure:", message, cause, flush=True)
+
+monitor = HeartbeatMonitor(FileWorld(rank, size, folder), 3.0, on_failure, stop)
+monitor.step = 7
+(folder / f"ready.{rank}").touch()
+while not (folder / "leave").exists() and stop.requested is None:
+    if (folder / f"fail.{rank}").exists():
+        monitor.report_failure("RuntimeError: out\\nof memory")
+        sys.exit(5)
+    time.sleep(0.02)
+time.sleep(1.2 if stop.requested else 0)  # time for one more heartbeat
+monitor.close()
+print("left:", stop.requested, flush=True)
+"""
+INTACT = "; the last checkpoint is intact: run the same command again to resume"
+
+
+class Workers:
+    """A main worker (rank 0) and others, each in a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.processes = [
+            subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(SIZE), folder], **pipes)
+            for rank in range(SIZE)
+        ]
+        until = time.monotonic() + 60
+        while not all((folder / f"ready.{rank}").exists() for rank in range(SIZE)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(2.2)  # the first heartbeats
+
+    def kill(self, rank: int, number: int) -> None:
+        os.kill(self.processes[rank].pid, number)
+
+    def outcome(self, rank: int) -> tuple[int, str, str]:
+        """(exit code, standard output, standard error) of a worker."""
+        process = self.processes[rank]
+        out, errors = process.communicate(timeout=30)
+        return process.returncode, out.strip(), errors.strip()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    started = Workers(tmp_path)
+    yield started
+    for process in started.processes:
+        process.kill()
+        process.communicate()
+
+
+def test_workers_that_leave_in_good_order_are_no_failure(workers: Workers) -> None:
+    (workers.folder / "leave").touch()
+    for rank in range(SIZE):
+        assert workers.outcome(rank) == (0, "left: None", "")
+
+
+def test_a_death_is_reported_at_once_and_ends_all(workers: Workers) -> None:
+    began = time.monotonic()
+    workers.kill(1, signal.SIGKILL)
+    message = f"rank 1 on {socket.gethostname()} died at step 7{INTACT}"
+    report = f"on_failure: {message} worker_died"
+    assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
+    code, _, errors = workers.outcome(2)
+    assert (code, errors) == (1, f"distsent: rank 2: rank 0 died around step 7{INTACT}")
+    assert time.monotonic() - began < 3.0, "before any deadline"
+
+
+def test_a_hang_is_reported_after_the_deadline(workers: Workers) -> None:
+    workers.kill(2, signal.SIGSTOP)
+    what = f"rank 2 on {socket.gethostname()} sent no heartbeat for 3 s at step 7{INTACT}"
+    report = f"on_failure: {what} worker_lost"
+    assert workers.outcome(0) == (1, report, f"distsent: rank 0: {what}")
+
+
+def test_a_main_worker_that_hangs_is_reported_by_the_others(workers: Workers) -> None:
+    workers.kill(0, signal.SIGSTOP)
+    for rank in (1, 2):
+        what = f"distsent: rank {rank}: rank 0 sent no heartbeat for 3 s around step 7{INTACT}"
+        assert workers.outcome(rank) == (1, "", what)
+
+
+def test_a_suspended_run_is_not_a_hang(workers: Workers) -> None:
+    for rank in range(SIZE):
+        workers.kill(rank, signal.SIGSTOP)
+    time.sleep(6)
+    for rank in range(SIZE):
+        workers.kill(rank, signal.SIGCONT)
+    time.sleep(2)
+    (workers.folder / "leave").touch()
+    for rank in range(SIZE):
+        assert workers.outcome(rank) == (0, "left: None", "")
+
+
+def test_a_failure_of_one_worker_is_reported_with_its_error(workers: Workers) -> None:
+    (workers.folder / "fail.1").touch()
+    error = "RuntimeError: out of memory"
+    message = f"rank 1 on {socket.gethostname()} failed at step 7: {error}{INTACT}"
+    report = f"on_failure: {message} None"
+    assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
+    assert workers.outcome(1) == (5, "", "")
+
+
+def test_a_stop_request_reaches_the_main_worker(workers: Workers) -> None:
+    workers.kill(1, signal.SIGUSR1)
+    assert workers.outcome(0) == (0, "left: SIGUSR1 on rank 1", "")
+    assert workers.outcome(1) == (0, "left: SIGUSR1", "")
