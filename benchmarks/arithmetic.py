@@ -48,13 +48,13 @@ def ratios(share: WorkerShare, steps: int = STEPS) -> dict[str, float]:
     batches = list(share.packed_batches(steps))
     total = sum(executed(share.forward, s) for s in batches)
     least = sum(needed(share.forward, s) for s in batches)
-    useful = sum(share.plan.work.training(np.array(s.lengths)) for s in batches)
+    useful = sum(share.plan.flops.training(np.array(s.lengths)) for s in batches)
     return {"executed / needed": total / least, "executed / useful": total / useful}
 
 
 def all_layers_complete(share: WorkerShare) -> FlopCounter:
     """FLOPs of a padded model, which computes its last layer for all tokens, too."""
-    own, width = share.plan.work, share.forward.model.config.hidden_size
+    own, width = share.plan.flops, share.forward.model.config.hidden_size
     return FlopCounter(own.per_token - 4.0 * width + own.per_example, own.per_pair + 4.0 * width)
 
 
@@ -68,8 +68,8 @@ def padded_ratio(
     part, total, useful = work.batch_size // work.workers, 0.0, 0.0
     counter = all_layers_complete(share)
     for step in range(steps):
-        lengths = share.tokens.lengths(share.plan.order.batch(step))
-        useful += share.plan.work.training(lengths)
+        lengths = share.tokens.lengths(share.plan.sampler.batch(step))
+        useful += share.plan.flops.training(lengths)
         for start in range(0, len(lengths), part):
             rows = lengths[start : start + part]
             total += counter.training(np.full(len(rows), pad or rows.max()))

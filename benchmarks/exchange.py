@@ -46,7 +46,7 @@ def own_buckets(overlaps: bool, world: Any, flat: Any) -> Any:
     """distsent's reducer; with `overlaps`, buckets leave during backward, as between machines."""
     from distsent.training.reducer import GradientReducer
 
-    with patch("distsent.training.reducer.early", lambda *_: overlaps):
+    with patch("distsent.training.reducer.overlaps_backward", lambda *_: overlaps):
         return GradientReducer(world, flat)
 
 
@@ -67,9 +67,9 @@ class WrappedOptimizer:
         for p, view in zip(parameters, views, strict=True):
             p.grad = view  # Horovod has replaced them
 
-    def expect(self) -> None: ...
+    def arm(self) -> None: ...
 
-    def sum(self, rows: torch.Tensor) -> None:
+    def reduce(self, token_ids: torch.Tensor) -> None:
         self._world.allreduce(self._flat.control_slots, "control_slots")
         self._optimizer.synchronize()
 
@@ -87,6 +87,8 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
+    from distsent.training.loss import ClassificationLoss
+    from distsent.training.optimizer import Schedule
     from distsent.training.train_step import TrainStep
 
     world, work = init_world(), Workload(**fields)
@@ -97,9 +99,10 @@ def main(out: Path, fields: dict[str, Any]) -> None:
         share = worker_share(work, world.rank)
         model = share.forward.model
         flat = FlatParameters(model, classifier.token_embedding(model))
+        schedule = Schedule.from_job(job.optim, work.steps)
         steps[name] = TrainStep(
-            share.forward, flat, reducer(world, flat), share.plan, job.train, job.optim,
-            work.precision, work.seed, work.steps, None,
+            share.forward, flat, reducer(world, flat), job.optim, schedule,
+            ClassificationLoss(job.train.label_smoothing), work.precision,
         )  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(work.steps):
@@ -112,7 +115,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     if world.is_main:
         weights = [step.flat.values for step in steps.values()]
         distances = [float((values - weights[0]).abs().max()) for values in weights]
-        sent = [step.exchange.sent for step in steps.values()]
+        sent = [step.reducer.sent for step in steps.values()]
         out.write_text(json.dumps({"seconds": seconds, "distances": distances, "sent": sent}))
     world.shutdown()
 

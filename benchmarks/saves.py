@@ -31,7 +31,7 @@ def main(words: list[str]) -> None:
     from distsent.job import load_job
     from distsent.runtime.signals import StopSignal
     from distsent.training.loop import Loop
-    from distsent.training.session import TrainingSession
+    from distsent.training.session import TrainingRun
 
     ends: list[float] = []
     count, save, saves = Loop._count, Loop.save, [0]
@@ -46,7 +46,7 @@ def main(words: list[str]) -> None:
 
     Loop._count, Loop.save = timed_count, counted_save  # type: ignore[method-assign]
     world, job = init_world(), load_job(None, words)
-    TrainingSession(job, world, StopSignal()).train()
+    TrainingRun(job, world, StopSignal()).train()
     if world.is_main:
         out = {"seconds": ends[-1] - ends[WARMUP - 1], "saves": saves[0]}
         (Path(job.run.dir) / "out.json").write_text(json.dumps(out))

@@ -31,8 +31,8 @@ class WorkerShare:
 
     def packed_batches(self, steps: int) -> Iterator[PackedBatch]:
         for step in range(steps):
-            for rows in self.plan.batch(step).micro:
-                yield self.plan.pack(rows, seed=0, step=step, drops=True)
+            for _, packed in self.plan.batch(step).micro_batches():
+                yield packed
 
 
 def worker_share(work: Workload, rank: int = 0) -> WorkerShare:

@@ -1,7 +1,8 @@
 """Train, evaluate, save:  python -m distsent.train [JOB.toml] [section.key=value ...] [--check]
 
-Alone, or on any number of workers: `horovodrun -np 4 python -m distsent.train jobs/imdb.toml`. Without a job: the demo job.
-The same command again carries on where an interrupted run stopped, or says that the run is finished.
+In one process, or on any number of workers: `horovodrun -np 4 python -m distsent.train
+jobs/imdb.toml`. Without a job it trains the demo job. The same command again resumes an interrupted
+run, or reports that the run is finished.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from distsent.runtime.signals import StopSignal
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    asked = load_job(options.job, options.overrides)
+    job = load_job(options.job, options.overrides)
     if options.check:
-        print(asked.to_toml(), end="")
+        print(job.to_toml(), end="")
         return FINISHED
     stop = StopSignal()
+    # These import torch, which takes seconds: only for a valid job.
     from distsent.reporting.comparison import format_seeds
     from distsent.runtime.run_folder import read_json
-    from distsent.training.session import (
-        TrainingSession,  # torch and all that: only for a job that is right
-    )
+    from distsent.training.session import TrainingRun
 
     world = init_world()
     try:
-        runs = [TrainingSession(asked.for_seed(seed), world, stop) for seed in asked.seeds]
+        runs = [TrainingRun(job.for_seed(seed), world, stop) for seed in job.seeds]
         for run in runs:
             run.train()
         if len(runs) > 1 and world.is_main:
@@ -46,7 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="print the resolved job, or all that is wrong with it; train nothing",
+        help="print the resolved job, or everything that is wrong with it, and exit",
     )
     options = parser.parse_intermixed_args(arguments)
     options.job, options.overrides = parser.job_of(options.words)

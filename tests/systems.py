@@ -70,14 +70,14 @@ def corpora(folder: Path) -> dict[str, Path]:
 
 
 def drive(plan: Path) -> None:
-    from distsent.distributed import world
+    from distsent.distributed.launchers import init_world
     from distsent.job import load_job
-    from distsent.training.session import TrainingSession
+    from distsent.training.session import TrainingRun
     from tests.parallel.driver import Deaf
 
-    world = world.start()
+    world = init_world()
     for file, overrides in json.loads(plan.read_text()):
-        TrainingSession(load_job(ROOT / "jobs" / file, overrides), world, Deaf()).train()
+        TrainingRun(load_job(ROOT / "jobs" / file, overrides), world, Deaf()).train()
     world.shutdown()
 
 

@@ -1,6 +1,7 @@
-"""Who trains what: a global batch dealt to workers by cost, and a worker's share cut into micro-batches.
+"""Load balance: a global batch is assigned to workers by cost, and split into micro-batches.
 
-The batch itself never changes: only its examples are handed out so that every worker finishes at the same time.
+The batch itself never changes: only its examples are distributed so that all workers finish at the
+same time.
 """
 
 from __future__ import annotations
@@ -11,83 +12,80 @@ import numpy as np
 
 
 def cost(lengths: np.ndarray, per_token: float, per_pair: float) -> np.ndarray:
-    """Relative cost of examples: linear layers grow with the length, attention with its square."""
+    """Relative cost of examples: linear in the length for layers, quadratic for attention."""
     lengths = lengths.astype(np.float64)
     return per_token * lengths + per_pair * lengths * lengths
 
 
 def assign_to_ranks(costs: np.ndarray, workers: int) -> np.ndarray:
-    """Owner of every example, int64 of the same shape as `costs` (batches, examples): workers' sums of cost nearly equal.
+    """The rank of every example, int64 [batches, examples] like `costs`, with balanced loads.
 
-    In rounds, the next most costly examples go to the workers in order of their load so far, least loaded first;
-    every worker thus gets the same number of examples, give or take one. Then pairs are swapped between the fullest
-    and the emptiest while that helps. Deterministic, so that every worker deals the same hands.
+    In rounds, the next most costly examples go to the workers in order of their load so far, least
+    loaded first, so that example counts differ by at most one. Then pairs are swapped between the
+    most and the least loaded worker while that helps. Deterministic: all workers agree.
     """
     batches, n = costs.shape
     rounds = -(-n // workers)
     order = np.argsort(-costs, axis=1, kind="stable")
     sorted_costs = np.zeros((batches, rounds * workers))
     sorted_costs[:, :n] = np.take_along_axis(costs, order, axis=1)
-    hands = np.empty((batches, rounds * workers), dtype=np.int64)
+    ranks = np.empty((batches, rounds * workers), dtype=np.int64)
     loads = np.zeros((batches, workers))
     for r in range(rounds):
         now = slice(r * workers, (r + 1) * workers)
-        hands[:, now] = np.argsort(loads, axis=1, kind="stable")
-        np.put_along_axis(
-            loads,
-            hands[:, now],
-            np.take_along_axis(loads, hands[:, now], axis=1) + sorted_costs[:, now],
-            axis=1,
-        )
+        ranks[:, now] = np.argsort(loads, axis=1, kind="stable")
+        grown = np.take_along_axis(loads, ranks[:, now], axis=1) + sorted_costs[:, now]
+        np.put_along_axis(loads, ranks[:, now], grown, axis=1)
     owner = np.empty((batches, n), dtype=np.int64)
-    np.put_along_axis(owner, order, hands[:, :n], axis=1)
+    np.put_along_axis(owner, order, ranks[:, :n], axis=1)
     for batch in range(batches) if workers > 1 else ():
-        _even_out(costs[batch], owner[batch], loads[batch])
+        _rebalance(costs[batch], owner[batch], loads[batch])
     return owner
 
 
-def _even_out(costs: np.ndarray, owner: np.ndarray, loads: np.ndarray, tries: int = 8) -> None:
-    """Swap single examples between the fullest and the emptiest worker while that narrows the gap. In place."""
+def _rebalance(costs: np.ndarray, owner: np.ndarray, loads: np.ndarray, tries: int = 8) -> None:
+    """Swap examples between the most and the least loaded worker while that helps. In place."""
     for _ in range(tries):
-        full, empty = int(loads.argmax()), int(loads.argmin())
-        gap = loads[full] - loads[empty]
-        if gap <= 0.004 * loads[full]:
+        most, least = int(loads.argmax()), int(loads.argmin())
+        gap = loads[most] - loads[least]
+        if gap <= 0.004 * loads[most]:
             return
-        mine, theirs = np.flatnonzero(owner == full), np.flatnonzero(owner == empty)
+        mine, theirs = np.flatnonzero(owner == most), np.flatnonzero(owner == least)
         if len(mine) == 0 or len(theirs) == 0:
             return
         moved = costs[mine][:, None] - costs[theirs][None, :]
         i, j = divmod(int(np.abs(moved - gap / 2).argmin()), len(theirs))
         if not 0 < moved[i, j] < gap:
             return
-        owner[mine[i]], owner[theirs[j]] = empty, full
-        loads[full] -= moved[i, j]
-        loads[empty] += moved[i, j]
+        owner[mine[i]], owner[theirs[j]] = least, most
+        loads[most] -= moved[i, j]
+        loads[least] += moved[i, j]
 
 
 def micro_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Positions 0..n-1 cut into groups of at most `budget` tokens, shortest first; a longer example stands alone.
+    """Split positions 0..n-1 into groups of at most `budget` tokens, shortest examples first.
 
-    The groups are evened out: three groups of a third each rather than two full ones and a rest.
+    A longer example is a group of its own. Groups are evened out: three of a third each rather
+    than two full ones and a remainder.
     """
     if len(lengths) == 0:
         return []
     order = np.argsort(lengths, kind="stable")
     groups = -(-int(lengths.sum()) // budget)
-    aim = min(budget, int(lengths.sum()) / groups + int(lengths.max()) / 2)
-    return split_by_tokens(order, lengths, aim)
+    target = min(budget, int(lengths.sum()) / groups + int(lengths.max()) / 2)
+    return split_by_tokens(order, lengths, target)
 
 
 def split_by_tokens(
     order: Sequence[int] | np.ndarray, lengths: np.ndarray, budget: float
 ) -> list[np.ndarray]:
-    """`order` cut into consecutive pieces of at most `budget` tokens each, at least one example a piece."""
+    """Split `order` into runs of at most `budget` tokens each, with at least one example."""
     pieces: list[np.ndarray] = []
-    start, held = 0, 0
+    start, tokens = 0, 0
     for i, position in enumerate(order):
-        if held and held + lengths[position] > budget:
+        if tokens and tokens + lengths[position] > budget:
             pieces.append(np.asarray(order[start:i]))
-            start, held = i, 0
-        held += int(lengths[position])
+            start, tokens = i, 0
+        tokens += int(lengths[position])
     pieces.append(np.asarray(order[start:]))
     return pieces

@@ -1,11 +1,12 @@
-"""Who computes what at step k: the global batch of the order, dealt to the workers, cut into micro-batches.
+"""What each worker computes in step k: the global batch, assigned to workers, in micro-batches.
 
-A pure function of (seed, step, lengths) and the number of workers: every worker computes it alone and all agree. Batches are dealt
-by the block: numpy takes as long for one small batch as for twenty.
+A pure function of (seed, step, lengths, number of workers): each worker computes it alone, and all
+agree. Steps are planned in blocks: numpy takes as long for one small batch as for twenty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,86 +22,85 @@ from distsent.batching.sampler import BatchSampler
 if TYPE_CHECKING:
     from distsent.data.token_store import Tokens
 
-BLOCK = 64  # batches dealt at once
+BLOCK = 64  # batches planned at once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of one global batch."""
+    """One global batch, and one worker's part of it."""
 
     step: int
-    rows: np.ndarray  # the global batch, the same on every worker
-    lengths: np.ndarray  # of `rows`
-    touched: torch.Tensor  # token ids of the global batch, sorted, each once
-    micro: tuple[np.ndarray, ...]  # this worker's rows, cut to the token budget
+    rows: np.ndarray  # of the global batch, the same on every worker
+    lengths: np.ndarray  # tokens of each of `rows`
+    token_ids: torch.Tensor  # of the global batch: sorted, each once
+    micro_rows: tuple[np.ndarray, ...]  # this worker's rows, split by the token budget
+    pack: Callable[[np.ndarray], PackedBatch]
+
+    def micro_batches(self) -> Iterator[tuple[np.ndarray, PackedBatch]]:
+        """(rows, packed batch) of each micro-batch. Packed on demand: only one is in memory."""
+        for rows in self.micro_rows:
+            yield rows, self.pack(rows)
 
     def __len__(self) -> int:
+        """Examples of the global batch."""
         return len(self.rows)
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The training of a corpus, step by step, as seen by worker `rank` of `size`."""
+    """All batches of a run, as worker `rank` of `size` sees them."""
 
     tokens: Tokens
-    order: BatchSampler
-    work: FlopCounter
+    sampler: BatchSampler
+    flops: FlopCounter
     rank: int
     size: int
     token_budget: int
     device: torch.device
-    pads: tuple[int, ...] = ()  # token ids that a forward pass puts beside the batch's own
-    _dealt: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
-        default_factory=dict, compare=False
-    )
+    pad_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
+    _block: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False)
 
     def batch(self, step: int) -> Batch:
-        if step not in self._dealt:
-            self._deal(step)
-        rows, lengths, owner = self._dealt[step]
+        """The batch of step `step`, counted from 0."""
+        if step not in self._block:
+            self._plan_block(step)
+        rows, lengths, owner = self._block[step]
         mine = np.flatnonzero(owner == self.rank)
-        micro = tuple(rows[mine][part] for part in micro_batches(lengths[mine], self.token_budget))
-        return Batch(
-            step, rows, lengths, torch.from_numpy(self._touched(rows)).to(self.device), micro
-        )
+        groups = micro_batches(lengths[mine], self.token_budget)
+        micro_rows = tuple(rows[mine][group] for group in groups)
+        token_ids = torch.from_numpy(self._token_ids(rows)).to(self.device)
+        return Batch(step, rows, lengths, token_ids, micro_rows, lambda r: self._pack(step, r))
 
-    def _deal(self, step: int) -> None:
-        """The batches from `step` on, as far as the block and the epoch go."""
-        self._dealt.clear()
-        rows, n = self.order.batches(step, BLOCK), self.order.batch_size
-        whole = len(rows) // n * n
-        for part in (
-            rows[:whole].reshape(-1, n),
-            rows[None, whole:],
-        ):  # the last batch of an epoch may be a shorter one
+    def _plan_block(self, step: int) -> None:
+        """Plan the batches from `step` to the end of the block or the epoch."""
+        self._block.clear()
+        rows, n = self.sampler.batches(step, BLOCK), self.sampler.batch_size
+        full = len(rows) // n * n
+        # The last batch of an epoch may be a shorter one.
+        for part in (rows[:full].reshape(-1, n), rows[None, full:]):
             lengths = self.tokens.lengths(part)
-            owners = assign_to_ranks(
-                cost(lengths, self.work.per_token, self.work.per_pair), self.size
-            )
-            for hand in zip(part, lengths, owners, strict=True):
-                if len(hand[0]):
-                    self._dealt[step + len(self._dealt)] = hand
+            costs = cost(lengths, self.flops.per_token, self.flops.per_pair)
+            owners = assign_to_ranks(costs, self.size)
+            for planned in zip(part, lengths, owners, strict=True):
+                if len(planned[0]):
+                    self._block[step + len(self._block)] = planned
 
-    def _touched(self, rows: np.ndarray) -> np.ndarray:
-        """Token ids of the global batch, sorted, each once. By marks: sorting half a million tokens would take 40 ms."""
-        ids = np.concatenate([self.pads, *(self.tokens[row] for row in rows)]).astype(np.int64)
+    def _token_ids(self, rows: np.ndarray) -> np.ndarray:
+        """Token ids of `rows`, sorted, each once. Sorting half a million tokens takes 40 ms."""
+        ids = np.concatenate([self.pad_ids, *(self.tokens[row] for row in rows)]).astype(np.int64)
         marks = np.zeros(ids.max() + 1, dtype=bool)
         marks[ids] = True
         return np.flatnonzero(marks)
 
-    def pack(self, rows: np.ndarray, seed: int, step: int, drops: bool) -> PackedBatch:
-        """A micro-batch ready for the model; `drops`: whether dropout will ask for keys."""
-        return collate(
-            self.tokens,
-            rows,
-            dropout_keys(seed, step, rows, self.tokens.lengths(rows)) if drops else None,
-            self.device,
-        )
+    def _pack(self, step: int, rows: np.ndarray) -> PackedBatch:
+        lengths = self.tokens.lengths(rows)
+        keys_T = dropout_keys(self.sampler.seed, step, rows, lengths)
+        return collate(self.tokens, rows, keys_T, self.device)
 
 
 def collate(
     tokens: Tokens, rows: np.ndarray, keys_T: torch.Tensor | None, device: torch.device
 ) -> PackedBatch:
-    """Rows of a token store as one stream."""
+    """Pack rows of a token store. `keys_T`: the dropout keys, None in an evaluation."""
     types = None if tokens.types is None else [tokens.types[tokens.span(row)] for row in rows]
     return pack([tokens[row] for row in rows], tokens.labels[rows], types, keys_T, device)

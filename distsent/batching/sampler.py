@@ -1,12 +1,13 @@
 """Which examples form step k: a pure function of (seed, k), whatever the number of workers.
 
-An epoch is a permutation of the rows that is computed point by point (a Feistel cipher on the row number, walked until
-it lands inside the corpus), so nothing is stored and nothing is shuffled: any step of any epoch costs its batch alone,
-and the state of the data is one integer.
+An epoch is a permutation of the rows that is computed point by point (a Feistel cipher on the row
+number, repeated until the result is a row number). Nothing is stored or shuffled: any step of any
+epoch costs only its own batch, and the state of the sampler is one integer.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,10 @@ ROUNDS = 6
 
 
 def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
-    """The images of `index` (any shape, values in [0, n)) under the key's permutation of range(n). Time O(len(index))."""
+    """Map `index` (any shape, values in [0, n)) by the key's permutation of range(n).
+
+    Takes time O(len(index)).
+    """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
     keys = mix(np.arange(1, ROUNDS + 1, dtype=np.uint64) + word(key) * M1)
@@ -29,16 +33,15 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
         return (left << half) | right
 
     image = encrypt(np.asarray(index, dtype=np.uint64))
-    while (
-        outside := image >= np.uint64(n)
-    ).any():  # the domain is less than 4 n: under 4 rounds expected
+    # The cipher's domain is smaller than 4 n, so under 4 rounds are expected.
+    while (outside := image >= np.uint64(n)).any():
         image[outside] = encrypt(image[outside])
     return image.astype(np.int64)
 
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The training rows of every step. The last batch of an epoch is the shorter one and is trained too."""
+    """The training rows of each step. The last, shorter batch of an epoch is trained too."""
 
     rows: int
     batch_size: int
@@ -48,12 +51,16 @@ class BatchSampler:
     def steps_per_epoch(self) -> int:
         return -(-self.rows // self.batch_size)
 
+    def total_steps(self, epochs: float, max_steps: int | None = None) -> int:
+        """Steps of a run: `max_steps`, or the epochs, with a part of an epoch rounded up."""
+        return max_steps or math.ceil(epochs * self.steps_per_epoch - 1e-9)
+
     def batch(self, step: int) -> np.ndarray:
         """Rows of global batch `step` (counted from 0, through all epochs), int64."""
         return self.batches(step, 1)
 
     def batches(self, step: int, count: int) -> np.ndarray:
-        """Rows of `count` global batches from `step` on, end to end; none of the next epoch."""
+        """Rows of up to `count` global batches from `step` to the epoch's end, concatenated."""
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size
         index = np.arange(start, min(start + count * self.batch_size, self.rows))

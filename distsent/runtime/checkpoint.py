@@ -191,11 +191,18 @@ class Saver:
     """Saves in the background: copies the state, then writes it in a thread, one save at a time.
 
     `resumed_from`: the step at which the run resumed. Checkpoints of later steps are damaged, or
-    it would have resumed from them.
+    it would have resumed from them. `on_saved`: called in the thread, with the step of each
+    complete checkpoint.
     """
 
-    def __init__(self, folder: Path, keep: int, resumed_from: int = 0) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        resumed_from: int = 0,
+        on_saved: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._folder, self._keep, self._on_saved = folder, keep, on_saved
         steps = (step_of(path) for path in list_checkpoints(folder))
         self._damaged = {step for step in steps if step > resumed_from}
         # Reused: allocating fresh memory costs more than the copy.
@@ -222,6 +229,7 @@ class Saver:
                     # Of this thread: training takes precedence.
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
                 save(self._folder, step, buffers, copied)
+                self._on_saved(step)
                 self._damaged.discard(step)
                 prune(self._folder, self._keep, best, self._damaged)
             except BaseException as error:

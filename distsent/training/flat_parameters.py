@@ -1,7 +1,8 @@
-"""All that is trained, end to end in one tensor, and its gradient in another: parameters and gradients are views into them.
+"""All trained parameters in one flat tensor, and their gradients in another.
 
-One buffer makes the exchange, the norm, the update, the checkpoint and the hash one operation each. Layout:
-word table (if trained) | parameters with weight decay | parameters without | control_slots.
+The model's parameters and gradients become views. So all-reduce, norm, optimizer step, checkpoint
+and hash are one operation each. Layout: token embedding (if trained) | parameters with weight decay
+| parameters without | control slots.
 """
 
 from __future__ import annotations
@@ -11,25 +12,26 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-CONTROL_SLOTS = (
-    8  # numbers that all workers must agree on; they travel with the gradients and cost nothing
-)
-UNDECAYED = ("bias", "norm")  # as everybody fine-tunes: no weight decay on biases and normalisation
+# Numbers that all workers must agree on. They travel with the gradients and cost nothing.
+CONTROL_SLOTS = 8
+UNDECAYED = ("bias", "norm")  # no weight decay on biases and normalization, as is usual
 
 
 class FlatParameters:
-    """Takes over a model's trainable parameters; they stay where they are in the model, now as views.
+    """Takes over a model's trainable parameters.
 
-    `values`, `grads`: float32 [N] (grads without the control_slots). `table`: the word table's gradient [V, d], None where it is frozen.
+    `values`, `grads`: float32 [N]. `control_slots`: float32 [8]. `embedding_grad`: the gradient of
+    the token embedding, [V, d], None if it is frozen.
     """
 
-    def __init__(self, model: nn.Module, table: nn.Embedding | None) -> None:
+    def __init__(self, model: nn.Module, embedding: nn.Embedding | None) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        rows = table.weight if table is not None and table.weight.requires_grad else None
-        named.sort(key=lambda item: (item[1] is not rows, is_undecayed(item[0])))
+        trained = embedding is not None and embedding.weight.requires_grad
+        weight = embedding.weight if embedding is not None and trained else None
+        named.sort(key=lambda item: (item[1] is not weight, is_undecayed(item[0])))
         self.named: list[tuple[str, nn.Parameter]] = named
         self.size = sum(p.numel() for _, p in named)
-        self.table_size = rows.numel() if rows is not None else 0
+        self.embedding_size = weight.numel() if weight is not None else 0
         like = named[0][1].detach()
         self.values = like.new_empty(self.size)
         self._buffer = like.new_zeros(self.size + CONTROL_SLOTS)
@@ -42,53 +44,54 @@ class FlatParameters:
             p.grad = self.grads[start:stop].view(p.shape)
             self.decayed += 0 if is_undecayed(name) else p.numel()
             start = stop
-        self.table: torch.Tensor | None = None
-        if rows is not None and table is not None:
-            table.sparse = True  # autograd then adds only the rows it touched to the gradient
-            self.table = self.grads[: self.table_size].view(rows.shape)
+        self.embedding_grad: torch.Tensor | None = None
+        if embedding is not None and weight is not None:
+            # Autograd then adds only the touched rows to the gradient.
+            embedding.sparse = True
+            self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
 
     @property
     def dense(self) -> torch.Tensor:
-        """Gradients of everything but the word table, and the control_slots: what is exchanged whole."""
-        return self._buffer[self.table_size :]
+        """All gradients but the token embedding's, and the control slots: sent completely."""
+        return self._buffer[self.embedding_size :]
 
-    def clear(self, rows: torch.Tensor) -> None:
-        """Set the gradient to zero. `rows`: those of the word table that the last step touched."""
+    def zero_grads(self, token_ids: torch.Tensor) -> None:
+        """Set all gradients to zero. `token_ids`: embedding rows that the last step touched."""
         self.dense.zero_()
-        if self.table is not None:
-            self.table.index_fill_(0, rows, 0.0)
+        if self.embedding_grad is not None:
+            self.embedding_grad.index_fill_(0, token_ids, 0.0)
 
     def groups(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
-        """(values, grads, decayed?) of the two stretches that an optimizer treats differently."""
-        for part, decays in (
-            (slice(0, self.decayed), True),
-            (slice(self.decayed, self.size), False),
-        ):
+        """(values, grads, with weight decay?) of the optimizer's parameter groups."""
+        decayed, undecayed = slice(0, self.decayed), slice(self.decayed, self.size)
+        for part, decays in ((decayed, True), (undecayed, False)):
             if self.values[part].numel():
                 yield self.values[part], self.grads[part], decays
 
-    def split(self, *stretches: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A tensor laid out like `values`, whole or in the stretches of `groups`, cut into named pieces (views)."""
-        pieces, parameters = {}, iter(self.named)
-        for stretch in stretches:
+    def split(self, *parts: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Views, one per parameter name, of a tensor like `values`, complete or in `groups`."""
+        views, parameters = {}, iter(self.named)
+        for part in parts:
             start = 0
-            while start < stretch.numel():
+            while start < part.numel():
                 name, p = next(parameters)
-                pieces[name] = stretch[start : start + p.numel()].view(p.shape)
+                views[name] = part[start : start + p.numel()].view(p.shape)
                 start += p.numel()
-        return pieces
+        return views
 
-    def check(self, pieces: Mapping[str, torch.Tensor], prefix: str = "") -> None:
-        """Raises ValueError unless `split` could have cut these pieces, their names all beginning with `prefix`."""
+    def check_shapes(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+        """Raises ValueError unless `tensors` has each parameter under `prefix` and its name."""
         for name, p in self.named:
-            if (piece := pieces.get(prefix + name)) is None or piece.shape != p.shape:
-                raise ValueError(
-                    f"{prefix}{name} is {'missing' if piece is None else f'{list(piece.shape)}, not {list(p.shape)}'}"
-                )
+            found = tensors.get(prefix + name)
+            if found is None:
+                raise ValueError(f"{prefix}{name} is missing")
+            if found.shape != p.shape:
+                raise ValueError(f"{prefix}{name} is {list(found.shape)}, not {list(p.shape)}")
 
-    def join(self, pieces: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What `split` cut, put together again. Raises KeyError for a missing name."""
-        return torch.cat([pieces[name].reshape(-1).to(self.values) for name, _ in self.named])
+    def join(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> torch.Tensor:
+        """The inverse of `split`. Raises KeyError for a missing name."""
+        parts = (tensors[prefix + name] for name, _ in self.named)
+        return torch.cat([part.reshape(-1).to(self.values) for part in parts])
 
 
 def is_undecayed(name: str) -> bool:

@@ -1,318 +1,279 @@
-"""The loop: step, tell, save, evaluate, until the last step - or until somebody asks to stop.
+"""The training loop: step, log, save, evaluate, until the last step or a stop request.
 
-It can be left and entered again after any step: all that it needs stands in a checkpoint.
+It can stop after any step and resume there: a checkpoint contains all of its state. How a stop
+request reaches it is described in `runtime/signals.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distsent.batching.batch_plan import Batch, BatchPlan
-from distsent.distributed.world import MembershipChanged, World
+from distsent.batching.batch_plan import Batch
+from distsent.distributed.world import MembershipChanged
 from distsent.errors import NonFinite, Stopped, UserError
-from distsent.job.job import Job
-from distsent.runtime.checkpoint import Checkpoint, Saver
-from distsent.runtime.heartbeat import HeartbeatMonitor
-from distsent.runtime.log import Log, duration
-from distsent.runtime.signals import StopSignal
-from distsent.training import optimizer as optimizers
+from distsent.runtime.checkpoint import Saver
+from distsent.runtime.log import duration
 from distsent.training import replica_check
-from distsent.training.flat_parameters import FlatParameters
-from distsent.training.train_state import Epoch, TrainState
-from distsent.training.train_step import StepResult, StopRequests, TrainStep
+from distsent.training.optimizer import moments
+from distsent.training.restore import snapshot
+from distsent.training.train_state import EpochSums, TrainState
+from distsent.training.train_step import StepResult, StopRequests
+
+if TYPE_CHECKING:
+    from distsent.training.session import Session
+
+Scored = tuple[dict[str, Any], torch.Tensor]  # scores and logits of a split
 
 
-@dataclass
+def fit(session: Session, state: TrainState) -> Scored | None:
+    """Train to the end, updating `state`. Returns the last evaluation, if there was one.
+
+    Raises Stopped (after saving), NonFinite or UserError on all workers together, and
+    MembershipChanged on elastic workers, with `state` and weights as after the last complete step.
+    """
+    loop = Loop(session, state)
+    try:
+        loop.run()
+        loop.finish_saving()
+    except MembershipChanged as change:
+        session.report.info(f"workers joined or left after step {state.step}: {change}")
+        if loop.saver is not None:
+            loop.saver.wait()
+        raise
+    return loop.last_scored
+
+
 class Loop:
-    """Everything that one run of training needs, put together by the door."""
+    """Runs the steps of a session and keeps its `state`, the only thing that changes."""
 
-    world: World
-    job: Job
-    plan: BatchPlan
-    update: TrainStep
-    progress: TrainState
-    evaluate: Callable[[], Mapping[str, Any]]  # scores of the split that the run is watched on
-    chooses: bool  # whether that split may choose the best weights (the test split may not)
-    saver: Saver | None  # the first worker's
-    log: Log
-    stop: StopSignal
-    pulse: HeartbeatMonitor
-    total_steps: int
-    peak: float  # measured operations per second of all workers together
+    def __init__(self, session: Session, state: TrainState) -> None:
+        self.session, self.state = session, state
+        self.saver: Saver | None = None  # on the main worker
+        if session.world.is_main:
+            folder, keep = session.folder.checkpoints, session.job.checkpoint.keep
+            self.saver = Saver(folder, keep, state.step, session.report.saved)
+        self.last_scored: Scored | None = None
+        self._saved_at = time.monotonic()
+        self._logged = replace(state)  # the counters at the last logged step
 
     def run(self) -> None:
-        """Train to the end. Raises Stopped (saved), NonFinite or UserError, on all workers together."""
+        """All remaining steps, evaluations and checkpoints."""
         try:
-            self._run()
+            if self.session.in_memory:
+                self.save()  # the steps in memory may not be on disk
+            self.session.forward.model.train()
+            self.session.heartbeat.step = self.state.step
+            while not self._is_over():
+                self._step()
         except (Stopped, NonFinite, UserError):
             self.finish_saving()
             raise
 
-    def _run(self) -> None:
-        self.update.forward.model.train()
-        p, saved_at = self.progress, time.monotonic()
-        self.pulse.step = p.step
-        fresh = Window(p)
-        while not self._over():
-            began = time.perf_counter()
-            batch = self.plan.batch(p.step)
-            result = self.update(batch, partial(self._wishes, saved_at))
-            self._count(batch, result, time.perf_counter() - began)
-            self.pulse.step = p.step
-            if p.step % self.job.log.every == 0 or p.step == self.total_steps:
-                fresh.tell(self, result)
-            if p.step % replica_check.EVERY == 0:
-                self._compare()
-            due = self._evaluation_due()
-            if result.stop or result.save or due or self._checkpoint_due():
-                self.save()
-                saved_at = time.monotonic()
-            if result.stop:
-                self._leave()
-            if due:
-                self._evaluate()
-                fresh = Window(p)
-            if result.rejoin:
-                raise MembershipChanged("others wait to join, or are to leave")
-
-    def resume(self, held: Checkpoint | None, state: Mapping[str, Any] | None, root: int) -> None:
-        """Continue behind the checkpoint with this `state`, which worker `root` holds; the others get everything from it."""
-        if state is None:
-            self.world.broadcast(self.update.flat.values, "resume.weights")
-            return
-        self.progress, flat = TrainState.from_dict(state["progress"]), self.update.flat
-        self.update.updates = state["updates"]
-        self.update.scale.value, self.update.scale.good_steps = state["scale"]
-        moments = {key: torch.zeros_like(flat.values) for key in ("exp_avg", "exp_avg_sq")}
-        if held is not None and self.world.rank == root:
-            flat.values.copy_(flat.join(held.tensors["weights"]))
-            for key, moment in moments.items() if state["updates"] else ():
-                pieces = held.tensors["optimizer"]
-                moment.copy_(flat.join({name: pieces[f"{key}.{name}"] for name, _ in flat.named}))
-        self.world.broadcast(flat.values, "resume.weights", root)
-        for key, moment in moments.items():
-            self.world.broadcast(moment, f"resume.{key}", root)
-        if state["updates"]:
-            optimizers.restore(self.update.optimizer, moments, state["updates"])
-
-    def snapshot(self) -> Checkpoint:
-        """This moment, complete; its tensors are views of the living ones."""
-        flat, u, p = self.update.flat, self.update, self.progress
-        moments = optimizers.moments(u.optimizer)
-        tensors = {
-            "weights": flat.split(flat.values),
-            "optimizer": {
-                f"{key}.{name}": x
-                for key, m in moments.items()
-                for name, x in flat.split(*m).items()
-            },
-        }
-        state = {
-            "progress": p.to_dict(),
-            "updates": u.updates,
-            "scale": [u.scale.value, u.scale.good_steps],
-        }
-        return Checkpoint(p.step, tensors, state)
-
-    def save(self) -> None:
-        """Begin a checkpoint of this moment; the first worker writes it while training goes on.
-
-        Before, all hear whether the former one went well, and that they all hold what is to be saved.
-        """
-        self.finish_saving()
-        self._compare()
-        if self.saver is None:
-            return
-        now, best = self.snapshot(), self.progress.best
-        self.saver.start(now.step, now.tensors, now.state, best=best["step"] if best else None)
-
-    def _compare(self) -> None:
-        replica_check.check_replicas(
-            self.world,
-            self.update.flat,
-            optimizers.moments(self.update.optimizer),
-            self.progress.step,
-        )
-
-    def _over(self) -> bool:
-        """Whether training is done. An evaluation that an interruption swallowed is made up for first."""
-        if self._evaluation_due() and self.progress.evaluated < self.progress.step:
+    def _is_over(self) -> bool:
+        """Whether training is done. First makes up for an evaluation that was interrupted."""
+        state = self.state
+        if self._evaluation_due() and state.evaluated < state.step:
             self._evaluate()
-        return self.progress.step >= self.total_steps or self.progress.ended_early
+        return state.step >= self.session.total_steps or state.ended_early
+
+    def _step(self) -> None:
+        session, state, start = self.session, self.state, time.perf_counter()
+        batch = session.plan.batch(state.step)
+        result = session.train_step(batch, self._requests)
+        self._count(batch, result, time.perf_counter() - start)
+        session.heartbeat.step = state.step
+        if state.step % session.job.log.every == 0 or state.step == session.total_steps:
+            self._log_step(result)
+        if state.step % replica_check.EVERY == 0:
+            self._compare_replicas()
+        evaluation_due = self._evaluation_due()
+        if result.stop or result.save or evaluation_due or self._checkpoint_due():
+            self.save()
+        if result.stop:
+            self._stop()
+        if evaluation_due:
+            self._evaluate()
+        if result.rejoin:
+            raise MembershipChanged("the launcher has added or removed workers")
+
+    def _requests(self) -> StopRequests:
+        """This worker's requests. The main worker's clock decides about timed checkpoints."""
+        session, failed = self.session, False
+        limit, elapsed = session.job.checkpoint.every_seconds, time.monotonic() - self._saved_at
+        if self.saver is not None:
+            failed = self.saver.failed  # the next save raises the error on all workers
+        return StopRequests(
+            stop=session.stop.requested is not None,
+            save=(session.world.is_main and elapsed >= limit) or failed,
+            rejoin=session.world.membership_changed,
+        )
 
     def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
-        p = self.progress
+        state, plan = self.state, self.session.plan
         if not result.finite:
-            self._bad_numbers(batch, result)
-        if p.step % self.plan.order.steps_per_epoch == 0:
-            p.epoch = Epoch()
+            self._skip(batch, result)
+        if state.step % plan.sampler.steps_per_epoch == 0:
+            state.epoch = EpochSums()
         if result.finite:
-            p.epoch.examples += len(batch)
-            p.epoch.loss_sum += result.loss * len(batch)
-            p.epoch.right += result.right
-        p.step += 1
-        p.samples += len(batch)
-        p.tokens += int(batch.lengths.sum())
-        p.work += self.plan.work.training(batch.lengths)
-        p.sent += self.update.exchange.sent
-        p.seconds += seconds
+            state.epoch.examples += len(batch)
+            state.epoch.loss_sum += result.loss * len(batch)
+            state.epoch.right += result.right
+        state.step += 1
+        state.samples += len(batch)
+        state.tokens += int(batch.lengths.sum())
+        state.work += plan.flops.training(batch.lengths)
+        state.sent += self.session.train_step.reducer.sent
+        state.seconds += seconds
 
-    def _bad_numbers(self, batch: Batch, result: StepResult) -> None:
-        """fp16 skips by itself while a smaller scale may help; else a job must have allowed it."""
+    def _skip(self, batch: Batch, result: StepResult) -> None:
+        """Count a skipped step. Raises NonFinite if the job does not allow it.
+
+        fp16 may always skip a step while a smaller loss scale may help.
+        """
+        state, session = self.state, self.session
         if result.overflowed:
-            self.progress.overflows += 1
+            state.overflows += 1
             return
-        self.progress.skipped += 1
-        bad = sorted(
-            row
-            for rows in self.world.allgather_object(list(result.bad_rows), "bad.rows")
-            for row in rows
-        )
+        state.skipped += 1
+        found = session.world.allgather_object(list(result.bad_rows), "loop.bad_rows")
+        bad = sorted(row for rows in found for row in rows)
         rows = bad or batch.rows.tolist()
-        source = ", ".join(str(int(self.plan.tokens.rows[row])) for row in rows[:8])
+        shown = ", ".join(str(int(session.plan.tokens.rows[row])) for row in rows[:8])
         what = (
-            f"step {batch.step + 1}: the {'loss' if bad else 'gradient'} is not finite (loss {result.loss:g}, gradient norm "
-            f"{result.grad_norm:g}); training rows {source}{', ...' if len(rows) > 8 else ''}"
+            f"step {batch.step + 1}: the {'loss' if bad else 'gradient'} is not finite (loss "
+            f"{result.loss:g}, gradient norm {result.grad_norm:g}); training rows {shown}"
+            f"{', ...' if len(rows) > 8 else ''}"
         )
-        if self.progress.skipped > self.job.train.skip_nonfinite:
+        if state.skipped > session.job.train.skip_nonfinite:
             raise NonFinite(
-                f"{what}; the last checkpoint is untouched; try a lower optim.lr, or train.skip_nonfinite=N"
+                f"{what}; the last checkpoint is unaffected; try a lower optim.lr, or "
+                "train.skip_nonfinite=N"
             )
-        self.log.info(f"skipped {what}")
+        session.report.info(f"skipped {what}")
 
-    def _wishes(self, saved_at: float) -> StopRequests:
-        """What this worker wants; it travels with the gradients, so that all agree. The first one's clock asks for saves."""
-        late = (
-            self.world.is_main and time.monotonic() - saved_at >= self.job.checkpoint.every_seconds
+    def _log_step(self, result: StepResult) -> None:
+        """Log a step, with the speed since the last logged one."""
+        state, session, before = self.state, self.session, self._logged
+        seconds = max(1e-9, state.seconds - before.seconds)
+        samples = (state.samples - before.samples) / seconds
+        tokens = (state.tokens - before.tokens) / seconds
+        mfu = (state.work - before.work) / seconds / session.peak_flops
+        total = session.total_steps
+        left = (total - state.step) * state.seconds / max(1, state.step)
+        record = {
+            "step": state.step,
+            "epoch": state.step / session.plan.sampler.steps_per_epoch,
+            "loss": result.loss,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "samples": state.samples,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "samples_per_second": samples,
+            "tokens_per_second": tokens,
+            "mfu": mfu,
+        }
+        session.report.log.metrics("train", record)
+        session.report.log.progress(
+            state.step,
+            f"step {state.step}/{total}  loss {result.loss:.4f}  {samples:.0f} examples/s  "
+            f"{tokens:.0f} tokens/s  {mfu:.0%} of peak  {duration(left)} left",
         )
-        failed = self.saver is not None and self.saver.failed  # all shall hear of it now
-        return StopRequests(
-            stop=self.stop.requested is not None,
-            save=late or failed,
-            rejoin=self.world.membership_changed,
-        )
-
-    def _checkpoint_due(self) -> bool:
-        every = self.job.checkpoint.every_steps
-        return every is not None and self.progress.step % every == 0
+        self._logged = replace(state)
 
     def _evaluation_due(self) -> bool:
-        step, every = self.progress.step, self.job.eval.every
+        step, every = self.state.step, self.session.job.eval.every
         if step == 0:
             return False
-        if step >= self.total_steps:
+        if step >= self.session.total_steps:
             return True
         if every == "epoch":
-            return step % self.plan.order.steps_per_epoch == 0
+            return step % self.session.plan.sampler.steps_per_epoch == 0
         return isinstance(every, int) and step % every == 0
 
     def _evaluate(self) -> None:
-        p, job = self.progress, self.job
-        train = {
-            "train_loss": p.epoch.loss_sum / max(1, p.epoch.examples),
-            "train_accuracy": p.epoch.right / max(1, p.epoch.examples),
-        }
-        scores = self.evaluate()
-        record = {
-            "step": p.step,
-            "epoch": p.step / self.plan.order.steps_per_epoch,
-            **scores,
-            **train,
-        }
-        reached = value(scores, job.eval.metric)
-        better = self.chooses and (p.best is None or reached > p.best["value"])
-        if self.chooses:
-            p.stale = (
-                0
-                if p.best is None or reached > p.best["value"] + job.train.min_delta
-                else p.stale + 1
-            )
-            if better:
-                p.best = {"step": p.step, "value": reached}
-            p.ended_early = job.train.patience is not None and p.stale >= job.train.patience
-        p.history.append(record)
-        self.log.metrics(str(scores["split"]), record)
-        told = (
-            f"accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}"
+        state, session, job = self.state, self.session, self.session.job
+        examples = max(1, state.epoch.examples)
+        train_loss, train_accuracy = state.epoch.loss_sum / examples, state.epoch.right / examples
+        self.last_scored = session.evaluate(session.watched)
+        scores, epoch = self.last_scored[0], state.step / session.plan.sampler.steps_per_epoch
+        trained = {"train_loss": train_loss, "train_accuracy": train_accuracy}
+        record = {"step": state.step, "epoch": epoch, **scores, **trained}
+        is_best = session.watched == "validation" and self._choose(scores)
+        state.history.append(record)
+        session.report.log.metrics(session.watched, record)
+        session.report.info(
+            f"epoch {epoch:.2f}  step {state.step}  {session.watched}: accuracy "
+            f"{scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}  (train: "
+            f"loss {train_loss:.4f}, accuracy {train_accuracy:.4f})"
+            f"{'  best so far' if is_best else ''}"
         )
-        trained = f"(train: loss {train['train_loss']:.4f}, accuracy {train['train_accuracy']:.4f})"
-        remark = "  best so far" if better else ""
-        self.log.info(
-            f"epoch {record['epoch']:.2f}  step {p.step}  {scores['split']}: {told}  {trained}{remark}"
-        )
-        if p.ended_early:
-            self.log.info(f"ended early: no better {job.eval.metric} in {p.stale} evaluations")
+        if state.ended_early:
+            evaluations = f"{job.eval.metric} in {state.stale} evaluations"
+            session.report.info(f"stopped early: no improvement of {evaluations}")
+        self._logged = replace(state)
+
+    def _choose(self, scores: Mapping[str, Any]) -> bool:
+        """Update best weights and early stopping. Whether these are the best scores so far."""
+        state, train = self.state, self.session.job.train
+        value = metric_value(scores, self.session.job.eval.metric)
+        best = state.best["value"] if state.best is not None else None
+        improved = best is None or value > best + train.min_delta
+        state.stale = 0 if improved else state.stale + 1
+        state.ended_early = train.patience is not None and state.stale >= train.patience
+        if best is None or value > best:
+            state.best = {"step": state.step, "value": value}
+            return True
+        return False
+
+    def _checkpoint_due(self) -> bool:
+        every = self.session.job.checkpoint.every_steps
+        return every is not None and self.state.step % every == 0
+
+    def save(self) -> None:
+        """Start a checkpoint, which the main worker writes while training continues.
+
+        Before that, all workers learn how the last save went, and that they hold equal weights.
+        """
+        self.finish_saving()
+        self._compare_replicas()
+        if self.saver is not None:
+            now, best = snapshot(self.session.train_step, self.state), self.state.best
+            self.saver.start(now.step, now.tensors, now.state, best=best["step"] if best else None)
+        self._saved_at = time.monotonic()
 
     def finish_saving(self) -> None:
-        """Wait, all workers together, until the save under way is on disk: a launcher ends all when the first one leaves."""
-        self.world.on_main(
-            lambda: self.saver.wait() if self.saver is not None else None, "loop.saved"
-        )
+        """Wait on all workers until the current save is on disk.
 
-    def _leave(self) -> None:
+        A launcher ends all workers when the first one exits.
+        """
+        saver, world = self.saver, self.session.world
+        world.on_main(lambda: saver.wait() if saver is not None else None, "loop.saved")
+
+    def _compare_replicas(self) -> None:
+        step = self.session.train_step
+        held = moments(step.optimizer)
+        replica_check.check_replicas(self.session.world, step.flat, held, self.state.step)
+
+    def _stop(self) -> None:
+        """Report the stop request and raise Stopped, on all workers."""
         self.finish_saving()
-        wishes = self.world.allgather_object(self.stop.requested, "loop.leave")
-        whose = [
-            wish if " on rank " in wish else f"{wish} on rank {rank}"
-            for rank, wish in enumerate(wishes)
-            if wish
+        session, state = self.session, self.state
+        reasons = session.world.allgather_object(session.stop.requested, "loop.stop")
+        named = [
+            reason if " on rank " in reason else f"{reason} on rank {rank}"
+            for rank, reason in enumerate(reasons)
+            if reason
         ]
-        self.log.info(f"the wish to stop: {', '.join(dict.fromkeys(whose))}")
-        raise Stopped(f"asked to stop; saved after step {self.progress.step} of {self.total_steps}")
+        session.report.info(f"stop requested: {', '.join(dict.fromkeys(named))}")
+        raise Stopped(f"stop requested; saved after step {state.step} of {session.total_steps}")
 
 
-def value(scores: Mapping[str, Any], metric: str) -> float:
-    """What the best weights have most of."""
+def metric_value(scores: Mapping[str, Any], metric: str) -> float:
+    """The score that the best weights maximize."""
     return float(scores[metric]) * (-1 if metric == "loss" else 1)
-
-
-def check_fit(held: Checkpoint | None, flat: FlatParameters) -> None:
-    """Raises UserError when a checkpoint, whole as it is, is not one of this job's model."""
-    try:
-        if held is not None:
-            TrainState.from_dict(held.state["progress"])
-            flat.check(held.tensors["weights"])
-            for key in ("exp_avg", "exp_avg_sq") if held.state["updates"] else ():
-                flat.check(held.tensors["optimizer"], f"{key}.")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint of step {held.step if held else 0} does not fit this job ({type(error).__name__}: {error}); "
-            "run.resume=never begins anew"
-        ) from None
-
-
-class Window:
-    """The steps since the last logged line: speed is taken over these."""
-
-    def __init__(self, p: TrainState) -> None:
-        self._samples, self._tokens, self._work, self._seconds = (
-            p.samples,
-            p.tokens,
-            p.work,
-            p.seconds,
-        )
-
-    def tell(self, loop: Loop, result: StepResult) -> None:
-        p = loop.progress
-        seconds = max(1e-9, p.seconds - self._seconds)
-        samples, tokens = (p.samples - self._samples) / seconds, (p.tokens - self._tokens) / seconds
-        mfu = (p.work - self._work) / seconds / loop.peak
-        left = (loop.total_steps - p.step) * p.seconds / max(1, p.step)
-        record = {
-            "step": p.step, "epoch": p.step / loop.plan.order.steps_per_epoch, "loss": result.loss, "lr": result.lr,
-            "grad_norm": result.grad_norm, "samples": p.samples, "tokens": p.tokens, "seconds": p.seconds,
-            "samples_per_second": samples, "tokens_per_second": tokens, "mfu": mfu,
-        }  # fmt: skip
-        loop.log.metrics("train", record)
-        loop.log.progress(
-            p.step,
-            f"step {p.step}/{loop.total_steps}  loss {result.loss:.4f}  {samples:.0f} examples/s  {tokens:.0f} tokens/s"
-            f"  {mfu:.0%} of peak  {duration(left)} left",
-        )
-        self.__init__(p)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The most memory that a run held: of the process, or of its GPU where it has one."""
+"""Peak memory of a run: of its GPU if there is one, else of the process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 OWN = Path("/proc/self")
 
 
-def begin() -> None:
-    """Forget what was held before this run: several runs may share a process."""
+def reset_peak() -> None:
+    """Start measuring: several runs may share a process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
@@ -20,7 +20,7 @@ def begin() -> None:
 
 
 def peak() -> int:
-    """Bytes, since `begin`."""
+    """Bytes, since `reset_peak`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     with suppress(OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""Workers that silently hold different numbers: a flipped bit, a bad card, a bug, other files. Looked for by cheap sums."""
+"""Detects workers that hold different numbers: a flipped bit, bad hardware, a bug, other files."""
 
 from __future__ import annotations
 
@@ -17,74 +17,73 @@ EVERY = 100  # steps
 
 
 class ReplicaMismatch(UserError):
-    """Some worker's weights differ from the others'; str() names rank and tensor."""
+    """A worker's weights differ from the others'; str() names rank and tensor."""
 
 
-def check_model(world: World, model: nn.Module) -> None:
-    """Compare all of a model as it was read, what stays frozen too. Raises UserError on all workers together, and in an elastic
-    world on those alone that differ from the first.
+def check_loaded_model(world: World, model: nn.Module) -> None:
+    """Compare the complete loaded model, frozen parts included.
+
+    Raises UserError on all workers; in an elastic world only on those that differ from rank 0.
     """
     if world.size == 1:
         return
-    hashes = {
-        name: xxh3_128_hexdigest(
-            x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        )
-        for name, x in (*model.named_parameters(), *model.named_buffers())
-    }
-    whole = world.allgather_object(xxh3_128_hexdigest(repr(hashes).encode()), "divergence.model")
-    if len(set(whole)) == 1:
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    hashes = {name: hash_tensor(x) for name, x in tensors}
+    digest = xxh3_128_hexdigest(repr(hashes).encode())
+    digests = world.allgather_object(digest, "replica.model")
+    if len(set(digests)) == 1:
         return
-    rank = next(rank for rank, value in enumerate(whole) if value != whole[0])
+    rank = next(rank for rank, value in enumerate(digests) if value != digests[0])
     if world.elastic:
-        if whole[world.rank] == whole[0]:
+        if digests[world.rank] == digests[0]:
             return
         rank, name = world.rank, "model"
     else:
-        each = world.allgather_object(hashes, "divergence.model.each")
-        name = next(
-            name for name in (*each[0], *each[rank]) if each[rank].get(name) != each[0].get(name)
-        )
+        each = world.allgather_object(hashes, "replica.model.tensors")
+        names = (*each[0], *each[rank])
+        name = next(name for name in names if each[rank].get(name) != each[0].get(name))
     raise UserError(
-        f"model.name: rank {rank} has read another {name} than rank 0; give all nodes the same files (model.revision pins one of "
-        "the hub)"
+        f"model.name: rank {rank} loaded a different {name} than rank 0; give all nodes the same "
+        "files (model.revision selects one version of a hub model)"
     )
 
 
 def check_replicas(
     world: World, flat: FlatParameters, moments: Mapping[str, Sequence[torch.Tensor]], step: int
 ) -> None:
-    """Compare all workers' weights and the optimizer's moments. Raises ReplicaMismatch on all of them together."""
+    """Compare all workers' weights and moments. Raises ReplicaMismatch on all workers."""
     if world.size == 1:
         return
-    held = {"weights": (flat.values,), **moments}
-    sums = world.allgather_object(
-        [sum(bits(x) for x in stretches) for stretches in held.values()], "divergence.sum"
-    )
-    whole = [tuple(values) for values in sums]
-    if len(set(whole)) == 1:
+    tensors = {"weights": (flat.values,), **moments}
+    own = [sum(bit_sum(part) for part in parts) for parts in tensors.values()]
+    sums = [tuple(values) for values in world.allgather_object(own, "replica.sums")]
+    if len(set(sums)) == 1:
         return
-    ((usual, count),) = Counter(whole).most_common(1)
-    rank = next(rank for rank, values in enumerate(whole) if values != usual)
-    other = whole.index(usual)
-    kind = next(
-        kind for kind, mine, theirs in zip(held, whole[rank], usual, strict=True) if mine != theirs
-    )
-    each = world.allgather_object(
-        {name: bits(x) for name, x in flat.split(*held[kind]).items()}, "divergence.each"
-    )
+    ((usual, count),) = Counter(sums).most_common(1)
+    rank = next(rank for rank, values in enumerate(sums) if values != usual)
+    other = sums.index(usual)
+    kind = next(k for k, a, b in zip(tensors, sums[rank], usual, strict=True) if a != b)
+    parts = flat.split(*tensors[kind])
+    each = world.allgather_object({n: bit_sum(x) for n, x in parts.items()}, "replica.tensors")
     name = next(name for name in each[0] if each[rank][name] != each[other][name])
-    doubt = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
+    suspect = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
     raise ReplicaMismatch(
-        f"after step {step}, rank {rank} holds {'other weights' if kind == 'weights' else f'another {kind}'} than rank {other} in "
-        f"{name}: memory or hardware of {doubt} is to be doubted; the last checkpoint holds what was the same on all",
+        f"after step {step}, rank {rank} holds different {kind} than rank {other} in {name}: suspect "
+        f"faulty memory or hardware on {suspect}; the last checkpoint holds what all ranks agreed "
+        "on",
         code=FAILED,
     )
 
 
-def bits(values: torch.Tensor) -> int:
-    """The sum of a tensor's bits taken as whole numbers, modulo 2**64: one flipped bit anywhere changes it."""
-    flat = values.detach().reshape(-1)
+def hash_tensor(tensor: torch.Tensor) -> str:
+    """xxh3-128 of a tensor's bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data)
+
+
+def bit_sum(tensor: torch.Tensor) -> int:
+    """The sum of a tensor's bits as integers, modulo 2**64: any one flipped bit changes it."""
+    flat = tensor.detach().reshape(-1)
     if flat.element_size() == 4 and (flat.numel() % 2 or flat.storage_offset() % 2):
         return int(flat.view(torch.int32).sum(dtype=torch.int64))
     return int(flat.view(torch.int64).sum())  # eight bytes at a time: ten times as fast

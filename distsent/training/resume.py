@@ -1,123 +1,146 @@
-"""Whose run a folder holds: what was begun there, and whether this job may carry it on."""
+"""Whose run a folder holds: what was started there, and whether this job may resume it."""
 
 from __future__ import annotations
 
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
+from distsent import __version__
 from distsent.data.token_store import TokenStore
+from distsent.distributed.world import World
 from distsent.errors import FINISHED, UserError
 from distsent.job.job import Job
-from distsent.runtime import checkpoint as checkpoints
+from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.device import pinned_precision
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json, write_json
 from distsent.runtime.run_status import RunStatus
-from distsent.training.artifacts import versions
 
-# Keys that change where, how fast or how loudly a run computes, but not what: these may differ when it is carried on.
+# These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
+# not what.
 RESUMABLE_KEYS = (
-    "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget", "eval.batch_tokens",
-    "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard",
+    "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget",
+    "eval.batch_tokens", "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep",
+    "log.every", "log.tensorboard",
 )  # fmt: skip
 START = "DISTSENT_START"  # names a batch job, which may be started several times
-CURE = "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
+FIX = "run.resume=changed to resume anyway, or run.resume=never to start over"
 
 
 class RunClaim:
-    """A job's claim to its run folder: the first worker makes it. `job.json` keeps what the run was begun with."""
+    """A job's claim on its run folder. `job.json` records what the run was started with.
+
+    `holds`: whether this process has locked the folder for a run that is not finished. Before,
+    `status.json` belongs to another process or to another job's run.
+    """
 
     def __init__(self, folder: RunFolder, job: Job) -> None:
         self.folder, self.job = folder, job
-        self.holds = False  # before, the folder's status is that of another run, living or finished
-        self._begun: dict[str, Any] = {}  # what job.json said, where there is something to carry on
+        self.holds = False
+        self._joined = False  # whether this process has been in the run, before a rejoin
+        self._started: dict[str, Any] = {}  # the earlier job.json, if there is a run to resume
 
-    def take(self, world_size: int, living: bool) -> Any:
-        """The run's result if it is finished, else None, and the folder is this job's. Raises UserError where it is another's.
+    def take(self, world: World) -> dict[str, Any] | None:
+        """Lock the folder for this job. Returns the result of a run that is already finished.
 
-        `living`: the run goes on in workers that have begun it, so there is nothing to begin anew.
+        Raises UserError if another process holds the lock, or the folder holds another job's run.
         """
-        self.folder.create()
-        with disk_errors_as_user_errors(self.folder.path):
-            self.folder.lock()
-            if self.job.run.resume == "never" and not living and not self._is_ours():
-                self.folder.reset()
-            result = self._result()
-            if result is None:
-                self.holds = True
-                kept = {key: self._begun.get(key) for key in ("rows", "precision")}
-                about = {
-                    "versions": versions(),
-                    "world_size": world_size,
-                    "start": os.environ.get(START),
-                }
-                write_json(self.folder.job, {"job": self.job.to_dict(), **about, **kept})
-            return result
+        joined = any(world.allgather_object(self._joined, "run.joined"))
+        result = world.on_main(lambda: self._take(world.size, joined), "run.claim")
+        self._joined = True
+        return result
 
-    def _is_ours(self) -> bool:
-        """Whether an earlier start of the same batch job has begun this run anew already."""
+    def _take(self, world_size: int, joined: bool) -> dict[str, Any] | None:
+        folder, self.holds = self.folder, False
+        folder.create()
+        with disk_errors_as_user_errors(folder.path):
+            folder.lock()
+            restart = self.job.run.resume == "never" and not joined and not self._is_same_start()
+            if restart:
+                folder.reset()
+            result = self._finished_result()
+            (folder.path / "status").unlink(missing_ok=True)  # of older versions
+            if result is not None:
+                return result
+            self.holds = True
+            kept = {key: self._started.get(key) for key in ("rows", "precision")}
+            start = os.environ.get(START)
+            about = {"versions": versions(), "world_size": world_size, "start": start}
+            write_json(folder.job, {"job": self.job.to_dict(), **about, **kept})
+        return None
+
+    def _is_same_start(self) -> bool:
+        """Whether an earlier start of the same batch job has already started this run over."""
         before, start = read_json(self.folder.job), os.environ.get(START)
         return before is not None and start is not None and before.get("start") == start
 
-    def _result(self) -> Any:
+    def _finished_result(self) -> dict[str, Any] | None:
+        """The result if this job's run is finished. Raises UserError for another job's run."""
         folder, job = self.folder, self.job
         before, result = read_json(folder.job), read_json(folder.result)
-        # Where nothing was trained there is nothing that a corrected job could contradict.
-        if before is None or (
-            result is None and not checkpoints.list_checkpoints(folder.checkpoints)
-        ):
+        # If nothing was trained, there is nothing that a corrected job could contradict.
+        if before is None or (result is None and not list_checkpoints(folder.checkpoints)):
             return None
-        begun = Job.from_dict(before["job"], str(folder.job))
-        changed = [
-            key
-            for key in begun.changed(job)
-            if key not in RESUMABLE_KEYS and not _is_same_path(key, begun, job)
-        ]
+        first = Job.from_dict(before["job"], str(folder.job))
+        changed = [key for key in first.changed(job) if not may_change(key, first, job)]
         if changed and job.run.resume != "changed":
             raise UserError(
-                f"{folder.path}: this run was begun with another {', '.join(changed)}; give the new one another job.name, or {CURE}"
+                f"{folder.path}: this run was started with different values of "
+                f"{', '.join(changed)}; give the new run another job.name, or {FIX}"
             )
         if result is not None and result.get("status") == "finished" and not changed:
-            folder.write_status(RunStatus().ended(FINISHED, "finished"))
-            return result
-        if (
-            changed
-        ):  # the result is another job's: this one is not finished before it has one of its own
+            status = RunStatus.started("", result["steps"], result["steps"])
+            folder.write_status(status.ended(FINISHED, "finished"))
+            return dict(result)
+        if changed:  # the result is that of another job
             folder.result.unlink(missing_ok=True)
-        self._begun = before
+        self._started = before
         return None
 
     @property
     def precision(self) -> str:
-        """What the job asks for, as it was meant when the run was begun: "auto" is measured, and so is fp16 without a GPU."""
-        return pinned_precision(self.job.train.precision, self._begun)
+        """The job's precision; a choice that the first start measured stays."""
+        return pinned_precision(self.job.train.precision, self._started)
 
-    def pin(self, store: TokenStore, precision: str) -> None:
-        """Keep what the run is begun with beside its job. Raises UserError where the rows are others: so would be their order."""
-        rows = {
-            name: [
-                store.meta["splits"][name]["texts"],
-                xxh3_128_hexdigest(np.asarray(split.labels).tobytes()),
-            ]
-            for name, split in store.splits.items()
-        }
-        if self._begun.get("rows") not in (None, rows) and self.job.run.resume != "changed":
+    def record_dataset(self, store: TokenStore, precision: str) -> None:
+        """Record rows and precision in `job.json`. Raises UserError if the rows have changed.
+
+        Other rows would mean another order of the examples.
+        """
+        rows = {}
+        for name, split in store.splits.items():
+            labels = xxh3_128_hexdigest(np.asarray(split.labels).tobytes())
+            rows[name] = [store.meta["splits"][name]["texts"], labels]
+        if self._started.get("rows") not in (None, rows) and self.job.run.resume != "changed":
             raise UserError(
-                f"{self.folder.path}: data.source has other rows than when this run was begun; bring the former ones back, or "
-                f"{CURE}"
+                f"{self.folder.path}: data.source has other rows than when this run was started; "
+                f"restore the original ones, or {FIX}"
             )
         with disk_errors_as_user_errors(self.folder.path):
-            write_json(
-                self.folder.job, read_json(self.folder.job) | {"rows": rows, "precision": precision}
-            )
+            record = read_json(self.folder.job) | {"rows": rows, "precision": precision}
+            write_json(self.folder.job, record)
 
 
-def _is_same_path(key: str, one: Job, other: Job) -> bool:
-    """Whether a path is only normalize_label in another way: earlier versions kept one without its ./"""
-    section, _, name = key.partition(".")
-    if key not in ("data.source", "model.name"):
-        return False
-    paths = [str(getattr(getattr(job, section), name)).removeprefix("./") for job in (one, other)]
-    return paths[0] == paths[1]
+def may_change(key: str, first: Job, job: Job) -> bool:
+    """Whether a run may resume with a different value of `key`."""
+    if key in ("data.source", "model.name"):
+        # Only a path that is spelled differently: older versions recorded it without its "./".
+        section, name = key.split(".")
+        paths = [str(getattr(getattr(one, section), name)) for one in (first, job)]
+        return paths[0].removeprefix("./") == paths[1].removeprefix("./")
+    return key in RESUMABLE_KEYS
+
+
+def versions() -> dict[str, str]:
+    """Versions of all software that a result depends on."""
+    found = {"python": platform.python_version(), "distsent": __version__}
+    for package in ("torch", "transformers", "datasets", "tokenizers", "horovod"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,4 +1,4 @@
-"""How far a run is: all that a checkpoint must hold beside the tensors. Plain numbers, equal on every worker."""
+"""How far a run is: what a checkpoint stores besides tensors. Plain numbers, equal on all workers."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import Any
 
 
 @dataclass
-class Epoch:
-    """Sums over the epoch so far: its training loss and accuracy are taken from these, once."""
+class EpochSums:
+    """Sums over the current epoch, for its training loss and accuracy."""
 
     examples: int = 0
     loss_sum: float = 0.0
-    right: int = 0
+    right: int = 0  # examples whose label was predicted
 
 
 @dataclass
 class TrainState:
-    step: int = 0  # steps taken; the next batch is number `step`
+    """Updated by the training loop alone. The field names are those of `state.json`."""
+
+    step: int = 0  # steps done; the next batch is number `step`
     samples: int = 0
     tokens: int = 0
     work: float = 0.0  # useful floating-point operations
-    sent: int = 0  # bytes that a worker handed over in exchanges
-    seconds: float = 0.0  # spent in steps, evaluations and saves not counted
-    skipped: int = 0  # steps left out because a number went bad
-    overflows: int = 0  # fp16: steps left out because the scaled gradient did not fit
-    epoch: Epoch = field(default_factory=Epoch)
-    history: list[dict[str, Any]] = field(default_factory=list)  # one record an evaluation
-    best: dict[str, Any] | None = None  # {"step", "value"}: only a validation split chooses
+    sent: int = 0  # bytes that one worker sent in gradient exchanges
+    seconds: float = 0.0  # spent in steps, without evaluations and checkpoints
+    skipped: int = 0  # steps skipped because of a non-finite number
+    overflows: int = 0  # fp16: steps skipped because the scaled gradient overflowed
+    epoch: EpochSums = field(default_factory=EpochSums)
+    history: list[dict[str, Any]] = field(default_factory=list)  # one record per evaluation
+    best: dict[str, Any] | None = None  # {"step", "value"}, chosen on a validation split only
     stale: int = 0  # evaluations since the best one
     ended_early: bool = False
 
@@ -41,4 +43,4 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> TrainState:
-        return cls(**{**state, "epoch": Epoch(**state["epoch"])})
+        return cls(**{**state, "epoch": EpochSums(**state["epoch"])})

@@ -1,11 +1,12 @@
-"""One update of the weights. The order matters, and this is the only place that holds it:
+"""One training step. The order matters, and only this file defines it:
 
-1. forward and backward of every micro-batch: each example's loss / examples of the global batch (times the fp16 scale)
-2. exchange: gradients and control_slots are added up over the workers - sums, never means of means (a gradient may leave while the last
-   backward pass goes on; the control_slots leave last)
-3. everybody reads the same control_slots: the batch's loss, who wants to stop, who met a bad number
-4. unscale (fp16), then the norm of the whole gradient, then clip by it
-5. the optimizer's step, at the rate that the schedule gives for this step
+1. forward and backward of every micro-batch. An example's loss counts as its share of the global
+   batch, times the fp16 loss scale
+2. all-reduce: gradients and control slots are summed over the workers. Buckets of gradients may
+   leave during the last backward pass; the control slots leave last
+3. all workers read the same control slots: the loss, requests, non-finite numbers
+4. unscale (fp16), take the norm of the complete gradient, clip by it
+5. optimizer step, at the schedule's learning rate
 """
 
 from __future__ import annotations
@@ -15,51 +16,57 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from distsent.batching.batch_plan import Batch, BatchPlan
-from distsent.job.schema import OptimSection, TrainSection
+from distsent.batching.batch_plan import Batch
+from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
-from distsent.training import optimizer as optimizers
 from distsent.training.flat_parameters import FlatParameters
+from distsent.training.loss import ClassificationLoss
+from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
 
-LOSS, RIGHT, STOP, SAVE, BAD, RENEW = range(6)  # places among the control_slots
+LOSS, RIGHT, STOP, SAVE, BAD, REJOIN = range(6)  # indices of control slots
 
 
 @dataclass(frozen=True)
 class StopRequests:
-    """What one worker wants to happen after the step."""
+    """What one worker requests after the step."""
 
     stop: bool = False
     save: bool = False
-    rejoin: bool = False  # meet other workers
+    rejoin: bool = False  # form a new world: elastic workers wait to join, or leave
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What all workers know after a step; `stop`, `save`, `renew`: what any of them wanted."""
+    """The outcome of a step, equal on all workers but for `bad_rows`.
 
-    loss: float
-    grad_norm: float
+    `stop`, `save`, `rejoin`: whether any worker requested it.
+    """
+
+    loss: float  # mean over the global batch
+    grad_norm: float  # before clipping
     lr: float
     right: int  # examples whose label was predicted
     stop: bool
     save: bool
     rejoin: bool
     finite: bool
-    overflowed: bool  # not finite, and in fp16 the scale may be why
-    bad_rows: tuple[int, ...]  # this worker's examples whose loss is no number
+    overflowed: bool  # not finite, and the fp16 loss scale may be the reason
+    bad_rows: tuple[int, ...]  # this worker's examples with a non-finite loss
 
 
 @dataclass
 class LossScale:
-    """fp16's loss scaling: doubled after 2,000 good steps, halved after a bad one (Micikevicius et al., 2018)."""
+    """fp16 loss scaling (Micikevicius et al., 2018).
+
+    Doubles after 2,000 good steps in a row, halves after a bad one.
+    """
 
     value: float = 1.0
     good_steps: int = 0
 
-    def learn(self, finite: bool) -> None:
+    def update(self, finite: bool) -> None:
         self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.value = max(1.0, self.value / 2)
@@ -68,107 +75,103 @@ class LossScale:
 
 
 class TrainStep:
-    """Forward, backward, exchange, unscale, clip, step."""
+    """Forward, backward, all-reduce, unscale, clip, optimizer step."""
 
     def __init__(
-        self, forward: Forward, flat: FlatParameters, exchange: GradientReducer, plan: BatchPlan, train: TrainSection, optim: OptimSection,
-        precision: str, seed: int, total_steps: int, class_weights: torch.Tensor | None,
-    ) -> None:  # fmt: skip
-        self.flat, self.optimizer = flat, optimizers.build(optim, flat)
-        self.scales = precision == "fp16"  # gradients travel scaled, and a step may overflow
+        self,
+        forward: Forward,
+        flat: FlatParameters,
+        reducer: GradientReducer,
+        optim: OptimSection,
+        schedule: Schedule,
+        loss: ClassificationLoss,
+        precision: str,
+    ) -> None:
+        self.forward, self.flat, self.reducer = forward, flat, reducer
+        self.optimizer = build_optimizer(optim, flat)
+        self.scales = precision == "fp16"  # gradients are scaled, and a step may overflow
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
-        self.updates = 0  # steps that the optimizer took: fewer than all where fp16 overflowed
-        self.forward, self.exchange, self._plan = forward, exchange, plan
-        self._optim, self._precision, self._seed, self._total = optim, precision, seed, total_steps
-        self._smoothing, self._weights = train.label_smoothing, class_weights
-        self._warmup = optimizers.warmup_steps(optim.warmup, total_steps)
-        self._touched = torch.empty(0, dtype=torch.long, device=flat.values.device)
+        self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
+        self._schedule, self._loss, self._precision = schedule, loss, precision
+        self._clip_norm = optim.clip_norm
+        self._token_ids = torch.empty(0, dtype=torch.long, device=flat.values.device)
 
     def __call__(
-        self, batch: Batch, wishes: Callable[[], StopRequests] = StopRequests
+        self, batch: Batch, requests: Callable[[], StopRequests] = StopRequests
     ) -> StepResult:
-        """Train on `batch`. `wishes` is asked as late as can be, before the control_slots leave: a signal costs no further step."""
+        """Train on `batch`.
+
+        `requests` is called as late as possible, just before the control slots leave, so that a
+        signal during the step still counts.
+        """
         bad_rows = self._backward(batch)
-        wish = wishes()
-        for rider, value in {
-            STOP: wish.stop,
-            SAVE: wish.save,
-            RENEW: wish.rejoin,
-            BAD: len(bad_rows),
-        }.items():
-            self.flat.control_slots[rider] = float(value)
-        self.exchange.sum(batch.touched)
-        loss, right, stops, saves, bad, renews = self.flat.control_slots[:6].tolist()
-        # A step that was skipped does not advance the schedule, as with Hugging Face's Trainer.
-        lr = self._optim.lr * optimizers.factor(
-            self._optim.schedule, self.updates, self._warmup, self._total
-        )
-        norm = self._norm()
+        wanted, slots = requests(), self.flat.control_slots
+        slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
+        slots[REJOIN], slots[BAD] = float(wanted.rejoin), float(len(bad_rows))
+        self.reducer.reduce(batch.token_ids)
+        loss, right, stop, save, bad, rejoin = slots[:6].tolist()
+        # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
+        lr, norm = self._schedule.lr_at(self.updates), self._norm()
         finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
             self._clip(norm)
-            self._step(lr)
+            self._update(lr)
         if self.scales:
-            self.scale.learn(finite)
+            self.scale.update(finite)
         return StepResult(
-            loss / len(batch),
-            norm,
-            lr,
-            round(right),
-            stops > 0,
-            saves > 0,
-            renews > 0,
-            finite,
-            overflowed,
-            tuple(bad_rows),
+            loss=loss / len(batch),
+            grad_norm=norm,
+            lr=lr,
+            right=round(right),
+            stop=stop > 0,
+            save=save > 0,
+            rejoin=rejoin > 0,
+            finite=finite,
+            overflowed=overflowed,
+            bad_rows=tuple(bad_rows),
         )
 
     def _backward(self, batch: Batch) -> list[int]:
-        self.flat.clear(self._touched)
-        self._touched = batch.touched
-        drops = self.forward.model.training
+        """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""
+        self.flat.zero_grads(self._token_ids)
+        self._token_ids = batch.token_ids
         bad_rows: list[int] = []
-        for rows in batch.micro:
-            stream = self._plan.pack(rows, self._seed, batch.step, drops)
-            with autocast(stream.ids_T.device, self._precision):
-                logits_nC = self.forward(stream)
-            losses_n = F.cross_entropy(
-                logits_nC.float(),
-                stream.labels_n,
-                reduction="none",
-                label_smoothing=self._smoothing,
-            )
-            if self._weights is not None:
-                losses_n = losses_n * self._weights[stream.labels_n]
+        for i, (rows, packed) in enumerate(batch.micro_batches()):
+            with autocast(packed.ids_T.device, self._precision):
+                logits_nC = self.forward(packed)
+            losses_n = self._loss(logits_nC, packed.labels_n)
             loss = losses_n.sum()
-            if rows is batch.micro[-1]:
-                self.exchange.expect()
+            if i + 1 == len(batch.micro_rows):
+                self.reducer.arm()
             (loss * (self.scale.value / len(batch))).backward()
             self.flat.control_slots[LOSS] += loss.detach()
-            self.flat.control_slots[RIGHT] += (logits_nC.argmax(-1) == stream.labels_n).sum()
+            self.flat.control_slots[RIGHT] += (logits_nC.argmax(-1) == packed.labels_n).sum()
             if not torch.isfinite(loss):
                 bad_rows += rows[~torch.isfinite(losses_n).cpu().numpy()].tolist()
         return bad_rows
 
     def _norm(self) -> float:
-        """The norm of the unscaled gradient; untouched rows of the word table are zero and need no look."""
-        norm = torch.linalg.vector_norm(self.flat.dense[: -len(self.flat.control_slots)])
-        if self.flat.table is not None:
-            norm = torch.hypot(norm, torch.linalg.vector_norm(self.flat.table[self._touched]))
+        """The norm of the unscaled gradient. Untouched embedding rows are zero."""
+        flat = self.flat
+        norm = torch.linalg.vector_norm(flat.dense[: -len(flat.control_slots)])
+        if flat.embedding_grad is not None:
+            rows = flat.embedding_grad[self._token_ids]
+            norm = torch.hypot(norm, torch.linalg.vector_norm(rows))
         return float(norm) / self.scale.value
 
     def _clip(self, norm: float) -> None:
-        limit = self._optim.clip_norm
+        """Unscale and clip in one product."""
+        limit, flat = self._clip_norm, self.flat
         factor = (min(1.0, limit / (norm + 1e-6)) if limit > 0 else 1.0) / self.scale.value
-        if factor != 1.0:
-            self.flat.dense.mul_(factor)
-            if self.flat.table is not None:
-                self.flat.table.index_copy_(
-                    0, self._touched, self.flat.table[self._touched] * factor
-                )
+        if factor == 1.0:
+            return
+        flat.dense.mul_(factor)
+        if flat.embedding_grad is not None:
+            rows = flat.embedding_grad[self._token_ids] * factor
+            flat.embedding_grad.index_copy_(0, self._token_ids, rows)
 
-    def _step(self, lr: float) -> None:
+    def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from distsent.runtime import checkpoint
 from distsent.runtime.run_folder import read_json
+from distsent.runtime.run_status import read_status
 from tests import fixtures, launcher
 from tests.chaos.fork_server import Nursery, Warm
 
@@ -84,8 +85,8 @@ class Life:
 
     @property
     def status(self) -> str:
-        path = self.run / "status"
-        return path.read_text().strip() if path.exists() else ""
+        found = read_status(self.run / "status.json")
+        return f"{found.state}: {found.message}" if found else ""
 
     @property
     def trained(self) -> int:

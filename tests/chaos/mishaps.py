@@ -20,7 +20,7 @@ import torch
 
 from distsent.batching.batch_plan import Batch
 from distsent.data.token_store import TokenStore
-from distsent.distributed import world
+from distsent.distributed.launchers import init_world
 from distsent.model import adapter
 from distsent.runtime import checkpoint
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
@@ -180,6 +180,6 @@ def slow_disk(rank: int, size: int) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    world = world.start()
+    world = init_world()
     drive(json.loads(Path(sys.argv[1]).read_text()), world)
     world.shutdown()

@@ -227,7 +227,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(
         forge(path, "weights.safetensors", safetensors.torch.save({**weights, key: value}))
     with pytest.raises(
         UserError,
-        match=r"the checkpoint of step 60 does not fit this job.*run\.resume=never begins anew",
+        match=r"the checkpoint of step 60 does not fit this job.*run\.resume=never starts over",
     ) as caught:
         alone(tmp_path)
     assert len(caught.value.lines) == 1

@@ -100,7 +100,7 @@ def test_a_number_that_goes_bad_on_any_worker_ends_all_and_names_the_rows(
 
 
 def test_the_last_checkpoint_before_a_bad_number_is_whole_and_carried_on_from(runs: Path) -> None:
-    assert "carrying on after step 12 of 24" in log(runs / "nan_1"), (
+    assert "resumed at step 12 of 24" in log(runs / "nan_1"), (
         "the save of step 12 was finished before the workers left"
     )
     assert hash_of(runs / "nan_1") == hash_of(runs / "whole")
@@ -117,13 +117,13 @@ def test_bad_numbers_may_be_skipped_up_to_a_bound(runs: Path) -> None:
 def test_a_flipped_bit_is_found_and_its_rank_and_tensor_are_named(runs: Path, name: str) -> None:
     step = {"flipped": 15, "unsaved": 20}[name]
     assert raised(runs / name).startswith(
-        f"ReplicaMismatch: after step {step}, rank 1 holds other weights than rank 0 in {FLIPPED}: memory or hardware of rank 1 or rank 0"
+        f"ReplicaMismatch: after step {step}, rank 1 holds different weights than rank 0 in {FLIPPED}: suspect faulty memory or hardware on rank 1 or rank 0"
     ), raised(runs / name)
 
 
 def test_a_flipped_bit_in_the_optimizers_state_is_found(runs: Path) -> None:
     assert raised(runs / "moment").startswith(
-        f"ReplicaMismatch: after step 15, rank 1 holds another exp_avg than rank 0 in {FLIPPED}: "
+        f"ReplicaMismatch: after step 15, rank 1 holds different exp_avg than rank 0 in {FLIPPED}: "
     )
 
 
@@ -139,7 +139,7 @@ def test_what_only_one_worker_does_not_find_all_tell(runs: Path) -> None:
 
 
 def test_weights_that_differ_are_never_saved(runs: Path) -> None:
-    assert "carrying on after step 12 of 24" in log(runs / "flipped")
+    assert "resumed at step 12 of 24" in log(runs / "flipped")
     assert hash_of(runs / "flipped") == hash_of(runs / "whole")
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_all_workers_with_one_line_and_nothing_good_is_lost(run
         r"intact: free some space, then run the same command again",
         told,
     ), told
-    assert "carrying on after step 6 of 24" in log(runs / "full")
+    assert "resumed at step 6 of 24" in log(runs / "full")
     assert hash_of(runs / "full") == hash_of(runs / "whole")
     assert not list((runs / "full" / "checkpoints").glob(".*")), (
         "nothing is left of the save that failed"

@@ -15,7 +15,7 @@ from distsent.errors import Stopped, UserError
 from distsent.job import load_job
 from distsent.model.forward import PackedForward
 from distsent.runtime import checkpoint
-from distsent.training.session import TrainingSession
+from distsent.training.session import TrainingRun
 from distsent.training.train_step import TrainStep
 from tests import fixtures, systems
 from tests.parallel.conftest import but
@@ -49,7 +49,7 @@ def train(words: list[str], folder: Path, stop: Deaf | None = None) -> Path:
     with patch(
         "distsent.reporting.plots.available", return_value=False
     ):  # they take longer than the training
-        TrainingSession(asked, World(), stop or Deaf()).train()
+        TrainingRun(asked, World(), stop or Deaf()).train()
     return folder / "run"
 
 
@@ -207,7 +207,7 @@ def test_rows_that_have_changed_are_no_rows_to_carry_on_with(tmp_path: Path) -> 
         file.write('{"text": "w1 w2", "label": "good"}\n')
     with pytest.raises(
         UserError,
-        match=r"data\.source has other rows than when this run was begun; bring the former ones back",
+        match=r"data\.source has other rows than when this run was started; restore the original ones",
     ):
         train(words, tmp_path)
     assert fixtures.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
@@ -232,7 +232,7 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     train(parts, tmp_path)
     asked = load_job(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
     stop = Deaf()
-    run = TrainingSession(asked, World(), stop)
+    run = TrainingRun(asked, World(), stop)
     with asked_in_step(2, stop), pytest.raises(Stopped):
         run.train()
     assert [
@@ -243,7 +243,7 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     ]
     stop.requested = None
     run.train()
-    assert "carrying on after step 3 of 9" in (tmp_path / "run" / "train.log").read_text()
+    assert "resumed at step 3 of 9" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_begun_anew_means_once_for_all_starts_of_a_batch_job(
@@ -253,7 +253,7 @@ def test_begun_anew_means_once_for_all_starts_of_a_batch_job(
     for name, steps, carried in (("17", 3, False), ("17", 5, True), ("18", 4, False)):
         monkeypatch.setenv("DISTSENT_START", name)
         stopped(words, tmp_path, steps)
-        assert ("carrying on" in (tmp_path / "run" / "train.log").read_text()) == carried
+        assert ("resumed at" in (tmp_path / "run" / "train.log").read_text()) == carried
 
 
 def test_a_path_that_was_kept_without_its_dot_is_the_same_path(

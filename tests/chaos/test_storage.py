@@ -16,7 +16,7 @@ from distsent.errors import FAILED, UserError
 from distsent.job import load_job
 from distsent.runtime import checkpoint
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
-from distsent.training.session import TrainingSession
+from distsent.training.session import TrainingRun
 from tests import fixtures
 from tests.chaos.life import job
 from tests.parallel.driver import Deaf
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def alone(folder: Path) -> None:
-    TrainingSession(load_job(None, job(folder)), World(), Deaf()).train()
+    TrainingRun(load_job(None, job(folder)), World(), Deaf()).train()
 
 
 def fill(folder: Path) -> Path:

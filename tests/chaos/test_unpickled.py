@@ -12,4 +12,4 @@ def test_nothing_is_unpickled_from_the_first_step_to_the_last_prediction(tmp_pat
     ended = launcher.run("-m", "tests.chaos.unpickled", str(tmp_path / "chaos"), *job(tmp_path))
     assert ended.code == 0, ended.output
     assert ended.output.partition("PICKLES\n")[2] == "", ended.output
-    assert "carrying on after step " in ended.output
+    assert "resumed at step " in ended.output

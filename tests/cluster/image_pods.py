@@ -269,8 +269,9 @@ class Cluster:
         return json.loads((self.claim / "runs" / self.name / "result.json").read_text())
 
     def status(self) -> str:
-        path = self.claim / "runs" / self.name / "status"
-        return path.read_text().strip() if path.exists() else ""
+        path = self.claim / "runs" / self.name / "status.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        return f"{found['state']}: {found['message']}" if found else ""
 
     def steps(self) -> int:
         """The last step in the run's metrics."""

@@ -86,9 +86,7 @@ def test_a_terminated_launcher_saves_and_its_restart_carries_on(pods, plain):
     assert before < 60
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert re.search(rf"carrying on after step {before} of 60", demo.launcher.log()), (
-        demo.launcher.log()
-    )
+    assert re.search(rf"resumed at step {before} of 60", demo.launcher.log()), demo.launcher.log()
     same(demo.result(), plain)
 
 
@@ -104,7 +102,7 @@ def test_an_evicted_worker_saves_before_it_leaves(pods, plain):
     demo.workers[1].start()  # the operator makes a deleted worker anew
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert f"carrying on after step {before}" in demo.launcher.log()
+    assert f"resumed at step {before}" in demo.launcher.log()
     same(demo.result(), plain)
 
 
@@ -119,7 +117,7 @@ def test_a_killed_worker_ends_the_launcher_and_a_checkpoint_takes_it_up(pods, pl
     demo.workers[1].start()  # restartPolicy: OnFailure, in place
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert "carrying on after step 20 of 60" in demo.launcher.log(), demo.launcher.log()
+    assert "resumed at step 20 of 60" in demo.launcher.log(), demo.launcher.log()
     same(demo.result(), plain)
 
 
@@ -204,7 +202,6 @@ def test_elastic_carries_on_with_more_workers(pods):
     demo.let_go_to_stop()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert (
-        "1 hosts have become 2" in demo.launcher.log()
-        and "carrying on after step" in demo.launcher.log()
+        "1 hosts have become 2" in demo.launcher.log() and "resumed at step" in demo.launcher.log()
     )
     assert demo.result()["world_size"] == 2 and demo.result()["steps"] == 60

@@ -31,7 +31,7 @@ def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Clus
     job.stop(lambda: limit(hours * 60 + minutes + (seconds + 45) // 60 + 1))
     limit(60)
     saved = job.wait_for_line(r"slurm: stopped: .*saved after step (\d+) of")[1]
-    assert job.wait_for_line(r"carrying on after step (\d+) of")[1] == saved
+    assert job.wait_for_line(r"resumed at step (\d+) of")[1] == saved
     assert job["Restarts"] == "1" and job["Comment"] == ""
     job.wait_for_line(rf"\bstep {int(saved) + 2}/")
     cluster.run("scancel", job.id)
@@ -68,7 +68,7 @@ def test_preemption_is_no_failure(cluster: Cluster, launcher: str) -> None:
     job.stop(lambda: other.append(cluster.run(*urgent, "--wrap=sleep 1").split()[-1]))
     log = job.end(restarts=1)
     saved = re.search(r"slurm: stopped: .*saved after step (\d+) of 40", log)
-    assert saved and f"carrying on after step {saved[1]} of 40" in log
+    assert saved and f"resumed at step {saved[1]} of 40" in log
     assert job["Comment"] == "" and job.result("imdb")["steps"] == 40
     assert "JobState=COMPLETED" in cluster.run("scontrol", "show", "job", other[0])
 
@@ -80,7 +80,7 @@ def test_failures_are_counted_and_the_last_lines_name_the_cause(cluster: Cluster
     job.wait_for_line(
         r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, to be requeued"
     )
-    job.wait_for_line(r"carrying on after step[^$]*\bstep \d+/")
+    job.wait_for_line(r"resumed at step[^$]*\bstep \d+/")
     assert job["Comment"] == "failures=1"
     cluster.hosts["node2"].kill("distsent.train")
     last = job.end("FAILED", restarts=1).splitlines()[-1]
@@ -97,7 +97,7 @@ def test_a_node_cut_off_is_gone_on_without(cluster: Cluster) -> None:
     cluster.hold.free()
     log = job.end()
     assert "slurm: lost 1 of 2 nodes" in log
-    assert re.search(r"carrying on after step \d+ of 40", log)
+    assert re.search(r"resumed at step \d+ of 40", log)
     assert job.result("imdb")["world_size"] == 1
     cluster.start_node("node2")
     wait_for(
@@ -118,7 +118,7 @@ def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
         "SLURM notices", lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120, job.tell
     )
     cluster.start_node("node1")
-    job.wait_for_line(r"carrying on after step \d+ of")
+    job.wait_for_line(r"resumed at step \d+ of")
     assert "2 workers" in job.log and job["Comment"] == ""
     cluster.run("scancel", job.id)
     job.end("CANCELLED", restarts=1)

@@ -14,12 +14,13 @@ from typing import TypedDict
 from unittest.mock import patch
 
 from distsent.data import token_store
-from distsent.distributed import world
+from distsent.distributed.launchers import init_world
+from distsent.distributed.world import World
 from distsent.job import load_job
 from distsent.reporting import plots
 from distsent.runtime.signals import StopSignal
 from distsent.training import reducer
-from distsent.training.session import TrainingSession
+from distsent.training.session import TrainingRun
 from tests.parallel.mutants import MUTANTS
 
 
@@ -39,13 +40,13 @@ def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Ent
     return {"overrides": [*overrides, f"job.name={name}"], "mutant": mutant}
 
 
-def drive(entries: Sequence[Entry], world: world.World) -> None:
+def drive(entries: Sequence[Entry], world: World) -> None:
     """Make the runs one after another, each under its mutant."""
     for item in entries:
         asked = load_job(None, item["overrides"])
         with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
             try:
-                TrainingSession(asked, world, Deaf()).train()
+                TrainingRun(asked, world, Deaf()).train()
             except Exception as error:
                 if world.is_main:
                     (Path(asked.run.dir) / asked.job.name / "raised").write_text(
@@ -56,7 +57,7 @@ def drive(entries: Sequence[Entry], world: world.World) -> None:
 
 
 if __name__ == "__main__":
-    plan, here = Path(sys.argv[1]), world.start()
+    plan, here = Path(sys.argv[1]), init_world()
     undrawn = patch.object(
         plots, "available", return_value=False
     )  # they would take longer than the training
@@ -64,7 +65,7 @@ if __name__ == "__main__":
         reducer, "BUCKET", 2_000
     )  # toys would fit into one bucket, which cannot leave early
     early = patch.object(
-        reducer, "early", lambda world, flat: world.size > 1
+        reducer, "overlaps_backward", lambda world, flat: world.size > 1
     )  # as between machines
     with (
         undrawn,
@@ -73,7 +74,7 @@ if __name__ == "__main__":
         patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenise,
     ):
         drive(json.loads(plan.read_text()), here)
-    counts = here.gather(tokenise.call_count, "test.tokenised")
-    if here.first:
+    counts = here.allgather_object(tokenise.call_count, "test.tokenised")
+    if here.is_main:
         (plan.parent / "tokenised.json").write_text(json.dumps(counts))
-    here.end()
+    here.shutdown()

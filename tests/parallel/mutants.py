@@ -17,7 +17,7 @@ from distsent.batching.balance import split_by_tokens
 from distsent.batching.batch_plan import Batch, BatchPlan
 from distsent.batching.sampler import BatchSampler
 from distsent.evaluation import evaluate_split
-from distsent.training import optimizer
+from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
 from distsent.training.train_step import LOSS, LossScale, TrainStep
 
@@ -32,20 +32,20 @@ def mutant(make: Callable[[int, int], Iterator[Any]]) -> Mutant:
 
 def late() -> Any:
     """No bucket leaves during backward: for mistakes that come behind it."""
-    return patch.object(GradientReducer, "expect", lambda self: None)
+    return patch.object(GradientReducer, "arm", lambda self: None)
 
 
 @mutant
 def local_clipping(rank: int, size: int) -> Iterator[Any]:
     """Each worker clips its own gradient, before the exchange."""
-    real = GradientReducer.sum
+    real = GradientReducer.reduce
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
         norm = float(torch.linalg.vector_norm(self._flat.grads))
         self._flat.grads.mul_(min(1.0, 0.3 / (norm + 1e-6)))
         real(self, rows)
 
-    with late(), patch.object(GradientReducer, "sum", wrong):
+    with late(), patch.object(GradientReducer, "reduce", wrong):
         yield
 
 
@@ -56,7 +56,7 @@ def mean_of_means(rank: int, size: int) -> Iterator[Any]:
 
     def wrong(self: TrainStep, batch: Batch) -> list[int]:
         bad = real(self, batch)
-        mine = sum(len(rows) for rows in batch.micro)
+        mine = sum(len(rows) for rows in batch.micro_rows)
         factor = len(batch) / (max(1, mine) * size)
         self.flat.grads.mul_(factor)
         self.flat.control_slots[LOSS] *= factor
@@ -74,9 +74,9 @@ def accumulated_means(rank: int, size: int) -> Iterator[Any]:
     def wrong(self: TrainStep, batch: Batch) -> list[int]:
         bad: list[int] = []
         kept, loss = torch.zeros_like(self.flat.grads), 0.0
-        for rows in batch.micro:
-            bad += real(self, replace(batch, micro=(rows,)))
-            factor = len(batch) / (len(rows) * len(batch.micro) * size)
+        for rows in batch.micro_rows:
+            bad += real(self, replace(batch, micro_rows=(rows,)))
+            factor = len(batch) / (len(rows) * len(batch.micro_rows) * size)
             kept += self.flat.grads * factor
             loss += float(self.flat.control_slots[LOSS]) * factor
         self.flat.grads.copy_(kept)
@@ -90,21 +90,21 @@ def accumulated_means(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def left_too_soon(rank: int, size: int) -> Iterator[Any]:
     """Buckets leave during the first micro-batch's backward pass, and are back before the second one's."""
-    real, expect, begin = GradientReducer.sum, GradientReducer.expect, GradientReducer._begin
+    real, arm, start = GradientReducer.reduce, GradientReducer.arm, GradientReducer._start
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
         real(self, rows)
-        expect(self)
+        arm(self)
 
     def at_once(self: GradientReducer, i: int) -> None:
-        begin(self, i)
-        while not self._world._hvd.poll(self._begun[i]):  # type: ignore[attr-defined]
+        start(self, i)
+        while not self._world._hvd.poll(self._handles[i]):  # type: ignore[attr-defined]
             time.sleep(0.0005)
 
     with (
         late(),
-        patch.object(GradientReducer, "sum", wrong),
-        patch.object(GradientReducer, "_begin", at_once),
+        patch.object(GradientReducer, "reduce", wrong),
+        patch.object(GradientReducer, "_start", at_once),
     ):
         yield
 
@@ -125,12 +125,8 @@ def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def schedule_per_rank(rank: int, size: int) -> Iterator[Any]:
     """The schedule moves on once for every worker."""
-    real = optimizer.factor
-    with patch.object(
-        optimizer,
-        "factor",
-        lambda kind, step, warmup, total: real(kind, step * size, warmup, total),
-    ):
+    real = Schedule.factor
+    with patch.object(Schedule, "factor", lambda self, step: real(self, step * size)):
         yield
 
 
@@ -146,7 +142,7 @@ def order_per_rank(rank: int, size: int) -> Iterator[Any]:
             "batches",
             lambda order, step, count: (plain(order, step, count) + 7 * rank) % rows,
         ):
-            return replace(real(self, step), touched=torch.arange(100))
+            return replace(real(self, step), token_ids=torch.arange(100))
 
     with patch.object(BatchPlan, "batch", wrong):
         yield
@@ -167,15 +163,15 @@ def dropout_per_rank(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def rows_kept_back(rank: int, size: int) -> Iterator[Any]:
     """The word table's gradient is not exchanged."""
-    real = GradientReducer.sum
+    real = GradientReducer.reduce
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
-        assert self._flat.table is not None
-        mine = self._flat.table.clone()
+        assert self._flat.embedding_grad is not None
+        mine = self._flat.embedding_grad.clone()
         real(self, rows)
-        self._flat.table.copy_(mine)
+        self._flat.embedding_grad.copy_(mine)
 
-    with patch.object(GradientReducer, "sum", wrong):
+    with patch.object(GradientReducer, "reduce", wrong):
         yield
 
 
@@ -195,13 +191,13 @@ def loss_scaled(rank: int, size: int) -> Iterator[Any]:
 @contextmanager
 def all_rows(rank: int, size: int) -> Iterator[Any]:
     """No mistake: the word table is exchanged whole."""
-    real = GradientReducer.sum
+    real = GradientReducer.reduce
 
     def dense(self: GradientReducer, rows: torch.Tensor) -> None:
-        assert self._flat.table is not None
-        real(self, torch.arange(len(self._flat.table)))
+        assert self._flat.embedding_grad is not None
+        real(self, torch.arange(len(self._flat.embedding_grad)))
 
-    with patch.object(GradientReducer, "sum", dense):
+    with patch.object(GradientReducer, "reduce", dense):
         yield
 
 

@@ -58,7 +58,7 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
         started.until(
             lambda: bool(
                 re.search(
-                    r"3 workers[^\0]*carrying on after step \d+ of 100[^\0]*step \d+/100",
+                    r"3 workers[^\0]*resumed at step \d+ of 100[^\0]*step \d+/100",
                     started.output,
                 )
             )
@@ -67,7 +67,7 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
         started.until(
             lambda: bool(
                 re.search(
-                    r"3 workers[^\0]*2 workers[^\0]*carrying on after step \d+ of 100",
+                    r"3 workers[^\0]*2 workers[^\0]*resumed at step \d+ of 100",
                     started.output,
                 )
             )

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+from distsent.runtime.run_status import read_status
 from tests import fixtures, launcher
 from tests.cluster.hold import Hold
 
@@ -33,6 +34,6 @@ def test_a_held_run_waits_at_its_step_and_tells_that_it_was_asked_to_stop(
         assert len(fixtures.metrics(run)) == 3
         hold.free()
         assert started.wait().code == 75
-    assert (
-        (run / "status").read_text().startswith("stopped: asked to stop; saved after step 4 of 6")
-    )
+    status = read_status(run / "status.json")
+    assert status is not None and (status.state, status.code, status.step) == ("stopped", 75, 4)
+    assert status.message == "stop requested; saved after step 4 of 6"

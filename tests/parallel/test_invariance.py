@@ -106,11 +106,11 @@ def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str)
         mistake == "rows_kept_back"
     ):  # the workers' weights part, and that is seen before they are saved
         assert (
-            "holds other weights than rank 0 in bert.embeddings.word_embeddings.weight"
+            "holds different weights than rank 0 in bert.embeddings.word_embeddings.weight"
             in (run / "raised").read_text()
         )
     elif mistake == "left_too_soon":  # what came later was added by each worker alone
-        assert "holds other weights than rank 0" in (run / "raised").read_text()
+        assert "holds different weights than rank 0" in (run / "raised").read_text()
     else:
         assert not (run / "raised").exists()
         assert deviation(run, reference) > 1e-3

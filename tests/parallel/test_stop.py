@@ -14,6 +14,7 @@ import pytest
 
 from distsent.distributed.world import World
 from distsent.runtime import checkpoint
+from distsent.runtime.run_status import RunStatus, read_status
 from tests import fixtures, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
@@ -27,6 +28,12 @@ def last_step(run: Path) -> int:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
+
+
+def status(run: Path) -> RunStatus:
+    found = read_status(run / "status.json")
+    assert found is not None
+    return found
 
 
 def alone(job: list[str]) -> None:
@@ -52,17 +59,16 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
         ended = started.wait()
     assert ended.code == 75, ended.output
     told = re.search(
-        r"distsent: asked to stop; saved after step (\d+) of 100; run the same command again",
+        r"distsent: stop requested; saved after step (\d+) of 100; run the same command again",
         ended.output,
     )
     assert told, ended.output
     stopped = int(told[1])
     assert 7 <= stopped < 100 and (run / "checkpoints" / f"step-{stopped:08d}").is_dir()
-    assert (
-        (run / "status")
-        .read_text()
-        .startswith(f"stopped: asked to stop; saved after step {stopped} of 100")
-    )
+    reached = status(run)
+    assert (reached.state, reached.code, reached.retry) == ("stopped", 75, True)
+    assert reached.message == f"stop requested; saved after step {stopped} of 100"
+    assert (reached.step, reached.of, reached.resumed_from) == (stopped, 100, 0)
     assert not (run / "result.json").exists() and not (run / "model").exists()
 
     # No request: a worker dies at once, some steps behind the last checkpoint
@@ -73,7 +79,10 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     assert ended.code != 0
     died = re.search(r"rank 1 on \S+ died at step (\d+)", ended.output)
     assert died and int(died[1]) >= stopped + 8, ended.output
-    assert (run / "status").read_text().startswith("failed: rank 1 on ")
+    reached = status(run)
+    assert (reached.state, reached.code, reached.retry) == ("failed", 1, True)
+    assert (reached.cause, reached.message.partition(" on ")[0]) == ("worker_died", "rank 1")
+    assert reached.resumed_from == stopped <= reached.step <= int(died[1])
 
     ended = launcher.run(*command, np=2)
     assert ended.code == 0, ended.output
@@ -86,7 +95,9 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     ]
     assert lines[0] == lines[1], "every step told once, and with the same numbers"
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
-    assert (run / "status").read_text() == "finished\n"
+    reached = status(run)
+    assert (reached.state, reached.code, reached.retry) == ("finished", 0, False)
+    assert (reached.step, reached.of) == (100, 100)
 
 
 def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
@@ -101,7 +112,7 @@ def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
     ]:  # one worker got as far as step 50
         shutil.rmtree(path)
     ended = launcher.run("-m", "distsent.train", *job, np=2)
-    assert ended.code == 0 and "carrying on after step 50 of 100" in ended.output, ended.output
+    assert ended.code == 0 and "resumed at step 50 of 100" in ended.output, ended.output
     whole = world(2) / "dropout"
     lines, expected = fixtures.metrics(run), fixtures.metrics(whole)
     for column in ("step", "lr", "samples", "tokens"):
@@ -128,7 +139,8 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(
         and f"{run}: this run is finished" in again.output
         and "test" in again.output
     )
-    assert fixtures.result(run) == before and (run / "status").read_text() == "finished\n"
+    assert fixtures.result(run) == before
+    assert (status(run).state, status(run).step, status(run).of) == ("finished", 6, 6)
 
     # Keys that change how fast or how loudly a run computes, but not what, are free
     free = launcher.run(
@@ -141,10 +153,11 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(
     changed = launcher.run("-m", "distsent.train", *but(job, "optim.lr=3e-3", "train.max_steps=9"))
     assert changed.code == 2
     assert changed.output.strip() == (
-        f"distsent: {run}: this run was begun with another train.max_steps, optim.lr; give the new one another job.name, or "
-        "run.resume=changed to carry on all the same, or run.resume=never to begin anew"
+        f"distsent: {run}: this run was started with different values of train.max_steps, optim.lr; "
+        "give the new run another job.name, or run.resume=changed to resume anyway, or "
+        "run.resume=never to start over"
     )
-    assert fixtures.result(run) == before and (run / "status").read_text() == "finished\n"
+    assert fixtures.result(run) == before and status(run).state == "finished"
 
     alone(but(job, "train.max_steps=9", "run.resume=changed"))
     assert [line["step"] for line in fixtures.metrics(run)] == list(range(1, 10))
@@ -172,7 +185,7 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(
     run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
     with launcher.start(*command, PAUSE="0.2") as started:
         started.until(lambda: last_step(run) >= 1)
-        status = (run / "status").read_text()
+        before = (run / "status.json").read_text()
         second = launcher.run(*command)
         assert second.code == 1, "nothing is wrong with the job: trying again may go well"
         assert re.fullmatch(
@@ -180,7 +193,8 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(
             r"job\.name",
             second.output.strip(),
         )
-        assert (run / "status").read_text() == status, "the living run's status is its own"
+        after = (run / "status.json").read_text()
+        assert after == before, "a refused start leaves the status of the other process alone"
         os.kill(started.process.pid, signal.SIGTERM)
         assert started.wait().code == 75
 
@@ -215,7 +229,8 @@ def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(
     assert ended.code not in (0, 75), ended.output
     line = r"rank 1 on \S+ failed at step \d+: RuntimeError: out of memory; the last checkpoint is intact: run the same command again"
     assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
-    assert re.match(f"failed: {line}", (run / "status").read_text())
+    assert status(run).state == "failed" and re.match(line, status(run).message)
+    assert (status(run).code, status(run).cause, status(run).of) == (1, None, 100)
     again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)
     assert again.code == 0 and fixtures.result(run)["steps"] == 100, again.output
 
@@ -228,6 +243,5 @@ def test_a_single_worker_does_not_outlive_its_launcher(
         started.until(lambda: last_step(run) >= 2)
         os.kill(started.process.pid, signal.SIGKILL)
         launcher.wait_for(lambda: not started.processes(), 120)
-    assert re.match(
-        r"stopped: asked to stop; saved after step \d+ of 100", (run / "status").read_text()
-    )
+    assert status(run).state == "stopped"
+    assert re.match(r"stop requested; saved after step \d+ of 100", status(run).message)

@@ -319,7 +319,7 @@ def test_a_run_with_adapters_resumes_to_the_same_bits(bits: str, tmp_path: Path)
         path.unlink() if path.is_file() else shutil.rmtree(path)
     drive([entry("run", [*words[:2], f"run.dir={run.parent}", *words[3:]])], World())
     whole, again = fixtures.result(tmp_path / "run"), fixtures.result(run)
-    assert "carrying on after step 4 of 8" in (run / "train.log").read_text()
+    assert "resumed at step 4 of 8" in (run / "train.log").read_text()
     assert (
         again["weights_sha256"] == whole["weights_sha256"]
         and again["eval"]["test"]["loss"] == whole["eval"]["test"]["loss"]

@@ -23,7 +23,7 @@ def test_a_batch_is_the_same_whatever_was_dealt_with_it(
     monkeypatch.setattr(plans, "BLOCK", block)
     corpus, order = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
     for rank in range(3):
-        plan = BatchPlan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pads=(99,))
+        plan = BatchPlan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pad_ids=(99,))
         for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a resumed run begins anywhere
             batch, chosen = plan.batch(step), order.batch(step)
             owner = assign_to_ranks(
@@ -33,8 +33,8 @@ def test_a_batch_is_the_same_whatever_was_dealt_with_it(
                 batch.rows.tolist() == chosen.tolist()
                 and batch.lengths.tolist() == corpus.lengths(chosen).tolist()
             )
-            assert sorted(np.concatenate([*batch.micro, []])) == sorted(chosen[owner == rank])
+            assert sorted(np.concatenate([*batch.micro_rows, []])) == sorted(chosen[owner == rank])
             assert (
-                batch.touched.tolist()
+                batch.token_ids.tolist()
                 == np.unique(np.concatenate([[99], *(corpus[row] for row in chosen)])).tolist()
             )

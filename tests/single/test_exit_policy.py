@@ -16,7 +16,7 @@ from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
 # What a start of a run left in status.json. It resumed at step 20 of 100.
 RUNNING = RunStatus(message="training", step=20, of=100, resumed_from=20)
 SAVED = replace(RUNNING, step=30)
-STOPPED_RUN = SAVED.ended(STOPPED, "asked to stop; saved after step 30 of 100")
+STOPPED_RUN = SAVED.ended(STOPPED, "stop requested; saved after step 30 of 100")
 NO_PROGRESS = RUNNING.ended(STOPPED, "asked to stop by SIGTERM")
 FAILED_RUN = SAVED.ended(FAILED, "out of memory")
 DIED = SAVED.ended(FAILED, "rank 1 on node2 died at step 31", "worker_died")
@@ -149,10 +149,10 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_program_prints_a_line_that_a_shell_can_read(run: Path):
     line = next_action(str(run), "--code", "1")
-    assert line == "requeue 75 stopped asked to stop; saved after step 30 of 100\n"
+    assert line == "requeue 75 stopped stop requested; saved after step 30 of 100\n"
     assert json.loads(next_action(str(run), "--code", "1", "--json")) == {
         "action": "requeue", "code": 75, "cause": "stopped",
-        "message": "asked to stop; saved after step 30 of 100",
+        "message": "stop requested; saved after step 30 of 100",
     }  # fmt: skip
     assert next_action(str(run / "absent"), "--code", "139") == "retry 139 crashed_at_start \n"
     assert next_action("--code", "143", "--stop-requested", "--out-of-time") == (

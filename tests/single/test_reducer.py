@@ -12,11 +12,13 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
-from distsent.job.schema import OptimSection, TrainSection
+from distsent.job.schema import OptimSection
 from distsent.model.classifier import token_embedding
 from distsent.model.forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
+from distsent.training.loss import ClassificationLoss
+from distsent.training.optimizer import Schedule
 from distsent.training.train_step import StopRequests, TrainStep
 from tests import tiny_models
 
@@ -24,20 +26,20 @@ BUCKET = 500  # numbers: a toy has several
 
 
 class Heard(World):
-    """The first of two workers; the other one's gradient is zero. Keeps what each sum began with."""
+    """The first of two workers; the other one's gradient is zero. Keeps what each all-reduce started with."""
 
     size = 2  # on two machines
 
     def __init__(self) -> None:
-        self.begun: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.started: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def begin_sum(self, tensor: torch.Tensor, name: str) -> str:
-        assert name not in self.begun, f"{name} begins twice"
-        self.begun[name] = tensor, tensor.clone()
+    def allreduce_async(self, tensor: torch.Tensor, name: str) -> str:
+        assert name not in self.started, f"{name} starts twice"
+        self.started[name] = tensor, tensor.clone()
         return name
 
-    def finish(self, handle: str) -> None:
-        now, then = self.begun.pop(handle)
+    def wait(self, handle: str) -> None:
+        now, then = self.started.pop(handle)
         assert torch.equal(now, then), f"{handle} left before its gradient was whole"
 
 
@@ -55,18 +57,9 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
     flat = FlatParameters(model, token_embedding(model))
     with patch.object(reducer, "BUCKET", BUCKET):
         sums = reducer.GradientReducer(world, flat)
-    return TrainStep(
-        PackedForward(model.train()),
-        flat,
-        sums,
-        plan,
-        TrainSection(batch_size=8),
-        OptimSection(),
-        "float32",
-        5,
-        10,
-        None,
-    ), plan
+    optim, forward = OptimSection(), PackedForward(model.train())
+    schedule, loss = Schedule.from_job(optim, 10), ClassificationLoss()
+    return TrainStep(forward, flat, sums, optim, schedule, loss, "float32"), plan
 
 
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
@@ -77,22 +70,22 @@ def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budg
     early: list[int] = []
 
     def wishes() -> StopRequests:
-        early.append(len(world.begun))
-        assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.begun, (
+        early.append(len(world.started))
+        assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.started, (
             "the control_slots are not known yet"
         )
         return StopRequests()
 
     for step in range(5):
         update(plan.batch(step), wishes)
-        assert not world.begun
+        assert not world.started
     buckets = len(update.flat.dense.split(BUCKET))
     assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
 
 
 def test_hooks_keep_nothing_alive() -> None:
     update, _ = make("bert", Heard(), 60)
-    left = weakref.ref(update.exchange), weakref.ref(update.flat)
+    left = weakref.ref(update.reducer), weakref.ref(update.flat)
     del update, _
     gc.collect()
     assert [one() for one in left] == [None, None]
@@ -101,8 +94,8 @@ def test_hooks_keep_nothing_alive() -> None:
 def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
     world = Heard()
     update, plan = make("bert", world, 10**6)
-    update(replace(plan.batch(0), micro=()))
-    assert not world.begun and update.exchange.sent >= 4 * update.flat.dense.numel()
+    update(replace(plan.batch(0), micro_rows=()))
+    assert not world.started and update.reducer.sent >= 4 * update.flat.dense.numel()
 
 
 @pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])
@@ -114,7 +107,7 @@ def test_an_elastic_world_and_workers_of_one_machine_exchange_after_backward(
     update, plan = make("bert", world, 60)
 
     def wishes() -> StopRequests:
-        assert not world.begun
+        assert not world.started
         return StopRequests()
 
     update(plan.batch(0), wishes)

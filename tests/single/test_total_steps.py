@@ -6,7 +6,6 @@ import pytest
 
 from distsent.batching.sampler import BatchSampler
 from distsent.job import load_job
-from distsent.training.session import total_steps
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
@@ -21,7 +20,10 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 def test_steps(stem: str, rows: int, per_epoch: int, in_all: int) -> None:
     job = load_job(JOBS / f"{stem}.toml")
     order = BatchSampler(rows, job.train.batch_size, job.seeds[0])
-    assert (order.steps_per_epoch, total_steps(job, order)) == (per_epoch, in_all)
+    assert (order.steps_per_epoch, order.total_steps(job.train.epochs, job.train.max_steps)) == (
+        per_epoch,
+        in_all,
+    )
 
 
 def test_system_3_is_evaluated_every_750_steps() -> None:

@@ -17,8 +17,10 @@ from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
 from distsent.job.schema import OptimSection, TrainSection
 from distsent.model.classifier import token_embedding
-from distsent.model.forward import PackedForward, PaddedForward
+from distsent.model.forward import Forward, PackedForward, PaddedForward
 from distsent.training.flat_parameters import FlatParameters
+from distsent.training.loss import ClassificationLoss
+from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
 from distsent.training.train_step import LossScale, TrainStep
 from tests import tiny_models
@@ -38,9 +40,15 @@ def make(
     plan = BatchPlan(corpus, order, count_flops(model.config), 0, 1, budget, torch.device("cpu"))
     flat = FlatParameters(model, token_embedding(model))
     forward = PackedForward(model.train())
-    return TrainStep(
-        forward, flat, GradientReducer(World(), flat), plan, train, optim, "float32", 5, steps, None
-    ), plan
+    return step_of(forward, flat, optim, steps, train.label_smoothing), plan
+
+
+def step_of(
+    forward: Forward, flat: FlatParameters, optim: OptimSection, steps: int, smoothing: float = 0.0
+) -> TrainStep:
+    reducer, schedule = GradientReducer(World(), flat), Schedule.from_job(optim, steps)
+    loss = ClassificationLoss(smoothing)
+    return TrainStep(forward, flat, reducer, optim, schedule, loss, "float32")
 
 
 def plain_loop(
@@ -165,9 +173,9 @@ def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
     for step in range(3):
         batch = plan.batch(step)
         update(batch)
-        table = update.flat.table
+        table = update.flat.embedding_grad
         rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
-        assert set(rows.tolist()) <= set(batch.touched.tolist())
+        assert set(rows.tolist()) <= set(batch.token_ids.tolist())
         assert table.data_ptr() == token_embedding(update.forward.model).weight.grad.data_ptr()
 
 
@@ -214,25 +222,14 @@ def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
         1,
         10**6,
         torch.device("cpu"),
-        pads=(forward.pad,),
+        pad_ids=(forward.pad,),
     )
-    update = TrainStep(
-        forward,
-        flat,
-        GradientReducer(World(), flat),
-        plan,
-        TrainSection(batch_size=4),
-        OptimSection(),
-        "float32",
-        5,
-        9,
-        None,
-    )
+    update = step_of(forward, flat, OptimSection(), 9)
     batch = plan.batch(0)
     update(batch)
-    assert flat.table is not None and flat.table[5].abs().sum() > 0
-    assert set(torch.nonzero(flat.table.abs().sum(1)).squeeze(1).tolist()) <= set(
-        batch.touched.tolist()
+    assert flat.embedding_grad is not None and flat.embedding_grad[5].abs().sum() > 0
+    assert set(torch.nonzero(flat.embedding_grad.abs().sum(1)).squeeze(1).tolist()) <= set(
+        batch.token_ids.tolist()
     )
 
 
@@ -285,8 +282,8 @@ def test_an_overflow_in_fp16_costs_its_step_and_the_schedule_waits_for_it() -> N
 
 def test_the_loss_scale_halves_on_overflow_and_doubles_after_2000_good_steps() -> None:
     scale = LossScale(1024.0)
-    scale.learn(False)
+    scale.update(False)
     assert scale.value == 512
     for _ in range(2000):
-        scale.learn(True)
+        scale.update(True)
     assert scale.value == 1024

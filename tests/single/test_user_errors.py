@@ -205,9 +205,9 @@ def test_wrong_files_rows_and_models_are_refused_and_nothing_is_half_written(
         ".lock",
         "checkpoints",
         "job.json",
-        "status",
+        "status.json",
     ]
     assert not any((run / "checkpoints").iterdir())
-    assert (run / "status").read_text().startswith("failed: ")
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
     stores = [path for path in tokens.glob("*") if not path.name.endswith(".lock")]
     assert all((store / "meta.json").exists() for store in stores), "a store is complete or absent"

@@ -1,0 +1,155 @@
+"""The end of a run: best weights, final scores, model folder, predictions, result.json, card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from distsent.distributed.world import World
+from distsent.fsync import sync
+from distsent.job.job import Job
+from distsent.model import adapter
+from distsent.reporting import finished_run, model_card, predictions, tensorboard
+from distsent.reporting.table import format_result_table, next_commands
+from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
+from distsent.runtime.log import duration
+from distsent.runtime.model_folder import write_model_folder
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_json
+from distsent.training import memory
+from distsent.training.loop import Scored, metric_value
+from distsent.training.resume import versions
+from distsent.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from distsent.training.session import Session
+
+
+def publish(session: Session, state: TrainState, scored: Scored | None) -> None:
+    """Evaluate the final weights on all splits, and write everything that a finished run leaves.
+
+    `scored`: the watched split with the last weights, if it has been evaluated already.
+    """
+    if load_best_weights(session, state):
+        scored = None
+    final = {
+        split: scored if scored and split == session.watched else session.evaluate(split)
+        for split in session.store.splits
+        if split != "train"
+    }
+    session.world.on_main(lambda: write_artifacts(session, state, final), "run.publish")
+
+
+def load_best_weights(session: Session, state: TrainState) -> bool:
+    """Load the best weights if validation chose earlier ones than the last. Whether it did."""
+    flat, best = session.train_step.flat, state.best
+    if best is None or best["step"] == state.step:
+        return False
+    path = session.folder.checkpoints / FOLDER.format(best["step"])
+
+    def read() -> str | None:
+        try:
+            flat.values.copy_(flat.join(load(path).tensors["weights"]))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    if damage := session.world.on_main(read, "run.best"):
+        session.report.info(
+            f"the best checkpoint is damaged, so the last weights become the model: {damage}"
+        )
+        value = metric_value(state.history[-1], session.job.eval.metric)
+        state.best = {"step": state.step, "value": value}
+        return False
+    session.world.broadcast(flat.values, "run.best.weights")
+    return True
+
+
+def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Scored]) -> None:
+    """Write all files. If `result.json` exists, all others exist but perhaps the card."""
+    folder, report, job, store = session.folder, session.report, session.job, session.store
+    with disk_errors_as_user_errors(folder.path):
+        for split, (_, logits) in final.items():
+            predictions.write_predictions(
+                folder.predictions, split, logits, store, session.tokenizer
+            )
+        model, length = session.forward.model, job.data.max_length
+        write_model_folder(model, session.tokenizer, folder.model, length)
+        for top in (folder.predictions, folder.model):
+            for path in (*top.rglob("*"), top):
+                sync(path)
+        result = make_result(session, state, final)
+        write_json(folder.result, result)
+        write_card(folder, report.info, job.log.tensorboard)
+    took = f"{state.step} steps in {duration(state.seconds)}"
+    report.finished()
+    report.info(f"finished: {took}; model in {folder.model}")
+    report.info(format_result_table(result))
+    report.info(next_commands(folder.path))
+
+
+def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]) -> dict[str, Any]:
+    """The content of `result.json`."""
+    job, store, flat = session.job, session.store, session.train_step.flat
+    seconds, model = max(state.seconds, 1e-9), session.forward.model
+    return {
+        "job": job.to_dict(),
+        "name": job.job.name,
+        "status": "finished",
+        "world_size": session.world.size,
+        "steps": state.step,
+        "epochs": state.step / session.plan.sampler.steps_per_epoch,
+        "weights_sha256": weights_sha256(flat.split(flat.values)),
+        "best": state.best,
+        "ended_early": state.ended_early,
+        "labels": list(store.label_names),
+        # Equal hashes mean equal texts.
+        "texts": {split: store.meta["splits"][split]["texts"] for split in final},
+        "parameters": {"all": adapter.count_parameters(model), "trained": flat.size},
+        "precision": session.precision,
+        "versions": versions(),
+        "history": state.history,
+        "train": {
+            "samples": state.samples,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "samples_per_second": state.samples / seconds,
+            "tokens_per_second": state.tokens / seconds,
+            "mfu": state.work / seconds / session.peak_flops,
+            "skipped": state.skipped,
+            "overflows": state.overflows,
+            "bytes_exchanged": state.sent,
+            "peak_memory_bytes": memory.peak(),
+        },
+        "eval": {
+            split: {key: value for key, value in scores.items() if key != "split"}
+            for split, (scores, _) in final.items()
+        },
+    }
+
+
+def write_card(folder: RunFolder, report: Callable[[str], object], pages: bool) -> None:
+    """Write model card and TensorBoard summaries if there is no card yet.
+
+    The run is finished, so an error here must not make it fail.
+    """
+    if folder.card.exists():
+        return
+    try:
+        run = finished_run.read_run(folder.path)
+        if pages:
+            tensorboard.write_summaries(run)
+        model_card.write_model_card(run)
+    except Exception as error:
+        report(
+            "model card or TensorBoard summaries could not be written "
+            f"({type(error).__name__}: {error}); retry with python -m distsent.report "
+            f"{folder.path} --card"
+        )
+
+
+def print_finished(job: Job, world: World, folder: RunFolder, result: dict[str, Any]) -> None:
+    """Report a run that was finished before, on the main worker."""
+    if world.is_main:
+        write_card(folder, print, job.log.tensorboard)
+        print(f"{folder.path}: this run is finished\n{format_result_table(result)}")
+        print(next_commands(folder.path))

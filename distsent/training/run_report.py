@@ -1,0 +1,98 @@
+"""What the main worker reports of a run: log lines and `status.json`. Other workers are silent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from distsent import errors
+from distsent.distributed.world import WorkerLost, World
+from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.runtime.checkpoint import list_checkpoints, step_of
+from distsent.runtime.log import Log, RunLog
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
+from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus
+from distsent.training.resume import RunClaim
+
+
+class RunReport:
+    """The log opens when it is known where the run resumes. Earlier lines wait for that.
+
+    `status.json` is written only while `claim` holds the folder.
+    """
+
+    def __init__(self, folder: RunFolder, world: World, claim: RunClaim) -> None:
+        self.log: Log = Log()
+        self._folder, self._world, self._claim = folder, world, claim
+        self._waiting: list[str] = []  # lines from before the log opened
+        self._status: RunStatus | None = None
+        self._lock = threading.Lock()  # checkpoints and heartbeats report from their own threads
+
+    def info(self, line: str | None) -> None:
+        """Log a line, if there is one."""
+        if line and isinstance(self.log, RunLog):
+            self.log.info(line)
+        elif line:
+            self._waiting.append(line)
+
+    def open_log(self, step: int, evaluated: int, total: int, tensorboard: bool) -> None:
+        """Open the log of a run at `step`, on the main worker."""
+        with disk_errors_as_user_errors(self._folder.path):
+            self.log = RunLog(self._folder, step, evaluated, total, tensorboard)
+        for line in self._waiting:
+            self.log.info(line)
+
+    def close_log(self) -> None:
+        self.log.close()
+        self.log, self._waiting = Log(), []
+
+    def starting(self) -> None:
+        """Status: model and dataset are being prepared."""
+        found = list_checkpoints(self._folder.checkpoints)
+        started = RunStatus.started("preparing", step_of(found[-1]) if found else 0)
+        # After a rejoin, this start of the run goes on.
+        self._update(lambda status: status if status and status.code is None else started)
+
+    def training(self, total: int, step: int | None) -> None:
+        """Status: training starts. `step`: of the loaded checkpoint, None after a rejoin."""
+        if step is not None:
+            self._update(lambda status: RunStatus.started("training", step, total))
+        else:
+            self._update(lambda status: status and replace(status, message="training", of=total))
+
+    def saved(self, step: int) -> None:
+        """Status: the checkpoint of `step` is on disk."""
+        self._update(lambda status: status and replace(status, step=step))
+
+    def finished(self) -> None:
+        """Status: everything is written."""
+        self._update(lambda status: status and status.ended(errors.FINISHED, "finished"))
+
+    def ended(self, error: BaseException) -> None:
+        """Status and log: the run ends with `error`."""
+        expected = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
+        message = str(error) if expected else f"{type(error).__name__}: {error}"
+        code = error.code if isinstance(error, UserError) else errors.FAILED
+        if isinstance(error, Stopped | NonFinite):
+            code = errors.STOPPED if isinstance(error, Stopped) else errors.NON_FINITE
+        self._end(code, message, WORKER_LOST if isinstance(error, WorkerLost) else None)
+
+    def worker_ended(self, message: str, cause: Cause | None) -> None:
+        """Status and log: the heartbeat reports the end of another worker."""
+        self._end(errors.FAILED, message, cause)
+
+    def _end(self, code: int, message: str, cause: Cause | None) -> None:
+        self._update(lambda status: status and status.ended(code, message, cause))
+        if self._status is not None:
+            self.info(f"{self._status.state}: {message}")
+
+    def _update(self, change: Callable[[RunStatus | None], RunStatus | None]) -> None:
+        if not (self._world.is_main and self._claim.holds):
+            return
+        with self._lock:
+            self._status = change(self._status)
+            if self._status is not None:
+                with suppress(OSError):  # a full disk must not hide the original error
+                    self._folder.write_status(self._status)
