@@ -1,4 +1,4 @@
-"""What is asked: the keys of a job, their checks, job files and overrides. Imports nothing heavy, answers at once."""
+"""Jobs: their keys, checks, files and overrides. Imports nothing heavy, so it answers at once."""
 
 from distsent.job.job import Job
 from distsent.job.load import load_job, load_saved_job

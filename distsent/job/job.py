@@ -1,4 +1,4 @@
-"""A job: what to train, on what and how. Frozen once it is loaded."""
+"""A job: its dataset, model, training and output. Frozen after loading."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -6,88 +6,81 @@ from operator import attrgetter
 from typing import Any, Self
 
 from distsent.errors import UserError
-from distsent.job.check import Assignment, check, flatten
-from distsent.job.kinds import to_toml_value
-from distsent.job.rules import contradictions
+from distsent.job.check import Assignment, check_assignments, flatten
+from distsent.job.keys import to_toml_value
+from distsent.job.rules import find_conflicts
 from distsent.job.schema import KEYS, SECTIONS, Sections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Sections):
-    """The sections of schema.py, and what can be done with all of them together."""
-
-    def items(self) -> Iterator[tuple[str, Any]]:
-        """Dotted key and value, in the schema's order."""
-        return ((dotted, attrgetter(dotted)(self)) for dotted in KEYS)
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain nested dicts, lists and scalars, fit for JSON."""
-        return nested(
-            (dotted, list(value) if isinstance(value, tuple) else value)
-            for dotted, value in self.items()
-        )
+    """The sections of schema.py, with conversions."""
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any], where: str = "job") -> Self:
-        """The job that `to_dict` gave; UserError names `where` if it holds what a job cannot."""
-        return cls.build(flatten(where, tree))
+    def from_assignments(
+        cls, assignments: Iterable[Assignment], errors: Iterable[str] = ()
+    ) -> Self:
+        """The job, or a UserError with all its mistakes, after the `errors` already found."""
+        assignments = list(assignments)
+        values, found, invalid = check_assignments(assignments)
+        errors = [*errors, *found]
+        if values.get("model.name", "demo") != "demo":
+            pretrained = {name: key.pretrained for name, key in KEYS.items()}
+            values = {name: x for name, x in pretrained.items() if x is not None} | values
+        sections = _nested(values.items())
+        job = cls(**{section: SECTIONS[section](**body) for section, body in sections.items()})
+
+        by_key = {item.key: item for item in assignments}
+        for keys, problem in find_conflicts(job):
+            if invalid.isdisjoint(keys):
+                culprit = next(by_key[name] for name in keys if name in by_key)
+                errors.append(culprit.error(problem))
+        if errors:
+            raise UserError(*(line.replace("\n", "\\n") for line in errors))
+        return job
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any], origin: str = "job") -> Self:
+        """The inverse of `to_dict`. Raises UserError, with `origin`, for what is not a job."""
+        return cls.from_assignments(flatten(origin, tree))
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested dicts, lists and scalars, for JSON."""
+        plain = ((name, list(x) if isinstance(x, tuple) else x) for name, x in self.items())
+        return _nested(plain)
 
     def to_toml(self) -> str:
-        """A job file that loads back to an equal job; keys that are unset stand in it as comments."""
+        """A job file that loads to an equal job; unset keys are comments."""
         blocks = []
-        for section, body in nested(self.items()).items():
+        for section, body in _nested(self.items()).items():
             lines = [f"[{section}]"]
             for name, value in body.items():
-                unset = f"# {name} = ({KEYS[f'{section}.{name}'].none})"
+                unset = f"# {name} = ({KEYS[f'{section}.{name}'].unset})"
                 lines.append(unset if value is None else f"{name} = {to_toml_value(value)}")
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks) + "\n"
 
-    def changed(self, other: "Job") -> list[str]:
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Dotted key and value, in the schema's order."""
+        return ((name, attrgetter(name)(self)) for name in KEYS)
+
+    def changed_keys(self, other: "Job") -> list[str]:
         """The dotted keys whose values differ."""
-        return [dotted for dotted, value in self.items() if value != attrgetter(dotted)(other)]
+        return [name for name, value in self.items() if value != attrgetter(name)(other)]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds asked for, one run each."""
+        """The seeds, one run each."""
         return self.train.seed if isinstance(self.train.seed, tuple) else (self.train.seed,)
 
     def for_seed(self, seed: int) -> Self:
-        """The job of one seed; where the job asks for several, the run's name tells them apart."""
+        """The job of one seed. With several seeds the run's name contains it."""
         name = f"{self.job.name}-seed{seed}" if len(self.seeds) > 1 else self.job.name
         return replace(self, job=replace(self.job, name=name), train=replace(self.train, seed=seed))
 
-    @classmethod
-    def build(cls, written: Iterable[Assignment], mistakes: Iterable[str] = ()) -> Self:
-        """The job that was written, or a UserError with all its mistakes, those already known first."""
-        written = list(written)
-        values, found, invalid = check(written)
-        mistakes = [*mistakes, *found]
-        if values.get("model.name", "demo") != "demo":
-            values = {
-                dotted: known.pretrained
-                for dotted, known in KEYS.items()
-                if known.pretrained is not None
-            } | values
-        job = cls(
-            **{
-                section: SECTIONS[section](**body)
-                for section, body in nested(values.items()).items()
-            }
-        )
 
-        origin = {item.key: item for item in written}
-        for keys, what in contradictions(job):
-            if invalid.isdisjoint(keys):
-                culprit = next(origin[dotted] for dotted in keys if dotted in origin)
-                mistakes.append(culprit.wrong(what))
-        if mistakes:
-            raise UserError(*(line.replace("\n", "\\n") for line in mistakes))
-        return job
-
-
-def nested(items: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Values under dotted keys as one dict per section, every section there."""
+def _nested(items: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Values under dotted keys as one dict per section, including empty sections."""
     tree: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for dotted, value in items:
         section, _, name = dotted.partition(".")

@@ -1,35 +1,33 @@
-"""The schema as people read it: a table for docs/jobs.md, plain lines for --help."""
+"""The schema for people: a table for docs/jobs.md, plain lines for --help."""
 
 from collections.abc import Iterator
 
-from distsent.job.kinds import to_toml_value
-from distsent.job.schema import KEYS, Key
+from distsent.job.keys import Key, to_toml_value
+from distsent.job.schema import KEYS
 
 
-def markdown() -> str:
+def markdown_table() -> str:
     """The table of all keys."""
     rows = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for dotted, known in KEYS.items():
-        rows.append(f"| `{dotted}` | {default(known)} | {known.kind.allowed} | {known.meaning} |")
+    for name, key in KEYS.items():
+        rows.append(f"| `{name}` | {_default(key)} | {key.type.allowed} | {key.meaning} |")
     return "\n".join(rows) + "\n"
 
 
-def lines() -> Iterator[str]:
-    """A line per key, for a terminal."""
-    for dotted, known in KEYS.items():
-        yield f"{dotted:26} {known.meaning.replace('`', '')} [{default(known).replace('`', '')}]"
+def help_lines() -> Iterator[str]:
+    """One line per key, for a terminal."""
+    for name, key in KEYS.items():
+        yield f"{name:26} {key.meaning} [{_default(key)}]".replace("`", "")
 
 
-def default(known: Key) -> str:
-    if known.default is None:
-        return f"unset: {known.none}"
-    value = f"`{to_toml_value(known.default)}`"
-    return (
-        f"{value}; `{to_toml_value(known.pretrained)}` for other models than the demo's"
-        if known.pretrained is not None
-        else value
-    )
+def _default(key: Key) -> str:
+    if key.default is None:
+        return f"unset: {key.unset}"
+    default = f"`{to_toml_value(key.default)}`"
+    if key.pretrained is None:
+        return default
+    return f"{default}; `{to_toml_value(key.pretrained)}` for models other than the demo's"
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(markdown_table(), end="")

@@ -1,10 +1,10 @@
-"""Contradictions: keys that are right one by one and wrong together."""
+"""Conflicts: keys whose values are right one by one and wrong together."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from distsent.job.kinds import to_toml_value
+from distsent.job.keys import to_toml_value
 from distsent.job.schema import Sections
 
 NAMES = {
@@ -12,37 +12,43 @@ NAMES = {
     "model.name": ("demo",),
 }  # words that distsent knows
 
+Conflict = tuple[tuple[str, ...], str]  # the keys, the likeliest mistake first, and the problem
+
 
 def looks_local(name: str) -> bool:
-    """Whether a source or a model is meant as a path; anything else may be a hub id."""
+    """Whether a source or model is written as a path. Anything else may be a hub id."""
     return name in (".", "..") or name.startswith(("./", "../", "/", "~"))
 
 
-def meant_locally(key: str, name: str) -> bool:
-    """Whether a source or a model that does not look like a path is one all the same: there is such a thing here."""
+def exists_locally(key: str, name: str) -> bool:
+    """Whether a source or model that is not written as a path exists here all the same."""
     return not looks_local(name) and name not in NAMES[key] and os.path.exists(name)
 
 
 def public_name(name: str) -> str:
-    """What may be told of a source or a model: of a local folder its own name, not where it lies."""
+    """A source or model as it may be published: without the path to a local folder."""
     return Path(name).name if looks_local(name) else name
 
 
-def contradictions(job: Sections) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The keys at odds, the likeliest culprit first, and what is wrong between them."""
-    data, train = job.data, job.train
+def find_conflicts(job: Sections) -> Iterator[Conflict]:
+    """All conflicts between the values of a job."""
+    for rule in (_hub_keys, _columns, _splits, _budgets, _adapter, _classes, _warmup, _patience):
+        yield from rule(job)
 
-    for dotted, value, what, name in (
-        ("data.config", data.config, "data.source", data.source),
-        ("data.revision", data.revision, "data.source", data.source),
+
+def _hub_keys(job: Sections) -> Iterator[Conflict]:
+    for key, value, named_by, name in (
+        ("data.config", job.data.config, "data.source", job.data.source),
+        ("data.revision", job.data.revision, "data.source", job.data.source),
         ("model.revision", job.model.revision, "model.name", job.model.name),
     ):
         if value is not None and (name == "demo" or looks_local(name)):
-            yield (
-                (dotted, what),
-                f"only what comes from a hub has one, and {what} = {to_toml_value(name)} does not",
-            )
+            problem = f"applies only to a hub id, not to {named_by} = {to_toml_value(name)}"
+            yield (key, named_by), problem
 
+
+def _columns(job: Sections) -> Iterator[Conflict]:
+    data = job.data
     for first, one, second, other in (
         ("data.label_column", data.label_column, "data.text_column", data.text_column),
         ("data.pair_column", data.pair_column, "data.text_column", data.text_column),
@@ -51,75 +57,57 @@ def contradictions(job: Sections) -> Iterator[tuple[tuple[str, ...], str]]:
         if one == other:
             yield (first, second), f"{first} and {second} must be different columns"
 
-    if data.validation_fraction + data.test_fraction >= 1:
-        yield (
-            ("data.validation_fraction", "data.test_fraction"),
-            "data.validation_fraction and data.test_fraction must stay below 1 together, or no training row is left",
-        )
-    if data.pool_splits and not data.validation_fraction + data.test_fraction:
-        yield (
-            ("data.pool_splits", "data.test_fraction"),
-            "pooled rows need data.test_fraction or data.validation_fraction to be cut by, e.g. test_fraction = 0.2",
-        )
 
+def _splits(job: Sections) -> Iterator[Conflict]:
+    keys = "data.validation_fraction", "data.test_fraction"
+    total = job.data.validation_fraction + job.data.test_fraction
+    if total >= 1:
+        yield keys, f"{keys[0]} + {keys[1]} must be less than 1, to leave rows for training"
+    if job.data.pool_splits and not total:
+        problem = f"needs {keys[1]} or {keys[0]} to split the pooled rows, e.g. test_fraction = 0.2"
+        yield ("data.pool_splits", keys[1]), problem
+
+
+def _budgets(job: Sections) -> Iterator[Conflict]:
     for budget, tokens in (
-        ("train.token_budget", train.token_budget),
+        ("train.token_budget", job.train.token_budget),
         ("eval.batch_tokens", job.eval.batch_tokens),
     ):
-        if tokens < data.max_length:
-            yield (
-                (budget, "data.max_length"),
-                f"{budget} must hold one example of data.max_length = {data.max_length}",
-            )
+        if tokens < job.data.max_length:
+            problem = f"{budget} must fit one example of data.max_length = {job.data.max_length}"
+            yield (budget, "data.max_length"), problem
 
-    if job.adapter.kind == "none":
-        for name in ("bits", "targets"):
-            if getattr(job.adapter, name) is not None:
-                yield (
-                    (f"adapter.{name}", "adapter.kind"),
-                    'has a meaning only with adapter.kind = "lora"',
-                )
 
-    if (
-        isinstance(train.class_weights, tuple)
-        and data.labels
-        and len(train.class_weights) != len(data.labels)
-    ):
-        yield (
-            ("train.class_weights", "data.labels"),
-            f"train.class_weights has {len(train.class_weights)} numbers for the {len(data.labels)} data.labels",
-        )
+def _adapter(job: Sections) -> Iterator[Conflict]:
+    for name in ("bits", "targets"):
+        if job.adapter.kind == "none" and getattr(job.adapter, name) is not None:
+            yield (f"adapter.{name}", "adapter.kind"), 'applies only to adapter.kind = "lora"'
 
-    warmup = job.optim.warmup
+
+def _classes(job: Sections) -> Iterator[Conflict]:
+    weights, labels = job.train.class_weights, job.data.labels
+    if isinstance(weights, tuple) and labels and len(weights) != len(labels):
+        problem = f"train.class_weights has {len(weights)} numbers for {len(labels)} data.labels"
+        yield ("train.class_weights", "data.labels"), problem
+
+
+def _warmup(job: Sections) -> Iterator[Conflict]:
+    warmup, steps = job.optim.warmup, job.train.max_steps
     if warmup > 1 and warmup != int(warmup):
-        yield (
-            ("optim.warmup",),
-            "expected a share below 1 or a whole number of steps, e.g. 0.1 or 500",
-        )
-    elif warmup >= 1 and train.max_steps and warmup > train.max_steps:
-        yield (
-            ("optim.warmup", "train.max_steps"),
-            f"optim.warmup = {int(warmup)} steps would outlast train.max_steps = {train.max_steps}",
-        )
+        yield ("optim.warmup",), "expected a share below 1 or an integer, e.g. 0.1 or 500"
+    elif warmup >= 1 and steps and warmup > steps:
+        problem = f"optim.warmup = {int(warmup)} steps is longer than train.max_steps = {steps}"
+        yield ("optim.warmup", "train.max_steps"), problem
 
-    if train.patience and job.eval.every == "end":
-        yield (
-            ("train.patience", "eval.every"),
-            'train.patience waits for evaluations, and eval.every = "end" makes none before the end',
-        )
-    if (
-        train.patience
-        and train.max_steps
-        and isinstance(job.eval.every, int)
-        and job.eval.every >= train.max_steps
-    ):
-        yield (
-            ("train.patience", "eval.every", "train.max_steps"),
-            f"train.patience waits for evaluations, and eval.every = {job.eval.every} makes none before "
-            f"train.max_steps = {train.max_steps}",
-        )
-    if train.min_delta and not train.patience:
-        yield (
-            ("train.min_delta", "train.patience"),
-            "has a meaning only with train.patience, e.g. patience = 3",
-        )
+
+def _patience(job: Sections) -> Iterator[Conflict]:
+    every, steps = job.eval.every, job.train.max_steps
+    problem = "train.patience needs evaluations before the end; eval.every ="
+    if job.train.patience and every == "end":
+        yield ("train.patience", "eval.every"), f'{problem} "end" runs none'
+    if job.train.patience and steps and isinstance(every, int) and every >= steps:
+        keys = "train.patience", "eval.every", "train.max_steps"
+        yield keys, f"{problem} {every} runs none before train.max_steps = {steps}"
+    if job.train.min_delta and not job.train.patience:
+        problem = "applies only with train.patience, e.g. patience = 3"
+        yield ("train.min_delta", "train.patience"), problem

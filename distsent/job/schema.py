@@ -1,311 +1,198 @@
-"""Every key of a job: its type, its default, what it accepts and what it means. The defaults are the demo job."""
+"""All keys of a job: type, default, accepted values, meaning. The defaults are the demo job."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from distsent.job.kinds import Kind, choice, either, flag, matching, number, several, text, whole
+from distsent.job.keys import (
+    Key,
+    boolean,
+    choice,
+    count,
+    either,
+    fraction,
+    integer,
+    key,
+    list_of,
+    matching,
+    non_negative,
+    positive,
+    text,
+)
 
-
-@dataclass(frozen=True)
-class Key:
-    """What the schema says of a key."""
-
-    default: Any
-    kind: Kind
-    meaning: str
-    none: str  # what leaving the key unset means; empty where it must have a value
-    example: Any
-    pretrained: Any  # the value in a job that names its own model and says nothing of this key
-
-    def read(self, value: Any) -> Any:
-        """The value as the job holds it; ValueError if the key does not accept it."""
-        return (
-            None if self.none and str(value).lower() in ("none", "null") else self.kind.read(value)
-        )
-
-
-def key(
-    default: Any,
-    kind: Kind,
-    meaning: str,
-    *,
-    none: str = "",
-    example: Any = None,
-    pretrained: Any = None,
-) -> Any:
-    example = default if example is None else example
-    return field(
-        default=default, metadata={"key": Key(default, kind, meaning, none, example, pretrained)}
-    )
+JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
+SEED = integer(">= 0", "<= 4294967295")
+# fmt: off
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSection:
-    """What the run is called."""
+    """The run's name."""
 
-    name: str = key(
-        "demo",
-        matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -"),
-        "name of the run and of its folder",
-    )
+    name: str = key("demo", JOB_NAME, "name of the run and of its folder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """Where it leaves its results, and how long it waits for a silent worker."""
+    """Where results are written, and when a run resumes or ends."""
 
-    dir: str = key("runs", text, "folder that holds the run folders")
-    resume: str = key(
-        "auto",
-        choice("auto", "changed", "never"),
-        "`auto`: carry on with the same job and rows; `changed`: also with changed ones; `never`: begin anew, at every start",
-    )
-    stall_seconds: float = key(60.0, number("> 0"), "a worker silent for so long ends the run")
+    dir: str = key("runs", text, "parent folder of the run folders")
+    resume: str = key("auto", choice("auto", "changed", "never"),
+        "`auto`: resume the same job on the same rows; `changed`: also if one of them has changed; "
+        "`never`: start over at every start")
+    stall_seconds: float = key(60.0, positive,
+        "seconds without a heartbeat of a worker after which the run ends")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """What it learns from."""
+    """The dataset."""
 
-    source: str = key(
-        "demo", text, "`demo`, `imdb`, `emotion`, `tweets`, a hub id, or a local path"
-    )
-    config: str | None = key(
-        None, text, "configuration of a hub corpus", none="the source's own", example="split"
-    )
-    revision: str | None = key(
-        None, text, "revision of a hub corpus", none="the newest", example="main"
-    )
+    source: str = key("demo", text,
+        "`demo`, `imdb`, `emotion`, `tweets`, a hub id, or a local path")
+    config: str | None = key(None, text, "configuration of a hub dataset",
+        unset="the dataset's own", example="split")
+    revision: str | None = key(None, text, "revision of a hub dataset", unset="the newest",
+        example="main")
     text_column: str = key("text", text, "column of the text")
-    pair_column: str | None = key(
-        None, text, "column of a second text", none="single texts", example="question"
-    )
-    label_column: str = key("label", text, "column of the class")
-    labels: tuple[str, ...] | None = key(
-        None,
-        several(text, "a list of two or more class names, none twice", least=2, distinct=True),
-        "class names in the order of their numbers",
-        none="read from the data",
-        example=("negative", "positive"),
-    )
-    max_length: int = key(
-        64,
-        whole(">= 4"),
-        "tokens of an example, special ones counted; the rest is cut off",
-        pretrained=512,
-    )
-    max_rows: int | None = key(
-        None, whole(">= 1"), "training rows kept, drawn with the seed", none="all", example=10000
-    )
-    max_eval_rows: int | None = key(
-        None,
-        whole(">= 1"),
-        "rows kept of the validation and of the test part, each",
-        none="all",
-        example=2000,
-    )
-    validation_fraction: float = key(
-        0.0,
-        number(">= 0", "< 1"),
-        "stratified share of the training rows, the validation part where there is none",
-    )
-    test_fraction: float = key(
-        0.0,
-        number(">= 0", "< 1"),
-        "stratified share of the training rows, the test part where there is none",
-    )
-    pool_splits: bool = key(
-        False, flag, "put the rows of all parts together and cut them anew by the two fractions"
-    )
-    drop_bad_rows: bool = key(
-        False, flag, "leave out rows without text or label instead of stopping at them"
-    )
-    store: str | None = key(
-        None, text, "folder of the token stores", none="`.tokens` in run.dir", example="tokens"
-    )
+    pair_column: str | None = key(None, text, "column of a second text", unset="single texts",
+        example="question")
+    label_column: str = key("label", text, "column of the label")
+    labels: tuple[str, ...] | None = key(None,
+        list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
+        "class names in the order of their numbers", unset="read from the data",
+        example=("negative", "positive"))
+    max_length: int = key(64, integer(">= 4"),
+        "maximum tokens of an example, including special tokens; longer ones are truncated",
+        pretrained=512)
+    max_rows: int | None = key(None, count, "training rows to keep, drawn with the seed",
+        unset="all", example=10000)
+    max_eval_rows: int | None = key(None, count, "rows to keep in each evaluation split",
+        unset="all", example=2000)
+    validation_fraction: float = key(0.0, fraction,
+        "stratified share of the training rows for a missing validation split")
+    test_fraction: float = key(0.0, fraction,
+        "stratified share of the training rows for a missing test split")
+    pool_splits: bool = key(False, boolean,
+        "pool the rows of all splits and split them again by the two fractions")
+    drop_bad_rows: bool = key(False, boolean,
+        "skip rows without text or label instead of stopping at them")
+    store: str | None = key(None, text, "folder of the token stores", unset="`.tokens` in run.dir",
+        example="tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """What learns."""
+    """The encoder."""
 
     name: str = key("demo", text, "`demo`, a hub id, or a local folder")
-    revision: str | None = key(
-        None, text, "revision of a hub model", none="the newest", example="main"
-    )
-    dropout: float | None = key(
-        None,
-        number(">= 0", "< 1"),
-        "every dropout rate of the model",
-        none="the model's own",
-        example=0.1,
-    )
-    packed: str = key(
-        "auto",
-        choice("auto", "always", "never"),
-        "run texts end to end without padding; `auto`: where the model can",
-    )
+    revision: str | None = key(None, text, "revision of a hub model", unset="the newest",
+        example="main")
+    dropout: float | None = key(None, fraction, "every dropout rate of the model",
+        unset="the model's own", example=0.1)
+    packed: str = key("auto", choice("auto", "always", "never"),
+        "concatenate examples instead of padding them; `auto`: if the model supports it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSection:
-    """What is trained in place of the weights."""
+    """What is trained instead of the encoder's weights."""
 
-    kind: str = key(
-        "none",
-        choice("none", "lora"),
-        "`lora` trains low-rank updates and leaves the weights as they are",
-    )
-    bits: int | None = key(
-        None,
-        choice(4),
-        "4 keeps the weights below the adapter in 4 bits (NF4)",
-        none="as they come",
-        example=4,
-    )
-    rank: int = key(8, whole(">= 1"), "rank of the updates")
-    alpha: float = key(16.0, number("> 0"), "updates are scaled by alpha / rank")
-    dropout: float = key(0.0, number(">= 0", "< 1"), "dropout in front of the updates")
-    targets: tuple[str, ...] | None = key(
-        None,
-        several(text, "a list of module names, none twice", distinct=True),
-        "modules that get updates",
-        none="query and value of each layer",
-        example=("query", "value"),
-    )
+    kind: str = key("none", choice("none", "lora"),
+        "`lora`: train low-rank updates, freeze the weights")
+    bits: int | None = key(None, choice(4), "4: quantize the frozen weights (NF4)",
+        unset="not quantized", example=4)
+    rank: int = key(8, count, "rank of the updates")
+    alpha: float = key(16.0, positive, "updates are scaled by alpha / rank")
+    dropout: float = key(0.0, fraction, "dropout before the updates")
+    targets: tuple[str, ...] | None = key(None,
+        list_of(text, "a list of distinct module names", distinct=True), "modules to update",
+        unset="query and value of each layer", example=("query", "value"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSection:
-    """How much is trained, on what scale, with which loss."""
+    """Length, batches, precision and loss of the training."""
 
-    batch_size: int = key(64, whole(">= 1"), "examples of one step, over all workers together")
-    epochs: float = key(
-        8.0, number("> 0"), "passes over the training rows", example=5.0, pretrained=3.0
-    )
-    max_steps: int | None = key(
-        None,
-        whole(">= 1"),
-        "steps of the run, instead of epochs",
-        none="epochs decide",
-        example=1000,
-    )
-    seed: int | tuple[int, ...] = key(
-        42,
-        either(
-            whole(">= 0", "<= 4294967295"),
-            several(whole(">= 0", "<= 4294967295"), "a list of such, none twice", distinct=True),
-        ),
-        "seed of order, dropout and new weights; a list makes one run of each",
-    )
-    precision: str = key(
-        "float32",
-        choice("float32", "bf16", "fp16", "auto"),
-        "numbers that the model computes in; `auto`: half width on GPUs, and on CPUs, like `fp16`, bf16 where faster",
-    )
-    token_budget: int = key(
-        16384, whole(">= 1"), "tokens that a worker holds at once; more are accumulated"
-    )
-    label_smoothing: float = key(
-        0.0, number(">= 0", "< 1"), "share of each label spread over all classes"
-    )
-    class_weights: str | tuple[float, ...] = key(
-        "none",
-        either(
-            choice("none", "balanced"),
-            several(number("> 0"), "a list of numbers > 0, one per class", least=2),
-        ),
-        "weight of each class in the loss; `balanced`: rare classes weigh more",
-    )
-    patience: int | None = key(
-        None,
-        whole(">= 1"),
-        "evaluations without a better eval.metric that end training",
-        none="train to the end",
-        example=3,
-    )
-    min_delta: float = key(0.0, number(">= 0"), "what counts as better, for train.patience")
-    skip_nonfinite: int = key(
-        0, whole(">= 0"), "steps with a non-finite loss or gradient that may be skipped in a run"
-    )
+    batch_size: int = key(64, count, "examples of a step, over all workers together")
+    epochs: float = key(8.0, positive, "passes over the training rows", example=5.0, pretrained=3.0)
+    max_steps: int | None = key(None, count, "steps of the run, instead of epochs",
+        unset="set by epochs", example=1000)
+    seed: int | tuple[int, ...] = key(42,
+        either(SEED, list_of(SEED, "a list of distinct ones", distinct=True)),
+        "seed of row order, dropout and new weights; a list makes one run of each")
+    precision: str = key("float32", choice("float32", "bf16", "fp16", "auto"),
+        "precision of the computation; `auto`: 16 bits on GPUs; on CPUs, `auto` and `fp16` take "
+        "bf16 if it is faster")
+    token_budget: int = key(16384, count,
+        "tokens that a worker processes at once; more are accumulated")
+    label_smoothing: float = key(0.0, fraction, "share of each label spread over all classes")
+    class_weights: str | tuple[float, ...] = key("none",
+        either(choice("none", "balanced"),
+               list_of(positive, "a list of numbers > 0, one per class", least=2)),
+        "weight of each class in the loss; `balanced`: rare classes weigh more")
+    patience: int | None = key(None, count,
+        "evaluations without a better eval.metric before training stops", unset="no early stopping",
+        example=3)
+    min_delta: float = key(0.0, non_negative,
+        "minimum change that counts as better for train.patience")
+    skip_nonfinite: int = key(0, integer(">= 0"),
+        "steps with a non-finite loss or gradient that a run may skip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSection:
-    """How the weights move."""
+    """The optimizer."""
 
-    name: str = key(
-        "adamw", choice("adam", "adamw"), "optimizer; they differ by what weight decay does"
-    )
-    lr: float = key(
-        7e-4, number("> 0"), "learning rate, at its peak", example=1e-3, pretrained=2e-5
-    )
-    betas: tuple[float, float] = key(
-        (0.9, 0.999),
-        several(number(">= 0", "< 1"), "a list of two numbers >= 0 and < 1", least=2, most=2),
-        "decay of the two moments",
-    )
-    eps: float = key(1e-8, number("> 0"), "added to the root of the second moment")
-    weight_decay: float = key(0.0, number(">= 0"), "weight decay")
-    clip_norm: float = key(
-        1.0, number(">= 0"), "longest gradient of a step, over all parameters; 0: any"
-    )
-    schedule: str = key(
-        "linear", choice("linear", "cosine", "constant"), "learning rate after the warm-up"
-    )
-    warmup: float = key(
-        0.1,
-        number(">= 0"),
-        "steps of rising learning rate; below 1: their share of all steps",
-        pretrained=0.0,
-    )
+    name: str = key("adamw", choice("adam", "adamw"),
+        "optimizer; they differ in how weight decay acts")
+    lr: float = key(7e-4, positive, "peak learning rate", example=1e-3, pretrained=2e-5)
+    betas: tuple[float, float] = key((0.9, 0.999),
+        list_of(fraction, "a list of two numbers >= 0 and < 1", least=2, most=2),
+        "decay rates of the two moments")
+    eps: float = key(1e-8, positive, "added to the root of the second moment")
+    weight_decay: float = key(0.0, non_negative, "weight decay")
+    clip_norm: float = key(1.0, non_negative,
+        "maximum gradient norm of a step, over all parameters; 0: no clipping")
+    schedule: str = key("linear", choice("linear", "cosine", "constant"),
+        "learning rate after the warmup")
+    warmup: float = key(0.1, non_negative,
+        "steps with a rising learning rate; below 1: their share of all steps", pretrained=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSection:
-    """When the model is scored, and by what."""
+    """When and by which metric the model is evaluated."""
 
-    every: str | int = key(
-        "epoch",
-        either(choice("epoch", "end"), whole(">= 1")),
-        "when to evaluate: after each epoch, only at the end, or after so many steps",
-    )
-    batch_tokens: int = key(32768, whole(">= 1"), "tokens that a worker evaluates at once")
-    metric: str = key(
-        "accuracy",
+    every: str | int = key("epoch", either(choice("epoch", "end"), count),
+        "when to evaluate: after each epoch, only at the end, or after this many steps")
+    batch_tokens: int = key(32768, count, "tokens that a worker evaluates at once")
+    metric: str = key("accuracy",
         choice("accuracy", "f1", "f1_macro", "precision", "recall", "loss"),
-        "what the best checkpoint is best in",
-    )
+        "metric that selects the best checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSection:
     """When the run is saved."""
 
-    every_steps: int | None = key(
-        None,
-        whole(">= 1"),
-        "steps from one checkpoint to the next",
-        none="at evaluations, and every_seconds",
-        example=500,
-    )
-    every_seconds: float = key(
-        300.0, number("> 0"), "seconds from one checkpoint to the next, at the most"
-    )
-    keep: int = key(2, whole(">= 1"), "newest checkpoints kept, beside the best")
+    every_steps: int | None = key(None, count, "steps between checkpoints",
+        unset="at evaluations, and every_seconds", example=500)
+    every_seconds: float = key(300.0, positive, "maximum seconds between checkpoints")
+    keep: int = key(2, count, "newest checkpoints to keep, besides the best")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSection:
-    """What can be seen of it on the way."""
+    """What a run logs."""
 
-    every: int = key(10, whole(">= 1"), "steps from one logged line to the next")
-    tensorboard: bool = key(True, flag, "write TensorBoard files")
+    every: int = key(10, count, "steps between log lines")
+    tensorboard: bool = key(True, boolean, "write TensorBoard files")
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sections:
-    """What a job holds, a section each."""
+    """All sections of a job."""
 
     job: JobSection = JobSection()
     run: RunSection = RunSection()

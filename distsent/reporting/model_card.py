@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distsent.evaluation import intervals
-from distsent.job.kinds import to_toml_value
+from distsent.job.keys import to_toml_value
 from distsent.job.rules import looks_local, public_name
 from distsent.reporting import plots
 from distsent.reporting.comparison import markdown_table

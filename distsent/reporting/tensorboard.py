@@ -56,7 +56,7 @@ def _hparams(writer: Any, run: FinishedRun) -> None:
 
 def _plain(value: Any, key: Key) -> bool | str | float:
     """One type a column: every number a float, every list a text, and what may be unset or a word a text, too."""
-    if key.none or not isinstance(key.default, bool | int | float):
+    if key.unset or not isinstance(key.default, bool | int | float):
         return "unset" if value is None else str(value)
     return value if isinstance(value, bool) else float(value)
 

@@ -86,7 +86,7 @@ class RunClaim:
         if before is None or (result is None and not list_checkpoints(folder.checkpoints)):
             return None
         first = Job.from_dict(before["job"], str(folder.job))
-        changed = [key for key in first.changed(job) if not may_change(key, first, job)]
+        changed = [key for key in first.changed_keys(job) if not may_change(key, first, job)]
         if changed and job.run.resume != "changed":
             raise UserError(
                 f"{folder.path}: this run was started with different values of "

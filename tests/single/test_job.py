@@ -131,8 +131,8 @@ def test_seeds():
 
 
 def test_changed_names_the_keys_that_differ():
-    assert Job().changed(Job()) == []
-    assert Job().changed(load_job(None, ["optim.lr=2e-5", "eval.every=5"])) == [
+    assert Job().changed_keys(Job()) == []
+    assert Job().changed_keys(load_job(None, ["optim.lr=2e-5", "eval.every=5"])) == [
         "optim.lr",
         "eval.every",
     ]
@@ -199,29 +199,29 @@ USAGE_ERROR = [
     # names
     ("[optim]\nlrr = 1", (), "job.toml: optim.lrr: unknown key; did you mean optim.lr?"),
     (None, ("optim.lrr=1",), "command line: optim.lrr: unknown key; did you mean optim.lr?"),
-    ("[train]\nlr = 1", (), "job.toml: train.lr: unknown key; lr belongs elsewhere: optim.lr"),
+    ("[train]\nlr = 1", (), "job.toml: train.lr: unknown key; did you mean optim.lr?"),
     ("[train]\ndropout = 0", (), "job.toml: train.dropout: unknown key; "
-                                 "dropout belongs elsewhere: model.dropout or adapter.dropout"),
+                                 "did you mean model.dropout or adapter.dropout?"),
     ("[train]\nlearning_rate = 1", (), "job.toml: train.learning_rate: unknown key; did you mean optim.lr?"),
     ("[train]\nwarmup_steps = 1", (), "job.toml: train.warmup_steps: unknown key; did you mean optim.warmup?"),
     ("[log]\nfoo = 1", (), "job.toml: log.foo: unknown key; [log] has every, tensorboard"),
     ("[trian]\nepochs = 1\nseed = 2", (), "job.toml: [trian]: unknown section; did you mean [train]?"),
     ("[wandb]", (), "job.toml: [wandb]: unknown section; "
                     "sections are job, run, data, model, adapter, train, optim, eval, checkpoint, log"),
-    ("lr = 1", (), "job.toml: lr: a key without its section; did you mean optim.lr?"),
-    ("learning_rate = 1", (), "job.toml: learning_rate: a key without its section; did you mean optim.lr?"),
-    ("train = 1", (), "job.toml: train = 1: train is a section; name one of its keys, e.g. train.batch_size"),
+    ("lr = 1", (), "job.toml: lr: key without a section; did you mean optim.lr?"),
+    ("learning_rate = 1", (), "job.toml: learning_rate: key without a section; did you mean optim.lr?"),
+    ("train = 1", (), "job.toml: train = 1: train is a section; set one of its keys, e.g. train.batch_size"),
     ("[[train]]\nepochs = 1", (), "job.toml: train = [{ epochs = 1 }]: train is a section; "
-                                  "name one of its keys, e.g. train.batch_size"),
+                                  "set one of its keys, e.g. train.batch_size"),
     (None, ("optmi.lrr=1",), "command line: optmi.lrr: unknown section; did you mean optim.lr?"),
     (None, ("train.optim.lr=1",), "command line: train.optim.lr: unknown section; did you mean optim.lr?"),
     # types
     ('[optim]\nlr = "2e-5"', (), 'job.toml: optim.lr = "2e-5": expected a number > 0, without the quotes: lr = 2e-5'),
     ('[data]\npool_splits = "true"', (), 'job.toml: data.pool_splits = "true": expected true or false, '
                                          "without the quotes: pool_splits = true"),
-    ("[train]\nbatch_size = 32.0", (), "job.toml: train.batch_size = 32.0: expected a whole number >= 1, "
+    ("[train]\nbatch_size = 32.0", (), "job.toml: train.batch_size = 32.0: expected an integer >= 1, "
                                        "e.g. batch_size = 64"),
-    ("[train]\nbatch_size = true", (), "job.toml: train.batch_size = true: expected a whole number >= 1, "
+    ("[train]\nbatch_size = true", (), "job.toml: train.batch_size = true: expected an integer >= 1, "
                                        "e.g. batch_size = 64"),
     ("[train]\nepochs = true", (), "job.toml: train.epochs = true: expected a number > 0, e.g. epochs = 5.0"),
     ("[data]\nsource = 3", (), 'job.toml: data.source = 3: expected text, e.g. source = "demo"'),
@@ -231,16 +231,16 @@ USAGE_ERROR = [
     ('[data]\ntext_column = "a\\nb"', (), 'job.toml: data.text_column = "a\\nb": expected text, '
                                           'e.g. text_column = "text"'),
     ("[optim.lr]\nmax = 1", (), "job.toml: optim.lr = { max = 1 }: expected a number > 0, e.g. lr = 0.001"),
-    (None, ("train.batch_size=16x",), 'command line: train.batch_size = "16x": expected a whole number >= 1, '
+    (None, ("train.batch_size=16x",), 'command line: train.batch_size = "16x": expected an integer >= 1, '
                                       "e.g. train.batch_size=64"),
-    (None, ("train.batch_size=",), 'command line: train.batch_size = "": expected a whole number >= 1, '
+    (None, ("train.batch_size=",), 'command line: train.batch_size = "": expected an integer >= 1, '
                                    "e.g. train.batch_size=64"),
     (None, ("log.tensorboard=True",), 'command line: log.tensorboard = "True": expected true or false, '
                                       "e.g. log.tensorboard=true"),
     (None, ("optim.betas=0.9",), "command line: optim.betas = 0.9: expected a list of two numbers >= 0 and < 1, "
                                  "e.g. optim.betas=[0.9,0.999]"),
-    (None, ("data.labels=[pos]",), 'command line: data.labels = ["pos"]: expected a list of two or more class names, '
-                                   "none twice, e.g. data.labels=[negative,positive]"),
+    (None, ("data.labels=[pos]",), 'command line: data.labels = ["pos"]: expected a list of two or more distinct class names, '
+                                   "e.g. data.labels=[negative,positive]"),
     # ranges
     (None, ("train.epochs=0",), "command line: train.epochs = 0: expected a number > 0, e.g. train.epochs=5.0"),
     (None, ("train.epochs=none",), 'command line: train.epochs = "none": expected a number > 0, '
@@ -254,68 +254,69 @@ USAGE_ERROR = [
     (None, ("optim.name=sgd",), 'command line: optim.name = "sgd": expected "adam" or "adamw", e.g. optim.name=adamw'),
     ('[train]\nprecision = "fp32"', (), 'job.toml: train.precision = "fp32": expected "float32" or "bf16" or "fp16" '
                                         'or "auto", e.g. precision = "float32"'),
-    (None, ("checkpoint.keep=0",), "command line: checkpoint.keep = 0: expected a whole number >= 1, "
+    (None, ("checkpoint.keep=0",), "command line: checkpoint.keep = 0: expected an integer >= 1, "
                                    "e.g. checkpoint.keep=2"),
-    (None, ("train.max_steps=0",), "command line: train.max_steps = 0: expected a whole number >= 1, "
+    (None, ("train.max_steps=0",), "command line: train.max_steps = 0: expected an integer >= 1, "
                                    "e.g. train.max_steps=1000"),
     (None, ("adapter.bits=8",), "command line: adapter.bits = 8: expected 4, e.g. adapter.bits=4"),
     (None, ("eval.every=often",), 'command line: eval.every = "often": expected "epoch" or "end", '
-                                  "or a whole number >= 1, e.g. eval.every=epoch"),
+                                  "or an integer >= 1, e.g. eval.every=epoch"),
     (None, ("eval.every=0",), 'command line: eval.every = 0: expected "epoch" or "end", '
-                              "or a whole number >= 1, e.g. eval.every=epoch"),
-    (None, ("train.seed=[1,2,1]",), "command line: train.seed = [1, 2, 1]: expected a whole number >= 0 and "
-                                    "<= 4294967295, or a list of such, none twice, e.g. train.seed=42"),
+                              "or an integer >= 1, e.g. eval.every=epoch"),
+    (None, ("train.seed=[1,2,1]",), "command line: train.seed = [1, 2, 1]: expected an integer >= 0 and "
+                                    "<= 4294967295, or a list of distinct ones, e.g. train.seed=42"),
     (None, ("job.name=a/b",), 'command line: job.name = "a/b": expected a name of letters, digits, . _ and -, '
                               "e.g. job.name=demo"),
     (None, ("job.name=..",), 'command line: job.name = "..": expected a name of letters, digits, . _ and -, '
                              "e.g. job.name=demo"),
     # contradictions
-    (None, ("adapter.bits=4",), 'command line: adapter.bits = 4: has a meaning only with adapter.kind = "lora"'),
-    (None, ("adapter.targets=[query]",), 'command line: adapter.targets = ["query"]: has a meaning only with '
+    (None, ("adapter.bits=4",), 'command line: adapter.bits = 4: applies only to adapter.kind = "lora"'),
+    (None, ("adapter.targets=[query]",), 'command line: adapter.targets = ["query"]: applies only to '
                                          'adapter.kind = "lora"'),
     ("[data]\nvalidation_fraction = 0.7", ("data.test_fraction=0.3",),
-     "job.toml: data.validation_fraction = 0.7: data.validation_fraction and data.test_fraction must stay below 1 "
-     "together, or no training row is left"),
-    (None, ("data.pool_splits=true",), "command line: data.pool_splits = true: pooled rows need data.test_fraction or "
-                                       "data.validation_fraction to be cut by, e.g. test_fraction = 0.2"),
-    (None, ("train.token_budget=32",), "command line: train.token_budget = 32: train.token_budget must hold one "
+     "job.toml: data.validation_fraction = 0.7: data.validation_fraction + data.test_fraction must be "
+     "less than 1, to leave rows for training"),
+    (None, ("data.pool_splits=true",), "command line: data.pool_splits = true: needs data.test_fraction or "
+                                       "data.validation_fraction to split the pooled rows, "
+                                       "e.g. test_fraction = 0.2"),
+    (None, ("train.token_budget=32",), "command line: train.token_budget = 32: train.token_budget must fit one "
                                        "example of data.max_length = 64"),
-    (None, ("data.max_length=20000",), "command line: data.max_length = 20000: train.token_budget must hold one "
+    (None, ("data.max_length=20000",), "command line: data.max_length = 20000: train.token_budget must fit one "
                                        "example of data.max_length = 20000"),
-    (None, ("eval.batch_tokens=32",), "command line: eval.batch_tokens = 32: eval.batch_tokens must hold one "
+    (None, ("eval.batch_tokens=32",), "command line: eval.batch_tokens = 32: eval.batch_tokens must fit one "
                                       "example of data.max_length = 64"),
     (None, ("train.class_weights=[1,2,3]", "data.labels=[a,b]"),
-     "command line: train.class_weights = [1, 2, 3]: train.class_weights has 3 numbers for the 2 data.labels"),
+     "command line: train.class_weights = [1, 2, 3]: train.class_weights has 3 numbers for 2 data.labels"),
     ("[optim]\nwarmup = 500", ("train.max_steps=300",),
-     "job.toml: optim.warmup = 500: optim.warmup = 500 steps would outlast train.max_steps = 300"),
-    (None, ("optim.warmup=1.5",), "command line: optim.warmup = 1.5: expected a share below 1 or a whole number of "
-                                  "steps, e.g. 0.1 or 500"),
+     "job.toml: optim.warmup = 500: optim.warmup = 500 steps is longer than train.max_steps = 300"),
+    (None, ("optim.warmup=1.5",), "command line: optim.warmup = 1.5: expected a share below 1 or an integer, "
+                                  "e.g. 0.1 or 500"),
     (None, ("train.patience=3", "eval.every=end"),
-     "command line: train.patience = 3: train.patience waits for evaluations, and "
-     'eval.every = "end" makes none before the end'),
+     "command line: train.patience = 3: train.patience needs evaluations before the end; "
+     'eval.every = "end" runs none'),
     (None, ("train.patience=3", "eval.every=50", "train.max_steps=50"),
-     "command line: train.patience = 3: train.patience waits for evaluations, and "
-     "eval.every = 50 makes none before train.max_steps = 50"),
-    (None, ("train.min_delta=0.1",), "command line: train.min_delta = 0.1: has a meaning only with train.patience, "
+     "command line: train.patience = 3: train.patience needs evaluations before the end; "
+     "eval.every = 50 runs none before train.max_steps = 50"),
+    (None, ("train.min_delta=0.1",), "command line: train.min_delta = 0.1: applies only with train.patience, "
                                      "e.g. patience = 3"),
     (None, ("data.label_column=text",), 'command line: data.label_column = "text": data.label_column and '
                                         "data.text_column must be different columns"),
-    (None, ("data.config=split",), 'command line: data.config = "split": only what comes from a hub has one, and '
-                                   'data.source = "demo" does not'),
-    (None, ("model.revision=main",), 'command line: model.revision = "main": only what comes from a hub has one, and '
-                                     'model.name = "demo" does not'),
+    (None, ("data.config=split",), 'command line: data.config = "split": applies only to a hub id, '
+                                   'not to data.source = "demo"'),
+    (None, ("model.revision=main",), 'command line: model.revision = "main": applies only to a hub id, '
+                                     'not to model.name = "demo"'),
     # the command line itself
     (None, ("train.epochs",), 'command line: "train.epochs": expected section.key=value, e.g. train.epochs=3'),
     (None, ("=3",), 'command line: "=3": expected section.key=value, e.g. train.epochs=3'),
     (None, ("train.epochs=3", "train.epochs=4"),
-     "command line: train.epochs = 4: given twice, first as 3; keep one"),
+     "command line: train.epochs = 4: set twice, first to 3; keep one"),
     # the file itself
     ("[train]\nepochs = three", (), "job.toml: line 2, column 10: not TOML: Invalid value "
                                     '(text needs quotes; true and false are lower case): "epochs = three"'),
     ("[train]\nepochs: 3", (), "job.toml: line 2, column 7: not TOML: Expected '=' after a key in a key/value pair: "
                                '"epochs: 3"'),
     (b"[job]\nname = '\xff'", (), "job.toml: line 2: not UTF-8 text; a job file is TOML"),
-    ("x = " + 5000 * "[", (), "job.toml: not a job: brackets nested too deeply"),
+    ("x = " + 5000 * "[", (), "job.toml: not a job: brackets are nested too deeply"),
 ]  # fmt: skip
 
 
@@ -355,8 +356,8 @@ def test_all_mistakes_are_reported_at_once():
         'command line: "epochs": expected section.key=value, e.g. train.epochs=3',
         "job.toml: optim.lrr: unknown key; did you mean optim.lr?",
         "job.toml: optim.lr = 0: expected a number > 0, e.g. lr = 0.001",
-        'command line: train.batch_size = "16x": expected a whole number >= 1, e.g. train.batch_size=64',
-        'job.toml: adapter.bits = 4: has a meaning only with adapter.kind = "lora"',
+        'command line: train.batch_size = "16x": expected an integer >= 1, e.g. train.batch_size=64',
+        'job.toml: adapter.bits = 4: applies only to adapter.kind = "lora"',
     ]
 
 
@@ -391,11 +392,11 @@ def test_folder_instead_of_job_file():
     Path("jobs").mkdir()
     with pytest.raises(UserError) as caught:
         load_job("jobs")
-    assert caught.value.lines == ("jobs: a folder, not a job file; it holds no .toml file",)
+    assert caught.value.lines == ("jobs: a folder, not a job file; it contains no .toml file",)
     Path("jobs/imdb.toml").touch()
     with pytest.raises(UserError) as caught:
         load_job("jobs/")
-    assert caught.value.lines == ("jobs/: a folder, not a job file; it holds imdb.toml",)
+    assert caught.value.lines == ("jobs/: a folder, not a job file; it contains imdb.toml",)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "x" * 300 + ".toml", "job.toml/deeper.toml"])
@@ -411,7 +412,7 @@ def test_local_sources_and_models_must_be_there(tmp_path):
     assert mistakes(None, "data.source=./reviws") == [
         'command line: data.source = "./reviws": no such file or folder; did you mean ./reviews?']  # fmt: skip
     assert mistakes(None, "model.name=./bert") == [
-        f'command line: model.name = "./bert": no such file or folder; paths count from {tmp_path}']  # fmt: skip
+        f'command line: model.name = "./bert": no such file or folder; paths are relative to {tmp_path}']  # fmt: skip
     assert load_job(None, ["data.source=./reviews"]).data.source == "./reviews"
     assert load_job(None, ["data.source=org/reviews"]).data.source == "org/reviews"
 
@@ -424,7 +425,7 @@ def test_a_source_that_is_overridden_need_not_be_there():
 def test_a_run_folder_cannot_be_a_file():
     Path("runs").touch()
     assert mistakes(None, "run.dir=runs") == [
-        'command line: run.dir = "runs": a file; expected a folder, or a name that is free']  # fmt: skip
+        'command line: run.dir = "runs": is a file; expected a folder or a new path']  # fmt: skip
 
 
 # The schema, its documentation, and the promise to answer at once
@@ -434,18 +435,20 @@ def test_every_default_and_example_is_what_its_key_accepts():
     for dotted, known in KEYS.items():
         assert known.read(known.example) == known.example, dotted
         assert known.read(known.default) == known.default, dotted
-        assert (known.default is None) == bool(known.none), (
+        assert (known.default is None) == bool(known.unset), (
             f"{dotted}: to_toml could not write an unset value"
         )
 
 
 def test_the_documented_keys_are_the_schema():
     text = (REPOSITORY / "docs" / "jobs.md").read_text()
-    assert reference.markdown() in text, "put the new table there: python -m distsent.job.reference"
+    assert reference.markdown_table() in text, (
+        "put the new table there: python -m distsent.job.reference"
+    )
 
 
 def test_help_lines_name_every_key():
-    assert [line.split()[0] for line in reference.lines()] == list(KEYS)
+    assert [line.split()[0] for line in reference.help_lines()] == list(KEYS)
 
 
 def test_a_job_is_checked_at_once_and_without_heavy_imports():
