@@ -1,4 +1,4 @@
-"""What holds for all tests: toy sizes want one thread each, and no test reaches for the network."""
+"""For all tests: one thread for tiny tensors, no network, heavy tests on one process of xdist."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported: two threads on a tiny tensor are slower than one
-)
+# Set before torch is imported: two threads on a tiny tensor are slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# Two test processes share a machine of two cores (make test): what starts workers goes one after another in one of them, clusters
-# in another, since each of these fills the machine; the many small files take what is left.
+# `make test` runs two test processes on two cores. Tests that start workers run one after another
+# in one of them, clusters in the other, because each of these fills the machine; small files go to
+# whichever process is free.
 HEAVY = {"chaos": "workers", "parallel": "workers", "real": "workers", "cluster": "clusters"}
 
 
@@ -21,9 +21,9 @@ HEAVY = {"chaos": "workers", "parallel": "workers", "real": "workers", "cluster"
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByRoom(LoadScopeScheduling):
+    class ByFolder(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = Path(nodeid.partition("::")[0])
             return HEAVY.get(path.parent.name, path.name)
 
-    return ByRoom(config, log)
+    return ByFolder(config, log)

@@ -1,4 +1,4 @@
-"""Start programs as users do, with and without `horovodrun`, and end them for certain."""
+"""Starts programs as users do, with or without `horovodrun`, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -16,99 +16,107 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-MARK = (
-    "DISTSENT_TEST_RUN"  # stands in the environment of all processes of a start, wherever they went
-)
-LAUNCHER = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+MARK = "DISTSENT_TEST_RUN"  # a variable in the environment of all processes of a start
+LAUNCHER_VARIABLES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 @dataclass(frozen=True)
-class Ended:
+class Finished:
     code: int
     output: str
     seconds: float
 
 
 class Started:
-    """A program, or several workers of it under `horovodrun -np N`. A context: nothing survives its end."""
+    """A program, or N workers of it under `horovodrun -np N`.
+
+    As a context manager it kills all its processes at the end.
+    """
 
     def __init__(
-        self, command: Sequence[str], np: int | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None,
+        self,
+        command: Sequence[str],
+        np: int | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.mark = uuid.uuid4().hex
-        launch = (
-            []
-            if np is None
-            else [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
-        )
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
-        clean |= {
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),
-            "VIRTUAL_ENV": str(BIN.parent), "PATH": f"{BIN}:{os.environ['PATH']}", MARK: self.mark,
-        }  # fmt: skip
-        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with this object; a pipe could fill up and block)
-        self.began = time.monotonic()
+        horovodrun = [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
+        clean |= WORKER_ENVIRONMENT | {
+            "VIRTUAL_ENV": str(BIN.parent),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            MARK: self.mark,
+        }
+        # Not a pipe, which could fill up and block. Closed with this object.
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._started = time.monotonic()
         self.process = subprocess.Popen(
-            [*launch, sys.executable, *command], cwd=cwd, env=clean | dict(env or {}), stdin=subprocess.DEVNULL,
-            stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [*(horovodrun if np is not None else []), sys.executable, *command],
+            cwd=cwd,
+            env=clean | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def __enter__(self) -> Started:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes():
-            end(process)
+        self._kill_all()
         self.process.wait()
         self._file.close()
+
+    def _kill_all(self) -> None:
+        for process in self.processes():
+            kill(process)
 
     @property
     def output(self) -> str:
         self._file.flush()
         return Path(f"/proc/self/fd/{self._file.fileno()}").read_text(errors="replace")
 
-    def wait(self, timeout: float = 1200.0) -> Ended:
-        """The end of the program. Raises TimeoutError with its output when there is none; its processes are then ended."""
+    def wait(self, timeout: float = 1200.0) -> Finished:
+        """Wait for the end. Raises TimeoutError with the output, after killing all processes."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             output = self.output
-            for process in self.processes():
-                end(process)
+            self._kill_all()
             raise TimeoutError(f"no end after {timeout} s; output:\n{output}") from None
-        return Ended(code, self.output, time.monotonic() - self.began)
+        return Finished(code, self.output, time.monotonic() - self._started)
 
     def processes(self) -> list[int]:
-        """All living processes of this start, wherever their parents have left them."""
+        """All living processes of this start, also those whose parents have ended."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
-            try:
-                if (
-                    f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes()
-                    and state(int(path.name)) != "Z"
-                ):
-                    found.append(int(path.name))
-            except OSError:
-                continue
+            process = int(path.name)
+            with suppress(OSError):
+                if environment(process).get(MARK) == self.mark and state(process) != "Z":
+                    found.append(process)
         return found
 
     def worker(self, rank: int) -> int:
-        """The process id of the worker with this rank."""
+        """The process ID of the worker with this rank."""
         for process in self.processes():
-            path = Path(f"/proc/{process}")
-            environment = (path / "environ").read_bytes().split(b"\0")
-            if (
-                f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment
-                and b"python" in (path / "cmdline").read_bytes()
-            ):
+            found = environment(process).get("OMPI_COMM_WORLD_RANK")
+            if found == str(rank) and "python" in "\0".join(arguments(process)):
                 return process
         raise AssertionError(f"there is no worker {rank}; output:\n{self.output}")
 
-    def until(self, what: Callable[[], bool], timeout: float = 1200.0) -> None:
-        """Wait for something to come true while the program runs."""
-        wait_for(lambda: what() or self.process.poll() is not None, timeout)
-        assert what(), f"ended with {self.process.poll()} before; output:\n{self.output}"
+    def until(self, condition: Callable[[], bool], timeout: float = 1200.0) -> None:
+        """Wait for a condition while the program runs."""
+        wait_for(lambda: condition() or self.process.poll() is not None, timeout)
+        assert condition(), f"ended with {self.process.poll()} before; output:\n{self.output}"
 
 
 def start(*command: str, np: int | None = None, cwd: Path | None = None, **env: str) -> Started:
@@ -121,17 +129,28 @@ def run(
     cwd: Path | None = None,
     timeout: float = 1200.0,
     **env: str,
-) -> Ended:
-    """Start a program (`-m`, module, arguments), wait for its end."""
+) -> Finished:
+    """Start a program (`-m`, module, arguments) and wait for its end."""
     with Started(command, np, cwd, env) as started:
         return started.wait(timeout)
 
 
-def wait_for(what: Callable[[], bool], timeout: float) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float) -> None:
     until = time.monotonic() + timeout
-    while not what():
+    while not condition():
         assert time.monotonic() < until, f"not within {timeout} s"
         time.sleep(0.05)
+
+
+def environment(process: int) -> dict[str, str]:
+    """The environment with which a process was started. Raises OSError when it is gone."""
+    text = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
+    return dict(entry.partition("=")[::2] for entry in text.split("\0"))
+
+
+def arguments(process: int) -> list[str]:
+    """The command line of a process. Raises OSError when it is gone."""
+    return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
 
 
 def state(process: int) -> str:
@@ -139,6 +158,6 @@ def state(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def end(process: int) -> None:
+def kill(process: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)

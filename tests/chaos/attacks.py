@@ -1,4 +1,7 @@
-"""Attacks on lives: kills at random moments, signals in every phase. Short in every run of the tests, long by `make chaos`."""
+"""Attacks on runs: kills at random moments, signals in every phase.
+
+A few of them run with every test run, hundreds with `make chaos`.
+"""
 
 from __future__ import annotations
 
@@ -10,135 +13,132 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests import launcher
-from tests.chaos.fork_server import Nursery
-from tests.chaos.life import (
+from tests.chaos.attacked_run import (
     KILLS,
     SAVED,
     STEPS,
-    Life,
-    Record,
-    StepResult,
+    AttackedRun,
+    AttackLog,
+    AttackResult,
     kill,
     launchers,
     send,
     workers,
 )
+from tests.chaos.fork_server import ForkServer
 
-PHASES = ("import", "tokenising", "first_step", "training", "evaluating", "saving")
+PHASES = ("import", "tokenizing", "first_step", "training", "evaluating", "saving")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 TARGETS = ("rank 0", "rank 1", "launcher")
-SPAN = 9.0  # seconds: about what a start takes from its first to its last moment
+START_SECONDS = 9.0  # about the duration of one start, imports to end
 
 
-def killed(
-    folder: Path, seed: int, kills: int, record: Record, whole: str, nursery: Nursery | None = None
-) -> Iterator[StepResult]:
-    """Lives that are killed at random moments, six times each, and then let be; their last weights must be `whole`."""
-    chance, count, number = random.Random(seed), 0, 0
+def killed_runs(
+    folder: Path, seed: int, kills: int, log: AttackLog, expected: str, server: ForkServer
+) -> Iterator[AttackResult]:
+    """Runs that are killed six times each at random moments, then finished undisturbed.
+
+    Their weights must equal `expected`.
+    """
+    rng, count, number = random.Random(seed), 0, 0
     while count < kills:
         number += 1
-        life = Life(folder / f"life-{number}", chance.randrange(2**32), nursery)
+        run = AttackedRun(folder / f"run-{number}", rng.randrange(2**32), server)
         before = 0
         for _ in range(min(6, kills - count)):
-            outcome = random_kill(life, chance)
-            assert outcome.finished or outcome.newest >= before, (
-                f"{outcome}: step {before} was there before"
-            )
-            before = outcome.newest
+            result = random_kill(run, rng)
+            kept = result.finished or result.newest >= before
+            assert kept, f"{result}: the checkpoint of step {before} is gone"
+            before = result.newest
             count += 1
-            yield record.add(outcome)
-            if outcome.finished:
+            yield log.add(result)
+            if result.finished:
                 break
-        equal = (life.hash if life.result else life.finish()) == whole
-        record.note(system="distsent", life="killed", equal=equal, seed=life.seed)
-        assert equal, f"life {life.seed}: other weights than the run that was let be"
-        shutil.rmtree(life.folder)
+        finish_and_compare(run, "killed", log, expected)
 
 
-def random_kill(life: Life, chance: random.Random) -> StepResult:
-    """One start that is killed: half of them at any moment of its life, half while it trains, evaluates, saves or finishes."""
-    whom = chance.choice(KILLS)
-    with life.start(pause=chance.choice((0.0, 0.02, 0.05))) as started:
-        if chance.random() < 0.5:
-            wait(started, chance.uniform(0, SPAN))
+def random_kill(run: AttackedRun, rng: random.Random) -> AttackResult:
+    """One start that is killed: half of them at any moment, half after their first new step."""
+    target = rng.choice(KILLS)
+    with run.start(step_delay=rng.choice((0.0, 0.02, 0.05))) as started:
+        if rng.random() < 0.5:
+            wait_while_running(started, rng.uniform(0, START_SECONDS))
         else:
-            came = life.trained
-            while started.process.poll() is None and life.trained <= came:
+            before = run.trained
+            while started.process.poll() is None and run.trained <= before:
                 time.sleep(0.005)
-            wait(started, chance.uniform(0, 2.5))
-        at = f"kill {whom}"
+            wait_while_running(started, rng.uniform(0, 2.5))
         now = time.monotonic()
-        kill(started, whom)
-        return life.after(started, at, now)
+        kill(started, target)
+        return run.after_attack(started, f"kill {target}", now)
 
 
-def wait(started: launcher.Started, seconds: float) -> None:
+def wait_while_running(started: launcher.Started, seconds: float) -> None:
     until = time.monotonic() + seconds
     while started.process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
 
 
-def signalled(
-    folder: Path,
-    seed: int,
-    phase: str,
-    times: int,
-    record: Record,
-    whole: str,
-    nursery: Nursery | None = None,
-) -> Iterator[StepResult]:
-    """Lives that are asked to stop in one phase again and again, and then let be; their last weights must be `whole`."""
-    chance = random.Random(f"{seed} {phase}")
-    life = Life(folder / f"asked-{phase}", seed, nursery)
+def signaled_run(
+    run: AttackedRun, phase: str, times: int, log: AttackLog, expected: str
+) -> Iterator[AttackResult]:
+    """A run that gets signals in one phase again and again, then finishes undisturbed.
+
+    Its weights must equal `expected`. A run with too few steps left is finished and replaced.
+    """
+    rng = random.Random(f"{run.seed} {phase}")
     for count in range(times):
-        if life.result is not None or life.trained >= STEPS - 2:
-            settle(life, phase, record, whole)
-        yield record.add(stop(life, chance, phase, SIGNALS[count % 4], chance.choice(TARGETS)))
-    settle(life, phase, record, whole)
+        if run.result is not None or run.trained >= STEPS - 2:
+            finish_and_compare(run, f"signal while {phase}", log, expected)
+        number, target = SIGNALS[count % 4], rng.choice(TARGETS)
+        yield log.add(stop_by_signal(run, rng, phase, number, target))
+    finish_and_compare(run, f"signal while {phase}", log, expected)
 
 
-def settle(life: Life, phase: str, record: Record, whole: str) -> None:
-    """End a life, and look at its weights."""
-    equal = (life.hash if life.result else life.finish()) == whole
-    record.note(system="distsent", life=f"asked while {phase}", equal=equal, seed=life.seed)
-    assert equal, f"life {life.seed}, {phase}: other weights than the run that was let be"
-    shutil.rmtree(life.folder)
+def finish_and_compare(run: AttackedRun, attacked: str, log: AttackLog, expected: str) -> None:
+    """Finish a run, compare its weights with the undisturbed run's, and delete its folder."""
+    equal = (run.hash if run.result else run.finish()) == expected
+    log.note(system="distsent", attacked=attacked, equal=equal, seed=run.seed)
+    assert equal, f"run {run.seed}, {attacked}: weights differ from the undisturbed run's"
+    shutil.rmtree(run.folder)
 
 
-def stop(life: Life, chance: random.Random, phase: str, number: int, target: str) -> StepResult:
-    """One start that hears a signal in a phase. Raises AssertionError unless it leaves in good order."""
-    left = STEPS - life.trained - 1  # it must come before the end
+def stop_by_signal(
+    run: AttackedRun, rng: random.Random, phase: str, number: int, target: str
+) -> AttackResult:
+    """One start that gets a signal in a phase. Raises AssertionError unless it stops and saves."""
+    left = STEPS - run.trained - 1  # the signal must come before the end
     visit = {
-        "training": chance.randint(2, max(2, min(9, left))),
-        "saving": chance.randint(1, 2 if left > SAVED else 1),
+        "training": rng.randint(2, max(2, min(9, left))),
+        "saving": rng.randint(1, 2 if left > SAVED else 1),
     }.get(phase, 1)
-    if phase == "tokenising":
-        shutil.rmtree(life.folder / ".tokens", ignore_errors=True)
-    before = len(list((life.run / "checkpoints").glob("step-*")))
-    # The first worker alone tokenises and saves; who has not got to its imports yet has no ears.
-    watched = {"tokenising": (0,), "saving": (0,), "import": (0, 1)}.get(
-        phase, (chance.randint(0, 1),)
-    )
-    with life.start(hold=f"{phase}:{visit}") as started:
-        started.until(lambda: all(life.is_at(phase, rank) for rank in watched))
+    if phase == "tokenizing":
+        shutil.rmtree(run.folder / ".tokens", ignore_errors=True)
+    before = len(list((run.run / "checkpoints").glob("step-*")))
+    # Only rank 0 tokenizes and saves. A worker handles no signals before its imports start.
+    watched = {"tokenizing": (0,), "saving": (0,), "import": (0, 1)}.get(phase)
+    watched = watched or (rng.randint(0, 1),)
+    with run.start(pause_at=f"{phase}:{visit}") as started:
+        started.until(lambda: all(run.is_at(phase, rank) for rank in watched))
         now = time.monotonic()
-        ask(started, number, target)
-        life.let_go()
-        outcome = life.after(started, f"{signal.Signals(number).name} {phase} {target}", now)
-        told = f"{outcome}\nstatus: {life.status}\n{started.output}"
-    assert outcome.orphans == 0 and not outcome.damaged, told
-    cut = (
-        phase == "import" and target == "launcher"
-    )  # two seconds after its signal mpirun kills what still imports
-    assert outcome.finished or life.status.startswith("stopped: ") or cut, told
-    assert outcome.finished or target == "launcher" or outcome.code == 75, told
-    assert phase == "tokenising" or outcome.newest or (phase == "import" and before == 0), told
-    assert outcome.lost == 0, told
-    return outcome
+        request_stop(started, number, target)
+        run.resume_workers()
+        attack = f"{signal.Signals(number).name} {phase} {target}"
+        result = run.after_attack(started, attack, now)
+        details = f"{result}\nstatus: {run.status}\n{started.output}"
+    assert result.orphans == 0 and not result.damaged, details
+    # Two seconds after its own signal mpirun kills workers that are still importing.
+    cut = phase == "import" and target == "launcher"
+    assert result.finished or run.status.state == "stopped" or cut, details
+    assert result.finished or target == "launcher" or result.code == 75, details
+    no_step_yet = phase == "tokenizing" or (phase == "import" and before == 0)
+    assert result.newest or no_step_yet, details
+    assert result.lost == 0, details
+    return result
 
 
-def ask(started: launcher.Started, number: int, target: str) -> None:
-    """A signal to a worker, or to the launcher as its user sends it: Ctrl-C goes to the whole group of a terminal's processes."""
+def request_stop(started: launcher.Started, number: int, target: str) -> None:
+    """Signal a worker, or the launcher as users do: Ctrl-C reaches a terminal's process group."""
     if target != "launcher":
         send([workers(started)[int(target[-1])]], number)
     elif number == signal.SIGINT:

@@ -1,7 +1,10 @@
-"""Hugging Face's Trainer under torchrun, given the same kills:  python -m tests.chaos.baseline KILLS SEED RECORD
+"""Hugging Face's Trainer under torchrun, attacked by the same kills and signals.
 
-The same model, corpus, batch and number of steps, saved as often; carried on with `resume_from_checkpoint` from its newest
-checkpoint. Nothing of it is changed: what it does about a signal is what it ships with.
+    python -m tests.chaos.baseline KILLS SEED LOG
+
+It trains the same model on the same dataset with the same batch size and number of steps, saves as
+often, and resumes with `resume_from_checkpoint` from its newest checkpoint. Nothing in it is
+changed: its reaction to a signal is the one it ships with.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests import launcher
-from tests.chaos.life import LIMIT, SAVED, STEPS, Record, StepResult, parts, send
+from tests.chaos.attacked_run import (
+    LIMIT,
+    SAVED,
+    STEPS,
+    AttackLog,
+    AttackResult,
+    model_and_dataset,
+    send,
+)
+from tests.chaos.attacks import wait_while_running
 
 NAME = "Trainer, torchrun"
 ATTACKS = (
@@ -31,8 +43,8 @@ ATTACKS = (
 )
 
 
-def train(folder: Path, model: str, corpus: str) -> None:
-    """One worker's part."""
+def train(folder: Path, model: str, dataset: str) -> None:
+    """One worker."""
     import torch
     from datasets import load_dataset
     from transformers import (
@@ -48,32 +60,34 @@ def train(folder: Path, model: str, corpus: str) -> None:
 
     from distsent.runtime.checkpoint import weights_sha256
 
-    class Tell(TrainerCallback):
+    class WriteStep(TrainerCallback):
         def on_step_end(self, args, state, control, **rest):  # type: ignore[no-untyped-def]
             if state.is_world_process_zero:
                 (folder / "step").write_text(str(state.global_step))
-            time.sleep(float(os.environ.get("PAUSE", "0")))
+            time.sleep(float(os.environ.get("STEP_DELAY", "0")))
 
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model)
     labels = {"bad": 0, "fair": 1, "good": 2}
-    rows = load_dataset(
-        "json", data_files=f"{corpus}/train.jsonl", split="train", cache_dir=str(folder / "cache")
-    )
-    rows = rows.map(
-        lambda row: {
-            **tokenizer(row["text"], truncation=True, max_length=40),
-            "labels": labels[row["label"]],
-        }
-    )
+
+    def encode(row):  # type: ignore[no-untyped-def]
+        ids = tokenizer(row["text"], truncation=True, max_length=40)
+        return {**ids, "labels": labels[row["label"]]}
+
+    files, cache = f"{dataset}/train.jsonl", str(folder / "cache")
+    rows = load_dataset("json", data_files=files, split="train", cache_dir=cache).map(encode)
     arguments = TrainingArguments(
-        output_dir=str(folder / "out"), max_steps=STEPS, per_device_train_batch_size=4, learning_rate=1e-3, save_steps=SAVED,
-        save_total_limit=2, logging_steps=1, use_cpu=True, seed=0, report_to=[], disable_tqdm=True,
+        output_dir=str(folder / "out"), max_steps=STEPS, per_device_train_batch_size=4,
+        learning_rate=1e-3, save_steps=SAVED, save_total_limit=2, logging_steps=1, use_cpu=True,
+        seed=0, report_to=[], disable_tqdm=True,
     )  # fmt: skip
     trainer = Trainer(
-        AutoModelForSequenceClassification.from_pretrained(model), arguments, train_dataset=rows.remove_columns(["text", "label"]),
-        data_collator=DataCollatorWithPadding(tokenizer), callbacks=[Tell()],
-    )  # fmt: skip
+        AutoModelForSequenceClassification.from_pretrained(model),
+        arguments,
+        train_dataset=rows.remove_columns(["text", "label"]),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[WriteStep()],
+    )
     (folder / "out").mkdir(exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "out")))
     if trainer.is_world_process_zero():
@@ -83,18 +97,18 @@ def train(folder: Path, model: str, corpus: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-class Life:
+class TrainerRun:
     """A folder in which the Trainer trains."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
 
-    def start(self, pause: float = 0.0) -> launcher.Started:
-        return launcher.start(
-            "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.chaos.baseline", "worker",
-            str(self.folder), *parts(), PAUSE=str(pause),
-        )  # fmt: skip
+    def start(self, step_delay: float = 0.0) -> launcher.Started:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        worker = ["-m", "tests.chaos.baseline", "worker", str(self.folder)]
+        command = [*torchrun, *worker, *model_and_dataset()]
+        return launcher.start(*command, STEP_DELAY=str(step_delay))
 
     def read(self, name: str) -> str:
         with suppress(OSError):
@@ -106,10 +120,9 @@ class Life:
         return int(self.read("step") or 0)
 
     def newest(self) -> tuple[int, str]:
-        """(step of the checkpoint that the Trainer would carry on from, what is wrong with it)."""
-        found = sorted(
-            (int(path.name[11:]), path) for path in (self.folder / "out").glob("checkpoint-*")
-        )
+        """(step of the checkpoint that the Trainer would resume from, error of loading it)."""
+        paths = (self.folder / "out").glob("checkpoint-*")
+        found = sorted((int(path.name[11:]), path) for path in paths)
         if not found:
             return 0, ""
         import torch
@@ -126,83 +139,80 @@ class Life:
         return step, ""
 
     def finish(self) -> str:
-        """Carry on until it ends by itself; the hash of its weights, or what keeps it from ending."""
+        """Resume until the end; the hash of the weights, or the reason that there is none."""
         with self.start() as started:
             try:
-                ended = started.wait(250)
+                done = started.wait(250)
             except TimeoutError:
                 return "no end after 250 s"
-        return self.read("result") if ended.code == 0 else f"exit {ended.code}"
+        return self.read("result") if done.code == 0 else f"exit {done.code}"
 
 
-def attack(life: Life, what: str, chance: random.Random) -> StepResult:
-    verb, _, whom = what.partition(" ")
-    came = life.step
-    with life.start(pause=chance.choice((0.0, 0.02, 0.05))) as started:
-        while started.process.poll() is None and life.step <= came:
+def attack(run: TrainerRun, name: str, rng: random.Random) -> AttackResult:
+    verb, _, target = name.partition(" ")
+    before = run.step
+    with run.start(step_delay=rng.choice((0.0, 0.02, 0.05))) as started:
+        while started.process.poll() is None and run.step <= before:
             time.sleep(0.005)
-        until = time.monotonic() + chance.uniform(0, 1.5)
-        while started.process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
-        now, ranks = time.monotonic(), workers(started)
-        victims = {"all ranks": list(ranks.values()), "launcher": [started.process.pid]}
-        chosen = (
-            victims[whom]
-            if whom in victims
-            else [ranks[int(whom[-1])]]
-            if int(whom[-1]) in ranks
-            else [started.process.pid]
-        )
-        send(chosen, signal.SIGKILL if verb == "kill" else signal.SIGTERM)
+        wait_while_running(started, rng.uniform(0, 1.5))
+        now = time.monotonic()
+        send(victims(started, target), signal.SIGKILL if verb == "kill" else signal.SIGTERM)
         while (left := started.processes()) and time.monotonic() - now < LIMIT:
             time.sleep(0.05)
         seconds = time.monotonic() - now
         for process in left:
-            launcher.end(process)
+            launcher.kill(process)
         code = started.wait(30).code
-    newest, wrong = life.newest()
-    return StepResult(
-        NAME, what if verb == "kill" else f"SIGTERM training {whom}", round(seconds, 2), len(left), code,
-        bool(life.read("result")), newest, max(0, life.step - newest), (wrong,) if wrong else (),
-    )  # fmt: skip
+    newest, error = run.newest()
+    name = name if verb == "kill" else f"SIGTERM training {target}"
+    finished, lost = bool(run.read("result")), max(0, run.step - newest)
+    damaged = (error,) if error else ()
+    return AttackResult(
+        NAME, name, round(seconds, 2), len(left), code, finished, newest, lost, damaged
+    )
+
+
+def victims(started: launcher.Started, target: str) -> list[int]:
+    """Process IDs of a target; the launcher's in place of a worker that does not exist."""
+    ranks, above = workers(started), [started.process.pid]
+    if target == "all ranks":
+        return list(ranks.values())
+    if target == "launcher" or int(target[-1]) not in ranks:
+        return above
+    return [ranks[int(target[-1])]]
 
 
 def workers(started: launcher.Started) -> dict[int, int]:
-    """Process ids of the workers by rank."""
+    """Process IDs of the workers by rank."""
     found = {}
     for process in started.processes():
         with suppress(OSError):
-            path = Path(f"/proc/{process}")
-            variables = dict(
-                word.partition(b"=")[::2] for word in (path / "environ").read_bytes().split(b"\0")
-            )
-            if b"LOCAL_RANK" in variables and b"worker" in (path / "cmdline").read_bytes().split(
-                b"\0"
-            ):
-                found[int(variables[b"LOCAL_RANK"])] = process
+            rank = launcher.environment(process).get("LOCAL_RANK")
+            if rank is not None and "worker" in launcher.arguments(process):
+                found[int(rank)] = process
     return found
 
 
-def main(kills: int, seed: int, record: Record) -> None:
-    chance, folder, count = random.Random(seed), Path(tempfile.mkdtemp(prefix="rival-")), 0
-    whole = Life(folder / "whole").finish()
-    again = Life(folder / "again").finish()
-    print(f"let be: {whole}; once more: {again}", flush=True)
-    number = 0
+def main(kills: int, seed: int, log: AttackLog) -> None:
+    rng, count, number = random.Random(seed), 0, 0
+    folder = Path(tempfile.mkdtemp(prefix="baseline-"))
+    expected = TrainerRun(folder / "undisturbed").finish()
+    again = TrainerRun(folder / "again").finish()
+    print(f"undisturbed: {expected}; once more: {again}", flush=True)
     while count < kills:
         number += 1
-        life = Life(folder / f"life-{number}")
+        run = TrainerRun(folder / f"run-{number}")
         for _ in range(min(4, kills - count)):
-            outcome = record.add(attack(life, chance.choice(ATTACKS), chance))
-            print(outcome, flush=True)
+            result = log.add(attack(run, rng.choice(ATTACKS), rng))
+            print(result, flush=True)
             count += 1
-            if outcome.finished:
+            if result.finished:
                 break
-        last = life.read("result") or life.finish()
-        print(f"life {number}: {last}", flush=True)
-        for attacked in ("killed", "asked while training"):
-            record.note(system=NAME, life=attacked, equal=last == whole, seed=seed)
-        shutil.rmtree(life.folder)
+        last = run.read("result") or run.finish()
+        print(f"run {number}: {last}", flush=True)
+        for attacked in ("killed", "signal while training"):
+            log.note(system=NAME, attacked=attacked, equal=last == expected, seed=seed)
+        shutil.rmtree(run.folder)
     shutil.rmtree(folder)
 
 
@@ -210,4 +220,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "worker":
         train(Path(sys.argv[2]), *sys.argv[3:5])
     else:
-        main(int(sys.argv[1]), int(sys.argv[2]), Record(Path(sys.argv[3])))
+        main(int(sys.argv[1]), int(sys.argv[2]), AttackLog(Path(sys.argv[3])))

@@ -1,4 +1,4 @@
-"""Attacks by the hundred run when asked for: `make chaos`."""
+"""Long series of attacks run only on request: `make chaos`."""
 
 from __future__ import annotations
 

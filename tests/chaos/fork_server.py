@@ -1,8 +1,9 @@
-"""Workers that have their imports behind them, for attacks by the hundred: importing takes most of a short run's time.
+"""Forks workers that have finished their imports, which take most of a short run's time.
 
-The nursery imports once and forks a worker whenever a launcher starts `stub.py` in its place. The stub hands over its environment,
-folder and outputs, passes signals on, and ends as its worker ends; a worker whose stub is killed is killed. So a launcher, and a
-worker that looks for its launcher, see what they see without a nursery. Only the imports are not there to be attacked.
+The server imports once and forks a worker whenever a launcher starts `worker_stub.py` in place of a
+worker. The stub hands over its environment, folder and outputs, forwards signals, and exits with
+its worker's status; when the stub is killed, so is its worker. Thus a launcher, and a worker that
+watches its launcher, behave as they do without the server. Only the imports cannot be attacked.
 
     python -m tests.chaos.fork_server FOLDER        (serves until its standard input ends)
 """
@@ -21,29 +22,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests import launcher
 
-STUB = Path(__file__).with_name("stub.py")
+STUB = Path(__file__).with_name("worker_stub.py")
+FOLDER = "FORK_SERVER"  # names the server's folder in the environment of the workers
+RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK")
 
 
-class Nursery:
-    """The process that forks workers. A context."""
+class ForkServer:
+    """Context manager: the process that forks workers."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(launcher.ROOT)
-        }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.fork_server", str(folder)],
             stdin=subprocess.PIPE,
-            env=environment,
+            env=os.environ | launcher.WORKER_ENVIRONMENT,
             start_new_session=True,
         )
         launcher.wait_for((folder / "socket").exists, 120)
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,21 +53,17 @@ class Nursery:
         self.process.wait()
 
     def start(self, arguments: Sequence[str], np: int, **env: str) -> launcher.Started:
-        return Warm(
-            [str(STUB), str(self.folder / "socket"), *arguments],
-            np,
-            None,
-            env | {"NURSERY": str(self.folder)},
-        )
+        command = [str(STUB), str(self.folder / "socket"), *arguments]
+        return ForkedStart(command, np, None, env | {FOLDER: str(self.folder)})
 
 
-class Warm(launcher.Started):
-    """A start whose workers come from a nursery: no descendants of the launcher, and seen from outside without its environment."""
+class ForkedStart(launcher.Started):
+    """A start whose workers are forked, so they are not descendants of the launcher."""
 
     def __init__(
         self, command: Sequence[str], np: int, cwd: Path | None, env: dict[str, str]
     ) -> None:
-        self._folder = Path(env["NURSERY"])
+        self._folder = Path(env[FOLDER])
         super().__init__(command, np, cwd, env)
 
     def workers(self) -> dict[int, int]:
@@ -82,61 +80,59 @@ class Warm(launcher.Started):
 
 
 def serve(folder: Path) -> socket.socket | None:
-    """Fork a worker for each stub. Returns in each worker, with the line to its stub."""
+    """Fork a worker for each stub. Returns the connection to its stub in each worker."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "coming"))
+        server.bind(str(folder / "new-socket"))
         server.listen(16)
-        os.rename(folder / "coming", folder / "socket")
-        lines: dict[int, socket.socket] = {}
+        os.rename(folder / "new-socket", folder / "socket")
+        stubs: dict[int, socket.socket] = {}
         while True:
-            ready, _, _ = select.select([server, sys.stdin, *lines.values()], [], [], 0.02)
+            ready, _, _ = select.select([server, sys.stdin, *stubs.values()], [], [], 0.02)
             if sys.stdin in ready:
                 return None
-            for process, line in lines.items():
-                if line in ready:  # its stub is gone
+            for process, stub in stubs.items():
+                if stub in ready:  # the stub is gone
                     os.kill(process, signal.SIGKILL)
             if server in ready:
-                line, _ = server.accept()
-                text, outputs = receive(line)
+                stub, _ = server.accept()
+                text, outputs = receive(stub)
                 process = os.fork()
                 if process == 0:
                     become(json.loads(text), outputs)
-                    return line
+                    return stub
                 for output in outputs:
                     os.close(output)
-                lines[process] = line
-                line.sendall(f"{process}\n".encode())
+                stubs[process] = stub
+                stub.sendall(f"{process}\n".encode())
             with suppress(ChildProcessError):
                 while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                    with suppress(OSError), lines.pop(ended[0]) as line:
-                        line.sendall(f"{ended[1]}\n".encode())
+                    with suppress(OSError), stubs.pop(ended[0]) as stub:
+                        stub.sendall(f"{ended[1]}\n".encode())
 
 
-def receive(line: socket.socket) -> tuple[bytes, list[int]]:
-    """A stub's first message, up to its end of line, and the outputs that came with it."""
-    text, outputs, _, _ = socket.recv_fds(line, 1 << 20, 2)
+def receive(stub: socket.socket) -> tuple[bytes, list[int]]:
+    """A stub's first message, up to its newline, and the output descriptors sent with it."""
+    text, outputs, _, _ = socket.recv_fds(stub, 1 << 20, 2)
     while not text.endswith(b"\n"):
-        text += line.recv(1 << 20)
+        text += stub.recv(1 << 20)
     return text, outputs
 
 
-def become(what: dict[str, Any], outputs: Sequence[int]) -> None:
-    """Turn this fork into the process that the launcher wanted to start."""
+def become(message: dict[str, Any], outputs: Sequence[int]) -> None:
+    """Turn this fork into the process that the launcher meant to start."""
     for number, output in enumerate(outputs, 1):
         os.dup2(output, number)
         os.close(output)
+    env = message["environment"]
     os.environ.clear()
-    os.environ.update(what["environment"])
-    os.chdir(what["folder"])
-    sys.argv = ["tests.chaos.paused_worker", *what["arguments"]]
-    os.getppid = lambda: int(what["stub"])
-    rank = next(
-        what["environment"][name]
-        for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK")
-        if name in what["environment"]
-    )
-    mark = what["environment"][launcher.MARK]
-    (Path(os.environ["NURSERY"]) / f"{mark}.{rank}").write_text(str(os.getpid()))
+    os.environ.update(env)
+    os.chdir(message["folder"])
+    sys.argv = ["tests.chaos.paused_worker", *message["arguments"]]
+    # The stub counts as this process's parent, so that the launchers above it are found.
+    own, parent_of = os.getpid(), psutil.Process.ppid
+    psutil.Process.ppid = lambda self: message["stub"] if self.pid == own else parent_of(self)
+    rank = next(env[name] for name in RANKS if name in env)
+    (Path(env[FOLDER]) / f"{env[launcher.MARK]}.{rank}").write_text(str(os.getpid()))
 
 
 if __name__ == "__main__":
@@ -148,6 +144,6 @@ if __name__ == "__main__":
     from distsent import cli
     from tests.chaos import paused_worker
 
-    mine = serve(Path(sys.argv[1]))
-    if mine is not None:
+    connection = serve(Path(sys.argv[1]))
+    if connection is not None:
         cli.run(paused_worker.main)

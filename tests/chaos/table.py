@@ -1,4 +1,4 @@
-"""What became of the attacks, as a table:  python -m tests.chaos.table chaos.jsonl"""
+"""The attack log as a table:  python -m tests.chaos.table chaos.jsonl"""
 
 from __future__ import annotations
 
@@ -9,50 +9,54 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.chaos.life import Record
+from tests.chaos.attacked_run import AttackLog
 
-HEAD = (
-    "system", "attack", "times", "ended alone", "orphans", "newest checkpoint unloadable", "steps lost, median (most)",
-    "seconds to the last process's end, median (most)", "weights as of the run let be",
+HEADINGS = (
+    "system", "attack", "times", "ended by itself", "orphans", "newest checkpoint unloadable",
+    "steps lost, median (most)", "seconds to the last process's end, median (most)",
+    "weights equal the undisturbed run's",
 )  # fmt: skip
 
 
 def kind(line: Mapping[str, Any]) -> str:
-    """Which row a line belongs to: all kills are one, signals go by phase."""
-    if "life" in line:
-        return (
-            "killed" if line["life"] == "killed" else str(line["life"]).removeprefix("asked while ")
-        )
+    """The row that a line belongs to: all kills share one, signals have one for each phase."""
+    if "attacked" in line:
+        return str(line["attacked"]).removeprefix("signal while ")
     words = str(line["attack"]).split()
     return "killed" if words[0] == "kill" else words[1]
 
 
 def rows(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     attacks: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    lives: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
-        (lives if "life" in line else attacks)[str(line["system"]), kind(line)].append(line)
-    out = []
-    for key, found in attacks.items():
-        lost, seconds, ends = (
-            [line["lost"] for line in found],
-            [line["seconds"] for line in found],
-            lives[key],
-        )
-        equal = sum(bool(line["equal"]) for line in ends)
-        out.append([
-            key[0], "SIGKILL at a random moment" if key[1] == "killed" else f"signal while {key[1].replace('_', ' ')}",
-            str(len(found)), str(sum(line["orphans"] == 0 for line in found)), str(sum(line["orphans"] for line in found)),
-            str(sum(bool(line["damaged"]) for line in found)), f"{median(lost):g} ({max(lost)})",
-            f"{median(seconds):.1f} ({max(seconds):.1f})", f"{equal} of {len(ends)} runs",
-        ])  # fmt: skip
-    return out
+        (runs if "attacked" in line else attacks)[str(line["system"]), kind(line)].append(line)
+    return [format_row(*key, found, runs[key]) for key, found in attacks.items()]
 
 
-def table(body: Iterable[Iterable[str]]) -> str:
-    lines = [" | ".join(cells) for cells in (HEAD, ["---"] * len(HEAD), *body)]
+def format_row(
+    system: str, attack: str, found: list[Mapping[str, Any]], runs: list[Mapping[str, Any]]
+) -> list[str]:
+    lost, seconds = [line["lost"] for line in found], [line["seconds"] for line in found]
+    equal = sum(bool(line["equal"]) for line in runs)
+    phase = attack.replace("_", " ")
+    return [
+        system,
+        "SIGKILL at a random moment" if attack == "killed" else f"signal while {phase}",
+        str(len(found)),
+        str(sum(line["orphans"] == 0 for line in found)),
+        str(sum(line["orphans"] for line in found)),
+        str(sum(bool(line["damaged"]) for line in found)),
+        f"{median(lost):g} ({max(lost)})",
+        f"{median(seconds):.1f} ({max(seconds):.1f})",
+        f"{equal} of {len(runs)} runs",
+    ]
+
+
+def format_table(body: Iterable[Iterable[str]]) -> str:
+    lines = [" | ".join(cells) for cells in (HEADINGS, ["---"] * len(HEADINGS), *body)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 if __name__ == "__main__":
-    print(table(rows(Record(Path(sys.argv[1])).lines())))
+    print(format_table(rows(AttackLog(Path(sys.argv[1])).lines())))

@@ -1,7 +1,8 @@
-"""Real runs under horovodrun are killed, asked to stop and frozen; the same command carries on, and the last bits are the same.
+"""Real runs under horovodrun are killed, signaled and frozen, then resumed to the same final bits.
 
-`make chaos` attacks 200 times at random and 50 times in each phase (KILLS, SIGNALS and SEED change that) and leaves a line for each
-attack in the file that RECORD names (chaos.jsonl); `python -m tests.chaos.table chaos.jsonl` makes a table of them.
+`make chaos` kills 200 times at random and sends 50 signals in each phase. KILLS, SIGNALS and SEED
+change that. Each attack becomes one line in the file that RECORD names (chaos.jsonl);
+`python -m tests.chaos.table chaos.jsonl` formats them as a table.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.attacks import PHASES, ask, killed, signalled
-from tests.chaos.fork_server import Nursery
-from tests.chaos.life import Life, Record, kill, send, workers
+from tests.chaos.attacked_run import AttackedRun, AttackLog, kill, send, workers
+from tests.chaos.attacks import PHASES, killed_runs, request_stop, signaled_run
+from tests.chaos.fork_server import ForkServer
 from tests.launcher import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # several starts each
@@ -27,141 +28,126 @@ SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery") / "nursery") as nursery:
-        yield nursery
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("fork_server") / "server") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> str:
-    """The last bits of the run that is let be."""
-    return Life(tmp_path_factory.mktemp("whole"), 0, nursery).finish()
+def expected(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> str:
+    """The final bits of an undisturbed run."""
+    return AttackedRun(tmp_path_factory.mktemp("undisturbed"), 0, server).finish()
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(
-        Path(os.environ["RECORD"]) if "RECORD" in os.environ else tmp_path / "record.jsonl"
-    )
+def log(tmp_path: Path) -> AttackLog:
+    return AttackLog(Path(os.environ.get("RECORD", tmp_path / "chaos.jsonl")))
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(
-    tmp_path: Path, whole: str, record: Record, nursery: Nursery
+def test_killed_three_times_it_ends_with_the_same_bits(
+    tmp_path: Path, expected: str, log: AttackLog, server: ForkServer
 ) -> None:
-    """Each kill comes while it trains, at a step that it has just told of."""
-    life = Life(tmp_path, 0, nursery)
-    for whom in ("rank 0", "launcher", "everything"):
-        came = life.trained
-        with life.start(pause=0.05) as started:
-            started.until(lambda came=came: life.trained > came + 7)  # type: ignore[misc]
+    """Each kill comes during training, right after a step was logged."""
+    run = AttackedRun(tmp_path, 0, server)
+    for target in ("rank 0", "launcher", "everything"):
+        before = run.trained
+        with run.start(step_delay=0.05) as started:
+            started.until(lambda before=before: run.trained > before + 7)  # type: ignore[misc]
             now = time.monotonic()
-            kill(started, whom)
-            outcome = record.add(life.after(started, f"kill {whom}", now))
-        assert outcome.orphans == 0 and not outcome.damaged and not outcome.finished, outcome
-        assert outcome.newest > came and outcome.lost <= 6, outcome
-        if whom == "rank 0":
-            assert re.search(
-                r"rank 1: rank 0 died around step \d+; the last checkpoint is intact",
-                life.last_output,
-            ), life.last_output
-    assert life.finish() == whole
+            kill(started, target)
+            result = log.add(run.after_attack(started, f"kill {target}", now))
+        assert result.orphans == 0 and not result.damaged and not result.finished, result
+        assert result.newest > before and result.lost <= 6, result
+        if target == "rank 0":
+            line = r"rank 1: rank 0 died around step \d+; the last checkpoint is intact"
+            assert re.search(line, run.last_output), run.last_output
+    assert run.finish() == expected
 
 
 @pytest.mark.parametrize(
     ("phase", "number", "target"),
     [
-        ("tokenising", signal.SIGUSR1, "rank 1"),
+        ("tokenizing", signal.SIGUSR1, "rank 1"),
         ("evaluating", signal.SIGTERM, "rank 1"),
         pytest.param("saving", signal.SIGINT, "rank 0", marks=pytest.mark.chaos),
         pytest.param("training", signal.SIGUSR2, "launcher", marks=pytest.mark.chaos),
     ],
 )
-def test_asked_to_stop_in_any_phase_it_leaves_saved(
-    tmp_path: Path, nursery: Nursery, phase: str, number: int, target: str
+def test_a_signal_in_any_phase_saves_and_stops(
+    tmp_path: Path, server: ForkServer, phase: str, number: int, target: str
 ) -> None:
-    life = Life(tmp_path, 0, nursery)
-    with life.start(hold=f"{phase}:1") as started:
-        started.until(lambda: life.is_at(phase, 0))
+    run = AttackedRun(tmp_path, 0, server)
+    with run.start(pause_at=f"{phase}:1") as started:
+        started.until(lambda: run.is_at(phase, 0))
         now = time.monotonic()
-        ask(started, number, target)
-        if (
-            phase == "tokenising" or target == "launcher"
-        ):  # a wish travels with the pulse; workers look after their launcher
-            wait_for(
-                lambda: life.is_at("asked", 0), 60
-            )  # the launcher itself is gone by then, where it was the target
-        life.let_go()
-        outcome = life.after(started, phase, now)
-    assert outcome.orphans == 0 and not outcome.damaged and outcome.lost == 0, (
-        outcome,
-        life.last_output,
-    )
-    assert life.status.startswith("stopped: "), (outcome, life.last_output)
-    assert outcome.code == (75 if target != "launcher" else -number), (outcome, life.last_output)
-    expected = {"tokenising": 0, "evaluating": 10, "training": 1}.get(phase, outcome.newest)
-    assert outcome.newest == expected, outcome
-    assert "Traceback" not in life.last_output, life.last_output
+        request_stop(started, number, target)
+        if phase == "tokenizing" or target == "launcher":
+            # The request travels with the heartbeat; workers watch their launcher. A launcher that
+            # was the target has ended by then.
+            wait_for(lambda: run.is_at("stop_requested", 0), 60)
+        run.resume_workers()
+        result = run.after_attack(started, phase, now)
+    details = f"{result}\nstatus: {run.status}\n{run.last_output}"
+    assert result.orphans == 0 and not result.damaged and result.lost == 0, details
+    assert run.status.state == "stopped", details
+    assert result.code == (75 if target != "launcher" else -number), details
+    newest = {"tokenizing": 0, "evaluating": 10, "training": 1}.get(phase, result.newest)
+    assert result.newest == newest, details
+    assert "Traceback" not in run.last_output, details
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.chaos), 1])
 def test_a_frozen_worker_is_named_and_all_end(
-    tmp_path: Path, whole: str, nursery: Nursery, rank: int
+    tmp_path: Path, expected: str, server: ForkServer, rank: int
 ) -> None:
-    life = Life(tmp_path, 0, nursery)
-    with life.start(pause=0.05, changes=["run.stall_seconds=8"]) as started:
-        started.until(lambda: life.trained >= 5)
+    run = AttackedRun(tmp_path, 0, server)
+    with run.start(step_delay=0.05, changes=["run.stall_seconds=8"]) as started:
+        started.until(lambda: run.trained >= 5)
         now = time.monotonic()
         send([workers(started)[rank]], signal.SIGSTOP)
-        outcome = life.after(started, f"freeze rank {rank}", now)
-    assert outcome.orphans == 0 and outcome.code not in (0, 75) and not outcome.finished, outcome
-    assert re.search(
-        rf"rank {rank}( on \S+)? sent no heartbeat for 8 s (at|around) step \d+", life.last_output
-    ), life.last_output
-    assert life.finish() == whole
+        result = run.after_attack(started, f"freeze rank {rank}", now)
+    assert result.orphans == 0 and result.code not in (0, 75) and not result.finished, result
+    line = rf"rank {rank}( on \S+)? sent no heartbeat for 8 s (at|around) step \d+"
+    assert re.search(line, run.last_output), run.last_output
+    assert run.finish() == expected
 
 
-def test_a_second_signal_leaves_at_once(tmp_path: Path, nursery: Nursery) -> None:
-    life = Life(tmp_path, 0, nursery)
-    with life.start(hold="saving:2") as started:
-        started.until(lambda: life.is_at("saving", 0))
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path, server: ForkServer) -> None:
+    run = AttackedRun(tmp_path, 0, server)
+    with run.start(pause_at="saving:2") as started:
+        started.until(lambda: run.is_at("saving", 0))
         worker = workers(started)[0]
         send([worker], signal.SIGTERM)
         now = time.monotonic()
-        while (
-            worker in started.processes()
-        ):  # repeated within two seconds it is taken for the same one
+        while worker in started.processes():  # a repeat within two seconds counts as the same one
             time.sleep(0.5)
             send([worker], signal.SIGTERM)
-        outcome = life.after(
-            started, "twice", now
-        )  # nobody let go of the save that it would have waited for
-    assert outcome.orphans == 0 and outcome.newest == 3 and not outcome.damaged, (
-        outcome,
-        life.last_output,
-    )
+        # The save that it would have waited for is still paused.
+        result = run.after_attack(started, "twice", now)
+    details = f"{result}\n{run.last_output}"
+    assert result.orphans == 0 and result.newest == 3 and not result.damaged, details
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
-def test_hundreds_of_kills(tmp_path: Path, whole: str, record: Record, nursery: Nursery) -> None:
+def test_hundreds_of_kills(
+    tmp_path: Path, expected: str, log: AttackLog, server: ForkServer
+) -> None:
     print(f"SEED={SEED}")
-    for outcome in killed(
-        tmp_path, SEED, int(os.environ.get("KILLS", "200")), record, whole, nursery
-    ):
-        assert outcome.orphans == 0 and not outcome.damaged, outcome
-        assert outcome.lost <= 6, (
-            outcome
-        )  # saved every 3, and one save is whole before the next begins
+    kills = int(os.environ.get("KILLS", "200"))
+    for result in killed_runs(tmp_path, SEED, kills, log, expected, server):
+        assert result.orphans == 0 and not result.damaged, result
+        # Saved every 3 steps; a save is complete before the next one starts.
+        assert result.lost <= 6, result
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("phase", PHASES)
 def test_dozens_of_signals(
-    tmp_path: Path, whole: str, record: Record, nursery: Nursery, phase: str
+    tmp_path: Path, expected: str, log: AttackLog, server: ForkServer, phase: str
 ) -> None:
     print(f"SEED={SEED}")
-    warm = None if phase == "import" else nursery
-    assert list(
-        signalled(tmp_path, SEED, phase, int(os.environ.get("SIGNALS", "50")), record, whole, warm)
-    )
+    run = AttackedRun(tmp_path / phase, SEED, None if phase == "import" else server)
+    times = int(os.environ.get("SIGNALS", "50"))
+    assert list(signaled_run(run, phase, times, log, expected))

@@ -1,4 +1,4 @@
-"""Checkpoint files that were changed in any way: the reader walks back or says clearly what is wrong, and never takes a part."""
+"""Changed checkpoint files: the reader falls back or reports the error, and never loads a part."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.runtime import checkpoint
 from tests import fixtures
-from tests.chaos.life import job
+from tests.chaos.attacked_run import job
 from tests.parallel.driver import Entry, drive
 
 FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
 OLD, NEW = "step-00000003", "step-00000006"
-HOSTILE: tuple[Any, ...] = (
-    None, True, 0, -1, 1e308, "", "x", [], [[]], {}, {"": {}}, {".": {}}, {"..": {}}, {"\0": {}}, {"/dev/zero": {"bytes": 0}},
-    {f"../{OLD}/{name}": {"bytes": 0, checkpoint.HASH: ""} for name in FILES}, {name: None for name in FILES},
+HASH = checkpoint.HASH
+HOSTILE_MANIFESTS: tuple[Any, ...] = (
+    None, True, 0, -1, 1e308, "", "x", [], [[]],
+    {}, {"": {}}, {".": {}}, {"..": {}}, {"\0": {}}, {"/dev/zero": {"bytes": 0}},
+    {f"../{OLD}/{name}": {"bytes": 0, HASH: ""} for name in FILES},
+    {name: None for name in FILES},
     {name: [] for name in FILES},
-    {name: {"bytes": float("nan"), checkpoint.HASH: "0" * 32} for name in FILES}, {name: {"bytes": 10**30} for name in FILES},
-    {"weights.safetensors": {"bytes": "1", checkpoint.HASH: 1}}, {"state.json": {"bytes": 0, checkpoint.HASH: None}},
+    {name: {"bytes": float("nan"), HASH: "0" * 32} for name in FILES},
+    {name: {"bytes": 10**30} for name in FILES},
+    {"weights.safetensors": {"bytes": "1", HASH: 1}},
+    {"state.json": {"bytes": 0, HASH: None}},
 )  # fmt: skip
-TEXTS = (
+HOSTILE_TEXTS = (
     "[" * 50_000,
     '{"a":' * 50_000,
     "9" * 10_000,
@@ -52,155 +57,167 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
+def hashes(groups: dict[str, dict[str, torch.Tensor]]) -> dict[str, str]:
+    return {group: checkpoint.weights_sha256(found) for group, found in groups.items()}
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     for step in (3, 6):
-        checkpoint.save(
-            folder,
-            step,
-            fixtures.safetensors_buffers(tensors(step)),
-            {"step": step, "progress": list(range(20))},
-        )
+        buffers = fixtures.safetensors_buffers(tensors(step))
+        checkpoint.save(folder, step, buffers, {"step": step, "progress": list(range(20))})
     return folder
 
 
-def content(path: Path, name: str) -> bytes:
-    return (path / name).read_bytes()
+class Damage:
+    """One random change to the newest checkpoint's files. str() describes it."""
 
+    def __init__(self, rng: random.Random, folder: Path) -> None:
+        self.rng, self.path, self.name = rng, folder / NEW, rng.choice(FILES)
+        self.file, self.manifest = self.path / self.name, self.path / "manifest.json"
+        self.data = self.file.read_bytes()
+        self.other = (folder / rng.choice((OLD, NEW))) / rng.choice(FILES)
+        n = len(self.data)
+        ways: dict[str, Callable[[], object]] = {
+            "bits": self.flip_bits,
+            "truncated": lambda: self.write(self.data[: rng.randrange(n)]),
+            "empty": lambda: self.write(b""),
+            "longer": lambda: self.write(self.data + rng.randbytes(rng.randrange(1, 99))),
+            "deleted": self.file.unlink,
+            "swapped": self.swap,
+            "zeros": self.zeros,
+            "garbage": lambda: self.write(rng.randbytes(rng.randrange(1, 3000))),
+            "manifest": self.edit_manifest,
+            "hostile": self.hostile_manifest,
+            "text": self.hostile_text,
+            "folder": lambda: self.replace(self.file.mkdir),
+            "pipe": lambda: self.replace(lambda: os.mkfifo(self.file)),
+            "loop": lambda: self.link(self.file),
+            "device": lambda: self.link(Path("/dev/zero")),
+            "nowhere": lambda: self.link(self.path / "nowhere"),
+        }
+        self.way = rng.choice(list(ways))
+        ways[self.way]()
 
-def damage(rng: random.Random, folder: Path) -> str:
-    """Change the newest checkpoint's files in one way; says how."""
-    path, name = folder / NEW, rng.choice(FILES)
-    file, data = path / name, (path / name).read_bytes()
-    other = (folder / rng.choice((OLD, NEW))) / rng.choice(FILES)
+    def __str__(self) -> str:
+        return f"{self.way} {self.name}"
 
-    def write(value: bytes) -> None:
-        file.write_bytes(value)
+    def write(self, data: bytes) -> None:
+        self.file.write_bytes(data)
 
-    def replace(make: Callable[[], object]) -> None:
-        file.unlink()
-        make()
+    def replace(self, create: Callable[[], object]) -> None:
+        self.file.unlink()
+        create()
 
-    def flip() -> None:
-        bits = bytearray(data)
-        for _ in range(rng.choice((1, 1, 2, 50))):
-            bits[rng.randrange(len(bits))] ^= 1 << rng.randrange(8)
-        write(bytes(bits))
+    def link(self, target: Path) -> None:
+        self.replace(lambda: self.file.symlink_to(target))
 
-    def swap() -> None:
-        there = other.read_bytes()
-        if other.parent == path:
-            other.write_bytes(data)
-        write(there)
+    def flip_bits(self) -> None:
+        data = bytearray(self.data)
+        for _ in range(self.rng.choice((1, 1, 2, 50))):
+            data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+        self.write(bytes(data))
 
-    def zeros() -> None:
-        start = rng.randrange(len(data))
-        write(data[:start] + bytes(len(data) - start))
+    def swap(self) -> None:
+        others = self.other.read_bytes()
+        if self.other.parent == self.path:
+            self.other.write_bytes(self.data)
+        self.write(others)
 
-    def edit() -> None:
-        manifest = json.loads(content(path, "manifest.json"))
-        entry = rng.choice(FILES[1:])
-        kind = rng.randrange(5)
+    def zeros(self) -> None:
+        start = self.rng.randrange(len(self.data))
+        self.write(self.data[:start] + bytes(len(self.data) - start))
+
+    def edit_manifest(self) -> None:
+        manifest, rng = json.loads(self.manifest.read_bytes()), self.rng
+        entry, kind = rng.choice(FILES[1:]), rng.randrange(5)
         if kind == 0:
             del manifest[entry]
         elif kind == 1:
             manifest[entry]["bytes"] += rng.choice((-1, 1, 10**9))
         elif kind == 2:
-            manifest[entry][checkpoint.HASH] = rng.randbytes(16).hex()
+            manifest[entry][HASH] = rng.randbytes(16).hex()
         elif kind == 3:
-            manifest[entry].pop(rng.choice(("bytes", checkpoint.HASH)))
+            manifest[entry].pop(rng.choice(("bytes", HASH)))
         else:
-            manifest[rng.choice(("../x", "other.safetensors", "/etc/hostname", "sub/file"))] = (
-                manifest[entry]
-            )
-        (path / "manifest.json").write_text(json.dumps(manifest))
+            extra = rng.choice(("../x", "other.safetensors", "/etc/hostname", "sub/file"))
+            manifest[extra] = manifest[entry]
+        self.manifest.write_text(json.dumps(manifest))
 
-    ways: dict[str, Callable[[], object]] = {
-        "bits": flip, "cut": lambda: write(data[: rng.randrange(len(data))]), "empty": lambda: write(b""),
-        "longer": lambda: write(data + rng.randbytes(rng.randrange(1, 99))), "deleted": file.unlink, "swapped": swap,
-        "zeros": zeros,
-        "garbage": lambda: write(rng.randbytes(rng.randrange(1, 3000))), "manifest": edit,
-        "hostile": lambda: (path / "manifest.json").write_text(json.dumps(rng.choice(HOSTILE))),
-        "text": lambda: (path / rng.choice(("manifest.json", "state.json"))).write_text(rng.choice(TEXTS)),
-        "folder": lambda: replace(file.mkdir), "pipe": lambda: replace(lambda: os.mkfifo(file)),
-        "loop": lambda: replace(lambda: file.symlink_to(file)), "device": lambda: replace(lambda: file.symlink_to("/dev/zero")),
-        "nowhere": lambda: replace(lambda: file.symlink_to(path / "nowhere")),
-    }  # fmt: skip
-    way = rng.choice(list(ways))
-    ways[way]()
-    return f"{way} {name}"
+    def hostile_manifest(self) -> None:
+        self.manifest.write_text(json.dumps(self.rng.choice(HOSTILE_MANIFESTS)))
+
+    def hostile_text(self) -> None:
+        file = self.path / self.rng.choice(("manifest.json", "state.json"))
+        file.write_text(self.rng.choice(HOSTILE_TEXTS))
 
 
-def mutations(folder: Path, fresh: Path, count: int, seed: int) -> int:
-    """Damage and read `count` times; how often the newest checkpoint was passed over."""
-    rng, passed_over = random.Random(seed), 0
-    expected = {
-        step: {g: checkpoint.weights_sha256(t) for g, t in tensors(step).items()} for step in (3, 6)
-    }
+def damage_and_load(folder: Path, fresh: Path, count: int, seed: int) -> int:
+    """Damage and load `count` times; returns how often the newest checkpoint was skipped."""
+    rng, skipped = random.Random(seed), 0
+    expected = {step: hashes(tensors(step)) for step in (3, 6)}
     for number in range(count):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(fresh, folder)
-        what, told = damage(rng, folder), []
-        found = checkpoint.load_newest(folder, told.append)
-        where = f"seed {seed}, number {number}: {what}: {told}"
-        assert found is not None and found.step in (3, 6), where
-        assert {g: checkpoint.weights_sha256(t) for g, t in found.tensors.items()} == expected[
-            found.step
-        ], where
-        assert found.state["step"] == found.step, where
-        assert len(told) == (found.step == 3) and all(
-            "\n" not in line and NEW in line for line in told
-        ), where
-        passed_over += found.step == 3
-    return passed_over
+        damage, lines = Damage(rng, folder), []
+        found = checkpoint.load_newest(folder, lines.append)
+        details = f"seed {seed}, number {number}: {damage}: {lines}"
+        assert found is not None and found.step in (3, 6), details
+        assert hashes(found.tensors) == expected[found.step], details
+        assert found.state["step"] == found.step, details
+        assert len(lines) == (found.step == 3), details
+        assert all("\n" not in line and NEW in line for line in lines), details
+        skipped += found.step == 3
+    return skipped
 
 
-def test_hundreds_of_changed_checkpoints_are_read_whole_or_passed_over(
+def test_hundreds_of_changed_checkpoints_are_loaded_completely_or_skipped(
     tmp_path: Path, fresh: Path
 ) -> None:
-    assert mutations(tmp_path / "run", fresh, 800, seed=random.Random().randrange(10**6)) > 600
+    seed = random.Random().randrange(10**6)
+    assert damage_and_load(tmp_path / "run", fresh, 800, seed) > 600
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(0)
-def test_ten_thousand_changed_checkpoints_are_read_whole_or_passed_over(
+def test_ten_thousand_changed_checkpoints_are_loaded_completely_or_skipped(
     tmp_path: Path, fresh: Path
 ) -> None:
-    print(
-        f"{mutations(tmp_path / 'run', fresh, 10_000, seed=random.Random().randrange(10**6))} of 10,000 were passed over"
-    )
+    seed = random.Random().randrange(10**6)
+    print(f"{damage_and_load(tmp_path / 'run', fresh, 10_000, seed)} of 10,000 were skipped")
 
 
-# A checkpoint whose hashes are right and whose content does not fit: forged, or another model's
+# Checkpoints with correct hashes whose content does not fit: forged, or another model's
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that stands at step 60 and has no result."""
+    """A run that was saved at step 60 and has no result."""
     folder = tmp_path_factory.mktemp("stopped")
-    alone(folder)
+    train(folder)
     (folder / "chaos" / "result.json").unlink()
     return folder
 
 
-def alone(folder: Path) -> None:
-    """Train in this very process."""
+def train(folder: Path) -> None:
+    """Train in this process."""
     drive([Entry(overrides=job(folder), mutant=None)], World())
 
 
 def forge(path: Path, name: str, content: bytes) -> None:
-    """Put another content into a checkpoint, and its hash into the manifest."""
+    """Replace a file of a checkpoint, and its hash in the manifest."""
     (path / name).write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest[name] = {"bytes": len(content), checkpoint.HASH: xxh3_128_hexdigest(content)}
+    manifest[name] = {"bytes": len(content), HASH: xxh3_128_hexdigest(content)}
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 STATES = {
-    "nothing": {}, "no progress": {"progress": None, "updates": 1, "scale": [1.0, 0]},
+    "nothing": {},
+    "no progress": {"progress": None, "updates": 1, "scale": [1.0, 0]},
     "wrong progress": {"progress": {"steps": 1}, "updates": 1, "scale": [1.0, 0]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -219,16 +236,14 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(
     elif what == "a missing moment":
         del moments[f"exp_avg.{first}"]
         forge(path, "optimizer.safetensors", safetensors.torch.save(moments))
+    elif what == "another shape":
+        weights[first] = weights[first].reshape(-1)
+        forge(path, "weights.safetensors", safetensors.torch.save(weights))
     else:
-        other = weights.pop(first)
-        key, value = (
-            ("other", other) if what == "another model's weights" else (first, other.reshape(-1))
-        )
-        forge(path, "weights.safetensors", safetensors.torch.save({**weights, key: value}))
-    with pytest.raises(
-        UserError,
-        match=r"the checkpoint of step 60 does not fit this job.*run\.resume=never starts over",
-    ) as caught:
-        alone(tmp_path)
+        weights["other"] = weights.pop(first)
+        forge(path, "weights.safetensors", safetensors.torch.save(weights))
+    line = r"the checkpoint of step 60 does not fit this job.*run\.resume=never starts over"
+    with pytest.raises(UserError, match=line) as caught:
+        train(tmp_path)
     assert len(caught.value.lines) == 1
-    assert fixtures.metrics(tmp_path / "chaos"), "nothing of the run was thrown away"
+    assert fixtures.metrics(tmp_path / "chaos"), "data of the run was deleted"

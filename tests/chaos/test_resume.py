@@ -1,4 +1,4 @@
-"""Ended after any step, or at any forward pass of training and evaluation, a run carries on to the bits of one that was let be."""
+"""A run stopped in any step or killed at any forward pass resumes to the undisturbed run's bits."""
 
 from __future__ import annotations
 
@@ -21,90 +21,91 @@ from tests import fixtures, systems
 from tests.parallel.conftest import but
 from tests.parallel.driver import Deaf
 
-STEPS = 9  # an epoch is 4, and the last batch of each is a small one; evaluated after 3, 6 and 9, saved after 2, 4, ...
+# An epoch has 4 steps, the last one with a smaller batch. Evaluated after steps 3, 6 and 9, saved
+# after 2, 4, ...
+STEPS = 9
 KINDS = {
-    "float32": [], "bf16": ["train.precision=bf16"], "lora": ["adapter.kind=lora", "adapter.dropout=0.2"],
+    "float32": [],
+    "bf16": ["train.precision=bf16"],
+    "lora": ["adapter.kind=lora", "adapter.dropout=0.2"],
     "lora on 4 bits": ["adapter.kind=lora", "adapter.bits=4"],
-}  # fmt: skip
+}
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that handles errors may run on, so nothing catches it."""
+    """Stands for SIGKILL: no error handler catches it."""
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("parts")
-    corpus = fixtures.corpus(folder / "corpus", train=45, validation=12, test=4)
+    dataset = fixtures.corpus(folder / "dataset", train=45, validation=12, test=4)
+    encoder = systems.encoder(folder / "model", "bert")
     return [
-        f"data.source={corpus}", f"data.store={folder / 'tokens'}", f"model.name={systems.encoder(folder / 'model', 'bert')}",
-        "data.max_length=40", "train.batch_size=12", f"train.max_steps={STEPS}", "train.token_budget=120", "optim.lr=1e-2",
-        "eval.every=3", "eval.metric=loss", "eval.batch_tokens=60", "checkpoint.every_steps=2", "log.every=1",
-        "log.tensorboard=false",
+        f"data.source={dataset}", f"data.store={folder / 'tokens'}", f"model.name={encoder}",
+        "data.max_length=40", "train.batch_size=12", f"train.max_steps={STEPS}",
+        "train.token_budget=120", "optim.lr=1e-2", "eval.every=3", "eval.metric=loss",
+        "eval.batch_tokens=60", "checkpoint.every_steps=2", "log.every=1", "log.tensorboard=false",
     ]  # fmt: skip
 
 
 def train(words: list[str], folder: Path, stop: Deaf | None = None) -> Path:
-    asked = load_job(None, [*words, f"run.dir={folder}", "job.name=run"])
-    with patch(
-        "distsent.reporting.plots.available", return_value=False
-    ):  # they take longer than the training
-        TrainingRun(asked, World(), stop or Deaf()).train()
+    job = load_job(None, [*words, f"run.dir={folder}", "job.name=run"])
+    # Plots would take longer than the training.
+    with patch("distsent.reporting.plots.available", return_value=False):
+        TrainingRun(job, World(), stop or Deaf()).train()
     return folder / "run"
 
 
 def bits(run: Path) -> list[object]:
-    """All that two runs of the same bits share."""
-    result, last = (
-        fixtures.result(run),
-        checkpoint.load_newest(run / "checkpoints", lambda line: pytest.fail(line)),
-    )
+    """Everything that two runs with the same bits share."""
+    result = fixtures.result(run)
+    last = checkpoint.load_newest(run / "checkpoints", lambda line: pytest.fail(line))
     assert last is not None
-    scores = {split: [one["loss"], one["confusion"]] for split, one in result["eval"].items()}  # type: ignore[attr-defined]
-    steps = [
-        [line[key] for key in ("step", "loss", "lr", "grad_norm", "samples", "tokens")]
-        for line in fixtures.metrics(run)
-    ]
+    evaluated = result["eval"].items()  # type: ignore[attr-defined]
+    scores = {split: [one["loss"], one["confusion"]] for split, one in evaluated}
+    keys = ("step", "loss", "lr", "grad_norm", "samples", "tokens")
+    steps = [[line[key] for key in keys] for line in fixtures.metrics(run)]
     evaluations = [[line["step"], line["loss"]] for line in fixtures.metrics(run, "validation")]
     state = {group: checkpoint.weights_sha256(tensors) for group, tensors in last.tensors.items()}
     return [result["weights_sha256"], result["best"], scores, steps, evaluations, last.step, state]
 
 
 @contextmanager
-def passes(fatal: int | None) -> Iterator[list[bool]]:
-    """Count the model's forward passes, telling whether each is one of training; the `fatal`-th kills."""
+def forward_passes(fatal: int | None = None) -> Iterator[list[bool]]:
+    """List the forward passes: True if of training. Number `fatal` (from 0) kills."""
     seen: list[bool] = []
     real = PackedForward.__call__
 
-    def counted(self: PackedForward, stream: object) -> object:
+    def forward(self: PackedForward, packed: object) -> object:
         seen.append(self.model.training)
         if len(seen) - 1 == fatal:
             raise Killed
-        return real(self, stream)  # type: ignore[arg-type]
+        return real(self, packed)  # type: ignore[arg-type]
 
-    with patch.object(PackedForward, "__call__", counted):
+    with patch.object(PackedForward, "__call__", forward):
         yield seen
 
 
 @contextmanager
-def asked_in_step(step: int, stop: Deaf) -> Iterator[None]:
-    """A wish to stop arrives between the passes of a step."""
+def stop_requested_in_step(step: int, stop: Deaf) -> Iterator[None]:
+    """A stop request arrives between the forward passes of a step."""
     real = TrainStep._backward
 
-    def heard(self: TrainStep, batch: object) -> list[int]:
-        bad = real(self, batch)  # type: ignore[arg-type]
+    def backward(self: TrainStep, batch: object) -> list[int]:
+        bad_rows = real(self, batch)  # type: ignore[arg-type]
         if batch.step == step:  # type: ignore[attr-defined]
             stop.requested = "SIGTERM"
-        return bad
+        return bad_rows
 
-    with patch.object(TrainStep, "_backward", heard):
+    with patch.object(TrainStep, "_backward", backward):
         yield
 
 
 def stopped(words: list[str], folder: Path, steps: int) -> None:
-    """Train until after so many steps somebody asks to stop."""
+    """Train and stop after `steps` steps."""
     stop = Deaf()
-    with asked_in_step(steps - 1, stop), pytest.raises(Stopped):
+    with stop_requested_in_step(steps - 1, stop), pytest.raises(Stopped):
         train(words, folder, stop)
 
 
@@ -118,17 +119,17 @@ def test_stopped_in_any_step_it_ends_with_the_same_bits(
     kind: str, every: int, parts: list[str], tmp_path: Path
 ) -> None:
     words = [*parts, *KINDS[kind]]
-    with passes(None) as seen:
-        whole = bits(train(words, tmp_path / "whole"))
+    with forward_passes() as seen:
+        undisturbed = bits(train(words, tmp_path / "undisturbed"))
     assert seen.count(True) > STEPS, "some batches take several passes"
     for step in range(0, STEPS, every):
         stop, folder = Deaf(), tmp_path / "stopped"
         with (
-            asked_in_step(step, stop),
+            stop_requested_in_step(step, stop),
             pytest.raises(Stopped, match=f"saved after step {step + 1} of {STEPS}"),
         ):
             train(words, folder, stop)
-        assert bits(train(words, folder)) == whole, f"stopped in step {step}"
+        assert bits(train(words, folder)) == undisturbed, f"stopped in step {step}"
         shutil.rmtree(folder)
 
 
@@ -137,103 +138,92 @@ def test_killed_at_any_pass_it_ends_with_the_same_bits(
     kind: str, every: int, parts: list[str], tmp_path: Path
 ) -> None:
     words = [*parts, *KINDS[kind]]
-    with passes(None) as seen:
-        whole = bits(train(words, tmp_path / "whole"))
+    with forward_passes() as seen:
+        undisturbed = bits(train(words, tmp_path / "undisturbed"))
     assert seen.count(False) > 6, "some evaluations take several passes"
     for number in range(every // 2, len(seen), every):
         folder = tmp_path / "killed"
-        with passes(number), pytest.raises(Killed):
+        with forward_passes(number), pytest.raises(Killed):
             train(words, folder)
-        assert bits(train(words, folder)) == whole, f"killed at pass {number}"
+        assert bits(train(words, folder)) == undisturbed, f"killed at pass {number}"
         shutil.rmtree(folder)
 
 
 def test_killed_at_every_other_pass_of_one_run_it_ends_with_the_same_bits(
     parts: list[str], tmp_path: Path
 ) -> None:
-    whole = bits(train(parts, tmp_path / "whole"))
+    undisturbed = bits(train(parts, tmp_path / "undisturbed"))
     for number in (3, 9, 2, 12, 7, 1):
-        with passes(number), suppress(Killed):
+        with forward_passes(number), suppress(Killed):
             train(parts, tmp_path / "killed")
-    assert bits(train(parts, tmp_path / "killed")) == whole
+    assert bits(train(parts, tmp_path / "killed")) == undisturbed
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [lambda path: path.unlink(), lambda path: path.write_bytes(b"")],
     ids=["missing", "empty"],
 )
 def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
-    parts: list[str], tmp_path: Path, harm: Callable[[Path], object]
+    parts: list[str], tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
-    words = but(
-        parts, "optim.lr=0.2", "eval.metric=accuracy", "checkpoint.keep=1"
-    )  # such a rate teaches nothing
+    # With this rate nothing is learned, so the first evaluation stays the best.
+    words = but(parts, "optim.lr=0.2", "eval.metric=accuracy", "checkpoint.keep=1")
     stop = Deaf()
-    with asked_in_step(STEPS - 1, stop), pytest.raises(Stopped):
+    with stop_requested_in_step(STEPS - 1, stop), pytest.raises(Stopped):
         train(words, tmp_path, stop)
     found = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
     assert [int(path.name[5:]) for path in found] == [3, STEPS]
-    harm(found[0] / "weights.safetensors")
+    damage(found[0] / "weights.safetensors")
     run = train(words, tmp_path)
-    result = fixtures.result(run)
-    assert (
-        "the best checkpoint is damaged, so the last weights become the model: "
-        in (run / "train.log").read_text()
-    )
-    assert result["best"] == {
-        "step": STEPS,
-        "value": fixtures.metrics(run, "validation")[-1]["accuracy"],
-    }
-    last = checkpoint.load_newest(run / "checkpoints")
-    assert (
-        last is not None
-        and checkpoint.weights_sha256(last.tensors["weights"]) == result["weights_sha256"]
-    )
-    assert (
-        f"step {STEPS}, chosen on the validation split" in (run / "model" / "README.md").read_text()
-    )
+    result, last = fixtures.result(run), checkpoint.load_newest(run / "checkpoints")
+    line = "the best checkpoint is damaged, so the last weights become the model: "
+    assert line in (run / "train.log").read_text()
+    accuracy = fixtures.metrics(run, "validation")[-1]["accuracy"]
+    assert result["best"] == {"step": STEPS, "value": accuracy}
+    assert last is not None
+    assert checkpoint.weights_sha256(last.tensors["weights"]) == result["weights_sha256"]
+    card = (run / "model" / "README.md").read_text()
+    assert f"step {STEPS}, chosen on the validation split" in card
 
 
-def test_rows_that_have_changed_are_no_rows_to_carry_on_with(tmp_path: Path) -> None:
-    """Another number of rows is another order: some examples would be skipped, and others trained twice."""
-    corpus = fixtures.corpus(tmp_path / "corpus", train=45, validation=12, test=4)
-    words = but(
-        [f"data.source={corpus}", f"model.name={systems.encoder(tmp_path / 'model', 'bert')}", "data.max_length=40"],
-        "train.batch_size=12", "train.max_steps=6", "checkpoint.every_steps=2", "log.tensorboard=false",
-    )  # fmt: skip
+def test_a_run_does_not_resume_with_other_rows(tmp_path: Path) -> None:
+    """With another number of rows some examples would be skipped, and others trained on twice."""
+    dataset = fixtures.corpus(tmp_path / "dataset", train=45, validation=12, test=4)
+    words = [
+        f"data.source={dataset}", f"model.name={systems.encoder(tmp_path / 'model', 'bert')}",
+        "data.max_length=40", "train.batch_size=12", "train.max_steps=6",
+        "checkpoint.every_steps=2", "log.tensorboard=false",
+    ]  # fmt: skip
     stopped(words, tmp_path, 3)
-    with open(corpus / "train.jsonl", "a", encoding="utf-8") as file:
+    with open(dataset / "train.jsonl", "a", encoding="utf-8") as file:
         file.write('{"text": "w1 w2", "label": "good"}\n')
-    with pytest.raises(
-        UserError,
-        match=r"data\.source has other rows than when this run was started; restore the original ones",
-    ):
+    line = r"data\.source has other rows than when this run was begun; bring the former ones back"
+    with pytest.raises(UserError, match=line):
         train(words, tmp_path)
     assert fixtures.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
 
 
-@pytest.mark.parametrize("asked", ["auto", "fp16"])
-def test_a_precision_that_was_measured_stays_what_it_was(
-    asked: str, parts: list[str], tmp_path: Path
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_a_precision_that_was_chosen_by_measurement_stays(
+    precision: str, parts: list[str], tmp_path: Path
 ) -> None:
-    words = [*parts, f"train.precision={asked}"]
+    words = [*parts, f"train.precision={precision}"]
     with patch("distsent.runtime.device.faster_precision", return_value="bf16"):
         stopped(words, tmp_path, 3)
-    with patch(
-        "distsent.runtime.device.faster_precision", return_value="float32"
-    ):  # other work keeps the machine busy
+    # Other work on the machine makes the measurement come out differently.
+    with patch("distsent.runtime.device.faster_precision", return_value="float32"):
         train(words, tmp_path)
     assert fixtures.result(tmp_path / "run")["precision"] == "bf16"
 
 
-def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
-    """A run that goes on with other workers is not begun again: the first worker's memory may be gone, the folder is not."""
+def test_resume_never_restarts_a_run_only_once(parts: list[str], tmp_path: Path) -> None:
+    """A run that continues with other workers does not restart: its new rank 0 reads the folder."""
     train(parts, tmp_path)
-    asked = load_job(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
+    job = load_job(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
     stop = Deaf()
-    run = TrainingRun(asked, World(), stop)
-    with asked_in_step(2, stop), pytest.raises(Stopped):
+    run = TrainingRun(job, World(), stop)
+    with stop_requested_in_step(2, stop), pytest.raises(Stopped):
         run.train()
     assert [
         path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -246,23 +236,24 @@ def test_begun_anew_means_once(parts: list[str], tmp_path: Path) -> None:
     assert "resumed at step 3 of 9" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_begun_anew_means_once_for_all_starts_of_a_batch_job(
+def test_resume_never_restarts_once_for_all_starts_of_a_batch_job(
     parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*parts, "run.resume=never"]
-    for name, steps, carried in (("17", 3, False), ("17", 5, True), ("18", 4, False)):
+    for name, steps, resumed in (("17", 3, False), ("17", 5, True), ("18", 4, False)):
         monkeypatch.setenv("DISTSENT_START", name)
         stopped(words, tmp_path, steps)
-        assert ("resumed at" in (tmp_path / "run" / "train.log").read_text()) == carried
+        assert ("resumed at" in (tmp_path / "run" / "train.log").read_text()) == resumed
 
 
-def test_a_path_that_was_kept_without_its_dot_is_the_same_path(
+def test_a_path_stored_without_its_dot_is_the_same_path(
     parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [word.replace(f"={parts[0].partition('=')[2]}", "=corpus") for word in parts]
-    (tmp_path / "corpus").symlink_to(parts[0].partition("=")[2])
+    dataset = parts[0].partition("=")[2]
+    words = [word.replace(f"={dataset}", "=dataset") for word in parts]
+    (tmp_path / "dataset").symlink_to(dataset)
     stopped(words, tmp_path, 3)
-    kept = tmp_path / "run" / "job.json"
-    kept.write_text(kept.read_text().replace('"./corpus"', '"corpus"'))
+    stored = tmp_path / "run" / "job.json"
+    stored.write_text(stored.read_text().replace('"./dataset"', '"dataset"'))
     assert fixtures.metrics(train(words, tmp_path))[-1]["step"] == STEPS

@@ -1,4 +1,4 @@
-"""Real file systems that are full, or that nobody may write to, under a run in this process."""
+"""Real file systems, full or read-only, under a run in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distsent.runtime import checkpoint
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training.session import TrainingRun
 from tests import fixtures
-from tests.chaos.life import job
+from tests.chaos.attacked_run import job
 from tests.parallel.driver import Deaf
 
 
@@ -27,23 +27,20 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB. Only root can mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True
-        ).returncode
-        != 0
-    ):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def alone(folder: Path) -> None:
+def train(folder: Path) -> None:
+    """Train in this process."""
     TrainingRun(load_job(None, job(folder)), World(), Deaf()).train()
 
 
 def fill(folder: Path) -> Path:
-    """Take all the room that there is."""
+    """Fill the disk; returns the file that takes the space."""
     filler = folder / "filler"
     handle = os.open(filler, os.O_WRONLY | os.O_CREAT)
     with suppress(OSError):
@@ -53,7 +50,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_room(
+def test_a_disk_that_fills_up_is_one_line_and_the_run_resumes_when_there_is_space(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fillers: list[Path] = []
@@ -69,30 +66,27 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_carries_on_when_there_is_r
         pytest.raises(UserError, match="step-00000009: the checkpoint could not") as caught,
     ):
         patch.setattr(checkpoint, "save", save)
-        alone(disk)
+        train(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     found = checkpoint.load_newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
     assert found is not None and found.step == 6
 
     with pytest.raises(UserError, match=r"cannot be written.*No space left on device") as caught:
-        alone(disk)  # not even the status can be written
+        train(disk)  # not even the status can be written
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
 
     fillers[0].unlink()
-    alone(disk)
-    alone(tmp_path / "whole")
-    hashes = [
-        fixtures.result(folder / "chaos")["weights_sha256"] for folder in (disk, tmp_path / "whole")
-    ]
-    assert hashes[0] == hashes[1]
+    train(disk)
+    train(tmp_path / "undisturbed")
+    undisturbed = fixtures.result(tmp_path / "undisturbed" / "chaos")
+    assert fixtures.result(disk / "chaos")["weights_sha256"] == undisturbed["weights_sha256"]
 
 
 def test_a_disk_that_turns_read_only_is_one_line(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(
-        image: SafetensorsBuffer, path: Path
-    ) -> None:  # a disk with open files cannot be remounted, one that fails can
+    # A disk with open files cannot be remounted, so the first failure is simulated.
+    def write(buffer: SafetensorsBuffer, path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with (
@@ -102,13 +96,13 @@ def test_a_disk_that_turns_read_only_is_one_line(
         real = SafetensorsBuffer.write
         calls = iter([real, real])
         patch.setattr(SafetensorsBuffer, "write", lambda *rest: next(calls, write)(*rest))
-        alone(disk)
+        train(disk)
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(
         UserError, match=r"cannot write to .*; choose another folder with run\.dir"
     ) as caught:
-        alone(disk)
+        train(disk)
     assert len(caught.value.lines) == 1
     found = checkpoint.load_newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
     assert found is not None and found.step == 3

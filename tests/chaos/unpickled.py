@@ -1,6 +1,9 @@
-"""Train, stop, carry on, score and label in one process that watches for pickles:  python -m tests.chaos.unpickled RUN [overrides]
+"""Train, stop, resume, evaluate and predict in one process that reports every pickle.
 
-Every door is used as its user does. Whoever reads a pickle, or runs marshalled code that is not an import's, is printed.
+    python -m tests.chaos.unpickled RUN [overrides]
+
+Each entry point is called as its users call it. Each read of a pickle, or of marshaled code other
+than an import's, is printed with its caller.
 """
 
 from __future__ import annotations
@@ -18,23 +21,19 @@ from typing import Any
 SEEN: list[str] = []
 
 
-def tell(what: str) -> None:
-    """Remember what was done, and by whom."""
-    callers = [
-        frame for frame in traceback.extract_stack()[:-2] if "unpickled.py" not in frame.filename
-    ]
-    SEEN.append(f"{what} by {callers[-1].filename}:{callers[-1].lineno}" if callers else what)
+def record(event: str) -> None:
+    """Record an event and its caller."""
+    stack = traceback.extract_stack()[:-2]
+    callers = [frame for frame in stack if "unpickled.py" not in frame.filename]
+    SEEN.append(f"{event} by {callers[-1].filename}:{callers[-1].lineno}" if callers else event)
 
 
 def audit(event: str, details: tuple[Any, ...]) -> None:
-    if (
-        event == "pickle.find_class"
-    ):  # every class or function that a pickle names, in C and in Python
-        tell(f"pickle: {details}")
-    elif event in ("marshal.loads", "marshal.load") and "importlib" not in str(
-        sys._getframe(1).f_code.co_filename
-    ):
-        tell(f"{event}")
+    caller = sys._getframe(1).f_code.co_filename
+    if event == "pickle.find_class":  # each class or function named in a pickle, in C and in Python
+        record(f"pickle: {details}")
+    elif event in ("marshal.loads", "marshal.load") and "importlib" not in caller:
+        record(event)
 
 
 def watch() -> None:
@@ -48,7 +47,7 @@ def watch() -> None:
 
 def watched(real: Any, name: str) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
-        tell(name)
+        record(name)
         return real(*args, **kwargs)
 
     return call
@@ -59,29 +58,29 @@ def main(run: str, overrides: list[str]) -> None:
     from distsent.errors import Stopped
     from distsent.training.train_step import TrainStep
 
-    real, asked = TrainStep.__call__, False
+    real, signaled = TrainStep.__call__, False
 
-    def stopping(self: TrainStep, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal asked
-        if batch.step == 7 and not asked:
-            asked = True
+    def step_with_signal(self: TrainStep, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal signaled
+        if batch.step == 7 and not signaled:
+            signaled = True
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, *args, **kwargs)
 
-    TrainStep.__call__ = stopping  # type: ignore[method-assign]
+    TrainStep.__call__ = step_with_signal  # type: ignore[method-assign]
     try:
         train.main(overrides)
-        raise AssertionError("it was asked to stop")
+        raise AssertionError("it did not stop")
     except Stopped:
         pass
-    assert train.main(overrides) == 0, "it carries on"
+    assert train.main(overrides) == 0, "it did not resume"
     assert evaluate.main([run]) == 0
     assert predict.main([run, "w1 w2 w3"]) == 0
 
 
 if __name__ == "__main__":
     watch()
-    assert pickle.loads(pickle.dumps(main)) and len(SEEN) == 2, "the watch is awake"
+    assert pickle.loads(pickle.dumps(main)) and len(SEEN) == 2, "the watch does not work"
     SEEN.clear()
     with contextlib.redirect_stdout(io.StringIO()):
         main(sys.argv[1], sys.argv[2:])

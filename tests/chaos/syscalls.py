@@ -1,4 +1,4 @@
-"""Run a function in a child process and kill it at its k-th system call, whatever makes the call: Python, Rust or C."""
+"""Run a function in a child process and kill it at its k-th system call, from Python, Rust or C."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import suppress
 TRACE_ME, SYSCALL = 0, 24  # PTRACE_TRACEME, PTRACE_SYSCALL
 
 
-def die_at(call: int | None, work: Callable[[], object]) -> int | None:
-    """Kill `work` when the kernel is told of its `call`-th entry into, or return from, a system call.
+def kill_at_syscall(call: int | None, work: Callable[[], object]) -> int | None:
+    """Kill `work` at the `call`-th stop: each entry into and return from a system call is one.
 
-    Returns None if it was killed, else how many there were. Raises OSError where this system lets nobody trace.
+    Returns None if it was killed, else the number of stops. Raises OSError if tracing is forbidden.
     """
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     child = os.fork()
@@ -26,7 +26,7 @@ def die_at(call: int | None, work: Callable[[], object]) -> int | None:
                 os._exit(0)
         os._exit(1)
     os.waitpid(child, os.WUNTRACED)
-    seen = 0
+    count = 0
     while True:
         if ptrace(SYSCALL, child, 0, 0) != 0:
             error = ctypes.get_errno()
@@ -36,11 +36,11 @@ def die_at(call: int | None, work: Callable[[], object]) -> int | None:
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, "the work failed by itself"
-            return seen
+            return count
         if os.WIFSIGNALED(status):
             return None
-        seen += 1
-        if seen == call:
+        count += 1
+        if count == call:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None
