@@ -1,7 +1,7 @@
-"""Tokenise a job's corpus once:  [mpirun -np 4] python -m distsent.prepare [JOB.toml] [section.key=value ...]
+"""Tokenize a dataset once:  [mpirun -np 4] python -m distsent.prepare [JOB.toml] [key=value ...]
 
-The tokens land in the job's token store, where `train` finds them. Under mpirun or srun the ranks share the work (that
-needs mpi4py, and a data.store that all nodes see); without a launcher one process does it all.
+The tokens go to the job's token store, where `train` finds them. Under mpirun or srun the ranks
+share the work, which needs mpi4py and a data.store that all nodes see.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +31,22 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     asked = load_job(*parser.job_of(options.words))
     world = join_mpi()
-    from distsent.data.token_store import (  # heavy: only for a job that is right
-        open_token_store,
-        token_store_folder,
-    )
+    # Heavy imports, only for a valid job
+    from distsent.data.token_store import open_token_store, token_store_folder
     from distsent.model.tokenizer import load_tokenizer
 
-    load = partial(load_tokenizer, asked.model.name, asked.model.revision)
-    tokenizer = world.all_or_raise(load, "prepare.tokenizer")
+    model, folder, length = asked.model, token_store_folder(asked), asked.data.max_length
+    tokenizer = world.all_or_raise(
+        lambda: load_tokenizer(model.name, model.revision), "prepare.tokenizer"
+    )
     folders: list[str] = []
     for seed in asked.seeds:
         progress = Progress() if world.is_main else None
         store = open_token_store(
-            asked.data,
-            seed,
-            tokenizer,
-            asked.data.max_length,
-            token_store_folder(asked),
-            progress=progress,
-            workers=world,
+            asked.data, seed, tokenizer, length, folder, workers=world, progress=progress
         )
         if world.is_main:
-            print(table(store), flush=True)
+            print(format_store(store), flush=True)
             folders.append(f"{store.folder.resolve()}\n")
     if world.is_main and options.store_list:
         options.store_list.write_text("".join(folders), encoding="utf-8")
@@ -62,10 +55,10 @@ def main(arguments: list[str]) -> int:
 
 def join_mpi() -> World:
     """The processes that the launcher started, connected by mpi4py, or this process alone."""
-    promised = launcher_world_size()
-    if promised is None or promised[1] == 1:
+    expected = launcher_world_size()
+    if expected is None or expected[1] == 1:
         return World()
-    name, count = promised
+    name, count = expected
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -79,7 +72,7 @@ def join_mpi() -> World:
             f"{name}={count} promises {count} ranks, MPI sees {communicator.size}: start with "
             "mpirun, or srun --mpi=pmix"
         )
-    # Ranks of one host share its cores; mpirun may have bound each to some of them already.
+    # Ranks of one host share its cores; mpirun may have bound each to some of them already
     local_size = communicator.Split_type(MPI.COMM_TYPE_SHARED).size
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // local_size if cores == os.cpu_count() else cores)
@@ -88,42 +81,41 @@ def join_mpi() -> World:
 
 
 class Progress:
-    """Rows tokenised: a bar on a terminal, else a line every few seconds."""
+    """Rows tokenized: a bar on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, seconds: float = 5.0) -> None:
         self._bar: Any = None
-        self._seconds, self._told = seconds, time.monotonic()
+        self._seconds, self._shown = seconds, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        if not total:  # another process is at it
+        if not total:  # another process is building the store
             return
         if sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, unit="row", dynamic_ncols=True, desc="tokenising")
+                self._bar = tqdm(total=total, unit="row", dynamic_ncols=True, desc="tokenizing")
             self._bar.update(done - self._bar.n)
             if done == total:
                 self._bar.close()
-        elif time.monotonic() - self._told >= self._seconds:
-            self._told = time.monotonic()
-            print(f"tokenising: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._shown >= self._seconds:
+            self._shown = time.monotonic()
+            print(f"tokenizing: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
-def table(store: TokenStore) -> str:
-    """What the store holds, for people."""
-    lines = [
-        f"{'split':10} {'rows':>10} {'classes':>7} {'tokens':>14} {'mean':>6} {'longest':>7} {'truncated':>9}"
-    ]
+def format_store(store: TokenStore) -> str:
+    """The content of a store as a table, with its warnings and its folder."""
+    heads = ("split", "rows", "classes", "tokens", "mean", "longest", "truncated")
+    lines = ["{:10} {:>10} {:>7} {:>14} {:>6} {:>7} {:>9}".format(*heads)]
     for name, split in store.meta["splits"].items():
-        rows, classes = split["rows"], sum(1 for count in split["classes"] if count)
+        rows, tokens = split["rows"], split["tokens"]
+        classes = sum(1 for count in split["classes"] if count)
         lines.append(
-            f"{name:10} {rows:>10,} {classes:>7} {split['tokens']:>14,} {split['tokens'] / rows:>6.1f} "
+            f"{name:10} {rows:>10,} {classes:>7} {tokens:>14,} {tokens / rows:>6.1f} "
             f"{split['longest']:>7} {split['truncated'] / rows:>9.1%}"
         )
-    return "\n".join(
-        [*lines, *(f"note: {line}" for line in store.warnings), f"token store: {store.folder}"]
-    )
+    notes = [f"note: {line}" for line in store.warnings]
+    return "\n".join([*lines, *notes, f"token store: {store.folder}"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""datasets, as distsent uses it: rows become memory-mapped Arrow tables in its cache, and failures become one line."""
+"""Arrow tables through the cache of the datasets library; its failures become one line."""
 
 from __future__ import annotations
 
@@ -13,72 +13,73 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def from_rows(
-    make: Callable[..., Iterator[dict[str, Any]]],
-    wanted: dict[str, Any],
+def table_from_rows(
+    rows: Callable[..., Iterator[dict[str, Any]]],
+    arguments: dict[str, Any],
     types: dict[str, str],
     name: str,
 ) -> pa.Table:
-    """The rows that `make(**wanted)` yields. Read once: the cache knows them by `make`'s name and `wanted`."""
+    """The memory-mapped table of what `rows(**arguments)` yields.
+
+    Built once: the cache key is the name of the function and its arguments.
+    """
     from datasets import Dataset, Features, Value
 
-    with reading(name):
+    with explained(name):
         features = Features({column: Value(kind) for column, kind in types.items()})
         try:
-            return Dataset.from_generator(make, gen_kwargs=wanted, features=features).data.table
+            return Dataset.from_generator(rows, gen_kwargs=arguments, features=features).data.table
         except ValueError as error:
             if "corresponds to no data" not in str(error):
                 raise
-            return features.arrow_schema.empty_table()  # datasets has no corpora without rows
+            return features.arrow_schema.empty_table()  # datasets refuses datasets without rows
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Read something called `name` with datasets or Arrow: silently, and errors become one line."""
+def explained(name: str) -> Iterator[None]:
+    """Read something called `name` with datasets or Arrow, silently; errors become one line."""
     try:
-        with silently():
+        with silenced():
             yield
     except Exception as error:
         raise explain(error, name) from error
 
 
 @contextmanager
-def silently() -> Iterator[None]:
-    """No progress bars and no remarks of datasets' own: it shows them in log files, too."""
-    from datasets.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-        logging,
-    )
+def silenced() -> Iterator[None]:
+    """No progress bars and log lines of the datasets library: it also writes them to files."""
+    from datasets import utils
 
-    had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
-    disable_progress_bars()
-    logging.set_verbosity_error()
+    had_bars, verbosity = not utils.are_progress_bars_disabled(), utils.logging.get_verbosity()
+    utils.disable_progress_bars()
+    utils.logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        utils.logging.set_verbosity(verbosity)
         if had_bars:
-            enable_progress_bars()
+            utils.enable_progress_bars()
 
 
 def explain(error: BaseException, name: str) -> BaseException:
-    """The UserError inside or behind `error`; anything that is no fault of the data stays as it is."""
+    """The error to raise instead: a UserError for whatever is wrong with data, disk or cache."""
     import pyarrow as pa
     from datasets.exceptions import DatasetGenerationError
 
-    while isinstance(error, DatasetGenerationError) and (
-        cause := error.__cause__ or error.__context__
-    ):
+    while isinstance(error, DatasetGenerationError):
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            break
         error = cause
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"{name}: no space left for datasets' cache; free some, or set HF_DATASETS_CACHE to a folder with space"
+            f"{name}: no space left for the cache of datasets; free some, or set "
+            "HF_DATASETS_CACHE to a folder with space"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
         return UserError(
-            f"{name}: datasets' cache needs file locks: set HF_DATASETS_CACHE to a folder of a local disk"
+            f"{name}: the cache of datasets needs file locks; set HF_DATASETS_CACHE to a folder on "
+            "a local disk"
         )
     if isinstance(error, pa.ArrowException | OSError | DatasetGenerationError | UnicodeDecodeError):
         text = str(error).strip() or type(error).__name__

@@ -1,91 +1,68 @@
-"""What can be wrong with a corpus, found before anything is trained: each mistake a line with file and row."""
+"""Checks of a dataset before training: each mistake is one line with file and row."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from distsent.data.labels import MISSING, UNKNOWN, UNLABELLED, Labels
-from distsent.data.rows import Columns, Rows, Source, gather
+from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
+from distsent.data.records import column_errors
+from distsent.data.rows import Columns, Rows, Source, take_values
 from distsent.errors import UserError
 
-if TYPE_CHECKING:
-    from distsent.data.dataset import TextDataset
-
 SHOWN = 3  # rows that a line names before it counts
-CURE = "data.drop_bad_rows = true leaves such rows out"
+FIX = "data.drop_bad_rows = true leaves such rows out"
 
 
-def check(corpus: TextDataset) -> list[str]:
-    """Warnings about a corpus, one line each. Raises UserError with all that makes it unfit to train on."""
-    corpus.splits  # noqa: B018  (reads and checks all rows)
-    lost = _lost(corpus) if corpus.data.max_rows and not corpus.scored else ()
-    return [*corpus.warnings, *_repeated(corpus), *lost]
-
-
-def columns(source: Source, wanted: Columns) -> None:
+def check_columns(source: Source, columns: Columns) -> None:
     """Raises UserError with a line for each column that a file lacks."""
-    lines = []
-    keys = {
-        "data.text_column": wanted.text,
-        "data.pair_column": wanted.pair,
-        "data.label_column": wanted.label,
-    }
+    wanted = {"data.text_column": columns.text}
+    if columns.pair is not None:
+        wanted["data.pair_column"] = columns.pair
+    wanted["data.label_column"] = columns.label
+    lines: list[str] = []
     for split in source.splits:
-        for file, there in source.columns(split):
-            for key, column in keys.items():
-                if column is not None and column not in there:
-                    lines.append(f"{file}: no column {column!r} ({key}); {_closest(column, there)}")
+        for file, found in source.columns(split):
+            lines += column_errors(file, wanted, found)
     if lines:
         raise UserError(*lines)
 
 
-def _closest(column: str, there: Sequence[str]) -> str:
-    lower = {name.lower(): name for name in there}
-    close = difflib.get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
-    listed = f"there are {', '.join(there)}" if there else "the file is empty"
-    return f"did you mean {lower[close[0]]!r}? {listed}" if close else listed
-
-
 @dataclass(frozen=True)
-class Texts:
-    """What one pass over the texts of a split finds: `empty` bool (n,); `hashes` uint64 (n,), equal for equal texts."""
+class TextScan:
+    """`empty`: bool (n,), rows without text; `hashes`: uint64 (n,), equal for equal texts."""
 
     empty: np.ndarray
     hashes: np.ndarray
 
 
-def texts(rows: Rows) -> Texts:
-    """Read all texts once, in pieces: memory stays small whatever the corpus. Raises UserError for what is not text."""
+def scan_texts(rows: Rows) -> TextScan:
+    """Read all texts once, in pieces that bound the memory. Raises UserError for non-text."""
     empty, hashes = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=np.uint64)
+    t = pa.types
     for part in rows.parts:
         for column in rows.columns.texts:
             kind = part.table.schema.field(column).type
-            if not (
-                pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-            ):
-                raise UserError(f"{part.name}: column {column!r} holds {kind}, not text")
+            if not (t.is_string(kind) or t.is_large_string(kind) or t.is_null(kind)):
+                raise UserError(f"{part.name}: column {column!r} contains {kind}, not text")
     for start, batch in rows.batches():
         here = slice(start, start + batch.num_rows)
         for column in rows.columns.texts:
             values = batch.column(column)
             try:
                 empty[here] |= _is_empty(values)
-                words = values.to_pylist()
+                texts = values.to_pylist()
             except (pa.ArrowInvalid, UnicodeDecodeError):
-                raise UserError(*_undecodable(rows, start, values)) from None
-            fresh = np.fromiter(
-                (xxh3_64_intdigest((word or "").encode()) for word in words), np.uint64, len(words)
-            )
+                raise _decode_error(rows, start, values) from None
+            digests = (xxh3_64_intdigest((text or "").encode()) for text in texts)
+            fresh = np.fromiter(digests, np.uint64, len(texts))
             hashes[here] = hashes[here] * np.uint64(31) + fresh
-    return Texts(empty, hashes)
+    return TextScan(empty, hashes)
 
 
 def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
@@ -95,123 +72,124 @@ def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(blank, True).to_numpy()
 
 
-def _undecodable(rows: Rows, start: int, values: pa.ChunkedArray) -> Iterator[str]:
-    for offset, value in enumerate(pc.cast(values, pa.large_binary())):
+def _decode_error(rows: Rows, start: int, values: pa.ChunkedArray) -> UserError:
+    for row, value in enumerate(pc.cast(values, pa.large_binary()), start):
         try:
             (value.as_py() or b"").decode()
         except UnicodeDecodeError as error:
-            yield f"{rows.origin(start + offset)}: the text is not UTF-8 (byte 0x{error.object[error.start]:02x})"
-            return
+            byte = error.object[error.start]
+            return UserError(f"{rows.origin(row)}: the text is not UTF-8 (byte 0x{byte:02x})")
+    return UserError(f"{rows.origin(start)}: the texts from here on cannot be decoded")
 
 
-def usable(
-    splits: dict[str, Rows], found: dict[str, Texts], labels: Labels, drop: bool
+def find_good_rows(
+    splits: dict[str, Rows], scans: dict[str, TextScan], labels: Labels, drop: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The good rows of each split, ascending int64, and warnings. Raises UserError for bad rows unless `drop`."""
+    """The rows of each split with text and label, int64 ascending, and warnings.
+
+    Raises UserError for other rows unless `drop`.
+    """
     out: dict[str, np.ndarray] = {}
     errors: list[str] = []
     warnings: list[str] = []
     outside = f"a label outside the classes {', '.join(labels.names)}"
     for split, rows in splits.items():
-        codes, empty = labels.of[split], found[split].empty
+        codes, empty = labels.indices[split], scans[split].empty
         faults = {
             "no text (null, empty or only white space)": empty,
             "no label": codes == MISSING,
-            "the label -1 (not labelled; if it is a class, name it in data.labels)": codes
-            == UNLABELLED,
+            "the label -1 (not labeled; if it is a class, name it in data.labels)": codes
+            == UNLABELED,
             outside: codes == UNKNOWN,
         }
-        for what, where in faults.items():
-            errors += _lines(rows, np.flatnonzero(where), what, show_label=what == outside)
-        good = ~empty & (codes >= 0)
-        if drop and split not in ("train", "pool") and (codes == UNLABELLED).all():
-            warnings.append(f"{split}: left out, none of its {_count(len(good))} is labelled")
+        for fault, where in faults.items():
+            errors += _lines(rows, np.flatnonzero(where), fault, show_label=fault == outside)
+        if drop and split not in ("train", "pool") and (codes == UNLABELED).all():
+            warnings.append(f"{split}: left out, none of its {_count(len(codes))} is labeled")
             continue
-        out[split] = np.flatnonzero(good)
-        if drop and not good.all():
-            bad = len(good) - len(out[split])
-            warnings.append(
-                f"{split}: {_count(bad)} of {len(good):,} left out for want of text or label"
-            )
+        out[split] = np.flatnonzero(~empty & (codes >= 0))
+        bad = len(codes) - len(out[split])
+        if drop and bad:
+            lack = f"{_count(bad)} of {len(codes):,} left out for want of text or label"
+            warnings.append(f"{split}: {lack}")
     if errors and not drop:
-        raise UserError(*errors[:-1], f"{errors[-1]}; {CURE}")
+        raise UserError(*errors[:-1], f"{errors[-1]}; {FIX}")
     return out, warnings
 
 
-def _lines(rows: Rows, bad: np.ndarray, what: str, show_label: bool) -> Iterator[str]:
+def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool) -> Iterator[str]:
     """A line for each file with bad rows."""
     bounds = np.searchsorted(bad, rows.starts)
-    for part, start, first, last in zip(
-        rows.parts, rows.starts[:-1], bounds[:-1], bounds[1:], strict=True
-    ):
-        if first < last:
-            shown = bad[first : min(last, first + SHOWN)]
-            some = [rows.place(int(row))[1] for row in shown]
-            if show_label:
-                values = gather(part.table.column(rows.columns.label), shown - start)
-                some = [f"{name} ({value!r})" for name, value in zip(some, values, strict=True)]
-            more = f" and {last - first - SHOWN:,} more" if last - first > SHOWN else ""
-            yield f"{part.name}: {_count(last - first)} with {what}: {', '.join(some)}{more}"
+    for i, part in enumerate(rows.parts):
+        here = bad[bounds[i] : bounds[i + 1]]
+        if not len(here):
+            continue
+        shown = [rows.locate(int(row))[1] for row in here[:SHOWN]]
+        if show_label:
+            column = part.table.column(rows.columns.label)
+            values = take_values(column, here[:SHOWN] - rows.starts[i])
+            shown = [f"{name} ({value!r})" for name, value in zip(shown, values, strict=True)]
+        more = f" and {len(here) - SHOWN:,} more" if len(here) > SHOWN else ""
+        yield f"{part.name}: {_count(len(here))} with {fault}: {', '.join(shown)}{more}"
 
 
-def classes(usable: dict[str, np.ndarray], labels: Labels) -> list[str]:
-    """Warnings about classes without any row. Raises UserError for classes that cannot be learned or scored."""
-    errors: list[str] = []
-    warnings: list[str] = []
-    many = len(labels.names)
+def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]:
+    """Warnings about classes without rows. Raises UserError for classes that cannot be learned."""
     counts = {
-        split: np.bincount(labels.of[split][rows], minlength=many)
-        for split, rows in usable.items()
+        split: np.bincount(labels.indices[split][rows], minlength=len(labels.names))
+        for split, rows in good_rows.items()
         if len(rows)
     }
-    errors += [f"the {split} split has no rows" for split in usable if split not in counts]
+    errors = [f"the {split} split has no rows" for split in good_rows if split not in counts]
+    warnings: list[str] = []
     base = next(iter(counts), None)
     if base in ("train", "pool"):
         for i, name in enumerate(labels.names):
-            elsewhere = [split for split in counts if split != base and counts[split][i]]
-            if counts[base][i] == 0 and elsewhere:
-                rows = " and ".join(
-                    f"{split} has {_count(int(counts[split][i]))}" for split in elsewhere
+            if counts[base][i]:
+                continue
+            others = [f"{s} has {_count(int(n[i]))}" for s, n in counts.items() if n[i]]
+            if others:
+                errors.append(
+                    f"class {name!r} has no training rows, but {' and '.join(others)} of it; if it "
+                    "is not a class, name the classes in data.labels"
                 )
-                cure = "if it is none, name the classes in data.labels"
-                errors.append(f"class {name!r} has no training rows, but {rows} of it; {cure}")
-            elif counts[base][i] == 0:
+            else:
                 warnings.append(f"class {name!r} has no rows in any split")
         if np.count_nonzero(counts[base]) == 1:
             only = labels.names[int(counts[base].argmax())]
-            errors.append(
-                f"all training rows are of one class, {only!r}: there is nothing to learn"
-            )
+            errors.append(f"all training rows are of one class, {only!r}: nothing to learn")
     if errors:
         raise UserError(*errors)
     return warnings
 
 
-def _repeated(corpus: TextDataset) -> Iterator[str]:
-    """Texts that stand both in train and in a split that scores: the score flatters the model."""
-    train = corpus.splits.get("train")
-    for name, split in corpus.splits.items():
-        if (
-            train is not None
-            and split is not train
-            and (same := int(_among(split.hashes, train.hashes).sum()))
-        ):
-            yield f"{name}: {same:,} of {len(split):,} texts stand in train, too; scores on them flatter the model"
+def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Warnings about texts of other splits that occur in train: their scores are too high."""
+    for name, some in hashes.items():
+        if name == "train" or "train" not in hashes:
+            continue
+        if same := int(_is_among(some, hashes["train"]).sum()):
+            yield (
+                f"{name}: {same:,} of {len(some):,} texts stand in train, too; scores on them "
+                "flatter the model"
+            )
 
 
-def _among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """Which of `few` stand in `many`, bool. Sorts the few only: np.isin takes four times as long and much memory."""
+def _is_among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """Which of `few` occur in `many`. Sorts the few only: np.isin takes 4x the time and memory."""
     sorted_few = np.unique(few)
     places = np.minimum(np.searchsorted(sorted_few, many), len(sorted_few) - 1)
     return np.isin(few, many[sorted_few[places] == many])
 
 
-def _lost(corpus: TextDataset) -> Iterator[str]:
-    """Classes of which data.max_rows has drawn nothing."""
-    train = corpus.splits["train"]
-    drawn = set(np.unique(train.labels))
-    if lost := [repr(name) for i, name in enumerate(corpus.label_names) if i not in drawn]:
-        yield f"train: no row of {', '.join(lost)} is among the {len(train):,} that data.max_rows has drawn"
+def find_undrawn_classes(labels: np.ndarray, names: Sequence[str]) -> Iterator[str]:
+    """A warning about classes without a row among those that data.max_rows has drawn."""
+    drawn = set(np.unique(labels))
+    if undrawn := [repr(name) for i, name in enumerate(names) if i not in drawn]:
+        yield (
+            f"train: no row of {', '.join(undrawn)} is among the {len(labels):,} that "
+            "data.max_rows has drawn"
+        )
 
 
 def _count(n: int) -> str:

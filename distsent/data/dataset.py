@@ -1,4 +1,4 @@
-"""A job's corpus: where its rows come from, which of them it uses and for what."""
+"""The dataset of a job: where its rows come from, and which of them it uses for what."""
 
 from __future__ import annotations
 
@@ -10,55 +10,48 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from distsent.data import checks, demo, files, labels
+from distsent.data import checks, demo
 from distsent.data import splits as selection
-from distsent.data.hub import KNOWN, Hub
+from distsent.data.files import find_files
+from distsent.data.hub import Hub
+from distsent.data.labels import read_labels
 from distsent.data.rows import Columns, Part, Rows, Source
 from distsent.errors import UserError
+from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
 
 if TYPE_CHECKING:
     from distsent.job.schema import DataSection
 
-# Should a file of a well-known corpus hold bare numbers, this is what they mean.
-KNOWN_NAMES = {
-    "imdb": ("neg", "pos"),
-    "emotion": ("sadness", "joy", "love", "anger", "fear", "surprise"),
-    "tweets": ("negative", "neutral", "positive"),
-}
-
 
 def open_dataset(data: DataSection, seed: int, only: str | None = None) -> TextDataset:
-    """The corpus of a job's [data] section. Finds the source; rows are read when they are asked for.
+    """The dataset of a job's [data] section. Rows are read when they are needed.
 
-    `only`: one split, as the source has it, to be scored; nothing is cut, and there need not be any to train on.
+    `only`: one split as the source has it, to be scored; nothing is cut, and train may be missing.
     """
-    source = find(data)
-    return (
-        TextDataset(data, seed, source)
-        if only is None
-        else TextDataset(data, seed, SingleSplit(source, only, Path(data.source)), scored=True)
-    )
+    source = find_source(data)
+    if only is None:
+        return TextDataset(data, seed, source)
+    return TextDataset(data, seed, SingleSplit(source, only, Path(data.source)), uncut=True)
 
 
-def find(data: DataSection) -> Source:
-    """The source that `data.source` names: a word that distsent knows, a path, or a hub id."""
-    name = data.source
+def find_source(data: DataSection) -> Source:
+    """The source that `data.source` names: a well-known dataset, a path, or a hub id."""
+    name, path = data.source, Path(data.source).expanduser()
     if name == "demo":
         return Demo()
-    if name not in KNOWN and (
-        Path(name).expanduser().exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)
-    ):
-        return files.find(Path(name).expanduser())
-    return Hub(name, data.config, data.revision)
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
+    if name in KNOWN_DATASETS or is_hub_id:
+        return Hub(name, data.config, data.revision)
+    return find_files(path)
 
 
 class Split:
-    """The rows of a corpus that serve one purpose. `rows`: their numbers in `source`, int64 (n,), ascending."""
+    """The rows of one split. `rows`: their numbers in `source`, int64 (n,), ascending."""
 
     def __init__(
-        self, name: str, source: Rows, rows: np.ndarray, labels: np.ndarray, hashes: np.ndarray
+        self, source: Rows, rows: np.ndarray, labels: np.ndarray, hashes: np.ndarray
     ) -> None:
-        self.name, self.source, self.rows = name, source, rows
+        self.source, self.rows = source, rows
         self.labels = labels  # class indices, int64 (n,)
         self.hashes = hashes  # equal for equal texts, uint64 (n,)
 
@@ -66,15 +59,15 @@ class Split:
         return len(self.rows)
 
     def texts(self, rows: slice | np.ndarray) -> list[str]:
-        """The texts at these places of the split, in their order."""
+        """The texts of these rows of the split, in their order."""
         return self.source.texts(self.rows[rows])
 
     def pairs(self, rows: slice | np.ndarray) -> list[str] | None:
-        """The second texts, where the job has a `data.pair_column`."""
+        """The second texts; None without data.pair_column."""
         return self.source.pairs(self.rows[rows])
 
     def origin(self, row: int) -> str:
-        """Where the split's row number `row` comes from, as the user counts: "train.csv, row 17"."""
+        """File and row that the split's row number `row` comes from: "train.csv, row 17"."""
         return self.source.origin(int(self.rows[row]))
 
 
@@ -85,88 +78,76 @@ class _Content(NamedTuple):
 
 
 class TextDataset:
-    """Splits among train, validation and test, and what their classes are called. Reads rows only when it must."""
+    """Labeled texts in splits (train, validation, test). Reads the rows only when it must."""
 
-    def __init__(self, data: DataSection, seed: int, source: Source, scored: bool = False) -> None:
-        self.data, self.seed, self.source, self.scored = data, seed, source, scored
+    def __init__(self, data: DataSection, seed: int, source: Source, uncut: bool = False) -> None:
+        self.data, self.seed, self.source, self.uncut = data, seed, source, uncut
 
     @property
     def splits(self) -> dict[str, Split]:
+        """Raises UserError, a line per mistake, for a dataset that is unfit to train on."""
         return self._content.splits
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return self._content.label_names
 
-    @property
-    def warnings(self) -> list[str]:
-        """What reading the rows brought to light."""
-        return self._content.warnings
+    def find_warnings(self) -> list[str]:
+        """What a user should know about the rows, one line each. Raises as `splits`."""
+        splits, names = self.splits, self.label_names
+        undrawn = self.data.max_rows and not self.uncut
+        return [
+            *self._content.warnings,
+            *checks.find_repeated_texts({name: split.hashes for name, split in splits.items()}),
+            *(checks.find_undrawn_classes(splits["train"].labels, names) if undrawn else ()),
+        ]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content, the columns and the selection: equal fingerprints, equal rows in equal order."""
-        data = self.data
-        selected = (
-            (
-                data.text_column,
-                data.pair_column,
-                data.label_column,
-                data.labels,
-                KNOWN_NAMES.get(data.source),
-            ),
-            (
-                data.max_rows,
-                data.max_eval_rows,
-                data.validation_fraction,
-                data.test_fraction,
-                data.pool_splits,
-            ),
-            data.drop_bad_rows,
-            self.seed if selection.draws(data) else None,
-        )
+        """Hash of content, columns and selection: equal fingerprints, equal rows and order."""
+        d = self.data
+        known = known_classes(d.source)
+        columns = (d.text_column, d.pair_column, d.label_column, d.labels, known)
+        cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
+        seed = self.seed if selection.draws(d) else None
+        selected = (columns, (d.max_rows, d.max_eval_rows, *cuts), d.drop_bad_rows, seed)
         return hashlib.sha256(repr((self.source.fingerprint(), selected)).encode()).hexdigest()
 
     @cached_property
     def _content(self) -> _Content:
-        data = self.data
+        data, source = self.data, self.source
         columns = Columns(data.text_column, data.pair_column, data.label_column)
-        checks.columns(self.source, columns)
-        parts = {
-            split: self.source.parts(split, columns, data.drop_bad_rows)
-            for split in self.source.splits
-        }
-        if data.pool_splits and not self.scored:
+        checks.check_columns(source, columns)
+        parts = {name: source.parts(name, columns, data.drop_bad_rows) for name in source.splits}
+        if data.pool_splits and not self.uncut:
             parts = {selection.POOL: [part for split in parts.values() for part in split]}
-        rows = {split: Rows(some, columns) for split, some in parts.items()}
-        if not self.scored:
-            selection.demand({split: len(some) for split, some in rows.items()}, data)
-        found = {split: checks.texts(some) for split, some in rows.items()}
-        classes = labels.read(rows, data.labels, KNOWN_NAMES.get(data.source))
-        usable, dropped = checks.usable(rows, found, classes, data.drop_bad_rows)
-        unseen = checks.classes(usable, classes)
-        chosen = (
-            selection.whole(usable)
-            if self.scored
-            else selection.select(classes.of, usable, data, self.seed)
-        )
+        rows = {name: Rows(some, columns) for name, some in parts.items()}
+        if not self.uncut:
+            selection.check_splits({name: len(some) for name, some in rows.items()}, data)
+        scans = {name: checks.scan_texts(some) for name, some in rows.items()}
+        labels = read_labels(rows, data.labels, known_classes(data.source))
+        good, dropped = checks.find_good_rows(rows, scans, labels, data.drop_bad_rows)
+        warnings = [*dropped, *checks.check_classes(good, labels)]
+        chosen = {name: (name, some) for name, some in good.items()}
+        if not self.uncut:
+            chosen = selection.select_rows(labels.indices, good, data, self.seed)
         splits = {
-            name: Split(name, rows[old], some, classes.of[old][some], found[old].hashes[some])
+            name: Split(rows[old], some, labels.indices[old][some], scans[old].hashes[some])
             for name, (old, some) in chosen.items()
         }
-        return _Content(splits, classes.names, [*dropped, *unseen])
+        return _Content(splits, labels.names, warnings)
 
 
 class SingleSplit:
-    """One split of a source. A source that is a single file is that split, whatever it is called."""
+    """One split of a source. A source that is a single file is that split, whatever its name."""
 
     def __init__(self, source: Source, split: str, path: Path) -> None:
         self._source, self.splits = source, (split,)
         self._inner = "train" if path.is_file() else split
         if self._inner not in source.splits:
-            there = ", ".join(source.splits)
             raise UserError(
-                f"data.source = {str(path)!r} has no {split} split; it has {there}: say --split {source.splits[0]}"
+                f"data.source = {str(path)!r} has no {split} split; it has "
+                f"{', '.join(source.splits)}: use --split {source.splits[0]}"
             )
 
     def fingerprint(self) -> str:
@@ -180,12 +161,12 @@ class SingleSplit:
 
 
 class Demo:
-    """The demo corpus as a source."""
+    """The generated demo dataset."""
 
-    name, splits = "demo", tuple(demo.SIZES)
+    splits = tuple(demo.SIZES)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()
+        return demo.FINGERPRINT
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"demo {split}", ["text", "label"])]

@@ -1,4 +1,4 @@
-"""Corpora of the Hugging Face hub, or of its local cache where there is no network."""
+"""Datasets of the Hugging Face hub, or of its local cache where there is no network."""
 
 from __future__ import annotations
 
@@ -13,41 +13,29 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from distsent.data.arrow import explain, silently
+from distsent.data.arrow import explain, silenced
 from distsent.data.rows import Columns, Part
 from distsent.errors import UserError
-
-# What distsent calls by a short name: (hub id, configuration).
-KNOWN = {
-    "imdb": ("stanfordnlp/imdb", None),
-    "emotion": ("dair-ai/emotion", "split"),
-    "tweets": ("cardiffnlp/tweet_eval", "sentiment"),
-}
+from distsent.job.known_datasets import KNOWN_DATASETS
 
 
 class Hub:
-    """A corpus by its hub id. Splits other than train, validation and test (imdb's `unsupervised`) are left alone."""
+    """A dataset by its hub id. Splits with other names (imdb's `unsupervised`) are not read."""
 
     def __init__(self, name: str, config: str | None, revision: str | None) -> None:
-        known, standard = KNOWN.get(name, (name, None))
-        self.asked, self.name, self.config, self.revision = (
-            name,
-            known,
-            config or standard,
-            revision,
-        )
+        known = KNOWN_DATASETS.get(name)
+        self.asked, self.name = name, known.hub_id if known else name
+        self.config, self.revision = config or (known.config if known else None), revision
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in ("train", "validation", "test") if split in self._data)
 
     def fingerprint(self) -> str:
-        kept = [
-            (split, self._data[split]._fingerprint) for split in self.splits
-        ]  # commit, configuration and split
-        return hashlib.sha256(
-            repr(("hub", self.name, self.config, self.revision, kept)).encode()
-        ).hexdigest()
+        # Of commit, configuration and split
+        kept = [(split, self._data[split]._fingerprint) for split in self.splits]
+        content = ("hub", self.name, self.config, self.revision, kept)
+        return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"{self.name} {split}", self._data[split].column_names)]
@@ -65,17 +53,17 @@ class Hub:
         from datasets import load_dataset
 
         try:
-            with silently(), _offline_without_network():
+            with silenced(), _offline_without_network():
                 data = load_dataset(self.name, self.config, revision=self.revision)
         except Exception as error:
             raise self._explain(error) from error
         commit = Path(next(iter(data.values())).cache_files[0]["filename"]).parent.name
-        if re.fullmatch("[0-9a-f]{7,40}", self.revision or "") and not commit.startswith(
-            str(self.revision)
-        ):
-            # Without network datasets takes whatever version the cache has
+        wanted = self.revision or ""
+        # Without network the datasets library takes whatever version the cache has
+        if re.fullmatch("[0-9a-f]{7,40}", wanted) and not commit.startswith(wanted):
             raise UserError(
-                f"data.revision = {self.revision!r}: the local cache has {self.name} in version {commit} only"
+                f"data.revision = {wanted!r}: the local cache has {self.name} in version {commit} "
+                "only"
             )
         return data
 
@@ -86,26 +74,25 @@ class Hub:
         text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if isinstance(error, ConnectionError):
             return UserError(
-                f"{asked}: {self.name} is not in the local cache and the hub cannot be reached; run once where there is "
-                "network, with HF_HOME on shared storage, or give a folder with train, validation and test files"
+                f"{asked}: {self.name} is not in the local cache and the hub cannot be reached; "
+                "run once where there is network, with HF_HOME on shared storage, or name a folder "
+                "with train, validation and test files"
             )
         if isinstance(error, DatasetNotFoundError):
             return UserError(
-                f"{asked}: no such folder, and the hub shows no such corpus ({text}); local paths start with ./"
+                f"{asked}: no such folder, and no such dataset on the hub ({text}); local paths "
+                "start with ./"
             )
-        if isinstance(
-            error, ValueError | RuntimeError
-        ):  # an unknown data.config, a corpus that is a script
-            return UserError(
-                f"{asked}: {text}"
-                + (f" (data.config = {self.config!r})" if "onfig" in text else "")
-            )
+        # An unknown data.config, or a dataset that is a script
+        if isinstance(error, ValueError | RuntimeError):
+            config = f" (data.config = {self.config!r})" if "onfig" in text else ""
+            return UserError(f"{asked}: {text}{config}")
         return explain(error, self.name)
 
 
 @contextmanager
 def _offline_without_network() -> Iterator[None]:
-    """Look into the local cache at once where the hub's name does not even resolve: trying takes half a minute."""
+    """Use the local cache at once if the hub's name does not resolve: trying takes 30 seconds."""
     from datasets import config
     from huggingface_hub import constants
 

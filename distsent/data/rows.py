@@ -1,4 +1,4 @@
-"""Rows of a corpus as they come, behind one row number, wherever they lie: files, a hub corpus, memory."""
+"""The rows of a dataset as its source has them, numbered from 0 across files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-FILE = "file"  # the column that holds each row's file name, where every text is a file of its own
+FILE = "file"  # column with the file name of each row, where each text is a file
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Columns:
 
 
 class Source(Protocol):
-    """A place that rows come from. Nothing is read before `parts`."""
+    """Where the rows come from. Only `parts` reads them."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of train, validation and test that there are."""
+        """Those of train, validation and test that exist."""
         ...
 
     def fingerprint(self) -> str:
-        """Hash of the content, the same wherever it lies."""
+        """Hash of the content, which does not depend on its location."""
         ...
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
@@ -46,21 +46,21 @@ class Source(Protocol):
         ...
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        """The split's rows, a part for each file; `drop`: values that are no text become null instead of an error."""
+        """A part for each file. Values that are not text are null if `drop`, else errors."""
         ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one file. `table` is memory-mapped: it costs address space, not memory."""
+    """The rows of one file. `table` is memory-mapped: it takes address space, not memory."""
 
     name: str
     table: pa.Table
-    label_names: tuple[str, ...] | None = None  # where the file itself carries them
+    label_names: tuple[str, ...] | None = None  # where the file itself has them
 
 
 class Rows:
-    """The rows of some parts, end to end, numbered from 0."""
+    """The rows of some parts, concatenated."""
 
     def __init__(self, parts: Sequence[Part], columns: Columns) -> None:
         self.parts, self.columns = tuple(parts), columns
@@ -74,24 +74,24 @@ class Rows:
         return self._read(self.columns.text, rows)
 
     def pairs(self, rows: np.ndarray) -> list[str] | None:
-        """The second texts, where there are pairs."""
+        """The second texts; None if there is no pair column."""
         return self._read(self.columns.pair, rows) if self.columns.pair else None
 
-    def place(self, row: int) -> tuple[Part, str]:
-        """The part that holds `row`, and what the user calls the row there."""
+    def locate(self, row: int) -> tuple[Part, str]:
+        """The part that contains `row`, and the user's name of the row in it."""
         index = int(np.searchsorted(self.starts, row, side="right")) - 1
         part, row = self.parts[index], row - int(self.starts[index])
-        return part, part.table.column(FILE)[
-            row
-        ].as_py() if FILE in part.table.column_names else f"row {row + 1}"
+        if FILE in part.table.column_names:
+            return part, part.table.column(FILE)[row].as_py()
+        return part, f"row {row + 1}"
 
     def origin(self, row: int) -> str:
-        """File and row as the user counts them, from 1: "train.csv, row 17"."""
-        part, name = self.place(row)
+        """File and row, counted from 1: "train.csv, row 17"."""
+        part, name = self.locate(row)
         return name if FILE in part.table.column_names else f"{part.name}, {name}"
 
     def batches(self, size: int = 10_000) -> Iterator[tuple[int, pa.Table]]:
-        """(first row, rows) through everything, at most `size` rows at once."""
+        """(first row, at most `size` rows) over all rows."""
         for part, start in zip(self.parts, self.starts, strict=False):
             for offset in range(0, part.table.num_rows, size):
                 yield int(start) + offset, part.table.slice(offset, size)
@@ -102,12 +102,15 @@ class Rows:
         which = np.searchsorted(self.starts, rows, side="right") - 1
         for index in np.unique(which):
             here = rows[which == index] - self.starts[index]
-            out += gather(self.parts[index].table.column(column), here)
+            out += take_values(self.parts[index].table.column(column), here)
         return [out[place] for place in order]
 
 
-def gather(column: pa.ChunkedArray, rows: np.ndarray) -> list:
-    """Values at `rows` (ascending, each once) as Python objects. Chunk by chunk: `take` on a chunked column may copy all of it."""
+def take_values(column: pa.ChunkedArray, rows: np.ndarray) -> list:
+    """Python values at `rows`, ascending and unique.
+
+    Chunk by chunk, because `take` on a chunked column may copy all of it.
+    """
     if len(rows) == 0:
         return []
     first, last = int(rows[0]), int(rows[-1])
@@ -119,8 +122,7 @@ def gather(column: pa.ChunkedArray, rows: np.ndarray) -> list:
     which = np.searchsorted(bounds, rows - first, side="right") - 1
     cuts = np.flatnonzero(np.diff(which)) + 1
     for here in np.split(np.arange(len(rows)), cuts):
-        index = which[here[0]]
-        out += (
-            window.chunk(int(index)).take(pa.array(rows[here] - first - bounds[index])).to_pylist()
-        )
+        index = int(which[here[0]])
+        places = pa.array(rows[here] - first - bounds[index])
+        out += window.chunk(index).take(places).to_pylist()
     return out

@@ -1,4 +1,4 @@
-"""Lines from a stream as they come: few at a time while they drip, many while they pour."""
+"""Lines from a stream in batches: few lines at a time if they come slowly, many if fast."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 
 
 class StdinBatches:
-    """Iterate: (number of the first line, from 1; at least one and at most `most` lines). Waits only where there is none.
+    """Iterator over (number of the first line, from 1; one to `most` lines).
 
-    A thread reads ahead, so that a model busy with some lines finds the next ones ready, and bad bytes end nothing.
+    A thread reads ahead: the next lines are ready when the model is. Bytes that are not UTF-8
+    become lone surrogates.
     """
 
     def __init__(self, lines: Iterable[str], most: int) -> None:
@@ -26,19 +27,12 @@ class StdinBatches:
         self._queue.put(None)
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        row = 1
-        line = self._queue.get()
-        while line is not None:
-            lines = [line]
-            while len(lines) < self._most:
-                try:
-                    line = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if line is None:
-                    break
-                lines.append(line)
-            yield row, lines
-            row += len(lines)
-            if line is not None:
-                line = self._queue.get()
+        row, ended = 1, False
+        while not ended:
+            lines = [self._queue.get()]
+            while lines[-1] is not None and len(lines) < self._most and self._queue.qsize():
+                lines.append(self._queue.get())
+            ended = lines[-1] is None
+            if batch := [line for line in lines if line is not None]:
+                yield row, batch
+            row += len(batch)

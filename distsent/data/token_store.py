@@ -1,7 +1,8 @@
-"""The token store: a corpus tokenised once, as memory-mapped arrays, for every run that wants the same tokens.
+"""The token store: a dataset tokenized once, as memory-mapped arrays, for all runs that need it.
 
-A store is a folder named by a hash of content, selection, tokenizer and length. It is complete or absent: built under
-another name in the same parent, synced, renamed. Whoever wants a store that is being built waits for it.
+A store is a folder named by a hash of content, selection, tokenizer and length. It is complete or
+absent: built under another name in the same parent, synced, renamed. A process that needs a store
+while another one builds it waits.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from distsent.data.checks import check
 from distsent.data.dataset import TextDataset, open_dataset
-from distsent.data.lock import Lock
+from distsent.data.lock import locked
 from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
 from distsent.fsync import sync
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ALL = slice(None)
-OLD = 24 * 3600  # seconds after which a half-built store of another host counts as left behind
+OLD = 24 * 3600  # seconds after which an unfinished store of another host is a leftover
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One split's tokens, end to end, memory-mapped: a worker's memory does not grow with the corpus."""
+    """The tokens of one split, memory-mapped: memory does not grow with the dataset."""
 
     ids: np.ndarray  # (T,) uint16 or int32, special tokens included
     offsets: np.ndarray  # (n + 1,) int64: row i is ids[offsets[i] : offsets[i + 1]]
     labels: np.ndarray  # (n,) int32
-    rows: np.ndarray  # (n,) int64: number of the row in its source, ascending
+    rows: np.ndarray  # (n,) int64: numbers of the rows in their source, ascending
     types: np.ndarray | None  # (T,) uint8: 1 for the tokens of the second text of a pair
-    truncated: int  # rows that were longer than the store's max_length
+    truncated: int  # rows that are longer than max_length
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,11 +60,11 @@ class Tokens:
         return self.ids[self.span(row)]
 
     def span(self, row: int) -> slice:
-        """Where a row's tokens stand in `ids` and `types`."""
+        """The places of a row's tokens in `ids` and `types`."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
     def lengths(self, rows: np.ndarray | slice = ALL) -> np.ndarray:
-        """Tokens of each of these rows, int64; of a few rows it looks at a few offsets only, whatever the corpus."""
+        """Number of tokens of these rows, int64. Reads the offsets of these rows only."""
         return self.offsets[1:][rows] - self.offsets[:-1][rows]
 
 
@@ -83,36 +83,32 @@ class TokenStore:
         if why := damage(folder):
             raise UserError(f"{folder}: not a complete token store ({why})")
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-
-        def array(split: str, what: str) -> np.ndarray:
-            return np.load(folder / f"{split}.{what}.npy", mmap_mode="r")
-
-        splits = {
-            name: Tokens(
-                **{what: array(name, what) for what in ("ids", "offsets", "labels", "rows")},
-                types=array(name, "types") if f"{name}.types.npy" in meta["files"] else None,
-                truncated=split["truncated"],
-            )
-            for name, split in meta["splits"].items()
-        }
+        splits = {}
+        for name, split in meta["splits"].items():
+            arrays = {
+                what: np.load(folder / f"{name}.{what}.npy", mmap_mode="r")
+                for what in ("ids", "offsets", "labels", "rows", "types")
+                if f"{name}.{what}.npy" in meta["files"]
+            }
+            splits[name] = Tokens(**{"types": None, **arrays}, truncated=split["truncated"])
         return cls(folder, splits, tuple(meta["label_names"]), meta)
 
     @property
     def warnings(self) -> list[str]:
-        """What a user should know about the corpus, one line each."""
-        return [*self.meta["warnings"], *self._cuts()]
+        """What a user should know about the dataset, one line each."""
+        return [*self.meta["warnings"], *self._truncations()]
 
-    def _cuts(self) -> Iterator[str]:
+    def _truncations(self) -> Iterator[str]:
+        limit = self.meta["max_length"]
         for name, split in self.meta["splits"].items():
-            if cut := split["truncated"]:
-                yield (
-                    f"{name}: {cut:,} of {split['rows']:,} texts ({cut / split['rows']:.1%}) are longer than "
-                    f"{self.meta['max_length']} tokens and cut there"
-                )
+            cut, rows = split["truncated"], split["rows"]
+            if cut:
+                share = f"{name}: {cut:,} of {rows:,} texts ({cut / rows:.1%})"
+                yield f"{share} are longer than {limit} tokens and cut there"
 
 
 class Workers(Protocol):
-    """The processes that build a store together: `distributed.World`, or any other with these."""
+    """The processes that build a store together: `distributed.World`, or anything like it."""
 
     rank: int
     size: int
@@ -131,25 +127,25 @@ def open_token_store(
     *,
     workers: Workers,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     only: str | None = None,
 ) -> TokenStore:
-    """The token store of a job's dataset, built first if it is missing. `folder` holds all stores.
+    """The token store of a job's dataset, built first if it is missing. `folder` has all stores.
 
-    All `workers` call this and share the work; the bytes of the store do not depend on their
-    number. `progress` gets (rows done, rows in all), or (0, 0) while another process builds the
-    store; if it raises, the work ends and leaves nothing behind. `say` gets lines worth reading at
-    once; the default is standard error. `only`: read this split alone, to score it.
+    All `workers` call this and share the work; the bytes do not depend on their number.
+    `progress` gets (rows done, rows in all), or (0, 0) while another process builds the store; if
+    it raises, the work ends and leaves nothing. `log` gets lines for the user (default: standard
+    error). `only`: this split alone, to score it.
     """
     dataset = open_dataset(data, seed, only)
     encode = BatchTokenizer(tokenizer, max_length, pairs=data.pair_column is not None)
     report = progress or (lambda done, total: None)
     with ExitStack() as stack:
 
-        def begin() -> tuple[str, str | None, str, list[str]]:
-            building = _building(folder, dataset, encode, report, say or print_line)
+        def start() -> tuple[str, str | None, str, list[str]]:
+            building = _building(folder, key(dataset, encode), report, log or print_line)
             store, temporary = stack.enter_context(building)
-            warnings = check(dataset) if temporary else []
+            warnings = dataset.find_warnings() if temporary else []
             return str(store), str(temporary) if temporary else None, dataset.fingerprint, warnings
 
         def write(temporary: Path) -> None:
@@ -159,18 +155,25 @@ def open_token_store(
                 )
             if dataset.fingerprint != fingerprint:
                 raise UserError(
-                    f"data.source = {data.source!r} holds other rows on rank {workers.rank} than "
-                    "on rank 0"
+                    f"data.source = {data.source!r} has other rows on rank {workers.rank} than on "
+                    "rank 0"
                 )
-            with _one_line(folder):
+            with _explained(folder):
                 write_part(temporary, dataset, encode, workers.rank, workers.size, report)
 
         def finish(temporary: Path) -> None:
-            about = _about(dataset, encode, warnings)
+            # No times, no paths: equal stores have equal bytes
+            about = {
+                "format": FORMAT,
+                "corpus": fingerprint,
+                "tokenizer": encode.digest,
+                "max_length": encode.max_length,
+                "warnings": warnings,
+            }
             join_parts(temporary, dataset, encode, workers.size, about)
             stack.close()
 
-        store, building, fingerprint, warnings = workers.on_main(begin, "store.begin")
+        store, building, fingerprint, warnings = workers.on_main(start, "store.start")
         if building is not None:
             workers.all_or_raise(lambda: write(Path(building)), "store.write")
             workers.on_main(lambda: finish(Path(building)), "store.finish")
@@ -178,53 +181,41 @@ def open_token_store(
 
 
 def token_store_folder(job: Job) -> Path:
-    """Where a job's token stores are: beside its runs, unless data.store says so."""
+    """Where a job's token stores are: beside its runs, or in data.store."""
     return Path(job.data.store or Path(job.run.dir) / ".tokens")
 
 
-def key(corpus: TextDataset, encode: BatchTokenizer) -> str:
-    """A store's name: equal keys, equal bytes."""
-    return hashlib.sha256(
-        repr((FORMAT, corpus.fingerprint, encode.digest, encode.max_length)).encode()
-    ).hexdigest()[:32]
-
-
-def _about(corpus: TextDataset, encode: BatchTokenizer, warnings: list[str]) -> dict[str, Any]:
-    """What `meta.json` says of where the tokens come from. No times, no paths: equal stores have equal bytes."""
-    return {
-        "format": FORMAT,
-        "corpus": corpus.fingerprint,
-        "tokenizer": encode.digest,
-        "max_length": encode.max_length,
-        "warnings": warnings,
-    }
+def key(dataset: TextDataset, encode: BatchTokenizer) -> str:
+    """The name of a store: equal keys, equal bytes."""
+    content = (FORMAT, dataset.fingerprint, encode.digest, encode.max_length)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
 @contextmanager
 def _building(
-    parent: Path,
-    corpus: TextDataset,
-    encode: BatchTokenizer,
-    progress: Progress,
-    say: Callable[[str], None],
+    parent: Path, name: str, progress: Progress, log: Callable[[str], None]
 ) -> Iterator[tuple[Path, Path | None]]:
-    """(the store's folder, a temporary folder to build it in, or None when it is ready already).
+    """(the store's folder, a temporary folder to build it in; None if the store is complete).
 
-    When the context ends well, what was built is renamed into place; when it fails, nothing is left.
+    If the context ends well, the temporary folder is renamed to the store; otherwise deleted.
     """
-    store = parent / key(corpus, encode)
+    store = parent / name
     if ready(store):
         yield store, None
         return
-    with _one_line(parent):
+
+    def on_wait(owner: str) -> None:
+        log(f"waiting for {owner}, which is building the same token store")
+
+    with _explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        with Lock(parent / f".{store.name}.lock", say, lambda: progress(0, 0)):
+        with locked(parent / f".{name}.lock", on_wait, lambda: progress(0, 0)):
             if ready(store):
                 yield store, None
                 return
             if store.exists():
-                say(f"{store}: the token store is damaged ({damage(store)}); it is made again")
-            _sweep(store)
+                log(f"{store}: the token store is damaged ({damage(store)}); building it again")
+            _remove_leftovers(store)
             temporary = parent / f"{_prefix(store)}{os.getpid()}-{secrets.token_hex(4)}"
             temporary.mkdir()
             try:
@@ -240,11 +231,12 @@ def ready(folder: Path) -> bool:
 
 
 def damage(folder: Path) -> str | None:
-    """What makes `folder` no complete token store; None if it is one."""
+    """Why `folder` is not a complete token store; None if it is."""
     try:
         files = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["files"]
         for name, size in files.items():
-            if (found := (folder / name).stat().st_size) != size:
+            found = (folder / name).stat().st_size
+            if found != size:
                 return f"{name} has {found:,} bytes instead of {size:,}"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -256,7 +248,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _publish(temporary: Path, store: Path) -> None:
-    """Rename into place. Whoever comes second, where locks do not work, finds a store that is as good as its own."""
+    """Rename into place. A second builder, where locks do not work, finds an equal store."""
     if store.exists() and not ready(store):
         broken = temporary.with_name(f"{temporary.name}-broken")
         os.rename(store, broken)
@@ -273,30 +265,30 @@ def _prefix(store: Path) -> str:
     return f".{store.name}.{socket.gethostname()}-"
 
 
-def _sweep(store: Path) -> None:
-    """Remove what builders that were killed left behind: all of this host's, since we hold the lock; others' when old."""
+def _remove_leftovers(store: Path) -> None:
+    """Delete what killed builders left: all of this host (we hold the lock), others if old."""
     for path in store.parent.glob(f".{store.name}.*-*"):
-        if path.is_dir() and (
-            path.name.startswith(_prefix(store)) or time.time() - path.stat().st_mtime > OLD
-        ):
+        ours = path.name.startswith(_prefix(store))
+        if path.is_dir() and (ours or time.time() - path.stat().st_mtime > OLD):
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def _one_line(parent: Path) -> Iterator[None]:
-    """A full disk or a folder that cannot be written is the user's to mend: one line, no traceback."""
+def _explained(parent: Path) -> Iterator[None]:
+    """A full disk or a folder that cannot be written is one line: the user can fix it."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{parent}: no space left for the token store; free some, or choose another data.store"
+                f"{parent}: no space left for the token store; free some, or choose another "
+                "data.store"
             ) from error
+        what = error.strerror or error
         raise UserError(
-            f"{parent}: the token store cannot be written ({error.strerror or error}); see data.store"
+            f"{parent}: the token store cannot be written ({what}); see data.store"
         ) from error
 
 
 def print_line(line: str) -> None:
-    """Say a line on standard error."""
     print(f"distsent: {line}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Texts to tokens: each part of a corpus to files of its own, then all parts joined to the arrays of a token store.
+"""From texts to tokens: blocks of a dataset go to part files, and these into a token store.
 
-The parts may be written by any number of processes; the joined files have the same bytes whatever their number.
+Any number of processes may write the parts; the store has the same bytes whatever their number.
 """
 
 from __future__ import annotations
@@ -27,65 +27,71 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-FORMAT = 2  # of the files below; another number, another key: old stores are then left alone
-BATCH = 1000  # texts held in memory at once
+FORMAT = 2  # of the files below. It is part of the key: stores of other formats are left alone
+BATCH = 1000  # texts in memory at once
 HEADER = 128  # bytes of an array file before its values
 
 
 class BatchTokenizer:
-    """A tokenizer, stripped to what decides the tokens. `digest`: hash of all that, `dtype`: of token ids."""
+    """What decides the tokens of a text. `digest`: hash of it all; `dtype`: of token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
         from tokenizers import Tokenizer
 
         self.max_length = max_length
-        # A copy: truncation and padding are state of the tokenizer, and others use it, too.
+        # A copy: truncation and padding are state of the tokenizer, which others use, too
         self._backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
         side = tokenizer.truncation_side
         self.types = pairs and "token_type_ids" in tokenizer.model_input_names
-        self.digest = hashlib.sha256(
-            f"{self._backend.to_str()} {side} {self.types}".encode()
-        ).hexdigest()
+        content = f"{self._backend.to_str()} {side} {self.types}"
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)
         if max_length <= special:
             raise UserError(
-                f"data.max_length = {max_length}: the tokenizer's own {special} special tokens fill that"
+                f"data.max_length = {max_length}: the {special} special tokens of the tokenizer "
+                "fill that"
             )
         self._backend.enable_truncation(max_length, direction=side)
-        self.dtype = np.dtype(
-            np.uint16 if max(self._backend.get_vocab().values()) < 65536 else np.int32
-        )
+        largest = max(self._backend.get_vocab().values())
+        self.dtype = np.dtype(np.uint16 if largest < 65536 else np.int32)
+
+    @property
+    def streams(self) -> dict[str, np.dtype]:
+        """The arrays with a value per token."""
+        types = {"types": np.dtype(np.uint8)} if self.types else {}
+        return {"ids": self.dtype, **types}
 
     def __call__(self, texts: list[str], pairs: list[str] | None) -> list[Any]:
         """An encoding with `ids`, `type_ids` and `overflowing` for each text."""
-        return self._backend.encode_batch_fast(
-            texts if pairs is None else list(zip(texts, pairs, strict=True))
-        )
+        rows = texts if pairs is None else list(zip(texts, pairs, strict=True))
+        return self._backend.encode_batch_fast(rows)
 
 
 def write_part(
     folder: Path,
-    corpus: TextDataset,
+    dataset: TextDataset,
     encode: BatchTokenizer,
     part: int,
     parts: int,
     progress: Progress,
 ) -> None:
-    """Tokenise block `part` of `parts` of each split, a stretch of consecutive rows, into files of its own."""
-    blocks = {name: _block(len(split), part, parts) for name, split in corpus.splits.items()}
-    total, done = sum(len(block) for block in blocks.values()), 0
-    truncated = {}
-    for name, split in corpus.splits.items():
-        files = {what: open(_part(folder, name, what, part), "wb") for what in _streams(encode)}  # noqa: SIM115
+    """Tokenize block `part` of `parts` (consecutive rows) of each split into part files."""
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    blocks = {name: (n * part // parts, n * (part + 1) // parts) for name, n in sizes.items()}
+    total, done = sum(stop - start for start, stop in blocks.values()), 0
+    truncated = dict.fromkeys(sizes, 0)
+    for name, split in dataset.splits.items():
+        paths = {what: _part(folder, name, what, part) for what in ("lengths", *encode.streams)}
+        files = {what: open(path, "wb") for what, path in paths.items()}  # noqa: SIM115
         try:
             if part == 0:
-                for what in ("ids", "types"):
-                    files[what].write(bytes(HEADER)) if what in files else None
-            truncated[name] = 0
-            for start in range(blocks[name].start, blocks[name].stop, BATCH):
-                rows = slice(start, min(start + BATCH, blocks[name].stop))
+                for what in encode.streams:
+                    files[what].write(bytes(HEADER))
+            start, stop = blocks[name]
+            for first in range(start, stop, BATCH):
+                rows = slice(first, min(first + BATCH, stop))
                 truncated[name] += _write(files, split, rows, encode)
                 done += rows.stop - rows.start
                 progress(done, total)
@@ -96,60 +102,48 @@ def write_part(
 
 
 def _write(files: Mapping[str, BinaryIO], split: Split, rows: slice, encode: BatchTokenizer) -> int:
-    """Append a few rows; returns how many of them were cut."""
+    """Append some rows; returns how many of them were truncated."""
     encodings = encode(split.texts(rows), split.pairs(rows))
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
     if not lengths.all():
         row = rows.start + int(lengths.argmin())
         raise UserError(f"{split.origin(row)}: the tokenizer makes no token of this text")
     files["lengths"].write(lengths.tobytes())
-    files["ids"].write(
-        np.fromiter(chain.from_iterable(e.ids for e in encodings), encode.dtype).tobytes()
-    )
-    if "types" in files:
-        files["types"].write(
-            np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.uint8).tobytes()
-        )
+    for what, dtype in encode.streams.items():
+        values = (e.ids if what == "ids" else e.type_ids for e in encodings)
+        files[what].write(np.fromiter(chain.from_iterable(values), dtype).tobytes())
     return sum(1 for encoding in encodings if encoding.overflowing)
 
 
 def join_parts(
-    folder: Path, corpus: TextDataset, encode: BatchTokenizer, parts: int, about: dict[str, Any]
+    folder: Path, dataset: TextDataset, encode: BatchTokenizer, parts: int, about: dict[str, Any]
 ) -> None:
-    """Make one array of the parts of each, and `meta.json`, last: the folder is then a complete token store."""
-    cut = [json.loads(_part(folder, "part", "json", part).read_text()) for part in range(parts)]
-    meta: dict[str, Any] = {
-        **about,
-        "label_names": list(corpus.label_names),
-        "splits": {},
-        "files": {},
-    }
-    for name, split in corpus.splits.items():
-        lengths = np.concatenate(
-            [np.fromfile(_part(folder, name, "lengths", part), np.int32) for part in range(parts)]
-        )
+    """Join the parts to arrays, then write `meta.json`: the folder is then a complete store."""
+    cuts = [json.loads(_part(folder, "part", "json", part).read_text()) for part in range(parts)]
+    names = list(dataset.label_names)
+    meta: dict[str, Any] = {**about, "label_names": names, "splits": {}, "files": {}}
+    for name, split in dataset.splits.items():
+        paths = (_part(folder, name, "lengths", part) for part in range(parts))
+        lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
+        tokens = int(lengths.sum())
         if len(lengths) != len(split):
             raise RuntimeError(
-                f"{len(lengths)} of {len(split)} rows of {name} were tokenised; this is a bug in distsent"
+                f"{name}: {len(lengths)} of {len(split)} rows were tokenized; this is a bug in "
+                "distsent"
             )
-        for what, dtype in (("ids", encode.dtype), ("types", np.dtype(np.uint8)))[
-            : 1 + encode.types
-        ]:
-            _join(folder, name, what, parts, np.dtype(dtype), int(lengths.sum()))
-        small = {
-            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
-            "labels": split.labels.astype(np.int32),
-            "rows": split.rows.astype(np.int64),
-        }
-        for what, values in small.items():
-            np.save(folder / f"{name}.{what}.npy", values)
+        for what, dtype in encode.streams.items():
+            _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+        np.save(folder / f"{name}.offsets.npy", offsets)
+        np.save(folder / f"{name}.labels.npy", split.labels.astype(np.int32))
+        np.save(folder / f"{name}.rows.npy", split.rows.astype(np.int64))
         meta["splits"][name] = {
             "rows": len(split),
-            "tokens": int(lengths.sum()),
+            "tokens": tokens,
             "longest": int(lengths.max()),
-            "truncated": sum(truncated[name] for truncated in cut),
+            "truncated": sum(cut[name] for cut in cuts),
             "texts": xxh3_128_hexdigest(split.hashes.tobytes()),
-            "classes": np.bincount(split.labels, minlength=len(corpus.label_names)).tolist(),
+            "classes": np.bincount(split.labels, minlength=len(names)).tolist(),
         }
     for path in sorted(folder.iterdir()):
         if path.suffix != ".npy":
@@ -157,47 +151,29 @@ def join_parts(
             continue
         sync(path)
         meta["files"][path.name] = path.stat().st_size
-    (folder / "meta.json").write_text(
-        json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
+    (folder / "meta.json").write_text(text, encoding="utf-8")
     sync(folder / "meta.json")
     sync(folder)
 
 
-def _join(folder: Path, name: str, what: str, parts: int, dtype: np.dtype, count: int) -> None:
-    """Append the other parts to part 0, which already is the array file but for its header: one part copies nothing."""
-    path = _part(folder, name, what, 0)
-    with open(path, "r+b") as file:
+def _join(paths: list[Path], dtype: np.dtype, count: int) -> None:
+    """Append all parts to the first, the array file but for its header: one part copies nothing."""
+    with open(paths[0], "r+b") as file:
         file.seek(0, os.SEEK_END)
-        for part in range(1, parts):
-            other = _part(folder, name, what, part)
-            with open(other, "rb") as more:
+        for path in paths[1:]:
+            with open(path, "rb") as more:
                 shutil.copyfileobj(more, file, 8 << 20)
-            other.unlink()
+            path.unlink()
+        size = file.tell()
         file.seek(0)
-        head = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": (count,),
-        }
+        descr = np.lib.format.dtype_to_descr(dtype)
+        head = {"descr": descr, "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(file, head)
-        if file.tell() != HEADER or path.stat().st_size != HEADER + count * dtype.itemsize:
-            raise RuntimeError(
-                f"{path.name} has not the size of {count} tokens; this is a bug in distsent"
-            )
+        if file.tell() != HEADER or size != HEADER + count * dtype.itemsize:
+            raise RuntimeError(f"{paths[0].name} is not {count} tokens; this is a bug in distsent")
 
 
-def _streams(encode: BatchTokenizer) -> tuple[str, ...]:
-    return ("ids", "lengths", "types") if encode.types else ("ids", "lengths")
-
-
-def _part(folder: Path, name: str, what: str, part: int) -> Path:
-    return folder / (
-        f"{name}.{what}.npy"
-        if part == 0 and what in ("ids", "types")
-        else f"{name}.{what}.{part:05d}"
-    )
-
-
-def _block(rows: int, part: int, parts: int) -> range:
-    return range(rows * part // parts, rows * (part + 1) // parts)
+def _part(folder: Path, split: str, what: str, part: int) -> Path:
+    array = part == 0 and what in ("ids", "types")
+    return folder / f"{split}.{what}.{'npy' if array else f'{part:05d}'}"

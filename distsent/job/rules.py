@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distsent.job.keys import to_toml_value
+from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import Sections
 
 NAMES = {
-    "data.source": ("demo", "imdb", "emotion", "tweets"),
+    "data.source": ("demo", *KNOWN_DATASETS),
     "model.name": ("demo",),
 }  # words that distsent knows
 

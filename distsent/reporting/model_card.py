@@ -6,6 +6,7 @@ from typing import Any
 
 from distsent.evaluation import intervals
 from distsent.job.keys import to_toml_value
+from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
 from distsent.reporting import plots
 from distsent.reporting.comparison import markdown_table
@@ -13,7 +14,6 @@ from distsent.reporting.finished_run import FinishedRun
 from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
 
-HUB = {"imdb": "stanfordnlp/imdb", "emotion": "dair-ai/emotion", "tweets": "cardiffnlp/tweet_eval"}
 METRICS = {
     "accuracy": "Accuracy",
     "f1": "F1",
@@ -90,7 +90,9 @@ def _metadata(run: FinishedRun) -> Any:
 
 def _corpus(run: FinishedRun) -> str:
     source = str(run.job["data"]["source"])
-    return HUB.get(source, f"./{public_name(source)}" if looks_local(source) else source)
+    if source in KNOWN_DATASETS:
+        return KNOWN_DATASETS[source].hub_id
+    return f"./{public_name(source)}" if looks_local(source) else source
 
 
 def _encoder(run: FinishedRun) -> str:

@@ -135,7 +135,7 @@ def failing(self, texts, pairs):
         raise {error}
     return encode(self, texts, pairs)
 tokenize.BatchTokenizer.__call__ = failing
-cli.enter(prepare.main)
+cli.run(prepare.main)
 """
 
 
@@ -144,7 +144,7 @@ cli.enter(prepare.main)
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        ("UserError('row 50 is odd')", 2, "distsent: row 50 is odd"),
+        ("UserError('row 50 is odd')", 2, "distsent: rank 1: row 50 is odd"),
         ("KeyError('x')", 1, "KeyError: 'x'"),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], line: str):
 def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    assert mistakes(prepare.join) == [
+    assert mistakes(prepare.join_mpi) == [
         "OMPI_COMM_WORLD_SIZE=4 promises 4 ranks, but mpi4py cannot be imported (import of mpi4py halted; None in "
         "sys.modules): pip install mpi4py, or start without a launcher"
     ]
@@ -191,7 +191,7 @@ def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch):
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    assert (prepare.join().rank, prepare.join().size) == (0, 1)
+    assert (prepare.join_mpi().rank, prepare.join_mpi().size) == (0, 1)
 
 
 class Pretended:
@@ -227,7 +227,7 @@ def test_the_table(tmp_path: Path):
         workers=World(),
     )
     assert isinstance(store, TokenStore)
-    assert prepare.table(store).splitlines()[:2] == [
+    assert prepare.format_store(store).splitlines()[:2] == [
         "split            rows classes         tokens   mean longest truncated",
         "train               4       2             21    5.2      12     25.0%",
     ]
@@ -239,9 +239,9 @@ def test_progress_speaks_now_and_then(capsys: pytest.CaptureFixture[str]):
         progress(done, 2500)
     progress(0, 0)
     assert capsys.readouterr().err.splitlines() == [
-        "tokenising: 0 of 2,500 rows",
-        "tokenising: 1,000 of 2,500 rows",
-        "tokenising: 2,500 of 2,500 rows",
+        "tokenizing: 0 of 2,500 rows",
+        "tokenizing: 1,000 of 2,500 rows",
+        "tokenizing: 2,500 of 2,500 rows",
     ]
     quiet = prepare.Progress(seconds=60.0)
     quiet(1000, 2500)

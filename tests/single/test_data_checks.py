@@ -1,4 +1,4 @@
-"""What is wrong with a corpus is said in a line with file and row, before anything is trained."""
+"""What is wrong with a dataset is said in a line with file and row, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from distsent.data.checks import check
 from distsent.data.dataset import open_dataset
 from tests.corpora import Columns, data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
@@ -25,11 +24,13 @@ def texts(values: Sequence[Any], labels: Sequence[Any] | None = None) -> Columns
 
 
 def wrong(path: Path, **keys: Any) -> list[str]:
-    return mistakes(lambda: check(open_dataset(data(path, **keys), 1)))
+    return mistakes(lambda: open_dataset(data(path, **keys), 1).find_warnings())
 
 
 def test_a_sound_corpus_passes(tmp_path: Path):
-    assert check(open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1)) == []
+    assert (
+        open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1).find_warnings() == []
+    )
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -105,7 +106,7 @@ def test_rows_without_label(tmp_path: Path, suffix: str):
 def test_rows_that_nobody_has_labelled(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: 1 row with the label -1 (not labelled; if it is a class, name it in data.labels): row 2; {CURE}"
+        f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in data.labels): row 2; {CURE}"
     ]
 
 
@@ -124,7 +125,7 @@ def test_labels_outside_the_classes(tmp_path: Path):
         f"train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 (-3); {CURE}"
     ]
     assert wrong(tmp_path, labels=("a", "b")) == [
-        "data.labels = a, b: none of them stands in column 'label', which holds 'neg', 'neutral', 'pos'"
+        "data.labels = a, b: none of them occurs in column 'label', which contains 'neg', 'neutral', 'pos'"
     ]
 
 
@@ -148,14 +149,14 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
         f"train: 1 row with no text (null, empty or only white space): train/pos/7_9.txt; {CURE}"
     ]
     (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
-    assert wrong(tmp_path) == ["7_9.txt, line 1: not UTF-8 (byte 0xe9)"]
+    assert wrong(tmp_path) == ["7_9.txt: not UTF-8 (byte 0xe9, line 1)"]
 
 
 def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
     folder(tmp_path, train=texts(["a", "", None, "b", "c", "d"], [0, 1, 0, None, -1, 1]), test=GOOD)
-    corpus = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
-    assert check(corpus) == ["train: 4 rows of 6 left out for want of text or label"]
-    split = corpus.splits["train"]
+    dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
+    assert dataset.find_warnings() == ["train: 4 rows of 6 left out for want of text or label"]
+    split = dataset.splits["train"]
     assert (split.texts(slice(None)), split.labels.tolist(), split.rows.tolist()) == (
         ["a", "d"],
         [0, 1],
@@ -167,25 +168,25 @@ def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
 def test_a_test_split_that_nobody_has_labelled_may_be_dropped(tmp_path: Path):
     folder(tmp_path, train=reviews(4), validation=GOOD, test=texts(["a", "b"], [-1, -1]))
     assert wrong(tmp_path)[0].startswith("test.parquet: 2 rows with the label -1")
-    corpus = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
-    assert check(corpus) == ["test: left out, none of its 2 rows is labelled"]
-    assert [*corpus.splits] == ["train", "validation"]
+    dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
+    assert dataset.find_warnings() == ["test: left out, none of its 2 rows is labeled"]
+    assert [*dataset.splits] == ["train", "validation"]
 
 
 def test_columns_of_the_wrong_kind(tmp_path: Path):
     folder(tmp_path, train={"text": [1, 2], "label": [0, 1]}, test=GOOD)
-    assert wrong(tmp_path) == ["train.parquet: column 'text' holds int64, not text"]
+    assert wrong(tmp_path) == ["train.parquet: column 'text' contains int64, not text"]
     folder(
         tmp_path / "l",
         train={"text": ["a", "b"], "label": [[0], [1]]},
         test={"text": ["a"], "label": [[0]]},
     )
     assert wrong(tmp_path / "l") == [
-        "train.parquet: column 'label' holds list<item: int64>, which is neither a number nor a word"
+        "train.parquet: column 'label' contains list<item: int64>, neither numbers nor words"
     ]
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
     assert wrong(tmp_path / "f") == [
-        "column 'label' holds numbers such as 0.25: classes are whole numbers or words"
+        "column 'label' contains numbers such as 0.25: classes are integers or words"
     ]
     many = reviews(1001)
     folder(
@@ -194,14 +195,14 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         test={"text": ["x"], "label": ["y"]},
     )
     assert wrong(tmp_path / "m")[0].startswith(
-        "column 'label' holds 1,002 different values ('the film 0 was dull, so', "
+        "column 'label' contains 1,002 different values ('the film 0 was dull, so', "
     )
 
 
 def test_json_rows_of_the_wrong_kind(tmp_path: Path):
     folder(tmp_path, ".jsonl", train=texts(["a", 5, {"b": 1}, "c"]), test=GOOD)
-    assert wrong(tmp_path) == ["train.jsonl, row 2: column 'text' holds 5, not text"]
-    assert check(open_dataset(data(tmp_path, drop_bad_rows=True), 1)) == [
+    assert wrong(tmp_path) == ["train.jsonl, row 2: column 'text': 5 is not text"]
+    assert open_dataset(data(tmp_path, drop_bad_rows=True), 1).find_warnings() == [
         "train: 2 rows of 4 left out for want of text or label"
     ]
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n\n["b", 0]\n')
@@ -215,14 +216,14 @@ def test_csv_that_is_not_well_formed(tmp_path: Path):
     train = tmp_path / "train.csv"
     train.write_text("text,label\na,1\nb, and c,0\n")
     assert wrong(tmp_path) == [
-        "train.csv, row 2 (line 3): 3 fields where the header has 2; put quotes around texts that hold the delimiter"
+        "train.csv, row 2: 3 fields where the header has 2 (line 3); put quotes around texts that contain the delimiter"
     ]
     train.write_text('text,label\na,1\n"b,0\nc,1\n')
     assert wrong(tmp_path) == [
-        "train.csv, after row 1: not well-formed csv (unexpected end of data)"
+        "train.csv, row 2: not well-formed csv (unexpected end of data, line 3)"
     ]
     train.write_bytes("text,label\na,1\ncafé,0\n".encode("latin-1"))
-    assert wrong(tmp_path) == ["train.csv, line 3: not UTF-8 (byte 0xe9)"]
+    assert wrong(tmp_path) == ["train.csv, row 2: not UTF-8 (byte 0xe9, line 3)"]
 
 
 def test_files_that_are_not_what_they_say(tmp_path: Path):
@@ -257,19 +258,19 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
         test=texts(["f"], ["z"]),
     )
     assert wrong(tmp_path) == [
-        "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if it is none, name the classes in "
-        "data.labels"
+        "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if it is not a class, name the "
+        "classes in data.labels"
     ]
 
 
 def test_a_single_class(tmp_path: Path):
     folder(tmp_path, train=texts(["a", "b"], ["x", "x"]), test=texts(["c"], ["x"]))
-    assert wrong(tmp_path) == ["all training rows are of one class, 'x': there is nothing to learn"]
+    assert wrong(tmp_path) == ["all training rows are of one class, 'x': nothing to learn"]
 
 
 def test_a_class_that_nobody_has(tmp_path: Path):
     folder(tmp_path, train=reviews(4), test=GOOD)
-    assert check(open_dataset(data(tmp_path, labels=("neg", "pos", "mixed")), 1)) == [
+    assert open_dataset(data(tmp_path, labels=("neg", "pos", "mixed")), 1).find_warnings() == [
         "class 'mixed' has no rows in any split"
     ]
 
@@ -277,13 +278,13 @@ def test_a_class_that_nobody_has(tmp_path: Path):
 def test_a_class_that_the_draw_has_missed(tmp_path: Path):
     columns = texts([f"text {i}" for i in range(100)], [int(i == 0) for i in range(100)])
     folder(tmp_path, train=columns, test=GOOD)
-    assert check(open_dataset(data(tmp_path, max_rows=5), 2)) == [
+    assert open_dataset(data(tmp_path, max_rows=5), 2).find_warnings() == [
         "train: no row of '1' is among the 5 that data.max_rows has drawn"
     ]
 
 
 def test_texts_that_stand_in_train_too(tmp_path: Path):
     folder(tmp_path, train=reviews(10), validation=reviews(4, 8), test=reviews(6, 50))
-    assert check(open_dataset(data(tmp_path), 1)) == [
+    assert open_dataset(data(tmp_path), 1).find_warnings() == [
         "validation: 2 of 4 texts stand in train, too; scores on them flatter the model"
     ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from distsent.data import splits
 from distsent.data.dataset import TextDataset, open_dataset
-from distsent.data.rows import gather
+from distsent.data.rows import take_values
 from tests.corpora import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -184,7 +184,7 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         corpus = open_dataset(data(tmp_path, labels=wanted), 1)
         assert (corpus.label_names, corpus.splits["train"].labels.tolist()) == (names, labels)
     assert mistakes(lambda: open_dataset(data(tmp_path, labels=("a", "b", "c")), 1).splits) == [
-        "data.labels = a, b, c: the classes of this corpus are neg, pos"
+        "data.labels = a, b, c: the classes of this dataset are neg, pos"
     ]
     classed(tmp_path / "test.parquet", ["pos", "neg"], [1, 0])
     assert mistakes(lambda: open_dataset(data(tmp_path), 1).splits) == [
@@ -236,8 +236,8 @@ def test_rows_are_drawn_after_the_cut_and_only_from_their_split(tmp_path: Path):
 def test_pooled_splits_are_cut_anew(tmp_path: Path):
     path = folder(tmp_path / "x", validation=reviews(20), test=reviews(80, 20))
     assert mistakes(lambda: open_dataset(data(path), 1).splits) == [
-        "the corpus has no train split, only validation and test: data.pool_splits = true joins what there is and cuts it "
-        "anew by data.validation_fraction and data.test_fraction"
+        "the dataset has no train split, only validation and test: data.pool_splits = true joins all rows "
+        "and cuts them by data.validation_fraction and data.test_fraction"
     ]
     corpus = open_dataset(
         data(path, pool_splits=True, validation_fraction=0.1, test_fraction=0.2, max_rows=30), 1
@@ -259,17 +259,17 @@ def test_fractions_that_contradict_the_corpus(tmp_path: Path):
     assert mistakes(
         lambda: open_dataset(data(whole, validation_fraction=0.1, test_fraction=0.2), 1).splits
     ) == [
-        "data.validation_fraction = 0.1: the corpus has a validation split of its own (4 rows); leave the fraction out to "
-        "use it, or join and cut all rows anew with data.pool_splits = true",
-        "data.test_fraction = 0.2: the corpus has a test split of its own (6 rows); leave the fraction out to use it, or "
-        "join and cut all rows anew with data.pool_splits = true",
+        "data.validation_fraction = 0.1: the dataset has its own validation split (4 rows); leave the "
+        "fraction out to use it, or set data.pool_splits = true to join all rows and cut them again",
+        "data.test_fraction = 0.2: the dataset has its own test split (6 rows); leave the fraction "
+        "out to use it, or set data.pool_splits = true to join all rows and cut them again",
     ]
     assert mistakes(lambda: open_dataset(data(whole / "train.parquet"), 1).splits) == [
-        "the corpus has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"
+        "the dataset has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"
     ]
     assert mistakes(
         lambda: open_dataset(data(whole / "train.parquet", test_fraction=0.01), 1).splits
-    ) == ["data.test_fraction = 0.01: of 10 rows that is not one"]
+    ) == ["data.test_fraction = 0.01: selects no rows out of 10"]
 
 
 @given(
@@ -298,7 +298,7 @@ def test_texts_may_be_read_in_any_order_and_twice(tmp_path: Path):
 
 
 @given(sizes=st.lists(st.integers(0, 5), max_size=6), picks=st.data())
-def test_gather_reads_what_indexing_would(sizes: list[int], picks: st.DataObject):
+def test_take_values_reads_what_indexing_would(sizes: list[int], picks: st.DataObject):
     chunks = [[f"{i}.{j}" for j in range(size)] for i, size in enumerate(sizes)]
     flat = [value for chunk in chunks for value in chunk]
     rows = (
@@ -307,7 +307,7 @@ def test_gather_reads_what_indexing_would(sizes: list[int], picks: st.DataObject
         else []
     )
     column = pa.chunked_array(chunks, pa.string())
-    assert gather(column, np.array(rows, dtype=np.int64)) == [flat[row] for row in rows]
+    assert take_values(column, np.array(rows, dtype=np.int64)) == [flat[row] for row in rows]
 
 
 # fingerprints
@@ -361,11 +361,11 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
     formats = ".parquet, .csv, .tsv, .jsonl, .json"
     cases = {
         tmp_path / "nowhere": "no such file or folder",
-        tmp_path / "notes" / "a.txt": f"not a format that can be read ({formats})",
+        tmp_path / "notes" / "a.txt": f"not a known format ({formats})",
         tmp_path
-        / "empty": f"no train, validation or test file ({formats}), no aclImdb tree; the folder holds nothing",
+        / "empty": f"no train, validation or test file ({formats}), no aclImdb tree; the folder contains nothing",
         tmp_path
-        / "notes": f"no train, validation or test file ({formats}), no aclImdb tree; the folder holds a.txt, b.txt",
+        / "notes": f"no train, validation or test file ({formats}), no aclImdb tree; the folder contains a.txt, b.txt",
     }
     for path, what in cases.items():
         assert mistakes(lambda path=path: open_dataset(data(path), 1)) == [
@@ -376,7 +376,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
 def test_a_split_that_stands_there_twice(tmp_path: Path):
     folder(tmp_path, ".csv", train=reviews(4), val=reviews(2), dev=reviews(2))
     assert mistakes(lambda: open_dataset(data(tmp_path), 1)) == [
-        f"data.source = {str(tmp_path)!r}: the validation split stands there twice, as dev.csv and val.csv; keep one"
+        f"data.source = {str(tmp_path)!r}: the validation split exists twice, as dev.csv and val.csv; keep one"
     ]
 
 
@@ -441,7 +441,7 @@ def test_well_known_corpora_from_the_hubs_cache(own_cache: Path):  # noqa: F811
 def test_no_network_and_nothing_in_the_cache(source: str, name: str):
     assert mistakes(lambda: open_dataset(data(source), 1).splits) == [
         f"data.source = {source!r}: {name} is not in the local cache and the hub cannot be reached; run once where there is "
-        "network, with HF_HOME on shared storage, or give a folder with train, validation and test files"
+        "network, with HF_HOME on shared storage, or name a folder with train, validation and test files"
     ]
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.data.hub import KNOWN
 from distsent.errors import UserError
 from distsent.job import Job, load_job, reference, rules
 from distsent.job.schema import KEYS
@@ -102,7 +101,7 @@ def test_a_path_that_might_be_a_hub_id_is_told_apart(tmp_path):
     job = load_job(None, ["data.source=team/reviews.csv", "model.name=team/encoder"])
     assert (job.data.source, job.model.name) == ("./team/reviews.csv", "./team/encoder")
     assert load_job(None, ["data.source=team/other"]).data.source == "team/other"
-    assert rules.NAMES["data.source"] == ("demo", *KNOWN)
+    assert rules.NAMES["data.source"] == ("demo", "imdb", "emotion", "tweets")
     assert (load_job(None, ["data.source=imdb"]).data.source, load_job(None).model.name) == (
         "imdb",
         "demo",

@@ -73,10 +73,10 @@ def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path,
     out, err = capsys.readouterr()
     answers = [json.loads(line) for line in out.splitlines()]
     assert [one.get("error", "") for one in answers] == [
-        "", "row 2: no text", "row 3: 3 fields where the header has 2 (line 4)", "",
+        "", "row 2: no text", "row 3: 3 fields where the header has 2 (line 4); put quotes around texts that contain the delimiter", "",
     ]  # fmt: skip
     assert ["label" in one for one in answers] == [True, False, False, True]
-    assert err == 'distsent: 2 of 4 rows have no label; their "error" says why\n'
+    assert err == 'distsent: 2 of 4 rows have no label; see their "error"\n'
 
 
 def test_standard_input_is_labelled_line_by_line(
@@ -156,10 +156,10 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
     empty.touch()
     cases = {
         (str(finished / "plain"), "a", "--file", "x.csv"): "texts as arguments and --file: give one of them",
-        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column of --file, and there is none",
-        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column of --file, and there is none",
+        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column of --file: there is none",
+        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column of --file: there is none",
         (str(finished / "plain"), "--file", str(tmp_path)): f"{tmp_path}: a folder, not a file",
-        (str(finished / "plain"), "--file", str(empty)): f"{empty}: the file is empty",
+        (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' (--text-column); the file is empty",
         (str(encoder), "a"): f"{encoder}: no classifier, an encoder alone (classifier.bias, classifier.weight is not among its "
                              f"weights): train one from it, with model.name={encoder}",
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model takes 3 to 258 tokens",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from distsent.data import texts
+from distsent.data import readers
 from distsent.data.stdin_batches import StdinBatches
-from distsent.data.texts import read_texts
+from distsent.data.texts import TextFile
 from tests import corpora
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
@@ -15,12 +15,12 @@ TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été �
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "x.json", "x.parquet"])
 def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) -> None:
     path = corpora.write(tmp_path / name, {"id": [*"12345"], "text": TEXTS, "more": [*"abcde"]})
-    file = read_texts(path)
-    assert [(one.row, one.text, one.why) for one in file] == [
+    file = TextFile(path)
+    assert [(one.row, one.text, one.error) for one in file] == [
         (i, text, "") for i, text in enumerate(TEXTS, 1)
     ]
     assert file.done() == 1.0
-    assert [(one.text, one.pair) for one in read_texts(path, "text", "more")] == list(
+    assert [(one.text, one.pair) for one in TextFile(path, "text", "more")] == list(
         zip(TEXTS, "abcde", strict=True)
     )
 
@@ -28,7 +28,7 @@ def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) ->
 def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes("\ufeffone\r\ntwo\n\nfour".encode())
-    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [
+    assert [(one.row, one.text, one.error) for one in TextFile(path)] == [
         (1, "one", ""), (2, "two", ""), (3, "", "no text"), (4, "four", ""),
     ]  # fmt: skip
 
@@ -36,52 +36,54 @@ def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
 def test_bad_rows_are_told_and_cost_no_others(tmp_path: Path) -> None:
     table = tmp_path / "x.csv"
     table.write_bytes(b'text,n\ngood,1\n"  ",2\na,b,c\nb\xe4d,4\n\nlast,5\n')
-    assert [(one.row, one.why) for one in read_texts(table)] == [
-        (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4)"), (4, "not UTF-8 (byte 0xe4)"), (5, ""),
+    assert [(one.row, one.error) for one in TextFile(table)] == [
+        (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4); put quotes around texts that contain the delimiter"), (4, "not UTF-8 (byte 0xe4, line 5)"), (5, ""),
     ]  # fmt: skip
     lines = tmp_path / "x.jsonl"
     lines.write_text(
         '{"text": "good"}\n{"text": 7}\n{"other": "x"}\n{broken\n[1]\n"bare"\n{"text": "last"}\n'
     )
-    found = [(one.row, one.text, one.why) for one in read_texts(lines)]
+    found = [(one.row, one.text, one.error) for one in TextFile(lines)]
     assert found[3][2].startswith("not JSON (")
     assert [*found[:3], *found[4:]] == [
-        (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "not an object with columns"), (6, "bare", ""),
+        (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "[1] is not an object with columns"), (6, "bare", ""),
         (7, "last", ""),
     ]  # fmt: skip
     column = corpora.write(tmp_path / "x.parquet", {"text": ["good", None, "last"]})
-    assert [one.why for one in read_texts(column)] == ["", "no text", ""]
+    assert [one.error for one in TextFile(column)] == ["", "no text", ""]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
 def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: Path) -> None:
     path = corpora.write(tmp_path / name, {"Texts": ["a"], "label": ["b"]})
-    assert corpora.mistakes(lambda: read_texts(path)) == [
+    assert corpora.mistakes(lambda: TextFile(path)) == [
         f"{path}: no column 'text' (--text-column); did you mean 'Texts'? there are Texts, label"
     ]
 
 
 @pytest.mark.parametrize(("name", "content", "line"), [
-    ("x.doc", "a", "not a format that can be read (.txt, .csv, .tsv, .jsonl, .json, .parquet)"),
-    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); a file with an object "
-                    "a line is .jsonl"),
-    ("x.json", '{"text": "a"}', "not a list of objects; a file with an object a line is .jsonl"),
-    ("x.parquet", "PAR", "not readable as parquet"),
+    ("x.doc", "a", "not a known format (.parquet, .csv, .tsv, .jsonl, .json, .txt)"),
+    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes, column 2); expected a list of objects, "
+                    "or one object per line"),
+    ("x.json", "[{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 3 (char 2)); expected a list of "
+                     "objects, or one object per line"),
+    ("x.json", '"a"', '"a" is not a list; expected a list of objects, or one object per line'),
+    ("x.parquet", "PAR", "cannot be read (Parquet file size is 3 bytes"),
 ])  # fmt: skip
 def test_a_file_that_is_none_is_one_line(
     name: str, content: str, line: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(content)
-    (found,) = corpora.mistakes(lambda: read_texts(tmp_path / name))
+    (found,) = corpora.mistakes(lambda: TextFile(tmp_path / name))
     assert found.startswith(f"{tmp_path / name}: {line}") and "\n" not in found
 
 
 def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
-    assert corpora.mistakes(lambda: read_texts(tmp_path / "no.csv")) == [
+    assert corpora.mistakes(lambda: TextFile(tmp_path / "no.csv")) == [
         f"{tmp_path / 'no.csv'}: no such file"
     ]
     (tmp_path / "folder.csv").mkdir()
-    assert corpora.mistakes(lambda: read_texts(tmp_path / "folder.csv")) == [
+    assert corpora.mistakes(lambda: TextFile(tmp_path / "folder.csv")) == [
         f"{tmp_path / 'folder.csv'}: a folder, not a file"
     ]
 
@@ -101,7 +103,7 @@ def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> N
     path.write_text(
         'id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n'
     )
-    found = [(one.row, one.text, one.why) for one in read_texts(path)]
+    found = [(one.row, one.text, one.error) for one in TextFile(path)]
     assert [(row, text) for row, text, why in found if not why] == [
         (1, "good"), (3, "over\ntwo lines"), (5, "fine"), (6, 'a "quoted" word'), (7, "last"),
     ]  # fmt: skip
@@ -112,7 +114,7 @@ def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> N
 
 def test_a_header_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('"text\ngood\n')
-    (found,) = corpora.mistakes(lambda: read_texts(tmp_path / "x.csv"))
+    (found,) = corpora.mistakes(lambda: TextFile(tmp_path / "x.csv"))
     assert found == f"{tmp_path / 'x.csv'}: not well-formed csv (unexpected end of data, line 1)"
 
 
@@ -120,7 +122,7 @@ def test_a_header_that_is_none_is_one_line(tmp_path: Path) -> None:
 def test_half_a_character_is_no_text(name: str, tmp_path: Path) -> None:
     rows = ['{"text": "cut \\ud83d"}', '{"text": "whole \\ud83d\\ude00"}', '"bare \\udc00"']
     (tmp_path / name).write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
-    assert [(one.text, one.why) for one in read_texts(tmp_path / name)] == [
+    assert [(one.text, one.error) for one in TextFile(tmp_path / name)] == [
         ("cut \ufffd", "half a character (\\ud83d)"), ("whole \U0001f600", ""), ("bare \ufffd", "half a character (\\udc00)"),
     ]  # fmt: skip
 
@@ -128,7 +130,7 @@ def test_half_a_character_is_no_text(name: str, tmp_path: Path) -> None:
 def test_the_first_object_may_lack_the_text_but_not_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": 1}\n{"id": 2, "text": "here"}\n')
-    assert [(one.row, one.text, one.why) for one in read_texts(path)] == [
+    assert [(one.row, one.text, one.error) for one in TextFile(path)] == [
         (1, "", "no text"),
         (2, "here", ""),
     ]
@@ -136,7 +138,7 @@ def test_the_first_object_may_lack_the_text_but_not_all(tmp_path: Path) -> None:
 
 def test_a_line_that_begins_with_a_quoted_word_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text('text\tn\n"Avatar" was great.\t1\nplain\t2\nhe said "no"\t3\n')
-    assert [one.text for one in read_texts(tmp_path / "x.tsv")] == [
+    assert [one.text for one in TextFile(tmp_path / "x.tsv")] == [
         "Avatar was great.",
         "plain",
         'he said "no"',
@@ -145,23 +147,23 @@ def test_a_line_that_begins_with_a_quoted_word_is_read_as_it_is(tmp_path: Path) 
 
 def test_a_header_may_hold_what_is_no_text_beside_its_columns(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b'"a "b,caf\xe9,text\n1,2,good\n')
-    assert [(one.text, one.why) for one in read_texts(tmp_path / "x.csv")] == [("good", "")]
+    assert [(one.text, one.error) for one in TextFile(tmp_path / "x.csv")] == [("good", "")]
 
 
 def test_many_open_quotes_take_no_time_that_grows_with_their_square(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distsent.data.texts.LINES", 5)
+    monkeypatch.setattr("distsent.data.readers.MAX_RECORD_LINES", 5)
     rows = 200
     (tmp_path / "x.csv").write_text("id,text\n" + '5",",c\n' * rows + "6,last\n")
     read = 0
-    real = texts._decoded
+    real = readers._Lines.__next__
 
-    def counted(line: bytes, first: bool) -> tuple[str, str]:
+    def counted(lines: readers._Lines) -> str:
         nonlocal read
         read += 1
-        return real(line, first)
+        return real(lines)
 
-    monkeypatch.setattr(texts, "_decoded", counted)
-    found = [*read_texts(tmp_path / "x.csv")]
+    monkeypatch.setattr(readers._Lines, "__next__", counted)
+    found = [*TextFile(tmp_path / "x.csv")]
     assert found[-1].text == "last" and len(found) == rows + 1 and read < 10 * rows

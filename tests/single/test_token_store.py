@@ -160,7 +160,7 @@ def test_a_ready_store_is_not_read_checked_or_made_again(
     def never(*_: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(stores, "check", never)
+    monkeypatch.setattr("distsent.data.dataset.TextDataset.find_warnings", never)
     monkeypatch.setattr(tokenize.BatchTokenizer, "__call__", never)
     monkeypatch.setattr("distsent.data.files.Files.parts", never)
     assert made(corpus, tmp_path / "s").folder == first.folder
@@ -214,8 +214,8 @@ def test_a_damaged_store_is_made_again_with_a_line(corpus: DataSection, tmp_path
         f"{store}: not a complete token store ({why})"
     ]
     said: list[str] = []
-    assert content(made(corpus, tmp_path / "s", say=said.append).folder) == before
-    assert said == [f"{store}: the token store is damaged ({why}); it is made again"]
+    assert content(made(corpus, tmp_path / "s", log=said.append).folder) == before
+    assert said == [f"{store}: the token store is damaged ({why}); building it again"]
     assert visible(tmp_path / "s") == [store.name]
 
 
@@ -266,7 +266,7 @@ def test_progress_is_told(corpus: DataSection, tmp_path: Path, monkeypatch: pyte
 
 def test_lengths_that_leave_no_room_for_a_text(corpus: DataSection, tmp_path: Path):
     assert mistakes(lambda: made(corpus, tmp_path / "s", length=2)) == [
-        "data.max_length = 2: the tokenizer's own 2 special tokens fill that"
+        "data.max_length = 2: the 2 special tokens of the tokenizer fill that"
     ]
 
 
@@ -290,10 +290,10 @@ def test_others_wait_for_the_one_that_builds(corpus: DataSection, tmp_path: Path
         heard.append((done, total))
         go.set()
 
-    store = made(corpus, home, say=said.append, progress=listen)
+    store = made(corpus, home, log=said.append, progress=listen)
     builder.join()
     assert said == [
-        f"waiting for process {os.getpid()} on {os.uname().nodename}, which makes the same token store"
+        f"waiting for process {os.getpid()} on {os.uname().nodename}, which is building the same token store"
     ]
     assert set(heard) == {(0, 0)} and visible(home) == [store.folder.name]
 
@@ -309,7 +309,7 @@ def test_two_builders_without_locks_do_no_harm(
     without = SimpleNamespace(flock=no_locks, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB)
     monkeypatch.setattr("distsent.data.lock.fcntl", without)
     monkeypatch.setattr(
-        stores, "_sweep", lambda store: None
+        stores, "_remove_leftovers", lambda store: None
     )  # on another host, so it does not touch the first's files
     inner: list[TokenStore] = []
     outer = made(
@@ -330,7 +330,7 @@ from tests.corpora import data, tokenizer
 
 source, home, begin, death = sys.argv[1:]
 tokenize.BATCH = 20
-write_part, join, publish = store.write_part, tokenize._join, store._publish
+write_part, join = token_store.write_part, tokenize._join
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

@@ -95,10 +95,10 @@ JOBS: list[tuple[Harm, str]] = [
 # Files, rows, models: found later, behind a run folder's first lines.
 REST: list[tuple[Harm, str]] = [
     (file("corpus/train.jsonl", None),
-     "the corpus has no train split, only validation and test: data.pool_splits = true joins what there is and cuts it anew by "
+     "the dataset has no train split, only validation and test: data.pool_splits = true joins all rows and cuts them by "
      "data.validation_fraction and data.test_fraction"),
     (both(file("corpus/test.jsonl", None), file("corpus/validation.jsonl", None)),
-     "the corpus has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"),
+     "the dataset has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"),
     (file("corpus/test.jsonl", ""),
      "test.jsonl: no column 'text' (data.text_column); the file is empty\n"
      "test.jsonl: no column 'label' (data.label_column); the file is empty"),
@@ -108,9 +108,9 @@ REST: list[tuple[Harm, str]] = [
     (row(text=None), NO_TEXT),
     (row(text="  "), NO_TEXT),
     (row(text=...), NO_TEXT),
-    (row(text=5), "train.jsonl, row 3: column 'text' holds 5, not text"),
+    (row(text=5), "train.jsonl, row 3: column 'text': 5 is not text"),
     (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves such rows out"),
-    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if it is none, name the "
+    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if it is not a class, name the "
                                 "classes in data.labels"),
     (words('data.labels=["bad", "fair"]'),
      "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 12 more\n"
@@ -119,12 +119,12 @@ REST: list[tuple[Harm, str]] = [
      "data.drop_bad_rows = true leaves such rows out"),
     (file("corpus/test.jsonl", GOOD + "[1, 2]\n"), "test.jsonl, row 2: [1, 2] is not an object with columns"),
     (file("corpus/test.jsonl", GOOD + '{"text": \n'), "test.jsonl, row 2: not JSON (Expecting value, column 9)"),
-    (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'), "test.jsonl, line 2: not UTF-8 (byte 0xff)"),
+    (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'), "test.jsonl, row 2: not UTF-8 (byte 0xff, line 2)"),
     (both(file("corpus/train.parquet", "PAR?"), file("corpus/train.jsonl", None)),
      "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
-     "data.validation_fraction = 0.5: the corpus has a validation split of its own (3 rows); leave the fraction out to use it, or "
-     "join and cut all rows anew with data.pool_splits = true"),
+     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); leave the fraction out to use it, or "
+     "set data.pool_splits = true to join all rows and cut them again"),
     (words("data.max_length=300"), "data.max_length = 300: {folder}/model takes at most 258 tokens"),
     (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, fair, good)"),
     (both(file("corpus/validation.jsonl", None), words("train.patience=2")),
