@@ -1,4 +1,4 @@
-"""What all doors share: from a mistake, a stop or a bad number to one clear line and the exit code that says the same."""
+"""What entry points share: command lines, one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from distsent.distributed.launchers import is_main_process
-from distsent.errors import NON_FINITE, STOPPED, NonFinite, Stopped, UserError
+from distsent.errors import FAILED, NON_FINITE, STOPPED, NonFinite, Stopped, UserError, WorkerFailed
 
-# With 700, the default, the collector goes through all modules again and again while torch and transformers come in.
-NEW_OBJECTS = 100_000
+# With the default of 700, the collector scans all modules again and again while torch and
+# transformers are imported.
+GC_THRESHOLD = 100_000
 
 
-def run(main: Callable[[list[str]], int]) -> None:
-    """Run a door's `main(arguments)` and leave with its exit code."""
-    gc.set_threshold(NEW_OBJECTS)
+def run(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run an entry point's `main(arguments)` and exit with its code."""
+    gc.set_threshold(GC_THRESHOLD)
     try:
         code = main(sys.argv[1:])
     except UserError as error:
@@ -29,10 +30,12 @@ def run(main: Callable[[list[str]], int]) -> None:
     except NonFinite as error:
         code = print_and_exit_code([str(error)], NON_FINITE)
     except Stopped as error:
-        code = print_and_exit_code([f"{error}; run the same command again to carry on"], STOPPED)
-    except BrokenPipeError:  # the reader of our output has gone: `... | head`
+        code = print_and_exit_code([f"{error}; run the same command again to resume"], STOPPED)
+    except WorkerFailed as error:  # the failing worker prints the traceback
+        code = print_and_exit_code([str(error)], FAILED)
+    except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = FAILED
     if is_main_process() and (
         path := os.environ.get("DISTSENT_EXIT_CODE")
     ):  # for a script whose launcher passes on no code but 1
@@ -41,56 +44,51 @@ def run(main: Callable[[list[str]], int]) -> None:
     sys.exit(code)
 
 
-def print_and_exit_code(lines: tuple[str, ...] | list[str], code: int) -> int:
-    """Print `lines` once: all workers meet the same end, the first one tells. (Of elastic ones, each may meet its own.)"""
+def print_and_exit_code(lines: Sequence[str], code: int) -> int:
+    """Print `lines` to standard error, on rank 0 only, and return `code`.
+
+    Elastic workers all print: each may have failed for a reason of its own.
+    """
     if is_main_process() or os.environ.get("HOROVOD_ELASTIC") == "1":
         for line in lines:
             print(f"distsent: {line}", file=sys.stderr, flush=True)
     else:
-        time.sleep(
-            1.0
-        )  # a launcher ends everybody when the first one leaves: let that one have spoken
+        time.sleep(1.0)  # a launcher kills all workers when the first exits: let rank 0 print
     return code
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are one clear line and exit code 2, like all others."""
+    """A command line whose errors are one line and exit code 2."""
 
     def __init__(self, program: str, description: str | None) -> None:
-        super().__init__(
-            prog=f"python -m distsent.{program}",
-            description=description,
-            formatter_class=argparse.RawTextHelpFormatter,
-        )
+        name, style = f"python -m distsent.{program}", argparse.RawTextHelpFormatter
+        super().__init__(prog=name, description=description, formatter_class=style)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help shows what there is")
+        raise UserError(f"{self.prog}: {message}; --help lists all arguments")
 
     def add_job(self) -> None:
-        """The words that ask for a job: an optional file, then overrides."""
-        self.add_argument(
-            "words",
-            nargs="*",
-            metavar="JOB.toml section.key=value",
-            help="a job file, and keys that override it",
-        )
+        """Accept an optional job file and overrides, in any order."""
+        about = "a job file, and keys that override it, in any order"
+        self.add_argument("words", nargs="*", metavar="JOB.toml section.key=value", help=about)
 
-    @staticmethod
-    def job_of(words: list[str]) -> tuple[str | None, list[str]]:
-        """(job file or None, overrides)."""
-        return (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
+    def job_of(self, words: Sequence[str]) -> tuple[str | None, list[str]]:
+        """(job file or None, overrides). The job file is the only word without `=`."""
+        files = [word for word in words if "=" not in word]
+        if len(files) > 1:
+            self.error(
+                f"{files[0]!r} and {files[1]!r}: expected one job file; overrides are "
+                "section.key=value"
+            )
+        return (files[0] if files else None), [word for word in words if "=" in word]
 
     def add_model(self, rest: str) -> None:
-        """The words that name a model, then any number of `rest`."""
-        about = (
-            f"a run folder, or a saved model in Hugging Face's layout; then any number of {rest}"
-        )
+        """Accept a run or model, then any number of `rest`."""
+        about = f"a run folder or a saved Hugging Face model, then any number of {rest}"
         self.add_argument("words", nargs="*", metavar=f"RUN_OR_MODEL {rest}", help=about)
 
     def model_of(self, words: list[str]) -> tuple[str, list[str]]:
-        """(run or model, the rest)."""
+        """(run or model, the other words)."""
         if not words:
-            self.error(
-                "RUN_OR_MODEL is missing: name a run folder, or a saved model in Hugging Face's layout"
-            )
+            self.error("RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model")
         return words[0], words[1:]

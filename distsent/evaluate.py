@@ -1,8 +1,8 @@
-"""Score a saved model:  python -m distsent.evaluate RUN_OR_MODEL [section.key=value ...] [--split NAME]
+"""Evaluate a saved model:  python -m distsent.evaluate RUN_OR_MODEL [section.key=value ...]
 
-Exact scores as one JSON object, a line of standard output: alone, or on any number of workers under horovodrun. A run is scored on
-the split of its own corpus; data.source=./other.csv scores it on a file or corpus that it has never seen, which needs no training
-part.
+Exact scores as one JSON object on a line of standard output, with one process or with any number
+of workers under horovodrun. A run is evaluated on the split of its own dataset;
+data.source=./other.csv evaluates it on other data, which needs no training split.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from distsent.errors import FINISHED, UserError
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    from distsent.evaluation.offline import (  # torch and all that: only for a command line that is right
-        evaluate_saved_model,
-        resolve_request,
-    )
+    # Imported late: a wrong command line is answered without waiting for torch.
+    from distsent.evaluation.offline import evaluate_saved_model, resolve_request
 
-    asked = resolve_request(options.model, options.overrides, options.split)
+    request = resolve_request(options.model, options.overrides, options.split)
     world = init_world()
     try:
-        scores = evaluate_saved_model(asked, world)
+        scores = evaluate_saved_model(request, world)
     finally:
         world.shutdown()
     if world.is_main:
@@ -36,12 +34,8 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("evaluate", __doc__)
     parser.add_model("section.key=value")
-    parser.add_argument(
-        "--split",
-        default="test",
-        choices=("train", "validation", "test"),
-        help="what to score it on (test)",
-    )
+    splits = ("train", "validation", "test")
+    parser.add_argument("--split", default="test", choices=splits, help="default: test")
     options = parser.parse_intermixed_args(arguments)
     options.model, options.overrides = parser.model_of(options.words)
     for word in options.overrides:

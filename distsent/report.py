@@ -1,8 +1,8 @@
-"""Compare finished runs:  python -m distsent.report RUN [RUN ...] [--format markdown|csv|json] [--pictures FOLDER]
+"""Compare finished runs:  python -m distsent.report RUN [RUN ...]
 
-A line a run, mean and spread over runs that differ by their seed alone, and for each further run whether it differs from the first
-by more than luck (McNemar's exact test, bootstrap), on the rows of the same split. Shell patterns name many: runs/emotion-*
-One run can be described anew (--card) and shipped: --push ORG/NAME uploads its model folder to the Hugging Face hub.
+One line per run; mean and standard deviation over runs that differ only by their seed; for each
+further run, whether it differs from the first by more than chance (McNemar's exact test,
+bootstrap), on the same rows. Shell patterns give many runs: runs/emotion-*
 """
 
 from __future__ import annotations
@@ -10,91 +10,69 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distsent import cli
 from distsent.errors import FINISHED, UserError
 
+if TYPE_CHECKING:
+    from distsent.reporting.finished_run import FinishedRun
+
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    from distsent.reporting import (
-        comparison,
-        finished_run,
-        gallery,
-        model_card,
-        pairwise,
-        plots,
-        push,
-        tensorboard,
-    )
+    # Imported late: a wrong command line is answered without waiting for numpy and others.
+    from distsent.reporting import finished_run, model_card, plots, push, tensorboard
 
     runs = finished_run.read_runs(options.runs)
     if options.card:
         for run in runs:
             model_card.write_model_card(run)
             tensorboard.write_summaries(run)
-            print(run.folder.model / "README.md")
-    elif options.push:
+            print(run.folder.card)
+        return FINISHED
+    if options.push:
         print(push.push_to_hub(runs[0], options.push, private=options.private))
-    else:
-        if options.pictures and not plots.available():
-            raise UserError(f"--pictures: {plots.NEEDED}")
-        split = finished_run.common_split(runs, options.split)
-        records = [comparison.run_record(run.result, split) for run in runs]
-        groups = comparison.seed_spreads([run.result for run in runs], split)
-        pairs = [pairwise.compare_runs(runs[0], run, split) for run in runs[1:]]
-        if options.format == "json":
-            print(
-                json.dumps(
-                    {"split": split, "runs": records, "seeds": groups, "pairs": pairs},
-                    ensure_ascii=False,
-                    indent=1,
-                )
-            )
-        elif options.format == "csv":
-            print(comparison.format_csv(records, groups), end="")
-        else:
-            print(
-                f"Scores on the {split} split.\n\n{comparison.format_comparison(records, groups)}{pairwise.format_pairs(pairs)}",
-                end="",
-            )
-        for path in (
-            gallery.draw_pictures(runs, split, options.pictures) if options.pictures else ()
-        ):
-            print(path, file=sys.stderr)
+        return FINISHED
+    if options.pictures and not plots.available():
+        raise UserError(f"--pictures: {plots.INSTALL_HINT}")
+    split = finished_run.common_split(runs, options.split)
+    print(report(runs, split, options.format), end="")
+    for path in plots.draw_pictures(runs, split, options.pictures) if options.pictures else ():
+        print(path, file=sys.stderr)
     return FINISHED
+
+
+def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
+    """The comparison as markdown, csv or json; of one run, also its scores on all splits."""
+    from distsent.reporting import comparison, pairwise
+    from distsent.reporting.table import format_result_table
+
+    results = [run.result for run in runs]
+    records = [comparison.run_record(result, split) for result in results]
+    spreads = comparison.seed_spreads(results, split)
+    pairs = [pairwise.compare_runs(runs[0], run, split) for run in runs[1:]]
+    if style == "json":
+        values = {"split": split, "runs": records, "seeds": spreads, "pairs": pairs}
+        return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
+    if style == "csv":
+        return comparison.format_csv(records, spreads)
+    scores = f"{format_result_table(results[0])}\n\n" if len(runs) == 1 else ""
+    table = comparison.format_comparison(records, spreads)
+    return f"{scores}Scores on the {split} split.\n\n{table}{pairwise.format_pairs(pairs)}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--split",
-        choices=("validation", "test"),
-        help="scores of this split (test, where all runs have one)",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("markdown", "csv", "json"),
-        default="markdown",
-        help="how to print it (markdown)",
-    )
-    parser.add_argument(
-        "--pictures",
-        metavar="FOLDER",
-        help="also draw curves and confusion matrices, into this folder",
-    )
-    parser.add_argument(
-        "--card",
-        action="store_true",
-        help="write model card and TensorBoard pages of the runs anew",
-    )
-    parser.add_argument(
-        "--push", metavar="ORG/NAME", help="upload the model folder of one run to the hub"
-    )
-    parser.add_argument(
-        "--private", action="store_true", help="with --push: as a private repository"
-    )
+    add, formats, splits = parser.add_argument, ("markdown", "csv", "json"), ("validation", "test")
+    add("runs", nargs="+", metavar="RUN", help="run folders")
+    add("--split", choices=splits, help="default: test, if all runs have it")
+    add("--format", choices=formats, default="markdown", help="default: markdown")
+    add("--pictures", metavar="FOLDER", help="draw curves and confusion matrices into FOLDER")
+    add("--card", action="store_true", help="rewrite model cards and TensorBoard pages")
+    add("--push", metavar="ORG/NAME", help="upload the model folder of one run to the hub")
+    add("--private", action="store_true", help="with --push: as a private repository")
     options = parser.parse_args(arguments)
     if options.private and not options.push:
         raise UserError("--private: goes with --push ORG/NAME")

@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder: what reports, model cards and TensorBoard's pictures are made of."""
+"""A finished run, read from its folder, for reports, model cards and TensorBoard pages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from distsent.errors import UserError
 from distsent.runtime.run_folder import RunFolder, read_json
+from distsent.runtime.run_status import read_status
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A split as the model saw it: logits float32 [n, C], true classes and row numbers int64 [n]."""
+    """Logits float32 [n, C], true classes and row numbers int64 [n] of a split."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -30,7 +31,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """`result`: what result.json holds."""
+    """`result`: the content of result.json."""
 
     folder: RunFolder
     result: dict[str, Any]
@@ -48,53 +49,45 @@ class FinishedRun:
         return dict(self.result["job"])
 
     def predictions(self, split: str) -> Predictions | None:
-        """The model's word on each row of a split; None where it was not kept."""
+        """The model's logits on a split. None if the run has no such file."""
         from safetensors.numpy import load_file
 
         path = self.folder.predictions / f"{split}.safetensors"
         return Predictions(**load_file(path)) if path.is_file() else None
 
     def mistakes(self, split: str) -> list[dict[str, Any]]:
-        """The worst mistakes on a split."""
-        path = self.folder.predictions / f"{split}.mistakes.jsonl"
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.is_file()
-            else []
-        )
+        """The worst mistakes on a split, the most confident first."""
+        return _read_lines(self.folder.predictions / f"{split}.mistakes.jsonl")
 
-    def losses(self) -> list[dict[str, Any]]:
+    def training_steps(self) -> list[dict[str, Any]]:
         """The logged training steps."""
-        lines = (
-            self.folder.metrics.read_text(encoding="utf-8").splitlines()
-            if self.folder.metrics.is_file()
-            else []
-        )
-        return [record for record in map(json.loads, lines) if "lr" in record]
+        return [record for record in _read_lines(self.folder.metrics) if "lr" in record]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, none if it is missing."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def read_run(path: str | Path) -> FinishedRun:
-    """The run in the folder `path`. Raises UserError when there is none, or it is not at its end."""
+    """The run in the folder `path`. Raises UserError if it is not a run or not finished."""
     folder = RunFolder(path)
     if not folder.job.is_file() and not folder.result.is_file():
-        raise UserError(
-            f"{path}: not a run folder (there is no job.json); give <run.dir>/<job.name>"
-        )
+        raise UserError(f"{path}: not a run folder (it has no job.json); give <run.dir>/<job.name>")
     result = read_json(folder.result)
     if result is None or result.get("status") != "finished":
-        status = (
-            folder.status.read_text(encoding="utf-8").strip()
-            if folder.status.is_file()
-            else "status unknown"
-        )
+        status = read_status(folder.status)
+        state = f"{status.state}: {status.message}" if status else "status unknown"
         raise UserError(
-            f"{path}: this run is not finished ({status}); run its training command again to carry on"
+            f"{path}: this run is not finished ({state}); run its training command again to resume"
         )
     return FinishedRun(folder, result)
 
 
 def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
-    """The runs in these folders. Raises UserError with a line for each that is none, or not at its end."""
+    """The runs in these folders. Raises UserError with a line for each that cannot be read."""
     runs: list[FinishedRun] = []
     lines: list[str] = []
     for path in dict.fromkeys(Path(path) for path in paths):
@@ -106,18 +99,18 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
         raise UserError(*lines)
     names = [run.name for run in runs]
     for run in runs:
-        if names.count(run.name) > 1:  # the same name in two places: the places tell them apart
+        if names.count(run.name) > 1:  # runs of the same name are shown by their folders
             run.result["name"] = str(run.folder.path)
     return runs
 
 
-def common_split(runs: Sequence[FinishedRun], wanted: str | None) -> str:
-    """The split to compare runs on: the one wanted, else test, else validation. Raises UserError where they share none."""
-    for split in [wanted] if wanted else ["test", "validation"]:
-        lacking = [run for run in runs if split not in run.result["eval"]]
-        if not lacking:
+def common_split(runs: Sequence[FinishedRun], requested: str | None) -> str:
+    """The split to compare runs on: the requested one, else test, else validation.
+
+    Raises UserError if the runs have none in common.
+    """
+    for split in [requested] if requested else ["test", "validation"]:
+        if all(split in run.result["eval"] for run in runs):
             return split
-    there = "; ".join(f"{run.name} has {', '.join(run.result['eval'])}" for run in runs)
-    raise UserError(
-        f"the runs were not all scored on {wanted or 'one and the same split'} ({there})"
-    )
+    found = "; ".join(f"{run.name} has {', '.join(run.result['eval'])}" for run in runs)
+    raise UserError(f"the runs have no scores on {requested or 'a common split'} ({found})")

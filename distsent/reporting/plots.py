@@ -1,115 +1,101 @@
-"""Curves and confusion matrices as pictures. Needs matplotlib, which is an extra: ask `available` first."""
+"""Curves and confusion matrices. Needs matplotlib, an optional dependency: see `available`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distsent.errors import UserError
+from distsent.reporting.finished_run import FinishedRun
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NEEDED = "pictures need matplotlib; pip install 'distsent[plots]'"
-SMOOTH = 50  # points that a long curve of training losses is averaged to
+INSTALL_HINT = "pictures need matplotlib; pip install 'distsent[plots]'"
+MAX_POINTS = 50  # longer curves of training losses are averaged down to this
 
 
 def available() -> bool:
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
-def plot_curves(
-    runs: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]],
-) -> Figure:
-    """Losses and accuracies over epochs. `runs`: name -> (logged steps, evaluations)."""
+def plot_curves(runs: Sequence[FinishedRun]) -> Figure:
+    """Losses and accuracies over epochs."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no state
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for place, (name, (steps, evaluations)) in enumerate(runs.items()):
-        colour, prefix = f"C{place % 10}", f"{name}: " if len(runs) > 1 else ""
-        epochs, losses = smooth(
-            np.array([[step["epoch"], step["loss"]] for step in steps]).reshape(-1, 2)
-        )
-        left.plot(
-            epochs, losses, color=colour, alpha=0.3, linewidth=1, label=f"{prefix}single batches"
-        )
-        if evaluations:
-            split = evaluations[0]["split"]
-            at = [record["epoch"] for record in evaluations]
-            left.plot(
-                at,
-                [record["train_loss"] for record in evaluations],
-                ".:",
-                color=colour,
-                label=f"{prefix}training",
-            )
-            left.plot(
-                at,
-                [record["loss"] for record in evaluations],
-                "o-",
-                color=colour,
-                label=f"{prefix}{split}",
-            )
-            right.plot(
-                at,
-                [record["train_accuracy"] for record in evaluations],
-                ".:",
-                color=colour,
-                label=f"{prefix}training",
-            )
-            right.plot(
-                at,
-                [record["accuracy"] for record in evaluations],
-                "o-",
-                color=colour,
-                label=f"{prefix}{split}",
-            )
+    for i, run in enumerate(runs):
+        color, prefix = f"C{i % 10}", f"{run.name}: " if len(runs) > 1 else ""
+        steps, evaluations = run.training_steps(), run.result["history"]
+        points = np.array([[step["epoch"], step["loss"]] for step in steps]).reshape(-1, 2)
+        light = {"alpha": 0.3, "linewidth": 1, "label": f"{prefix}single batches"}
+        left.plot(*average_points(points), color=color, **light)
+        if not evaluations:
+            continue
+        split = evaluations[0]["split"]
+        epochs = [record["epoch"] for record in evaluations]
+        for axes, key in ((left, "loss"), (right, "accuracy")):
+            training = [record[f"train_{key}"] for record in evaluations]
+            axes.plot(epochs, training, ".:", color=color, label=f"{prefix}training")
+            evaluated = [record[key] for record in evaluations]
+            axes.plot(epochs, evaluated, "o-", color=color, label=f"{prefix}{split}")
     for axes, title in ((left, "loss"), (right, "accuracy")):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small") if axes.has_data() else None
+        if axes.has_data():
+            axes.legend(fontsize="small")
     return figure
 
 
-def smooth(points_n2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of a curve, stretches of neighbours averaged where there are more points than a picture shows."""
-    pieces = np.array_split(points_n2, min(len(points_n2), SMOOTH)) if len(points_n2) else []
+def average_points(points_n2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of a curve; neighboring points are averaged if there are more than MAX_POINTS."""
+    pieces = np.array_split(points_n2, min(len(points_n2), MAX_POINTS)) if len(points_n2) else []
     means = np.array([piece.mean(axis=0) for piece in pieces]).reshape(-1, 2)
     return means[:, 0], means[:, 1]
 
 
-def plot_confusion(
-    matrix: Sequence[Sequence[int]], names: Sequence[str], title: str = ""
-) -> Figure:
-    """Rows: true classes; columns: predicted; the shade is the share of the true class."""
+def plot_confusion(run: FinishedRun, split: str, title: str) -> Figure:
+    """Rows: true classes; columns: predicted classes; shade: share of the true class."""
     from matplotlib.figure import Figure
 
-    cells = np.asarray(matrix)
+    cells = np.asarray(run.result["eval"][split]["confusion"])
     shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
-    side = min(16.0, 2.5 + 0.8 * len(names))
+    side = min(16.0, 2.5 + 0.8 * len(run.labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title=title, xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= 20:
+    axes.set_xticks(range(len(run.labels)), run.labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(run.labels)), run.labels)
+    if len(run.labels) <= 20:
         for row, column in np.ndindex(*cells.shape):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column,
-                row,
-                f"{cells[row, column]:,}",
-                ha="center",
-                va="center",
-                color=colour,
-                fontsize="small",
-            )
+            color = "white" if shares[row, column] > 0.5 else "black"
+            style: Any = {"ha": "center", "va": "center", "color": color, "fontsize": "small"}
+            axes.text(column, row, f"{cells[row, column]:,}", **style)
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whose bytes depend on the figure alone."""
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_pictures(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:
+    """Draw the curves of all runs together and a confusion matrix per run; yield the files."""
+    figures = {"curves.png": plot_curves(runs)}
+    for run in runs:
+        name = run.name.strip("/.").replace("/", "-")
+        figures[f"confusion-{name}.png"] = plot_confusion(run, split, f"{run.name}, {split}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            save_figure(figure, Path(folder) / name)
+            yield Path(folder) / name
+    except OSError as error:
+        raise UserError(f"--pictures: cannot write to {folder} ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""Shipping a finished run to the Hugging Face hub. Nothing here runs unless somebody asks for it by name."""
+"""Upload a finished run to the Hugging Face hub. Only `report --push` calls this."""
 
 from __future__ import annotations
 
@@ -10,36 +10,27 @@ from distsent.reporting.finished_run import FinishedRun
 
 
 def push_to_hub(run: FinishedRun, name: str, private: bool = False, api: Any = None) -> str:
-    """Upload the model folder, card included, as repository `name`; returns its address. Raises UserError."""
+    """Upload the model folder, with its card, as repository `name`; return its URL.
+
+    Raises UserError.
+    """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise UserError(f"--push {name}: expected ORG/NAME, e.g. my-name/{run.name}")
     if not (run.folder.model / "config.json").is_file():
         raise UserError(f"{run.folder.model}: there is no model to push")
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HTTPError,
-        LocalTokenNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub import HfApi, errors
 
-    api = api or HfApi()
+    api, message = api or HfApi(), f"Add {run.name}, trained with distsent"
     try:
-        address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=name,
-            folder_path=run.folder.model,
-            commit_message=f"Add {run.name}, trained with distsent",
-        )
-    except LocalTokenNotFoundError:
-        raise UserError(
-            f"--push {name}: not logged in to the hub; `hf auth login`, or set HF_TOKEN"
-        ) from None
-    except HfHubHTTPError as error:
-        raise UserError(
-            f"--push {name}: the hub refused ({str(error).strip().splitlines()[0]})"
-        ) from None
-    except (OfflineModeIsEnabled, OSError, HTTPError) as error:
+        url = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=run.folder.model, commit_message=message)
+    except errors.LocalTokenNotFoundError:
+        problem = "not logged in to the hub; `hf auth login`, or set HF_TOKEN"
+    except errors.HfHubHTTPError as error:
+        problem = f"the hub refused ({str(error).strip().splitlines()[0]})"
+    except (errors.OfflineModeIsEnabled, OSError, errors.HTTPError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"--push {name}: the hub cannot be reached ({first})") from None
-    return str(address)
+        problem = f"the hub cannot be reached ({first})"
+    else:
+        return str(url)
+    raise UserError(f"--push {name}: {problem}")

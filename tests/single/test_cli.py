@@ -14,11 +14,11 @@ DOORS = {  # program: a wrong command line, and its line
     "train": (["--chekc"], "unrecognized arguments: --chekc"),
     "evaluate": (
         [],
-        "RUN_OR_MODEL is missing: name a run folder, or a saved model in Hugging Face's layout",
+        "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model",
     ),
     "predict": (
         ["--max-length=9"],
-        "RUN_OR_MODEL is missing: name a run folder, or a saved model in Hugging Face's layout",
+        "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model",
     ),
     "prepare": (["--workers=3"], "unrecognized arguments: --workers=3"),
     "report": ([], "the following arguments are required: RUN"),
@@ -39,7 +39,7 @@ def test_help_and_a_wrong_argument(door: str) -> None:
     refused = launcher.run("-m", f"distsent.{door}", *wrong)
     assert (refused.code, refused.output) == (
         2,
-        f"distsent: python -m distsent.{door}: {line}; --help shows what there is\n",
+        f"distsent: python -m distsent.{door}: {line}; --help lists all arguments\n",
     )
 
 

@@ -14,8 +14,8 @@ from tests import fixtures
 
 HEADINGS = [
     "Scores",
-    "Each class",
-    "On the way",
+    "Scores per class",
+    "Evaluations during training",
     "Hyperparameters",
     "Throughput",
     "How to load it",
@@ -51,7 +51,7 @@ def test_the_card_has_its_parts_in_order(loaded: ModelCard) -> None:
 
 def test_each_evaluation_is_a_line_of_the_table(loaded: ModelCard, finished: Path) -> None:
     history = fixtures.result(finished / "plain")["history"]
-    part = loaded.text.split("## On the way")[1].split("![")[0]
+    part = loaded.text.split("## Evaluations during training")[1].split("![")[0]
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in part.splitlines()

@@ -176,10 +176,11 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
 
 def test_a_run_without_a_model_yet_says_how_it_stands(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
-    (tmp_path / "status").write_text("stopped: stop requested; saved after step 5 of 9\n")
+    status = RunStatus.started("step 0 of 9").ended(STOPPED, "stop requested; saved after step 5")
+    (tmp_path / "status.json").write_text(status.to_json())
     with pytest.raises(
         UserError,
-        match=r"this run has no model yet \(stopped: stop requested; saved after step 5 of 9\)",
+        match=r"this run has no model yet \(stopped: stop requested; saved after step 5\)",
     ):
         Predictor(tmp_path)
 

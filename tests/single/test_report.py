@@ -16,6 +16,7 @@ from distsent.errors import UserError
 from distsent.evaluation import intervals
 from distsent.reporting import pairwise, plots, push, significance
 from distsent.reporting.finished_run import read_run
+from distsent.runtime.run_status import RunStatus
 from tests import fixtures
 
 
@@ -105,12 +106,12 @@ def test_without_matplotlib_pictures_are_one_line(
 def test_what_is_no_finished_run_is_a_line_each(finished: Path, tmp_path: Path) -> None:
     begun = shutil.copytree(finished / "plain", tmp_path / "begun")
     (begun / "result.json").unlink()
-    (begun / "status").write_text("running: step 3 of 16\n")
+    (begun / "status.json").write_text(RunStatus.started("step 3 of 16").to_json())
     with pytest.raises(UserError) as caught:
         report.main([str(finished / "plain"), str(begun), str(tmp_path / "none")])
     assert caught.value.lines == (
-        f"{begun}: this run is not finished (running: step 3 of 16); run its training command again to carry on",
-        f"{tmp_path / 'none'}: not a run folder (there is no job.json); give <run.dir>/<job.name>",
+        f"{begun}: this run is not finished (running: step 3 of 16); run its training command again to resume",
+        f"{tmp_path / 'none'}: not a run folder (it has no job.json); give <run.dir>/<job.name>",
     )
 
 
@@ -148,7 +149,7 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
     path.unlink()
     assert (
         pairwise.compare_runs(read_run(finished / "plain"), read_run(other), "test")["untested"]
-        == "plain kept no predictions of its test split"
+        == "plain has no predictions of its test split"
     )
 
 

@@ -83,7 +83,7 @@ JOBS: list[tuple[Harm, str]] = [
     (words("adapter.bits=4"), 'command line: adapter.bits = 4: applies only to adapter.kind = "lora"'),
     (words("data.max_length=2"), "command line: data.max_length = 2: expected an integer >= 4, e.g. data.max_length=64"),
     (words("1e-3"), 'command line: "1e-3": expected section.key=value, e.g. train.epochs=3'),
-    (words("--chekc"), "python -m distsent.train: unrecognized arguments: --chekc; --help shows what there is"),
+    (words("--chekc"), "python -m distsent.train: unrecognized arguments: --chekc; --help lists all arguments"),
     (words("data.source={folder}/corpsu"),
      'command line: data.source = "{folder}/corpsu": no such file or folder; did you mean {folder}/corpus?'),
     (words("model.name={folder}/modle"),
