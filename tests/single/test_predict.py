@@ -11,8 +11,9 @@ import pytest
 from transformers import pipeline
 
 from distsent import predict
-from distsent.errors import UserError
+from distsent.errors import STOPPED, UserError
 from distsent.evaluation.predictor import Predictor
+from distsent.runtime.run_status import RunStatus
 from tests import corpora, fixtures, launcher, systems
 
 TEXTS = [row["text"] for row in fixtures.rows(50, seed=9)]
