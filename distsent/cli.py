@@ -73,14 +73,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("words", nargs="*", metavar="JOB.toml section.key=value", help=about)
 
     def job_of(self, words: Sequence[str]) -> tuple[str | None, list[str]]:
-        """(job file or None, overrides). The job file is the only word without `=`."""
+        """(job file or None, overrides): the job file is the word without `=`."""
         files = [word for word in words if "=" not in word]
         if len(files) > 1:
             self.error(
                 f"{files[0]!r} and {files[1]!r}: expected one job file; overrides are "
                 "section.key=value"
             )
-        return (files[0] if files else None), [word for word in words if "=" in word]
+        # A last word like 1e-3 is a broken override: the job reports it with its other mistakes.
+        if files and words[0] != files[0] and not files[0].endswith(".toml"):
+            files = []
+        return (files[0] if files else None), [word for word in words if word not in files]
 
     def add_model(self, rest: str) -> None:
         """Accept a run or model, then any number of `rest`."""
