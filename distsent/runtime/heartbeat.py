@@ -129,13 +129,11 @@ class HeartbeatMonitor:
                     return
                 hello = json.loads(next(lines))
                 peer = Peer(hello["rank"], hello["host"])
-                with self._lock:
-                    self._peers[peer.rank] = peer
+                self._peers[peer.rank] = peer
                 for line in lines:
                     peer.last_heard = time.monotonic()
                     if line.strip() == FAREWELL:  # not answered: the worker may be gone
-                        with self._lock:
-                            del self._peers[peer.rank]
+                        del self._peers[peer.rank]
                         return
                     if line.startswith(FAILURE):
                         error = line.strip().removeprefix(FAILURE)
@@ -155,8 +153,7 @@ class HeartbeatMonitor:
         checked = time.monotonic()
         while not self._closing.wait(INTERVAL):
             paused, checked = time.monotonic() - checked - INTERVAL, time.monotonic()
-            with self._lock:
-                peers = list(self._peers.values())
+            peers = list(self._peers.values())
             # If this process itself stood still, perhaps all did: Ctrl-Z, a suspended job.
             for peer in peers if paused > INTERVAL else ():
                 peer.last_heard += paused
