@@ -87,9 +87,8 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
-    from distsent.training.loss import ClassificationLoss
     from distsent.training.optimizer import Schedule
-    from distsent.training.train_step import TrainStep
+    from distsent.training.train_step import ClassificationLoss, TrainStep
 
     world, work = init_world(), Workload(**fields)
     torch.set_num_threads(work.threads)

@@ -61,6 +61,10 @@ class Loop:
         self._saved_at = time.monotonic()
         self._logged = replace(state)  # the counters at the last logged step
 
+    @property
+    def _epoch(self) -> float:
+        return self.state.step / self.session.plan.sampler.steps_per_epoch
+
     def run(self) -> None:
         """All remaining steps, evaluations and checkpoints."""
         try:
@@ -91,14 +95,14 @@ class Loop:
             self._log_step(result)
         if state.step % replica_check.EVERY == 0:
             self._compare_replicas()
-        evaluation_due = self._evaluation_due()
-        if result.stop or result.save or evaluation_due or self._checkpoint_due():
+        requested, evaluation_due = result.requested, self._evaluation_due()
+        if requested.stop or requested.save or evaluation_due or self._checkpoint_due():
             self.save()
-        if result.stop:
+        if requested.stop:
             self._stop()
         if evaluation_due:
             self._evaluate()
-        if result.rejoin:
+        if requested.rejoin:
             raise MembershipChanged("the launcher has added or removed workers")
 
     def _requests(self) -> StopRequests:
@@ -165,25 +169,16 @@ class Loop:
         mfu = (state.work - before.work) / seconds / session.peak_flops
         total = session.total_steps
         left = (total - state.step) * state.seconds / max(1, state.step)
-        record = {
-            "step": state.step,
-            "epoch": state.step / session.plan.sampler.steps_per_epoch,
-            "loss": result.loss,
-            "lr": result.lr,
-            "grad_norm": result.grad_norm,
-            "samples": state.samples,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
-            "samples_per_second": samples,
-            "tokens_per_second": tokens,
-            "mfu": mfu,
-        }
+        sums = {"samples": state.samples, "tokens": state.tokens, "seconds": state.seconds}
+        speed = {"samples_per_second": samples, "tokens_per_second": tokens, "mfu": mfu}
+        step = {"loss": result.loss, "lr": result.lr, "grad_norm": result.grad_norm}
+        record = {"step": state.step, "epoch": self._epoch, **step, **sums, **speed}
         session.report.log.metrics("train", record)
-        session.report.log.progress(
-            state.step,
+        line = (
             f"step {state.step}/{total}  loss {result.loss:.4f}  {samples:.0f} examples/s  "
-            f"{tokens:.0f} tokens/s  {mfu:.0%} of peak  {duration(left)} left",
+            f"{tokens:.0f} tokens/s  {mfu:.0%} of peak  {duration(left)} left"
         )
+        session.report.log.progress(state.step, line)
         self._logged = replace(state)
 
     def _evaluation_due(self) -> bool:
@@ -193,7 +188,7 @@ class Loop:
         if step >= self.session.total_steps:
             return True
         if every == "epoch":
-            return step % self.session.plan.sampler.steps_per_epoch == 0
+            every = self.session.plan.sampler.steps_per_epoch
         return isinstance(every, int) and step % every == 0
 
     def _evaluate(self) -> None:
@@ -201,21 +196,21 @@ class Loop:
         examples = max(1, state.epoch.examples)
         train_loss, train_accuracy = state.epoch.loss_sum / examples, state.epoch.right / examples
         self.last_scored = session.evaluate(session.watched)
-        scores, epoch = self.last_scored[0], state.step / session.plan.sampler.steps_per_epoch
+        scores = self.last_scored[0]
         trained = {"train_loss": train_loss, "train_accuracy": train_accuracy}
-        record = {"step": state.step, "epoch": epoch, **scores, **trained}
+        record = {"step": state.step, "epoch": self._epoch, **scores, **trained}
         is_best = session.watched == "validation" and self._choose(scores)
         state.history.append(record)
         session.report.log.metrics(session.watched, record)
         session.report.info(
-            f"epoch {epoch:.2f}  step {state.step}  {session.watched}: accuracy "
+            f"epoch {self._epoch:.2f}  step {state.step}  {session.watched}: accuracy "
             f"{scores['accuracy']:.4f}  loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}  (train: "
             f"loss {train_loss:.4f}, accuracy {train_accuracy:.4f})"
             f"{'  best so far' if is_best else ''}"
         )
         if state.ended_early:
-            evaluations = f"{job.eval.metric} in {state.stale} evaluations"
-            session.report.info(f"stopped early: no improvement of {evaluations}")
+            tried = f"{job.eval.metric} in {state.stale} evaluations"
+            session.report.info(f"stopped early: no improvement of {tried}")
         self._logged = replace(state)
 
     def _choose(self, scores: Mapping[str, Any]) -> bool:
@@ -265,12 +260,10 @@ class Loop:
         self.finish_saving()
         session, state = self.session, self.state
         reasons = session.world.allgather_object(session.stop.requested, "loop.stop")
-        named = [
-            reason if " on rank " in reason else f"{reason} on rank {rank}"
-            for rank, reason in enumerate(reasons)
-            if reason
-        ]
-        session.report.info(f"stop requested: {', '.join(dict.fromkeys(named))}")
+        # The main worker may repeat another's reason, which names that rank.
+        own = {rank: r for rank, r in enumerate(reasons) if r and " on rank " not in r}
+        named = ", ".join(f"{reason} on rank {rank}" for rank, reason in own.items())
+        session.report.info(f"stop requested: {named}")
         raise Stopped(f"stop requested; saved after step {state.step} of {session.total_steps}")
 
 

@@ -23,9 +23,6 @@ def peak() -> int:
     """Bytes, since `reset_peak`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    with suppress(OSError, StopIteration):
-        line = next(
-            line for line in (OWN / "status").read_text().splitlines() if line.startswith("VmHWM:")
-        )
-        return int(line.split()[1]) * 1024
+    with suppress(OSError, IndexError):
+        return 1024 * int((OWN / "status").read_text().partition("VmHWM:")[2].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -91,6 +91,11 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
     """The content of `result.json`."""
     job, store, flat = session.job, session.store, session.train_step.flat
     seconds, model = max(state.seconds, 1e-9), session.forward.model
+    sums = {"samples": state.samples, "tokens": state.tokens, "seconds": state.seconds}
+    speed = {f"{key}_per_second": sums[key] / seconds for key in ("samples", "tokens")}
+    skips = {"skipped": state.skipped, "overflows": state.overflows}
+    use = {"bytes_exchanged": state.sent, "peak_memory_bytes": memory.peak()}
+    mfu = state.work / seconds / session.peak_flops
     return {
         "job": job.to_dict(),
         "name": job.job.name,
@@ -108,18 +113,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         "precision": session.precision,
         "versions": versions(),
         "history": state.history,
-        "train": {
-            "samples": state.samples,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
-            "samples_per_second": state.samples / seconds,
-            "tokens_per_second": state.tokens / seconds,
-            "mfu": state.work / seconds / session.peak_flops,
-            "skipped": state.skipped,
-            "overflows": state.overflows,
-            "bytes_exchanged": state.sent,
-            "peak_memory_bytes": memory.peak(),
-        },
+        "train": {**sums, **speed, "mfu": mfu, **skips, **use},
         "eval": {
             split: {key: value for key, value in scores.items() if key != "split"}
             for split, (scores, _) in final.items()

@@ -27,7 +27,7 @@ class RunReport:
         self.log: Log = Log()
         self._folder, self._world, self._claim = folder, world, claim
         self._waiting: list[str] = []  # lines from before the log opened
-        self._status: RunStatus | None = None
+        self._status = RunStatus()
         self._lock = threading.Lock()  # checkpoints and heartbeats report from their own threads
 
     def info(self, line: str | None) -> None:
@@ -50,49 +50,46 @@ class RunReport:
 
     def starting(self) -> None:
         """Status: model and dataset are being prepared."""
+        if self._status.message and self._status.code is None:
+            return  # after a rejoin, this start of the run continues
         found = list_checkpoints(self._folder.checkpoints)
         started = RunStatus.started("preparing", step_of(found[-1]) if found else 0)
-        # After a rejoin, this start of the run goes on.
-        self._update(lambda status: status if status and status.code is None else started)
+        self._update(lambda status: started)
 
     def training(self, total: int, step: int | None) -> None:
         """Status: training starts. `step`: of the loaded checkpoint, None after a rejoin."""
-        if step is not None:
-            self._update(lambda status: RunStatus.started("training", step, total))
+        if step is None:
+            self._update(lambda status: replace(status, message="training", of=total))
         else:
-            self._update(lambda status: status and replace(status, message="training", of=total))
+            self._update(lambda status: RunStatus.started("training", step, total))
 
     def saved(self, step: int) -> None:
         """Status: the checkpoint of `step` is on disk."""
-        self._update(lambda status: status and replace(status, step=step))
+        self._update(lambda status: replace(status, step=step))
 
     def finished(self) -> None:
         """Status: everything is written."""
-        self._update(lambda status: status and status.ended(errors.FINISHED, "finished"))
+        self._update(lambda status: status.ended(errors.FINISHED, "finished"))
 
-    def ended(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Status and log: the run ends with `error`."""
         expected = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
         code = error.code if isinstance(error, UserError) else errors.FAILED
         if isinstance(error, Stopped | NonFinite):
             code = errors.STOPPED if isinstance(error, Stopped) else errors.NON_FINITE
-        self._end(code, message, WORKER_LOST if isinstance(error, WorkerLost) else None)
+        cause: Cause | None = WORKER_LOST if isinstance(error, WorkerLost) else None
+        self._end(code, str(error) if expected else f"{type(error).__name__}: {error}", cause)
 
     def worker_ended(self, message: str, cause: Cause | None) -> None:
         """Status and log: the heartbeat reports the end of another worker."""
         self._end(errors.FAILED, message, cause)
 
     def _end(self, code: int, message: str, cause: Cause | None) -> None:
-        self._update(lambda status: status and status.ended(code, message, cause))
-        if self._status is not None:
-            self.info(f"{self._status.state}: {message}")
+        self._update(lambda status: status.ended(code, message, cause))
+        self.info(f"{self._status.state}: {message}")
 
-    def _update(self, change: Callable[[RunStatus | None], RunStatus | None]) -> None:
-        if not (self._world.is_main and self._claim.holds):
-            return
-        with self._lock:
-            self._status = change(self._status)
-            if self._status is not None:
-                with suppress(OSError):  # a full disk must not hide the original error
-                    self._folder.write_status(self._status)
+    def _update(self, change: Callable[[RunStatus], RunStatus]) -> None:
+        if self._world.is_main and self._claim.holds:
+            with self._lock, suppress(OSError):  # a full disk must not hide the original error
+                self._status = change(self._status)
+                self._folder.write_status(self._status)

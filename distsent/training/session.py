@@ -28,22 +28,16 @@ from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat import HeartbeatMonitor
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
-from distsent.training import memory, replica_check
-from distsent.training.components import (
-    build_checked_model,
-    load_checked_tokenizer,
-    open_shared_store,
-)
+from distsent.training import components, memory, replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.loop import fit
-from distsent.training.loss import ClassificationLoss, class_weights
 from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish
 from distsent.training.reducer import GradientReducer
 from distsent.training.restore import restore, snapshot
 from distsent.training.resume import RunClaim
 from distsent.training.run_report import RunReport
-from distsent.training.train_step import TrainStep
+from distsent.training.train_step import ClassificationLoss, TrainStep
 
 
 @dataclass(frozen=True)
@@ -109,10 +103,10 @@ class TrainingRun:
                 self._close()
                 self.world.rejoin()
         except (UserError, Stopped, NonFinite, WorkerFailed) as error:
-            self._report.ended(error)
+            self._report.failed(error)
             raise
         except BaseException as error:  # on this worker alone
-            self._report.ended(error)
+            self._report.failed(error)
             if self._heartbeat is not None and isinstance(error, WorkerLost):
                 self._heartbeat.wait_for_diagnosis()
             elif self._heartbeat is not None:
@@ -163,11 +157,13 @@ class TrainingRun:
         precision, note = world.on_main(
             lambda: devices.resolve_precision(claim.precision, device), "run.precision"
         )
-        tokenizer: Any = world.all_or_raise(lambda: load_checked_tokenizer(job), "run.tokenizer")
-        store = open_shared_store(job, tokenizer, world, self.stop)
+        tokenizer: Any = world.all_or_raise(
+            lambda: components.prepare_tokenizer(job), "run.tokenizer"
+        )
+        store = components.prepare_store(job, tokenizer, world, self.stop)
         world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
         model: Any = world.all_or_raise(
-            lambda: build_checked_model(job, tokenizer, store, precision), "run.model"
+            lambda: components.prepare_model(job, tokenizer, store, precision), "run.model"
         )
         model.to(device)
         replica_check.check_loaded_model(world, model)
@@ -182,7 +178,9 @@ class TrainingRun:
         plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
         flat = FlatParameters(model, classifier.token_embedding(model))
         reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
-        loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
+        loss = ClassificationLoss(
+            job.train.label_smoothing, components.class_weights(job, store, device)
+        )
         train_step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
         peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
 

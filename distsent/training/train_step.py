@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from distsent.batching.batch_plan import Batch
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.loss import ClassificationLoss
 from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
 
@@ -30,7 +30,7 @@ LOSS, RIGHT, STOP, SAVE, BAD, REJOIN = range(6)  # indices of control slots
 
 @dataclass(frozen=True)
 class StopRequests:
-    """What one worker requests after the step."""
+    """What a worker requests after a step."""
 
     stop: bool = False
     save: bool = False
@@ -38,19 +38,28 @@ class StopRequests:
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """The outcome of a step, equal on all workers but for `bad_rows`.
+class ClassificationLoss:
+    """Cross-entropy per example. `weights_C`: a factor per class, None for equal weights."""
 
-    `stop`, `save`, `rejoin`: whether any worker requested it.
-    """
+    label_smoothing: float = 0.0
+    weights_C: torch.Tensor | None = None
+
+    def __call__(self, logits_nC: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
+        losses_n = F.cross_entropy(
+            logits_nC.float(), labels_n, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return losses_n if self.weights_C is None else losses_n * self.weights_C[labels_n]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The outcome of a step, equal on all workers but for `bad_rows`."""
 
     loss: float  # mean over the global batch
     grad_norm: float  # before clipping
     lr: float
     right: int  # examples whose label was predicted
-    stop: bool
-    save: bool
-    rejoin: bool
+    requested: StopRequests  # by any worker
     finite: bool
     overflowed: bool  # not finite, and the fp16 loss scale may be the reason
     bad_rows: tuple[int, ...]  # this worker's examples with a non-finite loss
@@ -99,10 +108,9 @@ class TrainStep:
     def __call__(
         self, batch: Batch, requests: Callable[[], StopRequests] = StopRequests
     ) -> StepResult:
-        """Train on `batch`.
+        """Train on `batch`. `requests` is called just before the control slots leave.
 
-        `requests` is called as late as possible, just before the control slots leave, so that a
-        signal during the step still counts.
+        So late, a signal during the step still counts.
         """
         bad_rows = self._backward(batch)
         wanted, slots = requests(), self.flat.control_slots
@@ -119,18 +127,9 @@ class TrainStep:
             self._update(lr)
         if self.scales:
             self.scale.update(finite)
-        return StepResult(
-            loss=loss / len(batch),
-            grad_norm=norm,
-            lr=lr,
-            right=round(right),
-            stop=stop > 0,
-            save=save > 0,
-            rejoin=rejoin > 0,
-            finite=finite,
-            overflowed=overflowed,
-            bad_rows=tuple(bad_rows),
-        )
+        requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
+        outcome = finite, overflowed, tuple(bad_rows)
+        return StepResult(mean_loss, norm, lr, round(right), requested, *outcome)
 
     def _backward(self, batch: Batch) -> list[int]:
         """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""

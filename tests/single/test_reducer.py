@@ -17,9 +17,8 @@ from distsent.model.classifier import token_embedding
 from distsent.model.forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.loss import ClassificationLoss
 from distsent.training.optimizer import Schedule
-from distsent.training.train_step import StopRequests, TrainStep
+from distsent.training.train_step import ClassificationLoss, StopRequests, TrainStep
 from tests import tiny_models
 
 BUCKET = 500  # numbers: a toy has several

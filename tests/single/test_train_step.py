@@ -19,10 +19,9 @@ from distsent.job.schema import OptimSection, TrainSection
 from distsent.model.classifier import token_embedding
 from distsent.model.forward import Forward, PackedForward, PaddedForward
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.loss import ClassificationLoss
 from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import LossScale, TrainStep
+from distsent.training.train_step import ClassificationLoss, LossScale, TrainStep
 from tests import tiny_models
 
 STEPS = 100
