@@ -198,7 +198,7 @@ def test_a_run_does_not_resume_with_other_rows(tmp_path: Path) -> None:
     stopped(words, tmp_path, 3)
     with open(dataset / "train.jsonl", "a", encoding="utf-8") as file:
         file.write('{"text": "w1 w2", "label": "good"}\n')
-    line = r"data\.source has other rows than when this run was begun; bring the former ones back"
+    line = r"data\.source has other rows than when this run was started; restore the original ones"
     with pytest.raises(UserError, match=line):
         train(words, tmp_path)
     assert fixtures.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
@@ -225,12 +225,8 @@ def test_resume_never_restarts_a_run_only_once(parts: list[str], tmp_path: Path)
     run = TrainingRun(job, World(), stop)
     with stop_requested_in_step(2, stop), pytest.raises(Stopped):
         run.train()
-    assert [
-        path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
-    ] == [
-        "step-00000002",
-        "step-00000003",
-    ]
+    found = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in found] == ["step-00000002", "step-00000003"]
     stop.requested = None
     run.train()
     assert "resumed at step 3 of 9" in (tmp_path / "run" / "train.log").read_text()

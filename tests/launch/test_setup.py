@@ -1,4 +1,4 @@
-"""The set-up script and its pins, with pretended tools: no download, no compiler, a few seconds."""
+"""The setup script and the pins, with fake tools: no download, no compiler, a few seconds."""
 
 import configparser
 import os
@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-REAL_TOOLS = "awk bash cat chmod cp df dirname env find grep head id make mkdir mv nproc rm rmdir sed sha256sum sleep tail touch"
+REAL_TOOLS = (
+    "awk bash cat chmod cp df dirname env find grep head id make mkdir mv nproc rm rmdir sed "
+    "sha256sum sleep tail touch"
+)
 
-# Stands for python3, for the environment's python and for pip; writes down what pip was asked for.
+# Replaces python3, the environment's python and pip; records the calls of pip.
 PYTHON = f"""#!/bin/bash
 case "$1 $2" in
     "-V "*) echo "Python ${{FAKE_VERSION:-3.11.7}}" ;;
@@ -30,7 +33,8 @@ case "$1 $2" in
             *"${{FAKE_PIP_HANGS:-nothing}}"*) exec sleep 60 ;;
             *--wheel-dir*) while [ "$1" != --wheel-dir ]; do shift; done
                 mkdir -p "$2"; touch "$2/horovod-0.28.1-cp311-cp311-linux_x86_64.whl" ;;
-            *horovod*.whl) echo "import sys" >"${{0%/*}}/horovodrun"; chmod +x "${{0%/*}}/horovodrun" ;;
+            *horovod*.whl)
+                echo "import sys" >"${{0%/*}}/horovodrun"; chmod +x "${{0%/*}}/horovodrun" ;;
         esac ;;
     "-c "*version_info*) [[ "${{FAKE_VERSION:-3.11.7}}" == 3.1[1-9]* ]] ;;
     "-c "*ensurepip*) [ -z "${{FAKE_NO_VENV:-}}" ] ;;
@@ -45,7 +49,7 @@ esac
 
 
 class Checkout:
-    """A copy of the files that the set-up reads, on a machine whose tools are pretended."""
+    """A copy of the files that the setup reads, on a machine with fake tools."""
 
     def __init__(self, home: Path):
         self.root, self.tools, self.record = home / "check out", home / "tools", home / "pip-calls"
@@ -60,12 +64,12 @@ class Checkout:
         self.environ = {"PATH": str(self.tools), "HOME": str(home), "FAKE_RECORD": str(self.record)}
 
     def tool(self, name: str, text: str) -> None:
-        """Put a program into PATH."""
+        """Add a program to PATH."""
         (self.tools / name).write_text(text)
         (self.tools / name).chmod(0o755)
 
     def start(self, **environ: str) -> subprocess.Popen:
-        """Begin a set-up."""
+        """Start a setup."""
         environ = self.environ | environ
         command = [self.root / "tools/setup.sh"]
         return subprocess.Popen(
@@ -73,13 +77,13 @@ class Checkout:
         )
 
     def setup(self, **environ: str) -> tuple[int, list[str]]:
-        """Exit code and lines of one set-up."""
+        """Exit code and output lines of one setup."""
         process = self.start(**environ)
         _, errors = process.communicate(timeout=30)
         return process.returncode, errors.splitlines()
 
     def pip_calls(self, word: str = "") -> int:
-        """How often pip was asked for something with that word, so far."""
+        """The number of pip calls so far that contain `word`."""
         return self.record.read_text().count(word or "-m pip") if self.record.exists() else 0
 
 
@@ -89,62 +93,57 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.mark.parametrize(
-    ("fault", "found", "cure"),
+    ("fault", "found", "fix"),
     [
         ({"FAKE_VERSION": "3.10.2"}, "Python 3.10.2", "install python3.11"),
         (
             {"PYTHON": "python3", "FAKE_VERSION": "3.9.2"},
             "3.11 or newer (Python 3.9.2)",
-            "name one",
+            "name another one",
         ),
-        ({"PYTHON": "/no/python"}, "PYTHON=/no/python", "name one"),
+        ({"PYTHON": "/no/python"}, "PYTHON=/no/python", "name another one"),
         ({"FAKE_NO_VENV": "1"}, "no venv module", "install python3-venv"),
         ({"FAKE_NO_HEADERS": "1"}, "Python.h", "install python3-dev"),
         ({"CXX": "no-such-compiler"}, "CXX=no-such-compiler", "install g++"),
-        ({"DISTSENT_MIN_FREE_GB": "9999999"}, "GB free in", "make room"),
+        ({"DISTSENT_MIN_FREE_GB": "9999999"}, "GB free in", "free some space"),
         ({"DEVICE": "tpu"}, "DEVICE=tpu", "auto, cpu, cuda"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(checkout, fault, found, cure):
+def test_a_missing_requirement_is_reported_in_one_line(checkout, fault, found, fix):
     code, lines = checkout.setup(**fault)
     assert code == 2
-    assert len(lines) == 1 and found in lines[0] and cure in lines[0], lines
+    assert len(lines) == 1 and found in lines[0] and fix in lines[0], lines
     assert not (checkout.root / ".venv").exists() and checkout.pip_calls() == 0
 
 
-def test_no_compiler_is_said_in_one_line(checkout):
+def test_a_missing_compiler_is_reported_in_one_line(checkout):
     (checkout.tools / "c++").unlink()
     code, lines = checkout.setup()
     assert (code, len(lines)) == (2, 1)
     assert "no C++17 compiler" in lines[0] and "install g++" in lines[0]
 
 
-def test_a_compiler_that_cannot_compile_is_no_compiler(checkout):
+def test_a_compiler_that_cannot_compile_counts_as_missing(checkout):
     checkout.tool("c++", "#!/bin/bash\necho 'optional: No such file' >&2\nexit 1\n")
     assert checkout.setup()[0] == 2
 
 
-def test_no_python_is_said_in_one_line(checkout):
+def test_a_missing_python_is_reported_in_one_line(checkout):
     (checkout.tools / "python3").unlink()
     code, lines = checkout.setup()
     assert (code, len(lines)) == (2, 1)
     assert "no python3 at all" in lines[0]
 
 
-def test_make_passes_the_line_on(checkout):
+def test_make_prints_that_line(checkout):
     (checkout.tools / "c++").unlink()
-    made = subprocess.run(
-        ["make", "train"],
-        cwd=checkout.root,
-        env=checkout.environ,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert made.returncode == 2
-    assert "install g++" in made.stderr.splitlines()[0]
+    root, env = checkout.root, checkout.environ
+    done = subprocess.run(["make", "train"], cwd=root, env=env, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "install g++" in done.stderr.splitlines()[0]
 
 
-def test_a_finished_setup_is_recognised(checkout):
+def test_a_finished_setup_is_recognized(checkout):
     code, lines = checkout.setup()
     assert code == 0 and "done" in lines[-1], lines
     calls = checkout.pip_calls()
@@ -153,7 +152,7 @@ def test_a_finished_setup_is_recognised(checkout):
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "setup.cfg", "tools/setup.sh", "tools/cxx17"])
-def test_changed_requirements_are_set_up_again_but_horovod_is_kept(checkout, name):
+def test_changed_requirements_are_installed_again_but_horovod_is_kept(checkout, name):
     checkout.setup()
     calls, builds = checkout.pip_calls(), checkout.pip_calls("wheel --no-input")
     with (checkout.root / name).open("a") as file:
@@ -168,10 +167,8 @@ def test_another_torch_gets_another_horovod(checkout):
     (checkout.root / ".venv/.setup-stamp").unlink()
     assert checkout.setup(FAKE_TORCH="2.14.0+cpu")[0] == 0
     assert checkout.pip_calls("wheel --no-input") == 2
-    assert (
-        len(list(Path(checkout.environ["HOME"]).glob(".cache/distsent/wheels/*/horovod-*.whl")))
-        == 2
-    )
+    wheels = Path(checkout.environ["HOME"]).glob(".cache/distsent/wheels/*/horovod-*.whl")
+    assert len(list(wheels)) == 2
 
 
 def test_a_cached_wheel_is_used_by_the_next_checkout(checkout):
@@ -182,12 +179,12 @@ def test_a_cached_wheel_is_used_by_the_next_checkout(checkout):
     assert checkout.pip_calls("wheel --no-input") == 1
 
 
-def test_a_home_that_cannot_be_written_to_costs_only_the_cache(checkout):
+def test_a_read_only_home_costs_only_the_cache(checkout):
     assert checkout.setup(XDG_CACHE_HOME="/proc/no")[0] == 0
     assert list(checkout.root.glob(".venv/wheels/horovod-*.whl"))
 
 
-def test_a_failing_step_shows_the_end_of_its_log_and_is_taken_up_again(checkout):
+def test_a_failed_step_shows_the_end_of_its_log_and_is_repeated(checkout):
     code, lines = checkout.setup(FAKE_PIP_FAILS="wheel --no-input")
     assert code == 1
     assert any("building Horovod failed" in line for line in lines)
@@ -197,7 +194,7 @@ def test_a_failing_step_shows_the_end_of_its_log_and_is_taken_up_again(checkout)
 
 
 @pytest.mark.parametrize(("step", "kept"), [("--editable", False), ("wheel --no-input", True)])
-def test_an_interrupted_setup_is_taken_up_again(checkout, step, kept):
+def test_an_interrupted_setup_is_resumed(checkout, step, kept):
     process = checkout.start(FAKE_PIP_HANGS=step)
     for _ in range(500):
         if checkout.pip_calls(step):
@@ -208,7 +205,7 @@ def test_an_interrupted_setup_is_taken_up_again(checkout, step, kept):
     process.wait()
     process.stderr.close()
     assert checkout.setup()[0] == 0
-    # What pip was writing to is made anew; what only waited for the compiler is kept.
+    # An environment that pip was writing to is created again.
     assert (checkout.root / ".venv/witness").exists() is kept
     assert checkout.setup() == (0, [])
 
@@ -222,7 +219,7 @@ def test_two_setups_at_once_do_the_work_once(checkout):
     assert checkout.pip_calls("wheel --no-input") == 1
 
 
-def test_a_moved_environment_is_made_anew(checkout, tmp_path):
+def test_a_moved_environment_is_created_again(checkout, tmp_path):
     checkout.setup()
     moved = tmp_path / "elsewhere"
     checkout.root.rename(moved)
@@ -233,17 +230,14 @@ def test_a_moved_environment_is_made_anew(checkout, tmp_path):
 
 
 def canonical(name: str) -> str:
-    """The name of a package as indexes compare it."""
+    """A package name, normalized as package indexes do."""
     return re.sub("[-_.]+", "-", name).lower()
 
 
 def pinned() -> list[str]:
-    """Names of constraints.txt; anything but an exact pin is an error."""
-    lines = [
-        line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
+    """Package names in constraints.txt; every line must be an exact pin."""
+    text = (ROOT / "constraints.txt").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     for line in lines:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+]+", line), line
     return [canonical(line.split("==")[0]) for line in lines]
@@ -256,7 +250,7 @@ def test_every_constraint_is_an_exact_pin():
 
 
 def requirements() -> dict[str, list[str]]:
-    """LengthGroup of setup.cfg (empty: always needed) -> its requirements."""
+    """Extra of setup.cfg (empty: always needed) -> its requirements."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     groups = {"": config["options"]["install_requires"], **config["options.extras_require"]}
@@ -278,16 +272,12 @@ def test_every_requirement_is_pinned():
         assert canonical(re.split("[<>=]", line)[0]) in pinned(), line
 
 
-def test_what_is_installed_is_pinned():
-    """In the environment that the set-up made: nothing came in without a pin."""
+def test_every_installed_package_is_pinned():
+    """In an environment of the setup script."""
     if not (Path(sys.prefix) / ".setup-stamp").exists():
         pytest.skip("not in an environment of tools/setup.sh")
     inside = [folder for folder in sys.path if folder.startswith(sys.prefix)]
     found = {canonical(each.name) for each in distributions(path=inside)} - {"distsent"}
+    unpinned = found - set(pinned())
     # torch itself fixes the versions of its CUDA packages.
-    extra = {
-        name
-        for name in found - set(pinned())
-        if not name.startswith(("nvidia-", "cuda-", "triton"))
-    }
-    assert not extra
+    assert not [name for name in unpinned if not name.startswith(("nvidia-", "cuda-", "triton"))]
