@@ -1,141 +1,106 @@
-"""Kubernetes from both ends: manifests before they are applied, and the first process of a job's pods.
+"""Kubernetes: manifests before they are applied, and the first processes of a job's pods.
 
-python -m distsent.k8s lint [PATH ...]         what is wrong with manifests, with file and line (default: k8s/)
-python -m distsent.k8s write [--check] [K8S]   write what k8s/ takes from jobs/ and from its own files (or: say what is stale)
-python -m distsent.k8s launch ... -- COMMAND   in the launcher: wait for the workers, run the command, pass a stop on
-python -m distsent.k8s serve [--grace S]       in a worker: sshd, and on SIGTERM the word to this pod's ranks that they save
+python -m distsent.k8s lint [PATH ...]         check manifests (default: k8s/)
+python -m distsent.k8s write [--check] [K8S]   write the manifests that are generated
+python -m distsent.k8s launch ... -- COMMAND   in the launcher: run the command on the workers
+python -m distsent.k8s serve [--grace S]       in a worker: run sshd, save on SIGTERM
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from distsent import cli
 from distsent.errors import FINISHED, USAGE_ERROR, UserError
-from distsent.k8s.launch import Elastic, launch
-from distsent.k8s.serve import SSHD, serve
+from distsent.k8s.launch import launch
+from distsent.k8s.scaling import ScalingHosts, relaunch_on_change
+from distsent.k8s.serve import SSHD_CONFIG, serve
+
+K8S = Path("k8s")
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = make_parser().parse_args(arguments)
     return int(options.run(options))
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m distsent.k8s",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
+        "python -m distsent.k8s", None, __doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    doors = parser.add_subparsers(required=True, metavar="lint | write | launch | serve")
+    commands = parser.add_subparsers(required=True, metavar="lint | write | launch | serve")
 
-    one = doors.add_parser("lint", help="check manifests")
-    one.add_argument(
-        "paths",
-        nargs="*",
-        type=Path,
-        default=[Path("k8s")],
-        help="folders (with those below) or files",
-    )
-    one.set_defaults(run=run_lint)
+    lint = commands.add_parser("lint", help="check manifests")
+    lint.set_defaults(run=run_lint)
+    lint.add_argument("paths", nargs="*", type=Path, default=[K8S], help="files, folders")
+    text = "the operator's CustomResourceDefinition; cluster: ask the cluster for the MPIJob's"
+    lint.add_argument("--crd", metavar="FILE", action="append", default=[], help=text)
 
-    one = doors.add_parser("write", help="write the generated manifests")
-    one.add_argument(
-        "folder", nargs="?", type=Path, default=Path("k8s"), help="the folder k8s, beside jobs"
-    )
-    one.add_argument(
-        "--check", action="store_true", help="write nothing, name the files that differ"
-    )
-    one.set_defaults(run=run_write)
+    write = commands.add_parser("write", help="write the generated manifests")
+    write.set_defaults(run=run_write)
+    write.add_argument("folder", nargs="?", type=Path, default=K8S, help="k8s, beside jobs")
+    write.add_argument("--check", action="store_true", help="only name the files that differ")
 
-    one = doors.add_parser("launch", help="the launcher's first process")
-    one.add_argument(
-        "--wait",
-        type=float,
-        default=600,
-        metavar="S",
-        help="longest wait for workers (%(default)s s)",
-    )
-    one.add_argument(
-        "--elastic", metavar="SCRIPT", help="run on the hosts that this script prints, however many"
-    )
-    one.add_argument(
-        "--slots", type=int, default=1, help="elastic: processes on each host (%(default)s)"
-    )
-    one.add_argument(
-        "--min-np",
-        type=int,
-        default=1,
-        help="elastic: fewest processes to start with (%(default)s)",
-    )
-    one.add_argument(
-        "--max-np", type=int, default=None, help="elastic: most processes (all that fit)"
-    )
-    one.add_argument(
-        "--poll",
-        type=float,
-        default=20,
-        metavar="S",
-        help="elastic: time between looks at the hosts (%(default)s s)",
-    )
-    one.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
-    one.set_defaults(run=run_launch)
+    start = commands.add_parser("launch", help="the launcher's first process")
+    start.set_defaults(run=run_launch)
+    add_number(start, "--wait", 600.0, "longest wait for workers, in seconds")
+    start.add_argument("--elastic", metavar="SCRIPT", help="run on the hosts that it prints")
+    add_number(start, "--slots", 1, "elastic: processes on each host")
+    add_number(start, "--min-np", 1, "elastic: fewest processes")
+    start.add_argument("--max-np", type=int, help="elastic: most processes (all that fit)")
+    add_number(start, "--poll", 20.0, "elastic: seconds between looks at the hosts")
+    start.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
 
-    one = doors.add_parser("serve", help="a worker's first process")
-    one.add_argument(
-        "--grace",
-        type=float,
-        default=150,
-        metavar="S",
-        help="longest wait for ranks that save (%(default)s s)",
-    )
-    one.add_argument("--sshd-config", default=SSHD, metavar="FILE", help="(%(default)s)")
-    one.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
-    return parser.parse_args(arguments)
+    worker = commands.add_parser("serve", help="a worker's first process")
+    worker.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
+    add_number(worker, "--grace", 150.0, "longest wait for a save, in seconds")
+    worker.add_argument("--sshd-config", default=SSHD_CONFIG, metavar="FILE", help="(%(default)s)")
+    return parser
+
+
+def add_number(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
+    text = f"{text} ({default:g})"
+    parser.add_argument(name, type=type(default), metavar="N", default=default, help=text)
 
 
 def run_lint(options: argparse.Namespace) -> int:
-    from distsent.k8s.lint import lint  # needs PyYAML, which the pods' side does not
-
-    findings, files = lint(options.paths)
-    for finding in findings:
-        print(finding)
-    print(
-        f"{files} manifests, {len(findings) or 'no'} {'finding' if len(findings) == 1 else 'findings'}",
-        file=sys.stderr,
-    )
+    try:
+        from distsent.k8s.lint import lint  # what it imports is not in the image
+        from distsent.k8s.schema import read_definitions
+    except ImportError as error:
+        raise UserError(f"{error}: install the extra k8s: pip install 'distsent[k8s]'") from None
+    crds = {key: kind for source in options.crd for key, kind in read_definitions(source).items()}
+    findings, count = lint(options.paths, crds)
+    print(*findings, sep="\n", end="\n" if findings else "")
+    number = f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}"
+    print(f"{count} manifests, {number}", file=sys.stderr)
     return USAGE_ERROR if findings else FINISHED
 
 
 def run_write(options: argparse.Namespace) -> int:
-    from distsent.k8s.write import differing, manifests
+    from distsent.k8s.write import generate_manifests, stale_files
 
-    wanted = manifests(options.folder)
-    stale = differing(wanted)
+    texts = generate_manifests(options.folder)
+    stale = stale_files(texts)
     if options.check and stale:
-        raise UserError(
-            *(
-                f"{path} differs from what it is made of: run python -m distsent.k8s write"
-                for path in stale
-            )
-        )
+        fix = "differs from its sources: run python -m distsent.k8s write"
+        raise UserError(*(f"{path} {fix}" for path in stale))
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted[path], encoding="utf-8")
+        path.write_text(texts[path], encoding="utf-8")
         print(f"written: {path}")
     return FINISHED
 
 
 def run_launch(options: argparse.Namespace) -> int:
-    elastic = None
-    if options.elastic:
-        elastic = Elastic(
-            options.elastic, options.slots, options.min_np, options.max_np, options.poll
-        )
-    return launch(options.command, options.wait, elastic)
+    command, wait, script = options.command, options.wait, options.elastic
+    if not script:
+        return launch(command, wait)
+    bounds = options.slots, options.min_np, options.max_np, options.poll
+    scaling = ScalingHosts(script, *bounds)
+    return launch(command, wait, lambda run: relaunch_on_change(run, command, wait, scaling))
 
 
 if __name__ == "__main__":

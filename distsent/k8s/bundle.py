@@ -2,105 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any
 
-from distsent.k8s.documents import Document, Finding, Where
+from distsent.k8s.documents import Document, Node
 
-TEMPLATES: dict[str, Where] = {
-    "Pod": (),
-    "Deployment": ("spec", "template"),
-    "StatefulSet": ("spec", "template"),
-    "Job": ("spec", "template"),
-}
-SSH_PORT = 2222
+ROLES = ("spec", "mpiReplicaSpecs")
+TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
+Problem = tuple[Node, str]  # the value that breaks a rule, and what is wrong with it
 
 
-@dataclass
 class Pod:
-    """A pod template: `where` leads to it inside its document."""
+    """A pod template. `spec` is false where an MPIJob has no such role."""
 
-    document: Document
-    where: Where
-    role: str  # Launcher or Worker of an MPIJob, else the kind
+    def __init__(self, template: Node, role: str = "") -> None:
+        self.template, self.role, self.spec = template, role, template["spec"]
+        self.namespace = template.document.namespace
+        self.containers = [*self.spec["initContainers"], *self.spec["containers"]]
+        # The first container gets the operator's hostfile, key and variables.
+        self.main = self.spec.at("containers", 0)
+        self.command = [word.text for key in ("command", "args") for word in self.main[key]]
+        self.command_node = self.main["args" if self.main["args"] else "command"]
+        self.labels = dict(template.at("metadata", "labels").mapping)
+        if role:  # the operator adds these
+            self.labels["training.kubeflow.org/job-name"] = template.document.name
+            self.labels["training.kubeflow.org/job-role"] = role.lower()
 
-    def get(self, *where: str | int, default: Any = None) -> Any:
-        return self.document.get(*self.where, "spec", *where, default=default)
+    def option(self, *names: str) -> str | None:
+        """The value that the command gives to an option."""
+        for word, value in pairwise([*self.command, ""]):
+            name, equals, rest = word.partition("=")
+            if name in names and (not equals or name.startswith("--")):
+                return rest if equals else value
+        return None
 
-    def finding(self, rule: str, message: str, *where: str | int) -> Finding:
-        return self.document.finding(rule, f"{self.title}: {message}", *self.where, "spec", *where)
+    def volume(self, name: str) -> Node:
+        volumes = self.spec["volumes"]
+        return next((volume for volume in volumes if volume["name"].text == name), volumes[-1])
 
-    @property
-    def title(self) -> str:
-        own = f"{self.document.kind} {self.document.name}"
-        return own if self.role == self.document.kind else f"{own}, {self.role}"
+    def mount_of(self, path: str) -> tuple[Node, str] | None:
+        """The main container's innermost mount that holds `path`, and the path inside it."""
+        mounts = self.main["volumeMounts"]
+        folders = {PurePosixPath(mount["mountPath"].text): mount for mount in mounts}
+        for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+            if folder in folders:
+                return folders[folder], str(PurePosixPath(path).relative_to(folder))
+        return None
 
-    @property
-    def labels(self) -> dict[str, str]:
-        labels = dict(self.document.get(*self.where, "metadata", "labels", default={}))
-        if self.document.kind == "MPIJob":  # what the operator adds
-            labels["training.kubeflow.org/job-name"] = self.document.name
-            labels["training.kubeflow.org/job-role"] = self.role.lower()
-        return labels
-
-    def containers(self) -> Iterator[tuple[Where, dict[str, Any]]]:
-        for field in ("initContainers", "containers"):
-            for index, container in enumerate(self.get(field, default=[])):
-                if isinstance(container, dict):
-                    yield (field, index), container
-
-    @property
-    def main(self) -> dict[str, Any]:
-        """The container to which the operator gives hostfile, key and variables: the first."""
-        return as_dict(self.get("containers", 0))
-
-    def words(self) -> list[str]:
-        """The command line of the main container."""
-        return [
-            str(word) for field in ("command", "args") for word in as_list(self.main.get(field))
-        ]
-
-    def volume(self, name: str) -> dict[str, Any]:
-        return next((v for v in as_list(self.get("volumes")) if as_dict(v).get("name") == name), {})
-
-    def mounts(self) -> list[dict[str, Any]]:
-        return [
-            mount for mount in as_list(self.main.get("volumeMounts")) if isinstance(mount, dict)
-        ]
-
-    def mount_of(self, path: str) -> tuple[dict[str, Any], str] | None:
-        """The main container's mount that holds `path`, the innermost, and the path inside it."""
-        found: tuple[dict[str, Any], str] | None = None
-        for mount in self.mounts():
-            folder = PurePosixPath(str(mount.get("mountPath")))
-            if PurePosixPath(path).is_relative_to(folder) and (
-                found is None or folder.is_relative_to(str(found[0].get("mountPath")))
-            ):
-                found = mount, str(PurePosixPath(path).relative_to(folder))
-        return found
-
-    def claim_at(self, path: str) -> str | None:
-        """The name of the claim on which `path` lies, if it lies on one."""
+    def claim_at(self, path: str) -> Node:
+        """The claim in the pod's volumes that holds `path`."""
         found = self.mount_of(path)
-        if found is None:
-            return None
-        name = as_dict(self.volume(str(found[0].get("name"))).get("persistentVolumeClaim")).get(
-            "claimName"
+        return self.volume(found[0]["name"].text if found else "")["persistentVolumeClaim"]
+
+
+class MPIJob:
+    """An MPIJob, with the values that many rules need."""
+
+    def __init__(self, document: Document) -> None:
+        self.document, self.spec = document, document.at("spec")
+        self.launcher, self.worker = (
+            Pod(document.at(*ROLES, role, "template"), role) for role in ("Launcher", "Worker")
         )
-        return str(name) if name else None
+        self.pods = [pod for pod in (self.launcher, self.worker) if pod.spec]
+        self.slots = self.spec["slotsPerWorker"].number(1)
+        self.workers = document.at(*ROLES, "Worker", "replicas").number(0)
+        self.launcher_works = bool(self.spec["runLauncherAsWorker"])
+        self.programs = {word.rpartition("/")[2] for word in self.launcher.command}
+        self.trains = "distsent.train" in self.programs
+        self.elastic = not self.programs.isdisjoint(("--elastic", "--host-discovery-script"))
 
 
 class Bundle:
-    """All documents that one `kubectl apply` brings, with those that are there already to refer to."""
+    """The documents that one `kubectl apply` brings, and the existing ones they may refer to."""
 
-    def __init__(self, documents: Sequence[Document], context: Sequence[Document] = ()) -> None:
-        self.documents = list(documents)
-        self.known = [*documents, *context]
+    def __init__(self, documents: Sequence[Document], known: Sequence[Document]) -> None:
+        self.documents, self.known = documents, known
+        self.mpijobs = [MPIJob(document) for document in self.of_kind("MPIJob")]
+        self.pods = [pod for document in documents for pod in pods_of(document)]
 
-    def of_kind(self, *kinds: str) -> list[Document]:
-        return [document for document in self.documents if document.kind in kinds]
+    def of_kind(self, kind: str) -> Iterator[Document]:
+        return (document for document in self.documents if document.kind == kind)
 
     def find(self, kind: str, namespace: str, name: str) -> Document | None:
         for document in self.known:
@@ -108,92 +90,15 @@ class Bundle:
                 return document
         return None
 
-    def pods(self) -> Iterator[Pod]:
-        for document in self.documents:
-            yield from pods_of(document)
 
-
-def pods_of(document: Document) -> Iterator[Pod]:
+def pods_of(document: Document) -> list[Pod]:
     if document.kind == "MPIJob":
-        for role in ("Launcher", "Worker"):
-            where: Where = ("spec", "mpiReplicaSpecs", role, "template")
-            if isinstance(document.get(*where), dict):
-                yield Pod(document, where, role)
-    elif document.kind in TEMPLATES and isinstance(
-        document.get(*TEMPLATES[document.kind], "spec"), dict
-    ):
-        yield Pod(document, TEMPLATES[document.kind], document.kind)
+        return MPIJob(document).pods
+    path = ("spec", "template") if document.kind in TEMPLATES else ()
+    return [Pod(document.at(*path))] if document.kind in ("Pod", *TEMPLATES) else []
 
 
-@dataclass
-class MPIJob:
-    """An MPIJob and the questions that the rules ask of it."""
-
-    document: Document
-    launcher: Pod | None
-    worker: Pod | None
-
-    @property
-    def slots(self) -> int:
-        return whole(self.document.get("spec", "slotsPerWorker"), 1)
-
-    @property
-    def workers(self) -> int:
-        return whole(self.document.get("spec", "mpiReplicaSpecs", "Worker", "replicas"), 0)
-
-    @property
-    def pods(self) -> list[Pod]:
-        return [pod for pod in (self.launcher, self.worker) if pod is not None]
-
-    @property
-    def words(self) -> list[str]:
-        return self.launcher.words() if self.launcher else []
-
-    @property
-    def elastic(self) -> bool:
-        return any(word in self.words for word in ("--elastic", "--host-discovery-script"))
-
-    def option(self, *names: str) -> str | None:
-        """The value that the launcher's command gives to an option."""
-        for word, value in zip(self.words, [*self.words[1:], None], strict=True):
-            if word in names:
-                return value
-            for name in names:
-                if name.startswith("--") and word.startswith(name + "="):
-                    return word.partition("=")[2]
-        return None
-
-    def finding(self, rule: str, message: str, *where: str | int) -> Finding:
-        return self.document.finding(rule, f"MPIJob {self.document.name}: {message}", *where)
-
-
-def mpijobs(bundle: Bundle) -> Iterator[MPIJob]:
-    for document in bundle.of_kind("MPIJob"):
-        roles = {pod.role: pod for pod in pods_of(document)}
-        yield MPIJob(document, roles.get("Launcher"), roles.get("Worker"))
-
-
-Rule = Callable[[Bundle], Iterator[Finding]]
-RULES: dict[str, Rule] = {}
-
-
-def rule(name: str) -> Callable[[Rule], Rule]:
-    """Register a rule; its docstring says why it is one."""
-
-    def register(function: Rule) -> Rule:
-        RULES[name] = function
-        return function
-
-    return register
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def whole(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+def title(node: Node) -> str:
+    """The object that a value belongs to, and in an MPIJob its role."""
+    own = f"{node.document.kind} {node.document.name}"
+    return f"{own}, {node.path[2]}" if node.path[:2] == ROLES and len(node.path) > 2 else own

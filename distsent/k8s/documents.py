@@ -1,20 +1,22 @@
-"""YAML files as data that remembers its lines."""
+"""YAML manifests as data that remembers its lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-Where = tuple[str | int, ...]  # the way into a document: keys and indices
+FieldPath = tuple[str | int, ...]  # the keys and indices that lead to a value in a document
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something wrong, and where."""
+    """Something wrong in a manifest, and its place."""
 
     file: str
     line: int
@@ -25,118 +27,123 @@ class Finding:
         return f"{self.file}:{self.line}: {self.message} [{self.rule}]"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Node:
+    """A value in a document. A missing value is a Node, too: it is false and has no items."""
+
+    document: Document
+    path: FieldPath
+    value: Any
+
+    def __getitem__(self, key: str | int) -> Node:
+        items = dict(enumerate(self.value)) if isinstance(self.value, list) else self.mapping
+        return Node(self.document, (*self.path, key), items.get(key))
+
+    def __iter__(self) -> Iterator[Node]:
+        """The items of a list."""
+        count = len(self.value) if isinstance(self.value, list) else 0
+        return (self[index] for index in range(count))
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def at(self, *path: str | int) -> Node:
+        """The value at the end of a longer path."""
+        return reduce(getitem, path, self)
+
+    @property
+    def mapping(self) -> dict[Any, Any]:
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def text(self) -> str:
+        return "" if self.value is None else str(self.value)
+
+    def number(self, default: int) -> int:
+        """A whole number, also one in quotes; `default` for anything else."""
+        return int(self.text) if self.text.isdigit() else default
+
+    @property
+    def line(self) -> int:
+        """The line of this value, or of the nearest existing value around it."""
+        lines = self.document.lines
+        known = (self.path[:end] for end in range(len(self.path), -1, -1))
+        return next(lines[path] for path in known if path in lines)
+
+    @property
+    def place(self) -> str:
+        return f"{self.document.file}:{self.line}"
+
+    def finding(self, rule: str, message: str) -> Finding:
+        return Finding(self.document.file, self.line, rule, message)
+
+
 class Document:
     """One manifest."""
 
-    file: str
-    data: dict[str, Any]
-    lines: dict[Where, int] = field(repr=False)
+    def __init__(self, file: str, data: dict[str, Any], lines: dict[FieldPath, int]) -> None:
+        self.file, self.lines = file, lines
+        self.root = Node(self, (), data)
+        self.kind, self.metadata = self.root["kind"].text, self.root["metadata"]
+        self.name, self.namespace = self.metadata["name"].text, self.metadata["namespace"].text
 
-    @property
-    def kind(self) -> str:
-        return str(self.data.get("kind", ""))
-
-    @property
-    def name(self) -> str:
-        return str(self.get("metadata", "name") or "")
-
-    @property
-    def namespace(self) -> str:
-        return str(self.get("metadata", "namespace") or "")
-
-    def get(self, *where: str | int, default: Any = None) -> Any:
-        """The value at the end of the way, or the default where the way breaks off."""
-        value: Any = self.data
-        for step in where:
-            try:
-                value = value[step]
-            except (KeyError, IndexError, TypeError):
-                return default
-        return default if value is None else value
-
-    def line(self, *where: str | int) -> int:
-        """The line of that value, or of the nearest thing around it that exists."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
-
-    def finding(self, rule: str, message: str, *where: str | int) -> Finding:
-        return Finding(self.file, self.line(*where), rule, message)
+    def at(self, *path: str | int) -> Node:
+        return self.root.at(*path)
 
 
-def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
-    """The documents of a YAML text, and what keeps it from being read."""
+def parse_manifests(text: str, file: str) -> tuple[list[Document], list[Finding]]:
+    """The documents of a YAML text, and what is wrong with it as YAML."""
     documents: list[Document] = []
     findings: list[Finding] = []
+
+    def report(line: int, message: str) -> None:
+        findings.append(Finding(file, line, "yaml", message))
+
     loader = yaml.SafeLoader(text)
     try:
         while loader.check_node():
             node = loader.get_node()
-            lines: dict[Where, int] = {}
-            data = build(
-                loader,
-                node,
-                (),
-                lines,
-                lambda line, message: findings.append(Finding(file, line, "yaml", message)),
-            )
-            if data is None:
-                continue
+            lines: dict[FieldPath, int] = {}
+            data = construct(loader, node, (), lines, report)
             if isinstance(data, dict):
                 documents.append(Document(file, data, lines))
-            else:
-                findings.append(
-                    Finding(
-                        file,
-                        node.start_mark.line + 1,
-                        "yaml",
-                        "a manifest is a mapping, with apiVersion and kind",
-                    )
-                )
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        findings.append(
-            Finding(file, mark.line + 1 if mark else 1, "yaml", str(error.problem or error))
-        )
+            elif data is not None:
+                report(lines[()], "a manifest is a mapping with apiVersion and kind")
     except yaml.YAMLError as error:
-        findings.append(Finding(file, 1, "yaml", str(error)))
-    finally:
-        loader.dispose()
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        report(mark.line + 1 if mark else 1, str(getattr(error, "problem", None) or error))
     return documents, findings
 
 
-def build(
-    loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[Where, int], complain: Any
+def construct(
+    loader: yaml.SafeLoader,
+    node: yaml.Node,
+    path: FieldPath,
+    lines: dict[FieldPath, int],
+    report: Callable[[int, str], None],
 ) -> Any:
-    lines.setdefault(where, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        data: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                complain(line, f"the key {key!r} is not text: put it in quotes")
-                key = str(key)
-            if key in data:
-                complain(line, f"{key} stands here a second time; only the last one counts")
-            lines[(*where, key)] = line
-            data[key] = build(loader, value_node, (*where, key), lines, complain)
-        return data
+    """The data of a YAML node, its lines into `lines`. Null fields count as missing."""
+    lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            build(loader, item, (*where, index), lines, complain)
-            for index, item in enumerate(node.value)
-        ]
-    return loader.construct_object(node)
+        items = enumerate(node.value)
+        return [construct(loader, item, (*path, index), lines, report) for index, item in items]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    loader.flatten_mapping(node)
+    data: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            report(line, f"the key {key!r} is not text: put it in quotes")
+        if str(key) in data:
+            report(line, f"{key} appears a second time; only the last one counts")
+        lines[(*path, str(key))] = line
+        data[str(key)] = construct(loader, value_node, (*path, str(key)), lines, report)
+    return {key: value for key, value in data.items() if value is not None}
 
 
-def files_of(path: Path) -> Iterator[Path]:
-    """What `kubectl apply -f` would read of this path."""
-    if path.is_dir():
-        yield from sorted(
-            file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file()
-        )
-    else:
-        yield path
+def manifest_files(path: Path) -> list[Path]:
+    """The files that `kubectl apply -f` would read."""
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())

@@ -1,35 +1,36 @@
-"""The hosts of a job, and whether they answer."""
+"""The hosts and the job that a launcher's command names, and whether the hosts answer."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import pwd
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 from distsent.errors import UserError
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
-PAUSES = (1.0, 2.0, 4.0, 8.0, 10.0)  # seconds between tries; the last one repeats
+PAUSES = (1.0, 2.0, 4.0, 8.0, 10.0)  # seconds between attempts; the last one repeats
 
 
 def check_user() -> None:
-    """ssh and sshd work only for a user with a name. Raises UserError for another one."""
+    """Raise UserError for a user without a name: ssh and sshd would not work."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
         raise UserError(
-            f"this pod runs as user {os.getuid()}, whom the image does not know, so ssh cannot work: set runAsUser: 1000, mpiuser's"
+            f"this pod runs as user {os.getuid()}, which the image does not know, so ssh cannot "
+            "work: set runAsUser: 1000 (mpiuser)"
         ) from None
 
 
 def hosts_of(command: Sequence[str]) -> list[str]:
-    """The hosts that `horovodrun ... --hostfile FILE` or `-H a:2,b:2` will use; none for any other command."""
-    for option, value in itertools.pairwise(command):
+    """The hosts of `horovodrun ... --hostfile FILE` or `-H a:2,b:2`; none for other commands."""
+    for option, value in pairwise(command):
         if option in ("--hostfile", "-hostfile"):
             return read_hostfile(Path(value))
         if option in ("-H", "--hosts"):
@@ -37,63 +38,63 @@ def hosts_of(command: Sequence[str]) -> list[str]:
     return []
 
 
+def job_arguments(command: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The job file, if any, and the overrides of a command with `distsent.train`."""
+    words = command[list(command).index("distsent.train") + 1 :]
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    return next((word for word in words if "=" not in word), None), overrides
+
+
 def read_hostfile(path: Path) -> list[str]:
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; the operator writes it into the launcher of an MPIJob"
-        ) from None
+        hint = "the operator writes it into the launcher of an MPIJob"
+        raise UserError(f"{path}: {error.strerror}; {hint}") from None
     hosts = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not hosts:
         raise UserError(f"{path} names no host; is spec.mpiReplicaSpecs.Worker.replicas 0?")
     return hosts
 
 
-def discover(script: str) -> list[str]:
-    """Hosts that the operator's discover_hosts.sh prints, one a line: those whose pods run."""
+def discover_hosts(script: str) -> list[str]:
+    """The hosts with running pods, one a line in the output of the operator's script."""
     done = subprocess.run([script], capture_output=True, text=True, timeout=60)
-    if done.returncode != 0:
-        return []
-    return sorted({line.split(":")[0].strip() for line in done.stdout.splitlines() if line.strip()})
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return sorted({line.split(":")[0].strip() for line in lines if line.strip()})
 
 
-def answer(host: str) -> str:
-    """Empty if `ssh host true` works, else the last line of what it said."""
+def run_on(host: str, command: str) -> str:
+    """Run a command on a host. Empty if it succeeds, else the last line of ssh's output."""
+    words = [*SSH, host, command]
     try:
         done = subprocess.run(
-            [*SSH, host, "true"],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=20,
+            words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20
         )
     except subprocess.TimeoutExpired:
         return "no answer in 20 s"
-    return (
-        ""
-        if done.returncode == 0
-        else (done.stderr.strip().splitlines() or [f"ssh ended with {done.returncode}"])[-1]
-    )
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"ssh exit code {done.returncode}"])[-1]
 
 
-def silent(hosts: Sequence[str]) -> dict[str, str]:
-    """Those that do not answer, and why."""
+def unreachable(hosts: Sequence[str]) -> dict[str, str]:
+    """The hosts that do not answer, and the reasons."""
     with ThreadPoolExecutor(max_workers=min(32, len(hosts) or 1)) as pool:
-        return {host: why for host, why in zip(hosts, pool.map(answer, hosts), strict=True) if why}
+        errors = list(pool.map(lambda host: run_on(host, "true"), hosts))
+    return {host: error for host, error in zip(hosts, errors, strict=True) if error}
 
 
-def wait_for(hosts: Sequence[str], seconds: float, stopped: Callable[[], bool]) -> dict[str, str]:
-    """Wait until all hosts answer; returns those that still do not after `seconds`, or when stopped."""
-    end, tries, missing = time.monotonic() + seconds, 0, silent(hosts)
+def wait_for_hosts(
+    hosts: Sequence[str], seconds: float, stopped: Callable[[], bool]
+) -> dict[str, str]:
+    """Wait until all hosts answer. Returns those that do not after `seconds` or at a stop."""
+    end, attempt, missing = time.monotonic() + seconds, 0, unreachable(hosts)
     while missing and time.monotonic() < end and not stopped():
-        if tries in (0, 3) or tries % 10 == 9:
-            host, why = next(iter(missing.items()))
-            print(
-                f"distsent: waiting for {len(missing)} of {len(hosts)} workers: {host}: {why}",
-                flush=True,
-            )
-        time.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-        tries += 1
-        missing = silent(list(missing))
+        if attempt in (0, 3) or attempt % 10 == 9:
+            host, error = next(iter(missing.items()))
+            of = f"{len(missing)} of {len(hosts)} workers"
+            print(f"distsent: waiting for {of}: {host}: {error}", flush=True)
+        time.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
+        attempt, missing = attempt + 1, unreachable(list(missing))
     return missing

@@ -1,128 +1,112 @@
-"""Checks manifests as they would be applied: a folder at a time, overlays as kustomize renders them."""
+"""Checks manifests as they would be applied: folder by folder, overlays as rendered."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from distsent.errors import UserError
-from distsent.k8s import rules_mpijob, rules_pods, rules_references, schema
-from distsent.k8s.bundle import RULES, Bundle
-from distsent.k8s.documents import Document, Finding, files_of, read
+from distsent.k8s import rules_mpijob, rules_pods, rules_references
+from distsent.k8s.bundle import Bundle, title
+from distsent.k8s.documents import Document, Finding, manifest_files, parse_manifests
+from distsent.k8s.schema import Kinds, check_schema
 
-assert rules_mpijob and rules_pods and rules_references  # importing them fills RULES
 OVERLAY = "kustomization.yaml"
+RENDERERS = (["kustomize", "build"], ["kubectl", "kustomize"])
+Manifests = tuple[list[Document], list[Finding]]
 
 
-def lint(paths: Sequence[Path]) -> tuple[list[Finding], int]:
-    """All findings in files and folders (with those below), in order, and how many manifests were read."""
+def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding], int]:
+    """All findings in files and folders (and those below), sorted, and the number of manifests."""
     findings: list[Finding] = []
     count = 0
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        context = token_store_folder(path) if path.is_file() else []
-        for documents, broken, is_overlay in bundles(path):
+        context = manifests_around(path) if path.is_file() else []
+        for where, (documents, broken) in bundles(path):
             count += len(documents)
-            findings += broken
-            findings += check(documents, context)
-            if (
-                path.is_dir()
-                and not is_overlay
-                and documents
-                and Path(documents[0].file).parent == path
-            ):
-                context = documents  # what is below is applied after what is on top
+            findings += broken + check_together(documents, context, crds or {})
+            if where == path and not (path / OVERLAY).exists():
+                context = documents  # the folders below are applied after this one
     return sorted(set(findings)), count
 
 
-def check(documents: Sequence[Document], context: Sequence[Document] = ()) -> list[Finding]:
-    """Findings in what is applied together, when `context` has been applied before."""
-    findings = [finding for document in documents for finding in schema.check(document)]
-    # A rule may count on the shape that the schema asks for, so a document that lacks it is left at that.
-    shapeless = {
-        id(document)
-        for document in documents
-        if any(f.rule in ("kind", "type", "required") for f in schema.check(document))
-    }
-    bundle = Bundle(
-        [document for document in documents if id(document) not in shapeless],
-        [*documents, *context],
-    )
-    for rule in RULES.values():
-        findings += rule(bundle)
+def check_together(
+    documents: Sequence[Document], context: Sequence[Document], crds: Kinds
+) -> list[Finding]:
+    """Findings in documents that are applied together, after `context`."""
+    found = {document: check_schema(document, crds) for document in documents}
+    # The rules rely on the shape of a kind, so they skip a document that does not have it.
+    shapeless = ("kind", "type", "required")
+    checked = [d for d in documents if not any(each.rule in shapeless for each in found[d])]
+    bundle = Bundle(checked, [*documents, *context])
+    findings = [finding for some in found.values() for finding in some]
+    for name, node, message in rules_pods.field_problems(bundle):
+        findings.append(node.finding(name, f"{title(node)}: {message}"))
+    for name, rule, objects in rules(bundle):
+        for each in objects:
+            findings += [node.finding(name, f"{title(node)}: {text}") for node, text in rule(each)]
     return findings
 
 
-def bundles(path: Path) -> Iterator[tuple[list[Document], list[Finding], bool]]:
-    """What is applied together: the files of the folder, then one by one the files and overlays of folders below."""
-    if path.is_file():
-        yield *read_files([path]), False
-        return
-    if (path / OVERLAY).exists():
-        yield *read_overlay(path), True
-    else:
-        yield *read_files(files_of(path)), False
+def rules(bundle: Bundle) -> Iterator[tuple[str, Callable[[Any], Any], Sequence[Any]]]:
+    """Each rule with its name and the objects that it checks."""
+    modules = (
+        (rules_mpijob, bundle.mpijobs),
+        (rules_pods, bundle.pods),
+        (rules_references, [bundle]),
+    )
+    for module, objects in modules:
+        for rule in module.RULES:
+            yield rule.__name__.replace("_", "-"), rule, objects
+
+
+def bundles(path: Path) -> Iterator[tuple[Path, Manifests]]:
+    """Manifests that are applied together, and their folder or file.
+
+    A folder's own files are, and so are those of an overlay. In folders below, a file is alone.
+    """
+    yield path, read_folder(path)
     for folder in sorted(below for below in path.rglob("*") if below.is_dir()):
-        if (folder / OVERLAY).exists():
-            yield *read_overlay(folder), True
-        else:
-            for file in files_of(folder):
-                yield *read_files([file]), False
+        is_overlay = (folder / OVERLAY).exists()
+        for each in [folder] if is_overlay else manifest_files(folder):
+            yield each, read_folder(each)
 
 
-def read_files(files: Sequence[Path] | Iterator[Path]) -> tuple[list[Document], list[Finding]]:
+def read_folder(path: Path) -> Manifests:
+    """The manifests of a file or folder, or what kustomize makes of an overlay."""
+    if not (path / OVERLAY).exists():
+        return read_manifests(manifest_files(path))
+    command = next((words for words in RENDERERS if shutil.which(words[0])), None)
+    if command is None:
+        raise UserError(f"{path}: rendering an overlay needs kubectl or kustomize; install one")
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    if done.returncode == 0:
+        # Lines are those of the output.
+        return parse_manifests(done.stdout, f"<{' '.join(command)} {path}>")
+    message = (done.stderr.strip() or "kustomize failed").splitlines()[-1]
+    return [], [Finding(str(path / OVERLAY), 1, "kustomize", message)]
+
+
+def read_manifests(files: Iterable[Path]) -> Manifests:
     documents: list[Document] = []
     findings: list[Finding] = []
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            found, broken = parse_manifests(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: {error}") from None
-        some, broken = read(text, str(file))
-        documents += some
+        documents += found
         findings += broken
     return documents, findings
 
 
-def read_overlay(folder: Path) -> tuple[list[Document], list[Finding]]:
-    """What kustomize makes of an overlay; lines are those of its output."""
-    program = next(
-        (
-            words
-            for words in (["kustomize", "build"], ["kubectl", "kustomize"])
-            if shutil.which(words[0])
-        ),
-        None,
-    )
-    if program is None:
-        raise UserError(
-            f"{folder}: an overlay is checked as kustomize renders it; install kubectl or kustomize"
-        )
-    done = subprocess.run([*program, str(folder)], capture_output=True, text=True)
-    name = f"{' '.join(program)} {folder}"
-    if done.returncode != 0:
-        return [], [
-            Finding(
-                str(folder / OVERLAY),
-                1,
-                "kustomize",
-                (done.stderr.strip() or "kustomize failed").splitlines()[-1],
-            )
-        ]
-    return read(done.stdout, f"<{name}>")
-
-
-def token_store_folder(file: Path) -> list[Document]:
-    """What lies around a single file, and above it: it may refer to that."""
-    around = [
-        other
-        for folder in (file.parent, file.parent.parent)
-        for other in files_of(folder)
-        if folder.exists()
-    ]
-    return read_files(
-        other for other in around if other.resolve() != file.resolve() and other.name != OVERLAY
-    )[0]
+def manifests_around(file: Path) -> list[Document]:
+    """The manifests beside a single file and above it, which it may refer to."""
+    around = [*manifest_files(file.parent), *manifest_files(file.parent.parent)]
+    others = (p for p in around if p.resolve() != file.resolve() and p.name != OVERLAY)
+    return read_manifests(others)[0]

@@ -1,392 +1,168 @@
-"""What the operator asks of an MPIJob, and what a Horovod job under it needs.
+"""What the operator demands of an MPIJob, and what a Horovod job in it needs.
 
-`kubectl apply` accepts an MPIJob that breaks the first few of these; the operator then writes a ValidationError event,
-starts nothing, and says no more.
+`kubectl apply` accepts an MPIJob that breaks the first few of these rules. The operator then
+writes a ValidationError event and starts nothing. A rule's docstring is its reason.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from distsent.k8s.bundle import (
-    SSH_PORT,
-    Bundle,
-    MPIJob,
-    Pod,
-    as_dict,
-    as_list,
-    mpijobs,
-    rule,
-    whole,
-)
-from distsent.k8s.documents import Finding
+from distsent.k8s.bundle import MPIJob, Pod, Problem
 from distsent.k8s.schema import quantity
 
-ROLES = ("spec", "mpiReplicaSpecs")
+SSH_PORT = 2222
+HOSTFILE, DISCOVERY_SCRIPT = "/etc/mpi/hostfile", "/etc/mpi/discover_hosts.sh"
 GPU = re.compile(r"(nvidia\.com/(gpu|mig-.+)|amd\.com/gpu)")
+HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-@rule("launcher-replicas")
-def launcher_replicas(bundle: Bundle) -> Iterator[Finding]:
-    """The operator refuses any other number of launchers."""
-    for job in mpijobs(bundle):
-        if job.document.get(*ROLES, "Launcher", "replicas", default=1) != 1:
-            yield job.finding(
-                "launcher-replicas", "Launcher.replicas must be 1", *ROLES, "Launcher", "replicas"
-            )
+def worker_name(job: MPIJob) -> Iterator[Problem]:
+    """DNS finds worker pods, so the name with the highest index must be a host name."""
+    last = f"{job.document.name}-worker-{max(job.workers, 1) - 1}"
+    if not HOST_NAME.fullmatch(last):
+        allowed = "at most 63 lower-case letters, digits and -, starting with a letter"
+        yield job.document.metadata["name"], f"{last} is not a host name ({allowed})"
 
 
-@rule("worker-replicas")
-def worker_replicas(bundle: Bundle) -> Iterator[Finding]:
-    """Left out it counts as 0: the launcher would find no host."""
-    for job in mpijobs(bundle):
-        if job.workers < 1:
-            yield job.finding(
-                "worker-replicas",
-                "Worker.replicas must be given, 1 or more",
-                *ROLES,
-                "Worker",
-                "replicas",
-            )
+def slots(job: MPIJob) -> Iterator[Problem]:
+    """The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs."""
+    node, gpus, option = job.spec["slotsPerWorker"], gpus_of(job.worker), None
+    if gpus not in (None, job.slots):
+        yield node, f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs"
+    option = job.launcher.option("--slots")
+    if job.elastic and option not in (None, str(job.slots)):
+        yield node, f"the command has --slots {option}, but slotsPerWorker is {job.slots}"
 
 
-@rule("worker-name")
-def worker_name(bundle: Bundle) -> Iterator[Finding]:
-    """Worker pods are found by DNS: their names, with the highest index, must be host names."""
-    for job in mpijobs(bundle):
-        last = f"{job.document.name}-worker-{max(job.workers, 1) - 1}"
-        if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", last):
-            yield job.finding(
-                "worker-name",
-                f"{last} is no host name (at most 63 small letters, digits and -, a letter first)",
-                "metadata",
-                "name",
-            )
-
-
-@rule("slots")
-def slots(bundle: Bundle) -> Iterator[Finding]:
-    """The hostfile's slots come from slotsPerWorker alone; nobody compares them with the GPUs of a worker."""
-    for job in mpijobs(bundle):
-        if job.slots < 1:
-            yield job.finding("slots", "slotsPerWorker must be 1 or more", "spec", "slotsPerWorker")
-        gpus = gpus_of(job.worker)
-        if gpus is not None and gpus != job.slots:
-            yield job.finding(
-                "slots",
-                f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs",
-                "spec",
-                "slotsPerWorker",
-            )
-        stated = job.option("--slots") if job.elastic else None
-        if stated is not None and stated != str(job.slots):
-            yield job.finding(
-                "slots",
-                f"the command says --slots {stated}, slotsPerWorker is {job.slots}",
-                "spec",
-                "slotsPerWorker",
-            )
-
-
-@rule("launcher-gpu")
-def launcher_gpu(bundle: Bundle) -> Iterator[Finding]:
+def launcher_gpu(job: MPIJob) -> Iterator[Problem]:
     """The launcher computes nothing, and the operator hides GPUs from it."""
-    for job in mpijobs(bundle):
-        if (
-            job.launcher
-            and gpus_of(job.launcher)
-            and not job.document.get("spec", "runLauncherAsWorker")
-        ):
-            yield job.launcher.finding(
-                "launcher-gpu", "reserves GPUs that it cannot use", "containers", 0, "resources"
-            )
+    if gpus_of(job.launcher) and not job.launcher_works:
+        yield job.launcher.main["resources"], "reserves GPUs that it cannot use"
 
 
-@rule("processes")
-def processes(bundle: Bundle) -> Iterator[Finding]:
-    """Fewer processes leave GPUs idle, more are refused by mpirun, after all pods were scheduled."""
-    for job in mpijobs(bundle):
-        most = job.slots * (job.workers + bool(job.document.get("spec", "runLauncherAsWorker")))
-        if job.elastic:
-            bounds = {name: number(job.option(name)) for name in ("--min-np", "--max-np")}
-            low, high = bounds["--min-np"] or 1, bounds["--max-np"] or most
-            if not 1 <= low <= high:
-                yield command_finding(
-                    job, "processes", f"--min-np {low} is more than --max-np {high}"
-                )
-            elif low > most:
-                yield command_finding(
-                    job,
-                    "processes",
-                    f"--min-np {low}, but there are {job.workers} workers x {job.slots} slots",
-                )
-            continue
-        if not any(word.rpartition("/")[2] in ("horovodrun", "mpirun") for word in job.words):
-            continue
-        stated = job.option("-np", "--num-proc", "-n")
-        if number(stated) != most:
-            yield command_finding(
-                job,
-                "processes",
-                f"-np {stated or '(none)'}, but {job.workers} workers x {job.slots} slots are {most} processes",
-            )
+def processes(job: MPIJob) -> Iterator[Problem]:
+    """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
+    launcher, node = job.launcher, job.launcher.command_node
+    most, size = (
+        job.slots * (job.workers + job.launcher_works),
+        f"{job.workers} workers x {job.slots} slots",
+    )
+    if job.elastic:
+        low = number(launcher.option("--min-np")) or 1
+        high = number(launcher.option("--max-np")) or most
+        if low > high:
+            yield node, f"--min-np {low} is more than --max-np {high}"
+        elif low > most:
+            yield node, f"--min-np {low}, but there are {size}"
+    elif not job.programs.isdisjoint(("horovodrun", "mpirun")):
+        option = launcher.option("-np", "--num-proc", "-n")
+        if number(option) != most:
+            yield node, f"-np {option or '(none)'}, but {size} are {most} processes"
 
 
-@rule("hostfile")
-def hostfile(bundle: Bundle) -> Iterator[Finding]:
+def hostfile(job: MPIJob) -> Iterator[Problem]:
     """Without hosts horovodrun starts all processes in the launcher's pod."""
-    for job in mpijobs(bundle):
-        horovodrun = any(word.rpartition("/")[2] == "horovodrun" for word in job.words)
-        if (
-            horovodrun
-            and not job.elastic
-            and job.option("--hostfile", "-hostfile") != "/etc/mpi/hostfile"
-        ):
-            yield command_finding(
-                job,
-                "hostfile",
-                "horovodrun needs --hostfile /etc/mpi/hostfile, or all runs in the launcher",
-            )
-        script = job.option("--elastic", "--host-discovery-script")
-        if job.elastic and script != "/etc/mpi/discover_hosts.sh":
-            yield command_finding(
-                job,
-                "hostfile",
-                f"the operator's script is /etc/mpi/discover_hosts.sh, not {script}",
-            )
+    launcher, node = job.launcher, job.launcher.command_node
+    script = launcher.option("--elastic", "--host-discovery-script")
+    if job.elastic and script != DISCOVERY_SCRIPT:
+        yield node, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}"
+    needed = "horovodrun" in job.programs and not job.elastic
+    if needed and launcher.option("--hostfile", "-hostfile") != HOSTFILE:
+        yield node, f"horovodrun needs --hostfile {HOSTFILE}, or all runs in the launcher"
 
 
-@rule("open-mpi")
-def open_mpi(bundle: Bundle) -> Iterator[Finding]:
-    """The image has Open MPI; for the others the operator writes another hostfile and other variables."""
-    for job in mpijobs(bundle):
-        if job.document.get("spec", "mpiImplementation", default="OpenMPI") != "OpenMPI":
-            yield job.finding(
-                "open-mpi",
-                "mpiImplementation must be OpenMPI, which the image has",
-                "spec",
-                "mpiImplementation",
-            )
+def ssh_path(job: MPIJob) -> Iterator[Problem]:
+    """The key is mounted at sshAuthMountPath: it must be the .ssh folder of the pods' user."""
+    path = job.spec["sshAuthMountPath"].text or "/root/.ssh"
+    users = {pod.spec.at("securityContext", "runAsUser").number(1000) for pod in job.pods}
+    for user in users:
+        home = "/root/.ssh" if user == 0 else "/home/mpiuser/.ssh"
+        if path != home:
+            message = f"user {user} looks for keys in {home}, not in {path}"
+            yield job.spec["sshAuthMountPath"], message
+    if len(users) > 1:
+        message = "launcher and workers run as different users, so ssh between them fails"
+        yield job.spec["mpiReplicaSpecs"], message
 
 
-@rule("ssh-path")
-def ssh_path(bundle: Bundle) -> Iterator[Finding]:
-    """The key is mounted where spec.sshAuthMountPath says: it must be the .ssh folder of the pods' user."""
-    for job in mpijobs(bundle):
-        path = job.document.get("spec", "sshAuthMountPath", default="/root/.ssh")
-        users = {pod.get("securityContext", "runAsUser", default=1000) for pod in job.pods}
-        for user in users:
-            home = "/root/.ssh" if user == 0 else "/home/mpiuser/.ssh"
-            if path != home:
-                yield job.finding(
-                    "ssh-path",
-                    f"user {user} looks for keys in {home}, not in {path}",
-                    "spec",
-                    "sshAuthMountPath",
-                )
-        if len(users) > 1:
-            yield job.finding(
-                "ssh-path",
-                "launcher and workers run as different users, whom ssh will not join",
-                *ROLES,
-            )
+def ready(job: MPIJob) -> Iterator[Problem]:
+    """The launcher waits for ready workers, and without a probe of sshd a running pod is ready."""
+    policy, main = job.spec["launcherCreationPolicy"], job.worker.main
+    if policy.value != "WaitForWorkersReady" and not job.elastic:
+        why = "or the launcher's deadline runs while nodes start"
+        yield policy, f"launcherCreationPolicy must be WaitForWorkersReady, {why}"
+    ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
+    port = main.at("readinessProbe", "tcpSocket", "port").value
+    if main and ports.get(port, port) != SSH_PORT:
+        yield main, f"needs a readinessProbe with tcpSocket on sshd's port {SSH_PORT}"
 
 
-@rule("ready")
-def ready(bundle: Bundle) -> Iterator[Finding]:
-    """WaitForWorkersReady means nothing without a readiness probe on sshd: a running pod counts as ready."""
-    for job in mpijobs(bundle):
-        if (
-            job.document.get("spec", "launcherCreationPolicy") != "WaitForWorkersReady"
-            and not job.elastic
-        ):
-            yield job.finding(
-                "ready",
-                "launcherCreationPolicy must be WaitForWorkersReady, or the launcher's deadline runs while nodes start",
-                "spec",
-            )
-        if job.worker is None:
-            continue
-        port = as_dict(as_dict(job.worker.main.get("readinessProbe")).get("tcpSocket")).get("port")
-        for one in as_list(job.worker.main.get("ports")):
-            if as_dict(one).get("name") == port:
-                port = as_dict(one).get("containerPort")
-        if port != SSH_PORT:
-            yield job.worker.finding(
-                "ready",
-                f"needs a readinessProbe with tcpSocket on port {SSH_PORT}, sshd's",
-                "containers",
-                0,
-            )
+def grace(job: MPIJob) -> Iterator[Problem]:
+    """The pod must be there until its ranks have saved."""
+    for pod in job.pods:
+        seconds = pod.spec["terminationGracePeriodSeconds"].number(30)
+        option = number(pod.option("--grace"))
+        if option is not None and option >= seconds:
+            message = f"--grace {option} must be less than terminationGracePeriodSeconds {seconds}"
+            yield pod.main["command"], message
 
 
-@rule("clean-up")
-def clean_up(bundle: Bundle) -> Iterator[Finding]:
-    """Workers run sshd for ever: unless they are cleaned up, a finished or failed job keeps their GPUs."""
-    for job in mpijobs(bundle):
-        if job.document.get("spec", "runPolicy", "cleanPodPolicy", default="None") == "None":
-            yield job.finding(
-                "clean-up",
-                "runPolicy.cleanPodPolicy must be Running (or All)",
-                "spec",
-                "runPolicy",
-                "cleanPodPolicy",
-            )
+def shm(job: MPIJob) -> Iterator[Problem]:
+    """64 MB of /dev/shm give bus errors in NCCL and Open MPI; its content counts as memory."""
+    node, found = job.worker.spec["volumes"], job.worker.mount_of("/dev/shm")
+    name = found[0]["name"].text if found else ""
+    volume = job.worker.volume(name)["emptyDir"].mapping
+    size = quantity(volume.get("sizeLimit"))
+    memory = quantity(job.worker.main.at("resources", "limits", "memory").value)
+    if job.worker.spec and (volume.get("medium") != "Memory" or size is None):
+        yield node, "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit"
+    elif size is not None and memory is not None and size >= memory:
+        yield node, "the sizeLimit of /dev/shm counts as memory and leaves none of the limit"
 
 
-@rule("limits")
-def limits(bundle: Bundle) -> Iterator[Finding]:
-    """Restarts and time without a bound, or with one that nobody chose."""
-    for job in mpijobs(bundle):
-        for field in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
-            if job.document.get("spec", "runPolicy", field) is None:
-                yield job.finding("limits", f"runPolicy.{field} must be given", "spec", "runPolicy")
+def worker_env(job: MPIJob) -> Iterator[Problem]:
+    """sshd starts mpirun's processes, and it does not pass the pod's environment on."""
+    names = ", ".join(variable["name"].text for variable in job.worker.main["env"])
+    if names:
+        message = f"{names} will not reach the processes: set it on the launcher"
+        yield job.worker.main["env"], message
 
 
-@rule("restart")
-def restart(bundle: Bundle) -> Iterator[Finding]:
-    """A stopped launcher carries on when it is restarted; a failed worker is never made anew, only restarted in place."""
-    for job in mpijobs(bundle):
-        for pod in job.pods:
-            if job.document.get(*ROLES, pod.role, "restartPolicy") != "OnFailure":
-                yield job.finding(
-                    "restart",
-                    f"{pod.role}.restartPolicy must be OnFailure",
-                    *ROLES,
-                    pod.role,
-                    "restartPolicy",
-                )
+def gang(job: MPIJob) -> Iterator[Problem]:
+    """A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest."""
+    node, pods = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
+    if node.value not in (None, pods) and not job.elastic:
+        yield node, f"minAvailable {node.value}, but there are {pods} pods"
 
 
-@rule("grace")
-def grace(bundle: Bundle) -> Iterator[Finding]:
-    """Between SIGTERM and SIGKILL a step is finished and a checkpoint written; the default is 30 seconds."""
-    for job in mpijobs(bundle):
-        for pod in job.pods:
-            seconds = whole(pod.get("terminationGracePeriodSeconds"), 30)
-            if seconds < 60:
-                yield pod.finding(
-                    "grace",
-                    f"terminationGracePeriodSeconds {seconds} is too short to save; 60 or more",
-                    "terminationGracePeriodSeconds",
-                )
-            words = pod.words()
-            asked = number(words[words.index("--grace") + 1]) if "--grace" in words[:-1] else None
-            if asked is not None and asked >= seconds:
-                yield pod.finding(
-                    "grace",
-                    f"--grace {asked} must be less than terminationGracePeriodSeconds {seconds}",
-                    "containers",
-                    0,
-                    "command",
-                )
+def queue(job: MPIJob) -> Iterator[Problem]:
+    """Kueue admits suspended jobs; without its webhook, others start out of turn."""
+    labels, suspend = job.document.metadata["labels"], job.spec.at("runPolicy", "suspend")
+    if labels["kueue.x-k8s.io/queue-name"] and suspend.value is not True:
+        yield labels, "a job with a queue-name label must have runPolicy.suspend: true"
 
 
-@rule("shm")
-def shm(bundle: Bundle) -> Iterator[Finding]:
-    """64 MB of /dev/shm end in bus errors of NCCL and Open MPI; what it holds counts as the pod's memory."""
-    for job in mpijobs(bundle):
-        pod = job.worker
-        if pod is None:
-            continue
-        mount = next((one for one in pod.mounts() if one.get("mountPath") == "/dev/shm"), None)
-        empty = as_dict(pod.volume(str(mount.get("name"))).get("emptyDir")) if mount else {}
-        if empty.get("medium") != "Memory" or quantity(empty.get("sizeLimit")) is None:
-            yield pod.finding(
-                "shm", "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit", "volumes"
-            )
-            continue
-        memory = quantity(as_dict(as_dict(pod.main.get("resources")).get("limits")).get("memory"))
-        if memory is not None and (quantity(empty["sizeLimit"]) or 0) >= memory:
-            yield pod.finding(
-                "shm",
-                "the sizeLimit of /dev/shm counts as memory and leaves none of the limit",
-                "volumes",
-            )
-
-
-@rule("worker-env")
-def worker_env(bundle: Bundle) -> Iterator[Finding]:
-    """mpirun's processes come through sshd, which does not hand on the pod's environment."""
-    for job in mpijobs(bundle):
-        if job.worker and job.worker.main.get("env"):
-            names = ", ".join(
-                str(as_dict(one).get("name")) for one in as_list(job.worker.main["env"])
-            )
-            yield job.worker.finding(
-                "worker-env",
-                f"{names} will not reach the processes: set it on the launcher",
-                "containers",
-                0,
-                "env",
-            )
-
-
-@rule("gang")
-def gang(bundle: Bundle) -> Iterator[Finding]:
-    """A gang of fewer than all pods starts jobs that wait for the rest while they hold GPUs."""
-    for job in mpijobs(bundle):
-        stated = job.document.get("spec", "runPolicy", "schedulingPolicy", "minAvailable")
-        if stated is not None and stated != job.workers + 1 and not job.elastic:
-            yield job.finding(
-                "gang",
-                f"minAvailable {stated}, but there are {job.workers + 1} pods",
-                "spec",
-                "runPolicy",
-                "schedulingPolicy",
-            )
-
-
-@rule("queue")
-def queue(bundle: Bundle) -> Iterator[Finding]:
-    """Kueue admits what is suspended; a job that names a queue but starts by itself jumps it where Kueue's webhook is off."""
-    for job in mpijobs(bundle):
-        queued = "kueue.x-k8s.io/queue-name" in job.document.get("metadata", "labels", default={})
-        if queued and job.document.get("spec", "runPolicy", "suspend") is not True:
-            yield job.finding(
-                "queue",
-                "a job with a queue-name label must have runPolicy.suspend: true",
-                "metadata",
-                "labels",
-            )
-
-
-@rule("mesh")
-def mesh(bundle: Bundle) -> Iterator[Finding]:
-    """A mesh's proxy breaks ssh between pods and keeps a finished launcher alive."""
-    for job in mpijobs(bundle):
-        for pod in job.pods:
-            notes = job.document.get(*pod.where, "metadata", "annotations", default={})
-            if notes.get("sidecar.istio.io/inject") != "false":
-                yield pod.finding("mesh", 'needs the annotation sidecar.istio.io/inject: "false"')
-
-
-@rule("same-image")
-def same_image(bundle: Bundle) -> Iterator[Finding]:
+def same_image(job: MPIJob) -> Iterator[Problem]:
     """horovodrun starts the launcher's own python, by its absolute path, on the workers."""
-    for job in mpijobs(bundle):
-        if len({str(pod.main.get("image")) for pod in job.pods}) > 1:
-            yield job.pods[1].finding(
-                "same-image", "must run the launcher's image", "containers", 0, "image"
-            )
+    images = [pod.main["image"] for pod in job.pods]
+    if images[0].text != images[-1].text:
+        yield images[-1], "must be the launcher's image"
 
 
-def command_finding(job: MPIJob, name: str, message: str) -> Finding:
-    assert job.launcher is not None
-    field = "args" if job.launcher.main.get("args") else "command"
-    return job.launcher.finding(name, message, "containers", 0, field)
-
-
-def gpus_of(pod: Pod | None) -> int | None:
-    """GPUs of the main container; None if it does not ask for any."""
-    if pod is None:
-        return None
-    wanted: dict[str, Any] = as_dict(as_dict(pod.main.get("resources")).get("limits"))
-    counts = [whole(number(str(value)), 0) for name, value in wanted.items() if GPU.fullmatch(name)]
+def gpus_of(pod: Pod) -> int | None:
+    """GPUs of the main container; None if it asks for none."""
+    limits = pod.main.at("resources", "limits")
+    counts = [limits[name].number(0) for name in limits.mapping if GPU.fullmatch(name)]
     return sum(counts) if counts else None
 
 
 def number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
+
+
+RULES = (
+    worker_name, slots, launcher_gpu, processes, hostfile, ssh_path, ready, grace, shm, worker_env,
+    gang, queue, same_image,
+)  # fmt: skip

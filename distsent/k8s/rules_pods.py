@@ -1,164 +1,106 @@
-"""What every pod here must have: an image one can name, bounds, no rights that it does not use."""
+"""What each pod must have: a versioned image, limits, and only the rights that it uses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from distsent.k8s.bundle import Bundle, as_dict, as_list, rule
-from distsent.k8s.documents import Finding
+import yaml
+
+from distsent.k8s.bundle import Bundle, Pod, Problem
+from distsent.k8s.documents import Node
 from distsent.k8s.schema import quantity
 
-
-@rule("image")
-def image(bundle: Bundle) -> Iterator[Finding]:
-    """What `latest` means changes between two restarts of one job; all its workers must run the same."""
-    for pod in bundle.pods():
-        for where, container in pod.containers():
-            name = str(container.get("image"))
-            tag = name.rpartition("/")[2].partition(":")[2]
-            if "@sha256:" not in name and tag in ("", "latest"):
-                yield pod.finding("image", f"{name}: name a version", *where, "image")
+FIELD_RULES: dict[str, list[dict[str, Any]]] = yaml.safe_load(
+    Path(__file__).with_name("field_rules.yaml").read_text(encoding="utf-8")
+)
 
 
-@rule("resources")
-def resources(bundle: Bundle) -> Iterator[Finding]:
-    """Without requests the scheduler packs blindly, without a memory limit one pod takes its node down."""
-    for pod in bundle.pods():
-        for where, container in pod.containers():
-            stated = as_dict(container.get("resources"))
-            for side in ("requests", "limits"):
-                for what in ("cpu", "memory"):
-                    if what not in as_dict(stated.get(side)):
-                        yield pod.finding(
-                            "resources",
-                            f"{container.get('name')}: resources.{side}.{what} is missing",
-                            *where,
-                            "resources",
-                        )
-            for what, most in as_dict(stated.get("limits")).items():
-                least = as_dict(stated.get("requests")).get(what)
-                if (quantity(least) or 0) > (quantity(most) or 0):
-                    yield pod.finding(
-                        "resources",
-                        f"{container.get('name')}: requests more {what} than its limit",
-                        *where,
-                        "resources",
-                    )
+def field_problems(bundle: Bundle) -> Iterator[tuple[str, Node, str]]:
+    """The rules of field_rules.yaml that are broken: rule, field and message."""
+    roles = [(job.spec["mpiReplicaSpecs"], pod.role) for job in bundle.mpijobs for pod in job.pods]
+    objects = {
+        "MPIJob": [job.document.root for job in bundle.mpijobs],
+        "role of an MPIJob": [specs[role] for specs, role in roles],
+        "pod": [pod.spec for pod in bundle.pods],
+        "container": [container for pod in bundle.pods for container in pod.containers],
+    }
+    for kind, rules in FIELD_RULES.items():
+        for node in objects[kind]:
+            for rule in rules:
+                field = node.at(*rule["field"].split())
+                allowed = what_is_wrong(field, rule)
+                if allowed:
+                    name = f"{node['name'].text}: " if kind == "container" else ""
+                    message = f"{name}{rule['field'].replace(' ', '.')} must be {allowed}"
+                    yield rule["rule"], field, message + rule.get("reason", "")
 
 
-@rule("security")
-def security(bundle: Bundle) -> Iterator[Finding]:
-    """What the pod security standard `restricted` asks for, and a root file system that nobody changes."""
-    for pod in bundle.pods():
-        own = as_dict(pod.get("securityContext"))
-        if own.get("runAsNonRoot") is not True:
-            yield pod.finding(
-                "security", "securityContext.runAsNonRoot must be true", "securityContext"
-            )
-        if own.get("runAsUser") != 1000:
-            yield pod.finding(
-                "security",
-                "securityContext.runAsUser must be 1000: sshd and ssh need a user whom the image knows",
-                "securityContext",
-            )
-        if as_dict(own.get("seccompProfile")).get("type") not in ("RuntimeDefault", "Localhost"):
-            yield pod.finding(
-                "security",
-                "securityContext.seccompProfile.type must be RuntimeDefault",
-                "securityContext",
-            )
-        for field in ("hostNetwork", "hostPID", "hostIPC"):
-            if pod.get(field):
-                yield pod.finding("security", f"{field} shares the node's own", field)
-        for where, container in pod.containers():
-            mine, name = as_dict(container.get("securityContext")), container.get("name")
-            if mine.get("allowPrivilegeEscalation") is not False:
-                yield pod.finding(
-                    "security",
-                    f"{name}: allowPrivilegeEscalation must be false",
-                    *where,
-                    "securityContext",
-                )
-            if mine.get("readOnlyRootFilesystem") is not True:
-                yield pod.finding(
-                    "security",
-                    f"{name}: readOnlyRootFilesystem must be true",
-                    *where,
-                    "securityContext",
-                )
-            if "ALL" not in as_list(as_dict(mine.get("capabilities")).get("drop")) or as_dict(
-                mine.get("capabilities")
-            ).get("add"):
-                yield pod.finding(
-                    "security",
-                    f"{name}: capabilities must drop ALL and add none",
-                    *where,
-                    "securityContext",
-                )
-            for field, allowed in (
-                ("privileged", False),
-                ("runAsNonRoot", True),
-                ("runAsUser", 1000),
-            ):
-                if mine.get(field, allowed) != allowed:
-                    yield pod.finding(
-                        "security",
-                        f"{name}: {field} must be {allowed}",
-                        *where,
-                        "securityContext",
-                        field,
-                    )
+def what_is_wrong(field: Node, rule: dict[str, Any]) -> str:
+    """What the rule allows, if the field has another value. Empty if it is fine."""
+    allowed = rule.get("allowed", ())
+    if "at_least" in rule:
+        wrong = field.number(rule["default"]) < rule["at_least"]
+        return f"{rule['at_least']} or more" if wrong else ""
+    if allowed == "given":
+        return "given" if field.value is None else ""
+    words = (str(one).lower() if isinstance(one, bool) else f"{one}" for one in allowed)
+    return "" if field.value in allowed else " or ".join(w for w in words if w != "None")
 
 
-@rule("token")
-def token(bundle: Bundle) -> Iterator[Finding]:
-    """Nothing in a pod here talks to the API server; a token would only be one more thing to steal."""
-    for pod in bundle.pods():
-        if pod.get("automountServiceAccountToken") is not False:
-            yield pod.finding(
-                "token",
-                "automountServiceAccountToken must be false",
-                "automountServiceAccountToken",
-            )
+def image(pod: Pod) -> Iterator[Problem]:
+    """`latest` may change between two restarts of a job, and all its workers must run the same."""
+    for node in (container["image"] for container in pod.containers):
+        tag = node.text.rpartition("/")[2].partition(":")[2]
+        if "@sha256:" not in node.text and tag in ("", "latest"):
+            yield node, f"{node.text}: name a version"
 
 
-@rule("volumes")
-def volumes(bundle: Bundle) -> Iterator[Finding]:
-    """A mount without its volume is refused by the API server, for an MPIJob only when its pods are made."""
-    for pod in bundle.pods():
-        names = [as_dict(volume).get("name") for volume in as_list(pod.get("volumes"))]
-        used = set()
-        for where, container in pod.containers():
-            for index, mount in enumerate(as_list(container.get("volumeMounts"))):
-                used.add(as_dict(mount).get("name"))
-                if as_dict(mount).get("name") not in names:
-                    yield pod.finding(
-                        "volumes",
-                        f"no volume {as_dict(mount).get('name')} for this mount",
-                        *where,
-                        "volumeMounts",
-                        index,
-                    )
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield pod.finding("volumes", f"two volumes are called {name}", "volumes", index)
-            elif name not in used:
-                yield pod.finding("volumes", f"nothing mounts the volume {name}", "volumes", index)
+def resources(pod: Pod) -> Iterator[Problem]:
+    """The scheduler needs requests; without a memory limit one pod takes its node down."""
+    for container in pod.containers:
+        node, name = container["resources"], container["name"].text
+        for side in ("requests", "limits"):
+            for resource in {"cpu", "memory"} - set(node[side].mapping):
+                yield node, f"{name}: resources.{side}.{resource} is missing"
+        for resource, limit in node["limits"].mapping.items():
+            request = quantity(node["requests"][resource].value) or 0
+            if request > (quantity(limit) or 0):
+                yield node, f"{name}: requests more {resource} than its limit"
 
 
-@rule("ports")
-def ports(bundle: Bundle) -> Iterator[Finding]:
-    """A probe of a port by a name that no port has: the pod is never ready."""
-    for pod in bundle.pods():
-        for where, container in pod.containers():
-            names = [as_dict(port).get("name") for port in as_list(container.get("ports"))]
-            for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
-                for handler in ("tcpSocket", "httpGet"):
-                    port = as_dict(as_dict(container.get(probe)).get(handler)).get("port")
-                    if isinstance(port, str) and port not in names:
-                        yield pod.finding(
-                            "ports",
-                            f"{probe} asks port {port}, which no port is called",
-                            *where,
-                            probe,
-                        )
+def security(pod: Pod) -> Iterator[Problem]:
+    """The pod security standard `restricted`. Its other demands are in field_rules.yaml."""
+    for container in pod.containers:
+        node = container.at("securityContext", "capabilities")
+        if "ALL" not in node.mapping.get("drop", ()) or node["add"]:
+            yield node, f"{container['name'].text}: capabilities must drop ALL and add none"
+
+
+def volumes(pod: Pod) -> Iterator[Problem]:
+    """The API server refuses a mount without a volume: in an MPIJob only when pods are created."""
+    names = [volume["name"].text for volume in pod.spec["volumes"]]
+    mounts = [mount["name"] for container in pod.containers for mount in container["volumeMounts"]]
+    for mount in mounts:
+        if mount.text not in names:
+            yield mount, f"no volume {mount.text} for this mount"
+    for index, volume in enumerate(pod.spec["volumes"]):
+        if names[index] in names[:index]:
+            yield volume, f"two volumes are named {names[index]}"
+        elif names[index] not in {mount.text for mount in mounts}:
+            yield volume, f"nothing mounts the volume {names[index]}"
+
+
+def ports(pod: Pod) -> Iterator[Problem]:
+    """A probe of a port name that no port has: the pod never becomes ready."""
+    for container in pod.containers:
+        names = [port["name"].value for port in container["ports"]]
+        for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+            for handler in ("tcpSocket", "httpGet"):
+                port = container.at(probe, handler, "port")
+                if isinstance(port.value, str) and port.value not in names:
+                    yield port, f"{probe} uses port {port.value}, but no port has that name"
+
+
+RULES = image, resources, security, volumes, ports

@@ -1,159 +1,189 @@
-"""Holds a document against the description of its kind (kinds.py)."""
+"""Checks a document against the schema of its kind.
+
+The schemas of Kubernetes come from the library kubernetes-validate, those of custom kinds from
+custom_kinds.yaml or from a CustomResourceDefinition that the user names.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from distsent.k8s.documents import Document, Finding, Where
-from distsent.k8s.kinds import KINDS
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+from kubernetes_validate.utils import latest_version, schema_contents
 
-QUANTITY = re.compile(
-    r"(?P<number>\d+(\.\d+)?|\.\d+)(?P<unit>m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE]-?\d+)?"
-)
-NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-UNITS = {
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2.0**10,
-    "Mi": 2.0**20,
-    "Gi": 2.0**30,
-    "Ti": 2.0**40,
-}
+from distsent.errors import UserError
+from distsent.k8s.documents import Document, FieldPath, Finding
+
+Schema = dict[str, Any]
+Kinds = dict[tuple[str, str], Schema]  # by apiVersion and kind
+
+DEFINITIONS, API = "#/$defs/", "apimachinery.pkg"
+QUANTITY = r"^(\d+(?:\.\d+)?|\.\d+)(m|k|[MGTPE]i?|Ki|[eE]-?\d+)?$"
+A_QUANTITY = "a quantity, such as 500m, 2 or 8Gi"
+UNITS = {"m": 1e-3, "k": 1e3, **{unit: 1e3**i for i, unit in enumerate("MGTPE", 2)}}
+UNITS |= {f"{unit}i": 1024.0**i for i, unit in enumerate("KMGTPE", 1)}
+TYPES = {
+    "string": "text (put it in quotes)", "integer": "a whole number", "boolean": "true or false",
+    "array": "a list", "object": "a mapping",
+}  # fmt: skip
+CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", "-o", "json"]
 
 
 def quantity(value: Any) -> float | None:
-    """A Kubernetes quantity as a number; None if it is none."""
-    found = (
-        QUANTITY.fullmatch(str(value))
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
-        else None
-    )
+    """A Kubernetes quantity as a number. None if it is not a quantity."""
+    usable = isinstance(value, str | int | float) and not isinstance(value, bool)
+    found = re.match(QUANTITY, str(value)) if usable else None
     if found is None:
         return None
-    unit = found["unit"] or ""
-    return (
-        float(found["number"] + unit)
-        if unit[:1] in "eE" and unit[1:].lstrip("-").isdigit()
-        else float(found["number"]) * UNITS.get(unit, 1.0)
-    )
+    number, unit = found[1], found[2] or ""
+    is_exponent = unit[1:].lstrip("-").isdigit()
+    return float(number + unit) if is_exponent else float(number) * UNITS.get(unit, 1.0)
 
 
-def is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+@cache
+def definitions() -> dict[str, Schema]:
+    """The definitions of the library's newest Kubernetes, and what the API server adds to them."""
+    version = latest_version()
+    path = f"kubernetes-json-schema/v{version}-local-strict/_definitions.json"
+    found: dict[str, Schema] = schema_contents(path, version)["$defs"]
+    added = Path(__file__).with_name("api_server.yaml").read_text(encoding="utf-8")
+    for name, schema in yaml.safe_load(added).items():
+        found[f"io.k8s.{name}"] = {**found[f"io.k8s.{name}"], "allOf": [schema]}
+    # The library has a choice between two types for these, which gives unreadable errors.
+    found[f"io.k8s.{API}.util.intstr.IntOrString"] = {"type": ["integer", "string"]}
+    numbers = {"type": ["string", "number"], "minimum": 0, "pattern": QUANTITY}
+    found[f"io.k8s.{API}.api.resource.Quantity"] = {**numbers, "title": A_QUANTITY}
+    return found
 
 
-PLAIN: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "text": (lambda value: isinstance(value, str), "text (put it in quotes)"),
-    "int": (is_int, "a whole number"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "name": (
-        lambda value: isinstance(value, str) and NAME.fullmatch(value) is not None,
-        "a name of small letters, digits and -",
-    ),
-    "quantity": (lambda value: quantity(value) is not None, "a quantity, such as 500m, 2 or 8Gi"),
-    "int or name": (
-        lambda value: (
-            is_int(value) or (isinstance(value, str) and NAME.fullmatch(value) is not None)
-        ),
-        "a port's number or name",
-    ),
-    "any": (lambda value: True, "anything"),
-}
+@cache
+def known_kinds() -> Kinds:
+    """The kinds of Kubernetes, and the custom kinds of custom_kinds.yaml."""
+    found = read_definitions(str(Path(__file__).with_name("custom_kinds.yaml")))
+    for name, schema in definitions().items():
+        groups = schema.get("x-kubernetes-group-version-kind", ())
+        if len(groups) == 1:  # others, such as DeleteOptions, are not kinds of manifests
+            version = f"{groups[0]['group']}/{groups[0]['version']}".lstrip("/")
+            found[version, groups[0]["kind"]] = {"$ref": DEFINITIONS + name}
+    return found
 
 
-def check(document: Document) -> Iterator[Finding]:
-    """What of a document its kind does not allow."""
-    version, kind = str(document.data.get("apiVersion", "")), document.kind
-    description = KINDS.get((version, kind))
-    if description is None:
-        versions = [known for known, other in KINDS if other == kind]
-        if versions:
-            yield document.finding(
-                "kind",
-                f"{kind} is of {' or '.join(versions)}, not of {version or 'no apiVersion'}",
-                "apiVersion",
-            )
+def read_definitions(source: str) -> Kinds:
+    """The kinds of CustomResourceDefinitions in a file, or of the MPIJob's in a `cluster`."""
+    try:
+        if source == "cluster":
+            text = subprocess.run(CLUSTER, capture_output=True, text=True, check=True).stdout
         else:
-            names = sorted({other for _, other in KINDS})
-            yield document.finding(
-                "kind", f"unknown kind {kind or '(none)'}{closest(kind, names)}", "kind"
-            )
-        return
-    yield from compare(document, document.data, description, ())
+            text = Path(source).read_text(encoding="utf-8")
+        found: Kinds = {}
+        for crd in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            spec = crd["spec"]
+            for version in spec["versions"]:
+                schema = close_schema(version["schema"]["openAPIV3Schema"])
+                metadata = {"$ref": f"{DEFINITIONS}io.k8s.{API}.apis.meta.v1.ObjectMeta"}
+                header = {"apiVersion": {}, "kind": {}, "status": {}, "metadata": metadata}
+                schema["properties"] |= header
+                found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
+        return found
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"--crd cluster: {' '.join(CLUSTER)}: {error.stderr.strip()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--crd {source}: {error}") from None
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
 
 
-def compare(document: Document, value: Any, wanted: Any, where: Where) -> Iterator[Finding]:
-    way = dotted(where)
-    if isinstance(wanted, str):
-        fits, words = PLAIN[wanted]
-        if not fits(value):
-            yield document.finding("type", f"{way} = {show(value)}: must be {words}", *where)
-    elif isinstance(wanted, tuple):
-        if value not in wanted:
-            allowed = ", ".join(repr(one) if one == "" else str(one) for one in wanted)
-            yield document.finding(
-                "value", f"{way} = {show(value)}: must be one of {allowed}", *where
-            )
-    elif isinstance(wanted, list):
-        if not isinstance(value, list):
-            yield document.finding("type", f"{way}: must be a list", *where)
-            return
-        for index, item in enumerate(value):
-            yield from compare(document, item, wanted[0], (*where, index))
-    else:
-        yield from compare_mapping(document, value, wanted, where)
+def close_schema(schema: Any) -> Any:
+    """Let a definition refuse the fields that the API server would drop silently."""
+    if not isinstance(schema, dict):
+        return schema
+    if schema.pop("x-kubernetes-int-or-string", False):
+        schema.pop("anyOf", None)
+        schema["type"] = ["integer", "string"]
+        schema |= {"title": A_QUANTITY} if "pattern" in schema else {}
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    inner = [schema.get("items"), schema.get("additionalProperties")]
+    for each in [*schema.get("properties", {}).values(), *inner]:
+        close_schema(each)
+    return schema
 
 
-def compare_mapping(
-    document: Document, value: Any, wanted: dict[str, Any], where: Where
-) -> Iterator[Finding]:
-    way = dotted(where)
-    if not isinstance(value, dict):
-        yield document.finding("type", f"{way}: must be a mapping", *where)
-        return
-    fields = {name.rstrip("!"): inner for name, inner in wanted.items()}
-    for name in wanted:
-        if name.endswith("!") and value.get(name[:-1]) is None:
-            yield document.finding(
-                "required", f"{way + ': ' if way else ''}{name[:-1]} is missing", *where
-            )
-    for name, inner in value.items():
-        kind = fields.get(name, fields.get("*"))
-        if kind is None:
-            if name != "status":
-                yield document.finding(
-                    "field",
-                    f"{way + '.' if way else ''}{name}: no such field{closest(name, list(fields))}",
-                    *where,
-                    name,
-                )
-        elif inner is not None:
-            yield from compare(document, inner, kind, (*where, name))
+def check_schema(document: Document, crds: Kinds) -> list[Finding]:
+    """Findings about the kind, fields, types and values of a document."""
+    own, key = known_kinds(), (document.at("apiVersion").text, document.kind)
+    if key not in own and key not in crds:
+        return [unknown_kind(document, *key, {**own, **crds})]
+    findings = list(compare(document, crds.get(key) or own[key]))
+    if key in crds and key in own:
+        # The project's own schema has tighter values, but it does not know all fields.
+        found = {finding.line for finding in findings}
+        more = compare(document, own[key])
+        findings += [each for each in more if each.rule != "field" and each.line not in found]
+    return findings
 
 
-def dotted(where: Where) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(
-        "."
-    )
+def unknown_kind(document: Document, version: str, kind: str, kinds: Kinds) -> Finding:
+    versions = [known for known, other in kinds if other == kind]
+    if versions:
+        message = f"{kind} is of {' or '.join(versions)}, not of {version or 'no apiVersion'}"
+        return document.at("apiVersion").finding("kind", message)
+    known = suggestion(kind, [name for _, name in kinds])
+    return document.at("kind").finding("kind", f"unknown kind {kind or '(none)'}{known}")
 
 
-def closest(name: str, known: list[str]) -> str:
-    found = get_close_matches(name, known, 1)
-    return (
-        f"; did you mean {found[0]}?"
-        if found
-        else f"; known: {', '.join(sorted(known)[:12])}"
-        if known
-        else ""
-    )
+def compare(document: Document, schema: Schema) -> Iterator[Finding]:
+    """Findings of a JSON schema."""
+    header = {"required": ["apiVersion", "kind", "metadata"]}
+    named = {"properties": {"metadata": {"required": ["name"]}}}
+    validator = Draft202012Validator({"$defs": definitions(), "allOf": [schema, header, named]})
+    for error in validator.iter_errors(document.root.value):
+        path = tuple(error.absolute_path)
+        node, name = document.at(*path), dotted(path)
+        if error.validator == "additionalProperties":
+            known = [*error.schema.get("properties", ())]
+            for field in set(error.instance) - set(known):
+                message = f"{dotted((*path, field))}: no such field{suggestion(field, known)}"
+                yield node[field].finding("field", message)
+        elif error.validator == "required":
+            for field in set(error.validator_value) - set(error.instance):
+                yield node.finding("required", f"{name}: {field} is missing".lstrip(": "))
+        else:
+            rule, allowed = what_is_allowed(error)
+            yield node.finding(rule, f"{name} = {shorten(node.value)}: must be {allowed}")
 
 
-def show(value: Any) -> str:
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return text if len(text) <= 60 else text[:57] + "..."
+def what_is_allowed(error: ValidationError) -> tuple[str, str]:
+    """The rule that a value breaks, and what is allowed in words."""
+    value = error.validator_value
+    if error.validator == "enum":
+        return "value", f"one of {', '.join(one or repr(one) for one in value)}"
+    types = [value] if isinstance(value, str) else value
+    if "title" in error.schema or error.validator != "type":
+        return "type", error.schema.get("title") or f"valid for {error.validator} {value}"
+    return "type", " or ".join(TYPES.get(one, f"a {one}") for one in types if one != "null")
+
+
+def dotted(path: FieldPath) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).lstrip(".")
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """What may have been meant, or what is known."""
+    close = get_close_matches(name, known, 1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(sorted(set(known))[:12])}" if known else ""
+
+
+def shorten(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,91 +1,80 @@
 """A worker's first process: sshd, through which mpirun starts the ranks.
 
-Kubernetes sends SIGTERM to this process alone, and when it ends, the kernel kills the rest of the pod. So the word is
-passed on to the ranks, and sshd stays until they have saved and left.
+Kubernetes sends SIGTERM to this process alone, and when it ends, the kernel kills the rest of the
+pod. So it asks the ranks to save, and keeps sshd until they have left.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from types import FrameType
+from contextlib import suppress
 
+import psutil
+
+from distsent.distributed.launchers import RANK
 from distsent.errors import FINISHED
 from distsent.k8s.hosts import check_user
-from distsent.k8s.processes import processes
 
-SSHD = "/home/mpiuser/.sshd_config"
-RANK = (b"OMPI_COMM_WORLD_RANK=", b"HOROVOD_RANK=")
+SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
 
-def serve(config: str = SSHD, grace: float = 150.0) -> int:
-    """Run until sshd ends (its exit code), or until told to leave (0, when the ranks have saved or `grace` is over)."""
+def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
+    """Run until sshd ends (its exit code), or until a signal (0, after the ranks have saved)."""
     check_user()
-    asked = Asked()
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signals.append(number))
     server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config])
-    while server.poll() is None and not asked.leave:
-        bury(server.pid)
+    while server.poll() is None and not signals:
+        reap_zombies(server.pid)
         time.sleep(0.2)
     if server.poll() is not None:
         print(f"distsent: sshd ended with {server.returncode}", flush=True)
         return server.returncode or 1
-    say_save(grace)
+    request_save(grace)
     server.terminate()
     server.wait()
     return FINISHED
 
 
-class Asked:
-    """Whether this pod was asked to leave."""
-
-    def __init__(self) -> None:
-        self.leave = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.leave = True
-
-
-def say_save(grace: float) -> None:
-    """Ask this pod's ranks to save, and wait until they have left."""
-    end = time.monotonic() + grace
-    left = ranks()
-    if left:
-        print(f"distsent: asking {len(left)} ranks of this pod to save", flush=True)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
+def request_save(grace: float) -> None:
+    """Ask this pod's ranks to save, and wait until they have left or `grace` is over."""
+    end, pids = time.monotonic() + grace, rank_pids()
+    if not pids:
+        return
+    print(f"distsent: asking {len(pids)} ranks of this pod to save", flush=True)
+    for pid in pids:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
-    while ranks() and time.monotonic() < end:
-        bury()
+    while rank_pids() and time.monotonic() < end:
+        reap_zombies()
         time.sleep(0.2)
-    if left:
-        print(
-            "distsent: they have left"
-            if not ranks()
-            else f"distsent: they are still here after {grace:.0f} s",
-            flush=True,
-        )
+    still = f"{len(rank_pids())} ranks still run after {grace:.0f} s"
+    print(f"distsent: {still if rank_pids() else 'the ranks have left'}", flush=True)
 
 
-def ranks() -> list[int]:
-    """The processes of this pod that a launcher started as ranks: not their children, which inherit the environment."""
-    marked = {
-        one.pid: one.parent
-        for one in processes()
-        if any(value.startswith(RANK) for value in one.environment)
-    }
+def rank_pids() -> list[int]:
+    """The processes of this pod that a launcher started as ranks.
+
+    Their children inherit the environment, so a process below a rank does not count.
+    """
+    marked = {}
+    for process in psutil.process_iter(["ppid", "environ", "status"]):
+        environment = process.info["environ"] or {}  # None for another user's process
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if alive and not environment.keys().isdisjoint(RANK):
+            marked[process.pid] = process.info["ppid"]
     return sorted(pid for pid, parent in marked.items() if parent not in marked)
 
 
-def bury(*but: int) -> None:
-    """Collect children that ended: as the first process of the pod this one inherits all orphans."""
-    with contextlib.suppress(ChildProcessError):
+def reap_zombies(*keep: int) -> None:
+    """Collect ended children: the first process of a pod inherits all orphans."""
+    with suppress(ChildProcessError):
         while True:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if found is None or found.si_pid in but:
+            if found is None or found.si_pid in keep:
                 return
             os.waitpid(found.si_pid, 0)

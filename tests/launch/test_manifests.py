@@ -1,4 +1,4 @@
-"""The manifests as text: generated parts are current, foreign schemas and kubectl accept all of them."""
+"""The manifests as text: generated parts are current, the schemas of others and kubectl accept all of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate as validate
 import pytest
 import yaml
 
 from distsent import __version__
-from distsent.k8s.kinds import KINDS
-from distsent.k8s.write import differing, manifests
+from distsent.k8s.schema import definitions, known_kinds, read_definitions
+from distsent.k8s.write import generate_manifests, stale_files
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -52,7 +54,7 @@ def everything() -> list[dict[str, Any]]:
 
 
 def test_generated_manifests_are_current():
-    stale = differing(manifests(K8S))
+    stale = stale_files(generate_manifests(K8S))
     assert not stale, f"run python -m distsent.k8s write: {[str(path) for path in stale]}"
 
 
@@ -86,7 +88,7 @@ def test_comments_of_a_job_do_not_matter(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     job = tmp_path / "jobs" / "imdb.toml"
     job.write_text("# time: 3 h\n" + job.read_text())
-    assert not differing(manifests(tmp_path / "k8s"))
+    assert not stale_files(generate_manifests(tmp_path / "k8s"))
 
 
 def test_the_image_is_that_of_this_version(everything):
@@ -108,7 +110,6 @@ def templates(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_built_in_kinds_hold_against_the_schema_of_kubernetes(everything):
-    validate = pytest.importorskip("kubernetes_validate")
     checked = 0
     for one in everything:
         if "." in one["apiVersion"].partition("/")[0] and not one["apiVersion"].startswith(
@@ -135,12 +136,8 @@ def test_mpijobs_hold_against_the_operators_schema(everything):
     path = Path(os.environ.get("DISTSENT_MPIJOB_CRD", ""))
     if not path.is_file():
         pytest.skip("DISTSENT_MPIJOB_CRD names no file")
-    jsonschema = pytest.importorskip("jsonschema")
-    definition = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    schema = next(v for v in definition["spec"]["versions"] if v["name"] == "v2beta1")["schema"][
-        "openAPIV3Schema"
-    ]
-    closed(schema, top=True)
+    definition = read_definitions(str(path))["kubeflow.org/v2beta1", "MPIJob"]
+    schema = {**definition, "$defs": definitions()}
     jobs = [one for one in everything if one["kind"] == "MPIJob"]
     assert len(jobs) > len(JOBS)
     for job in jobs:
@@ -151,28 +148,13 @@ def test_mpijobs_hold_against_the_operators_schema(everything):
         jsonschema.validate(broken, schema)
 
 
-def closed(schema: dict[str, Any], top: bool = False) -> None:
-    """Let a structural schema refuse fields that the API server would drop without a word."""
-    if schema.pop("x-kubernetes-int-or-string", False):
-        schema.pop("type", None)
-    if "properties" in schema:
-        if not top and not schema.get("x-kubernetes-preserve-unknown-fields"):
-            schema.setdefault("additionalProperties", False)
-        for name, inner in schema["properties"].items():
-            if not (top and name == "metadata"):
-                closed(inner)
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict):
-            closed(schema[key])
-
-
 class Server(http.server.BaseHTTPRequestHandler):
     """As much of an API server as kubectl asks for in a client's dry run: which kinds there are, and that nothing exists."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
         groups: dict[str, set[str]] = {}
-        for version, _ in KINDS:
+        for version, _ in known_kinds():
             group, _, name = version.rpartition("/")
             groups.setdefault(group, set()).add(name)
         if path == "api":
@@ -188,7 +170,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         resources = [
             {"name": plural(kind), "singularName": kind.lower(), "kind": kind, "namespaced": kind not in CLUSTER_WIDE,
              "verbs": ["get", "create", "patch"]}
-            for known, kind in KINDS if known == version
+            for known, kind in known_kinds() if known == version
         ]  # fmt: skip
         if resources:
             return self.answer(

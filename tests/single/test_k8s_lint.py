@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from distsent.k8s.bundle import RULES
-from distsent.k8s.lint import lint
-from distsent.k8s.schema import quantity
+from distsent.errors import UserError
+from distsent.k8s.bundle import Bundle
+from distsent.k8s.lint import lint, rules
+from distsent.k8s.rules_pods import FIELD_RULES
+from distsent.k8s.schema import quantity, read_definitions
 
 K8S = Path(__file__).parents[2] / "k8s"
 JOB, CLAIM, TB, NET = (
@@ -70,31 +73,31 @@ BREAKS = [
      "env: [", "HF_HOME"),
     ("gang", JOB, "  runPolicy:\n", "  runPolicy:\n    schedulingPolicy: {minAvailable: 4}\n", "schedulingPolicy", "5 pods"),
     ("queue", JOB, "  labels:\n", "  labels:\n    kueue.x-k8s.io/queue-name: training\n", "labels:", "suspend: true"),
-    ("mesh", JOB, 'sidecar.istio.io/inject: "false"', 'x: "false"', "spec:", "sidecar.istio.io/inject"),
+    ("mesh", JOB, 'sidecar.istio.io/inject: "false"', 'x: "false"', "annotations:", "sidecar.istio.io/inject"),
     ("same-image", JOB, "- name: worker\n              image: distsent:0.1.0",
      "- name: worker\n              image: distsent:0.2", "0.2", "launcher's"),
     ("image", TB, "image: distsent:0.1.0", "image: distsent", "image: distsent", "name a version"),
     ("resources", TB, "requests: {cpu: 100m, memory: 512Mi}", "requests: {cpu: 100m}", "resources:", "requests.memory is missing"),
     ("resources", TB, "requests: {cpu: 100m,", "requests: {cpu: 1500m,", "resources:", "requests more cpu"),
-    ("security", TB, "runAsNonRoot: true", "runAsNonRoot: false", "securityContext:", "runAsNonRoot"),
-    ("security", JOB, "runAsUser: 1000", "runAsUser: 0", "securityContext:", "must be 1000"),
-    ("security", TB, "drop: [ALL]", "drop: [NET_RAW]", "securityContext:", "drop ALL"),
-    ("security", TB, "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "securityContext:", "must be false"),
+    ("security", TB, "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot: false", "runAsNonRoot"),
+    ("security", JOB, "runAsUser: 1000", "runAsUser: 0", "runAsUser: 0", "must be 1000"),
+    ("security", TB, "drop: [ALL]", "drop: [NET_RAW]", "capabilities:", "drop ALL"),
+    ("security", TB, "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "allowPrivilegeEscalation: true", "must be false"),
     ("security", TB, "      enableServiceLinks", "      hostNetwork: true\n      enableServiceLinks", "hostNetwork",
      "the node's own"),
     ("token", TB, "      automountServiceAccountToken: false\n", "", "spec:", "must be false"),
     ("volumes", TB, "{name: tmp, mountPath: /tmp}", "{name: temp, mountPath: /tmp}", "name: temp", "no volume temp"),
     ("volumes", TB, "            - {name: tmp, mountPath: /tmp}\n", "", "- name: tmp", "nothing mounts"),
-    ("ports", TB, "httpGet: {path: /, port: http}", "httpGet: {path: /, port: web}", "readinessProbe", "port web"),
+    ("ports", TB, "httpGet: {path: /, port: http}", "httpGet: {path: /, port: web}", "port: web", "port web"),
     ("namespace", TB, "  namespace: distsent\n", "", "metadata:", "is missing"),
-    ("namespace", CLAIM, "namespace: distsent", "namespace: distsend", "namespace: distsend", "no manifest makes"),
+    ("namespace", CLAIM, "namespace: distsent", "namespace: distsend", "namespace: distsend", "no manifest creates"),
     ("twice", NET, "name: clients-of-tensorboard", "name: pods-of-jobs", "name: pods-of-jobs", "already"),
     ("exists", JOB, "persistentVolumeClaim: {claimName: shared}", "persistentVolumeClaim: {claimName: share}", "- name: shared",
-     "RunClaim share"),
+     "PersistentVolumeClaim share"),
     ("exists", JOB, "configMap: {name: imdb-job}", "configMap: {name: imdb}", "- name: jobs", "ConfigMap imdb"),
     ("shared", CLAIM, "[ReadWriteMany]", "[ReadWriteOnce]", None, "must be ReadWriteMany"),
     ("run-folder", JOB, "                - run.dir=/shared/runs\n", "", "args:", "is missing"),
-    ("run-folder", JOB, "run.dir=/shared/runs", "run.dir=/tmp/runs", "volumeMounts:", "does not lie on a claim"),
+    ("run-folder", JOB, "run.dir=/shared/runs", "run.dir=/tmp/runs", "volumeMounts:", "is not on a claim"),
     ("run-folder", JOB, "{name: shared, mountPath: /shared}", "{name: shared, mountPath: /shared, readOnly: true}",
      "volumeMounts:", "read-only"),
     ("job-file", JOB, "- /jobs/imdb.toml", "- /jobs/imbd.toml", "volumes:", "has no imbd.toml"),
@@ -135,7 +138,7 @@ def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, 
             .replace("/name: tensorboard", "/name: other")
         )
         (folder / file).write_text(text)
-        says = "who may connect"
+        says = "which pods may connect"
     else:
         folder = broken(tmp_path, file, before, after)
     findings = [finding for finding in lint([folder])[0] if finding.rule == rule]
@@ -148,7 +151,9 @@ def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, 
 
 
 def test_every_rule_has_a_manifest_that_breaks_it():
-    assert set(RULES) | SCHEMA == {entry[0] for entry in BREAKS} | {"kustomize"}
+    names = {name for name, _, _ in rules(Bundle([], []))}
+    names |= {rule["rule"] for some in FIELD_RULES.values() for rule in some}
+    assert names | SCHEMA == {entry[0] for entry in BREAKS} | {"kustomize"}
 
 
 def test_what_is_shipped_has_no_findings():
@@ -172,7 +177,7 @@ def test_elastic_bounds(tmp_path):
     )
     said = [str(finding) for finding in lint([folder])[0]]
     assert any("--min-np 9 is more than --max-np 4" in line for line in said)
-    assert any("--slots 2, slotsPerWorker is 1" in line for line in said)
+    assert any("--slots 2, but slotsPerWorker is 1" in line for line in said)
     text = (folder / JOB).read_text()
     (folder / JOB).write_text(
         text.replace("/etc/mpi/discover_hosts.sh", "/hosts.sh")
@@ -190,7 +195,83 @@ def test_an_overlay_that_does_not_render_is_a_finding(tmp_path):
     assert [finding.rule for finding in findings] == ["kustomize"]
 
 
-def test_the_door_prints_findings_and_exits_2(tmp_path):
+CRD = """
+kind: CustomResourceDefinition
+spec:
+  group: kubeflow.org
+  names: {kind: MPIJob}
+  versions:
+    - name: v2beta1
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec:
+              type: object
+              properties:
+                novelty: {type: string}
+                slotsPerWorker: {type: integer}
+                launcherCreationPolicy: {type: string}
+                runPolicy: {type: object, x-kubernetes-preserve-unknown-fields: true}
+                mpiReplicaSpecs: {type: object, x-kubernetes-preserve-unknown-fields: true}
+                mpiImplementation: {type: string}
+                sshAuthMountPath: {x-kubernetes-int-or-string: true, anyOf: [{type: integer}]}
+"""
+
+
+def test_a_definition_that_the_user_names_decides_which_fields_there_are(tmp_path):
+    (tmp_path / "crd.yaml").write_text(CRD)
+    crds = read_definitions(str(tmp_path / "crd.yaml"))
+    (tmp_path / "k8s").mkdir()
+    folder = broken(tmp_path / "k8s", JOB, "  slotsPerWorker: 1", "  novelty: new")
+    assert not lint([folder], crds)[0]
+    assert "novelty: no such field" in str(lint([folder])[0][0])
+    text = (folder / JOB).read_text()
+    wrong = text.replace("novelty: new", "novelty: 1\n  noveltie: x")
+    (folder / JOB).write_text(wrong.replace("WaitForWorkersReady", "WaitForWorkerReady"))
+    said = [finding.message for finding in lint([folder], crds)[0]]
+    assert "spec.novelty = 1: must be text (put it in quotes)" in said
+    assert "spec.noveltie: no such field; did you mean novelty?" in said
+    # The operator's definition accepts any text here; the allowed values are the project's own.
+    assert any("must be one of AtStartup, WaitForWorkersReady" in line for line in said)
+
+
+def test_the_definition_of_the_operator_finds_what_the_own_table_finds(tmp_path):
+    path = Path(os.environ.get("DISTSENT_MPIJOB_CRD", ""))
+    if not path.is_file():
+        pytest.skip("DISTSENT_MPIJOB_CRD names no file")
+    crds = read_definitions(str(path))
+    assert not lint([K8S / JOB], crds)[0]
+    for rule, file, before, after, _, says in BREAKS:
+        if file == JOB and rule in ("field", "type", "value", "required"):
+            folder = tmp_path / str(len(list(tmp_path.iterdir())))
+            folder.mkdir()
+            found = lint([broken(folder, file, before, after)], crds)[0]
+            assert any(f.rule == rule and says in f.message for f in found), (before, after)
+
+
+@pytest.mark.parametrize("text", ["kind: Pod\n", "- 1\n", "a: [\n", None])
+def test_a_definition_that_cannot_be_read_is_one_line(tmp_path, text):
+    if text is not None:
+        (tmp_path / "crd.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"^--crd .*crd.yaml: ") as caught:
+        read_definitions(str(tmp_path / "crd.yaml"))
+    assert len(caught.value.lines) == 1 and "\n" not in caught.value.lines[0]
+
+
+def test_a_cluster_without_the_definition_is_one_line(tmp_path, monkeypatch):
+    program = tmp_path / "kubectl"
+    program.write_text("#!/bin/sh\necho 'Error from server (NotFound)' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match="kubectl get crd mpijobs.kubeflow.org.*NotFound"):
+        read_definitions("cluster")
+    (tmp_path / "crd.yaml").write_text(CRD)
+    program.write_text(f"#!/bin/sh\ncat {tmp_path}/crd.yaml\n")
+    assert list(read_definitions("cluster")) == [("kubeflow.org/v2beta1", "MPIJob")]
+
+
+def test_the_program_prints_findings_and_exits_2(tmp_path):
     folder = broken(tmp_path, JOB, "slotsPerWorker: 1", "slotsPerWorker: 0")
     done = subprocess.run(
         [sys.executable, "-m", "distsent.k8s", "lint", str(folder)], capture_output=True, text=True

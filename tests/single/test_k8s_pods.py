@@ -40,8 +40,9 @@ def script(path: Path, text: str) -> str:
 def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     """The launcher's door, with its mark in the test's own folder."""
     code = (
-        "import sys; from pathlib import Path; from distsent import door; from distsent.k8s import __main__ as m, launch as l; "
-        f"l.launch.__defaults__ = (None, Path({str(tmp_path / 'mark')!r})); door.enter(m.main)"
+        "from pathlib import Path; from distsent import cli; "
+        "from distsent.k8s import __main__ as m, launch as l; "
+        f"l.launch.__defaults__ = (None, Path({str(tmp_path / 'mark')!r})); cli.run(m.main)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "launch", *words],
@@ -209,8 +210,8 @@ def test_ranks_are_what_a_launcher_started_not_their_children():
     )
     children = Path(f"/proc/{rank.pid}/task/{rank.pid}/children")
     try:
-        wait_until(lambda: bool(children.read_text()) and rank.pid in serve.ranks())
-        assert not {int(child) for child in children.read_text().split()} & set(serve.ranks())
+        wait_until(lambda: bool(children.read_text()) and rank.pid in serve.rank_pids())
+        assert not {int(child) for child in children.read_text().split()} & set(serve.rank_pids())
     finally:
         os.killpg(rank.pid, signal.SIGKILL)
         rank.wait()
