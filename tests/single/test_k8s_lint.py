@@ -264,7 +264,7 @@ def test_a_cluster_without_the_definition_is_one_line(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'Error from server (NotFound)' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match="kubectl get crd mpijobs.kubeflow.org.*NotFound"):
+    with pytest.raises(UserError, match=r"kubectl get crd mpijobs\.kubeflow\.org.*NotFound"):
         read_definitions("cluster")
     (tmp_path / "crd.yaml").write_text(CRD)
     program.write_text(f"#!/bin/sh\ncat {tmp_path}/crd.yaml\n")
