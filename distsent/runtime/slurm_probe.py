@@ -1,6 +1,6 @@
-"""A SLURM allocation as its tasks see it: each says what it finds, and where they differ somebody will be surprised.
+"""What each task of a SLURM allocation finds on its node, and where the nodes differ.
 
-The doctor starts this file on every task:  srun ... python -m distsent.runtime.slurm_probe RUN_DIR TOKEN
+The doctor starts it on every task:  srun ... python -m distsent.runtime.slurm_probe RUN_DIR TOKEN
 """
 
 from __future__ import annotations
@@ -12,80 +12,79 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distsent import fingerprint
 
 PACKAGES = ("distsent", "torch", "transformers", "tokenizers", "datasets", "horovod")
-INTERACTIVE = "4294967290"  # the step in which a site may put the shell of salloc
+INTERACTIVE = "4294967290"  # the step in which a site may run the shell of salloc
 
-Line = tuple[str, str, str, str]  # state, what, found, cure
 Report = Mapping[str, Any]
 
 
-def inside(env: Mapping[str, str]) -> bool:
-    """Whether this process may start tasks in an allocation: it is in one, and no task itself."""
+class Check(NamedTuple):
+    """One line of the doctor's table. `state`: ok, warn or fail."""
+
+    state: str
+    what: str
+    found: str
+    fix: str
+
+
+def can_start_tasks(env: Mapping[str, str]) -> bool:
+    """Whether this process is in an allocation and not itself a task of it."""
     return "SLURM_JOB_ID" in env and env.get("SLURM_STEP_ID", INTERACTIVE) == INTERACTIVE
 
 
-def examine(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Line]:
-    """Findings about all tasks of this allocation, started as the job scripts start workers."""
-    kind, tasks = env.get("MPI", "pmix"), int(env.get("SLURM_NTASKS", "1"))
-    parent = next(
-        folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.is_dir()
-    )
-    with tempfile.TemporaryDirectory(
-        prefix=".doctor-", dir=parent if os.access(parent, os.W_OK) else None
-    ) as token:
-        command = [sys.executable, "-m", "distsent.runtime.slurm_probe", str(parent), token]
-        cpus = env.get("SLURM_CPUS_PER_TASK", "1")
+def check_allocation(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check]:
+    """Checks of all tasks of this allocation, started in the same way as workers."""
+    mpi, tasks = env.get("MPI", "pmix"), int(env.get("SLURM_NTASKS", "1"))
+    folder = run_dir.absolute()
+    parent = next(path for path in (folder, *folder.parents) if path.is_dir())
+    writable = parent if os.access(parent, os.W_OK) else None
+    cpus = env.get("SLURM_CPUS_PER_TASK", "1")
+    task_env = {"OMP_NUM_THREADS": cpus, **env, "SRUN_CPUS_PER_TASK": cpus}
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=writable) as token:
+        program = [sys.executable, "-m", "distsent.runtime.slurm_probe", str(parent), token]
 
-        def ask(mpi: str) -> tuple[str, str]:
-            return output_of(
-                [
-                    "srun",
-                    f"--mpi={mpi}",
-                    f"--ntasks={tasks}",
-                    "--label",
-                    "--kill-on-bad-exit=0",
-                    *command,
-                ],
-                {"OMP_NUM_THREADS": cpus, **env, "SRUN_CPUS_PER_TASK": cpus},
-            )
+        def run_tasks(mpi: str) -> tuple[list[Report], str]:
+            srun = ["srun", f"--mpi={mpi}", f"--ntasks={tasks}", "--label", "--kill-on-bad-exit=0"]
+            output, complaint = run_command([*srun, *program], task_env)
+            return parse_reports(output), complaint
 
-        told, complaint = ask(kind)
-        reports, refused = parse(told), []
-        if not reports:  # the rest can be looked at all the same
-            refused = conclude([], tasks, kind, complaint)
-            reports = parse(ask("none")[0])
-    nodes = output_of(["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")], env)[
-        0
-    ].split()
-    lines = conclude(reports, tasks, kind, complaint, nodes) if reports else []
-    return [*refused, *(line for line in lines if not (refused and line[1] == "tasks"))]
+        reports, complaint = run_tasks(mpi)
+        if not reports:  # without MPI, everything else can still be checked
+            refused = diagnose([], tasks, mpi, complaint)
+            others = diagnose(run_tasks("none")[0], tasks, mpi, complaint, _nodes(env))
+            return [*refused, *(check for check in others if check.what != "tasks")]
+    return diagnose(reports, tasks, mpi, complaint, _nodes(env))
 
 
-def parse(told: str) -> list[Report]:
-    """What tasks have told of themselves, a line or two each behind their number; other lines are not theirs."""
+def _nodes(env: Mapping[str, str]) -> list[str]:
+    nodes = env.get("SLURM_JOB_NODELIST", "")
+    return run_command(["scontrol", "show", "hostnames", nodes], env)[0].split()
+
+
+def parse_reports(output: str) -> list[Report]:
+    """The reports of all tasks: lines `RANK: {...}`, one or two per task; others are ignored."""
     reports: dict[str, dict[str, Any]] = defaultdict(dict)
-    for line in told.splitlines():
-        task, _, said = line.partition(": ")
-        if said.startswith("{"):
-            reports[task.strip()].update(json.loads(said))
+    for line in output.splitlines():
+        task, _, text = line.partition(": ")
+        if text.startswith("{"):
+            reports[task.strip()].update(json.loads(text))
     return list(reports.values())
 
 
-def output_of(
+def run_command(
     command: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> tuple[str, str]:
-    """What a command prints until it ends or the time is up, and the first line of its complaints."""
+    """A command's standard output, at most `seconds` of it, and its first line of errors."""
+    quiet: Any = {"stdin": subprocess.DEVNULL, "capture_output": True}
     try:
-        done = subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
-        )
+        done = subprocess.run(command, env=env, timeout=seconds, **quiet)
     except subprocess.TimeoutExpired as late:
         return (late.stdout or b"").decode(), f"no end within {seconds:g} s"
     except OSError as error:
@@ -93,72 +92,69 @@ def output_of(
     return done.stdout.decode(), (done.stderr.decode().strip().splitlines() or [""])[0]
 
 
-def conclude(
-    reports: list[Report], tasks: int, kind: str, complaint: str = "", nodes: Iterable[str] = ()
-) -> list[Line]:
-    """What the reports of all tasks amount to. `complaint`: the first line of what srun had to say; `nodes`: who was asked."""
+def diagnose(
+    reports: list[Report], tasks: int, mpi: str, complaint: str = "", nodes: Iterable[str] = ()
+) -> list[Check]:
+    """The checks that follow from all tasks' reports.
+
+    `complaint`: the first line of srun's errors; `nodes`: the nodes of the allocation.
+    """
     if not reports:
-        return [
-            (
-                "fail",
-                "tasks",
-                f"srun --mpi={kind} starts none: {complaint}",
-                "srun --mpi=list shows what MPI=... may be",
-            )
-        ]
-    sizes = ", ".join(sorted({str(report.get("size", "none: it aborts")) for report in reports}))
+        found = f"srun --mpi={mpi} starts none: {complaint}"
+        return [Check("fail", "tasks", found, "srun --mpi=list shows values of MPI=...")]
     versions = {report["host"]: report["versions"] for report in reports}
-    differing = [
-        f"{name} {', '.join(f'{found.get(name)} on {host}' for host, found in sorted(versions.items()))}"
-        for name in sorted({name for found in versions.values() for name in found})
-        if len({found.get(name) for found in versions.values()}) > 1
-    ]
-    short = [
-        f"{r['host']} ({r['threads']} threads, {r['cores']} cores)"
-        for r in reports
-        if r["threads"] > r["cores"]
-    ]
-    closed = [r["host"] for r in reports if not r["writable"]]
-    apart = [r["host"] for r in reports if not r["shared"]]
-    empty = [r["host"] for r in reports if not r["cached"]]
-    silent = set(nodes) - {r["host"].split(".")[0] for r in reports} - set(versions)
-    if silent:
-        return [
-            (
-                "fail",
-                "tasks",
-                f"no word from {', '.join(sorted(silent))}: {complaint}",
-                "is it up, and the environment there?",
-            )
-        ]
+    hosts = {report["host"].split(".")[0] for report in reports} | set(versions)
+    if silent := set(nodes) - hosts:
+        found = f"no answer from {', '.join(sorted(silent))}: {complaint}"
+        return [Check("fail", "tasks", found, "check that the node is up and has the environment")]
+    sizes = ", ".join(sorted({str(report.get("size", "none: it aborts")) for report in reports}))
+    differing = "; ".join(_differing_versions(versions))
+    read_only, not_shared, no_cache = (
+        [r["host"] for r in reports if not r[key]] for key in ("writable", "shared", "cached")
+    )
+    few_cores = [r for r in reports if r["threads"] > r["cores"]]
+    short = [f"{r['host']} ({r['threads']} threads, {r['cores']} cores)" for r in few_cores]
     table = (
-        ("tasks", "fail", sizes != str(tasks), f"{tasks} on {len(versions)} nodes by srun --mpi={kind}; MPI sees {sizes}",
-         "no PMI between SLURM and MPI, each task thinks it is alone: another MPI=..., or LAUNCHER=horovodrun"),
-        ("versions", "fail", bool(differing), "; ".join(differing) or "the same on all nodes",
-         "one checkout and one environment, on a disk that all nodes see"),
-        ("cores a task", "warn", bool(short), named(short, "too few on "), "threads wait for each other: more --cpus-per-task"),
-        ("storage", "fail", bool(closed), named(closed, "not writable on "), "run.dir on a disk that all nodes may write to"),
-        ("shared disk", "fail", bool(apart) and not closed, named(apart, "not there on "), "run.dir on a disk that all nodes see"),
-        ("hub cache", "warn", bool(empty), named(empty, "empty on "), "fill HF_HOME on a node that reaches the hub"),
+        ("tasks", "fail", sizes != str(tasks),
+         f"{tasks} on {len(versions)} nodes by srun --mpi={mpi}; MPI sees {sizes}",
+         "no PMI between SLURM and MPI: set another MPI=..., or LAUNCHER=horovodrun"),
+        ("versions", "fail", bool(differing), differing or "the same on all nodes",
+         "use one checkout and one environment, on a disk that all nodes share"),
+        ("cores per task", "warn", bool(short), _on_hosts(short, "too few on "),
+         "threads wait for each other: increase --cpus-per-task"),
+        ("storage", "fail", bool(read_only), _on_hosts(read_only, "not writable on "),
+         "set run.dir to a disk that all nodes may write to"),
+        ("shared disk", "fail", bool(not_shared) and not read_only,
+         _on_hosts(not_shared, "not there on "), "set run.dir to a disk that all nodes share"),
+        ("hub cache", "warn", bool(no_cache), _on_hosts(no_cache, "empty on "),
+         "fill HF_HOME on a node that reaches the hub"),
     )  # fmt: skip
-    return [(bad if fault else "ok", what, found, cure) for what, bad, fault, found, cure in table]
+    return [
+        Check(bad if fault else "ok", what, found, fix) for what, bad, fault, found, fix in table
+    ]
 
 
-def named(hosts: Iterable[str], trouble: str) -> str:
+def _differing_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name in sorted({name for found in versions.values() for name in found}):
+        if len({found.get(name) for found in versions.values()}) > 1:
+            each = (f"{found.get(name)} on {host}" for host, found in sorted(versions.items()))
+            yield f"{name} {', '.join(each)}"
+
+
+def _on_hosts(hosts: Iterable[str], problem: str) -> str:
     unique = ", ".join(dict.fromkeys(hosts))
-    return f"{trouble}{unique}" if unique else "well on all nodes"
+    return f"{problem}{unique}" if unique else "fine on all nodes"
 
 
-def cached(env: Mapping[str, str]) -> bool:
-    """Whether models or corpora of the hub are kept here."""
-    hub = Path(
-        env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME') or '~/.cache/huggingface'}/hub"
-    ).expanduser()
+def has_hub_cache(env: Mapping[str, str]) -> bool:
+    """Whether the hub's local cache holds anything."""
+    home = env.get("HF_HOME") or "~/.cache/huggingface"
+    hub = Path(env.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
     return hub.is_dir() and any(hub.iterdir())
 
 
-def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What a task finds where it runs."""
+def report_task(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What a task finds on its node. `token`: a folder that exists if the disk is shared."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -167,14 +163,14 @@ def look(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ) -> dic
             versions[package] = "missing"
     versions["distsent"] += f" ({fingerprint()[:8]})"
     cores = min(len(os.sched_getaffinity(0)), int(env.get("SLURM_CPUS_PER_TASK") or 1 << 20))
-    return {
-        "host": platform.node(), "versions": versions, "cores": cores, "threads": int(env.get("OMP_NUM_THREADS") or 1),
-        "writable": os.access(run_dir, os.W_OK), "shared": token.is_dir(), "cached": cached(env),
-    }  # fmt: skip
+    threads = int(env.get("OMP_NUM_THREADS") or 1)
+    storage = {"writable": os.access(run_dir, os.W_OK), "shared": token.is_dir()}
+    report = {"host": platform.node(), "versions": versions, "cores": cores, "threads": threads}
+    return report | storage | {"cached": has_hub_cache(env)}
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(Path(sys.argv[1]), Path(sys.argv[2]))), flush=True)
-    from mpi4py import MPI  # aborts, rather than fails, where it does not fit SLURM
+    print(json.dumps(report_task(Path(sys.argv[1]), Path(sys.argv[2]))), flush=True)
+    from mpi4py import MPI  # aborts the process instead of raising if it does not fit SLURM
 
     print(json.dumps({"size": MPI.COMM_WORLD.size}), flush=True)

@@ -140,9 +140,11 @@ def test_without_pmi_the_message_says_so(cluster: Cluster) -> None:
 
 def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     home, (node1, node2) = cluster.home, (cluster.hosts[name] for name in NODES)
-    imports = "import json, pathlib, sys\nfrom distsent.runtime.slurm_probe import examine\n"
+    imports = (
+        "import json, pathlib, sys\nfrom distsent.runtime.slurm_probe import check_allocation\n"
+    )
     (home / "ask.py").write_text(
-        f"{imports}print(json.dumps(examine(pathlib.Path(sys.argv[1]))))\n"
+        f"{imports}print(json.dumps(check_allocation(pathlib.Path(sys.argv[1]))))\n"
     )
     script = ["#!/bin/bash", f"python -m distsent.doctor --json --run-dir {home}/runs >{home}/good.json; code=$?",
               f"MPI=none OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
@@ -166,7 +168,7 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     assert good["tasks"]["found"] == "4 on 2 nodes by srun --mpi=pmix; MPI sees 4"
     assert {
         good[what]["state"]
-        for what in ("tasks", "versions", "cores a task", "storage", "shared disk", "hub cache")
+        for what in ("tasks", "versions", "cores per task", "storage", "shared disk", "hub cache")
     } == {"ok"}
 
     def bad(name: str) -> dict[str, tuple[str, str]]:
@@ -176,8 +178,8 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     broken = bad("broken")
     assert broken["tasks"] == ("fail", "4 on 2 nodes by srun --mpi=none; MPI sees none: it aborts")
     assert (
-        broken["cores a task"][0] == "warn"
-        and "node2 (4 threads, 1 cores)" in broken["cores a task"][1]
+        broken["cores per task"][0] == "warn"
+        and "node2 (4 threads, 1 cores)" in broken["cores per task"][1]
     )
     assert bad("apart") == {
         "shared disk": ("fail", "not there on node2"),

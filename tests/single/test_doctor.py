@@ -34,7 +34,11 @@ GIB = 2**30
         (doctor.check_horovod(HOROVOD, 1), WARN, "CUDA toolkit"),
         (doctor.check_horovod(HOROVOD | {"NCCL": True}, 1), OK, "NCCL"),
         (doctor.check_horovod(HOROVOD | {"MPI": False}, 0), WARN, "--gloo"),
-        (doctor.check_horovod(HOROVOD | {"MPI": False, "Gloo": False}, 0), FAIL, "cannot talk"),
+        (
+            doctor.check_horovod(HOROVOD | {"MPI": False, "Gloo": False}, 0),
+            FAIL,
+            "cannot communicate",
+        ),
         (doctor.check_horovod(MISSING, 0), WARN, "one process only"),
         (doctor.check_horovod(BROKEN, 0), FAIL, "another torch"),
         (doctor.check_mpirun(OPEN_MPI_4, {}), OK, "4.1.8"),
@@ -77,13 +81,13 @@ GIB = 2**30
         (
             doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "2"}),
             FAIL,
-            "one launcher inside",
+            "nested launchers",
         ),
         (doctor.check_launcher({"SLURM_NTASKS": "4"}), WARN, "srun --mpi=pmix"),
         (
             doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}),
             FAIL,
-            "thinks it is alone",
+            "each task runs alone",
         ),
         (
             doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}),
@@ -104,38 +108,40 @@ GIB = 2**30
         ),
     ],
 )
-def test_a_fault_is_found_with_its_cure(finding, state, words):
+def test_a_fault_is_found_with_its_fix(finding, state, words):
     assert finding.state == state
-    assert words in f"{finding.found} -> {finding.cure}"
-    assert state == OK or finding.cure
+    assert words in f"{finding.found} -> {finding.fix}"
+    assert state == OK or finding.fix
 
 
 def test_a_library_that_ends_the_process_is_a_finding(monkeypatch):
     monkeypatch.setitem(doctor.PROBES, "torch", "import os; os.abort()")
-    assert doctor.check_torch(doctor.probe("torch"), 0).state == FAIL
+    assert doctor.check_torch(doctor.probe_library("torch"), 0).state == FAIL
 
 
 def test_a_missing_library_is_a_finding(monkeypatch):
     monkeypatch.setitem(doctor.PROBES, "horovod", "import no_such_library")
-    assert doctor.check_horovod(doctor.probe("horovod"), 0).found.startswith("not installed")
+    assert doctor.check_horovod(doctor.probe_library("horovod"), 0).found.startswith(
+        "not installed"
+    )
 
 
 def test_every_line_of_the_table_is_also_in_json(monkeypatch, capsys):
     findings = [
-        doctor.Finding(OK, "torch", "2.13.0", ""),
-        doctor.Finding(FAIL, "Horovod", "broken", "make setup"),
+        doctor.Check(OK, "torch", "2.13.0", ""),
+        doctor.Check(FAIL, "Horovod", "broken", "make setup"),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda run_dir: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: findings)
     assert doctor.main([]) == 1
     assert capsys.readouterr().out.splitlines()[1] == "fail  Horovod        broken  ->  make setup"
     assert doctor.main(["--json"]) == 1
     assert json.loads(capsys.readouterr().out) == [each._asdict() for each in findings]
-    monkeypatch.setattr(doctor, "examine", lambda run_dir: findings[:1])
+    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: findings[:1])
     assert doctor.main([]) == 0
 
 
 def test_this_machine_can_be_examined(tmp_path):
-    findings = doctor.examine(tmp_path / "not" / "yet")
+    findings = doctor.run_checks(tmp_path / "not" / "yet")
     assert [each.what for each in findings][:4] == ["Python", "torch", "Horovod", "mpirun"]
     assert not [
         each for each in findings if each.state == FAIL and each.what in ("Python", "torch", "runs")

@@ -6,12 +6,12 @@ from distsent.distributed.launchers import init_world
 from distsent.errors import UserError
 from distsent.runtime.slurm_probe import (
     INTERACTIVE,
-    cached,
-    conclude,
-    inside,
-    look,
-    output_of,
-    parse,
+    can_start_tasks,
+    diagnose,
+    has_hub_cache,
+    parse_reports,
+    report_task,
+    run_command,
 )
 
 
@@ -22,7 +22,7 @@ def report(host="a", **changed):
 
 
 def test_a_sound_allocation_has_only_good_findings():
-    lines = conclude([report("a"), report("b")], 2, "pmix")
+    lines = diagnose([report("a"), report("b")], 2, "pmix")
     assert {state for state, *_ in lines} == {"ok"}
     assert lines[0][2] == "2 on 2 nodes by srun --mpi=pmix; MPI sees 2"
 
@@ -31,21 +31,21 @@ def test_a_sound_allocation_has_only_good_findings():
     ({"size": 1}, "fail", "tasks", "MPI sees 1, 2"),
     ({"size": "none: it aborts"}, "fail", "tasks", "it aborts"),
     ({"versions": {"python": "3.11.7", "torch": "2.12.0"}}, "fail", "versions", "torch 2.13.0 on a, 2.12.0 on b"),
-    ({"threads": 16}, "warn", "cores a task", "b (16 threads, 8 cores)"),
+    ({"threads": 16}, "warn", "cores per task", "b (16 threads, 8 cores)"),
     ({"writable": False, "shared": False}, "fail", "storage", "not writable on b"),
     ({"shared": False}, "fail", "shared disk", "not there on b"),
     ({"cached": False}, "warn", "hub cache", "empty on b"),
 ])  # fmt: skip
 def test_each_fault_is_one_finding_with_its_node_and_a_cure(fault, state, what, found):
     bad = [
-        line for line in conclude([report("a"), report("b", **fault)], 2, "pmix") if line[0] != "ok"
+        line for line in diagnose([report("a"), report("b", **fault)], 2, "pmix") if line[0] != "ok"
     ]
     assert [line[:2] for line in bad] == [(state, what)]
     assert found in bad[0][2] and bad[0][3]
 
 
 def test_no_task_at_all_is_srun_s_complaint():
-    (line,) = conclude(
+    (line,) = diagnose(
         [], 2, "pmi9", "srun: error: Couldn't find the specified plugin name for mpi/pmi9"
     )
     assert line[0] == "fail" and "pmi9" in line[2] and "--mpi=list" in line[3]
@@ -53,12 +53,12 @@ def test_no_task_at_all_is_srun_s_complaint():
 
 def test_what_tasks_tell_is_told_apart_from_what_a_site_prints():
     told = '0: Welcome to the cluster!\n0: {"host": "a", "cores": 2}\n1: {"host": "b"}\n0: {"size": 2}\nsrun: done\n'
-    assert parse(told) == [{"host": "a", "cores": 2, "size": 2}, {"host": "b"}]
-    assert parse("Welcome to the cluster!\n") == []
+    assert parse_reports(told) == [{"host": "a", "cores": 2, "size": 2}, {"host": "b"}]
+    assert parse_reports("Welcome to the cluster!\n") == []
 
 
 def test_a_node_that_does_not_answer_is_named():
-    (line,) = conclude(
+    (line,) = diagnose(
         [report("a.example.org"), report("b")],
         3,
         "pmix",
@@ -66,41 +66,42 @@ def test_a_node_that_does_not_answer_is_named():
         ["a", "b", "c"],
     )
     assert (
-        line[:3] == ("fail", "tasks", "no word from c: srun: error: c: task 2: Killed") and line[3]
+        line[:3] == ("fail", "tasks", "no answer from c: srun: error: c: task 2: Killed")
+        and line[3]
     )
     assert {
         state
-        for state, *_ in conclude([report("a.example.org"), report("b")], 2, "pmix", "", ["a", "b"])
+        for state, *_ in diagnose([report("a.example.org"), report("b")], 2, "pmix", "", ["a", "b"])
     } == {"ok"}
 
 
 def test_a_command_that_does_not_end_has_said_what_it_has_said():
-    assert output_of(["sh", "-c", "echo here; exec sleep 60"], seconds=0.5) == (
+    assert run_command(["sh", "-c", "echo here; exec sleep 60"], seconds=0.5) == (
         "here\n",
         "no end within 0.5 s",
     )
-    assert output_of(["sh", "-c", "echo one >&2; echo two >&2"]) == ("", "one")
+    assert run_command(["sh", "-c", "echo one >&2; echo two >&2"]) == ("", "one")
     assert (
-        output_of(["no-such-command"])[0] == ""
-        and "no-such-command" in output_of(["no-such-command"])[1]
+        run_command(["no-such-command"])[0] == ""
+        and "no-such-command" in run_command(["no-such-command"])[1]
     )
 
 
 @pytest.mark.parametrize(("name", "folder"), [("HF_HOME", "home"), ("HF_HUB_CACHE", "home/hub")])
 def test_a_hub_cache_is_one_that_holds_something(tmp_path, name, folder):
     env = {name: str(tmp_path / folder)}
-    assert not cached(env)
+    assert not has_hub_cache(env)
     (tmp_path / "home" / "hub").mkdir(parents=True)
-    assert not cached(env)
+    assert not has_hub_cache(env)
     (tmp_path / "home" / "hub" / "models--x--y").mkdir()
-    assert cached(env)
-    assert not cached(
+    assert has_hub_cache(env)
+    assert not has_hub_cache(
         {"HF_HUB_CACHE": str(tmp_path / "elsewhere"), "HF_HOME": str(tmp_path / "home")}
     )
 
 
 def test_a_task_looks_around(tmp_path):
-    seen = look(
+    seen = report_task(
         tmp_path,
         tmp_path / "elsewhere",
         {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "3", "SLURM_CPUS_PER_TASK": "1"},
@@ -120,7 +121,7 @@ def test_a_task_looks_around(tmp_path):
     ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": INTERACTIVE}, True),
 ])  # fmt: skip
 def test_only_the_shell_of_an_allocation_asks_its_tasks(env, expected):
-    assert inside(env) is expected
+    assert can_start_tasks(env) is expected
 
 
 def test_a_step_without_pmi_is_a_mistake_and_no_abort():
