@@ -184,7 +184,9 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
     workers = next((int(env[name]) for name in LOCAL_SIZE if env.get(name)), 1)
     cores, omp = len(os.sched_getaffinity(0)), env.get("OMP_NUM_THREADS", "")
     shm = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
-    shm_fix = "NCCL and MPI may crash: docker --shm-size=2g, Kubernetes emptyDir with medium: Memory"
+    shm_fix = (
+        "NCCL and MPI may crash: docker --shm-size=2g, Kubernetes emptyDir with medium: Memory"
+    )
     ssh, ssh_fix = shutil.which("ssh"), "install openssh-client to use several hosts"
     checks = [
         check_version("Python", sys.version.split()[0], "3.11"),
