@@ -8,8 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from distsent.distributed.launchers import is_main_process
@@ -36,11 +34,6 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
-    if is_main_process() and (
-        path := os.environ.get("DISTSENT_EXIT_CODE")
-    ):  # for a script whose launcher passes on no code but 1
-        with suppress(OSError):
-            Path(path).write_text(f"{code}\n", encoding="utf-8")
     sys.exit(code)
 
 

