@@ -1,7 +1,7 @@
 """A run that a test holds at a step, so that what the test does to it comes neither too early nor too late.
 
 On a fast machine a small run is over before a signal, a second host or a dead node has reached it; on a slow one any
-number of seconds is too short. So the workers wait (held/sitecustomize.py) until the test lets them go.
+number of seconds is too short. So the workers wait (paused_worker/sitecustomize.py) until the test lets them go.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-HELD = Path(__file__).parent / "held"
+PAUSED_WORKER = Path(__file__).parent / "paused_worker"
 
 
 class Hold:
@@ -20,7 +20,7 @@ class Hold:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)  # workers that are not root leave their word here
         self._file, self._heard = folder / "hold", folder / "hold.heard"
-        shutil.copy(HELD / "sitecustomize.py", folder)
+        shutil.copy(PAUSED_WORKER / "sitecustomize.py", folder)
         inside = seen_as or str(folder)
         self.env = {
             "PYTHONPATH": inside,

@@ -13,6 +13,8 @@ from distsent.errors import FAILED, FINISHED, NON_FINITE, STOPPED, USAGE_ERROR
 from distsent.exit_policy import decide
 from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
 
+ROOT = Path(__file__).parents[2]
+
 # What a start of a run left in status.json. It resumed at step 20 of 100.
 RUNNING = RunStatus(message="training", step=20, of=100, resumed_from=20)
 SAVED = replace(RUNNING, step=30)
@@ -174,3 +176,39 @@ def test_the_program_answers_at_once(run: Path):
     before = os.times().children_user
     subprocess.run([sys.executable, "-c", code, str(run), "--code", "1"], check=True)
     assert os.times().children_user - before < 1.0  # seconds of processor time
+
+
+@pytest.mark.parametrize(
+    ("left", "starts", "last"),
+    [
+        ("", 3, "retry: exit code 1"),
+        (replace(STOPPED_RUN, attempt="ATTEMPT").to_json(), 1, "requeue: asked to stop"),
+        (replace(NAN, attempt="ATTEMPT").to_json(), 1, "give_up: step 31: the loss is not finite"),
+    ],
+    ids=["failed", "stopped", "not finite"],
+)
+def test_the_retry_loop_of_the_docs(left: str, starts: int, last: str, tmp_path: Path):
+    """The third start succeeds. The launcher hides all codes."""
+    text = (ROOT / "docs/reliability.md").read_text()
+    block = text[text.index("    export DISTSENT_ATTEMPT") :].partition("\n\n")[0]
+    launcher, run = tmp_path / "horovodrun", tmp_path / "runs/imdb"
+    run.mkdir(parents=True)
+    (tmp_path / "left").write_text(left)
+    launcher.write_text(
+        "#!/bin/bash\necho >>starts\n"
+        '[ ! -s left ] || sed "s/ATTEMPT/$DISTSENT_ATTEMPT/" left >runs/imdb/status.json\n'
+        "[ $(wc -l <starts) = 3 ]\n"
+    )
+    launcher.chmod(0o755)
+    (tmp_path / "sleep").symlink_to("/bin/true")
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", block],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "" and len((tmp_path / "starts").read_text()) == starts
+    assert done.stdout.splitlines()[-1].startswith(last)
