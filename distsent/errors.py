@@ -4,7 +4,7 @@ FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """A mistake in the job or the command line, one line each. Programs print the lines and exit."""
+    """Mistakes in the job or the command line, one line each. Programs print them and exit."""
 
     def __init__(self, *lines: str, code: int = USAGE_ERROR) -> None:
         super().__init__(*lines)

@@ -1,4 +1,4 @@
-"""What to do after a run's processes have ended: one policy for SLURM, Kubernetes and shell loops."""
+"""What to do after a run has ended: one policy for SLURM, Kubernetes and shell loops."""
 
 from __future__ import annotations
 

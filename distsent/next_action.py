@@ -28,11 +28,14 @@ from distsent.runtime.run_status import ATTEMPT, FILE, read_status
 def main(arguments: list[str]) -> int:
     parser = cli.Parser("next_action", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders")
-    parser.add_argument("--code", type=int, required=True, help="exit code of the command")
+    parser.add_argument(
+        "--code", type=int, required=True, metavar="N", help="exit code of the command"
+    )
     parser.add_argument(
         "--attempt",
+        metavar="NAME",
         default=os.environ.get(ATTEMPT),
-        help=f"the value that {ATTEMPT} had for the command: an older status is ignored",
+        help=f"value of {ATTEMPT} for the command; a status of an earlier start is ignored",
     )
     parser.add_argument(
         "--stop-requested", action="store_true", help="the command was asked to stop"

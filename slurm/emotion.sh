@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Four encoders on the emotion corpus, a job array:  sbatch [--array=0,3%1] slurm/emotion.sh [section.key=value ...]
+# Four encoders on emotion:  sbatch [--array=0,3%1] slurm/emotion.sh [section.key=value ...]
 #
-# Each is a run of its own: python -m distsent.report runs/emotion-{distilbert,bert,roberta,albert} compares them.
+# A job array: each encoder is a separate run. To compare them:
+# python -m distsent.report runs/emotion-{distilbert,bert,roberta,albert}
 #SBATCH --job-name=emotion
 #SBATCH --array=0-3
 #SBATCH --nodes=1
@@ -14,7 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.log
 
-[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout (of slurm/run.sh)" >&2; exit 2; }
 source slurm/run.sh
 encoders=(distilbert bert roberta albert)
-train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]:-of-no-such-number}.toml" "$@"
+train "jobs/emotion-${encoders[SLURM_ARRAY_TASK_ID]:-$SLURM_ARRAY_TASK_ID}.toml" "$@"

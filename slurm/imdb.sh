@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # DistilBERT on IMDB:  sbatch [--nodes=8] slurm/imdb.sh [section.key=value ...]
 #
-# One worker a task, one task a GPU. The batch stays that of the job file, whatever the number of workers.
+# One worker per task, one task per GPU. The global batch is that of the job file, for any number of
+# workers.
 #SBATCH --job-name=imdb
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -13,6 +14,6 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout (of slurm/run.sh)" >&2; exit 2; }
 source slurm/run.sh
 train jobs/imdb.toml "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tokenise a corpus once, before anyone pays for GPUs:  sbatch slurm/prepare.sh jobs/imdb.toml [section.key=value ...]
+# Tokenize a dataset on CPUs:  sbatch slurm/prepare.sh jobs/imdb.toml [section.key=value ...]
 #
-# Give it the same keys as the training: data.* and model.name decide which store is made, and which one training opens.
+# Use the same keys as for training: data.* and model.name select the token store.
 #SBATCH --job-name=prepare
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -12,6 +12,6 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout (of slurm/run.sh)" >&2; exit 2; }
 source slurm/run.sh
 prepare "$@"

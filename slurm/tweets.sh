@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # BERT on a thousand tweets:  sbatch slurm/tweets.sh [section.key=value ...]
 #
-# So small that one node is plenty. One worker a task, one task a GPU.
+# The dataset is small: one node is enough. One worker per task, one task per GPU.
 #SBATCH --job-name=tweets
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -13,6 +13,6 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout, where slurm/run.sh is" >&2; exit 2; }
+[ -f slurm/run.sh ] || { echo "slurm: submit this in the checkout (of slurm/run.sh)" >&2; exit 2; }
 source slurm/run.sh
 train jobs/tweets.toml "$@"

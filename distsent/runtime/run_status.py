@@ -12,7 +12,7 @@ from distsent.errors import FINISHED, STOPPED
 from distsent.exit_policy import NON_RETRYABLE
 
 FILE = "status.json"  # in the run folder
-# A launcher sets it to a new name for each start, to tell this start's status from an earlier one's.
+# A launcher sets it to a new name for each start, so that a status of an earlier one is ignored.
 ATTEMPT = "DISTSENT_ATTEMPT"
 WORKER_DIED: Final = "worker_died"  # its process ended
 WORKER_LOST: Final = "worker_lost"  # it fell silent, or a collective failed: its node may be gone

@@ -1,4 +1,4 @@
-"""A SLURM cluster for each test that asks for one; the image, the machine that its pods live on, and jobs on it."""
+"""Fixtures: a SLURM cluster per test; the image, the machine of its pods, and jobs on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def machine(image: image_jobs.Image, tmp_path_factory: pytest.TempPathFactory) -
 def pods(
     machine: Machine, image: image_jobs.Image, tmp_path: Path
 ) -> Iterator[Callable[..., Cluster]]:
-    """`image_jobs.make`; its pods are gone after the test."""
+    """`image_jobs.make`; its pods end with the test."""
     made: list[Cluster] = []
     folders = (tmp_path / f"cluster{number}" for number in count())
 
@@ -53,7 +53,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[slurm_cluster.Cluster]:
-    """A cluster of its own for every test; afterwards nothing of it is left."""
+    """A new cluster for every test. Afterwards nothing of it is left."""
     with slurm_cluster.Cluster(tmp_path / "cluster", **getattr(request, "param", {})) as cluster:
         inside = set.union(*(namespaces(host.pid) for host in cluster.hosts.values())) - namespaces(
             "self"

@@ -1,11 +1,11 @@
-"""Waiting for what other processes do, however busy the machine is."""
+"""Waiting for other processes, however busy the machine is."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-PATIENCE = 4  # times as long may everything take where other work keeps the machine busy
+PATIENCE = 4  # the factor by which other work on the machine may slow everything down
 
 
 def wait_for(
@@ -15,7 +15,10 @@ def wait_for(
     log: Callable[[], str] = str,
     every: float = 0.2,
 ) -> None:
-    """Wait until `true()`; AssertionError with the end of `log()` after PATIENCE times the seconds of a free machine."""
+    """Wait until `true()`, at most PATIENCE times `seconds`, the time on an idle machine.
+
+    Raises AssertionError with the end of `log()`.
+    """
     end = time.monotonic() + PATIENCE * seconds
     while not true():
         assert time.monotonic() < end, (

@@ -1,8 +1,9 @@
-"""A SLURM cluster of three hosts on one machine: `login` (slurmctld), `node1`, `node2` (slurmd), each with its own name,
-network, processes and /tmp, joined by a bridge; everything else, the run folders too, they share as on any cluster.
+"""A SLURM cluster of three hosts on one machine: `login` (slurmctld), `node1`, `node2` (slurmd).
 
-All of it lives under one process, the first of a process namespace: when that one goes, and it goes with us, the kernel
-takes every process, network and mount with it. Nothing outside is touched, so two of these can run side by side.
+Each has its own name, network, processes and /tmp; a bridge connects them. They share everything
+else, including the run folders, as on any cluster. All of it lives below the first process of a
+process namespace: when that one ends, and it ends with this process, the kernel removes all its
+processes, networks and mounts. Nothing outside is touched, so two clusters can run side by side.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ UNSHARE = [
 PMIX = "/usr/lib/*-linux-gnu/slurm-wlm/mpi_pmix.so"
 
 # cred_expire: a requeued job waits that long (120 s by default) before it may start again.
-# PreemptMode=REQUEUE with a grace: the job gets SIGTERM and so many seconds, then it is put back into the queue.
-# KillWait and GraceTime: nobody has to wait that long, but a slow machine may save that slowly.
+# PreemptMode=REQUEUE with GraceTime: the job gets SIGTERM and so many seconds, then it is requeued.
+# KillWait and GraceTime: long, because a slow machine may save that slowly; no test waits for them.
 CONF = """
 ClusterName=distsent
 SlurmctldHost=login({login})
@@ -88,7 +89,7 @@ Host *
 
 
 def missing() -> str | None:
-    """Why no cluster can be had here; None if it can."""
+    """Why a cluster cannot run here; None if it can."""
     if os.geteuid() != 0:
         return "a SLURM cluster on one machine needs root"
     absent = [name for name in PROGRAMS if _which(name) is None]
@@ -109,13 +110,12 @@ def _which(name: str) -> str | None:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(
-        1, signal.SIGKILL
-    )  # PR_SET_PDEATHSIG: a killed pytest leaves no cluster behind
+    # PR_SET_PDEATHSIG: a killed pytest leaves no cluster.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class Host:
-    """A host of its own name, network, processes and /tmp; `inside` is a host whose network and processes hold this one's."""
+    """A host with its own name, network, processes and /tmp, nested in the host `inside`."""
 
     def __init__(self, name: str, home: Path, inside: Host | None = None) -> None:
         self.name, self.home = name, home
@@ -137,11 +137,11 @@ class Host:
         ]
         script[4:4] = ["mount -t tmpfs none /run"]
         shared = home, ROOT, sys.prefix, sys.base_prefix, os.environ.get("DISTSENT_DATA", ROOT)
-        for kept in _outermost(*map(Path, shared)):  # must stay in sight behind the private /tmp
+        for kept in _outermost(*map(Path, shared)):  # must stay visible below the private /tmp
             if kept.is_relative_to("/tmp"):
                 (tmp / kept.relative_to("/tmp")).mkdir(parents=True, exist_ok=True)
                 script.append(f"mount --bind {kept} {tmp / kept.relative_to('/tmp')}")
-        # The first process of a process namespace must wait for the orphans that come to it; bash does.
+        # The first process of a process namespace must reap orphans; bash does.
         script += [
             f"mount --rbind {tmp} /tmp",
             f"touch {private}/up",
@@ -175,12 +175,8 @@ class Host:
         cwd: Path = Path("/"),
     ) -> str:
         """Standard output of a command on this host."""
-        inside = [
-            *self.enter,
-            "env",
-            f"--chdir={cwd}",
-            *command,
-        ]  # nsenter itself forgets the folder
+        # nsenter does not keep the current folder.
+        inside = [*self.enter, "env", f"--chdir={cwd}", *command]
         done = subprocess.run(inside, env=env, capture_output=True, text=True, timeout=180)
         assert not check or done.returncode == 0, (
             f"{self.name}: {command} ended with {done.returncode}: {done.stderr}{done.stdout}"
@@ -188,12 +184,12 @@ class Host:
         return done.stdout
 
     def processes(self) -> dict[int, str]:
-        """Process number (as this machine counts) and command line of everything that runs on this host."""
+        """Process number (of this machine) and command line of each process on this host."""
         here = os.readlink(f"/proc/{self.pid}/ns/pid")
         return {pid: line for pid, line in _processes() if _link(f"/proc/{pid}/ns/pid") == here}
 
     def kill(self, pattern: str) -> None:
-        """SIGKILL for this host's processes whose command line matches."""
+        """Send SIGKILL to this host's processes whose command line matches."""
         for pid, line in self.processes().items():
             if re.search(pattern, line):
                 os.kill(pid, signal.SIGKILL)
@@ -203,16 +199,14 @@ class Cluster:
     """The cluster; `home` is its shared storage. Use as a context."""
 
     def __init__(self, home: Path, patience: int = 60) -> None:
-        self.home, self.patience = (
-            home,
-            patience,
-        )  # seconds until a node that does not answer is down
+        self.home = home
+        self.patience = patience  # seconds until a node that does not answer is down
         self.hold = Hold(home / "hold")
         self.hosts: dict[str, Host] = {}
         self.env = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(home),
-            "SLURM_CONF": f"{home}/slurm.conf", "LANG": "C.UTF-8", "USER": "root",
-            **self.hold.env,
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": str(home), "USER": "root", "LANG": "C.UTF-8",
+            "SLURM_CONF": f"{home}/slurm.conf", **self.hold.env,
         }  # fmt: skip
 
     def __enter__(self) -> Cluster:
@@ -233,12 +227,11 @@ class Cluster:
             "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in HOSTS.items())
         )
         (home / "slurm.conf").write_text(CONF.format(home=home, patience=self.patience, **HOSTS))
-        (home / "gres.conf").write_text(
-            "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
-        )  # any device will do: nobody uses it
+        # Any device will do: it is not used.
+        (home / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         (home / "munge.key").write_bytes(secrets.token_bytes(128))
         (home / "munge.key").chmod(0o600)
-        home.chmod(0o755)  # munge wants its socket within everybody's reach
+        home.chmod(0o755)  # munge requires that all users can reach its socket
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "ssh_key"], check=True
         )
@@ -251,13 +244,16 @@ class Cluster:
         login.run("ip", "link", "set", "bridge", "up")
         for name in NODES:
             host = self.hosts[name]
-            pair = f"ip link add name {name} type veth peer name eth0 netns {host.pid}"  # a number as seen from out here
+            # The process number of this machine, so the command runs here.
+            pair = f"ip link add name {name} type veth peer name eth0 netns {host.pid}"
             subprocess.run(["nsenter", f"--target={login.pid}", "--net", *pair.split()], check=True)
             login.run("ip", "link", "set", name, "master", "bridge", "up")
             host.run("ip", "addr", "add", f"{HOSTS[name]}/24", "dev", "eth0")
             host.run("ip", "link", "set", "eth0", "up")
-        munge = f"munged --force --key-file={home}/munge.key --socket={home}/munge.socket --pid-file={home}/munge.pid"
-        self.daemon("login", f"{munge} --log-file={home}/munge.log --seed-file={home}/munge.seed")
+        files = " ".join(
+            f"--{name}-file={home}/munge.{name}" for name in ("key", "pid", "log", "seed")
+        )
+        self.daemon("login", f"munged --force --socket={home}/munge.socket {files}")
         wait_for("munged answers", (home / "munge.socket").exists, 10)
         self.daemon("login", "slurmctld")
         for name in NODES:
@@ -267,7 +263,7 @@ class Cluster:
         self.hosts[host].run("sh", "-c", command, env=self.env)
 
     def start_node(self, name: str) -> None:
-        """(Re)connect a node, start its slurmd and sshd where they do not run, and wait until SLURM would use it."""
+        """Connect a node, start slurmd and sshd if needed, and wait until SLURM would use it."""
         host, home = self.hosts[name], self.home
         self.connect(name, True)
         running = {
@@ -276,11 +272,10 @@ class Cluster:
         if "slurmd" not in running:
             self.daemon(name, "slurmd")
         if "sshd" not in running:
-            options = f"-o HostKey={home}/ssh_key -o AuthorizedKeysFile={home}/ssh_key.pub -o StrictModes=no -o PidFile=none"
-            self.daemon(
-                name,
-                f"$(command -v sshd) -f /dev/null {options} -o PermitRootLogin=yes -o UsePAM=no",
-            )
+            options = [f"HostKey={home}/ssh_key", f"AuthorizedKeysFile={home}/ssh_key.pub"]
+            options += ["StrictModes=no", "PidFile=none", "PermitRootLogin=yes", "UsePAM=no"]
+            flags = " ".join(f"-o {option}" for option in options)
+            self.daemon(name, f"$(command -v sshd) -f /dev/null {flags}")
         wait_for(f"{name} is idle", lambda: self.node_state(name) == "idle", 240)
 
     def connect(self, name: str, up: bool) -> None:
@@ -293,7 +288,7 @@ class Cluster:
         ).strip()
 
     def run(self, *command: str, check: bool = True, cwd: Path = ROOT, **env: str) -> str:
-        """A command of a user at the login node; again where a busy machine's controller did not answer."""
+        """Run a command on the login node; again if the controller was too busy to answer."""
         for patience in range(30, -1, -1):
             try:
                 return self.hosts["login"].run(*command, check=check, env=self.env | env, cwd=cwd)
@@ -304,7 +299,7 @@ class Cluster:
         raise AssertionError
 
     def stop(self) -> None:
-        """End everything: the first host's first process takes all others along."""
+        """End everything: with the first host's first process all others end."""
         for host in reversed(self.hosts.values()):
             if host.process.poll() is None:
                 os.kill(host.pid, signal.SIGKILL)
@@ -313,7 +308,10 @@ class Cluster:
 
 
 def _descendant(pid: int) -> int:
-    """The last of a chain of only children: nsenter and unshare each fork one. (bash's own children are not yet there.)"""
+    """The last of a chain of only children: nsenter and unshare each fork one.
+
+    Call it before bash has children of its own.
+    """
     end = time.monotonic() + 5
     while time.monotonic() < end:
         chain = pid
@@ -328,7 +326,7 @@ def _descendant(pid: int) -> int:
 
 
 def _outermost(*paths: Path) -> list[Path]:
-    """The paths, without those that lie in another one."""
+    """The paths, without those below another one."""
     unique = sorted({path.resolve() for path in paths})
     return [
         path
@@ -354,7 +352,7 @@ def _processes() -> Iterable[tuple[int, str]]:
 
 
 def leftovers(home: Path, cluster_namespaces: set[str]) -> list[str]:
-    """What is left of a cluster: processes and mounts that name its storage, and processes in one of its namespaces."""
+    """What is left of a cluster: processes and mounts that name its storage or are inside it."""
     left = [
         f"process {pid}: {line}"
         for pid, line in _processes()
@@ -368,5 +366,5 @@ def leftovers(home: Path, cluster_namespaces: set[str]) -> list[str]:
 
 
 def namespaces(pid: int | str) -> set[str]:
-    """The namespaces that a process lives in."""
+    """The namespaces of a process."""
     return {_link(f"/proc/{pid}/ns/{kind}") for kind in ("net", "mnt", "pid", "uts", "ipc")} - {""}

@@ -17,10 +17,13 @@ MARKS = [
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
 
-# The demo corpus and model under the scripts' own job files.
-DEMO = ("data.source=demo", "data.max_length=64", "model.name=demo", "train.batch_size=64", "optim.name=adamw",
-        "train.max_steps=40", "eval.every=end", "checkpoint.every_steps=5", "log.every=1")  # fmt: skip
-FOR_EVER = "train.max_steps=1000000"
+# The demo dataset and model under the scripts' own job files.
+DEMO = (
+    "data.source=demo", "data.max_length=64", "model.name=demo", "train.batch_size=64",
+    "optim.name=adamw", "train.max_steps=40", "eval.every=end", "checkpoint.every_steps=5",
+    "log.every=1",
+)  # fmt: skip
+ENDLESS = "train.max_steps=1000000"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
@@ -39,9 +42,8 @@ class Job:
             *options.split(),
         ]
         path = script if "/" in script else f"slurm/{script}"
-        words = {
-            word.partition("=")[0]: word for word in (*arguments, f"run.dir={self.runs}")
-        }  # of two values the later one
+        # Of two values for one key the later one counts.
+        words = {word.partition("=")[0]: word for word in (*arguments, f"run.dir={self.runs}")}
         submitted = cluster.run("sbatch", *self.options, path, *words.values(), **env)
         self.id = submitted.split()[-1]
 
@@ -55,27 +57,27 @@ class Job:
         return "".join(path.read_text() for path in self.cluster.home.glob(f"*-{self.id}.log"))
 
     def wait_for_line(self, pattern: str, seconds: float = 240) -> re.Match[str]:
-        """The first match in the log, as soon as it is there."""
+        """The first match in the log, as soon as it appears."""
         wait_for(
             repr(pattern),
             lambda: re.search(pattern, self.log) or self["JobState"] in ENDED,
             seconds,
-            self.tell,
+            self.describe,
         )
         match = re.search(pattern, self.log)
-        assert match, f"ended without {pattern!r}\n{self.tell()}"
+        assert match, f"ended without {pattern!r}\n{self.describe()}"
         return match
 
     def end(self, state: str = "COMPLETED", restarts: int = 0, seconds: float = 240) -> str:
-        """Wait for the end, check how it came, and return the log."""
-        wait_for("the end", lambda: self["JobState"] in ENDED, seconds, self.tell)
+        """Wait for the end, check the job's state, and return the log."""
+        wait_for("the end", lambda: self["JobState"] in ENDED, seconds, self.describe)
         assert (self["JobState"], self["Restarts"]) == (state, str(restarts)), self.log
         return self.log
 
     def stop(self, ask: Callable[[], object]) -> None:
-        """Ask a run that is held to stop, and let it go when the word has arrived."""
+        """Ask a held run to stop, and release it when the request has arrived."""
         ask()
-        wait_for("a worker is asked to stop", self.cluster.hold.heard, 120, self.tell)
+        wait_for("a worker is asked to stop", self.cluster.hold.heard, 120, self.describe)
         self.cluster.hold.free()
 
     def wait_for_checkpoint(self, name: str = "imdb") -> None:
@@ -84,12 +86,13 @@ class Job:
             "a checkpoint",
             lambda: list(checkpoints.glob("step-*")) or self["JobState"] in ENDED,
             240,
-            self.tell,
+            self.describe,
         )
 
-    def tell(self) -> str:
-        """Its log, and where it stands."""
-        return f"{self.log}\njob {self.id}: {self['JobState']} {self['Reason']}, restarts: {self['Restarts']}"
+    def describe(self) -> str:
+        """Its log and state."""
+        state = f"{self['JobState']} {self['Reason']}, restarts: {self['Restarts']}"
+        return f"{self.log}\njob {self.id}: {state}"
 
     def result(self, name: str) -> dict:
         return json.loads((self.runs / name / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""The job scripts on a real SLURM cluster of two nodes: to the end, and through mistakes."""
+"""The job scripts on a real SLURM cluster of two nodes: successful runs and mistakes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def losses(run: Path) -> list[float]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Names and bytes of the files in a folder; links are none."""
+    """Names and bytes of the files in a folder, without links."""
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
@@ -46,7 +46,7 @@ def test_a_run_over_two_nodes_equals_that_of_horovodrun(cluster: Cluster, tmp_pa
     ]
     hub = systems.hub(
         cluster.home / "hf", common_words(folder, len(fixtures.WORDS))
-    )  # with the encoder that the job names
+    )  # with the encoder of the job file
     first = Job(
         cluster,
         "prepare.sh",
@@ -60,7 +60,7 @@ def test_a_run_over_two_nodes_equals_that_of_horovodrun(cluster: Cluster, tmp_pa
     assert "token store: " in first.end()
     log = job.end()
     assert "4 workers" in log and "no copies on" not in log
-    # Each node had its own copy of tokens and weights, whole files, and only the first worker wrote into the run folder.
+    # Each node had its own complete copy of tokens and weights. Only rank 0 wrote to the folder.
     for name in NODES:
         own = cluster.hosts[name].private / f"tmp/distsent-{job.id}"
         (tokens,) = (own / "tokens").iterdir()
@@ -104,15 +104,14 @@ def test_a_mistake_fails_at_once_and_is_not_requeued(cluster: Cluster) -> None:
     job = Job(cluster, "imdb.sh", "train.batch_size=many", "optim.lrr=1")
     log = job.end("FAILED")
     assert job["ExitCode"] == "2:0"
-    # At once: before a worker was started, which would have had its own word.
+    # At once: a worker would have printed the lines again.
     assert [line.split(":")[0] for line in log.splitlines()] == ["distsent", "distsent"]
     assert "train.batch_size" in log and "optim.lr" in log.splitlines()[-1]
 
 
 def test_a_time_too_short_for_a_checkpoint_counts_as_failure(cluster: Cluster) -> None:
-    early = (
-        cluster.home / "early.sh"
-    )  # slurm/imdb.sh, with the signal of --signal before the first worker has started
+    # slurm/imdb.sh, with the signal of --signal before the first worker has started.
+    early = cluster.home / "early.sh"
     early.write_text('#!/bin/bash\nsource slurm/run.sh\nkill -USR1 $$\ntrain jobs/imdb.toml "$@"\n')
     job = Job(cluster, str(early), *DEMO, options="--nodes=2 --time=5", RETRIES="0")
     log = job.end("FAILED")
@@ -120,7 +119,7 @@ def test_a_time_too_short_for_a_checkpoint_counts_as_failure(cluster: Cluster) -
 
 
 def test_horovodrun_over_ssh_where_slurm_has_no_pmi(cluster: Cluster) -> None:
-    """Over Gloo; over MPI: test_preemption_is_no_failure."""
+    """Over Gloo; over MPI: test_preemption_does_not_count_as_a_failure."""
     cluster.hold.at(8)
     job = Job(
         cluster, "imdb.sh", *DEMO, LAUNCHER="horovodrun", MPI="none", RETRIES="0", CONTROLLER="gloo"
@@ -146,14 +145,18 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     (home / "ask.py").write_text(
         f"{imports}print(json.dumps(check_allocation(pathlib.Path(sys.argv[1]))))\n"
     )
-    script = ["#!/bin/bash", f"python -m distsent.doctor --json --run-dir {home}/runs >{home}/good.json; code=$?",
-              f"MPI=none OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
-              f"HF_HOME=/tmp/{home.name} python {home}/ask.py /tmp >{home}/apart.json",
-              f"PYTHONPATH=/tmp/packages python {home}/ask.py {home}/closed >{home}/mixed.json", "exit $code"]  # fmt: skip
+    script = [
+        "#!/bin/bash",
+        f"python -m distsent.doctor --json --run-dir {home}/runs >{home}/good.json; code=$?",
+        f"MPI=none OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
+        f"HF_HOME=/tmp/{home.name} python {home}/ask.py /tmp >{home}/apart.json",
+        f"PYTHONPATH=/tmp/packages python {home}/ask.py {home}/closed >{home}/mixed.json",
+        "exit $code",
+    ]
     (home / "doctor.sh").write_text("\n".join(script))
     (home / "hf/hub/model").mkdir(parents=True)
     (node1.private / "tmp" / home.name / "hub/model").mkdir(parents=True)  # node1's own disk
-    # On node2 another package comes first, and a disk that is shared can only be read.
+    # On node2 another package comes first, and a shared disk is read-only.
     other = node2.private / "tmp/packages/tokenizers-0.0.1.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Name: tokenizers\nVersion: 0.0.1\n")

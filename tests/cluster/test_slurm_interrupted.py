@@ -1,4 +1,4 @@
-"""The job scripts on a real SLURM cluster when time runs out, others come first, or workers and nodes are lost."""
+"""The job scripts on a real SLURM cluster: time limits, preemption, lost workers and nodes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 import pytest
 from patience import wait_for
 from slurm_cluster import NODES, Cluster
-from slurm_job import DEMO, ENDED, FOR_EVER, MARKS, Job
+from slurm_job import DEMO, ENDED, ENDLESS, MARKS, Job
 
 pytestmark = MARKS
 
-# A dead node is to be noticed soon; elsewhere a busy machine must not make one look dead.
+# SLURM must notice a dead node soon. In other tests a busy machine must not make one look dead.
 nodes_may_die = pytest.mark.parametrize(
     "cluster", [{"patience": 15}], indirect=True, ids=["nodes-may-die"]
 )
@@ -19,7 +19,7 @@ nodes_may_die = pytest.mark.parametrize(
 
 def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Cluster) -> None:
     cluster.hold.at(8)
-    job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, options="--time=60 --signal=B:USR1@100")
+    job = Job(cluster, "imdb.sh", *DEMO, ENDLESS, options="--time=60 --signal=B:USR1@100")
     job.wait_for_line(r"\bstep 8/")
     job.wait_for_checkpoint()
     hours, minutes, seconds = map(int, job["RunTime"].split(":"))
@@ -27,7 +27,7 @@ def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Clus
     def limit(minutes: int) -> None:
         cluster.run("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes}")
 
-    # 45 to 105 seconds are left then: SLURM warns at its next look at the clock, every 30 seconds, and means no harm before.
+    # 45 to 105 seconds are left then: SLURM checks every 30 seconds, and warns at the next check.
     job.stop(lambda: limit(hours * 60 + minutes + (seconds + 45) // 60 + 1))
     limit(60)
     saved = job.wait_for_line(r"slurm: stopped: .*saved after step (\d+) of")[1]
@@ -52,8 +52,8 @@ def test_a_time_limit_saves_and_requeues_and_scancel_ends_for_good(cluster: Clus
 
 
 @pytest.mark.parametrize("launcher", ["srun", "horovodrun"])
-def test_preemption_is_no_failure(cluster: Cluster, launcher: str) -> None:
-    """SLURM tells steps of it, and not the script: where horovodrun starts the workers they are no step."""
+def test_preemption_does_not_count_as_a_failure(cluster: Cluster, launcher: str) -> None:
+    """SLURM signals steps and not the script. The workers of horovodrun are not a step."""
     cluster.hold.at(8)
     job = Job(cluster, "imdb.sh", *DEMO, RETRIES="0", LAUNCHER=launcher)
     job.wait_for_line(r"\bstep 8/40")
@@ -74,11 +74,11 @@ def test_preemption_is_no_failure(cluster: Cluster, launcher: str) -> None:
 
 
 def test_failures_are_counted_and_the_last_lines_name_the_cause(cluster: Cluster) -> None:
-    job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="1")
+    job = Job(cluster, "imdb.sh", *DEMO, ENDLESS, RETRIES="1")
     job.wait_for_checkpoint()
     cluster.hosts["node2"].kill("distsent.train")
     job.wait_for_line(
-        r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, to be requeued"
+        r"slurm: exit code .*rank 1 on node2 died at step \d+.*; failure 1, requeueing"
     )
     job.wait_for_line(r"resumed at step[^$]*\bstep \d+/")
     assert job["Comment"] == "failures=1"
@@ -88,7 +88,7 @@ def test_failures_are_counted_and_the_last_lines_name_the_cause(cluster: Cluster
 
 
 @nodes_may_die
-def test_a_node_cut_off_is_gone_on_without(cluster: Cluster) -> None:
+def test_a_run_continues_without_a_node_that_was_cut_off(cluster: Cluster) -> None:
     cluster.hold.at(8)
     job = Job(cluster, "imdb.sh", *DEMO, "run.stall_seconds=12", options="--no-kill")
     job.wait_for_line(r"\bstep 8/40")
@@ -109,13 +109,14 @@ def test_a_node_cut_off_is_gone_on_without(cluster: Cluster) -> None:
 
 @nodes_may_die
 def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
-    job = Job(cluster, "imdb.sh", *DEMO, FOR_EVER, RETRIES="0")
+    job = Job(cluster, "imdb.sh", *DEMO, ENDLESS, RETRIES="0")
     job.wait_for_checkpoint()
-    cluster.hosts["node1"].kill(
-        r"^slurmd "
-    )  # the node of the batch script, which cannot do a thing about it
+    cluster.hosts["node1"].kill(r"^slurmd ")  # on the node of the batch script
     wait_for(
-        "SLURM notices", lambda: job["Restarts"] == "1" or job["JobState"] in ENDED, 120, job.tell
+        "SLURM notices",
+        lambda: job["Restarts"] == "1" or job["JobState"] in ENDED,
+        120,
+        job.describe,
     )
     cluster.start_node("node1")
     job.wait_for_line(r"resumed at step \d+ of")
@@ -124,11 +125,11 @@ def test_a_node_without_slurmd_has_the_job_requeued(cluster: Cluster) -> None:
     job.end("CANCELLED", restarts=1)
 
 
-def test_array_tasks_stop_and_come_back_each_for_itself(cluster: Cluster) -> None:
+def test_array_tasks_stop_and_resume_independently(cluster: Cluster) -> None:
     cluster.hold.at(8)
     options = f"--array=0,2 --output={cluster.home}/%x-%A_%a-%j.log"
     job = Job(cluster, "emotion.sh", *DEMO, options=options)
-    # The last task carries the number of the whole array: requeueing that number would requeue all of them.
+    # The last task has the number of the array: requeueing that number would requeue all tasks.
     numbers = dict(
         line.split()
         for line in cluster.run("squeue", "--noheader", "--array", "--format=%K %A").splitlines()

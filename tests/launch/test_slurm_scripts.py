@@ -1,4 +1,4 @@
-"""The job scripts of slurm/ as text: no cluster needed."""
+"""The job scripts of slurm/, without a cluster."""
 
 import json
 import os
@@ -22,13 +22,11 @@ TRAINING = [path for path in SCRIPTS if path.stem != "prepare"]
 def options(script: Path) -> dict[str, str]:
     """The sbatch options in a script's header."""
     header = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE)
-    assert len(header) == script.read_text().count("#SBATCH"), (
-        "a line that sbatch would not understand"
-    )
+    assert len(header) == script.read_text().count("#SBATCH"), "an #SBATCH line is malformed"
     return dict(header)
 
 
-def test_there_is_a_script_for_each_of_the_jobs_that_clusters_run():
+def test_each_job_for_clusters_has_a_script():
     assert [path.stem for path in SCRIPTS] == ["emotion", "imdb", "prepare", "tweets"]
 
 
@@ -43,7 +41,7 @@ def test_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_is_executable_short_and_opens_with_how_to_submit_it(script):
+def test_a_script_is_executable_short_and_starts_with_its_usage(script):
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK) and len(lines) < 25
     assert lines[0] == "#!/usr/bin/env bash" and re.search(
@@ -68,7 +66,7 @@ def test_a_script_names_jobs_that_load(script):
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.name)
-def test_headers_ask_for_a_gpu_a_task_and_for_a_second_chance(script):
+def test_headers_request_a_gpu_per_task_and_requeueing(script):
     given = options(script)
     assert given["gres"] == f"gpu:{given['ntasks-per-node']}"
     assert (
@@ -109,7 +107,7 @@ def test_without_an_environment_the_message_is_one_line(tmp_path):
     assert done.returncode == 2 and "make setup" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_what_is_set_outside_wins_over_the_sites_file():
+def test_the_environment_takes_precedence_over_the_sites_file():
     show = "source slurm/site.env && echo $MPI $LAUNCHER $RETRIES $HF_HUB_OFFLINE"
     default = subprocess.run(
         ["bash", "-euc", show], cwd=ROOT, env={"HOME": "/"}, capture_output=True, text=True
@@ -122,9 +120,10 @@ def test_what_is_set_outside_wins_over_the_sites_file():
         "RETRIES": "0",
         "HF_HUB_OFFLINE": "0",
     }
-    assert subprocess.run(["bash", "-euc", show], cwd=ROOT, env=mine, capture_output=True, text=True).stdout.split() == [
-        "pmi2", "horovodrun", "0", "0",
-    ]  # fmt: skip
+    ours = subprocess.run(
+        ["bash", "-euc", show], cwd=ROOT, env=mine, capture_output=True, text=True
+    )
+    assert ours.stdout.split() == ["pmi2", "horovodrun", "0", "0"]
 
 
 def status(run: Path, **values: object) -> str:
@@ -136,7 +135,11 @@ def status(run: Path, **values: object) -> str:
 
 
 class Batch:
-    """A job script run by hand: srun, squeue, scontrol and sleep are stubs, the rest is real."""
+    """A job script without a cluster: srun, squeue, scontrol and sleep are stubs.
+
+    `srun`, `scontrol`: bodies of these stubs (that of srun is also horovodrun's). `shows`: what
+    `scontrol show` prints. `fields`: what squeue prints for %T, %D and so on.
+    """
 
     def __init__(
         self,
@@ -144,18 +147,22 @@ class Batch:
         srun: str = "exit 0",
         scontrol: str = "exit 1",
         shows: str = "",
-        **said: str,
+        **fields: str,
     ) -> None:
         self.folder = folder
-        said = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"} | said
+        defaults = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"}
         answers = "".join(
-            f"*%{key}*) {word if word.startswith(('exit', 'if ')) else f'echo {word!r}'} ;; "
-            for key, word in said.items()
+            f"*%{key}*) {text if text.startswith(('exit', 'if ')) else f'echo {text!r}'} ;; "
+            for key, text in (defaults | fields).items()
         )
+        show = f"[ $1 != show ] || {{ echo {shows}; exit; }}"
         for name, body in {
-            "srun": f"echo $* >>{folder}/starts\n{srun}", "squeue": f"case $* in {answers} esac", "horovodrun": srun,
-            "scontrol": f"[ $1 != show ] || {{ echo {shows}; exit; }}\necho $* >>{folder}/wishes\n{scontrol}", "sleep": "",
-        }.items():  # fmt: skip
+            "srun": f"echo $* >>{folder}/starts\n{srun}",
+            "squeue": f"case $* in {answers} esac",
+            "horovodrun": srun,
+            "scontrol": f"{show}\necho $* >>{folder}/requests\n{scontrol}",
+            "sleep": "",
+        }.items():
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
             (folder / name).chmod(0o755)
 
@@ -181,14 +188,12 @@ class Batch:
         return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(("crashes", "speaks", "code", "starts"), [
+@pytest.mark.parametrize(("crashes", "reports", "code", "starts"), [
     (0, False, 0, 1), (2, False, 0, 3), (3, False, 139, 3), (1, True, 139, 1),
 ])  # fmt: skip
-def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(
-    tmp_path, crashes, speaks, code, starts
-):
-    """139 is a segmentation fault. One in training, where the run has spoken, is a failure like others."""
-    speak = status(tmp_path / "runs/imdb", state="running") if speaks else ":"
+def test_workers_that_crash_at_start_are_started_again(tmp_path, crashes, reports, code, starts):
+    """139 is a segmentation fault. After the run has written its status it is a normal failure."""
+    speak = status(tmp_path / "runs/imdb", state="running") if reports else ":"
     batch = Batch(tmp_path, f'{speak}\n[ "$(wc -l <{tmp_path}/starts)" -gt {crashes} ] || exit 139')
     done = batch.run()
     assert done.returncode == code, done.stderr
@@ -196,11 +201,12 @@ def test_a_crash_before_the_run_has_a_word_to_say_is_started_again(
     assert done.stderr.count("starting the workers again") == starts - 1
 
 
-ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reaches the script while a worker ends by itself
+# A signal reaches the script while a worker ends by itself.
+ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "
 
 
 @pytest.mark.parametrize(
-    ("srun", "said", "code", "last", "asks"),
+    ("srun", "fields", "code", "last", "requests"),
     [
         (
             "exit 75",
@@ -260,26 +266,26 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "  # a signal reach
         "no answer, failed",
     ],
 )
-def test_how_a_job_ends(tmp_path, srun, said, code, last, asks):
-    batch = Batch(tmp_path, srun, **said)
+def test_how_a_job_ends(tmp_path, srun, fields, code, last, requests):
+    batch = Batch(tmp_path, srun, **fields)
     done = batch.run()
     assert done.returncode == code, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"slurm: {last}"), done.stderr
-    assert " ".join(batch.calls("wishes")) == asks
+    assert " ".join(batch.calls("requests")) == requests
 
 
-@pytest.mark.parametrize(("scontrol", "tries"), [
-    ("exit 0", 1), ('[ "$(wc -l <$0/../wishes)" -gt 2 ] || { echo "Socket timed out on send/recv operation" >&2; exit 1; }', 3),
-])  # fmt: skip
-def test_a_requeued_job_says_so_and_ends(tmp_path, scontrol, tries):
-    batch = Batch(tmp_path, "exit 75", scontrol.replace("$0/..", str(tmp_path)))
+@pytest.mark.parametrize(("busy", "tries"), [(0, 1), (2, 3)])
+def test_a_requeued_job_says_so_and_ends(tmp_path, busy, tries):
+    timeout = '{ echo "Socket timed out on send/recv operation" >&2; exit 1; }'
+    scontrol = f'[ "$(wc -l <{tmp_path}/requests)" -gt {busy} ] || {timeout}'
+    batch = Batch(tmp_path, "exit 75", scontrol)
     done = batch.run()
     assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
-    assert batch.calls("wishes") == ["requeue 1"] * tries
+    assert batch.calls("requests") == ["requeue 1"] * tries
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_without_room_for_a_file_the_exit_code_is_still_known(tmp_path, code):
+def test_without_space_for_a_file_the_exit_code_is_still_known(tmp_path, code):
     done = Batch(tmp_path, f"exit {code}").run(TMPDIR=str(tmp_path / "full"))
     assert done.returncode == code, done.stderr
 
@@ -288,7 +294,7 @@ def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
     failed = status(tmp_path / "runs/imdb", state="failed", code=3, message="step 4: not finite")
     batch = Batch(tmp_path, f"{failed}; exit 1")
     done = batch.run(LAUNCHER="horovodrun", CONTROLLER="gloo", RETRIES="2")
-    assert done.returncode == 3 and not batch.calls("wishes"), done.stderr
+    assert done.returncode == 3 and not batch.calls("requests"), done.stderr
     assert done.stderr.splitlines()[-1] == "slurm: failed: exit code 3, step 4: not finite"
 
 
@@ -329,7 +335,7 @@ def test_of_several_seeds_the_last_one_that_ran_decides(tmp_path):
     batch = Batch(tmp_path, f"{first}; {second}; {ASKED}1", L="1:30")
     done = batch.run("train.seed=[7, 8]")
     assert done.returncode == 75 and "slurm: stopped: asked to stop" in done.stderr, done.stderr
-    assert batch.calls("wishes") == ["requeue 1"]
+    assert batch.calls("requests") == ["requeue 1"]
 
 
 def test_without_an_answer_of_the_policy_a_failure_is_a_failure(tmp_path):
@@ -345,7 +351,7 @@ def test_without_an_answer_of_the_policy_a_failure_is_a_failure(tmp_path):
 
 
 def test_all_starts_of_a_job_have_one_name(tmp_path):
-    """By which a run knows that it was begun anew already."""
+    """With run.resume=never a run starts over once per name."""
     batch = Batch(tmp_path, f"echo $DISTSENT_START >>{tmp_path}/names")
     for more in (
         {},
@@ -361,35 +367,38 @@ def test_a_job_that_slurm_no_longer_lists_is_left_alone(tmp_path):
     batch = Batch(tmp_path, "exit 75", T="exit 0")
     done = batch.run()
     assert (
-        done.returncode == 75 and "SLURM ends this job" in done.stderr and not batch.calls("wishes")
+        done.returncode == 75
+        and "SLURM ends this job" in done.stderr
+        and not batch.calls("requests")
     ), done.stderr
 
 
 def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
-    """The others have left, and SLURM takes the node off the list at the fourth look."""
+    """The other workers have exited. SLURM takes the node off its list at the fourth query."""
     silent = {"message": "rank 1 on node2 has been silent for 60 s", "cause": "worker_lost"}
     silence = status(tmp_path / "runs/imdb", state="failed", code=1, **silent) + "; exit 1"
-    looks = f'if echo >>{tmp_path}/looks; [ "$(wc -l <{tmp_path}/looks)" -gt 3 ]; then echo 1; else echo 2; fi'
-    batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || {{ {silence}; }}', D=looks)
+    count = f"echo >>{tmp_path}/queries; wc -l <{tmp_path}/queries"
+    nodes = f'if [ "$({count})" -gt 3 ]; then echo 1; else echo 2; fi'
+    batch = Batch(tmp_path, f'[ "$(wc -l <{tmp_path}/starts)" -gt 1 ] || {{ {silence}; }}', D=nodes)
     done = batch.run(SLURM_JOB_NUM_NODES="2")
     assert (
         done.returncode == 0 and "lost 1 of 2 nodes; continuing with the others" in done.stderr
     ), done.stderr
-    assert not batch.calls("wishes")
+    assert not batch.calls("requests")
 
 
-def test_prepare_that_needs_longer_than_it_has_is_a_failure(tmp_path):
+def test_a_time_limit_of_prepare_counts_as_a_failure(tmp_path):
     batch = Batch(tmp_path, f"{ASKED}143")
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
     assert (
         done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1]
     ), done.stderr
-    assert not batch.calls("wishes")
+    assert not batch.calls("requests")
 
 
 @pytest.mark.parametrize(("script", "job"), [("imdb.sh", ()), ("prepare.sh", ("jobs/imdb.toml",))])
-def test_preempted_within_its_grace_a_job_is_requeued_and_nothing_is_counted(tmp_path, script, job):
-    """SLURM has told the workers, before they could listen, and not the script; the job still is RUNNING."""
+def test_a_preemption_within_its_grace_time_does_not_count_as_a_failure(tmp_path, script, job):
+    """SLURM has signaled the workers before they could listen, not the script."""
     batch = Batch(
         tmp_path,
         "exit 143",
@@ -398,7 +407,7 @@ def test_preempted_within_its_grace_a_job_is_requeued_and_nothing_is_counted(tmp
     )
     done = batch.run(*job, script=script)
     assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
-    assert batch.calls("wishes") == ["requeue 1"]
+    assert batch.calls("requests") == ["requeue 1"]
 
 
 def test_a_signal_before_the_start_starts_nothing(tmp_path):
@@ -414,7 +423,7 @@ def test_a_signal_before_the_start_starts_nothing(tmp_path):
     ({"SLURM_NTASKS_PER_NODE": "2"}, 4), ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_NTASKS": "2"}, 2),
     ({"SLURM_NTASKS": "6"}, 6), ({}, 2),
 ])  # fmt: skip
-def test_tasks_are_those_that_were_asked_for(tmp_path, env, tasks):
+def test_the_number_of_tasks_is_the_requested_one(tmp_path, env, tasks):
     batch = Batch(tmp_path)
     assert batch.run(SLURM_JOB_NUM_NODES="2", **env).returncode == 0
     assert f"--nodes=2 --ntasks={tasks} " in batch.calls("starts")[0]
@@ -429,7 +438,7 @@ def test_tasks_that_do_not_spread_evenly_are_one_line(tmp_path):
     )
 
 
-def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path):
+def test_tokens_of_every_seed_and_weights_are_copied_to_local_disks(tmp_path):
     stores, hub = [tmp_path / "shared" / name for name in ("a", "b")], tmp_path / "hub"
     for folder in (*stores, hub / "models--distilbert-base-uncased"):
         folder.mkdir(parents=True)
@@ -437,10 +446,8 @@ def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path)
     lines = "\\n".join(str(store) for store in stores)
     # The last argument is FILE of --store-list.
     write = f'while [ $# -gt 1 ]; do shift; done; mkdir -p ${{1%/*}}; printf "{lines}\\n" >$1'
-    batch = Batch(
-        tmp_path,
-        f'case $* in *prepare*) {write} ;; *euc*) while [ "$1" != bash ]; do shift; done; exec "$@" ;; esac',
-    )
+    copy = 'while [ "$1" != bash ]; do shift; done; exec "$@"'
+    batch = Batch(tmp_path, f"case $* in *prepare*) {write} ;; *euc*) {copy} ;; esac")
     done = batch.run(LOCAL_DISK=str(tmp_path / "disk"), HF_HUB_CACHE=str(hub))
     own = tmp_path / "disk/distsent-1"
     assert done.returncode == 0 and "no copies" not in done.stderr, done.stderr
@@ -449,11 +456,14 @@ def test_tokens_of_every_seed_and_weights_are_copied_to_the_nodes_disk(tmp_path)
     assert f"data.store={own}/tokens" in batch.calls("starts")[-1]
 
 
-def test_prepare_without_a_job_says_how_to_ask(tmp_path):
+def test_prepare_without_a_job_prints_its_usage(tmp_path):
     done = subprocess.run(
-        [SLURM / "prepare.sh"], cwd=ROOT, env=os.environ | {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1", "VENV": ""},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [SLURM / "prepare.sh"],
+        cwd=ROOT,
+        env=os.environ | {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1", "VENV": ""},
+        capture_output=True,
+        text=True,
+    )
     assert (
         done.returncode == 2
         and "sbatch slurm/prepare.sh jobs/imdb.toml" in done.stderr

@@ -1,7 +1,7 @@
-"""Training that waits: Python imports this at its start where PYTHONPATH names this folder (see ../hold.py).
+"""Workers that wait before a step (see ../hold.py). Python imports this from PYTHONPATH.
 
-Before step N every worker waits as long as the file HOLD holds a number up to N. A worker that is asked to stop while it
-waits says so in HOLD.heard, and goes on waiting.
+Before step N every worker waits as long as the file HOLD holds a number up to N. A worker that is
+asked to stop while it waits creates HOLD.heard, and continues to wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def held(step: int) -> bool:
 
 
 def change_plan(module: ModuleType) -> None:
-    """Every worker asks the plan for every batch, before it tells the others that it was asked to stop."""
+    """Wait in `BatchPlan.batch`: workers call it before they exchange stop requests."""
     batch = module.BatchPlan.batch
 
     def batch_when_free(plan: Any, step: int) -> Any:
@@ -47,17 +47,17 @@ def change_plan(module: ModuleType) -> None:
 
 
 def change_stop(module: ModuleType) -> None:
-    begin = module.StopSignal.__init__
+    init = module.StopSignal.__init__
 
-    def begin_and_tell(stop: Any) -> None:
-        begin(stop)
+    def init_and_register(stop: Any) -> None:
+        init(stop)
         stops.append(stop)
 
-    module.StopSignal.__init__ = begin_and_tell
+    module.StopSignal.__init__ = init_and_register
 
 
 class Finder(MetaPathFinder):
-    """Lets the import of some modules happen as it would, then changes them."""
+    """Imports some modules as usual, then changes them."""
 
     changes: ClassVar[dict[str, Callable[[ModuleType], None]]] = {
         "distsent.batching.batch_plan": change_plan, "distsent.runtime.signals": change_stop,
