@@ -182,7 +182,7 @@ def test_the_program_answers_at_once(run: Path):
     ("left", "starts", "last"),
     [
         ("", 3, "retry: exit code 1"),
-        (replace(STOPPED_RUN, attempt="ATTEMPT").to_json(), 1, "requeue: asked to stop"),
+        (replace(STOPPED_RUN, attempt="ATTEMPT").to_json(), 1, "requeue: stop requested"),
         (replace(NAN, attempt="ATTEMPT").to_json(), 1, "give_up: step 31: the loss is not finite"),
     ],
     ids=["failed", "stopped", "not finite"],
