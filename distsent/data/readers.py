@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from distsent.data.records import Reader, decode_error, shorten
 from distsent.errors import UserError
@@ -46,9 +46,9 @@ class CsvReader(Reader):
     def _open(self) -> None:
         super()._open()
         csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
-        self._lines = _Lines(self._file)
-        head = next((line for line in self._lines if line.strip()), "")
-        self._lines.push_back([head])
+        self._number, self._again = 0, deque[str]()  # of the line read last; lines to read again
+        head = next((line for line in self._lines() if line.strip()), "")
+        self._push_back([head])
         self._delimiter = max(self.delimiters, key=lambda mark: (head.count(mark), mark == ","))
         self._records = self._parse()
         self.columns, error = next(self._records, ([], ""))
@@ -59,10 +59,9 @@ class CsvReader(Reader):
         header = self.columns or []
         for fields, error in self._records:
             if not error and len(fields) != len(header):
-                error = (
-                    f"{len(fields)} fields where the header has {len(header)} (line "
-                    f"{self._lines.number}); put quotes around texts that contain the delimiter"
-                )
+                wrong = f"{len(fields)} fields where the header has {len(header)}"
+                fix = "put quotes around texts that contain the delimiter"
+                error = f"{wrong} (line {self._number}); {fix}"
             yield dict(zip(header, fields, strict=False)), error
 
     def _parse(self) -> Iterator[tuple[list[str], str]]:
@@ -75,7 +74,7 @@ class CsvReader(Reader):
         lines: list[str] = []  # of the current record
 
         def take() -> Iterator[str]:
-            for line in self._lines:
+            for line in self._lines():
                 lines.append(line)
                 yield line
                 if len(lines) >= limit:
@@ -84,7 +83,7 @@ class CsvReader(Reader):
         while True:
             try:
                 for fields in csv.reader(take(), delimiter=self._delimiter, strict=True):
-                    error = self._decode_error(lines)
+                    error = self._decode_error(lines) if any(map(decode_error, lines)) else ""
                     lines.clear()
                     if fields or error:
                         yield fields, error
@@ -93,18 +92,27 @@ class CsvReader(Reader):
                 unclosed = "unexpected end" in str(failure)
                 limit = MAX_RECORD_LINES if unclosed else limit
                 stray_quote = len(lines) == 1 and not unclosed
-                self._lines.push_back(lines[1:])
+                self._push_back(lines[1:])
                 del lines[1:]
-                fields, error = [], f"not well-formed csv ({failure}, line {self._lines.number})"
+                fields, error = [], f"not well-formed csv ({failure}, line {self._number})"
                 if stray_quote and not self.strict:
                     (fields,) = csv.reader([lines[0].rstrip("\r\n")], delimiter=self._delimiter)
                     error = self._decode_error(lines)
                 lines.clear()
                 yield fields, error
 
+    def _lines(self) -> Iterator[str]:
+        while line := self._again.popleft() if self._again else self._file.readline():
+            self._number += 1
+            yield line
+
+    def _push_back(self, lines: Sequence[str]) -> None:
+        self._again.extendleft(reversed(lines))
+        self._number -= len(lines)
+
     def _decode_error(self, lines: Sequence[str]) -> str:
         """The first error of the lines that were read last; empty if there is none."""
-        numbers = count(self._lines.number - len(lines) + 1)
+        numbers = count(self._number - len(lines) + 1)
         return next(filter(None, map(decode_error, lines, numbers)), "")
 
 
@@ -219,23 +227,3 @@ READERS: dict[str, type[Reader]] = {
     ".txt": TextReader,
 }
 TABLES = tuple(suffix for suffix in READERS if suffix != ".txt")  # the formats with columns
-
-
-class _Lines:
-    """Iterator over lines that takes some back. `number`: of the line returned last, from 1."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file, self.number = file, 0
-        self._again: deque[str] = deque()
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._file)
-        self.number += 1
-        return line
-
-    def push_back(self, lines: Sequence[str]) -> None:
-        self._again.extendleft(reversed(lines))
-        self.number -= len(lines)
