@@ -77,7 +77,7 @@ def test_a_non_finite_number_on_any_worker_ends_all_and_names_the_rows(
 ) -> None:
     found = re.fullmatch(
         rf"NonFinite: step {STEP + 1}: the {what} is not finite \(loss \S+, gradient norm \S+\); "
-        r"training rows ([\d, ]+); the last checkpoint is untouched; try a lower optim\.lr, or "
+        r"training rows ([\d, ]+); the last checkpoint is unaffected; try a lower optim\.lr, or "
         r"train\.skip_nonfinite=N",
         raised(runs / name),
     )
@@ -117,7 +117,7 @@ def test_a_flipped_bit_in_the_optimizers_state_is_found(runs: Path) -> None:
 
 def test_workers_that_have_read_other_weights_do_not_start(runs: Path) -> None:
     assert raised(runs / "frozen").startswith(
-        f"UserError: model.name: rank 1 has read another {FLIPPED} than rank 0; give all nodes "
+        f"UserError: model.name: rank 1 loaded a different {FLIPPED} than rank 0; give all nodes "
     )
 
 

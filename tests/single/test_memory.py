@@ -1,4 +1,4 @@
-"""The most that a run held is its own, not that of a run before it in the same process."""
+"""A run's peak memory is its own, not that of an earlier run in the same process."""
 
 import mmap
 
@@ -7,19 +7,17 @@ from distsent.training import memory
 SIZE = 256 << 20
 
 
-def test_a_new_run_begins_with_what_is_held_now() -> None:
+def test_a_new_run_starts_at_the_memory_in_use() -> None:
     memory.reset_peak()
     before = memory.peak()
-    held = mmap.mmap(
-        -1, SIZE, mmap.MAP_PRIVATE
-    )  # new pages for certain: malloc may hand out some that are held already
+    # New pages for certain: malloc may return some that are in memory already.
+    block = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE)
     for start in range(0, SIZE, mmap.PAGESIZE):
-        held[start] = 1
+        block[start] = 1
     most = memory.peak()
     assert most > before + SIZE // 2
-    held.close()
-    assert (
-        memory.peak() > most - SIZE // 2
-    )  # the kernel counts in steps, the larger the more cores there are
+    block.close()
+    # The kernel counts in steps, which grow with the number of cores.
+    assert memory.peak() > most - SIZE // 2
     memory.reset_peak()
     assert memory.peak() < before + (50 << 20)
