@@ -29,11 +29,15 @@ def record(event: str) -> None:
 
 
 def audit(event: str, details: tuple[Any, ...]) -> None:
-    caller = sys._getframe(1).f_code.co_filename
     if event == "pickle.find_class":  # each class or function named in a pickle, in C and in Python
         record(f"pickle: {details}")
-    elif event in ("marshal.loads", "marshal.load") and "importlib" not in caller:
+    elif event in ("marshal.loads", "marshal.load") and not called_by_importlib():
         record(event)
+
+
+def called_by_importlib() -> bool:
+    """Whether the audited function was. `sys._getframe` is audited itself, so call this rarely."""
+    return "importlib" in sys._getframe(2).f_code.co_filename
 
 
 def watch() -> None:
