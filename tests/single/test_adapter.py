@@ -99,7 +99,7 @@ def test_updates_and_head_are_trained_and_nothing_else(
     assert all(".lora_" in name or "classifier" in name for name in named)
     assert {name.rpartition(".")[0].rpartition(".")[0] for name in named if ".lora_A." in name}
     flat = FlatParameters(model, classifier.token_embedding(model))
-    assert flat.table is None and flat.size == sum(
+    assert flat.embedding_grad is None and flat.size == sum(
         p.numel() for p in model.parameters() if p.requires_grad
     )
     plain = tiny_models.encoder(family)

@@ -161,8 +161,8 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
         (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column of --file: there is none",
         (str(finished / "plain"), "--file", str(tmp_path)): f"{tmp_path}: a folder, not a file",
         (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' (--text-column); the file is empty",
-        (str(encoder), "a"): f"{encoder}: no classifier, an encoder alone (classifier.bias, classifier.weight is not among its "
-                             f"weights): train one from it, with model.name={encoder}",
+        (str(encoder), "a"): f"{encoder}: an encoder without a classification head (its weights lack classifier.bias, "
+                             f"classifier.weight); train a classifier from it with model.name={encoder}",
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model takes 3 to 258 tokens",
         (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no model/config.json and no "
                               "config.json)",

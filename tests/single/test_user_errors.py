@@ -70,7 +70,7 @@ def both(*harms: Harm) -> Harm:
 
 
 NO_TEXT = "train.jsonl: 1 row with no text (null, empty or only white space): row 3; data.drop_bad_rows = true leaves such rows out"
-NO_MODEL = "give a local folder, or a hub id where the hub or its cache (HF_HOME) is reachable"
+NO_MODEL = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
 GOOD = '{"text": "w1", "label": "bad"}\n'
 
 # What is wrong, and the lines that say so. The job, before anything is written:
@@ -140,7 +140,7 @@ REST: list[tuple[Harm, str]] = [
      "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains custom code which must be executed "
      f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); {NO_MODEL}"),
     (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
-     "model.name = '{folder}/model': its weights come as a pickle alone (pytorch_model.bin), which distsent does not read; "
+     "model.name = '{folder}/model': its weights exist only as a pickle (pytorch_model.bin), which distsent does not read; "
      "docs/jobs.md shows how to convert them once"),
     (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
      f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: invalid header length); {NO_MODEL}"),
