@@ -1,6 +1,7 @@
-"""The five published systems in miniature: a hub's cache with tiny encoders under their published names, and toy corpora.
+"""The five published systems in miniature: a hub cache with tiny encoders, and small datasets.
 
-python -m tests.systems PLAN trains, in one start of the workers, what stands in PLAN, a JSON list of [job file, overrides].
+python -m tests.systems PLAN trains the jobs in PLAN, a JSON list of [job file, overrides], with one
+start of the workers.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from pathlib import Path
 from tests import fixtures, tiny_models
 
 ROOT = Path(__file__).resolve().parents[1]
-HUB = {  # what the job files call their encoders
-    "distilbert-base-uncased": "distilbert", "prajjwal1/bert-tiny": "bert", "bert-base-uncased": "bert",
-    "roberta-base": "roberta", "albert-base-v2": "albert",
-}  # fmt: skip
+HUB = {  # hub id in a job file: architecture
+    "distilbert-base-uncased": "distilbert",
+    "prajjwal1/bert-tiny": "bert",
+    "bert-base-uncased": "bert",
+    "roberta-base": "roberta",
+    "albert-base-v2": "albert",
+}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def hub(home: Path, words: Sequence[str] = fixtures.WORDS) -> Path:
-    """An HF_HOME whose cache holds an encoder, without a head, for each published name; they know 95 `words`."""
+    """An HF_HOME whose cache has an encoder without a head for each name, with 95 `words`."""
     for name, family in HUB.items():
         repository = home / "hub" / f"models--{name.replace('/', '--')}"
         snapshot = repository / "snapshots" / COMMIT
@@ -32,12 +36,12 @@ def hub(home: Path, words: Sequence[str] = fixtures.WORDS) -> Path:
 
 
 def snapshot(home: Path, name: str) -> Path:
-    """Where the cache keeps an encoder."""
+    """The folder of an encoder in the cache."""
     return home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
 
 
 def encoder(folder: Path, family: str, words: Sequence[str] = fixtures.WORDS) -> Path:
-    """A tiny encoder of the family, as it is published: no head, and a tokenizer with the family's padding id."""
+    """A tiny encoder as published: without a head, with a tokenizer of its padding id."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -55,13 +59,14 @@ def encoder(folder: Path, family: str, words: Sequence[str] = fixtures.WORDS) ->
     model = tiny_models.encoder(family)
     model.base_model.save_pretrained(folder)
     PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=256, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=backend, model_max_length=256,
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
 
 def corpora(folder: Path) -> dict[str, Path]:
-    """The shapes of the published corpora: imdb has no validation part; emotion has all three; the tweets are cut anew."""
+    """The splits of the published datasets: emotion has all three, the others no validation."""
     return {
         "imdb": fixtures.corpus(folder / "imdb", train=90, validation=0, test=70, classes=2),
         "tweets": fixtures.corpus(folder / "tweets", train=80, validation=0, test=40, classes=3),

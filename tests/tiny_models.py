@@ -1,4 +1,4 @@
-"""Small real things for tests: encoders of every family, corpora in memory."""
+"""Tiny encoders of every architecture, and datasets in memory."""
 
 from __future__ import annotations
 
@@ -57,23 +57,25 @@ def tokens(n: int, classes: int = 3, longest: int = 40, seed: int = 0) -> Tokens
 def encoder(
     family: str = "bert", classes: int = 3, dropout: float = 0.0, seed: int = 0, layers: int = 2
 ) -> PreTrainedModel:
-    """A tiny classifier of the family with random weights, in evaluation mode."""
+    """A tiny classifier of the architecture with random weights, in evaluation mode."""
     names = {
         "num_labels": classes,
         "vocab_size": VOCABULARY,
         "pad_token_id": 1 if family == "roberta" else 0,
     }
     usual = {
-        **names, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64,
-        "max_position_embeddings": 258, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
+        **names, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": 258, "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
     }  # fmt: skip
     config = {
         "bert": lambda: BertConfig(**usual),
         "roberta": lambda: RobertaConfig(**usual),
         "albert": lambda: AlbertConfig(**usual, embedding_size=16, classifier_dropout_prob=dropout),
         "distilbert": lambda: DistilBertConfig(
-            **names, dim=32, n_layers=layers, n_heads=4, hidden_dim=64, max_position_embeddings=256, dropout=dropout,
-            attention_dropout=dropout, seq_classif_dropout=dropout,
+            **names, dim=32, n_layers=layers, n_heads=4, hidden_dim=64,
+            max_position_embeddings=256, dropout=dropout, attention_dropout=dropout,
+            seq_classif_dropout=dropout,
         ),
     }[family]()  # fmt: skip
     torch.manual_seed(seed)

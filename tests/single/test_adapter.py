@@ -1,4 +1,4 @@
-"""Adapters in every family, on float and on 4-bit weights: what is trained, what is saved, and that it all computes the same."""
+"""Adapters on all architectures, on float and 4-bit weights: training, saving, equal results."""
 
 import json
 from pathlib import Path
@@ -33,14 +33,14 @@ def asked(folder: Path, *more: str) -> Job:
     return load_job(None, [f"model.name={folder}", "adapter.kind=lora", "adapter.rank=4", *more])
 
 
-def piece(keys: bool = False):
+def small_batch(keys: bool = False):
     ids = [np.arange(5, 5 + n) for n in LENGTHS]
     made = dropout_keys(1, 2, np.arange(len(ids)), np.array(LENGTHS)) if keys else None
     return pack(ids, np.arange(len(ids)) % 3, keys_T=made)
 
 
-def shaken(model):
-    """The model with other trained weights: fresh updates are zero and would hide every mistake."""
+def randomized(model):
+    """Randomize the trained weights: new updates are zero and would hide every mistake."""
     torch.manual_seed(3)
     for p in model.parameters():
         if p.requires_grad:
@@ -64,9 +64,9 @@ def test_packed_padded_merged_and_peft_compute_the_same(
     family: str, folder: Path, bits: int | None, tmp_path: Path
 ) -> None:
     job = asked(folder, *(["adapter.bits=4"] if bits else []))
-    model = shaken(adapter.build_model(job, None, LABELS))
+    model = randomized(adapter.build_model(job, None, LABELS))
     padded = PaddedForward(
-        shaken(adapter.build_model(job, None, LABELS)), Tokenizer(family).pad_token_id
+        randomized(adapter.build_model(job, None, LABELS)), Tokenizer(family).pad_token_id
     )
     forward, remark = choose_forward(model, Tokenizer(family))
     assert isinstance(forward, PackedForward) and remark is None
@@ -85,9 +85,9 @@ def test_packed_padded_merged_and_peft_compute_the_same(
         Tokenizer(family).pad_token_id,
     )
     with torch.no_grad():
-        expected = forward(piece())
+        expected = forward(small_batch())
         for other in (padded, merged, loaded):
-            assert torch.allclose(other(piece()), expected, rtol=0, atol=1e-6)
+            assert torch.allclose(other(small_batch()), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [None, 4])
@@ -120,10 +120,10 @@ def test_the_head_is_never_in_four_bits(folder: Path) -> None:
 
 
 def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None:
-    model = shaken(adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS))
+    model = randomized(adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with torch.no_grad():
-        PaddedForward(model, 0)(piece())
+        PaddedForward(model, 0)(small_batch())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
@@ -132,10 +132,10 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(
 ) -> None:
     """The same masks however the batch is cut."""
     forward = PackedForward(
-        shaken(adapter.build_model(asked(folder, "adapter.dropout=0.5"), None, LABELS))
+        randomized(adapter.build_model(asked(folder, "adapter.dropout=0.5"), None, LABELS))
     )
     forward.model.train()
-    whole = piece(keys=True)
+    whole = small_batch(keys=True)
     starts = np.cumsum((0, *LENGTHS))
     parts = [
         pack([np.arange(5, 5 + n)], np.zeros(1), keys_T=whole.keys_T[a : a + n])
@@ -149,22 +149,22 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(
 
 @pytest.mark.parametrize("targets", ["query", "key", "value", "dense"])
 def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Path) -> None:
-    """What is frozen in the first layer then needs no gradient; its attention is trained, and drops, all the same."""
+    """Frozen inputs of attention need no gradient; attention still has a gradient and dropout."""
     tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
     job = asked(tmp_path / "encoder", f'adapter.targets=["{targets}"]')
     packed, padded = (
-        PackedForward(shaken(adapter.build_model(job, None, LABELS))),
-        PaddedForward(shaken(adapter.build_model(job, None, LABELS)), 0),
+        PackedForward(randomized(adapter.build_model(job, None, LABELS))),
+        PaddedForward(randomized(adapter.build_model(job, None, LABELS)), 0),
     )
     gradients = []
     for forward in (packed, padded):
-        forward(piece()).square().sum().backward()
+        forward(small_batch()).square().sum().backward()
         gradients.append([p.grad for p in forward.model.parameters() if p.requires_grad])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
-    still = packed(piece())
+    still = packed(small_batch())
     packed.model.bert.encoder.layer[0].attention.self.dropout.p = 0.9
     packed.model.train()
-    assert not torch.allclose(packed(piece(keys=True)), still, atol=1e-3)
+    assert not torch.allclose(packed(small_batch(keys=True)), still, atol=1e-3)
 
 
 def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> No
 
 
 def others() -> dict[str, tuple[Any, list[str], list[str]]]:
-    """Architectures that distsent knows no targets for: (model, targets, what is new on top of the encoder)."""
+    """Architectures without default targets: (model, targets, modules on top of the encoder)."""
     from transformers import (
         DebertaV2Config,
         DebertaV2ForSequenceClassification,
@@ -256,7 +256,7 @@ def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Pa
 @pytest.mark.parametrize(
     ("package", "key"), [("bitsandbytes", "adapter.bits = 4"), ("peft", "adapter.kind = 'lora'")]
 )
-def test_a_missing_package_is_one_line_with_the_cure(
+def test_a_missing_package_is_one_line_with_the_fix(
     package: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_models.encoder("bert").save_pretrained(tmp_path)
@@ -278,7 +278,8 @@ def test_a_missing_package_is_one_line_with_the_cure(
     (line,) = without(ImportError("no symbol\nmore"))
     assert (
         line
-        == f"{key}: needs {package}, which fails to import (ImportError: no symbol); pip install 'distsent[lora]'"
+        == f"{key}: needs {package}, which fails to import (ImportError: no symbol); pip install "
+        "'distsent[lora]'"
     )
 
 
@@ -307,9 +308,11 @@ def test_a_run_with_adapters_resumes_to_the_same_bits(bits: str, tmp_path: Path)
         systems.encoder(tmp_path / "encoder", "bert"),
     )
     words = [
-        f"data.source={corpus}", f"model.name={encoder}", f"run.dir={tmp_path}", "data.max_length=40", "train.batch_size=8",
-        "train.max_steps=8", "checkpoint.every_steps=4", "checkpoint.keep=9", "adapter.kind=lora", f"adapter.bits={bits}",
-        "adapter.dropout=0.2", "optim.lr=1e-2", "eval.every=end", "log.tensorboard=false",
+        f"data.source={corpus}", f"model.name={encoder}", f"run.dir={tmp_path}",
+        "data.max_length=40", "train.batch_size=8", "train.max_steps=8",
+        "checkpoint.every_steps=4", "checkpoint.keep=9", "adapter.kind=lora",
+        f"adapter.bits={bits}", "adapter.dropout=0.2", "optim.lr=1e-2", "eval.every=end",
+        "log.tensorboard=false",
     ]  # fmt: skip
     drive([entry("run", words)], World())
     run = shutil.copytree(

@@ -1,4 +1,4 @@
-"""What train refuses, as a user meets it: through the door, a line for each mistake, exit code 2, nothing half-written."""
+"""Mistakes that train reports: one line each, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from distsent import cli, train
 from distsent.runtime.signals import SIGNALS
 from tests import fixtures
 
-Harm = Callable[
-    [Path], list[str]
-]  # spoils something in a folder, returns what to say on the command line
+# Breaks something in a folder and returns arguments for the command line.
+Harm = Callable[[Path], list[str]]
 
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """The door sets signal handlers and threads, for a process of its own."""
+    """Restore the signal handlers and threads that the entry point sets."""
     handlers, threads = (
         {number: signal.getsignal(number) for number in SIGNALS},
         torch.get_num_threads(),
@@ -39,7 +38,7 @@ def words(*said: str) -> Harm:
 
 
 def file(name: str, content: str | bytes | None, *said: str) -> Harm:
-    """Another content for a file; None deletes it."""
+    """Replace the content of a file; None deletes it."""
 
     def harm(folder: Path) -> list[str]:
         path = folder / name
@@ -53,7 +52,7 @@ def file(name: str, content: str | bytes | None, *said: str) -> Harm:
 
 
 def row(split: str = "train", **changes: object) -> Harm:
-    """Other values in the third row of a split; `...` takes a key away."""
+    """Change values in the third row of a split; `...` removes a key."""
 
     def harm(folder: Path) -> list[str]:
         path = folder / "corpus" / f"{split}.jsonl"
@@ -69,81 +68,115 @@ def both(*harms: Harm) -> Harm:
     return lambda folder: [word for harm in harms for word in harm(folder)]
 
 
-NO_TEXT = "train.jsonl: 1 row with no text (null, empty or only white space): row 3; data.drop_bad_rows = true leaves such rows out"
+NO_TEXT = (
+    "train.jsonl: 1 row with no text (null, empty or only white space): row 3; "
+    "data.drop_bad_rows = true leaves such rows out"
+)
 NO_MODEL = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
 GOOD = '{"text": "w1", "label": "bad"}\n'
 
-# What is wrong, and the lines that say so. The job, before anything is written:
+# (mistake, error lines). Mistakes in the job, found before anything is written:
 JOBS: list[tuple[Harm, str]] = [
-    (words("train.batchsize=8"), "command line: train.batchsize: unknown key; did you mean train.batch_size?"),
-    (words("training.epochs=8"), "command line: training.epochs: unknown section; did you mean train.epochs?"),
-    (words("train.epochs=many"), 'command line: train.epochs = "many": expected a number > 0, e.g. train.epochs=5.0'),
-    (words("optim.lr=-1"), "command line: optim.lr = -1: expected a number > 0, e.g. optim.lr=0.001"),
-    (words("optim.name=sgd"), 'command line: optim.name = "sgd": expected "adam" or "adamw", e.g. optim.name=adamw'),
-    (words("adapter.bits=4"), 'command line: adapter.bits = 4: applies only to adapter.kind = "lora"'),
-    (words("data.max_length=2"), "command line: data.max_length = 2: expected an integer >= 4, e.g. data.max_length=64"),
+    (words("train.batchsize=8"), "command line: train.batchsize: unknown key; did you mean "
+                                 "train.batch_size?"),
+    (words("training.epochs=8"), "command line: training.epochs: unknown section; did you mean "
+                                 "train.epochs?"),
+    (words("train.epochs=many"), 'command line: train.epochs = "many": expected a number > 0, e.g. '
+                                 'train.epochs=5.0'),
+    (words("optim.lr=-1"), "command line: optim.lr = -1: expected a number > 0, e.g. "
+                           "optim.lr=0.001"),
+    (words("optim.name=sgd"), 'command line: optim.name = "sgd": expected "adam" or "adamw", e.g. '
+                              'optim.name=adamw'),
+    (words("adapter.bits=4"), 'command line: adapter.bits = 4: applies only to adapter.kind = '
+                              '"lora"'),
+    (words("data.max_length=2"), "command line: data.max_length = 2: expected an integer >= 4, "
+                                 "e.g. data.max_length=64"),
     (words("1e-3"), 'command line: "1e-3": expected section.key=value, e.g. train.epochs=3'),
-    (words("--chekc"), "python -m distsent.train: unrecognized arguments: --chekc; --help lists all arguments"),
+    (words("--chekc"), "python -m distsent.train: unrecognized arguments: --chekc; --help lists "
+                       "all arguments"),
     (words("data.source={folder}/corpsu"),
-     'command line: data.source = "{folder}/corpsu": no such file or folder; did you mean {folder}/corpus?'),
+     'command line: data.source = "{folder}/corpsu": no such file or folder; did you mean '
+     '{folder}/corpus?'),
     (words("model.name={folder}/modle"),
-     'command line: model.name = "{folder}/modle": no such file or folder; did you mean {folder}/model?'),
+     'command line: model.name = "{folder}/modle": no such file or folder; did you mean '
+     '{folder}/model?'),
     (words("run.dir=/proc/nowhere"),
-     "run.dir: cannot write to /proc/nowhere/wrong (No such file or directory); choose another folder with run.dir=..."),
+     "run.dir: cannot write to /proc/nowhere/wrong (No such file or directory); choose another "
+     "folder with run.dir=..."),
 ]  # fmt: skip
 
-# Files, rows, models: found later, behind a run folder's first lines.
+# Mistakes in files, rows and models, found after the run folder is created:
 REST: list[tuple[Harm, str]] = [
     (file("corpus/train.jsonl", None),
-     "the dataset has no train split, only validation and test: data.pool_splits = true joins all rows and cuts them by "
+     "the dataset has no train split, only validation and test: data.pool_splits = true joins all "
+     "rows and cuts them by "
      "data.validation_fraction and data.test_fraction"),
     (both(file("corpus/test.jsonl", None), file("corpus/validation.jsonl", None)),
-     "the dataset has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"),
+     "the dataset has neither a validation nor a test split: set data.validation_fraction or "
+     "data.test_fraction, e.g. 0.1"),
     (file("corpus/test.jsonl", ""),
      "test.jsonl: no column 'text' (data.text_column); the file is empty\n"
      "test.jsonl: no column 'label' (data.label_column); the file is empty"),
     (words("data.text_column=txet"),
-     "\n".join(f"{split}.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there are text, label"
+     "\n".join(f"{split}.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there "
+               "are text, label"
                for split in ("train", "validation", "test"))),
     (row(text=None), NO_TEXT),
     (row(text="  "), NO_TEXT),
     (row(text=...), NO_TEXT),
     (row(text=5), "train.jsonl, row 3: column 'text': 5 is not text"),
-    (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves such rows out"),
-    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if it is not a class, name the "
+    (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves "
+                      "such rows out"),
+    (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if "
+                                 "it is not a class, name the "
                                 "classes in data.labels"),
     (words('data.labels=["bad", "fair"]'),
-     "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 12 more\n"
+     "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 "
+     "('good'), row 9 ('good') and 12 more\n"
      "validation.jsonl: 1 row with a label outside the classes bad, fair: row 3 ('good')\n"
-     "test.jsonl: 27 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 ('good'), row 9 ('good') and 24 more; "
+     "test.jsonl: 27 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 "
+     "('good'), row 9 ('good') and 24 more; "
      "data.drop_bad_rows = true leaves such rows out"),
-    (file("corpus/test.jsonl", GOOD + "[1, 2]\n"), "test.jsonl, row 2: [1, 2] is not an object with columns"),
-    (file("corpus/test.jsonl", GOOD + '{"text": \n'), "test.jsonl, row 2: not JSON (Expecting value, column 9)"),
-    (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'), "test.jsonl, row 2: not UTF-8 (byte 0xff, line 2)"),
+    (file("corpus/test.jsonl", GOOD + "[1, 2]\n"), "test.jsonl, row 2: [1, 2] is not an object "
+                                                   "with columns"),
+    (file("corpus/test.jsonl", GOOD + '{"text": \n'), "test.jsonl, row 2: not JSON (Expecting "
+                                                      "value, column 9)"),
+    (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'),
+     "test.jsonl, row 2: not UTF-8 (byte 0xff, line 2)"),
     (both(file("corpus/train.parquet", "PAR?"), file("corpus/train.jsonl", None)),
-     "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes))"),
+     "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file "
+     "footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
-     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); leave the fraction out to use it, or "
+     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); leave the "
+     "fraction out to use it, or "
      "set data.pool_splits = true to join all rows and cut them again"),
-    (words("data.max_length=300"), "data.max_length = 300: {folder}/model takes at most 258 tokens"),
-    (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, fair, good)"),
+    (words("data.max_length=300"),
+     "data.max_length = 300: {folder}/model takes at most 258 tokens"),
+    (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, "
+                                              "fair, good)"),
     (both(file("corpus/validation.jsonl", None), words("train.patience=2")),
-     "train.patience: there is no validation split to watch; set data.validation_fraction, e.g. 0.1"),
+     "train.patience: there is no validation split to watch; set data.validation_fraction, e.g. "
+     "0.1"),
     (words("adapter.kind=lora", 'adapter.targets=["nothing"]'),
      "adapter.targets: this bert encoder has no module 'nothing'; it has dense, key, query, value"),
     (both(file("model/tokenizer.json", None), file("model/tokenizer_config.json", None)),
      "model.name = '{folder}/model': its tokenizer has no vocabulary; is tokenizer.json missing?"),
     (file("model/config.json", "{"),
-     "model.name = '{folder}/model': cannot be loaded (It looks like the config file at '{folder}/model/config.json' is not "
+     "model.name = '{folder}/model': cannot be loaded (It looks like the config file at "
+     "'{folder}/model/config.json' is not "
      f"a valid JSON file.); {NO_MODEL}"),
     (file("model/config.json", '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}'),
-     "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains custom code which must be executed "
-     f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); {NO_MODEL}"),
+     "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains "
+     "custom code which must be executed "
+     f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); "
+     f"{NO_MODEL}"),
     (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
-     "model.name = '{folder}/model': its weights exist only as a pickle (pytorch_model.bin), which distsent does not read; "
+     "model.name = '{folder}/model': its weights exist only as a pickle (pytorch_model.bin), which "
+     "distsent does not read; "
      "docs/jobs.md shows how to convert them once"),
     (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
-     f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: invalid header length); {NO_MODEL}"),
+     f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: "
+     f"invalid header length); {NO_MODEL}"),
 ]  # fmt: skip
 
 
@@ -154,11 +187,12 @@ def refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The door ends with these lines and with 2."""
+    """The entry point prints these lines and exits with code 2."""
     fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
     base = [
-        f"data.source={folder / 'corpus'}", f"model.name={folder / 'model'}", f"run.dir={folder / 'runs'}", "job.name=wrong",
-        "data.max_length=40", "train.max_steps=1", "log.tensorboard=false",
+        f"data.source={folder / 'corpus'}", f"model.name={folder / 'model'}",
+        f"run.dir={folder / 'runs'}", "job.name=wrong", "data.max_length=40",
+        "train.max_steps=1", "log.tensorboard=false",
     ]  # fmt: skip
     said = harm(folder)
     changed = tuple(f"{word.partition('=')[0]}=" for word in said if "=" in word)
