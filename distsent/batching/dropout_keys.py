@@ -1,7 +1,5 @@
 """One dropout key per token: a hash of seed, step, example and position."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -4,8 +4,6 @@ In the last layer only the input of the head is useful: keys and values of all t
 else for the first token of each example.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

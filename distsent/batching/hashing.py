@@ -1,7 +1,5 @@
 """Integer hashes: the source of all randomness in training, without generator state."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # The multipliers of splitmix64 (Steele et al., 2014).

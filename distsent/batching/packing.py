@@ -8,8 +8,6 @@ Shape letters: T tokens of the packed batch, n examples, g rows of a length grou
 group's row, H attention heads, D width of an attention head, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -4,27 +4,26 @@ The updates are injected into the classifier without a wrapper. For the packed f
 parameters and the checkpoints, it is a classifier with fewer trainable parameters.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
 from distsent.model.classifier import build_classifier, load_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # bitsandbytes warns about missing kernels that it does not need, on every worker.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

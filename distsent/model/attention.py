@@ -5,8 +5,6 @@ batch down as a keyword argument. Shapes: queries, keys, values are [1, H, T, D]
 [T, H, D] here (letters: batching/packing.py).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 from inspect import signature

@@ -4,21 +4,22 @@ The name is a hub id, a local folder in Hugging Face's layout (safetensors only:
 pickles are never read), or `demo`, a small BERT with random weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distsent.errors import UserError
 from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
 transformers.utils.logging.set_verbosity_error()

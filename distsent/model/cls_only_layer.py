@@ -5,8 +5,6 @@ token per example. That saves a seventh of a six-layer encoder's arithmetic, and
 same bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

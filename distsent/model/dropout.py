@@ -5,8 +5,6 @@ micro-batches, and there is no generator state to save. It is also cheaper than 
 few integer operations give four elements at once.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np
@@ -61,22 +59,6 @@ def inverse_keep_prob(rate: float) -> float:
     return 65536 / (65536 - round(rate * 65536))
 
 
-class TokenDropout(nn.Module):
-    """Replaces an encoder's `nn.Dropout` for packed batches: [..., T or n, width]."""
-
-    def __init__(self, rate: float, context: DropoutContext) -> None:
-        super().__init__()
-        self.p = rate  # encoders read the rate of their attention under this name
-        self._context = context
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0:
-            return x
-        keys, site = self._context.keys_for(x), self._context.next_site()
-        mask = keep_mask(keys, site, x.shape[-1], self.p)
-        return x * mask.reshape(x.shape).to(x.dtype).mul_(inverse_keep_prob(self.p))
-
-
 class DropoutContext:
     """State of one forward pass: the keys of its tokens, and the number of dropouts so far."""
 
@@ -103,3 +85,19 @@ class DropoutContext:
         assert self._keys_n is not None, "a packed batch for training has dropout keys"
         rows = x.numel() // x.shape[-1]
         return self._keys_n if rows == len(self._keys_n) else self.keys_T
+
+
+class TokenDropout(nn.Module):
+    """Replaces an encoder's `nn.Dropout` for packed batches: [..., T or n, width]."""
+
+    def __init__(self, rate: float, context: DropoutContext) -> None:
+        super().__init__()
+        self.p = rate  # encoders read the rate of their attention under this name
+        self._context = context
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keys, site = self._context.keys_for(x), self._context.next_site()
+        mask = keep_mask(keys, site, x.shape[-1], self.p)
+        return x * mask.reshape(x.shape).to(x.dtype).mul_(inverse_keep_prob(self.p))

@@ -1,7 +1,5 @@
 """PackedBatch -> logits [n, C]: packed, or padded for encoders that cannot run packed."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import AbstractContextManager
 from inspect import signature

@@ -1,18 +1,19 @@
 """Name -> tokenizer: a hub id, a local folder, or the demo's own closed vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (  # type: ignore[attr-defined]
+    AutoTokenizer,
+    BertTokenizerFast,
+    PreTrainedTokenizerBase,
+)
 
+from distsent.data.demo import vocabulary
 from distsent.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Without this, transformers asks on the terminal whether it may run a model's code.
 NO_REMOTE_CODE = {"trust_remote_code": False}
@@ -23,8 +24,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """The tokenizer of an encoder. Raises UserError if it cannot be loaded or is not usable."""
     if name == "demo":
         return demo_tokenizer()
-    from transformers import AutoTokenizer
-
     with explain_load_errors(name, "model.name"):
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision or "main", **NO_REMOTE_CODE
@@ -42,11 +41,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 def demo_tokenizer() -> PreTrainedTokenizerBase:
     """WordPiece over the words of the demo dataset, and single letters for other words."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
-
-    from distsent.data.demo import vocabulary
-
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
     pieces = [*SPECIAL_TOKENS, *letters, *(f"##{c}" for c in letters), *vocabulary()]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
