@@ -20,7 +20,7 @@ setup:  ## virtual environment .venv, dependencies, Horovod built for the instal
 	@tools/setup.sh
 
 train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with ARGS as further arguments
-	@$(in_venv) horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
+	@$(in_venv) python tools/show_run.py horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 $(ARGS)

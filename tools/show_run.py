@@ -1,0 +1,103 @@
+"""Run a launcher and show its output as one program's:  tools/show_run.py horovodrun -np 4 python ...
+
+mpirun puts `[1,0]<stderr>:` before each line, and no worker sees the terminal. This parent process
+removes the prefixes, draws one progress bar if there is a terminal, and ends with the exit code of
+its child. Only the standard library and tqdm are used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO, Any
+
+RANK = re.compile(r"\[\d+(,\d+)?\]<std(out|err)>:\s?")
+PROGRESS = "distsent-progress: "  # written by distsent/runtime/log.py
+RULE = "-" * 60
+OWN = "distsent: "  # begins the lines in which a worker says why it ended
+
+
+class Screen:
+    """Lines on standard output and error, and a bar below them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._boxed: list[str] = []  # mpirun's own account of a failed worker, between two rules
+        self._in_box = False
+        self._reason_shown = False
+
+    def show(self, line: str, target: IO[str]) -> None:
+        line = RANK.sub("", line.rstrip("\n"))
+        with self._lock:
+            if line.startswith(PROGRESS):
+                self._move(json.loads(line.removeprefix(PROGRESS)))
+            elif self._in_box or line.startswith(RULE):
+                self._in_box ^= line.startswith(RULE)
+                self._boxed.append(line)
+            elif line:
+                self._reason_shown |= line.startswith(OWN)
+                self._print(line, target)
+
+    def close(self, code: int) -> None:
+        """Show mpirun's account of a failure where no worker gave a reason."""
+        if self._bar is not None:
+            self._bar.close()
+        if code and not self._reason_shown:
+            for line in self._boxed:
+                self._print(line, sys.stderr)
+
+    def _print(self, line: str, target: IO[str]) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=target)
+        else:
+            print(line, file=target, flush=True)
+
+    def _move(self, progress: dict[str, Any]) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress["of"], initial=progress["step"], unit="step", dynamic_ncols=True
+            )
+        self._bar.set_postfix_str(progress["text"], refresh=False)
+        self._bar.update(progress["step"] - self._bar.n)
+
+
+def copy(source: IO[str], target: IO[str], screen: Screen) -> None:
+    for line in source:
+        screen.show(line, target)
+
+
+def main(command: list[str]) -> int:
+    env = dict(os.environ)
+    if sys.stderr.isatty():
+        env["DISTSENT_PROGRESS"] = "json"
+    screen = Screen()
+    child = subprocess.Popen(
+        command, env=env, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # Ctrl-C reaches the child from the terminal itself; a signal to this process alone is passed on.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+    threads = [
+        threading.Thread(target=copy, args=(source, target, screen))
+        for source, target in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    code = child.wait()
+    code = code if code >= 0 else 128 - code
+    screen.close(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
