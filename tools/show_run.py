@@ -1,8 +1,8 @@
-"""Run a launcher and show its output as one program's:  tools/show_run.py horovodrun -np 4 python ...
+"""Show a launcher's output as one program's:  tools/show_run.py horovodrun -np 4 python ...
 
 mpirun puts `[1,0]<stderr>:` before each line, and no worker sees the terminal. This parent process
 removes the prefixes, draws one progress bar if there is a terminal, and ends with the exit code of
-its child. Only the standard library and tqdm are used.
+its child.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import IO, Any
 
-RANK = re.compile(r"\[\d+(,\d+)?\]<std(out|err)>:\s?")
+RANK = re.compile(r"\[\d+(,\d+)?\]<std(out|err)>:")
 PROGRESS = "distsent-progress: "  # written by distsent/runtime/log.py
 RULE = "-" * 60
 OWN = "distsent: "  # begins the lines in which a worker says why it ended
@@ -65,7 +65,8 @@ class Screen:
             self._bar = tqdm(
                 total=progress["of"], initial=progress["step"], unit="step", dynamic_ncols=True
             )
-        self._bar.set_postfix_str(progress["text"], refresh=False)
+        text = progress["text"].partition("  ")[2]  # the bar itself counts the steps
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(progress["step"] - self._bar.n)
 
 
@@ -80,9 +81,14 @@ def main(command: list[str]) -> int:
         env["DISTSENT_PROGRESS"] = "json"
     screen = Screen()
     child = subprocess.Popen(
-        command, env=env, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        env=env,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    # Ctrl-C reaches the child from the terminal itself; a signal to this process alone is passed on.
+    # The terminal sends Ctrl-C to the child too. A signal to this process alone is passed on.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
     threads = [
