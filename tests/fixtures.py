@@ -1,4 +1,4 @@
-"""Small real things on disk for whole runs: an encoder with its tokenizer, and a corpus in files. No network."""
+"""Small files for complete runs without network: an encoder with its tokenizer, and a dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ("bad", "fair", "good")
 
 
 def model(folder: Path, classes: int = 3, dropout: float = 0.1, seed: int = 0) -> Path:
-    """A two-layer BERT with random weights and a tokenizer that knows WORDS, as Hugging Face saves them."""
+    """A two-layer BERT with random weights and a tokenizer of WORDS, in Hugging Face's layout."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertTokenizerFast
 
@@ -37,7 +37,7 @@ def model(folder: Path, classes: int = 3, dropout: float = 0.1, seed: int = 0) -
 
 
 def rows(n: int, classes: int = 3, longest: int = 30, seed: int = 0) -> list[dict[str, object]]:
-    """Texts of very unequal lengths whose class shows, not too plainly, in their words."""
+    """Texts of very unequal lengths whose words depend on their class."""
     rng = np.random.default_rng(seed)
     out: list[dict[str, object]] = []
     for i in range(n):
@@ -55,7 +55,7 @@ def rows(n: int, classes: int = 3, longest: int = 30, seed: int = 0) -> list[dic
 def corpus(
     folder: Path, train: int = 45, validation: int = 3, test: int = 82, classes: int = 3
 ) -> Path:
-    """train, validation and test as jsonl; a split of no rows has no file."""
+    """A dataset of jsonl files for train, validation and test; an empty split has no file."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, n) in enumerate(
         {"train": train, "validation": validation, "test": test}.items()

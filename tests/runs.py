@@ -1,4 +1,4 @@
-"""FinishedRun runs for tests to look at, trained once in the process of the tests."""
+"""Finished runs for tests, trained once in the process of the tests."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from tests.parallel.driver import drive, entry
 @cache
 def _trained(folder: Path) -> Path:
     corpus = fixtures.corpus(folder / "corpus", train=60, validation=20, test=40)
+    encoder = systems.encoder(folder / "encoder", "bert")
     base = [
-        f"data.source={corpus}", f"model.name={systems.encoder(folder / 'encoder', 'bert')}", f"run.dir={folder / 'runs'}",
-        "data.max_length=40", "train.batch_size=8", "train.epochs=2", "log.every=1", "optim.lr=5e-3",
+        f"data.source={corpus}", f"model.name={encoder}", f"run.dir={folder / 'runs'}",
+        "data.max_length=40", "train.batch_size=8", "train.epochs=2", "log.every=1",
+        "optim.lr=5e-3",
     ]  # fmt: skip
     plain = [*base, "adapter.kind=none"]
     drive(
@@ -36,7 +38,8 @@ def _trained(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs `plain`, `seeds-seed1`, `seeds-seed2` and `lora`; beside it the corpus and the encoder."""
-    return _trained(
-        tmp_path_factory.getbasetemp() / "finished"
-    )  # every module that imports the fixture has one of its own
+    """The folder of the runs `plain`, `seeds-seed1`, `seeds-seed2` and `lora`.
+
+    The dataset and the encoder are beside it. Modules that import the fixture share the runs.
+    """
+    return _trained(tmp_path_factory.getbasetemp() / "finished")

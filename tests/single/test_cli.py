@@ -1,4 +1,4 @@
-"""Every program helps, refuses a wrong argument in one line, and answers before anything heavy is imported."""
+"""Command lines: help, one-line errors, exit codes, and no heavy imports before them."""
 
 from __future__ import annotations
 
@@ -8,52 +8,96 @@ from pathlib import Path
 
 import pytest
 
+from distsent import cli
+from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
 from tests import fixtures, launcher
 
-DOORS = {  # program: a wrong command line, and its line
+NO_MODEL = "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model"
+PROGRAMS = {  # program: a wrong command line, and its error
     "train": (["--chekc"], "unrecognized arguments: --chekc"),
-    "evaluate": (
-        [],
-        "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model",
-    ),
-    "predict": (
-        ["--max-length=9"],
-        "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model",
-    ),
+    "evaluate": ([], NO_MODEL),
+    "predict": (["--max-length=9"], NO_MODEL),
     "prepare": (["--workers=3"], "unrecognized arguments: --workers=3"),
     "report": ([], "the following arguments are required: RUN"),
     "doctor": (["everything"], "unrecognized arguments: everything"),
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_and_a_wrong_argument(door: str) -> None:
-    helped = launcher.run("-X", "importtime", "-m", f"distsent.{door}", "--help")
-    assert helped.code == 0 and f"usage: python -m distsent.{door} " in helped.output
-    assert not [
-        line
-        for line in helped.output.splitlines()
-        if line.endswith(("| torch", "| transformers", "| datasets"))
-    ]
-    wrong, line = DOORS[door]
-    refused = launcher.run("-m", f"distsent.{door}", *wrong)
-    assert (refused.code, refused.output) == (
-        2,
-        f"distsent: python -m distsent.{door}: {line}; --help lists all arguments\n",
-    )
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_and_a_wrong_argument(program: str) -> None:
+    help = launcher.run("-X", "importtime", "-m", f"distsent.{program}", "--help")
+    assert help.code == 0 and f"usage: python -m distsent.{program} " in help.output
+    heavy = ("| torch", "| transformers", "| datasets")
+    assert not [line for line in help.output.splitlines() if line.endswith(heavy)]
+    wrong, line = PROGRAMS[program]
+    refused = launcher.run("-m", f"distsent.{program}", *wrong)
+    expected = f"distsent: python -m distsent.{program}: {line}; --help lists all arguments\n"
+    assert (refused.code, refused.output) == (2, expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a.toml", "run.dir=x", "train.epochs=1"],
+        ["run.dir=x", "a.toml", "train.epochs=1"],
+        ["run.dir=x", "train.epochs=1", "a.toml"],
+    ],
+)
+def test_the_job_file_may_be_anywhere(words: list[str]) -> None:
+    assert cli.Parser("train", "").job_of(words) == ("a.toml", ["run.dir=x", "train.epochs=1"])
+
+
+def test_two_job_files_are_one_line_that_names_both() -> None:
+    with pytest.raises(UserError) as caught:
+        cli.Parser("train", "").job_of(["imdb.toml", "train.epochs=1", "emotion.toml"])
+    (line,) = caught.value.lines
+    assert "'imdb.toml' and 'emotion.toml': expected one job file" in line
+
+
+def test_without_a_job_file_there_are_only_overrides() -> None:
+    assert cli.Parser("train", "").job_of([]) == (None, [])
+    assert cli.Parser("train", "").job_of(["train.epochs=1"]) == (None, ["train.epochs=1"])
+    # Not a job file: the job reports it with its other mistakes.
+    assert cli.Parser("train", "").job_of(["a.b=1", "1e-3"]) == (None, ["a.b=1", "1e-3"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("a mistake"), 2, "a mistake"),
+        (UserError("a full disk", code=1), 1, "a full disk"),
+        (NonFinite("loss is nan"), 3, "loss is nan"),
+        (Stopped("saved"), 75, "saved; run the same command again to resume"),
+        (WorkerFailed("rank 1 failed: ValueError: x"), 1, "rank 1 failed: ValueError: x"),
+    ],
+)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_errors_are_one_line_on_rank_0_and_an_exit_code_on_all_ranks(
+    error: Exception, code: int, line: str, rank: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def main(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setenv("HOROVOD_RANK", rank)
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: None)
+    with pytest.raises(SystemExit) as exit:
+        cli.run(main)
+    printed = f"distsent: {line}\n" if rank == "0" else ""
+    assert (exit.value.code, *capsys.readouterr()) == (code, "", printed)
 
 
 def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> None:
-    """The demo job in miniature, in an interpreter that finds none of them and cannot connect anywhere."""
+    """A short run of the demo job, in an interpreter without these modules and connections."""
     without = """if True:
         import runpy, socket, sys
+        missing = ("horovod", "mpi4py", "peft", "bitsandbytes", "matplotlib")
         class Absent:
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("horovod", "mpi4py", "peft", "bitsandbytes", "matplotlib"):
+                if name.partition(".")[0] in missing:
                     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         sys.meta_path.insert(0, Absent())
-        def nowhere(*address): raise OSError("no network")
-        socket.socket.connect = nowhere
+        def refuse(*address): raise OSError("no network")
+        socket.socket.connect = refuse
         sys.argv = ["train", *sys.argv[1:]]
         runpy.run_module("distsent.train", run_name="__main__")
     """

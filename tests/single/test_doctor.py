@@ -1,4 +1,4 @@
-"""The doctor's checks, fed with faults, and the program itself."""
+"""The doctor's checks on faults, and the program itself."""
 
 import json
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(
-    ("finding", "state", "words"),
+    ("check", "state", "words"),
     [
         (doctor.check_version("Python", "3.11.7", "3.11"), OK, "3.11.7"),
         (doctor.check_version("Python", "3.9.2", "3.11"), FAIL, "3.11 or newer"),
@@ -108,18 +108,18 @@ GIB = 2**30
         ),
     ],
 )
-def test_a_fault_is_found_with_its_fix(finding, state, words):
-    assert finding.state == state
-    assert words in f"{finding.found} -> {finding.fix}"
-    assert state == OK or finding.fix
+def test_a_fault_is_found_with_its_fix(check, state, words):
+    assert check.state == state
+    assert words in f"{check.found} -> {check.fix}"
+    assert state == OK or check.fix
 
 
-def test_a_library_that_ends_the_process_is_a_finding(monkeypatch):
+def test_a_library_that_aborts_its_process_is_reported(monkeypatch):
     monkeypatch.setitem(doctor.PROBES, "torch", "import os; os.abort()")
     assert doctor.check_torch(doctor.probe_library("torch"), 0).state == FAIL
 
 
-def test_a_missing_library_is_a_finding(monkeypatch):
+def test_a_missing_library_is_reported(monkeypatch):
     monkeypatch.setitem(doctor.PROBES, "horovod", "import no_such_library")
     assert doctor.check_horovod(doctor.probe_library("horovod"), 0).found.startswith(
         "not installed"
@@ -127,22 +127,22 @@ def test_a_missing_library_is_a_finding(monkeypatch):
 
 
 def test_every_line_of_the_table_is_also_in_json(monkeypatch, capsys):
-    findings = [
+    checks = [
         doctor.Check(OK, "torch", "2.13.0", ""),
         doctor.Check(FAIL, "Horovod", "broken", "make setup"),
     ]
-    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: checks)
     assert doctor.main([]) == 1
     assert capsys.readouterr().out.splitlines()[1] == "fail  Horovod        broken  ->  make setup"
     assert doctor.main(["--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == [each._asdict() for each in findings]
-    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: findings[:1])
+    assert json.loads(capsys.readouterr().out) == [each._asdict() for each in checks]
+    monkeypatch.setattr(doctor, "run_checks", lambda run_dir: checks[:1])
     assert doctor.main([]) == 0
 
 
-def test_this_machine_can_be_examined(tmp_path):
-    findings = doctor.run_checks(tmp_path / "not" / "yet")
-    assert [each.what for each in findings][:4] == ["Python", "torch", "Horovod", "mpirun"]
+def test_this_machine_can_be_checked(tmp_path):
+    checks = doctor.run_checks(tmp_path / "not" / "yet")
+    assert [each.what for each in checks][:4] == ["Python", "torch", "Horovod", "mpirun"]
     assert not [
-        each for each in findings if each.state == FAIL and each.what in ("Python", "torch", "runs")
+        each for each in checks if each.state == FAIL and each.what in ("Python", "torch", "runs")
     ]

@@ -1,4 +1,4 @@
-"""evaluate: the run's own scores again, and those on other corpora, with and without a part to train on."""
+"""evaluate: a run's own scores again, and scores on other data."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
 
 @pytest.mark.parametrize("run", ["plain", "lora"])
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, capsys) -> None:
+def test_a_runs_own_scores_are_reproduced(finished: Path, run: str, split: str, capsys) -> None:
     found = scores(capsys, finished / run, "--split", split)
     expected = fixtures.result(finished / run)["eval"][split]
     assert (
@@ -40,7 +40,7 @@ def test_a_runs_own_scores_come_out_again(finished: Path, run: str, split: str, 
     ("asked", "meant"),
     [("auto", "bf16"), ("auto", "float32"), ("fp16", "bf16"), ("fp16", "float32")],
 )
-def test_a_precision_means_what_it_meant_in_training(
+def test_the_precision_is_the_one_of_the_training_run(
     finished: Path,
     asked: str,
     meant: str,
@@ -57,7 +57,7 @@ def test_a_precision_means_what_it_meant_in_training(
     )
 
 
-def test_the_model_folder_alone_knows_its_run(finished: Path, capsys) -> None:
+def test_the_model_folder_finds_its_run(finished: Path, capsys) -> None:
     assert (
         scores(capsys, finished / "plain" / "model")["confusion"]
         == scores(capsys, finished / "plain")["confusion"]
@@ -65,7 +65,7 @@ def test_the_model_folder_alone_knows_its_run(finished: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("name", ["own.csv", "own.jsonl", "own.parquet"])
-def test_a_file_of_ones_own_needs_no_training_part(
+def test_other_data_needs_no_training_split(
     finished: Path, name: str, tmp_path: Path, capsys
 ) -> None:
     rows = fixtures.rows(31, seed=77)
@@ -89,7 +89,7 @@ def test_a_file_of_ones_own_needs_no_training_part(
     )
 
 
-def test_a_folder_with_a_test_part_alone(finished: Path, tmp_path: Path, capsys) -> None:
+def test_a_folder_with_only_a_test_split(finished: Path, tmp_path: Path, capsys) -> None:
     folder = fixtures.corpus(tmp_path / "own", train=0, validation=0, test=17)
     assert scores(capsys, finished / "plain", f"data.source={folder}")["n"] == 17
     with pytest.raises(UserError) as caught:
@@ -99,7 +99,7 @@ def test_a_folder_with_a_test_part_alone(finished: Path, tmp_path: Path, capsys)
     )
 
 
-def test_numbers_and_a_few_of_the_classes_are_read_as_the_models(
+def test_numbers_and_some_of_the_classes_are_read_as_the_models_classes(
     finished: Path, tmp_path: Path, capsys
 ) -> None:
     texts = [row["text"] for row in fixtures.rows(6, seed=5)]
@@ -109,7 +109,7 @@ def test_numbers_and_a_few_of_the_classes_are_read_as_the_models(
     assert found[0]["confusion"] == found[1]["confusion"] and sum(found[0]["confusion"][1]) == 0
 
 
-def test_a_model_without_a_job_is_scored_on_what_is_named(
+def test_a_model_without_a_job_needs_a_data_source(
     finished: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     model = shutil.copytree(finished / "plain" / "model", tmp_path / "shipped")
@@ -123,9 +123,7 @@ def test_a_model_without_a_job_is_scored_on_what_is_named(
     assert found["confusion"] == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]
 
 
-def test_a_run_that_was_moved_still_knows_its_corpus(
-    finished: Path, tmp_path: Path, capsys
-) -> None:
+def test_a_moved_run_still_finds_its_dataset(finished: Path, tmp_path: Path, capsys) -> None:
     moved = shutil.copytree(finished / "plain", tmp_path / "elsewhere" / "plain")
     assert (
         scores(capsys, moved)["confusion"]
@@ -139,14 +137,14 @@ def test_a_run_that_was_moved_still_knows_its_corpus(
     (["x"], "'x': expected section.key=value, e.g. data.source=./test.csv"),
     (["data.max_length=9999"], "data.max_length = 9999: this model takes at most 258 tokens"),
 ])  # fmt: skip
-def test_mistakes_are_lines(finished: Path, words: list[str], line: str) -> None:
+def test_errors_are_one_line_each(finished: Path, words: list[str], line: str) -> None:
     assert any(
         line in found
         for found in corpora.mistakes(lambda: evaluate.main([str(finished / "plain"), *words]))
     )
 
 
-def test_labels_that_the_model_does_not_know_are_a_line(finished: Path, tmp_path: Path) -> None:
+def test_labels_unknown_to_the_model_are_one_line(finished: Path, tmp_path: Path) -> None:
     path = corpora.write(
         tmp_path / "own.csv", {"text": ["w1 w2", "w3"], "label": ["good", "superb"]}
     )

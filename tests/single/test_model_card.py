@@ -1,4 +1,4 @@
-"""The model card: metadata that the hub reads, the tables of the cards, and nothing of the machine it was made on."""
+"""The model card: metadata for the hub, tables, and no trace of the machine."""
 
 import re
 import shutil
@@ -35,8 +35,9 @@ def test_metadata_hold_every_score_of_every_split(loaded: ModelCard, finished: P
     }
     assert found == {
         (split, key): pytest.approx(scores[key], abs=1e-6)
-        for split, scores in evaluated.items() for key in ("accuracy", "f1", "precision", "recall", "loss")
-    }  # fmt: skip
+        for split, scores in evaluated.items()
+        for key in ("accuracy", "f1", "precision", "recall", "loss")
+    }
     assert (loaded.data.model_name, loaded.data.pipeline_tag, loaded.data.library_name) == (
         "plain", "text-classification", "transformers",
     )  # fmt: skip
@@ -58,7 +59,8 @@ def test_each_evaluation_is_a_line_of_the_table(loaded: ModelCard, finished: Pat
         if line.startswith("| ")
     ]
     assert rows[0] == [
-        "epoch", "step", "training loss", "training accuracy", "validation loss", "accuracy", "F1", "precision", "recall",
+        "epoch", "step", "training loss", "training accuracy", "validation loss", "accuracy", "F1",
+        "precision", "recall",
     ]  # fmt: skip
     assert [row[:6] for row in rows[2:]] == [
         [
@@ -77,7 +79,7 @@ def test_scores_come_with_their_intervals(loaded: ModelCard, finished: Path) -> 
     assert accuracy == pytest.approx(scores["accuracy"], abs=5e-5) and low < accuracy < high
 
 
-def test_pictures_lie_beside_the_card_that_shows_them(loaded: ModelCard, finished: Path) -> None:
+def test_the_pictures_of_a_card_are_in_its_folder(loaded: ModelCard, finished: Path) -> None:
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", loaded.text)
     assert shown == ["curves.png", "confusion-validation.png", "confusion-test.png"]
     assert all(
@@ -99,7 +101,7 @@ def test_without_matplotlib_there_is_a_card_without_pictures(
     assert "## Versions" in text and "![" not in text and not [*run.glob("model/*.png")]
 
 
-def test_an_adapters_card_says_what_it_is_and_how_to_load_it(finished: Path) -> None:
+def test_an_adapters_card_describes_it_and_how_to_load_it(finished: Path) -> None:
     text = (finished / "lora" / "model" / "README.md").read_text()
     assert "low-rank updates (LoRA, rank 8, alpha 16) over weights left as they are" in text
     assert (
@@ -109,7 +111,7 @@ def test_an_adapters_card_says_what_it_is_and_how_to_load_it(finished: Path) -> 
     assert set(ModelCard(text).data.tags) >= {"lora", "peft"}
 
 
-def test_no_path_of_the_machine_is_in_the_card(finished: Path) -> None:
+def test_the_card_has_no_path_of_the_machine(finished: Path) -> None:
     for name in ("plain", "lora"):
         text = (finished / name / "model" / "README.md").read_text()
         assert str(finished.parent) not in text and "/tmp" not in text

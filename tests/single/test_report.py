@@ -1,4 +1,4 @@
-"""Runs side by side: tables, seeds, significance, pictures; and what is no finished run."""
+"""Runs side by side: tables, seeds, significance, pictures, and folders without a finished run."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ from distsent.errors import UserError
 from distsent.evaluation import intervals
 from distsent.reporting import pairwise, plots, push, significance
 from distsent.reporting.finished_run import read_run
+from distsent.reporting.table import format_result_table, next_commands
 from distsent.runtime.run_status import RunStatus
 from tests import fixtures
 
@@ -25,7 +26,7 @@ def reported(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return capsys.readouterr().out
 
 
-def test_markdown_has_a_line_a_run_and_one_over_the_seeds(finished: Path, capsys) -> None:
+def test_markdown_has_a_line_per_run_and_one_for_the_seeds(finished: Path, capsys) -> None:
     names = ["plain", "lora", "seeds-seed1", "seeds-seed2"]
     text = reported(capsys, *(finished / name for name in names))
     lines = [
@@ -54,6 +55,24 @@ def test_markdown_has_a_line_a_run_and_one_over_the_seeds(finished: Path, capsys
     assert [line[:2] for line in lines[9:]] == [
         [name, "plain"] for name in names[1:]
     ]  # against the first
+
+
+def test_one_run_shows_its_scores_on_all_splits(finished: Path, capsys) -> None:
+    text = reported(capsys, finished / "plain")
+    assert text.startswith(format_result_table(fixtures.result(finished / "plain")) + "\n\n")
+    assert "Scores on the test split.\n\n| run " in text
+
+
+def test_the_next_commands_name_the_run(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    head, *lines = next_commands(Path("plain")).splitlines()
+    commands = [line.split(maxsplit=1)[1].strip() for line in lines]
+    assert head == "next:" and commands[-1].endswith("plain/model/README.md")
+    for program in ("predict", "report", "evaluate"):
+        assert any(f"python -m distsent.{program} plain" in line for line in commands)
+    assert any("tensorboard --logdir plain" in line for line in commands)
+    assert "tensorboard" not in next_commands(Path("lora"))  # its job turns TensorBoard off
+    assert "'a b/plain'" in next_commands(Path("a b/plain"))
 
 
 def test_csv_and_json_hold_the_plain_numbers(finished: Path, capsys) -> None:
@@ -103,19 +122,20 @@ def test_without_matplotlib_pictures_are_one_line(
         report.main([str(finished / "plain"), "--pictures", "x"])
 
 
-def test_what_is_no_finished_run_is_a_line_each(finished: Path, tmp_path: Path) -> None:
-    begun = shutil.copytree(finished / "plain", tmp_path / "begun")
-    (begun / "result.json").unlink()
-    (begun / "status.json").write_text(RunStatus.started("step 3 of 16").to_json())
+def test_each_folder_without_a_finished_run_is_one_line(finished: Path, tmp_path: Path) -> None:
+    unfinished = shutil.copytree(finished / "plain", tmp_path / "unfinished")
+    (unfinished / "result.json").unlink()
+    (unfinished / "status.json").write_text(RunStatus.started("step 3 of 16").to_json())
     with pytest.raises(UserError) as caught:
-        report.main([str(finished / "plain"), str(begun), str(tmp_path / "none")])
+        report.main([str(finished / "plain"), str(unfinished), str(tmp_path / "none")])
     assert caught.value.lines == (
-        f"{begun}: this run is not finished (running: step 3 of 16); run its training command again to resume",
+        f"{unfinished}: this run is not finished (running: step 3 of 16); run its training command "
+        "again to resume",
         f"{tmp_path / 'none'}: not a run folder (it has no job.json); give <run.dir>/<job.name>",
     )
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(
+def test_runs_of_the_same_name_are_shown_by_their_folders(
     finished: Path, tmp_path: Path, capsys
 ) -> None:
     other = shutil.copytree(finished / "plain", tmp_path / "plain")
@@ -144,7 +164,7 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
         pairwise.compare_runs(read_run(finished / "plain"), changed, "test")["untested"]
         == "their test splits hold different texts"
     )
-    del changed.result["texts"]  # as a run that finished before texts were told
+    del changed.result["texts"]  # like a run of an older version
     assert "untested" not in pairwise.compare_runs(read_run(finished / "plain"), changed, "test")
     path.unlink()
     assert (
@@ -159,7 +179,7 @@ def test_mcnemar_is_scipys_exact_binomial_test() -> None:
         assert significance.mcnemar(a, b) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_better_model_is_told_from_luck() -> None:
+def test_a_better_model_is_distinguished_from_chance() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
 
@@ -219,8 +239,9 @@ def test_push_uploads_the_model_folder(finished: Path) -> None:
         == "https://hub/me/plain"
     )
     assert api.calls == [
-        ("create", "me/plain", {"private": True, "exist_ok": True}), ("upload", "me/plain", str(finished / "plain" / "model")),
-    ]  # fmt: skip
+        ("create", "me/plain", {"private": True, "exist_ok": True}),
+        ("upload", "me/plain", str(finished / "plain" / "model")),
+    ]
 
 
 def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +251,10 @@ def test_push_fails_in_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch)
         report.main([str(finished / "plain"), "--push", "plain"])
     unreachable = "cannot be reached [(]no route[)]"
     for error, line in (
-        (LocalTokenNotFoundError("x"), "not logged in"), (OSError("no route"), unreachable), (HTTPError("no route"), unreachable),
-    ):  # fmt: skip
+        (LocalTokenNotFoundError("x"), "not logged in"),
+        (OSError("no route"), unreachable),
+        (HTTPError("no route"), unreachable),
+    ):
         with pytest.raises(UserError, match=line):
             push.push_to_hub(read_run(finished / "plain"), "me/plain", api=Api(error))
     with pytest.raises(UserError, match=r"one run becomes one repository; 2 are given"):

@@ -1,4 +1,4 @@
-"""What the doctor concludes from the reports of a SLURM allocation's tasks; the reports themselves: tests/cluster."""
+"""The doctor's conclusions from the reports of SLURM tasks; tests/cluster tests the reports."""
 
 import pytest
 
@@ -16,12 +16,13 @@ from distsent.runtime.slurm_probe import (
 
 
 def report(host="a", **changed):
-    sound = {"host": host, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "cores": 8, "threads": 8, "writable": True,
-             "shared": True, "cached": True, "size": 2}  # fmt: skip
+    versions = {"python": "3.11.7", "torch": "2.13.0"}
+    storage = {"writable": True, "shared": True, "cached": True}
+    sound = {"host": host, "versions": versions, "cores": 8, "threads": 8, "size": 2, **storage}
     return sound | changed
 
 
-def test_a_sound_allocation_has_only_good_findings():
+def test_a_sound_allocation_passes_all_checks():
     lines = diagnose([report("a"), report("b")], 2, "pmix")
     assert {state for state, *_ in lines} == {"ok"}
     assert lines[0][2] == "2 on 2 nodes by srun --mpi=pmix; MPI sees 2"
@@ -30,13 +31,14 @@ def test_a_sound_allocation_has_only_good_findings():
 @pytest.mark.parametrize(("fault", "state", "what", "found"), [
     ({"size": 1}, "fail", "tasks", "MPI sees 1, 2"),
     ({"size": "none: it aborts"}, "fail", "tasks", "it aborts"),
-    ({"versions": {"python": "3.11.7", "torch": "2.12.0"}}, "fail", "versions", "torch 2.13.0 on a, 2.12.0 on b"),
+    ({"versions": {"python": "3.11.7", "torch": "2.12.0"}}, "fail", "versions",
+     "torch 2.13.0 on a, 2.12.0 on b"),
     ({"threads": 16}, "warn", "cores per task", "b (16 threads, 8 cores)"),
     ({"writable": False, "shared": False}, "fail", "storage", "not writable on b"),
     ({"shared": False}, "fail", "shared disk", "not there on b"),
     ({"cached": False}, "warn", "hub cache", "empty on b"),
 ])  # fmt: skip
-def test_each_fault_is_one_finding_with_its_node_and_a_cure(fault, state, what, found):
+def test_each_fault_fails_one_check_with_its_node_and_a_fix(fault, state, what, found):
     bad = [
         line for line in diagnose([report("a"), report("b", **fault)], 2, "pmix") if line[0] != "ok"
     ]
@@ -44,16 +46,17 @@ def test_each_fault_is_one_finding_with_its_node_and_a_cure(fault, state, what, 
     assert found in bad[0][2] and bad[0][3]
 
 
-def test_no_task_at_all_is_srun_s_complaint():
+def test_without_any_task_the_error_of_srun_is_shown():
     (line,) = diagnose(
         [], 2, "pmi9", "srun: error: Couldn't find the specified plugin name for mpi/pmi9"
     )
     assert line[0] == "fail" and "pmi9" in line[2] and "--mpi=list" in line[3]
 
 
-def test_what_tasks_tell_is_told_apart_from_what_a_site_prints():
-    told = '0: Welcome to the cluster!\n0: {"host": "a", "cores": 2}\n1: {"host": "b"}\n0: {"size": 2}\nsrun: done\n'
-    assert parse_reports(told) == [{"host": "a", "cores": 2, "size": 2}, {"host": "b"}]
+def test_reports_are_separated_from_other_output():
+    lines = ("0: Welcome to the cluster!", '0: {"host": "a", "cores": 2}', '1: {"host": "b"}')
+    output = "\n".join((*lines, '0: {"size": 2}', "srun: done\n"))
+    assert parse_reports(output) == [{"host": "a", "cores": 2, "size": 2}, {"host": "b"}]
     assert parse_reports("Welcome to the cluster!\n") == []
 
 
@@ -75,7 +78,7 @@ def test_a_node_that_does_not_answer_is_named():
     } == {"ok"}
 
 
-def test_a_command_that_does_not_end_has_said_what_it_has_said():
+def test_the_output_of_a_command_that_runs_too_long_is_kept():
     assert run_command(["sh", "-c", "echo here; exec sleep 60"], seconds=0.5) == (
         "here\n",
         "no end within 0.5 s",
@@ -88,7 +91,7 @@ def test_a_command_that_does_not_end_has_said_what_it_has_said():
 
 
 @pytest.mark.parametrize(("name", "folder"), [("HF_HOME", "home"), ("HF_HUB_CACHE", "home/hub")])
-def test_a_hub_cache_is_one_that_holds_something(tmp_path, name, folder):
+def test_an_empty_hub_cache_does_not_count(tmp_path, name, folder):
     env = {name: str(tmp_path / folder)}
     assert not has_hub_cache(env)
     (tmp_path / "home" / "hub").mkdir(parents=True)
@@ -100,7 +103,7 @@ def test_a_hub_cache_is_one_that_holds_something(tmp_path, name, folder):
     )
 
 
-def test_a_task_looks_around(tmp_path):
+def test_a_task_reports_its_node(tmp_path):
     seen = report_task(
         tmp_path,
         tmp_path / "elsewhere",
@@ -117,14 +120,16 @@ def test_a_task_looks_around(tmp_path):
 
 
 @pytest.mark.parametrize(("env", "expected"), [
-    ({}, False), ({"SLURM_JOB_ID": "1"}, True), ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0"}, False),
+    ({}, False),
+    ({"SLURM_JOB_ID": "1"}, True),
+    ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0"}, False),
     ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": INTERACTIVE}, True),
 ])  # fmt: skip
-def test_only_the_shell_of_an_allocation_asks_its_tasks(env, expected):
+def test_only_the_shell_of_an_allocation_can_start_tasks(env, expected):
     assert can_start_tasks(env) is expected
 
 
-def test_a_step_without_pmi_is_a_mistake_and_no_abort():
+def test_a_step_without_pmi_is_an_error_and_not_an_abort():
     step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
     with pytest.raises(UserError, match=r"SLURM_STEP_NUM_TASKS=4 .* no PMI .*--mpi=pmix"):
         init_world(step)

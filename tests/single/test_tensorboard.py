@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a run's folder, through its own readers - and in a real browser, where there is one."""
+"""A run's TensorBoard pages, through TensorBoard's own readers and in a browser."""
 
 import json
 import re
@@ -86,8 +86,12 @@ def test_mistakes_are_text(events: EventAccumulator, finished: Path) -> None:
     )
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [cell.strip() for cell in rows[2].split("|")[1:-1]] == [
-        first["label"], first["predicted"], f"{first['score']:.3f}", str(first["row"]), first["text"],
-    ]  # fmt: skip
+        first["label"],
+        first["predicted"],
+        f"{first['score']:.3f}",
+        str(first["row"]),
+        first["text"],
+    ]
 
 
 def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:
@@ -105,7 +109,7 @@ def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:
             "final/validation/f1",
         }
         assert {info.name for info in experiment.hparam_infos} == set(found[name]), (
-            "any one run's columns are those of all"
+            "each run has the columns of all"
         )
     assert {run["train.seed"].number_value for run in found.values()} == {42, 1, 2}
     kinds = [
@@ -118,7 +122,7 @@ def test_hparams_of_all_runs_stand_side_by_side(finished: Path) -> None:
     assert found["plain"]["adapter.kind"].string_value == "none"
 
 
-def test_a_run_begun_again_at_its_first_step_shows_nothing_twice(tmp_path: Path) -> None:
+def test_a_run_restarted_at_its_first_step_shows_nothing_twice(tmp_path: Path) -> None:
     """It was killed before its first checkpoint."""
     folder = RunFolder(tmp_path)
     for loss in (0.9, 0.8):
@@ -132,7 +136,7 @@ def test_a_run_begun_again_at_its_first_step_shows_nothing_twice(tmp_path: Path)
     assert [(one.step, round(one.value, 2)) for one in shown] == [(10, 0.8), (20, 0.8)]
 
 
-def test_a_job_can_do_without(finished: Path) -> None:
+def test_a_job_can_turn_tensorboard_off(finished: Path) -> None:
     assert not (finished / "lora" / "tensorboard").exists()
 
 
@@ -178,9 +182,9 @@ def board(finished: Path):
 def test_a_browser_shows_the_page_and_the_runs_scalars(board: str, tmp_path: Path) -> None:
     def page(path: str) -> str:
         command = [
-            str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-            f"--user-data-dir={tmp_path}", "--window-size=1600,1400", "--virtual-time-budget=30000", "--dump-dom",
-            f"{board}/{path}",
+            str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu",
+            "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}", "--window-size=1600,1400",
+            "--virtual-time-budget=30000", "--dump-dom", f"{board}/{path}",
         ]  # fmt: skip
         shown = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
         return re.sub(r"<(script|style)\b.*?</\1>", "", shown, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""docs/tutorial.md, done as it is written, with a tiny encoder in place of DistilBERT."""
+"""The commands of docs/tutorial.md, with a tiny encoder in place of DistilBERT."""
 
 import json
 import re
@@ -74,18 +74,18 @@ def test_the_code_of_error_analysis_runs(
     names: dict[str, object] = {}
     for block in code("error-analysis.md", "python"):
         exec(block, names)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert re.search(
-        r"^score 0\.00 or more: 100% of the rows, \d+\.\d% of them right$", said, re.MULTILINE
+        r"^score 0\.00 or more: 100% of the rows, \d+\.\d% of them right$", output, re.MULTILINE
     )
     assert all(
-        re.search(rf"^{label}: \d+ rows, \d+\.\d% found$", said, re.MULTILINE)
+        re.search(rf"^{label}: \d+ rows, \d+\.\d% found$", output, re.MULTILINE)
         for label in fixtures.LABELS
     )
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_in_the_pages_is_whole(page: str) -> None:
+def test_code_in_the_pages_is_valid(page: str) -> None:
     for block in code(page, "toml"):
         Job.from_dict({key: value for key, value in tomllib.loads(block).items() if key != "data"})
     for block in code(page, "python"):
@@ -93,7 +93,7 @@ def test_code_in_the_pages_is_whole(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_the_pages_name_is_there(page: str) -> None:
+def test_files_named_in_the_pages_exist(page: str) -> None:
     text = (DOCS / page).read_text()
     for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text):
         assert (DOCS / page).parent.joinpath(link).exists(), link
