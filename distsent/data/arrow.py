@@ -14,15 +14,9 @@ if TYPE_CHECKING:
 
 
 def table_from_rows(
-    rows: Callable[..., Iterator[dict[str, Any]]],
-    arguments: dict[str, Any],
-    types: dict[str, str],
-    name: str,
+    rows: Callable[..., Iterator[dict]], arguments: dict[str, Any], types: dict[str, str], name: str
 ) -> pa.Table:
-    """The memory-mapped table of what `rows(**arguments)` yields.
-
-    Built once: the cache key is the name of the function and its arguments.
-    """
+    """The memory-mapped table of what `rows(**arguments)` yields: these are its cache key."""
     from datasets import Dataset, Features, Value
 
     with explained(name):
@@ -66,21 +60,15 @@ def explain(error: BaseException, name: str) -> BaseException:
     import pyarrow as pa
     from datasets.exceptions import DatasetGenerationError
 
-    while isinstance(error, DatasetGenerationError):
-        cause = error.__cause__ or error.__context__
-        if cause is None:
-            break
-        error = cause
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{name}: no space left for the cache of datasets; free some, or set "
-            "HF_DATASETS_CACHE to a folder with space"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-        return UserError(
-            f"{name}: the cache of datasets needs file locks; set HF_DATASETS_CACHE to a folder on "
-            "a local disk"
-        )
+    while isinstance(error, DatasetGenerationError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        lack, fix = "no space left for the cache of datasets", "free some, or set"
+        return UserError(f"{name}: {lack}; {fix} HF_DATASETS_CACHE to a folder with space")
+    if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        lack, fix = "the cache of datasets needs file locks", "set HF_DATASETS_CACHE to a folder"
+        return UserError(f"{name}: {lack}; {fix} on a local disk")
     if isinstance(error, pa.ArrowException | OSError | DatasetGenerationError | UnicodeDecodeError):
         text = str(error).strip() or type(error).__name__
         return UserError(f"{name}: cannot be read ({text.splitlines()[0].rstrip('.')})")

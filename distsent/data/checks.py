@@ -1,9 +1,7 @@
 """Checks of a dataset before training: each mistake is one line with file and row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +9,7 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
-from distsent.data.records import column_errors
+from distsent.data.records import column_errors, decode_error
 from distsent.data.rows import Columns, Rows, Source, take_values
 from distsent.errors import UserError
 
@@ -33,12 +31,11 @@ def check_columns(source: Source, columns: Columns) -> None:
         raise UserError(*lines)
 
 
-@dataclass(frozen=True)
-class TextScan:
-    """`empty`: bool (n,), rows without text; `hashes`: uint64 (n,), equal for equal texts."""
+class TextScan(NamedTuple):
+    """Of the n rows of a split."""
 
-    empty: np.ndarray
-    hashes: np.ndarray
+    empty: np.ndarray  # bool (n,)
+    hashes: np.ndarray  # uint64 (n,), equal for equal texts
 
 
 def scan_texts(rows: Rows) -> TextScan:
@@ -73,12 +70,9 @@ def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _decode_error(rows: Rows, start: int, values: pa.ChunkedArray) -> UserError:
-    for row, value in enumerate(pc.cast(values, pa.large_binary()), start):
-        try:
-            (value.as_py() or b"").decode()
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            return UserError(f"{rows.origin(row)}: the text is not UTF-8 (byte 0x{byte:02x})")
+    for row, value in enumerate(pc.cast(values, pa.large_binary()).to_pylist(), start):
+        if error := decode_error((value or b"").decode(errors="surrogateescape")):
+            return UserError(f"{rows.origin(row)}: the text is {error}")
     return UserError(f"{rows.origin(start)}: the texts from here on cannot be decoded")
 
 
@@ -92,14 +86,14 @@ def find_good_rows(
     out: dict[str, np.ndarray] = {}
     errors: list[str] = []
     warnings: list[str] = []
+    unlabeled = "the label -1 (not labeled; if it is a class, name it in data.labels)"
     outside = f"a label outside the classes {', '.join(labels.names)}"
     for split, rows in splits.items():
         codes, empty = labels.indices[split], scans[split].empty
         faults = {
             "no text (null, empty or only white space)": empty,
             "no label": codes == MISSING,
-            "the label -1 (not labeled; if it is a class, name it in data.labels)": codes
-            == UNLABELED,
+            unlabeled: codes == UNLABELED,
             outside: codes == UNKNOWN,
         }
         for fault, where in faults.items():
@@ -110,8 +104,8 @@ def find_good_rows(
         out[split] = np.flatnonzero(~empty & (codes >= 0))
         bad = len(codes) - len(out[split])
         if drop and bad:
-            lack = f"{_count(bad)} of {len(codes):,} left out for want of text or label"
-            warnings.append(f"{split}: {lack}")
+            share = f"{_count(bad)} of {len(codes):,}"
+            warnings.append(f"{split}: {share} left out for want of text or label")
     if errors and not drop:
         raise UserError(*errors[:-1], f"{errors[-1]}; {FIX}")
     return out, warnings
@@ -149,10 +143,9 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
                 continue
             others = [f"{s} has {_count(int(n[i]))}" for s, n in counts.items() if n[i]]
             if others:
-                errors.append(
-                    f"class {name!r} has no training rows, but {' and '.join(others)} of it; if it "
-                    "is not a class, name the classes in data.labels"
-                )
+                fix = "if it is not a class, name the classes in data.labels"
+                found = f"no training rows, but {' and '.join(others)} of it"
+                errors.append(f"class {name!r} has {found}; {fix}")
             else:
                 warnings.append(f"class {name!r} has no rows in any split")
         if np.count_nonzero(counts[base]) == 1:
@@ -166,13 +159,10 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
 def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Warnings about texts of other splits that occur in train: their scores are too high."""
     for name, some in hashes.items():
-        if name == "train" or "train" not in hashes:
-            continue
-        if same := int(_is_among(some, hashes["train"]).sum()):
-            yield (
-                f"{name}: {same:,} of {len(some):,} texts stand in train, too; scores on them "
-                "flatter the model"
-            )
+        same = 0 if name == "train" else int(_is_among(some, hashes.get("train", some[:0])).sum())
+        if same:
+            found = f"{same:,} of {len(some):,} texts stand in train, too"
+            yield f"{name}: {found}; scores on them flatter the model"
 
 
 def _is_among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
@@ -186,10 +176,8 @@ def find_undrawn_classes(labels: np.ndarray, names: Sequence[str]) -> Iterator[s
     """A warning about classes without a row among those that data.max_rows has drawn."""
     drawn = set(np.unique(labels))
     if undrawn := [repr(name) for i, name in enumerate(names) if i not in drawn]:
-        yield (
-            f"train: no row of {', '.join(undrawn)} is among the {len(labels):,} that "
-            "data.max_rows has drawn"
-        )
+        drawn_rows = f"the {len(labels):,} that data.max_rows has drawn"
+        yield f"train: no row of {', '.join(undrawn)} is among {drawn_rows}"
 
 
 def _count(n: int) -> str:

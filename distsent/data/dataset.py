@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 
 
 def open_dataset(data: DataSection, seed: int, only: str | None = None) -> TextDataset:
-    """The dataset of a job's [data] section. Rows are read when they are needed.
-
-    `only`: one split as the source has it, to be scored; nothing is cut, and train may be missing.
-    """
+    """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train."""
     source = find_source(data)
     if only is None:
         return TextDataset(data, seed, source)
@@ -45,15 +43,14 @@ def find_source(data: DataSection) -> Source:
     return find_files(path)
 
 
+@dataclass(frozen=True)
 class Split:
-    """The rows of one split. `rows`: their numbers in `source`, int64 (n,), ascending."""
+    """The rows of one split."""
 
-    def __init__(
-        self, source: Rows, rows: np.ndarray, labels: np.ndarray, hashes: np.ndarray
-    ) -> None:
-        self.source, self.rows = source, rows
-        self.labels = labels  # class indices, int64 (n,)
-        self.hashes = hashes  # equal for equal texts, uint64 (n,)
+    source: Rows
+    rows: np.ndarray  # their numbers in `source`, int64 (n,), ascending
+    labels: np.ndarray  # class indices, int64 (n,)
+    hashes: np.ndarray  # equal for equal texts, uint64 (n,)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,10 +142,8 @@ class SingleSplit:
         self._source, self.splits = source, (split,)
         self._inner = "train" if path.is_file() else split
         if self._inner not in source.splits:
-            raise UserError(
-                f"data.source = {str(path)!r} has no {split} split; it has "
-                f"{', '.join(source.splits)}: use --split {source.splits[0]}"
-            )
+            found = f"it has {', '.join(source.splits)}: use --split {source.splits[0]}"
+            raise UserError(f"data.source = {str(path)!r} has no {split} split; {found}")
 
     def fingerprint(self) -> str:
         return f"{self._source.fingerprint()} {self._inner} as {self.splits[0]}"

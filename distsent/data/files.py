@@ -1,10 +1,9 @@
 """Datasets in files: which file is which split, and their rows as Arrow tables."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from distsent.data.arrow import explained, table_from_rows
 from distsent.data.labels import normalize_label
 from distsent.data.readers import TABLES, open_reader
-from distsent.data.records import text_error
+from distsent.data.records import decode_error, first_few, text_error
 from distsent.data.rows import FILE, Columns, Part
 from distsent.errors import UserError
 
@@ -29,7 +28,7 @@ _SPLIT_OF = {alias: split for split, aliases in SPLITS.items() for alias in alia
 _SHARD = re.compile(r"(?P<split>[A-Za-z]+)(-\d+-of-\d+)?")
 
 
-def find_files(path: Path) -> Files | Tree:
+def find_files(path: Path) -> "Files | Tree":
     """The dataset at `path`: a file, a folder with files (or shards) per split, or aclImdb."""
     source, formats = f"data.source = {str(path)!r}", ", ".join(TABLES)
     if not path.exists():
@@ -45,12 +44,9 @@ def find_files(path: Path) -> Files | Tree:
     for folder in (path, path / "data"):
         if files := _files_by_split(folder):
             return Files(files)
-    found = sorted(entry.name for entry in path.iterdir())
-    listed = ", ".join([*found[:5], *(["..."] if len(found) > 5 else [])]) or "nothing"
-    raise UserError(
-        f"{source}: no train, validation or test file ({formats}), no aclImdb tree; the folder "
-        f"contains {listed}"
-    )
+    found = first_few(sorted(entry.name for entry in path.iterdir())) or "nothing"
+    lack = f"no train, validation or test file ({formats}), no aclImdb tree"
+    raise UserError(f"{source}: {lack}; the folder contains {found}")
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:
@@ -63,10 +59,8 @@ def _files_by_split(folder: Path) -> dict[str, list[Path]]:
     for split, kinds in found.items():
         if len(kinds) > 1:
             twice = " and ".join(paths[0].name for paths in kinds.values())
-            raise UserError(
-                f"data.source = {str(folder)!r}: the {split} split exists twice, as {twice}; "
-                "keep one"
-            )
+            where = f"data.source = {str(folder)!r}"
+            raise UserError(f"{where}: the {split} split exists twice, as {twice}; keep one")
     return {split: next(iter(found[split].values())) for split in SPLITS if split in found}
 
 
@@ -105,9 +99,7 @@ class Tree:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.splits = tuple(
-            split for split in SPLITS if all((path / split / name).is_dir() for name in TREE)
-        )
+        self.splits = tuple(s for s in SPLITS if all((path / s / name).is_dir() for name in TREE))
 
     @cache  # noqa: B019  (a program has one dataset, and keeps it)
     def fingerprint(self) -> str:
@@ -132,15 +124,11 @@ class Tree:
 def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
     for name, label in TREE.items():
         for file in sorted((Path(path) / split / name).glob("*.txt")):
-            raw = _read_bytes(file)
-            try:
-                text = raw.decode()
-            except UnicodeDecodeError as error:
-                line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
-                raise UserError(
-                    f"{file.name}: not UTF-8 (byte 0x{byte:02x}, line {line})"
-                ) from None
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            with _readable(file):
+                text = file.read_text(encoding="utf-8", errors="surrogateescape")
+            for number, line in enumerate(text.split("\n"), 1):
+                if error := decode_error(line, number):
+                    raise UserError(f"{file.name}: {error}")
             yield {"text": text, "label": label, FILE: f"{split}/{name}/{file.name}"}
 
 
@@ -180,16 +168,14 @@ def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dic
         yield out
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
         raise UserError(f"{path.name}: cannot be read ({error.strerror})") from None
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path.name}: cannot be read ({error.strerror})") from None
+    with _readable(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

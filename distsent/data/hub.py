@@ -1,7 +1,5 @@
 """Datasets of the Hugging Face hub, or of its local cache where there is no network."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import socket
@@ -61,10 +59,8 @@ class Hub:
         wanted = self.revision or ""
         # Without network the datasets library takes whatever version the cache has
         if re.fullmatch("[0-9a-f]{7,40}", wanted) and not commit.startswith(wanted):
-            raise UserError(
-                f"data.revision = {wanted!r}: the local cache has {self.name} in version {commit} "
-                "only"
-            )
+            found = f"the local cache has {self.name} in version {commit} only"
+            raise UserError(f"data.revision = {wanted!r}: {found}")
         return data
 
     def _explain(self, error: Exception) -> BaseException:
@@ -79,10 +75,8 @@ class Hub:
                 "with train, validation and test files"
             )
         if isinstance(error, DatasetNotFoundError):
-            return UserError(
-                f"{asked}: no such folder, and no such dataset on the hub ({text}); local paths "
-                "start with ./"
-            )
+            lack = f"no such folder, and no such dataset on the hub ({text})"
+            return UserError(f"{asked}: {lack}; local paths start with ./")
         # An unknown data.config, or a dataset that is a script
         if isinstance(error, ValueError | RuntimeError):
             config = f" (data.config = {self.config!r})" if "onfig" in text else ""

@@ -1,17 +1,15 @@
 """From the values of a label column (numbers, words, booleans) to class indices and names."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distsent.data.records import first_few
 from distsent.data.rows import Rows
 from distsent.errors import UserError
 
@@ -21,21 +19,19 @@ MAX_CLASSES = 1000
 _INTEGER, _NUMBER = re.compile(r"-?(0|[1-9]\d*)"), re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 
 
-@dataclass(frozen=True)
-class Labels:
-    """`names` in index order; `indices` per split, int64 (n,), negative where a row has none."""
+class Labels(NamedTuple):
+    """Classes of all rows."""
 
-    names: tuple[str, ...]
-    indices: dict[str, np.ndarray]
+    names: tuple[str, ...]  # in index order
+    indices: dict[str, np.ndarray]  # per split, int64 (n,), negative where a row has none
 
 
 def read_labels(
     splits: dict[str, Rows], wanted: Sequence[str] | None, known: Sequence[str] | None
 ) -> Labels:
-    """The labels of all rows.
+    """The labels of all rows. Raises UserError where the names do not match the values.
 
     `wanted`: class names of the job; `known`: those of a well-known dataset with numbers.
-    Raises UserError where they do not match the values.
     """
     parts = [part for rows in splits.values() for part in rows.parts]
     # A file without rows need not have class names
@@ -73,9 +69,8 @@ def _match_names(own: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ..
     """The job's names for named classes: the same names in another order, or all different."""
     if set(own) == set(wanted) or (len(own) == len(wanted) and set(own).isdisjoint(wanted)):
         return wanted
-    raise UserError(
-        f"data.labels = {', '.join(wanted)}: the classes of this dataset are {', '.join(own)}"
-    )
+    wrong = f"data.labels = {', '.join(wanted)}"
+    raise UserError(f"{wrong}: the classes of this dataset are {', '.join(own)}")
 
 
 def _index_values(
@@ -84,26 +79,21 @@ def _index_values(
     """Names in index order, and the index of each value that has one."""
     integers = all(map(_INTEGER.fullmatch, values))
     if not integers and all(map(_NUMBER.fullmatch, values)):
-        odd = min(value for value in values if not _INTEGER.fullmatch(value))
-        raise UserError(
-            f"column {column!r} contains numbers such as {odd}: classes are integers or words"
-        )
+        odd = f"numbers such as {min(v for v in values if not _INTEGER.fullmatch(v))}"
+        raise UserError(f"column {column!r} contains {odd}: classes are integers or words")
+    some = first_few([*map(repr, sorted(values)[:6])])
     if not values.isdisjoint(wanted):
         names = wanted
     elif integers and (wanted or known):
         return wanted or known, {str(i): i for i in range(len(wanted or known))}
     elif wanted:
-        raise UserError(
-            f"data.labels = {', '.join(wanted)}: none of them occurs in column {column!r}, which "
-            f"contains {_some(values)}"
-        )
+        lack = f"data.labels = {', '.join(wanted)}: none of them occurs"
+        raise UserError(f"{lack} in column {column!r}, which contains {some}")
     else:
         names = tuple(sorted(values - {"-1"}, key=int) if integers else sorted(values))
     if len(names) > MAX_CLASSES:
-        raise UserError(
-            f"column {column!r} contains {len(names):,} different values ({_some(values)}): are "
-            "they classes?"
-        )
+        found = f"{len(names):,} different values ({some})"
+        raise UserError(f"column {column!r} contains {found}: are they classes?")
     return names, {name: i for i, name in enumerate(names)}
 
 
@@ -136,7 +126,3 @@ def _code(value: str | None, index: dict[str, int]) -> int:
     if value is None:
         return MISSING
     return index.get(value, UNLABELED if value == "-1" else UNKNOWN)
-
-
-def _some(values: set[str]) -> str:
-    return ", ".join([*map(repr, sorted(values)[:5]), *(["..."] if len(values) > 5 else [])])

@@ -1,7 +1,5 @@
 """A file lock that ends with its process, and does no harm where there are no locks."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -16,11 +14,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some shared file
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[str], None], poll: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of `path`.
+    """Hold the lock of `path`; every process does where the file system has no locks.
 
     While another process holds it, `on_wait` is called once, with its name, and `poll` often.
     The file stays: if it were deleted, two processes could lock two files of the same name.
-    Where the file system has no locks, every process enters.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -3,8 +3,6 @@
 To add a format, write a Reader and list it in READERS.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

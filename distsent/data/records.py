@@ -1,14 +1,12 @@
 """What a file reader returns: records, and one line for everything that is wrong with them."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from distsent.errors import UserError
 
@@ -43,7 +41,7 @@ class Reader:
         with self._explained():
             self._open()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,15 +100,14 @@ def column_errors(file: str, wanted: Mapping[str, str], found: Sequence[str]) ->
     """A line for each wanted column ({option: column}) that a file lacks or has twice."""
     lines = []
     lower = {name.lower(): name for name in found}
+    there = f"there are {', '.join(found)}" if found else "the file is empty"
     for option, column in wanted.items():
-        count = found.count(column)
-        close = difflib.get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
-        hint = f"did you mean {lower[close[0]]!r}? " if close else ""
-        there = f"{hint}there are {', '.join(found)}" if found else "the file is empty"
-        if count == 0:
-            lines.append(printable(f"{file}: no column {column!r} ({option}); {there}"))
-        elif count > 1:
-            lines.append(f"{file}: {count} columns are called {column!r} ({option}); rename them")
+        if column not in found:
+            close = difflib.get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
+            hint = f"did you mean {lower[close[0]]!r}? " if close else ""
+            lines.append(printable(f"{file}: no column {column!r} ({option}); {hint}{there}"))
+        elif (n := found.count(column)) > 1:
+            lines.append(f"{file}: {n} columns are called {column!r} ({option}); rename them")
     return lines
 
 
@@ -118,6 +115,11 @@ def shorten(value: Any) -> str:
     """A value as JSON of at most 40 characters."""
     text = printable(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def first_few(values: Sequence[str]) -> str:
+    """At most five of the values, as an enumeration."""
+    return ", ".join([*values[:5], *(["..."] if len(values) > 5 else [])])
 
 
 def printable(text: str) -> str:

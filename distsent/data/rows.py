@@ -1,7 +1,5 @@
 """The rows of a dataset as its source has them, numbered from 0 across files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,27 +27,6 @@ class Columns:
         return (*self.texts, self.label)
 
 
-class Source(Protocol):
-    """Where the rows come from. Only `parts` reads them."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Those of train, validation and test that exist."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hash of the content, which does not depend on its location."""
-        ...
-
-    def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        """(file, its columns) for each file of the split."""
-        ...
-
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        """A part for each file. Values that are not text are null if `drop`, else errors."""
-        ...
-
-
 @dataclass(frozen=True)
 class Part:
     """The rows of one file. `table` is memory-mapped: it takes address space, not memory."""
@@ -57,6 +34,23 @@ class Part:
     name: str
     table: pa.Table
     label_names: tuple[str, ...] | None = None  # where the file itself has them
+
+
+class Source(Protocol):
+    """Where the rows come from. Only `parts` reads them."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of train, validation and test that exist."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content, which does not depend on its location."""
+
+    def columns(self, split: str) -> list[tuple[str, list[str]]]:
+        """(file, its columns) for each file of the split."""
+
+    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
+        """A part for each file. Values that are not text are null if `drop`, else errors."""
 
 
 class Rows:

@@ -29,10 +29,8 @@ def select_rows(
 
     `labels`: class indices of all rows of the old splits, (n,); `good`: their rows that count.
     """
-    cuts = {
-        "validation": (data.validation_fraction, VALIDATION),
-        "test": (data.test_fraction, TEST),
-    }
+    validation, test = data.validation_fraction, data.test_fraction
+    cuts = {"validation": (validation, VALIDATION), "test": (test, TEST)}
     base = POOL if POOL in good else "train"
     chosen = {name: (name, rows) for name, rows in good.items() if name != base}
     rest = all_rows = good[base]
@@ -42,9 +40,8 @@ def select_rows(
             size = round(fraction * len(all_rows))
             part = stratified(rest, labels[base], size, _random(seed, purpose))
             if len(part) == 0:
-                raise UserError(
-                    f"data.{name}_fraction = {fraction}: selects no rows out of {len(all_rows):,}"
-                )
+                what = f"data.{name}_fraction = {fraction}"
+                raise UserError(f"{what}: selects no rows out of {len(all_rows):,}")
             chosen[name], rest = (base, part), np.setdiff1d(rest, part, assume_unique=True)
     chosen["train"] = (base, draw(rest, data.max_rows, _random(seed, TRAIN_ROWS)))
     for offset, name in enumerate(cuts):

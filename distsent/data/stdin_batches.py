@@ -1,7 +1,5 @@
 """Lines from a stream in batches: few lines at a time if they come slowly, many if fast."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterable, Iterator

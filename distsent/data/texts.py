@@ -1,7 +1,5 @@
 """Texts to label, from a file of any size. A bad row has an error in place of its text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,19 +24,18 @@ class TextFile:
     def __init__(
         self, path: str | Path, column: str = "text", pair_column: str | None = None
     ) -> None:
-        file = Path(path)
+        file, error = Path(path), ""
         suffix = file.suffix.lower()
         if file.is_dir():
-            raise UserError(f"{path}: a folder, not a file")
-        if suffix not in READERS:
-            raise UserError(f"{path}: not a known format ({', '.join(READERS)})")
-        if not file.is_file():
-            raise UserError(f"{path}: no such file")
-        if suffix == ".txt" and pair_column:
-            raise UserError(
-                f"{path}: a txt file has one text per line and no columns; pairs need csv, jsonl "
-                "or parquet"
-            )
+            error = "a folder, not a file"
+        elif suffix not in READERS:
+            error = f"not a known format ({', '.join(READERS)})"
+        elif not file.is_file():
+            error = "no such file"
+        elif suffix == ".txt" and pair_column:
+            error = "one text per line and no columns; pairs need csv, jsonl or parquet"
+        if error:
+            raise UserError(f"{path}: {error}")
         self._columns = [column, *([pair_column] if pair_column else [])]
         self._reader = open_reader(file, str(path))
         # Unknown columns are no error: a file of bare texts, or one without rows

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,10 +33,10 @@ from distsent.fsync import sync
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from distsent.distributed.world import World
     from distsent.job.job import Job
     from distsent.job.schema import DataSection
 
-T = TypeVar("T")
 ALL = slice(None)
 OLD = 24 * 3600  # seconds after which an unfinished store of another host is a leftover
 
@@ -107,17 +107,6 @@ class TokenStore:
                 yield f"{share} are longer than {limit} tokens and cut there"
 
 
-class Workers(Protocol):
-    """The processes that build a store together: `distributed.World`, or anything like it."""
-
-    rank: int
-    size: int
-
-    def on_main(self, make: Callable[[], T], name: str) -> T: ...
-
-    def all_or_raise(self, make: Callable[[], T], name: str) -> T: ...
-
-
 def open_token_store(
     data: DataSection,
     seed: int,
@@ -125,7 +114,7 @@ def open_token_store(
     max_length: int,
     folder: Path,
     *,
-    workers: Workers,
+    workers: World,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
     only: str | None = None,
@@ -150,14 +139,11 @@ def open_token_store(
 
         def write(temporary: Path) -> None:
             if not temporary.is_dir():
-                raise UserError(
-                    f"{temporary} does not exist on every node: set data.store to a shared folder"
-                )
+                fix = "set data.store to a shared folder"
+                raise UserError(f"{temporary} does not exist on every node: {fix}")
             if dataset.fingerprint != fingerprint:
-                raise UserError(
-                    f"data.source = {data.source!r} has other rows on rank {workers.rank} than on "
-                    "rank 0"
-                )
+                where = f"on rank {workers.rank} than on rank 0"
+                raise UserError(f"data.source = {data.source!r} has other rows {where}")
             with _explained(folder):
                 write_part(temporary, dataset, encode, workers.rank, workers.size, report)
 
@@ -279,15 +265,10 @@ def _explained(parent: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        line = f"the token store cannot be written ({error.strerror or error}); see data.store"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{parent}: no space left for the token store; free some, or choose another "
-                "data.store"
-            ) from error
-        what = error.strerror or error
-        raise UserError(
-            f"{parent}: the token store cannot be written ({what}); see data.store"
-        ) from error
+            line = "no space left for the token store; free some, or choose another data.store"
+        raise UserError(f"{parent}: {line}") from error
 
 
 def print_line(line: str) -> None:

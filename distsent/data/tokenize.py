@@ -49,10 +49,8 @@ class BatchTokenizer:
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)
         if max_length <= special:
-            raise UserError(
-                f"data.max_length = {max_length}: the {special} special tokens of the tokenizer "
-                "fill that"
-            )
+            cause = f"the {special} special tokens of the tokenizer fill that"
+            raise UserError(f"data.max_length = {max_length}: {cause}")
         self._backend.enable_truncation(max_length, direction=side)
         largest = max(self._backend.get_vocab().values())
         self.dtype = np.dtype(np.uint16 if largest < 65536 else np.int32)
@@ -127,10 +125,8 @@ def join_parts(
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
         tokens = int(lengths.sum())
         if len(lengths) != len(split):
-            raise RuntimeError(
-                f"{name}: {len(lengths)} of {len(split)} rows were tokenized; this is a bug in "
-                "distsent"
-            )
+            found = f"{len(lengths)} of {len(split)} rows were tokenized"
+            raise RuntimeError(f"{name}: {found}; this is a bug in distsent")
         for what, dtype in encode.streams.items():
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
