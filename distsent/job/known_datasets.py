@@ -1,4 +1,4 @@
-"""The datasets that a job may name by one word."""
+"""The datasets that have a short name in a job."""
 
 from typing import NamedTuple
 

@@ -8,10 +8,8 @@ from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import Sections
 
-NAMES = {
-    "data.source": ("demo", *KNOWN_DATASETS),
-    "model.name": ("demo",),
-}  # words that distsent knows
+# Names with a meaning of their own, even if there is a file with that name.
+NAMES = {"data.source": ("demo", *KNOWN_DATASETS), "model.name": ("demo",)}
 
 Conflict = tuple[tuple[str, ...], str]  # the keys, the likeliest mistake first, and the problem
 

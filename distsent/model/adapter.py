@@ -125,11 +125,11 @@ def keep_4bit_weights(model: nn.Module) -> None:
 def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    asked = job.adapter
-    alpha: Any = asked.alpha  # peft declares int and accepts float
+    options = job.adapter
+    alpha: Any = options.alpha  # peft declares int and accepts float
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS, r=asked.rank, lora_alpha=alpha, lora_dropout=asked.dropout,
-        target_modules=list(_targets(model, asked.targets)), modules_to_save=head_modules(model),
+        task_type=TaskType.SEQ_CLS, r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout,
+        target_modules=list(_targets(model, options.targets)), modules_to_save=head_modules(model),
         base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
         bias="none",
     )  # fmt: skip
