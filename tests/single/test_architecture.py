@@ -1,13 +1,17 @@
 """The layers of the package: read from its own imports, so that the layout stays as documented."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "distsent"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "distsent"
 ENTRY_POINTS = {"train", "evaluate", "predict", "prepare", "report", "doctor", "next_action"}
 BOTTOM = {"__init__", "errors", "exit_policy", "fsync"}
 BELOW = {  # subpackage -> what it may import, beside the bottom
@@ -163,6 +167,26 @@ def test_constructors_take_few_arguments() -> None:
         if isinstance(node, ast.ClassDef) and not is_frozen_dataclass(node)
         if (count := constructor_arguments(node)) > MOST_ARGUMENTS
     } == {}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_pages_name_files_that_exist(page: str) -> None:
+    """Paths in backticks and links; inside the package its own name is left out."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|sh))`", text))
+    named |= {link.removeprefix("../") for link in re.findall(r"\]\(([\w./-]+)\)", text)}
+    places = (ROOT, PACKAGE, ROOT / "docs")
+    assert not [name for name in named if not any((place / name).exists() for place in places)]
+
+
+def test_the_tree_in_the_readme_names_every_subpackage_and_folder() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2]
+    listed = set(re.findall(r"([\w.-]+)/(?=\s)", tree))
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    top = {path.split("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
+    assert (
+        top | {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"} <= listed
+    )
 
 
 def test_importing_distsent_loads_nothing_heavy() -> None:
