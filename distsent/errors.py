@@ -18,10 +18,16 @@ class UserError(Exception):
 class WorkerFailed(RuntimeError):
     """Another worker failed. All workers learn of it and raise this."""
 
+    code = FAILED
+
 
 class Stopped(Exception):
     """A signal asked the run to stop. Everything is saved; the same command resumes."""
 
+    code = STOPPED
+
 
 class NonFinite(Exception):
     """The loss or the gradient became NaN or infinite; str() says where."""
+
+    code = NON_FINITE

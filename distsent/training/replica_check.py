@@ -68,9 +68,8 @@ def check_replicas(
     name = next(name for name in each[0] if each[rank][name] != each[other][name])
     suspect = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
     raise ReplicaMismatch(
-        f"after step {step}, rank {rank} holds different {kind} than rank {other} in {name}: suspect "
-        f"faulty memory or hardware on {suspect}; the last checkpoint holds what all ranks agreed "
-        "on",
+        f"after step {step}, rank {rank} holds different {kind} than rank {other} in {name}: "
+        f"suspect faulty memory or hardware on {suspect}; the last checkpoint is from before",
         code=FAILED,
     )
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from distsent import errors
 from distsent.distributed.world import WorkerLost, World
-from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.runtime.checkpoint import list_checkpoints, step_of
 from distsent.runtime.log import Log, RunLog
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
@@ -69,20 +68,18 @@ class RunReport:
 
     def finished(self) -> None:
         """Status: everything is written."""
-        self._update(lambda status: status.ended(errors.FINISHED, "finished"))
+        self._update(lambda status: status.ended(FINISHED, "finished"))
 
     def failed(self, error: BaseException) -> None:
         """Status and log: the run ends with `error`."""
-        expected = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
-        code = error.code if isinstance(error, UserError) else errors.FAILED
-        if isinstance(error, Stopped | NonFinite):
-            code = errors.STOPPED if isinstance(error, Stopped) else errors.NON_FINITE
+        if isinstance(error, UserError | WorkerFailed | Stopped | NonFinite):
+            return self._end(error.code, str(error), None)
         cause: Cause | None = WORKER_LOST if isinstance(error, WorkerLost) else None
-        self._end(code, str(error) if expected else f"{type(error).__name__}: {error}", cause)
+        self._end(FAILED, f"{type(error).__name__}: {error}", cause)
 
     def worker_ended(self, message: str, cause: Cause | None) -> None:
         """Status and log: the heartbeat reports the end of another worker."""
-        self._end(errors.FAILED, message, cause)
+        self._end(FAILED, message, cause)
 
     def _end(self, code: int, message: str, cause: Cause | None) -> None:
         self._update(lambda status: status.ended(code, message, cause))

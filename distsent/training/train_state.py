@@ -1,4 +1,4 @@
-"""How far a run is: what a checkpoint stores besides tensors. Plain numbers, equal on all workers."""
+"""How far a run is: the plain numbers in a checkpoint, equal on all workers."""
 
 from __future__ import annotations
 
