@@ -78,11 +78,11 @@ def drive(plan: Path) -> None:
     from distsent.distributed.launchers import init_world
     from distsent.job import load_job
     from distsent.training.session import TrainingRun
-    from tests.parallel.driver import Deaf
+    from tests.parallel.driver import NoSignals
 
     world = init_world()
     for file, overrides in json.loads(plan.read_text()):
-        TrainingRun(load_job(ROOT / "jobs" / file, overrides), world, Deaf()).train()
+        TrainingRun(load_job(ROOT / "jobs" / file, overrides), world, NoSignals()).train()
     world.shutdown()
 
 

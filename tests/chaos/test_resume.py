@@ -19,7 +19,7 @@ from distsent.training.session import TrainingRun
 from distsent.training.train_step import TrainStep
 from tests import fixtures, systems
 from tests.parallel.conftest import but
-from tests.parallel.driver import Deaf
+from tests.parallel.driver import NoSignals
 
 # An epoch has 4 steps, the last one with a smaller batch. Evaluated after steps 3, 6 and 9, saved
 # after 2, 4, ...
@@ -49,11 +49,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-def train(words: list[str], folder: Path, stop: Deaf | None = None) -> Path:
+def train(words: list[str], folder: Path, stop: NoSignals | None = None) -> Path:
     job = load_job(None, [*words, f"run.dir={folder}", "job.name=run"])
     # Plots would take longer than the training.
     with patch("distsent.reporting.plots.available", return_value=False):
-        TrainingRun(job, World(), stop or Deaf()).train()
+        TrainingRun(job, World(), stop or NoSignals()).train()
     return folder / "run"
 
 
@@ -88,7 +88,7 @@ def forward_passes(fatal: int | None = None) -> Iterator[list[bool]]:
 
 
 @contextmanager
-def stop_requested_in_step(step: int, stop: Deaf) -> Iterator[None]:
+def stop_requested_in_step(step: int, stop: NoSignals) -> Iterator[None]:
     """A stop request arrives between the forward passes of a step."""
     real = TrainStep._backward
 
@@ -104,7 +104,7 @@ def stop_requested_in_step(step: int, stop: Deaf) -> Iterator[None]:
 
 def stopped(words: list[str], folder: Path, steps: int) -> None:
     """Train and stop after `steps` steps."""
-    stop = Deaf()
+    stop = NoSignals()
     with stop_requested_in_step(steps - 1, stop), pytest.raises(Stopped):
         train(words, folder, stop)
 
@@ -123,7 +123,7 @@ def test_stopped_in_any_step_it_ends_with_the_same_bits(
         undisturbed = bits(train(words, tmp_path / "undisturbed"))
     assert seen.count(True) > STEPS, "some batches take several passes"
     for step in range(0, STEPS, every):
-        stop, folder = Deaf(), tmp_path / "stopped"
+        stop, folder = NoSignals(), tmp_path / "stopped"
         with (
             stop_requested_in_step(step, stop),
             pytest.raises(Stopped, match=f"saved after step {step + 1} of {STEPS}"),
@@ -169,7 +169,7 @@ def test_without_its_best_checkpoint_a_run_ends_with_its_last_weights(
 ) -> None:
     # With this rate nothing is learned, so the first evaluation stays the best.
     words = but(parts, "optim.lr=0.2", "eval.metric=accuracy", "checkpoint.keep=1")
-    stop = Deaf()
+    stop = NoSignals()
     with stop_requested_in_step(STEPS - 1, stop), pytest.raises(Stopped):
         train(words, tmp_path, stop)
     found = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -221,7 +221,7 @@ def test_resume_never_restarts_a_run_only_once(parts: list[str], tmp_path: Path)
     """A run that continues with other workers does not restart: its new rank 0 reads the folder."""
     train(parts, tmp_path)
     job = load_job(None, [*parts, f"run.dir={tmp_path}", "job.name=run", "run.resume=never"])
-    stop = Deaf()
+    stop = NoSignals()
     run = TrainingRun(job, World(), stop)
     with stop_requested_in_step(2, stop), pytest.raises(Stopped):
         run.train()

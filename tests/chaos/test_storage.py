@@ -19,7 +19,7 @@ from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training.session import TrainingRun
 from tests import fixtures
 from tests.chaos.attacked_run import job
-from tests.parallel.driver import Deaf
+from tests.parallel.driver import NoSignals
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def train(folder: Path) -> None:
     """Train in this process."""
-    TrainingRun(load_job(None, job(folder)), World(), Deaf()).train()
+    TrainingRun(load_job(None, job(folder)), World(), NoSignals()).train()
 
 
 def fill(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""One start at each number of workers serves all comparisons: starting takes longer than the training."""
+"""One start per number of workers serves all comparisons: a start takes longer than training."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import pytest
 from distsent.distributed.world import World
 from tests import fixtures, launcher
 from tests.parallel.driver import Entry, drive, entry
-from tests.parallel.mutants import USAGE_ERROR
+from tests.parallel.mutants import MISTAKES
 
 PLAIN = (
-    "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3", "optim.warmup=0.1",
-    "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1", "log.tensorboard=false",
+    "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3",
+    "optim.warmup=0.1",
+    "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1",
+    "log.tensorboard=false",
 )  # fmt: skip
 NEEDS = {
     "dropout_per_rank": ["model.dropout=0.1"],
     "accumulated_means": ["train.token_budget=60"],
-    "left_too_soon": ["train.token_budget=40"],
+    "reduced_too_early": ["train.token_budget=40"],
 }
 
 
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """The overrides that name the toy encoder and the toy corpus: 45 rows train, 3 validate, 82 test."""
+    """Overrides for the tiny encoder and dataset: 45 rows train, 3 validation, 82 test."""
     folder = tmp_path_factory.mktemp("parts")
     model, corpus = fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
     return f"data.source={corpus}", f"model.name={model}", "data.max_length=40", "optim.name=adamw"
@@ -45,11 +47,11 @@ def but(words: Sequence[str], *changes: str) -> list[str]:
 
 
 def plan(base: Sequence[str], np: int) -> list[Entry]:
-    """What is trained at -np `np`: 45 rows in batches of 8, so that every sixth batch holds 5."""
+    """The runs at -np `np`: 45 rows in batches of 8, so that every sixth batch has 5."""
     plain = [*base, *PLAIN]
     dropout = but(
         plain, "model.dropout=0.1", "eval.every=end"
-    )  # the last weights, not the best, go to model/
+    )  # so that model/ gets the last weights, not the best
     tiny = but(dropout, "train.batch_size=2", "train.max_steps=30", "train.token_budget=40")
     short = but(plain, "train.max_steps=18", "eval.every=end")
     entries = [entry("plain", plain), entry("dropout", dropout), entry("tiny", tiny)]
@@ -60,7 +62,7 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries += [entry("dropout-again", dropout)]
     if np == 2:
         entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows")]
-        entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in USAGE_ERROR]
+        entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in MISTAKES]
     return entries
 
 
@@ -68,7 +70,10 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
 def world(
     tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]
 ) -> Callable[[int], Path]:
-    """np -> the folder with the runs of `plan(np)`, trained on first demand; np 1 needs no launcher and no Horovod."""
+    """np -> the folder with the runs of `plan(np)`, trained when first used.
+
+    np 1 needs no launcher and no Horovod.
+    """
 
     @cache
     def trained(np: int) -> Path:

@@ -1,6 +1,9 @@
-"""Several runs in one start of the workers, since a start costs more than a small run: python -m tests.parallel.driver PLAN
+"""Several runs in one start of the workers:  python -m tests.parallel.driver PLAN
 
-PLAN is a JSON file with a list of {"overrides": [...], "mutant": name or null}. What a run raises stands in `<run>/raised`.
+A start costs more than a small run.
+
+PLAN is a JSON file with a list of {"overrides": [...], "mutant": name or null}. The error of a run
+is written to `<run>/raised`.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ class Entry(TypedDict):
     mutant: str | None
 
 
-class Deaf(StopSignal):
-    """Hears no signals: for runs inside the process of the tests."""
+class NoSignals(StopSignal):
+    """Installs no signal handlers: for runs in the process of the tests."""
 
     def __init__(self) -> None:
         self.requested = None
@@ -41,12 +44,12 @@ def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Ent
 
 
 def drive(entries: Sequence[Entry], world: World) -> None:
-    """Make the runs one after another, each under its mutant."""
+    """Train the runs one after another, each with its mutant."""
     for item in entries:
         asked = load_job(None, item["overrides"])
         with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
             try:
-                TrainingRun(asked, world, Deaf()).train()
+                TrainingRun(asked, world, NoSignals()).train()
             except Exception as error:
                 if world.is_main:
                     (Path(asked.run.dir) / asked.job.name / "raised").write_text(
@@ -60,10 +63,10 @@ if __name__ == "__main__":
     plan, here = Path(sys.argv[1]), init_world()
     undrawn = patch.object(
         plots, "available", return_value=False
-    )  # they would take longer than the training
+    )  # plots take longer than the training
     several = patch.object(
         reducer, "BUCKET", 2_000
-    )  # toys would fit into one bucket, which cannot leave early
+    )  # a tiny model fits into one bucket, which cannot leave during backward
     early = patch.object(
         reducer, "overlaps_backward", lambda world, flat: world.size > 1
     )  # as between machines
@@ -71,10 +74,10 @@ if __name__ == "__main__":
         undrawn,
         several,
         early,
-        patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenise,
+        patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenize,
     ):
         drive(json.loads(plan.read_text()), here)
-    counts = here.allgather_object(tokenise.call_count, "test.tokenised")
+    counts = here.allgather_object(tokenize.call_count, "test.tokenized")
     if here.is_main:
-        (plan.parent / "tokenised.json").write_text(json.dumps(counts))
+        (plan.parent / "tokenized.json").write_text(json.dumps(counts))
     here.shutdown()

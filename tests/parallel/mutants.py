@@ -1,4 +1,4 @@
-"""The classical mistakes of distributed training, each switched in from outside: a test that does not catch them proves nothing."""
+"""The classical mistakes of distributed training, patched in. The tests must catch each of them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def mutant(make: Callable[[int, int], Iterator[Any]]) -> Mutant:
     return MUTANTS[make.__name__]
 
 
-def late() -> Any:
-    """No bucket leaves during backward: for mistakes that come behind it."""
+def no_overlap() -> Any:
+    """No bucket leaves during backward: for mistakes made after it."""
     return patch.object(GradientReducer, "arm", lambda self: None)
 
 
 @mutant
 def local_clipping(rank: int, size: int) -> Iterator[Any]:
-    """Each worker clips its own gradient, before the exchange."""
+    """Each worker clips its own gradient, before the all-reduce."""
     real = GradientReducer.reduce
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
@@ -45,13 +45,13 @@ def local_clipping(rank: int, size: int) -> Iterator[Any]:
         self._flat.grads.mul_(min(1.0, 0.3 / (norm + 1e-6)))
         real(self, rows)
 
-    with late(), patch.object(GradientReducer, "reduce", wrong):
+    with no_overlap(), patch.object(GradientReducer, "reduce", wrong):
         yield
 
 
 @mutant
 def mean_of_means(rank: int, size: int) -> Iterator[Any]:
-    """Each worker takes the mean over its own examples; the exchange takes the mean of these."""
+    """Each worker takes the mean over its own examples; the all-reduce takes the mean of means."""
     real = TrainStep._backward
 
     def wrong(self: TrainStep, batch: Batch) -> list[int]:
@@ -62,13 +62,13 @@ def mean_of_means(rank: int, size: int) -> Iterator[Any]:
         self.flat.control_slots[LOSS] *= factor
         return bad
 
-    with late(), patch.object(TrainStep, "_backward", wrong):
+    with no_overlap(), patch.object(TrainStep, "_backward", wrong):
         yield
 
 
 @mutant
 def accumulated_means(rank: int, size: int) -> Iterator[Any]:
-    """Each micro-batch counts alike, however many examples it holds."""
+    """All micro-batches have equal weight, however many examples they have."""
     real = TrainStep._backward
 
     def wrong(self: TrainStep, batch: Batch) -> list[int]:
@@ -83,13 +83,13 @@ def accumulated_means(rank: int, size: int) -> Iterator[Any]:
         self.flat.control_slots[LOSS] = loss
         return bad
 
-    with late(), patch.object(TrainStep, "_backward", wrong):
+    with no_overlap(), patch.object(TrainStep, "_backward", wrong):
         yield
 
 
 @mutant
-def left_too_soon(rank: int, size: int) -> Iterator[Any]:
-    """Buckets leave during the first micro-batch's backward pass, and are back before the second one's."""
+def reduced_too_early(rank: int, size: int) -> Iterator[Any]:
+    """Buckets are reduced during the first micro-batch's backward pass, before the second one."""
     real, arm, start = GradientReducer.reduce, GradientReducer.arm, GradientReducer._start
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
@@ -102,7 +102,7 @@ def left_too_soon(rank: int, size: int) -> Iterator[Any]:
             time.sleep(0.0005)
 
     with (
-        late(),
+        no_overlap(),
         patch.object(GradientReducer, "reduce", wrong),
         patch.object(GradientReducer, "_start", at_once),
     ):
@@ -111,7 +111,7 @@ def left_too_soon(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
-    """Rows are repeated until every worker has as many, as torch's DistributedSampler does."""
+    """Rows are repeated until all workers have equally many, as in torch's DistributedSampler."""
 
     def wrong(lengths: np.ndarray, rank: int, size: int, batch_tokens: int) -> list[np.ndarray]:
         order = np.argsort(lengths, kind="stable")[::-1]
@@ -124,15 +124,15 @@ def padded_evaluation(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def schedule_per_rank(rank: int, size: int) -> Iterator[Any]:
-    """The schedule moves on once for every worker."""
+    """The schedule advances once per worker."""
     real = Schedule.factor
     with patch.object(Schedule, "factor", lambda self, step: real(self, step * size)):
         yield
 
 
 @mutant
-def order_per_rank(rank: int, size: int) -> Iterator[Any]:
-    """Each worker shuffles on its own."""
+def sampler_per_rank(rank: int, size: int) -> Iterator[Any]:
+    """Each worker shuffles differently."""
     real, plain = BatchPlan.batch, BatchSampler.batches
 
     def wrong(self: BatchPlan, step: int) -> Batch:
@@ -150,7 +150,7 @@ def order_per_rank(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def dropout_per_rank(rank: int, size: int) -> Iterator[Any]:
-    """Dropout is drawn by worker instead of by example."""
+    """Dropout depends on the worker instead of the example."""
     real = batch_plan.dropout_keys
     with patch.object(
         batch_plan,
@@ -161,8 +161,8 @@ def dropout_per_rank(rank: int, size: int) -> Iterator[Any]:
 
 
 @mutant
-def rows_kept_back(rank: int, size: int) -> Iterator[Any]:
-    """The word table's gradient is not exchanged."""
+def embedding_not_reduced(rank: int, size: int) -> Iterator[Any]:
+    """The embedding's gradient is not reduced."""
     real = GradientReducer.reduce
 
     def wrong(self: GradientReducer, rows: torch.Tensor) -> None:
@@ -177,7 +177,7 @@ def rows_kept_back(rank: int, size: int) -> Iterator[Any]:
 
 @contextmanager
 def loss_scaled(rank: int, size: int) -> Iterator[Any]:
-    """No mistake: the loss is scaled as in fp16, but computed in float32, where a power of two changes nothing."""
+    """No mistake: a loss scale in float32, where a power of two changes nothing."""
     real = TrainStep.__init__
 
     def scaled(self: TrainStep, *args: Any, **kwargs: Any) -> None:
@@ -190,7 +190,7 @@ def loss_scaled(rank: int, size: int) -> Iterator[Any]:
 
 @contextmanager
 def all_rows(rank: int, size: int) -> Iterator[Any]:
-    """No mistake: the word table is exchanged whole."""
+    """No mistake: the complete embedding gradient is reduced."""
     real = GradientReducer.reduce
 
     def dense(self: GradientReducer, rows: torch.Tensor) -> None:
@@ -213,5 +213,5 @@ def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
-USAGE_ERROR = tuple(MUTANTS)
+MISTAKES = tuple(MUTANTS)
 MUTANTS |= {"loss_scaled": loss_scaled, "all_rows": all_rows}

@@ -1,7 +1,7 @@
-"""The training door with a pause before every step, so that a test can do something in between.
+"""The train program with a pause before each step, so that a test can act in between.
 
-PAUSE is its length in seconds, or a file that holds it: a test that has seen what it waited for can then let the run go. FAIL,
-`rank:step`, lets one worker fail in a step.
+PAUSE is its length in seconds, or a file with it, so that a test can end the pauses. FAIL,
+`rank:step`, makes one worker fail in a step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""horovodrun with a host discovery script: workers join and are lost while a run goes on, and the training stays the job's."""
+"""Elastic horovodrun: workers join and are lost during a run, and the training is unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from distsent.distributed.world import World
-from distsent.runtime.run_folder import write_text  # at once: the running workers read these files
+from distsent.runtime.run_folder import write_text  # atomic: the workers read these files
 from tests import fixtures, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
@@ -23,7 +23,7 @@ def worker_on(started: launcher.Started, host: str) -> int:
             environ, command = (
                 (path / name).read_bytes().split(b"\0") for name in ("environ", "cmdline")
             )
-        except OSError:  # a passing one
+        except OSError:  # it has ended
             continue
         if f"HOROVOD_HOSTNAME={host}".encode() in environ and command[1:2] == [b"-m"]:
             return process
@@ -49,7 +49,7 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
         "--network-interface",
         "lo",
     ]
-    # How long workers wait for one that joins - on a busy machine a start takes a minute - and, after the kill, for the lost one.
+    # How long workers wait for one that joins (a minute on a busy machine) or for the lost one.
     env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
     with launcher.Started(words, np=2, env=env, options=options) as started:
@@ -77,11 +77,11 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
     assert ended.code == 0, ended.output
 
     drive([Entry(overrides=[*job, f"run.dir={tmp_path}", "job.name=alone"], mutant=None)], World())
-    assert len(fixtures.metrics(tmp_path / "elastic")) == 100, "every step told once"
+    assert len(fixtures.metrics(tmp_path / "elastic")) == 100, "each step is logged once"
     assert deviation(tmp_path / "elastic", tmp_path / "alone") < 1e-5
     ours, theirs = fixtures.result(tmp_path / "elastic"), fixtures.result(tmp_path / "alone")
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     assert (ours["world_size"], ours["steps"]) == (2, 100)
-    # From memory: a run that had gone back to a checkpoint would have trained some steps twice, or have saved them.
+    # From memory: a run resumed from a checkpoint would have trained some steps twice.
     told = [int(step) for step in re.findall(r"step (\d+)/100 ", ended.output)]
     assert len(told) - len(set(told)) <= 2, told

@@ -1,4 +1,4 @@
-"""What the tests on clusters hold runs with (tests/cluster/hold.py) fits the training that it holds."""
+"""tests/cluster/hold.py, which the cluster tests use to pause runs, works with this training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import fixtures, launcher
 from tests.cluster.hold import Hold
 
 
-def test_a_held_run_waits_at_its_step_and_tells_that_it_was_asked_to_stop(
+def test_a_paused_run_waits_at_its_step_and_records_the_stop_request(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
     hold, run = Hold(tmp_path / "hold"), tmp_path / "held"

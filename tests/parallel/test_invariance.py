@@ -1,4 +1,4 @@
-"""The same job is the same training on any number of workers; the classical mistakes would show."""
+"""A job is the same training on any number of workers, and the classical mistakes are caught."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from safetensors.torch import load_file
 from sklearn import metrics as sklearn
 
 from tests import fixtures
-from tests.parallel.mutants import USAGE_ERROR
+from tests.parallel.mutants import MISTAKES
 
 World = Callable[[int], Path]
 COLUMNS = ("loss", "grad_norm", "lr", "samples", "tokens", "epoch")
 
 
 def curve(run: Path) -> list[float]:
-    """All that is told of every step, one number after another."""
+    """All logged numbers of all steps."""
     return [float(line[column]) for line in fixtures.metrics(run) for column in COLUMNS]
 
 
 def deviation(run: Path, reference: Path) -> float:
-    """The largest relative difference between what two runs tell of their steps."""
+    """The largest relative difference between the logged steps of two runs."""
     pairs = list(zip(curve(run), curve(reference), strict=True))
     return max(abs(a - b) / max(abs(b), 1e-12) if a != b else 0.0 for a, b in pairs)
 
@@ -32,7 +32,7 @@ def deviation(run: Path, reference: Path) -> float:
 def test_losses_norms_and_counts_agree_at_any_number_of_workers(
     world: World, np: int, name: str, steps: int
 ) -> None:
-    """`tiny`: two examples a step, so that at -np 3 and 4 some workers have none; each is a micro-batch of its own."""
+    """`tiny`: two examples per step, each a micro-batch; at -np 3 and 4 some workers have none."""
     assert len(fixtures.metrics(world(1) / name)) == steps
     assert deviation(world(np) / name, world(1) / name) < 1e-5
 
@@ -48,9 +48,7 @@ def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("np", [1, 2, 3, 4])
-def test_scores_equal_scikit_learn_on_rows_that_workers_do_not_divide(
-    world: World, np: int
-) -> None:
+def test_scores_equal_scikit_learn_if_workers_do_not_divide_the_rows(world: World, np: int) -> None:
     for split, n in (("validation", 3), ("test", 82)):
         scores = fixtures.result(world(np) / "plain")["eval"][split]
         saved = load_file(world(np) / "plain" / "predictions" / f"{split}.safetensors")
@@ -81,7 +79,7 @@ def test_confusions_are_equal_at_any_number_of_workers(world: World) -> None:
         assert confusions == [confusions[0]] * 4
 
 
-def test_touched_rows_give_the_bits_of_the_whole_word_table(world: World) -> None:
+def test_touched_rows_give_the_bits_of_the_complete_embedding(world: World) -> None:
     sparse, dense = (fixtures.result(world(2) / name) for name in ("short", "all_rows"))
     assert sparse["weights_sha256"] == dense["weights_sha256"]
     assert sparse["train"]["bytes_exchanged"] < dense["train"]["bytes_exchanged"]
@@ -96,20 +94,20 @@ def test_without_mistakes_the_short_runs_agree(world: World) -> None:
     assert deviation(world(2) / "short-dropout", world(1) / "short-dropout") < 1e-5
 
 
-@pytest.mark.parametrize("mistake", USAGE_ERROR)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str) -> None:
     run = world(2) / mistake
     reference = world(1) / ("short-dropout" if mistake == "dropout_per_rank" else "short")
     if mistake == "padded_evaluation":
         assert "1 of 3 rows were not scored exactly once" in (run / "raised").read_text()
     elif (
-        mistake == "rows_kept_back"
-    ):  # the workers' weights part, and that is seen before they are saved
+        mistake == "embedding_not_reduced"
+    ):  # the weights differ between workers, which is detected before they are saved
         assert (
             "holds different weights than rank 0 in bert.embeddings.word_embeddings.weight"
             in (run / "raised").read_text()
         )
-    elif mistake == "left_too_soon":  # what came later was added by each worker alone
+    elif mistake == "reduced_too_early":  # later gradients were not reduced
         assert "holds different weights than rank 0" in (run / "raised").read_text()
     else:
         assert not (run / "raised").exists()
@@ -118,5 +116,5 @@ def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str)
 
 
 @pytest.mark.parametrize("np", [2, 3, 4])
-def test_workers_that_start_together_tokenise_once(world: World, np: int) -> None:
-    assert (world(np) / "tokenised.json").read_text() == str([1] + [0] * (np - 1))
+def test_workers_that_start_together_tokenize_once(world: World, np: int) -> None:
+    assert (world(np) / "tokenized.json").read_text() == str([1] + [0] * (np - 1))

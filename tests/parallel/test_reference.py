@@ -1,4 +1,4 @@
-"""Against Hugging Face's Trainer: the same recipe on the same examples in the same order is the same training."""
+"""The same recipe, examples and order as in Hugging Face's Trainer give the same training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests import fixtures
 STEPS = 100
 
 
-class Epochs(torch.utils.data.Sampler):
-    """Each iteration gives the next epoch of distsent's order."""
+class EpochSampler(torch.utils.data.Sampler):
+    """Each iteration yields the next epoch of distsent's sampler."""
 
     def __init__(self, order: BatchSampler) -> None:
         self._order, self._epoch = order, 0
@@ -38,15 +38,15 @@ class Epochs(torch.utils.data.Sampler):
             yield from self._order.batch(step).tolist()
 
 
-class Told(Trainer):
+class RecordingTrainer(Trainer):
     """Trainer with the sampler above, keeping every step's loss unrounded."""
 
     def __init__(self, *args: Any, order: BatchSampler, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._order, self.losses = order, []
 
-    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
-        return Epochs(self._order)
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self._order)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -55,7 +55,7 @@ class Told(Trainer):
 
 
 @pytest.fixture(scope="module")
-def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Told:
+def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> RecordingTrainer:
     """Trainer's run of the job `trainer` of conftest."""
     corpus, model = (Path(word.partition("=")[2]) for word in parts[:2])
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -68,14 +68,17 @@ def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     ]
     assert (corpus / "train.jsonl").exists()
     arguments = TrainingArguments(
-        str(tmp_path_factory.mktemp("trainer")), per_device_train_batch_size=8, max_steps=STEPS, learning_rate=1e-4,
-        warmup_steps=10, weight_decay=0.01, max_grad_norm=0.3, lr_scheduler_type="linear", optim="adamw_torch",
-        use_cpu=True, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True, logging_nan_inf_filter=False,
+        str(tmp_path_factory.mktemp("trainer")), per_device_train_batch_size=8, max_steps=STEPS,
+        learning_rate=1e-4,
+        warmup_steps=10, weight_decay=0.01, max_grad_norm=0.3, lr_scheduler_type="linear",
+        optim="adamw_torch",
+        use_cpu=True, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True,
+        logging_nan_inf_filter=False,
     )  # fmt: skip
     network = AutoModelForSequenceClassification.from_pretrained(
         model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, dtype=torch.float32
     )
-    trainer = Told(
+    trainer = RecordingTrainer(
         network,
         arguments,
         train_dataset=rows,
@@ -88,7 +91,7 @@ def trained(parts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("np", [1, 2])
 def test_a_hundred_steps_equal_those_of_hugging_faces_trainer(
-    world: Callable[[int], Path], trained: Told, np: int
+    world: Callable[[int], Path], trained: RecordingTrainer, np: int
 ) -> None:
     run = world(np) / "trainer"
     lines, logged = (

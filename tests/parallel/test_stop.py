@@ -1,4 +1,4 @@
-"""Stopped anywhere and started again by the same command, a run ends with the same bits as one that was let be."""
+"""A run that was stopped and resumed ends with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
 
 Made = Callable[[int], Path]
-SLOW = "tests.parallel.slowly"  # the training door, with a pause before every step
+SLOW = "tests.parallel.slowly"  # the train program with a pause before each step
 
 
 def last_step(run: Path) -> int:
-    """The last step that metrics.jsonl tells of; 0 before the first."""
+    """The last step in metrics.jsonl, 0 if there is none."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
@@ -37,7 +37,7 @@ def status(run: Path) -> RunStatus:
 
 
 def alone(job: list[str]) -> None:
-    """Train in this very process, without signals."""
+    """Train in this process, without signal handlers."""
     drive([Entry(overrides=job, mutant=None)], World())
 
 
@@ -52,7 +52,7 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
 ) -> None:
     run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
 
-    # A request to stop, heard by one worker only
+    # A stop request on one worker only
     with launcher.start(*command, np=2, PAUSE="0.05") as started:
         started.until(lambda: last_step(run) >= 7)
         os.kill(started.worker(1), signal.SIGTERM)
@@ -71,7 +71,7 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     assert (reached.step, reached.of, reached.resumed_from) == (stopped, 100, 0)
     assert not (run / "result.json").exists() and not (run / "model").exists()
 
-    # No request: a worker dies at once, some steps behind the last checkpoint
+    # A worker dies, some steps after the last checkpoint
     with launcher.start(*command, np=2, PAUSE="0.05") as started:
         started.until(lambda: last_step(run) >= stopped + 8)
         os.kill(started.worker(1), signal.SIGKILL)
@@ -93,14 +93,14 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
     lines = [
         [[line[c] for c in columns] for line in fixtures.metrics(folder)] for folder in (run, whole)
     ]
-    assert lines[0] == lines[1], "every step told once, and with the same numbers"
+    assert lines[0] == lines[1], "each step is logged once, with the same numbers"
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     reached = status(run)
     assert (reached.state, reached.code, reached.retry) == ("finished", 0, False)
     assert (reached.step, reached.of) == (100, 100)
 
 
-def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
+def test_resumed_on_more_workers_it_has_the_same_examples_and_the_same_curve(
     world: Made, parts: tuple[str, ...], tmp_path: Path
 ) -> None:
     run, job = tmp_path / "stopped", but(overrides(parts, tmp_path), "checkpoint.keep=99")
@@ -127,7 +127,7 @@ def test_carried_on_by_more_workers_it_has_the_same_examples_and_the_same_curve(
 def test_a_finished_run_says_so_and_a_changed_job_is_refused(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Single process, through the door: what the same folder answers to the same, a changed and a renewed job."""
+    """Single process: the same job, a changed one, and one that starts over, in one folder."""
     job = but(overrides(parts, tmp_path), "train.max_steps=6", "job.name=once")
     run = tmp_path / "once"
     alone(job)
@@ -142,7 +142,7 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(
     assert fixtures.result(run) == before
     assert (status(run).state, status(run).step, status(run).of) == ("finished", 6, 6)
 
-    # Keys that change how fast or how loudly a run computes, but not what, are free
+    # Keys that change how a run computes, but not what, may change
     free = launcher.run(
         "-m",
         "distsent.train",
@@ -153,8 +153,8 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(
     changed = launcher.run("-m", "distsent.train", *but(job, "optim.lr=3e-3", "train.max_steps=9"))
     assert changed.code == 2
     assert changed.output.strip() == (
-        f"distsent: {run}: this run was started with different values of train.max_steps, optim.lr; "
-        "give the new run another job.name, or run.resume=changed to resume anyway, or "
+        f"distsent: {run}: this run was started with different values of train.max_steps, "
+        "optim.lr; give the new run another job.name, or run.resume=changed to resume anyway, or "
         "run.resume=never to start over"
     )
     assert fixtures.result(run) == before and status(run).state == "finished"
@@ -168,10 +168,10 @@ def test_a_finished_run_says_so_and_a_changed_job_is_refused(
     assert fixtures.result(run)["job"]["train"]["seed"] == 7
 
 
-def test_a_mistake_that_shows_late_may_be_corrected_under_the_same_name(
+def test_a_job_that_failed_before_training_may_be_corrected_under_its_name(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The job was refused before anything was trained: there is no run yet that the corrected one could differ from."""
+    """Nothing was trained, so there is no run that the corrected job could contradict."""
     job = but(overrides(parts, tmp_path), "train.max_steps=2")
     refused = launcher.run("-m", "distsent.train", *but(job, "data.max_length=300"))
     assert refused.code == 2 and "takes at most 258 tokens" in refused.output
@@ -179,7 +179,7 @@ def test_a_mistake_that_shows_late_may_be_corrected_under_the_same_name(
     assert fixtures.result(tmp_path / "stopped")["steps"] == 2
 
 
-def test_a_folder_in_which_somebody_trains_is_left_alone(
+def test_a_folder_that_another_process_holds_is_left_alone(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
     run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
@@ -187,10 +187,10 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(
         started.until(lambda: last_step(run) >= 1)
         before = (run / "status.json").read_text()
         second = launcher.run(*command)
-        assert second.code == 1, "nothing is wrong with the job: trying again may go well"
+        assert second.code == 1, "the job is fine: a retry may succeed"
         assert re.fullmatch(
-            rf"distsent: {run}: process \d+ on \S+ is training here right now; wait for it, stop it, or give this run another "
-            r"job\.name",
+            rf"distsent: {run}: process \d+ on \S+ is training here right now; wait for it, stop "
+            r"it, or give this run another job\.name",
             second.output.strip(),
         )
         after = (run / "status.json").read_text()
@@ -199,10 +199,10 @@ def test_a_folder_in_which_somebody_trains_is_left_alone(
         assert started.wait().code == 75
 
 
-def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(
+def test_an_evaluation_is_logged_once_even_if_the_run_died_after_it(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The checkpoint of an evaluated step is written before the evaluation: carrying on from it evaluates again."""
+    """A step is saved before it is evaluated: a run that resumes there evaluates it again."""
     run = tmp_path / "stopped"
     job = but(
         overrides(parts, tmp_path),
@@ -220,14 +220,17 @@ def test_an_evaluation_is_told_once_even_if_the_run_died_behind_it(
     assert [line["step"] for line in fixtures.metrics(run)] == list(range(1, 9))
 
 
-def test_what_ends_one_worker_is_told_with_its_rank_and_ends_all(
+def test_an_error_of_one_worker_is_reported_with_its_rank_and_ends_all(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Memory runs out on one of two workers: its own traceback is somewhere, the cause is in the first worker's words."""
+    """Memory runs out on one of two workers: the main worker reports which one, and why."""
     run = tmp_path / "stopped"
     ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="1:3")
     assert ended.code not in (0, 75), ended.output
-    line = r"rank 1 on \S+ failed at step \d+: RuntimeError: out of memory; the last checkpoint is intact: run the same command again"
+    line = (
+        r"rank 1 on \S+ failed at step \d+: RuntimeError: out of memory; the last checkpoint is "
+        "intact: run the same command again"
+    )
     assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
     assert status(run).state == "failed" and re.match(line, status(run).message)
     assert (status(run).code, status(run).cause, status(run).of) == (1, None, 100)

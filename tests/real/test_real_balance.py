@@ -1,4 +1,4 @@
-"""Reviews are dealt evenly: their real lengths, in the order that training takes them."""
+"""Load balance with the real lengths of reviews, in the order of training."""
 
 import os
 from importlib.util import find_spec

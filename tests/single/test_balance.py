@@ -1,4 +1,4 @@
-"""The deal: every example goes to one worker, loads are even, and nothing exceeds the token budget."""
+"""Each example has one rank, loads are even, and micro-batches respect the token budget."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_a_worker_without_examples_has_no_micro_batch() -> None:
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 8, 16, 64])
 def test_steps_are_balanced(workers: int) -> None:
-    """On review-like lengths, 32 examples a worker: the slowest worker is within 0.5 % of the mean, on average."""
+    """With the lengths of reviews and 32 examples per worker, the slowest is within 0.5 %."""
     rng = np.random.default_rng(workers)
     tokens = np.minimum(np.exp(rng.normal(5.4, 0.62, (200, 32 * workers))).astype(int) + 8, 512)
     costs = cost(tokens, 1.0, 1 / 3000)

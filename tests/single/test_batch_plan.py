@@ -1,4 +1,4 @@
-"""Blocks of steps are dealt like single ones, wherever a run begins."""
+"""A block of steps is planned like single steps, wherever a run starts."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ WORK = FlopCounter(per_token=5.0, per_pair=0.3)
 
 @pytest.mark.parametrize("block", [1, 3, 64])
 @pytest.mark.parametrize("rows", [40, 45, 5])
-def test_a_batch_is_the_same_whatever_was_dealt_with_it(
+def test_a_batch_does_not_depend_on_its_block(
     rows: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """45 rows in batches of 8: every sixth batch holds 5."""
@@ -24,7 +24,7 @@ def test_a_batch_is_the_same_whatever_was_dealt_with_it(
     corpus, order = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
     for rank in range(3):
         plan = BatchPlan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pad_ids=(99,))
-        for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a resumed run begins anywhere
+        for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a run may resume anywhere
             batch, chosen = plan.batch(step), order.batch(step)
             owner = assign_to_ranks(
                 cost(corpus.lengths(chosen), WORK.per_token, WORK.per_pair)[None], 3

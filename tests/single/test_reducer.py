@@ -1,4 +1,4 @@
-"""Buckets that leave during backward hold all that belongs into them."""
+"""Buckets that leave during backward are complete."""
 
 import gc
 import weakref
@@ -21,11 +21,11 @@ from distsent.training.optimizer import Schedule
 from distsent.training.train_step import ClassificationLoss, StopRequests, TrainStep
 from tests import tiny_models
 
-BUCKET = 500  # numbers: a toy has several
+BUCKET = 500  # elements: a tiny model has several buckets
 
 
-class Heard(World):
-    """The first of two workers; the other one's gradient is zero. Keeps what each all-reduce started with."""
+class RecordingWorld(World):
+    """Rank 0 of two; the other gradient is zero. Records the tensors of started all-reduces."""
 
     size = 2  # on two machines
 
@@ -39,7 +39,7 @@ class Heard(World):
 
     def wait(self, handle: str) -> None:
         now, then = self.started.pop(handle)
-        assert torch.equal(now, then), f"{handle} left before its gradient was whole"
+        assert torch.equal(now, then), f"{handle} left before its gradient was complete"
 
 
 def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
@@ -63,50 +63,50 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
 
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_buckets_leave_whole_while_the_last_backward_pass_runs(family: str, budget: int) -> None:
-    world = Heard()
+def test_buckets_leave_complete_during_the_last_backward_pass(family: str, budget: int) -> None:
+    world = RecordingWorld()
     update, plan = make(family, world, budget)
-    early: list[int] = []
+    overlapped: list[int] = []
 
-    def wishes() -> StopRequests:
-        early.append(len(world.started))
+    def requests() -> StopRequests:
+        overlapped.append(len(world.started))
         assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.started, (
             "the control_slots are not known yet"
         )
         return StopRequests()
 
     for step in range(5):
-        update(plan.batch(step), wishes)
+        update(plan.batch(step), requests)
         assert not world.started
     buckets = len(update.flat.dense.split(BUCKET))
-    assert all(buckets * 0.5 < count < buckets for count in early), (early, buckets)
+    assert all(buckets * 0.5 < count < buckets for count in overlapped), (overlapped, buckets)
 
 
 def test_hooks_keep_nothing_alive() -> None:
-    update, _ = make("bert", Heard(), 60)
+    update, _ = make("bert", RecordingWorld(), 60)
     left = weakref.ref(update.reducer), weakref.ref(update.flat)
     del update, _
     gc.collect()
     assert [one() for one in left] == [None, None]
 
 
-def test_a_worker_without_examples_sends_all_that_the_others_send() -> None:
-    world = Heard()
+def test_a_worker_without_examples_sends_the_same_buckets() -> None:
+    world = RecordingWorld()
     update, plan = make("bert", world, 10**6)
     update(replace(plan.batch(0), micro_rows=()))
     assert not world.started and update.reducer.sent >= 4 * update.flat.dense.numel()
 
 
 @pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])
-def test_an_elastic_world_and_workers_of_one_machine_exchange_after_backward(
+def test_elastic_worlds_and_workers_of_one_machine_reduce_after_backward(
     elastic: bool, local_size: int
 ) -> None:
-    world = Heard()
+    world = RecordingWorld()
     world.elastic, world.local_size = elastic, local_size
     update, plan = make("bert", world, 60)
 
-    def wishes() -> StopRequests:
+    def requests() -> StopRequests:
         assert not world.started
         return StopRequests()
 
-    update(plan.batch(0), wishes)
+    update(plan.batch(0), requests)

@@ -1,4 +1,4 @@
-"""The order of examples: a permutation, the same for everybody, different in every epoch and for every seed."""
+"""The order of examples: a permutation, equal on all workers, new in each epoch and seed."""
 
 import numpy as np
 import pytest
@@ -30,19 +30,19 @@ def test_an_epoch_holds_every_row_once_and_ends_with_the_short_batch(
     assert 1 <= len(batches[-1]) <= size
 
 
-def test_epochs_and_seeds_shuffle_anew() -> None:
+def test_each_epoch_and_seed_has_its_own_order() -> None:
     order = BatchSampler(1000, 1000, seed=1)
     assert (order.batch(0) != order.batch(1)).mean() > 0.99
     assert (order.batch(0) != BatchSampler(1000, 1000, seed=2).batch(0)).mean() > 0.99
 
 
-def test_a_step_costs_its_batch_not_its_corpus() -> None:
+def test_a_step_costs_its_batch_not_the_dataset() -> None:
     assert BatchSampler(10**12, 64, seed=3).batch(10**9).shape == (64,)
 
 
 @pytest.mark.parametrize("n", [1000, 4096, 65537])
 def test_the_order_looks_random(n: int) -> None:
-    """Rank correlations of neighbours, and the spread over quarters, stay within 5 sigma of chance."""
+    """Correlations and the spread over quarters stay within 5 sigma of chance."""
     for seed in range(5):
         rows = BatchSampler(n, n, seed).batch(0).astype(float)
         assert abs(np.corrcoef(rows[:-1], rows[1:])[0, 1]) < 5 / np.sqrt(n)

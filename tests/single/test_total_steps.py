@@ -1,4 +1,4 @@
-"""The five systems' steps and evaluations come out as their cards have them (tweets: as its page has them), without training."""
+"""The five systems have the steps and evaluations of their cards (tweets: of its page)."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
     ("imdb-tiny-lora", 40_000, 1_250, 3_750),
     ("imdb-bert-amp", 32_000, 2_000, 6_000),
     ("tweets", 1_000, 32, 128),
-    *((f"emotion-{encoder}", 16_000, 250, 2_000) for encoder in ("distilbert", "bert", "roberta", "albert")),
+    *((f"emotion-{encoder}", 16_000, 250, 2_000) for encoder in ("distilbert", "bert", "roberta",
+    "albert")),
 ])  # fmt: skip
 def test_steps(stem: str, rows: int, per_epoch: int, in_all: int) -> None:
     job = load_job(JOBS / f"{stem}.toml")

@@ -1,4 +1,4 @@
-"""One update against oracles: a plain loop in torch over the same batches, and float64."""
+"""Training steps against references: a plain torch loop over the same batches, and float64."""
 
 import copy
 import math
@@ -57,7 +57,10 @@ def plain_loop(
     optim: OptimSection,
     steps: int = STEPS,
 ) -> list[tuple[float, float, float]]:
-    """What anybody would write: pad, mean loss, clip, torch's optimizer, transformers' schedule. (loss, norm, lr) a step."""
+    """(loss, norm, lr) of each step of a textbook loop.
+
+    It pads, takes the mean loss, clips, and uses torch's optimizer and transformers' schedule.
+    """
     order = BatchSampler(len(corpus), train.batch_size, seed=5)
     decayed = [
         p for n, p in model.named_parameters() if "bias" not in n and "norm" not in n.lower()
@@ -114,7 +117,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_hundred_steps_equal_a_plain_torch_loop(recipe: str, family: str) -> None:
-    """Losses, norms, rates and weights, in float64 so that only a different formula can make a difference."""
+    """Losses, norms, rates and weights, in float64: only a different formula would show."""
     train, optim = RECIPES[recipe]
     corpus, model = tiny_models.tokens(45), tiny_models.encoder(family).double()
     reference = copy.deepcopy(model)
@@ -164,7 +167,7 @@ def test_accumulation_changes_nothing(budget: int) -> None:
     assert torch.allclose(whole.flat.values, parts.flat.values, atol=1e-9)
 
 
-def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
+def test_only_touched_embedding_rows_have_a_gradient() -> None:
     corpus = tiny_models.tokens(30)
     update, plan = make(
         tiny_models.encoder("bert"), corpus, TrainSection(batch_size=4), OptimSection()
@@ -179,7 +182,7 @@ def test_only_touched_rows_of_the_word_table_have_a_gradient() -> None:
 
 
 def xlnet() -> transformers.PreTrainedModel:
-    """Its head reads the last place, and its padding has a word vector that learns."""
+    """Its head reads the last position, and the embedding of its padding is trained."""
     torch.manual_seed(0)
     config = transformers.XLNetConfig(
         vocab_size=100, d_model=32, n_layer=2, n_head=2, d_inner=32, num_labels=3, pad_token_id=5
@@ -199,7 +202,7 @@ def gpt2() -> transformers.PreTrainedModel:
 def test_padding_on_the_left_changes_no_example(
     make: Callable[[], transformers.PreTrainedModel],
 ) -> None:
-    """Neither through a head that reads the last place, nor through positions that are counted by place."""
+    """Neither through a head that reads the last position, nor through position ids."""
     lengths, model = (3, 9, 20), make()
     ids, forward = (
         [np.arange(10, 10 + n) for n in lengths],
@@ -210,7 +213,7 @@ def test_padding_on_the_left_changes_no_example(
         assert torch.allclose(forward(pack(ids, np.zeros(3))), torch.cat(apart), atol=1e-6)
 
 
-def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
+def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
     model, corpus = xlnet(), tiny_models.tokens(20)
     forward, flat = PaddedForward(model, 5, "right"), FlatParameters(model, token_embedding(model))
     plan = BatchPlan(
@@ -232,7 +235,7 @@ def test_rows_that_only_padding_touches_are_exchanged_too() -> None:
     )
 
 
-def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
+def test_a_non_finite_loss_skips_the_step_and_names_the_rows() -> None:
     corpus = tiny_models.tokens(8)
     update, plan = make(
         tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), OptimSection()
@@ -245,8 +248,8 @@ def test_a_number_gone_bad_stops_the_step_and_names_the_rows() -> None:
     assert torch.equal(update.flat.values.nan_to_num(0), before.nan_to_num(0))
 
 
-def test_an_overflow_in_fp16_costs_its_step_and_the_schedule_waits_for_it() -> None:
-    """As with Hugging Face's Trainer. Here the numbers are float32, and the overflow is made."""
+def test_an_fp16_overflow_skips_the_step_and_does_not_advance_the_schedule() -> None:
+    """As in Hugging Face's Trainer. The numbers are float32 here, and the overflow is simulated."""
     corpus = tiny_models.tokens(40)
     optim = OptimSection(lr=1e-3, schedule="linear", warmup=0.0)
     update, plan = make(
@@ -271,7 +274,7 @@ def test_an_overflow_in_fp16_costs_its_step_and_the_schedule_waits_for_it() -> N
             == (step not in (1, 2, 4))
             == (not torch.equal(update.flat.values, before))
         )
-        assert outcome.overflowed == (step in (1, 2)), "at a scale of 1 the scale is not to blame"
+        assert outcome.overflowed == (step in (1, 2)), "a scale of 1 cannot be the reason"
     assert (
         rates == pytest.approx([1e-3, 9e-4, 9e-4, 9e-4, 8e-4])
         and update.updates == 2

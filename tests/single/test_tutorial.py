@@ -13,7 +13,7 @@ from distsent.distributed.world import World
 from distsent.job import Job, load_job
 from distsent.training.session import TrainingRun
 from tests import corpora, fixtures, systems
-from tests.parallel.driver import Deaf
+from tests.parallel.driver import NoSignals
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -42,7 +42,7 @@ def test_from_a_csv_file_to_a_shipped_model(
         ["job.name=mail-long", "data.max_length=256"],
         ["job.name=mail-lora", "adapter.kind=lora", "optim.lr=3e-4"],
     ):
-        TrainingRun(load_job("mail.toml", [tiny, *more]), World(), Deaf()).train()
+        TrainingRun(load_job("mail.toml", [tiny, *more]), World(), NoSignals()).train()
     capsys.readouterr()
 
     assert report.main(["runs/mail", "runs/mail-long"]) == 0
