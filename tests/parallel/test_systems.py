@@ -27,7 +27,7 @@ from distsent.data.token_store import TokenStore, open_token_store, token_store_
 from distsent.distributed.world import World
 from distsent.job import Job, load_job
 from tests import fixtures, launcher, systems
-from tests.parallel.test_reference import Epochs
+from tests.parallel.test_reference import EpochSampler
 
 pytestmark = pytest.mark.slow
 
@@ -143,8 +143,8 @@ class Ordered(Trainer):
         super().__init__(*args, **kwargs)
         self._order = order
 
-    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
-        return Epochs(self._order)
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self._order)
 
 
 def network(trained: Fixture, stem: str, classes: int) -> Any:
@@ -198,12 +198,16 @@ def test_it_trains_as_hugging_faces_trainer_does_in_the_cards_words(
         disable_tqdm=True, per_device_eval_batch_size=64,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(systems.snapshot(trained.home, job.model.name))
+
+    def accuracy(p: Any) -> dict[str, float]:
+        return {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())}
+
     trainer = Ordered(
         network(trained, stem, len(store.label_names)), arguments, train_dataset=rows["train"],
         eval_dataset=rows[watched],
         processing_class=tokenizer,
         order=BatchSampler(len(rows["train"]), job.train.batch_size, job.seeds[0]),
-        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+        compute_metrics=accuracy,
     )  # fmt: skip
     # The Trainer assumes that peft's classifiers divide their loss by the examples of all passes.
     # They do not, so two passes would count double.
