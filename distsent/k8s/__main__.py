@@ -6,90 +6,76 @@ python -m distsent.k8s launch ... -- COMMAND   in the launcher: run the command 
 python -m distsent.k8s serve [--grace S]       in a worker: run sshd, save on SIGTERM
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
 from distsent import cli
 from distsent.errors import FINISHED, USAGE_ERROR, UserError
-from distsent.k8s.launch import launch
+from distsent.k8s.launch import launch, run_on_named_hosts
 from distsent.k8s.scaling import ScalingHosts, relaunch_on_change
 from distsent.k8s.serve import SSHD_CONFIG, serve
 
-K8S = Path("k8s")
-
 
 def main(arguments: list[str]) -> int:
-    options = make_parser().parse_args(arguments)
+    options = parse_arguments(arguments)
     return int(options.run(options))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m distsent.k8s", None, __doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="lint | write | launch | serve")
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser("k8s", __doc__)
+    commands = parser.add_subparsers(required=True, parser_class=argparse.ArgumentParser)
 
     lint = commands.add_parser("lint", help="check manifests")
     lint.set_defaults(run=run_lint)
-    lint.add_argument("paths", nargs="*", type=Path, default=[K8S], help="files, folders")
+    lint.add_argument("paths", nargs="*", type=Path, default=[Path("k8s")], help="(k8s)")
     text = "the operator's CustomResourceDefinition; cluster: ask the cluster for the MPIJob's"
     lint.add_argument("--crd", metavar="FILE", action="append", default=[], help=text)
 
     write = commands.add_parser("write", help="write the generated manifests")
     write.set_defaults(run=run_write)
-    write.add_argument("folder", nargs="?", type=Path, default=K8S, help="k8s, beside jobs")
+    write.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="k8s, beside jobs")
     write.add_argument("--check", action="store_true", help="only name the files that differ")
 
     start = commands.add_parser("launch", help="the launcher's first process")
     start.set_defaults(run=run_launch)
-    add_number(start, "--wait", 600.0, "longest wait for workers, in seconds")
+    start.add_argument("--wait", type=float, default=600, help="seconds to wait for workers (600)")
     start.add_argument("--elastic", metavar="SCRIPT", help="run on the hosts that it prints")
-    add_number(start, "--slots", 1, "elastic: processes on each host")
-    add_number(start, "--min-np", 1, "elastic: fewest processes")
+    start.add_argument("--slots", type=int, default=1, help="elastic: processes on each host (1)")
+    start.add_argument("--min-np", type=int, default=1, help="elastic: fewest processes (1)")
     start.add_argument("--max-np", type=int, help="elastic: most processes (all that fit)")
-    add_number(start, "--poll", 20.0, "elastic: seconds between looks at the hosts")
+    start.add_argument("--poll", type=float, default=20, help="elastic: seconds between looks (20)")
     start.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
 
     worker = commands.add_parser("serve", help="a worker's first process")
     worker.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
-    add_number(worker, "--grace", 150.0, "longest wait for a save, in seconds")
-    worker.add_argument("--sshd-config", default=SSHD_CONFIG, metavar="FILE", help="(%(default)s)")
-    return parser
-
-
-def add_number(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
-    text = f"{text} ({default:g})"
-    parser.add_argument(name, type=type(default), metavar="N", default=default, help=text)
+    worker.add_argument("--grace", type=float, default=150, help="seconds to wait for ranks (150)")
+    worker.add_argument("--sshd-config", default=SSHD_CONFIG, help="(%(default)s)")
+    return parser.parse_args(arguments)
 
 
 def run_lint(options: argparse.Namespace) -> int:
-    try:
-        from distsent.k8s.lint import lint  # what it imports is not in the image
-        from distsent.k8s.schema import read_definitions
-    except ImportError as error:
-        raise UserError(f"{error}: install the extra k8s: pip install 'distsent[k8s]'") from None
+    from distsent.k8s.lint import lint  # the image lacks what these import: the extra k8s
+    from distsent.k8s.schema import read_definitions
+
     crds = {key: kind for source in options.crd for key, kind in read_definitions(source).items()}
     findings, count = lint(options.paths, crds)
-    print(*findings, sep="\n", end="\n" if findings else "")
+    print("".join(f"{finding}\n" for finding in findings), end="")
     number = f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}"
     print(f"{count} manifests, {number}", file=sys.stderr)
     return USAGE_ERROR if findings else FINISHED
 
 
 def run_write(options: argparse.Namespace) -> int:
-    from distsent.k8s.write import generate_manifests, stale_files
+    from distsent.k8s.write import stale_manifests
 
-    texts = generate_manifests(options.folder)
-    stale = stale_files(texts)
+    stale = stale_manifests(options.folder)
     if options.check and stale:
         fix = "differs from its sources: run python -m distsent.k8s write"
         raise UserError(*(f"{path} {fix}" for path in stale))
-    for path in stale:
+    for path, text in stale.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(texts[path], encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         print(f"written: {path}")
     return FINISHED
 
@@ -97,10 +83,10 @@ def run_write(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
     if not script:
-        return launch(command, wait)
+        return launch(lambda training: run_on_named_hosts(training, command, wait))
     bounds = options.slots, options.min_np, options.max_np, options.poll
     scaling = ScalingHosts(script, *bounds)
-    return launch(command, wait, lambda run: relaunch_on_change(run, command, wait, scaling))
+    return launch(lambda training: relaunch_on_change(training, command, wait, scaling))
 
 
 if __name__ == "__main__":

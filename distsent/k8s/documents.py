@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-FieldPath = tuple[str | int, ...]  # the keys and indices that lead to a value in a document
+FieldPath = tuple[str | int, ...]  # the keys and indices that lead to a value in a manifest
 
 
 @dataclass(frozen=True, order=True)
@@ -27,22 +27,26 @@ class Finding:
         return f"{self.file}:{self.line}: {self.message} [{self.rule}]"
 
 
-@dataclass(frozen=True)
 class Node:
-    """A value in a document. A missing value is a Node, too: it is false and has no items."""
+    """A value in a manifest; the root is the manifest itself.
 
-    document: Document
-    path: FieldPath
-    value: Any
+    A missing value is a Node, too: it is false, has no items, and its line is the parent's.
+    """
+
+    def __init__(self, file: str, line: int, path: FieldPath, root: Node | None) -> None:
+        self.file, self.line, self.path = file, line, path
+        self.root = self if root is None else root
+        self.value: Any = None
+        self.items: dict[str | int, Node] = {}
+        self.kind = self.namespace = self.name = ""  # those of the root are set
 
     def __getitem__(self, key: str | int) -> Node:
-        items = dict(enumerate(self.value)) if isinstance(self.value, list) else self.mapping
-        return Node(self.document, (*self.path, key), items.get(key))
+        missing = Node(self.file, self.line, (*self.path, key), self.root)
+        return self.items.get(key, missing)
 
     def __iter__(self) -> Iterator[Node]:
         """The items of a list."""
-        count = len(self.value) if isinstance(self.value, list) else 0
-        return (self[index] for index in range(count))
+        return iter(self.items.values() if isinstance(self.value, list) else ())
 
     def __bool__(self) -> bool:
         return bool(self.value)
@@ -63,83 +67,56 @@ class Node:
         """A whole number, also one in quotes; `default` for anything else."""
         return int(self.text) if self.text.isdigit() else default
 
-    @property
-    def line(self) -> int:
-        """The line of this value, or of the nearest existing value around it."""
-        lines = self.document.lines
-        known = (self.path[:end] for end in range(len(self.path), -1, -1))
-        return next(lines[path] for path in known if path in lines)
-
-    @property
-    def place(self) -> str:
-        return f"{self.document.file}:{self.line}"
-
     def finding(self, rule: str, message: str) -> Finding:
-        return Finding(self.document.file, self.line, rule, message)
+        return Finding(self.file, self.line, rule, message)
 
 
-class Document:
-    """One manifest."""
+class Reader:
+    """Reads a YAML text: its manifests, and what is wrong with it as YAML."""
 
-    def __init__(self, file: str, data: dict[str, Any], lines: dict[FieldPath, int]) -> None:
-        self.file, self.lines = file, lines
-        self.root = Node(self, (), data)
-        self.kind, self.metadata = self.root["kind"].text, self.root["metadata"]
-        self.name, self.namespace = self.metadata["name"].text, self.metadata["namespace"].text
+    def __init__(self, text: str, file: str) -> None:
+        self.file, self.loader = file, yaml.SafeLoader(text)
+        self.manifests: list[Node] = []
+        self.findings: list[Finding] = []
+        try:
+            while self.loader.check_node():
+                node = self.construct(self.loader.get_node(), 0, (), None)
+                if isinstance(node.value, dict):
+                    node.kind, metadata = node["kind"].text, node["metadata"]
+                    node.namespace, node.name = metadata["namespace"].text, metadata["name"].text
+                    self.manifests.append(node)
+                elif node.value is not None:
+                    self.report(node.line, "a manifest is a mapping with apiVersion and kind")
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+            message = str(getattr(error, "problem", None) or error)
+            self.report(mark.line + 1 if mark else 1, message)
 
-    def at(self, *path: str | int) -> Node:
-        return self.root.at(*path)
+    def report(self, line: int, message: str) -> None:
+        self.findings.append(Finding(self.file, line, "yaml", message))
 
-
-def parse_manifests(text: str, file: str) -> tuple[list[Document], list[Finding]]:
-    """The documents of a YAML text, and what is wrong with it as YAML."""
-    documents: list[Document] = []
-    findings: list[Finding] = []
-
-    def report(line: int, message: str) -> None:
-        findings.append(Finding(file, line, "yaml", message))
-
-    loader = yaml.SafeLoader(text)
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            lines: dict[FieldPath, int] = {}
-            data = construct(loader, node, (), lines, report)
-            if isinstance(data, dict):
-                documents.append(Document(file, data, lines))
-            elif data is not None:
-                report(lines[()], "a manifest is a mapping with apiVersion and kind")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        report(mark.line + 1 if mark else 1, str(getattr(error, "problem", None) or error))
-    return documents, findings
-
-
-def construct(
-    loader: yaml.SafeLoader,
-    node: yaml.Node,
-    path: FieldPath,
-    lines: dict[FieldPath, int],
-    report: Callable[[int, str], None],
-) -> Any:
-    """The data of a YAML node, its lines into `lines`. Null fields count as missing."""
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        items = enumerate(node.value)
-        return [construct(loader, item, (*path, index), lines, report) for index, item in items]
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    loader.flatten_mapping(node)
-    data: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            report(line, f"the key {key!r} is not text: put it in quotes")
-        if str(key) in data:
-            report(line, f"{key} appears a second time; only the last one counts")
-        lines[(*path, str(key))] = line
-        data[str(key)] = construct(loader, value_node, (*path, str(key)), lines, report)
-    return {key: value for key, value in data.items() if value is not None}
+    def construct(self, source: yaml.Node, line: int, path: FieldPath, root: Node | None) -> Node:
+        """The data of a YAML node. A field that is null counts as missing."""
+        node = Node(self.file, line or source.start_mark.line + 1, path, root)
+        if isinstance(source, yaml.SequenceNode):
+            for index, item in enumerate(source.value):
+                node.items[index] = self.construct(item, 0, (*path, index), node.root)
+            node.value = [item.value for item in node.items.values()]
+        elif isinstance(source, yaml.MappingNode):
+            self.loader.flatten_mapping(source)
+            for key_source, value_source in source.value:
+                key, line = self.loader.construct_object(key_source), key_source.start_mark.line + 1
+                if not isinstance(key, str):
+                    self.report(line, f"the key {key!r} is not text: put it in quotes")
+                if str(key) in node.items:
+                    self.report(line, f"{key} appears a second time; only the last one counts")
+                child = self.construct(value_source, line, (*path, str(key)), node.root)
+                node.items[str(key)] = child
+            node.items = {k: item for k, item in node.items.items() if item.value is not None}
+            node.value = {key: item.value for key, item in node.items.items()}
+        else:
+            node.value = self.loader.construct_object(source)
+        return node
 
 
 def manifest_files(path: Path) -> list[Path]:

@@ -1,7 +1,5 @@
 """The hosts and the job that a launcher's command names, and whether the hosts answer."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import subprocess
@@ -14,7 +12,6 @@ from pathlib import Path
 from distsent.errors import UserError
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
-PAUSES = (1.0, 2.0, 4.0, 8.0, 10.0)  # seconds between attempts; the last one repeats
 
 
 def check_user() -> None:
@@ -22,32 +19,23 @@ def check_user() -> None:
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
-        raise UserError(
-            f"this pod runs as user {os.getuid()}, which the image does not know, so ssh cannot "
-            "work: set runAsUser: 1000 (mpiuser)"
-        ) from None
+        who = f"this pod runs as user {os.getuid()}, which the image does not know"
+        raise UserError(f"{who}, so ssh cannot work: set runAsUser: 1000 (mpiuser)") from None
 
 
 def hosts_of(command: Sequence[str]) -> list[str]:
     """The hosts of `horovodrun ... --hostfile FILE` or `-H a:2,b:2`; none for other commands."""
     for option, value in pairwise(command):
-        if option in ("--hostfile", "-hostfile"):
-            return read_hostfile(Path(value))
         if option in ("-H", "--hosts"):
             return [host.split(":")[0] for host in value.split(",")]
+        if option in ("--hostfile", "-hostfile"):
+            return read_hostfile(value)
     return []
 
 
-def job_arguments(command: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The job file, if any, and the overrides of a command with `distsent.train`."""
-    words = command[list(command).index("distsent.train") + 1 :]
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    return next((word for word in words if "=" not in word), None), overrides
-
-
-def read_hostfile(path: Path) -> list[str]:
+def read_hostfile(path: str) -> list[str]:
     try:
-        lines = path.read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError as error:
         hint = "the operator writes it into the launcher of an MPIJob"
         raise UserError(f"{path}: {error.strerror}; {hint}") from None
@@ -55,6 +43,13 @@ def read_hostfile(path: Path) -> list[str]:
     if not hosts:
         raise UserError(f"{path} names no host; is spec.mpiReplicaSpecs.Worker.replicas 0?")
     return hosts
+
+
+def job_arguments(command: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The job file, if any, and the overrides of a command with `distsent.train`."""
+    words = command[list(command).index("distsent.train") + 1 :]
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    return next((word for word in words if "=" not in word), None), overrides
 
 
 def discover_hosts(script: str) -> list[str]:
@@ -65,36 +60,31 @@ def discover_hosts(script: str) -> list[str]:
 
 
 def run_on(host: str, command: str) -> str:
-    """Run a command on a host. Empty if it succeeds, else the last line of ssh's output."""
+    """Run a command on a host. Empty if it succeeds, else the last line of ssh's errors."""
     words = [*SSH, host, command]
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20
-        )
+        done = subprocess.run(words, capture_output=True, text=True, input="", timeout=20)
     except subprocess.TimeoutExpired:
         return "no answer in 20 s"
-    if done.returncode == 0:
-        return ""
-    return (done.stderr.strip().splitlines() or [f"ssh exit code {done.returncode}"])[-1]
+    errors = done.stderr.strip().splitlines() or [f"ssh exit code {done.returncode}"]
+    return errors[-1] if done.returncode else ""
 
 
 def unreachable(hosts: Sequence[str]) -> dict[str, str]:
     """The hosts that do not answer, and the reasons."""
     with ThreadPoolExecutor(max_workers=min(32, len(hosts) or 1)) as pool:
-        errors = list(pool.map(lambda host: run_on(host, "true"), hosts))
-    return {host: error for host, error in zip(hosts, errors, strict=True) if error}
+        errors = pool.map(lambda host: run_on(host, "true"), hosts)
+        return {host: error for host, error in zip(hosts, errors, strict=True) if error}
 
 
-def wait_for_hosts(
-    hosts: Sequence[str], seconds: float, stopped: Callable[[], bool]
-) -> dict[str, str]:
+def wait_for_hosts(hosts: list[str], seconds: float, stop: Callable[[], bool]) -> dict[str, str]:
     """Wait until all hosts answer. Returns those that do not after `seconds` or at a stop."""
     end, attempt, missing = time.monotonic() + seconds, 0, unreachable(hosts)
-    while missing and time.monotonic() < end and not stopped():
+    while missing and time.monotonic() < end and not stop():
         if attempt in (0, 3) or attempt % 10 == 9:
             host, error = next(iter(missing.items()))
-            of = f"{len(missing)} of {len(hosts)} workers"
-            print(f"distsent: waiting for {of}: {host}: {error}", flush=True)
-        time.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
+            count = f"{len(missing)} of {len(hosts)} workers"
+            print(f"distsent: waiting for {count}: {host}: {error}", flush=True)
+        time.sleep(min(2.0**attempt, 10.0))
         attempt, missing = attempt + 1, unreachable(list(missing))
     return missing

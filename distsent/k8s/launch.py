@@ -1,12 +1,10 @@
 """The launcher's first process: waits for the workers, runs horovodrun, and saves on SIGTERM.
 
 mpirun answers SIGTERM by killing its ranks a second later, but it passes SIGUSR1 on to all of
-them: distsent.train then saves and exits with 75. Some ends would be the same the next time: a
+them: distsent.train then saves and exits with 75. Some failures would be the same the next time: a
 wrong job, a loss that is not finite. An MPIJob has no podFailurePolicy to say so. A mark in the
 pod's /tmp does it instead: the restarted container ends at once, with the same code.
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -26,7 +24,6 @@ from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
 
 MPIRUN = ("mpirun", "orterun", "mpiexec")
 MARK = Path("/tmp/distsent-failed")
-REASONS = {"usage_error": "the job is wrong", "non_finite": "training became non-finite"}
 
 
 class Training:
@@ -52,25 +49,23 @@ class Training:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
 
-    def run(
-        self, command: Sequence[str], poll: Callable[[], None] = lambda: None, every: float = 3600
-    ) -> Decision:
+    def run(self, command: Sequence[str], poll: Callable[[], None], every: float) -> Decision:
         """Run to the end. Calls `poll` every so many seconds."""
-        attempt = str(time.time_ns())
         if self.stop_requested:
             return decide(STOPPED)
+        attempt = str(time.time_ns())
         self.process = subprocess.Popen(command, env={**os.environ, ATTEMPT: attempt})
         if self.stop_requested:
             self.request_save()
         while True:
             try:
                 code = self.process.wait(timeout=every)
+                break
             except subprocess.TimeoutExpired:
                 poll()
-                continue
-            code = code if code >= 0 else 128 - code
-            runs = read_statuses(command, attempt)
-            return decide(code, *runs, stop_requested=self.stop_requested)
+        runs = read_statuses(command, attempt)
+        code = code if code >= 0 else 128 - code
+        return decide(code, *runs, stop_requested=self.stop_requested)
 
 
 def descendants(pid: int, names: Sequence[str]) -> list[int]:
@@ -94,38 +89,33 @@ def read_statuses(command: Sequence[str], attempt: str) -> list[RunStatus | None
     return [run if run and run.attempt == attempt else None for run in runs]
 
 
-def launch(
-    command: Sequence[str],
-    wait: float,
-    relaunch: Callable[[Training], tuple[Decision, list[str]]] | None = None,
-    mark: Path = MARK,
-) -> int:
-    """Run the command on the hosts that it names, or as `relaunch` does. Returns the exit code."""
+Run = Callable[[Training], tuple[Decision, list[str]]]  # returns how it ended, and the hosts
+
+
+def launch(run: Run, mark: Path = MARK) -> int:
+    """Run the training command, unless it failed for good before. Returns the exit code."""
     if mark.exists():
         code, _, reason = mark.read_text().partition(" ")
-        how = "delete this MPIJob, fix it, and apply it again"
-        print(f"distsent: {reason.strip()}; not tried again: {how}", flush=True)
+        fix = "delete this MPIJob, fix it, and apply it again"
+        print(f"distsent: {reason.strip()}; not tried again: {fix}", flush=True)
         return int(code)
     job_hosts.check_user()
-    training = Training()
-    decision, hosts = relaunch(training) if relaunch else run_once(training, command, wait)
+    decision, hosts = run(Training())
     if decision.action == "give_up":
-        mark.write_text(f"{decision.code} {REASONS[decision.cause]} (exit {decision.code})")
+        reason = decision.message or decision.cause.replace("_", " ")
+        mark.write_text(f"{decision.code} {reason} (exit {decision.code})")
         for host in hosts:  # they would hold their GPUs while the launcher's restarts run out
             job_hosts.run_on(host, "kill -TERM 1")
     return decision.code
 
 
-def run_once(training: Training, command: Sequence[str], wait: float) -> tuple[Decision, list[str]]:
+def run_on_named_hosts(
+    training: Training, command: Sequence[str], wait: float
+) -> tuple[Decision, list[str]]:
     hosts = job_hosts.hosts_of(command)
     missing = job_hosts.wait_for_hosts(hosts, wait, lambda: training.stop_requested)
     if missing and not training.stop_requested:
-        raise UserError(
-            *(
-                f"{host} does not answer after {wait:.0f} s: {error}; "
-                f"kubectl describe pod {host.split('.')[0]}"
-                for host, error in missing.items()
-            ),
-            code=FAILED,
-        )
-    return training.run(command), hosts
+        text = "{} does not answer after {:.0f} s: {}; kubectl describe pod {}"
+        lines = (text.format(host, wait, missing[host], host.split(".")[0]) for host in missing)
+        raise UserError(*lines, code=FAILED)
+    return training.run(command, lambda: None, 3600.0), hosts

@@ -1,22 +1,22 @@
 """Checks manifests as they would be applied: folder by folder, overlays as rendered."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from distsent.errors import UserError
-from distsent.k8s import rules_mpijob, rules_pods, rules_references
-from distsent.k8s.bundle import Bundle, title
-from distsent.k8s.documents import Document, Finding, manifest_files, parse_manifests
+from distsent.k8s.bundle import ROLES, Bundle
+from distsent.k8s.documents import Finding, Node, Reader, manifest_files
+from distsent.k8s.rules import field_problems, mpijob_problems, pod_problems
+from distsent.k8s.rules_references import reference_problems
 from distsent.k8s.schema import Kinds, check_schema
 
 OVERLAY = "kustomization.yaml"
 RENDERERS = (["kustomize", "build"], ["kubectl", "kustomize"])
-Manifests = tuple[list[Document], list[Finding]]
+RULES = (field_problems, mpijob_problems, pod_problems, reference_problems)
+Manifests = tuple[list[Node], list[Finding]]
 
 
 def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding], int]:
@@ -27,42 +27,28 @@ def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         context = manifests_around(path) if path.is_file() else []
-        for where, (documents, broken) in bundles(path):
-            count += len(documents)
-            findings += broken + check_together(documents, context, crds or {})
+        for where, (manifests, broken) in bundles(path):
+            count += len(manifests)
+            findings += broken + check_together(manifests, context, crds or {})
             if where == path and not (path / OVERLAY).exists():
-                context = documents  # the folders below are applied after this one
+                context = manifests  # the folders below are applied after this one
     return sorted(set(findings)), count
 
 
-def check_together(
-    documents: Sequence[Document], context: Sequence[Document], crds: Kinds
-) -> list[Finding]:
-    """Findings in documents that are applied together, after `context`."""
-    found = {document: check_schema(document, crds) for document in documents}
-    # The rules rely on the shape of a kind, so they skip a document that does not have it.
+def check_together(manifests: list[Node], context: list[Node], crds: Kinds) -> list[Finding]:
+    """Findings in manifests that are applied together, after `context`."""
+    found = {manifest: check_schema(manifest, crds) for manifest in manifests}
+    # The rules rely on the shape of a kind, so they skip a manifest that does not have it.
     shapeless = ("kind", "type", "required")
-    checked = [d for d in documents if not any(each.rule in shapeless for each in found[d])]
-    bundle = Bundle(checked, [*documents, *context])
-    findings = [finding for some in found.values() for finding in some]
-    for name, node, message in rules_pods.field_problems(bundle):
-        findings.append(node.finding(name, f"{title(node)}: {message}"))
-    for name, rule, objects in rules(bundle):
-        for each in objects:
-            findings += [node.finding(name, f"{title(node)}: {text}") for node, text in rule(each)]
+    checked = [m for m in manifests if not any(each.rule in shapeless for each in found[m])]
+    findings = [*chain.from_iterable(found.values())]
+    bundle = Bundle(checked, [*manifests, *context])
+    for rule, node, message in chain.from_iterable(rules(bundle) for rules in RULES):
+        of_role = node.path[:2] == ROLES and len(node.path) > 2
+        role = f", {node.path[2]}" if of_role else ""
+        title = f"{node.root.kind} {node.root.name}{role}"
+        findings.append(node.finding(rule, f"{title}: {message}"))
     return findings
-
-
-def rules(bundle: Bundle) -> Iterator[tuple[str, Callable[[Any], Any], Sequence[Any]]]:
-    """Each rule with its name and the objects that it checks."""
-    modules = (
-        (rules_mpijob, bundle.mpijobs),
-        (rules_pods, bundle.pods),
-        (rules_references, [bundle]),
-    )
-    for module, objects in modules:
-        for rule in module.RULES:
-            yield rule.__name__.replace("_", "-"), rule, objects
 
 
 def bundles(path: Path) -> Iterator[tuple[Path, Manifests]]:
@@ -85,27 +71,27 @@ def read_folder(path: Path) -> Manifests:
     if command is None:
         raise UserError(f"{path}: rendering an overlay needs kubectl or kustomize; install one")
     done = subprocess.run([*command, str(path)], capture_output=True, text=True)
-    if done.returncode == 0:
-        # Lines are those of the output.
-        return parse_manifests(done.stdout, f"<{' '.join(command)} {path}>")
-    message = (done.stderr.strip() or "kustomize failed").splitlines()[-1]
-    return [], [Finding(str(path / OVERLAY), 1, "kustomize", message)]
+    if done.returncode:
+        message = (done.stderr.strip() or "kustomize failed").splitlines()[-1]
+        return [], [Finding(str(path / OVERLAY), 1, "kustomize", message)]
+    reader = Reader(done.stdout, f"<{' '.join(command)} {path}>")  # its lines are the output's
+    return reader.manifests, reader.findings
 
 
 def read_manifests(files: Iterable[Path]) -> Manifests:
-    documents: list[Document] = []
+    manifests: list[Node] = []
     findings: list[Finding] = []
     for file in files:
         try:
-            found, broken = parse_manifests(file.read_text(encoding="utf-8"), str(file))
+            reader = Reader(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: {error}") from None
-        documents += found
-        findings += broken
-    return documents, findings
+        manifests += reader.manifests
+        findings += reader.findings
+    return manifests, findings
 
 
-def manifests_around(file: Path) -> list[Document]:
+def manifests_around(file: Path) -> list[Node]:
     """The manifests beside a single file and above it, which it may refer to."""
     around = [*manifest_files(file.parent), *manifest_files(file.parent.parent)]
     others = (p for p in around if p.resolve() != file.resolve() and p.name != OVERLAY)

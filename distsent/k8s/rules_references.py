@@ -1,136 +1,143 @@
 """References between manifests: names that must exist and lead to the right object."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
 
 from distsent.errors import UserError
 from distsent.job import load_job
-from distsent.k8s.bundle import Bundle, Pod, Problem, pods_of
-from distsent.k8s.documents import Document, Node
+from distsent.k8s.bundle import Bundle, MPIJob, Pod, Problem, pods_of
+from distsent.k8s.documents import Node
 from distsent.k8s.hosts import job_arguments
 
 CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")
-SOURCES = (
-    ("persistentVolumeClaim", "claimName", "PersistentVolumeClaim"),
-    ("configMap", "name", "ConfigMap"),
-)
+CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
+SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
 
 
-def namespace(bundle: Bundle) -> Iterator[Problem]:
-    """An object without a namespace lands in the user's current one."""
-    for document in bundle.documents:
-        node = document.metadata["namespace"]
-        if document.kind in CLUSTER_WIDE or node.value == "default":
-            continue
-        if not node:
-            yield node, "metadata.namespace is missing"
-        elif bundle.find("Namespace", "", node.text) is None:
-            yield node, f"no manifest creates the namespace {node.text}"
+def reference_problems(bundle: Bundle) -> Iterator[Problem]:
+    for rules in (names, volume_sources, selectors, policies):
+        yield from rules(bundle)
+    for job in bundle.mpijobs:
+        if "distsent.train" in job.launcher.command:
+            yield from run_folder(job)
+            yield from job_file(bundle, job)
 
 
-def twice(bundle: Bundle) -> Iterator[Problem]:
-    """Of two objects with the same name the later one wins."""
-    seen: dict[tuple[str, str, str], Document] = {}
-    for document in bundle.documents:
-        first = seen.setdefault((document.kind, document.namespace, document.name), document)
-        if first is not document:
-            yield document.metadata["name"], f"is in {first.root.place} already"
+def names(bundle: Bundle) -> Iterator[Problem]:
+    seen: dict[tuple[str, str, str], Node] = {}
+    for manifest in bundle.manifests:
+        # An object without a namespace lands in the user's current one.
+        metadata, namespace = manifest["metadata"], manifest.namespace
+        if manifest.kind not in CLUSTER_WIDE and not namespace:
+            yield "namespace", metadata, "metadata.namespace is missing"
+        elif namespace not in ("", "default") and not bundle.find("Namespace", "", namespace):
+            message = f"no manifest creates the namespace {namespace}"
+            yield "namespace", metadata["namespace"], message
+        # Of two objects with the same name the later one wins.
+        first = seen.setdefault((manifest.kind, namespace, manifest.name), manifest)
+        if first is not manifest:
+            yield "twice", metadata["name"], f"is in {first.file}:{first.line} already"
 
 
-def exists(bundle: Bundle) -> Iterator[Problem]:
-    """A pod that names a missing claim or ConfigMap stays in ContainerCreating for ever."""
+def volume_sources(bundle: Bundle) -> Iterator[Problem]:
     for pod in bundle.pods:
-        for volume in pod.spec["volumes"]:
-            for field, key, kind in SOURCES:
-                name, optional = volume.at(field, key).text, volume.at(field, "optional")
-                if name and not optional and bundle.find(kind, pod.namespace, name) is None:
-                    yield volume, f"no manifest creates the {kind} {name}"
+        for volume, (field, key, kind) in product(pod.spec["volumes"], SOURCES):
+            name, optional = volume.at(field, key).text, volume.at(field, "optional")
+            found = bundle.find(kind, pod.namespace, name)
+            # A pod that names a missing claim or ConfigMap stays in ContainerCreating for ever.
+            if name and not found and not optional:
+                yield "exists", volume, f"no manifest creates the {kind} {name}"
+            # Pods of several nodes mount it: with another access mode only the first node can.
+            modes = found.at("spec", "accessModes") if found else volume
+            is_shared = kind == CLAIM and pod.spec.root.kind == "MPIJob"
+            if found and is_shared and "ReadWriteMany" not in modes.text:
+                place = f"{modes.file}:{modes.line}"
+                yield "shared", volume, f"the claim {name} must be ReadWriteMany ({place})"
 
 
-def shared(bundle: Bundle) -> Iterator[Problem]:
-    """Pods of several nodes mount the claim: with another access mode only the first node can."""
-    for pod in (pod for job in bundle.mpijobs for pod in job.pods):
-        for volume in pod.spec["volumes"]:
-            name = volume.at("persistentVolumeClaim", "claimName").text
-            claim = bundle.find("PersistentVolumeClaim", pod.namespace, name)
-            modes = claim.at("spec", "accessModes") if claim else volume["no modes"]
-            if claim and "ReadWriteMany" not in modes.text:
-                yield volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
-
-
-def run_folder(bundle: Bundle) -> Iterator[Problem]:
+def run_folder(job: MPIJob) -> Iterator[Problem]:
     """A run in a pod's own files is lost with the pod: nothing to resume, nothing to read."""
-    for job in (job for job in bundle.mpijobs if job.trains):
-        given = (
-            word.removeprefix("run.dir=") for word in job.launcher.command if word[:8] == "run.dir="
-        )
-        folder = next(given, None)
-        if folder is None:
-            message = "run.dir=... is missing: the run would be lost with its pod"
-            yield job.launcher.command_node, message
-            continue
-        for pod in job.pods:
-            found, claim, node = (
-                pod.mount_of(folder),
-                pod.claim_at(folder),
-                pod.main["volumeMounts"],
-            )
-            if found is None or not claim:
-                yield node, f"run.dir={folder} is not on a claim"
-            elif found[0]["readOnly"] or claim["readOnly"]:
-                yield node, f"run.dir={folder} is mounted read-only"
-        if len({pod.claim_at(folder)["claimName"].text for pod in job.pods}) > 1:
-            message = f"launcher and workers have different claims at {folder}"
-            yield job.spec["mpiReplicaSpecs"], message
+    given = [word[8:] for word in job.launcher.command if word.startswith("run.dir=")]
+    if not given:
+        message = "run.dir=... is missing: the run would be lost with its pod"
+        yield "run-folder", job.launcher.command_node, message
+        return
+    claims = set()
+    for pod in job.pods:
+        mount, volume, _ = pod.volume_at(given[0])
+        claim = volume["persistentVolumeClaim"]
+        claims.add(claim["claimName"].text)
+        if not claim:
+            yield "run-folder", pod.mounts, f"run.dir={given[0]} is not on a claim"
+        elif mount["readOnly"] or claim["readOnly"]:
+            yield "run-folder", pod.mounts, f"run.dir={given[0]} is mounted read-only"
+    if len(claims) > 1:
+        message = f"launcher and workers have different claims at {given[0]}"
+        yield "run-folder", job.spec["mpiReplicaSpecs"], message
 
 
-def job_file(bundle: Bundle) -> Iterator[Problem]:
+def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
     """Every worker reads the job file: a ConfigMap must provide it, and it must be a job."""
-    for job in (job for job in bundle.mpijobs if job.trains):
-        path, overrides = job_arguments(job.launcher.command)
-        text = text_at(bundle, job.worker, path) if path and job.worker.spec else ""
-        if isinstance(text, tuple):
-            yield text
-            continue
-        for mistake in mistakes_in_job(text, overrides):
-            yield job.launcher.command_node, f"{path or 'the demo job'}: {mistake}"
+    path, overrides = job_arguments(job.launcher.command)
+    text = ""
+    if path and job.worker.spec:
+        mount, volume, key = job.worker.volume_at(path)
+        name, mounts = volume.at("configMap", "name").text, job.worker.mounts
+        if not mount:
+            yield "job-file", mounts, f"nothing is mounted at {path}, and every worker reads it"
+        elif not name:
+            yield "job-file", mounts, f"{path} does not come from a ConfigMap"
+        config = bundle.find(CONFIG_MAP, job.manifest.namespace, name)
+        if config is None:
+            return  # the rule `exists` reports a missing ConfigMap
+        key, items = mount["subPath"].text or key, volume.at("configMap", "items")
+        key = next((item["key"].text for item in items if item["path"].text == key), key)
+        if key not in config["data"].mapping:
+            place = f"{config.file}:{config['data'].line}"
+            message = f"{path}: the ConfigMap {name} has no {key} ({place})"
+            yield "job-file", job.worker.spec["volumes"], message
+            return
+        text = config.at("data", key).text
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        try:
+            load_job(file.name if text else None, overrides)
+        except UserError as error:
+            for line in error.lines:
+                message = f"{path or 'the demo job'}: {line.replace(file.name, 'job')}"
+                yield "job-file", job.launcher.command_node, message
 
 
-def selector(bundle: Bundle) -> Iterator[Problem]:
-    """The API server refuses a Deployment without its own pods; a Service without pods is dead."""
-    for document in bundle.of_kind("Deployment"):
-        node = document.at("spec", "selector")
-        if not all(selects(node, pod) for pod in pods_of(document)):
-            yield node, "does not select its own pods"
-    pods = [pod for document in bundle.known for pod in pods_of(document)]
-    for document in bundle.of_kind("Service"):
-        node = document.at("spec", "selector")
-        near = [pod for pod in pods if pod.namespace == document.namespace]
+def selectors(bundle: Bundle) -> Iterator[Problem]:
+    # The API server refuses a Deployment that does not select its own pods.
+    for manifest in bundle.of_kind("Deployment"):
+        node = manifest.at("spec", "selector")
+        if not all(selects(node, pod) for pod in pods_of(manifest)):
+            yield "selector", node, "does not select its own pods"
+    pods = [pod for manifest in bundle.known for pod in pods_of(manifest)]
+    for service in bundle.of_kind("Service"):
+        node = service.at("spec", "selector")
+        near = [pod for pod in pods if pod.namespace == service.namespace]
         chosen = [pod for pod in near if node.mapping.items() <= pod.labels.items()]
         if node and not chosen:
-            yield node, "selects no pod"
-        for port in document.at("spec", "ports"):
+            yield "selector", node, "selects no pod"
+        ports = [port for pod in chosen for each in pod.containers for port in each["ports"]]
+        known = [port[key].value for port in ports for key in ("name", "containerPort")]
+        for port in service.at("spec", "ports"):
             target = port["targetPort"].value or port["port"].value
-            if chosen and not any(target in ports_of(pod) for pod in chosen):
-                yield port, f"its pods have no port {target}"
+            if chosen and target not in known:
+                yield "selector", port, f"its pods have no port {target}"
 
 
-def network(bundle: Bundle) -> Iterator[Problem]:
+def policies(bundle: Bundle) -> Iterator[Problem]:
     """Without a policy every pod of the cluster can connect to sshd, Horovod and TensorBoard."""
-    policies = [document for document in bundle.known if document.kind == "NetworkPolicy"]
+    known = [manifest for manifest in bundle.known if manifest.kind == "NetworkPolicy"]
     for pod in bundle.pods:
-        near = (policy for policy in policies if policy.namespace == pod.namespace)
+        near = [policy for policy in known if policy.namespace == pod.namespace]
         if not any(selects(policy.at("spec", "podSelector"), pod) for policy in near):
-            yield pod.spec, "no NetworkPolicy says which pods may connect to it"
-
-
-def ports_of(pod: Pod) -> list[Any]:
-    """The names and numbers of a pod's ports."""
-    ports = [port.mapping for container in pod.containers for port in container["ports"]]
-    return [port.get(key) for port in ports for key in ("name", "containerPort")]
+            yield "network", pod.spec, "no NetworkPolicy says which pods may connect to it"
 
 
 def selects(selector: Node, pod: Pod) -> bool:
@@ -143,38 +150,3 @@ def selects(selector: Node, pod: Pod) -> bool:
         operators |= {"DoesNotExist": key not in pod.labels, "NotIn": not among}
         matches.append(operators.get(expression["operator"].text, False))
     return all(matches)
-
-
-def text_at(bundle: Bundle, pod: Pod, path: str) -> str | Problem:
-    """The text of a file that a ConfigMap puts into a pod, or the reason why there is none."""
-    found, mounts = pod.mount_of(path), pod.main["volumeMounts"]
-    if found is None:
-        return mounts, f"nothing is mounted at {path}, and every worker reads it"
-    mount, key = found
-    source = pod.volume(mount["name"].text)["configMap"]
-    if not source:
-        return mounts, f"{path} does not come from a ConfigMap"
-    config = bundle.find("ConfigMap", pod.namespace, source["name"].text)
-    if config is None:
-        return ""  # a finding of the rule `exists`
-    key = mount["subPath"].text or key
-    key = next((item["key"].text for item in source["items"] if item["path"].text == key), key)
-    data = config.at("data")
-    if key not in data.mapping:
-        message = f"{path}: the ConfigMap {config.name} has no {key} ({data.place})"
-        return pod.spec["volumes"], message
-    return data[key].text
-
-
-def mistakes_in_job(text: str, overrides: list[str]) -> list[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        try:
-            load_job(file.name if text else None, overrides)
-        except UserError as error:
-            return [line.replace(file.name, "job") for line in error.lines]
-    return []
-
-
-RULES = namespace, twice, exists, shared, run_folder, job_file, selector, network

@@ -1,13 +1,11 @@
-"""Runs a job on hosts that come and go: every change stops the run, and starts it on the new ones.
+"""Runs a job on hosts that come and go: every change stops the run and relaunches it.
 
 This is not Horovod elastic, which needs Gloo. A change costs a save and a start, but no step.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from distsent.errors import FAILED, UserError
 from distsent.exit_policy import Decision
@@ -52,29 +50,24 @@ class ScalingHosts:
         return [command[0], "-np", str(size), "-H", places, *command[1:]]
 
 
-@dataclass
 class HostWatch:
-    """Requests a save when the hosts are no longer those of the run.
+    """Requests a save when the hosts are no longer those of the run."""
 
-    A change must be seen twice: a pod may be just starting.
-    """
-
-    scaling: ScalingHosts
-    hosts: list[str]
-    training: Training
-    changed: bool = False
-    before: list[str] = field(default_factory=list)
+    def __init__(self, scaling: ScalingHosts, hosts: list[str], training: Training) -> None:
+        self.scaling, self.hosts, self.training = scaling, hosts, training
+        self.previous, self.changed = hosts, False
 
     def poll(self) -> None:
-        now, before = self.scaling.current(), self.before
-        self.before = now
-        if self.changed or not now or now == self.hosts or now != before:
+        """Look once. A change must be seen twice: a pod may be just starting."""
+        hosts, previous = self.scaling.current(), self.previous
+        self.previous = hosts
+        is_stable = hosts == previous and self.scaling.suffice(hosts) and hosts
+        if self.changed or hosts == self.hosts or not is_stable or unreachable(hosts):
             return
-        if self.scaling.suffice(now) and not unreachable(now):
-            self.changed = True
-            change = f"{len(self.hosts)} hosts have become {len(now)}"
-            print(f"distsent: {change}: saving, to resume on those", flush=True)
-            self.training.request_save()
+        self.changed = True
+        change = f"{len(self.hosts)} hosts have become {len(hosts)}"
+        print(f"distsent: {change}: saving, to resume on those", flush=True)
+        self.training.request_save()
 
 
 def relaunch_on_change(
@@ -82,27 +75,22 @@ def relaunch_on_change(
 ) -> tuple[Decision, list[str]]:
     """Run to the end on whatever hosts there are. Returns how it ended, and its last hosts."""
     failures = 0
-    while True:
+    while failures < MOST_FAILURES:
         hosts = scaling.wait(wait, training)
         if not scaling.suffice(hosts) and not training.stop_requested:
             found = f"{len(hosts)} hosts x {scaling.slots} processes after {wait:.0f} s"
-            raise UserError(
-                f"{found}, --min-np asks for {scaling.min_np}; kubectl get pods shows the pods",
-                code=FAILED,
-            )
+            hint = "kubectl get pods shows the pods"
+            raise UserError(f"{found}, --min-np asks for {scaling.min_np}; {hint}", code=FAILED)
         print(f"distsent: running on {len(hosts)} hosts: {' '.join(hosts)}", flush=True)
         watch, started = HostWatch(scaling, hosts, training), time.monotonic()
         decision = training.run(scaling.command(command, hosts), watch.poll, scaling.poll)
         if decision.action in ("done", "give_up") or training.stop_requested:
-            return decision, hosts
+            break
         if decision.action == "requeue" or watch.changed:
             failures = 0
             continue
         failures = failures + 1 if time.monotonic() - started < EARLY else 1
-        if failures >= MOST_FAILURES:
-            text = f"{failures} failures in a row, each within {EARLY:.0f} s of its start"
-            print(f"distsent: {text}", flush=True)
-            return decision, hosts
         text = f"the run ended with {decision.code}; resuming on the hosts that answer"
         print(f"distsent: {text}", flush=True)
         time.sleep(min(scaling.poll, 10.0))
+    return decision, hosts

@@ -4,8 +4,6 @@ Kubernetes sends SIGTERM to this process alone, and when it ends, the kernel kil
 pod. So it asks the ranks to save, and keeps sshd until they have left.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -42,32 +40,33 @@ def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
 
 def request_save(grace: float) -> None:
     """Ask this pod's ranks to save, and wait until they have left or `grace` is over."""
-    end, pids = time.monotonic() + grace, rank_pids()
-    if not pids:
+    end, ranks = time.monotonic() + grace, rank_pids()
+    if not ranks:
         return
-    print(f"distsent: asking {len(pids)} ranks of this pod to save", flush=True)
-    for pid in pids:
+    print(f"distsent: asking {len(ranks)} ranks of this pod to save", flush=True)
+    for pid in ranks:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
-    while rank_pids() and time.monotonic() < end:
+    while ranks and time.monotonic() < end:
         reap_zombies()
         time.sleep(0.2)
-    still = f"{len(rank_pids())} ranks still run after {grace:.0f} s"
-    print(f"distsent: {still if rank_pids() else 'the ranks have left'}", flush=True)
+        ranks = rank_pids()
+    outcome = (
+        f"{len(ranks)} ranks still run after {grace:.0f} s" if ranks else "the ranks have left"
+    )
+    print(f"distsent: {outcome}", flush=True)
 
 
 def rank_pids() -> list[int]:
-    """The processes of this pod that a launcher started as ranks.
-
-    Their children inherit the environment, so a process below a rank does not count.
-    """
-    marked = {}
+    """The processes of this pod that a launcher started as ranks, without their children."""
+    parents = {}
     for process in psutil.process_iter(["ppid", "environ", "status"]):
         environment = process.info["environ"] or {}  # None for another user's process
         alive = process.info["status"] != psutil.STATUS_ZOMBIE
         if alive and not environment.keys().isdisjoint(RANK):
-            marked[process.pid] = process.info["ppid"]
-    return sorted(pid for pid, parent in marked.items() if parent not in marked)
+            parents[process.pid] = process.info["ppid"]
+    # A rank's children inherit its environment.
+    return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
 
 def reap_zombies(*keep: int) -> None:

@@ -4,11 +4,8 @@
 40-imdb.yaml. base/: all files of k8s/ in one, because an overlay cannot build on its parent folder.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 from distsent.errors import UserError
@@ -27,23 +24,28 @@ data:
 {lines}"""
 
 
+def stale_manifests(folder: Path) -> dict[Path, str]:
+    """The generated files below the folder k8s that are missing or stale, with their new text."""
+    texts = generate_manifests(folder)
+    stale = (path for path in texts if not path.exists() or path.read_text("utf-8") != texts[path])
+    return {path: texts[path] for path in stale}
+
+
 def generate_manifests(folder: Path) -> dict[Path, str]:
-    """Every generated file below the folder k8s, with the text that it should have."""
     jobs = sorted((folder.parent / "jobs").glob("*.toml"))
     if not jobs:
         raise UserError(f"{folder.parent / 'jobs'}: no jobs; name the folder k8s of a checkout")
     template = (folder / f"40-{MAIN}.yaml").read_text(encoding="utf-8")
     texts: dict[Path, str] = {}
     for path in jobs:
-        name, text = path.stem, path.read_text(encoding="utf-8")
+        name, source, config = path.stem, f"jobs/{path.name}", config_map(path)
         if name == MAIN:
-            header = HEADER.format(f"jobs/{name}.toml")
-            texts[folder / f"30-{name}-job.yaml"] = header + config_map(name, text)
+            texts[folder / f"30-{name}-job.yaml"] = HEADER.format(source) + config
             continue
-        header = HEADER.format(f"jobs/{name}.toml and k8s/40-{MAIN}.yaml")
-        header += HOW.format(f"k8s/jobs/{name}.yaml")
-        parts = [config_map(name, text), mpijob(template, name)]
-        texts[folder / "jobs" / f"{name}.yaml"] = header + "---\n".join(parts)
+        header = HEADER.format(f"{source} and k8s/40-{MAIN}.yaml") + HOW.format(
+            f"k8s/jobs/{name}.yaml"
+        )
+        texts[folder / "jobs" / f"{name}.yaml"] = f"{header}{config}---\n{mpijob(template, name)}"
     top = {path: path.read_text(encoding="utf-8") for path in manifest_files(folder)}
     top |= {path: text for path, text in texts.items() if path.parent == folder}
     parts = [without_header(top[path]) for path in sorted(top)]
@@ -51,18 +53,14 @@ def generate_manifests(folder: Path) -> dict[Path, str]:
     return texts
 
 
-def stale_files(texts: Mapping[Path, str]) -> list[Path]:
-    """The files that are missing or have another text."""
-    return [p for p, text in texts.items() if not p.exists() or p.read_text("utf-8") != text]
-
-
-def config_map(name: str, job: str) -> str:
+def config_map(path: Path) -> str:
     """A job's keys. Its comments hold times and scores, which change more often than the keys."""
+    job = path.read_text(encoding="utf-8")
     lines = [line for line in job.splitlines() if not line.lstrip().startswith("#")]
     keys = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
     assert tomllib.loads(keys) == tomllib.loads(job)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in keys.splitlines())
-    return CONFIG_MAP.format(name=name, lines=indented)
+    return CONFIG_MAP.format(name=path.stem, lines=indented)
 
 
 def without_header(text: str) -> str:

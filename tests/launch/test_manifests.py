@@ -22,7 +22,7 @@ import yaml
 
 from distsent import __version__
 from distsent.k8s.schema import definitions, known_kinds, read_definitions
-from distsent.k8s.write import generate_manifests, stale_files
+from distsent.k8s.write import stale_manifests
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -54,7 +54,7 @@ def everything() -> list[dict[str, Any]]:
 
 
 def test_generated_manifests_are_current():
-    stale = stale_files(generate_manifests(K8S))
+    stale = stale_manifests(K8S)
     assert not stale, f"run python -m distsent.k8s write: {[str(path) for path in stale]}"
 
 
@@ -88,7 +88,7 @@ def test_comments_of_a_job_do_not_matter(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     job = tmp_path / "jobs" / "imdb.toml"
     job.write_text("# time: 3 h\n" + job.read_text())
-    assert not stale_files(generate_manifests(tmp_path / "k8s"))
+    assert not stale_manifests(tmp_path / "k8s")
 
 
 def test_the_image_is_that_of_this_version(everything):

@@ -42,7 +42,7 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     code = (
         "from pathlib import Path; from distsent import cli; "
         "from distsent.k8s import __main__ as m, launch as l; "
-        f"l.launch.__defaults__ = (None, Path({str(tmp_path / 'mark')!r})); cli.run(m.main)"
+        f"l.launch.__defaults__ = (Path({str(tmp_path / 'mark')!r}),); cli.run(m.main)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "launch", *words],
