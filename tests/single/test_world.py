@@ -107,7 +107,7 @@ def linear(seed: int) -> torch.nn.Module:
 
 def test_equal_models_are_accepted() -> None:
     models = [linear(0), linear(0)]
-    found = on_workers(2, lambda world: replica_check.check_model(world, models[world.rank]))
+    found = on_workers(2, lambda world: replica_check.check_loaded_model(world, models[world.rank]))
     assert found == [None, None]
 
 
@@ -115,7 +115,7 @@ def test_equal_models_are_accepted() -> None:
 def test_frozen_tensors_are_compared_too(name: str) -> None:
     models = [linear(0), linear(0)]
     dict([*models[1].named_parameters(), *models[1].named_buffers()])[name].view(-1)[0] += 1
-    found = on_workers(2, lambda world: replica_check.check_model(world, models[world.rank]))
+    found = on_workers(2, lambda world: replica_check.check_loaded_model(world, models[world.rank]))
     assert {str(one) for one in found} == {
         f"model.name: rank 1 loaded a different {name} than rank 0; give all nodes the same files "
         "(model.revision selects one version of a hub model)"
