@@ -85,7 +85,7 @@ class HorovodWorld(World):
 class ElasticHorovodWorld(HorovodWorld):
     """Workers join and leave: `horovodrun --min-np 2 --max-np 4 --host-discovery-script ...`.
 
-    A lost worker makes the collectives of the others fail. The launcher notifies rank 0 of new ones.
+    A lost worker makes the others' collectives fail. The launcher notifies rank 0 of new ones.
     Horovod 0.28 cannot start a second time in a process where HOROVOD_FUSION_THRESHOLD or
     HOROVOD_CYCLE_TIME was set (it crashes in BayesianParameter::SetValue). Here each all-reduce
     waits for the one before, so that there is nothing to fuse.

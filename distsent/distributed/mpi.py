@@ -1,4 +1,4 @@
-"""The MPI transport of `prepare`: objects only, through mpi4py. It needs neither torch nor Horovod."""
+"""The MPI transport of `prepare`: objects only, through mpi4py, without torch or Horovod."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WIDTH = 768  # of the timed matrix products: a base encoder's hidden size
 
 
 def select_device(local_rank: int) -> torch.device:
-    """One GPU per worker if there are GPUs, whether the launcher exposes all of them or only one."""
+    """One GPU per worker if there are any, whether the launcher exposes all of them or one."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())

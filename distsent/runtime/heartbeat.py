@@ -85,7 +85,7 @@ class HeartbeatMonitor:
         self._world.barrier()
 
     def close(self) -> None:
-        """Leave in good order: the main worker does not take the end of this process for a death."""
+        """Leave in good order, so that the end of this process is not taken for a death."""
         self._closing.set()
         if self._sender is not None:
             self._sender.join(2 * INTERVAL)

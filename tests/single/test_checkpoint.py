@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent, whenever the machine dies and whatever happens to its files."""
+"""A checkpoint is complete or absent, whenever a machine dies and whatever happens to its files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tensors(seed: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def holds(found: Checkpoint | None, step: int) -> bool:
-    """Whether `found` is, to the last bit, what was saved at `step` with `tensors(step)`."""
+    """Whether `found` equals, to the last bit, what `put` saved at `step`."""
     if found is None or found.step != step or found.state != STATE | {"step": step}:
         return False
     expected = tensors(step)
@@ -63,7 +63,7 @@ def put(folder: Path, step: int) -> Path:
     return save(folder, step, safetensors_buffers(tensors(step)), STATE | {"step": step})
 
 
-def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one_to_the_last_bit(tmp_path: Path) -> None:
     path = put(tmp_path, 7)
     assert path.name == "step-00000007" and holds(load(path), 7) and holds(load_newest(tmp_path), 7)
     assert sorted(file.name for file in path.iterdir()) == [
@@ -75,7 +75,7 @@ def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     ]
 
 
-def test_no_folder_or_an_empty_one_holds_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert (
         load_newest(tmp_path / "none") is None
         and load_newest(tmp_path) is None
@@ -83,7 +83,7 @@ def test_no_folder_or_an_empty_one_holds_no_checkpoint(tmp_path: Path) -> None:
     )
 
 
-def test_steps_are_ordered_by_number_and_strangers_are_none(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step_and_other_folders_are_ignored(tmp_path: Path) -> None:
     for name in (
         "step-00000009",
         "step-100000000",
@@ -100,22 +100,23 @@ def test_steps_are_ordered_by_number_and_strangers_are_none(tmp_path: Path) -> N
     ]
 
 
-# Crashes: at every call that reaches the system, before it and half-way through it
+# Crashes: before every call that reaches the system, and halfway through it
 
 
 class Crash(BaseException):
-    """The machine dies: nothing that handles exceptions gets to run, so nothing may catch it."""
+    """The machine dies: no exception handler runs, so none may catch this."""
 
 
 CALLS: tuple[tuple[Any, str], ...] = (
-    (checkpoint.os, "rename"), (checkpoint.os, "fsync"), (checkpoint.os, "open"), (checkpoint.os, "close"),
-    (checkpoint.os, "pwrite"), (checkpoint.os, "ftruncate"), (SafetensorsBuffer, "digest"), (Path, "mkdir"), (Path, "write_text"),
+    (checkpoint.os, "rename"), (checkpoint.os, "fsync"), (checkpoint.os, "open"),
+    (checkpoint.os, "close"), (checkpoint.os, "pwrite"), (checkpoint.os, "ftruncate"),
+    (SafetensorsBuffer, "digest"), (Path, "mkdir"), (Path, "write_text"),
     (checkpoint.shutil, "rmtree"),
 )  # fmt: skip
 
 
 def crashing(patch: pytest.MonkeyPatch, at: int, cut: bool) -> None:
-    """Let the `at`-th of all CALLS die, having done nothing, or half of its work."""
+    """Let the `at`-th of all CALLS crash: before it does anything, or halfway through (`cut`)."""
     count = iter(range(10**6))
 
     def wrapped(real: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -133,12 +134,12 @@ def crashing(patch: pytest.MonkeyPatch, at: int, cut: bool) -> None:
 
 
 def half_done(name: str, args: tuple[Any, ...]) -> None:
-    """What a call may leave behind when it is cut short, by means that are not patched."""
+    """Do what a call may have done when it is cut short, by means that are not patched."""
     if name == "write_text":
         with open(args[0], "w", encoding="utf-8") as file:
             file.write(args[1][: len(args[1]) // 2])
     elif name == "pwrite":
-        safetensors_buffer._set_direct_io(args[0], False)  # which takes whole pages only
+        safetensors_buffer._set_direct_io(args[0], False)  # direct I/O takes only full pages
         os.write(args[0], args[1][: len(args[1]) // 2])
     elif name == "rmtree" and Path(args[0]).is_dir():
         for entry in sorted(os.scandir(args[0]), key=lambda entry: entry.name)[:2]:
@@ -148,7 +149,7 @@ def half_done(name: str, args: tuple[Any, ...]) -> None:
 def crashes(
     tmp_path: Path, work: Callable[[Path], None], before: Callable[[Path], None]
 ) -> Iterator[tuple[Path, bool]]:
-    """(folder, whether the work came to its end) for a crash at every call that `work` makes."""
+    """(folder, whether the work ended) for a crash at every call that `work` makes."""
     for cut in (False, True):
         for at in range(1000):
             folder = tmp_path / f"{cut}-{at}"
@@ -165,10 +166,10 @@ def crashes(
             if ended:
                 break
         else:
-            raise AssertionError("the work has no end")
+            raise AssertionError("the work does not end")
 
 
-def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_whole(
+def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_intact(
     tmp_path: Path,
 ) -> None:
     points = 0
@@ -179,14 +180,14 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_old_or_the_new_checkpoint_who
         warnings: list[str] = []
         found = load_newest(folder, warnings.append)
         assert holds(found, 2) if ended else holds(found, 1) or holds(found, 2)
-        assert warnings == [], "a crash leaves nothing that looks like a checkpoint and is none"
-        assert holds(load(put(folder, 2)), 2), "the next save is not hindered by what is left"
+        assert warnings == [], "a crash leaves no damaged checkpoint"
+        assert holds(load(put(folder, 2)), 2), "the leftovers do not disturb the next save"
         prune(folder, keep=2, best=None)
         assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
     assert points > 40
 
 
-def test_a_crash_at_any_point_of_pruning_loses_nothing_that_is_to_be_kept(tmp_path: Path) -> None:
+def test_a_crash_at_any_point_of_pruning_loses_no_kept_checkpoint(tmp_path: Path) -> None:
     def before(folder: Path) -> None:
         for step in (1, 2, 3, 4):
             put(folder, step)
@@ -199,7 +200,7 @@ def test_a_crash_at_any_point_of_pruning_loses_nothing_that_is_to_be_kept(tmp_pa
         assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000004"]
 
 
-def test_pruning_gets_over_what_a_crashed_save_of_the_same_step_left(tmp_path: Path) -> None:
+def test_pruning_deletes_what_a_crashed_save_of_the_same_step_left(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         put(tmp_path, step)
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000001.tmp")
@@ -208,7 +209,7 @@ def test_pruning_gets_over_what_a_crashed_save_of_the_same_step_left(tmp_path: P
 
 
 @pytest.mark.parametrize("call", ["rename", "fsync"])
-def test_a_disk_that_refuses_is_one_line_and_harms_no_earlier_checkpoint(
+def test_a_disk_error_is_one_line_and_keeps_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     put(tmp_path, 1)
@@ -229,13 +230,13 @@ def test_a_disk_that_refuses_is_one_line_and_harms_no_earlier_checkpoint(
     ]
 
 
-# Damage: load_newest() walks back to a whole checkpoint or finds none, and never gives a part of one
+# Damage: load_newest() falls back to an intact checkpoint or finds none
 
 FILES = ("manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors")
 
 
 def damage(rng: random.Random, path: Path) -> str:
-    """Do something to a checkpoint's files; says what."""
+    """Damage a checkpoint's files; returns how."""
     name = rng.choice(FILES)
     file, content = path / name, (path / name).read_bytes()
     kind = rng.choice(
@@ -281,8 +282,9 @@ def damage(rng: random.Random, path: Path) -> str:
         file.write_bytes(content[:at] + rng.randbytes(1) + content[at:])
     elif kind == "json":
         wrong: Any = [
-            None, 1, "x", [], {}, [1], {"a": 1}, {"state.json": None}, {"state.json": {"bytes": 1}}, {"": {}}, {"\0": {}},
-            {name: {"bytes": None, checkpoint.HASH: 3} for name in FILES}, {"../step-00000001/state.json": {"bytes": 0}},
+            None, 1, "x", [], {}, [1], {"a": 1}, {"state.json": None}, {"state.json": {"bytes": 1}},
+            {"": {}}, {"\0": {}}, {name: {"bytes": None, checkpoint.HASH: 3} for name in FILES},
+            {"../step-00000001/state.json": {"bytes": 0}},
         ]  # fmt: skip
         (path / "manifest.json").write_text(json.dumps(rng.choice(wrong)))
     else:
@@ -291,11 +293,11 @@ def damage(rng: random.Random, path: Path) -> str:
     return f"{kind} {name}"
 
 
-def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -> None:
+def test_hundreds_of_damaged_checkpoints_are_never_loaded_in_part(tmp_path: Path) -> None:
     put(tmp_path, 1)
     put(tmp_path / "fresh", 2)
     rng, path = random.Random(0), tmp_path / "step-00000002"
-    passed_over = 0
+    skipped = 0
     for _ in range(600):
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(tmp_path / "fresh" / "step-00000002", path)
@@ -303,7 +305,7 @@ def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -
         warnings: list[str] = []
         found = load_newest(tmp_path, warnings.append)
         if holds(found, 2):
-            continue  # white space in the manifest, or a file swapped with itself
+            continue  # only white space in the manifest changed, or a file was swapped with itself
         assert holds(found, 1), what
         assert len(warnings) == 1 and "step-00000002" in warnings[0] and "\n" not in warnings[0], (
             what,
@@ -311,17 +313,17 @@ def test_hundreds_of_damages_never_give_a_part_of_a_checkpoint(tmp_path: Path) -
         )
         with pytest.raises(ValueError):
             load(path)
-        passed_over += 1
-    assert passed_over > 500
+        skipped += 1
+    assert skipped > 500
 
 
-def test_a_manifest_nested_beyond_reason_is_passed_over(tmp_path: Path) -> None:
+def test_a_deeply_nested_manifest_is_skipped(tmp_path: Path) -> None:
     put(tmp_path, 1)
     (put(tmp_path, 2) / "manifest.json").write_text("[" * 100_000)
     assert holds(load_newest(tmp_path), 1)
 
 
-def test_when_all_are_damaged_there_is_none(tmp_path: Path) -> None:
+def test_if_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         (put(tmp_path, step) / "state.json").write_text("{}")
     warnings: list[str] = []
@@ -333,14 +335,14 @@ def test_when_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_the_manifest_does_not_vouch_for_is_not_read(tmp_path: Path) -> None:
+def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path: Path) -> None:
     path = put(tmp_path, 1)
     safetensors.torch.save_file({"x": torch.ones(1)}, path / "extra.safetensors")
     assert set(load(path).tensors) == {"weights", "optimizer"}
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_manifest_that_forgets_a_file_is_no_manifest(tmp_path: Path, name: str) -> None:
+def test_a_manifest_without_a_required_file_is_damage(tmp_path: Path, name: str) -> None:
     path = put(tmp_path, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest[name]
@@ -366,33 +368,33 @@ def test_pruning_keeps_the_newest_and_the_best(
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in left]
 
 
-def test_the_saver_saves_a_snapshot_in_the_order_of_its_calls(tmp_path: Path) -> None:
+def test_the_saver_writes_copies_in_the_order_of_its_calls(tmp_path: Path) -> None:
     saver, live = Saver(tmp_path, keep=5), tensors(1)
     saver.start(1, live, STATE | {"step": 1}, best=None)
     for group in live.values():
         for tensor in group.values():
-            tensor.zero_()  # training goes on at once: what is being written must not notice
+            tensor.zero_()  # training continues at once and must not change the copy
     saver.start(2, tensors(2), STATE | {"step": 2}, best=None)
     saver.wait()
     assert holds(load(tmp_path / "step-00000001"), 1) and holds(load_newest(tmp_path), 2)
 
 
-def test_training_goes_on_while_the_saver_writes(
+def test_training_continues_while_the_saver_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
+    resume = threading.Event()
     real = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *args: go_on.wait(20) and real(*args))
+    monkeypatch.setattr(checkpoint, "save", lambda *args: resume.wait(20) and real(*args))
     saver = Saver(tmp_path, keep=5)
     saver.start(1, tensors(1), STATE | {"step": 1}, best=None)
     assert load_newest(tmp_path) is None
-    go_on.set()
+    resume.set()
     saver.wait()
     assert holds(load_newest(tmp_path), 1)
 
 
 @pytest.mark.parametrize("when", ["start", "wait"])
-def test_what_goes_wrong_in_the_saver_comes_out_of_the_next_call(
+def test_an_error_of_the_saver_is_raised_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     def broken(*args: Any) -> None:
@@ -403,14 +405,15 @@ def test_what_goes_wrong_in_the_saver_comes_out_of_the_next_call(
     saver.start(1, tensors(1), STATE, best=None)
     with pytest.raises(UserError, match="no room"):
         saver.wait() if when == "wait" else saver.start(2, tensors(2), STATE, best=None)
-    saver.wait()  # told once
+    saver.wait()  # raised once
 
 
-def test_the_hash_of_weights_sees_names_shapes_and_every_bit() -> None:
+def test_the_hash_of_weights_depends_on_names_shapes_and_every_bit() -> None:
     one = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
     others = [
-        {"a": torch.zeros(3, 2), "b": torch.ones(1)}, {"a": torch.zeros(2, 3), "c": torch.ones(1)}, {"a": torch.zeros(2, 3)},
-        {"a": -torch.zeros(2, 3), "b": torch.ones(1)}, {"a": torch.zeros(2, 3).double(), "b": torch.ones(1)},
+        {"a": torch.zeros(3, 2), "b": torch.ones(1)}, {"a": torch.zeros(2, 3), "c": torch.ones(1)},
+        {"a": torch.zeros(2, 3)}, {"a": -torch.zeros(2, 3), "b": torch.ones(1)},
+        {"a": torch.zeros(2, 3).double(), "b": torch.ones(1)},
     ]  # fmt: skip
     hashes = [weights_sha256(weights) for weights in (one, *others)]
     assert len(set(hashes)) == len(hashes)
@@ -436,7 +439,7 @@ def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
         patch.setattr(checkpoint, "_hash_file", fails)
         with pytest.raises(
             UserError,
-            match=r"step-00000002: cannot be read .*; nothing was changed: fix that and run the same",
+            match=r"step-00000002: cannot be read .*; nothing was changed: fix that and run the",
         ):
             load_newest(tmp_path, warnings.append)
     assert not warnings and holds(load_newest(tmp_path), 2)
@@ -446,9 +449,7 @@ def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     assert holds(load_newest(tmp_path), 6)
-    saver = Saver(
-        tmp_path, keep=2, resumed_from=6
-    )  # which carries on behind it, and saves next behind the damaged one
+    saver = Saver(tmp_path, keep=2, resumed_from=6)
     saver.start(11, tensors(11), STATE | {"step": 11}, best=None)
     saver.wait()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006", "step-00000011"]
@@ -456,7 +457,7 @@ def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
     assert holds(load_newest(tmp_path), 6)
 
 
-def test_a_step_that_was_damaged_and_is_saved_again_counts(tmp_path: Path) -> None:
+def test_a_damaged_step_that_is_saved_again_counts(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     saver = Saver(tmp_path, keep=2, resumed_from=6)
@@ -469,7 +470,7 @@ def test_a_step_that_was_damaged_and_is_saved_again_counts(tmp_path: Path) -> No
     ] and holds(load_newest(tmp_path), 12)
 
 
-def test_under_nice_a_save_goes_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_nice_a_save_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

@@ -1,4 +1,4 @@
-"""What a worker computes in: as asked, or what a probe finds faster."""
+"""A worker's precision and threads, and the container's CPU quota."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
     ("half", "best"),
     [(0.5, "bf16"), (0.79, "bf16"), (0.81, "float32"), (1.0, "float32"), (7.0, "float32")],
 )
-def test_auto_takes_half_width_only_where_it_is_clearly_faster(
+def test_auto_selects_bf16_only_if_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, half: float, best: str
 ) -> None:
     monkeypatch.setattr(
@@ -26,17 +26,17 @@ def test_auto_takes_half_width_only_where_it_is_clearly_faster(
     )
 
 
-def test_the_probe_runs_on_this_machine() -> None:
+def test_the_measurements_run_on_this_machine() -> None:
     assert device.faster_precision(CPU) in ("bf16", "float32")
     assert device.peak_flops("float32", CPU) > 1e8
 
 
-def test_what_is_asked_for_is_taken() -> None:
+def test_an_explicit_precision_is_used() -> None:
     assert device.resolve_precision("float32", CPU) == ("float32", None)
 
 
 @pytest.mark.parametrize("best", ["bf16", "float32"])
-def test_fp16_without_a_gpu_is_the_faster_one_of_what_there_is(
+def test_fp16_without_a_gpu_becomes_the_faster_of_float32_and_bf16(
     monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:
     monkeypatch.setattr(device, "faster_precision", lambda device: best)
@@ -52,7 +52,7 @@ ALL = set(range(8))
 @pytest.mark.parametrize(
     ("own", "neighbors", "quota", "threads"),
     [
-        (ALL, [ALL] * 4, 8, 2),  # horovodrun binds nobody
+        (ALL, [ALL] * 4, 8, 2),  # horovodrun binds no worker
         (ALL, [ALL], 8, 8),
         ({0, 1}, [{0, 1}, {2, 3}, {4, 5}, {6, 7}], 8, 2),  # srun binds each to its own
         ({0}, [{0}, {1}], 8, 1),  # mpirun alone binds each to a core
@@ -66,7 +66,7 @@ ALL = set(range(8))
         (ALL, [ALL] * 16, 8, 1),
     ],
 )
-def test_workers_share_the_cores_that_they_are_not_bound_apart_on(
+def test_workers_share_the_cores_that_none_of_them_is_bound_to(
     own: set[int], neighbors: list[set[int]], quota: int, threads: int
 ) -> None:
     assert device.threads_per_worker(own, neighbors, quota) == threads

@@ -1,4 +1,4 @@
-"""What a run logs, and where: console, train.log, metrics.jsonl, and progress for a parent process."""
+"""What a run logs: console, train.log, metrics.jsonl, and progress for a parent process."""
 
 from __future__ import annotations
 

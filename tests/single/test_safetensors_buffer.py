@@ -1,4 +1,4 @@
-"""A safetensors file in memory is, to the last byte, what the library writes, on any file system."""
+"""The buffer equals, to the last byte, what the safetensors library writes, on any file system."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 
 NAMED = {
     "encoder.weight": torch.randn(301, 77), "bias": torch.randn(5), "scalar": torch.tensor(0.25),
-    "half": torch.randn(3, dtype=torch.float64).half(), "brain": torch.randn(7).bfloat16(), "double": torch.randn(2, 2).double(),
+    "half": torch.randn(3, dtype=torch.float64).half(), "brain": torch.randn(7).bfloat16(),
+    "double": torch.randn(2, 2).double(),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("named", [NAMED, {"only": torch.ones(3)}, {}], ids=["many", "one", "none"])
-def test_its_bytes_are_the_librarys(tmp_path: Path, named: dict[str, torch.Tensor]) -> None:
-    SafetensorsBuffer(named).fill(named).write(tmp_path / "ours")
-    loaded = safetensors.torch.load_file(tmp_path / "ours")
+def test_the_bytes_equal_the_librarys(tmp_path: Path, named: dict[str, torch.Tensor]) -> None:
+    SafetensorsBuffer(named).fill(named).write(tmp_path / "buffer")
+    loaded = safetensors.torch.load_file(tmp_path / "buffer")
     assert loaded.keys() == named.keys()
     assert all(
         loaded[name].dtype == x.dtype and torch.equal(loaded[name], x) for name, x in named.items()
     )
-    alike = {name: x for name, x in named.items() if x.dtype == torch.float32}
-    SafetensorsBuffer(alike).fill(alike).write(tmp_path / "ours")
-    assert (tmp_path / "ours").read_bytes() == safetensors.torch.save(alike)
+    floats = {name: x for name, x in named.items() if x.dtype == torch.float32}
+    SafetensorsBuffer(floats).fill(floats).write(tmp_path / "buffer")
+    assert (tmp_path / "buffer").read_bytes() == safetensors.torch.save(floats)
 
 
-def test_it_is_filled_again_and_knows_what_fits(tmp_path: Path) -> None:
+def test_a_buffer_can_be_refilled_with_tensors_that_fit(tmp_path: Path) -> None:
     first = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
     held = SafetensorsBuffer(first).fill(first)
     before = held.digest()
@@ -47,7 +48,7 @@ def test_it_is_filled_again_and_knows_what_fits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["unknown", "refused", "cut short"])
-def test_a_file_system_that_takes_no_direct_writes_gets_usual_ones(
+def test_without_direct_io_the_page_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     held, write = SafetensorsBuffer(NAMED).fill(NAMED), os.pwrite
@@ -72,7 +73,7 @@ def test_a_file_system_that_takes_no_direct_writes_gets_usual_ones(
     assert len(sizes) > 1 if way == "cut short" else len(sizes) == 1
 
 
-def test_other_errors_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

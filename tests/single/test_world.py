@@ -1,4 +1,4 @@
-"""An error on one worker ends all of them with the same message; replicas are compared at the start."""
+"""An error on one worker ends all with the same message; models are compared at the start."""
 
 from __future__ import annotations
 
