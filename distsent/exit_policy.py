@@ -15,8 +15,8 @@ NON_RETRYABLE = (USAGE_ERROR, NON_FINITE)  # the same command would end in the s
 # codes may hide the run's own: horovodrun over Gloo and torchrun end with 1 whatever happened, and
 # srun and mpirun may end with the code of a rank that was killed because another one had ended.
 PASSED_ON = (FINISHED, STOPPED, *NON_RETRYABLE)
-# 128 + signal of a run that was asked to stop before it could listen, or that was killed before it
-# had saved: HUP, INT, KILL, USR1, USR2, TERM.
+# 128 + signal of a run that received a stop request before it could handle it, or that was killed
+# before it had saved: HUP, INT, KILL, USR1, USR2, TERM.
 SIGNALED = (129, 130, 137, 138, 140, 143)
 CRASHED = 139  # 128 + SIGSEGV
 
@@ -48,9 +48,9 @@ def decide(
     """The next action after a launcher ended with `code`.
 
     `runs`: for each run of the command, in the order of their training, the status that this start
-    left in `status.json`, or None if it left none. `stop_requested`: whether the launcher was asked
-    to stop (a signal, a preemption, a time limit). `out_of_time`: whether a time limit was the
-    reason; then a stop without progress counts as a failure, or the run would never finish.
+    left in `status.json`, or None if it left none. `stop_requested`: whether the launcher received
+    a stop request (a signal, a preemption, a time limit). `out_of_time`: whether a time limit was
+    the reason; then a stop without progress counts as a failure, or the run would never finish.
     """
     left = [run for run in runs if run is not None]
     last = left[-1] if left else None

@@ -4,7 +4,7 @@ Prints one line, `ACTION CODE CAUSE MESSAGE`, for a shell's `read -r action code
 
     done      the run is finished
     retry     it failed, and the same command may get further: retry a bounded number of times
-    requeue   it was asked to stop and has saved: the same command resumes, this is not a failure
+    requeue   a signal stopped it, and it has saved: the same command resumes; this is not a failure
     give_up   the job is wrong or training became non-finite: the same command would fail again
 
 CODE is the run's own exit code, which a launcher may have hidden. CAUSE is one word: finished,
@@ -38,12 +38,12 @@ def main(arguments: list[str]) -> int:
         help=f"value of {ATTEMPT} for the command; a status of an earlier start is ignored",
     )
     parser.add_argument(
-        "--stop-requested", action="store_true", help="the command was asked to stop"
+        "--stop-requested", action="store_true", help="the command received a stop request"
     )
     parser.add_argument(
         "--out-of-time",
         action="store_true",
-        help="asked by a time limit: a stop that saved nothing counts as a failure",
+        help="because of a time limit: a stop that saved nothing counts as a failure",
     )
     parser.add_argument("--json", action="store_true", help="print the decision as JSON")
     options = parser.parse_args(arguments)

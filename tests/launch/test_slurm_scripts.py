@@ -202,7 +202,7 @@ def test_workers_that_crash_at_start_are_started_again(tmp_path, crashes, report
 
 
 # A signal reaches the script while a worker ends by itself.
-ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "
+REQUESTED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "
 
 
 @pytest.mark.parametrize(
@@ -223,20 +223,20 @@ ASKED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "
             "",
         ),
         (
-            f"{ASKED}75",
+            f"{REQUESTED}75",
             {},
             75,
             "not requeued: submit the same command again to resume",
             "requeue 1",
         ),
         (
-            f"{ASKED}75",
+            f"{REQUESTED}75",
             {"L": "1:30"},
             75,
             "failed: the time was too short for a single checkpoint",
             "",
         ),
-        (f"{ASKED}3", {}, 3, "failed: exit code 3", ""),
+        (f"{REQUESTED}3", {}, 3, "failed: exit code 3", ""),
         (
             "exit 75",
             {"T": "RUNNING node7"},
@@ -330,11 +330,11 @@ def test_the_status_of_an_earlier_start_is_ignored(tmp_path):
 def test_of_several_seeds_the_last_one_that_ran_decides(tmp_path):
     runs = [tmp_path / f"runs/imdb-seed{seed}" for seed in (7, 8)]
     first = status(runs[0], state="finished", code=0, step=100, message="finished")
-    second = status(runs[1], state="stopped", code=75, step=0, message="asked to stop")
+    second = status(runs[1], state="stopped", code=75, step=0, message="stop requested")
     # The first seed's progress keeps a stop of the second one from counting as a failure.
-    batch = Batch(tmp_path, f"{first}; {second}; {ASKED}1", L="1:30")
+    batch = Batch(tmp_path, f"{first}; {second}; {REQUESTED}1", L="1:30")
     done = batch.run("train.seed=[7, 8]")
-    assert done.returncode == 75 and "slurm: stopped: asked to stop" in done.stderr, done.stderr
+    assert done.returncode == 75 and "slurm: stopped: stop requested" in done.stderr, done.stderr
     assert batch.calls("requests") == ["requeue 1"]
 
 
@@ -388,7 +388,7 @@ def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
 
 
 def test_a_time_limit_of_prepare_counts_as_a_failure(tmp_path):
-    batch = Batch(tmp_path, f"{ASKED}143")
+    batch = Batch(tmp_path, f"{REQUESTED}143")
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
     assert (
         done.returncode == 75 and "failed: the time was too short" in done.stderr.splitlines()[-1]

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RUNNING = RunStatus(message="training", step=20, of=100, resumed_from=20)
 SAVED = replace(RUNNING, step=30)
 STOPPED_RUN = SAVED.ended(STOPPED, "stop requested; saved after step 30 of 100")
-NO_PROGRESS = RUNNING.ended(STOPPED, "asked to stop by SIGTERM")
+NO_PROGRESS = RUNNING.ended(STOPPED, "stop requested: SIGTERM")
 FAILED_RUN = SAVED.ended(FAILED, "out of memory")
 DIED = SAVED.ended(FAILED, "rank 1 on node2 died at step 31", "worker_died")
 SILENT = SAVED.ended(FAILED, "rank 1 on node2 has been silent for 60 s", "worker_lost")
@@ -27,7 +27,7 @@ WRONG = RUNNING.ended(USAGE_ERROR, "data.source: no rows")
 NAN = SAVED.ended(NON_FINITE, "step 31: the loss is not finite")
 DONE = replace(RUNNING, step=100).ended(FINISHED, "finished")
 
-ASKED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_time": True}
+REQUESTED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_time": True}
 
 
 @pytest.mark.parametrize(
@@ -39,28 +39,28 @@ ASKED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_time":
         (0, [RUNNING], {}, "done", 0, "finished"),
         (2, [WRONG], {}, "give_up", 2, "usage_error"),
         (2, [None], {}, "give_up", 2, "usage_error"),
-        (2, [DONE], ASKED, "give_up", 2, "usage_error"),
+        (2, [DONE], REQUESTED, "give_up", 2, "usage_error"),
         (3, [NAN], {}, "give_up", 3, "non_finite"),
         (3, [RUNNING], LIMIT, "give_up", 3, "non_finite"),
         (1, [FAILED_RUN], {}, "retry", 1, "failed"),
         (1, [None], {}, "retry", 1, "failed"),
         # Stopped on request: not a failure, unless a time limit left no time to save a step.
         (75, [STOPPED_RUN], {}, "requeue", 75, "stopped"),
-        (75, [STOPPED_RUN], ASKED, "requeue", 75, "stopped"),
+        (75, [STOPPED_RUN], REQUESTED, "requeue", 75, "stopped"),
         (75, [STOPPED_RUN], LIMIT, "requeue", 75, "stopped"),
         (75, [NO_PROGRESS], {}, "requeue", 75, "stopped"),
-        (75, [NO_PROGRESS], ASKED, "requeue", 75, "stopped"),
+        (75, [NO_PROGRESS], REQUESTED, "requeue", 75, "stopped"),
         (75, [NO_PROGRESS], LIMIT, "retry", 75, "no_progress"),
-        (75, [None], ASKED, "requeue", 75, "stopped"),
+        (75, [None], REQUESTED, "requeue", 75, "stopped"),
         (75, [None], LIMIT, "retry", 75, "no_progress"),
         (75, [], LIMIT, "retry", 75, "no_progress"),
-        (75, [], ASKED, "requeue", 75, "stopped"),
+        (75, [], REQUESTED, "requeue", 75, "stopped"),
         # Killed by the signal of the stop, before it could listen or before it had saved.
-        (143, [None], ASKED, "requeue", 75, "stopped"),
-        (138, [None], ASKED, "requeue", 75, "stopped"),
-        (140, [None], ASKED, "requeue", 75, "stopped"),
-        (143, [RUNNING], ASKED, "requeue", 75, "stopped"),
-        (137, [SAVED], ASKED, "requeue", 75, "stopped"),
+        (143, [None], REQUESTED, "requeue", 75, "stopped"),
+        (138, [None], REQUESTED, "requeue", 75, "stopped"),
+        (140, [None], REQUESTED, "requeue", 75, "stopped"),
+        (143, [RUNNING], REQUESTED, "requeue", 75, "stopped"),
+        (137, [SAVED], REQUESTED, "requeue", 75, "stopped"),
         (143, [None], LIMIT, "retry", 75, "no_progress"),
         (137, [RUNNING], LIMIT, "retry", 75, "no_progress"),
         (143, [SAVED], LIMIT, "requeue", 75, "stopped"),
@@ -76,7 +76,7 @@ ASKED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_time":
         (1, [NO_PROGRESS], LIMIT, "retry", 75, "no_progress"),
         # srun and mpirun may end with the code of a rank that was killed after another had ended.
         (137, [STOPPED_RUN], {}, "requeue", 75, "stopped"),
-        (143, [STOPPED_RUN], ASKED, "requeue", 75, "stopped"),
+        (143, [STOPPED_RUN], REQUESTED, "requeue", 75, "stopped"),
         (143, [NAN], {}, "give_up", 3, "non_finite"),
         (137, [FAILED_RUN], {}, "retry", 1, "failed"),
         (143, [DONE], {}, "done", 0, "finished"),
@@ -86,11 +86,11 @@ ASKED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_time":
         (1, [SILENT], {}, "retry", 1, "worker_lost"),
         (137, [RUNNING], {}, "retry", 137, "worker_lost"),
         (1, [SAVED], {}, "retry", 1, "worker_lost"),
-        (1, [SAVED], ASKED, "retry", 1, "worker_lost"),
+        (1, [SAVED], REQUESTED, "retry", 1, "worker_lost"),
         # A segmentation fault counts as one of the start only if the run left no status.
         (139, [None], {}, "retry", 139, "crashed_at_start"),
         (139, [], {}, "retry", 139, "crashed_at_start"),
-        (139, [None], ASKED, "retry", 139, "failed"),
+        (139, [None], REQUESTED, "retry", 139, "failed"),
         (139, [RUNNING], {}, "retry", 139, "worker_lost"),
         # Several seeds train one after the other; the last one that left a status ended the start.
         (1, [DONE, DONE], {}, "done", 0, "finished"),
