@@ -257,9 +257,9 @@ REQUESTED = "trap '' USR1; kill -USR1 $(ps -o ppid= $PPID); exit "
     ids=[
         "cancelled",
         "preempted early",
-        "asked early",
+        "requested early",
         "too short",
-        "asked at its end",
+        "requested at its end",
         "started again elsewhere",
         "killed",
         "no answer",
