@@ -1,4 +1,4 @@
-"""prepare: the same bytes from any number of ranks, and one line for everybody when anything is wrong."""
+"""prepare: the same bytes from any number of ranks, and one line for all when anything is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distsent import prepare
 from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
-from tests.corpora import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
+from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
 MPIRUN = shutil.which(
     "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -28,14 +28,14 @@ parallel = [pytest.mark.parallel, pytest.mark.skipif(MPIRUN is None, reason="the
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """A job on a small corpus, its store in `store`."""
+    """A job on a small dataset, its store in `store`."""
     folder(
-        tmp_path / "corpus", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300)
+        tmp_path / "dataset", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300)
     )
     tokenizer().save_pretrained(tmp_path / "model")
     path = tmp_path / "job.toml"
     path.write_text(
-        f'[data]\nsource = "{tmp_path / "corpus"}"\nmax_length = 12\nstore = "{tmp_path / "store"}"\n'
+        f'[data]\nsource = "{tmp_path / "dataset"}"\nmax_length = 12\nstore = "{tmp_path / "store"}"\n'
         f'[model]\nname = "{tmp_path / "model"}"\n'
     )
     return path
@@ -59,7 +59,7 @@ def content(store: Path) -> dict[str, bytes]:
 
 def test_the_folders_of_the_stores_are_listed_in_a_file(job: Path, tmp_path: Path):
     """Each seed cuts its own validation split here, so each has its own store."""
-    (tmp_path / "corpus/validation.parquet").unlink()
+    (tmp_path / "dataset/validation.parquet").unlink()
     keys = ["data.validation_fraction=0.2", "train.seed=[1, 2]"]
     done = run(0, job, *keys, "--store-list", tmp_path / "list")
     assert done.returncode == 0, done.stderr
@@ -72,9 +72,9 @@ def test_alone_it_leaves_what_train_will_open(job: Path, tmp_path: Path):
     done = run(0, job)
     assert done.returncode == 0, done.stderr
     store = only(tmp_path / "store")
-    corpus = data(tmp_path / "corpus")
+    dataset = data(tmp_path / "dataset")
     assert content(
-        open_token_store(corpus, 42, tokenizer(), 12, tmp_path / "other", workers=World()).folder
+        open_token_store(dataset, 42, tokenizer(), 12, tmp_path / "other", workers=World()).folder
     ) == content(store)
     lines = done.stdout.splitlines()
     assert lines[0].split() == [
@@ -104,14 +104,14 @@ def test_any_number_of_ranks_leaves_the_same_bytes(job: Path, tmp_path: Path, ra
     assert done.stdout.count("token store:") == 1
     store = only(tmp_path / "store")
     alone = open_token_store(
-        data(tmp_path / "corpus"), 42, tokenizer(), 12, tmp_path / "other", workers=World()
+        data(tmp_path / "dataset"), 42, tokenizer(), 12, tmp_path / "other", workers=World()
     ).folder
     assert content(store) == content(alone)
 
 
 @pytest.mark.parallel
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
-def test_a_bad_corpus_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
+def test_a_bad_dataset_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
     done = run(2, job, "data.text_column=txt")
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("distsent:")]
@@ -194,7 +194,7 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
     assert (prepare.join_mpi().rank, prepare.join_mpi().size) == (0, 1)
 
 
-class Pretended:
+class FakeCommunicator:
     """A communicator whose other ranks send `texts`."""
 
     rank, size = 0, 3
@@ -206,14 +206,14 @@ class Pretended:
         return [value, *self.texts]
 
 
-def test_the_first_error_of_any_rank_is_everybodys():
+def test_all_ranks_raise_the_first_error_of_any_rank():
     failed = json.dumps({"lines": ["the third failed", "twice"], "code": 2})
-    world = MpiWorld(Pretended("null", failed))
+    world = MpiWorld(FakeCommunicator("null", failed))
     assert mistakes(lambda: world.all_or_raise(lambda: "well", "test")) == [
         "rank 2: the third failed",
         "rank 2: twice",
     ]
-    assert MpiWorld(Pretended("null", "null")).on_main(lambda: "well", "test") == "well"
+    assert MpiWorld(FakeCommunicator("null", "null")).on_main(lambda: "well", "test") == "well"
 
 
 def test_the_table(tmp_path: Path):
@@ -233,7 +233,7 @@ def test_the_table(tmp_path: Path):
     ]
 
 
-def test_progress_speaks_now_and_then(capsys: pytest.CaptureFixture[str]):
+def test_progress_is_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]):
     progress = prepare.Progress(seconds=0.0)
     for done in (0, 1000, 2500):
         progress(done, 2500)

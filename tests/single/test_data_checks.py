@@ -1,4 +1,4 @@
-"""What is wrong with a dataset is said in a line with file and row, before anything is trained."""
+"""Each mistake in a dataset is reported in a line with file and row, before training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.dataset import open_dataset
-from tests.corpora import Columns, data, folder, mistakes, own_cache, reviews, write  # noqa: F401
+from tests.dataset_files import Columns, data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-CURE = "data.drop_bad_rows = true leaves such rows out"
+FIX = "data.drop_bad_rows = true leaves such rows out"
 GOOD = reviews(8, 100)
 
 
@@ -27,7 +27,7 @@ def wrong(path: Path, **keys: Any) -> list[str]:
     return mistakes(lambda: open_dataset(data(path, **keys), 1).find_warnings())
 
 
-def test_a_sound_corpus_passes(tmp_path: Path):
+def test_a_sound_dataset_passes(tmp_path: Path):
     assert (
         open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1).find_warnings() == []
     )
@@ -75,7 +75,7 @@ EMPTY = ["fine", "", "  \t", "fine, too", "\u00a0\n", " ", "good"]
 def test_rows_without_text(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(EMPTY), test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: 4 rows with no text (null, empty or only white space): row 2, row 3, row 5 and 1 more; {CURE}"
+        f"train{suffix}: 4 rows with no text (null, empty or only white space): row 2, row 3, row 5 and 1 more; {FIX}"
     ]
 
 
@@ -84,7 +84,7 @@ def test_rows_whose_text_is_null(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(["a", None, "b", "c"]), test=texts([None, None]))
     assert wrong(tmp_path) == [
         f"train{suffix}: 1 row with no text (null, empty or only white space): row 2",
-        f"test{suffix}: 2 rows with no text (null, empty or only white space): row 1, row 2; {CURE}",
+        f"test{suffix}: 2 rows with no text (null, empty or only white space): row 1, row 2; {FIX}",
     ]
 
 
@@ -99,14 +99,14 @@ def test_an_empty_second_text(tmp_path: Path):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_rows_without_label(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, None, 1, None]), test=GOOD)
-    assert wrong(tmp_path) == [f"train{suffix}: 2 rows with no label: row 2, row 4; {CURE}"]
+    assert wrong(tmp_path) == [f"train{suffix}: 2 rows with no label: row 2, row 4; {FIX}"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_rows_that_nobody_has_labelled(tmp_path: Path, suffix: str):
+def test_rows_that_are_not_labeled(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in data.labels): row 2; {CURE}"
+        f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in data.labels): row 2; {FIX}"
     ]
 
 
@@ -118,11 +118,11 @@ def test_labels_outside_the_classes(tmp_path: Path):
         test=texts(["x", "y"], ["pos", "neg"]),
     )
     assert wrong(tmp_path, labels=("neg", "pos")) == [
-        f"train.csv: 1 row with a label outside the classes neg, pos: row 3 ('neutral'); {CURE}"
+        f"train.csv: 1 row with a label outside the classes neg, pos: row 3 ('neutral'); {FIX}"
     ]
     folder(tmp_path / "n", train=texts(["a", "b", "c", "d"], [0, 1, 7, -3]), test=GOOD)
     assert wrong(tmp_path / "n", labels=("neg", "pos")) == [
-        f"train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 (-3); {CURE}"
+        f"train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 (-3); {FIX}"
     ]
     assert wrong(tmp_path, labels=("a", "b")) == [
         "data.labels = a, b: none of them occurs in column 'label', which contains 'neg', 'neutral', 'pos'"
@@ -135,7 +135,7 @@ def test_bad_rows_of_the_second_shard_are_counted_from_its_start(tmp_path: Path)
     write(tmp_path / "test.parquet", GOOD)
     assert wrong(tmp_path) == [
         "train-00001-of-00002.parquet: 1 row with no text (null, empty or only white space): row 2; "
-        + CURE
+        + FIX
     ]
 
 
@@ -146,7 +146,7 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
             (tmp_path / split / label / "0_1.txt").write_text("x")
     (tmp_path / "train" / "pos" / "7_9.txt").write_text(" \n")
     assert wrong(tmp_path) == [
-        f"train: 1 row with no text (null, empty or only white space): train/pos/7_9.txt; {CURE}"
+        f"train: 1 row with no text (null, empty or only white space): train/pos/7_9.txt; {FIX}"
     ]
     (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
     assert wrong(tmp_path) == ["7_9.txt: not UTF-8 (byte 0xe9, line 1)"]
@@ -165,7 +165,7 @@ def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
     assert split.origin(1) == "train.parquet, row 6"
 
 
-def test_a_test_split_that_nobody_has_labelled_may_be_dropped(tmp_path: Path):
+def test_a_test_split_that_are_not_labeled_may_be_dropped(tmp_path: Path):
     folder(tmp_path, train=reviews(4), validation=GOOD, test=texts(["a", "b"], [-1, -1]))
     assert wrong(tmp_path)[0].startswith("test.parquet: 2 rows with the label -1")
     dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
@@ -268,7 +268,7 @@ def test_a_single_class(tmp_path: Path):
     assert wrong(tmp_path) == ["all training rows are of one class, 'x': nothing to learn"]
 
 
-def test_a_class_that_nobody_has(tmp_path: Path):
+def test_a_class_without_rows(tmp_path: Path):
     folder(tmp_path, train=reviews(4), test=GOOD)
     assert open_dataset(data(tmp_path, labels=("neg", "pos", "mixed")), 1).find_warnings() == [
         "class 'mixed' has no rows in any split"
@@ -283,7 +283,7 @@ def test_a_class_that_the_draw_has_missed(tmp_path: Path):
     ]
 
 
-def test_texts_that_stand_in_train_too(tmp_path: Path):
+def test_texts_that_also_occur_in_train(tmp_path: Path):
     folder(tmp_path, train=reviews(10), validation=reviews(4, 8), test=reviews(6, 50))
     assert open_dataset(data(tmp_path), 1).find_warnings() == [
         "validation: 2 of 4 texts stand in train, too; scores on them flatter the model"

@@ -1,4 +1,4 @@
-"""Reading corpora: every format gives the same rows, classes get their names, splits are cut the same way every time."""
+"""Reading datasets: every format gives the same rows, classes get their names, splits are cut the same way every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from distsent.data import splits
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.rows import take_values
-from tests.corpora import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
+from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -34,10 +34,10 @@ NASTY = [
 ]
 
 
-def read(corpus: TextDataset) -> dict[str, tuple[list[str], list[int]]]:
+def read(dataset: TextDataset) -> dict[str, tuple[list[str], list[int]]]:
     return {
         name: (split.texts(slice(None)), split.labels.tolist())
-        for name, split in corpus.splits.items()
+        for name, split in dataset.splits.items()
     }
 
 
@@ -52,22 +52,22 @@ def test_every_format_gives_the_same_rows_whatever_the_texts_and_the_path(
         "other": list(range(len(NASTY))),
     }
     folder(path, suffix, train=columns, validation=reviews(4), test=reviews(3, 10))
-    corpus = open_dataset(data(path), 1)
-    assert read(corpus) == {
+    dataset = open_dataset(data(path), 1)
+    assert read(dataset) == {
         "train": (NASTY, columns["label"]),
         "validation": (reviews(4)["text"], [0, 1, 0, 1]),
         "test": (reviews(3, 10)["text"], [0, 1, 0]),
     }
-    assert corpus.label_names == ("0", "1")
-    assert corpus.splits["test"].origin(2) == f"test{suffix}, row 3"
+    assert dataset.label_names == ("0", "1")
+    assert dataset.splits["test"].origin(2) == f"test{suffix}, row 3"
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "Dev"])
 def test_the_validation_split_has_many_names(tmp_path: Path, name: str):
-    corpus = open_dataset(
+    dataset = open_dataset(
         data(folder(tmp_path / "x", ".csv", train=reviews(4), **{name: reviews(2)})), 1
     )
-    assert [*corpus.splits] == ["train", "validation"]
+    assert [*dataset.splits] == ["train", "validation"]
 
 
 def test_shards_and_a_data_folder_as_on_the_hub(tmp_path: Path):
@@ -75,10 +75,10 @@ def test_shards_and_a_data_folder_as_on_the_hub(tmp_path: Path):
         write(tmp_path / "data" / f"train-{i:05d}-of-00003.parquet", reviews(4, 4 * i))
     write(tmp_path / "data" / "test-00000-of-00001.parquet", reviews(2, 50))
     write(tmp_path / "data" / "unsupervised-00000-of-00001.parquet", {"text": ["x"], "label": [-1]})
-    corpus = open_dataset(data(tmp_path), 1)
-    assert read(corpus)["train"] == (reviews(12)["text"], [0, 1] * 6)
-    assert corpus.splits["train"].origin(5) == "train-00001-of-00003.parquet, row 2"
-    assert [*corpus.splits] == ["train", "test"]
+    dataset = open_dataset(data(tmp_path), 1)
+    assert read(dataset)["train"] == (reviews(12)["text"], [0, 1] * 6)
+    assert dataset.splits["train"].origin(5) == "train-00001-of-00003.parquet, row 2"
+    assert [*dataset.splits] == ["train", "test"]
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
@@ -94,10 +94,10 @@ def test_csv_with_the_delimiters_of_other_countries_and_a_byte_order_mark(
 def test_texts_beyond_every_buffer(tmp_path: Path):
     columns = {"text": ["x" * 3_000_000, "y"], "label": [0, 1]}
     for suffix in (".csv", ".jsonl"):
-        corpus = open_dataset(
+        dataset = open_dataset(
             data(folder(tmp_path / suffix, suffix, train=columns, test=reviews(2))), 1
         )
-        assert read(corpus)["train"] == (columns["text"], [0, 1])
+        assert read(dataset)["train"] == (columns["text"], [0, 1])
 
 
 def tree(path: Path) -> Path:
@@ -112,15 +112,15 @@ def tree(path: Path) -> Path:
     return path
 
 
-def test_the_imdb_tree_without_its_unlabelled_reviews(tmp_path: Path):
+def test_the_imdb_tree_without_its_unlabeled_reviews(tmp_path: Path):
     tree(tmp_path / "aclImdb")
     for path in (tmp_path / "aclImdb", tmp_path):
-        corpus = open_dataset(data(path), 1)
-        assert corpus.label_names == ("neg", "pos")
-        texts, labels = read(corpus)["train"]
+        dataset = open_dataset(data(path), 1)
+        assert dataset.label_names == ("neg", "pos")
+        texts, labels = read(dataset)["train"]
         assert texts == [f"train {label} {i} ü" for label in ("neg", "pos") for i in range(3)]
         assert labels == [0, 0, 0, 1, 1, 1]
-        assert corpus.splits["test"].origin(4) == "test/pos/1_7.txt"
+        assert dataset.splits["test"].origin(4) == "test/pos/1_7.txt"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_labels_may_be_numbers_words_or_truth_values(
     tmp_path: Path, suffix: str, values, names, labels
 ):
     columns = {"text": ["a", "b", "c", "d"], "label": values}
-    corpus = open_dataset(data(folder(tmp_path / "x", suffix, train=columns, test=columns)), 1)
-    assert corpus.label_names == names
-    assert corpus.splits["train"].labels.tolist() == labels
+    dataset = open_dataset(data(folder(tmp_path / "x", suffix, train=columns, test=columns)), 1)
+    assert dataset.label_names == names
+    assert dataset.splits["train"].labels.tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_the_job_may_name_the_classes_by_number_or_put_them_in_order(
     tmp_path: Path, values, wanted, labels
 ):
     columns = {"text": ["a", "b", "c", "d"], "label": values}
-    corpus = open_dataset(
+    dataset = open_dataset(
         data(folder(tmp_path / "x", train=columns, test=columns), labels=wanted), 1
     )
-    assert corpus.label_names == wanted
-    assert corpus.splits["train"].labels.tolist() == labels
+    assert dataset.label_names == wanted
+    assert dataset.splits["train"].labels.tolist() == labels
 
 
 def classed(path: Path, names: list[str], values: list[int]) -> None:
@@ -181,8 +181,8 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         (("pos", "neg"), ("pos", "neg"), [0, 1, 0]),
         (("bad", "good"), ("bad", "good"), [1, 0, 1]),
     ):
-        corpus = open_dataset(data(tmp_path, labels=wanted), 1)
-        assert (corpus.label_names, corpus.splits["train"].labels.tolist()) == (names, labels)
+        dataset = open_dataset(data(tmp_path, labels=wanted), 1)
+        assert (dataset.label_names, dataset.splits["train"].labels.tolist()) == (names, labels)
     assert mistakes(lambda: open_dataset(data(tmp_path, labels=("a", "b", "c")), 1).splits) == [
         "data.labels = a, b, c: the classes of this dataset are neg, pos"
     ]
@@ -194,10 +194,10 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
 
 def test_pairs_of_texts(tmp_path: Path):
     columns = {"text": ["a", "b"], "question": ["c", "d"], "label": [0, 1]}
-    corpus = open_dataset(
+    dataset = open_dataset(
         data(folder(tmp_path / "x", train=columns, test=columns), pair_column="question"), 1
     )
-    split = corpus.splits["train"]
+    split = dataset.splits["train"]
     assert (split.texts(slice(1, 2)), split.pairs(slice(1, 2))) == (["b"], ["d"])
 
 
@@ -208,15 +208,17 @@ def test_cuts_where_a_split_is_missing(tmp_path: Path):
     path = write(
         tmp_path / "all.csv", {**reviews(100), "label": [0 if i < 80 else 1 for i in range(100)]}
     )
-    corpus = open_dataset(data(path, validation_fraction=0.2, test_fraction=0.1), 7)
-    sizes = {name: (len(split), int(split.labels.sum())) for name, split in corpus.splits.items()}
+    dataset = open_dataset(data(path, validation_fraction=0.2, test_fraction=0.1), 7)
+    sizes = {name: (len(split), int(split.labels.sum())) for name, split in dataset.splits.items()}
     assert sizes == {"train": (70, 14), "validation": (20, 4), "test": (10, 2)}
-    assert sorted(np.concatenate([split.rows for split in corpus.splits.values()])) == [*range(100)]
+    assert sorted(np.concatenate([split.rows for split in dataset.splits.values()])) == [
+        *range(100)
+    ]
     again, other = (
         open_dataset(data(path, validation_fraction=0.2, test_fraction=0.1), seed)
         for seed in (7, 8)
     )
-    assert read(again) == read(corpus) != read(other)
+    assert read(again) == read(dataset) != read(other)
 
 
 def test_rows_are_drawn_after_the_cut_and_only_from_their_split(tmp_path: Path):
@@ -233,28 +235,28 @@ def test_rows_are_drawn_after_the_cut_and_only_from_their_split(tmp_path: Path):
         assert (np.diff(split.rows) > 0).all()
 
 
-def test_pooled_splits_are_cut_anew(tmp_path: Path):
+def test_pooled_splits_are_cut_again(tmp_path: Path):
     path = folder(tmp_path / "x", validation=reviews(20), test=reviews(80, 20))
     assert mistakes(lambda: open_dataset(data(path), 1).splits) == [
         "the dataset has no train split, only validation and test: data.pool_splits = true joins all rows "
         "and cuts them by data.validation_fraction and data.test_fraction"
     ]
-    corpus = open_dataset(
+    dataset = open_dataset(
         data(path, pool_splits=True, validation_fraction=0.1, test_fraction=0.2, max_rows=30), 1
     )
-    assert {name: len(split) for name, split in corpus.splits.items()} == {
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 30,
         "validation": 10,
         "test": 20,
     }
-    test = corpus.splits["test"]
+    test = dataset.splits["test"]
     assert {test.origin(i).split(",")[0] for i in range(20)} == {
         "validation.parquet",
         "test.parquet",
     }
 
 
-def test_fractions_that_contradict_the_corpus(tmp_path: Path):
+def test_fractions_that_contradict_the_dataset(tmp_path: Path):
     whole = folder(tmp_path / "x", train=reviews(10), validation=reviews(4), test=reviews(6))
     assert mistakes(
         lambda: open_dataset(data(whole, validation_fraction=0.1, test_fraction=0.2), 1).splits
@@ -341,7 +343,7 @@ def test_the_seed_counts_only_where_something_is_drawn(tmp_path: Path):
     )
 
 
-def test_a_file_written_anew_is_read_anew(tmp_path: Path):
+def test_a_file_written_again_is_read_again(tmp_path: Path):
     for suffix in SUFFIXES:
         path = folder(tmp_path / suffix, suffix, train=reviews(4), test=reviews(4))
         assert len(open_dataset(data(path), 1).splits["train"]) == 4
@@ -373,7 +375,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
         ]
 
 
-def test_a_split_that_stands_there_twice(tmp_path: Path):
+def test_a_split_that_exists_twice(tmp_path: Path):
     folder(tmp_path, ".csv", train=reviews(4), val=reviews(2), dev=reviews(2))
     assert mistakes(lambda: open_dataset(data(tmp_path), 1)) == [
         f"data.source = {str(tmp_path)!r}: the validation split exists twice, as dev.csv and val.csv; keep one"
@@ -401,7 +403,7 @@ def hub_cache(
     shutil.move(builder.cache_dir, home / commit)
 
 
-def test_well_known_corpora_from_the_hubs_cache(own_cache: Path):  # noqa: F811
+def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
     emotions = ["sadness", "joy", "love", "anger", "fear", "surprise"]
     six = [0, 1, 2, 3, 4, 5]
     hub_cache(
@@ -418,17 +420,17 @@ def test_well_known_corpora_from_the_hubs_cache(own_cache: Path):  # noqa: F811
         {"train": [0, 1], "test": [1, 0], "unsupervised": [-1]},
         ["neg", "pos"],
     )
-    corpus = open_dataset(data("emotion"), 1)
-    assert [*corpus.splits] == ["train", "validation", "test"] and corpus.label_names == tuple(
+    dataset = open_dataset(data("emotion"), 1)
+    assert [*dataset.splits] == ["train", "validation", "test"] and dataset.label_names == tuple(
         emotions
     )
-    assert corpus.splits["train"].origin(0) == "dair-ai/emotion train, row 1"
-    corpus = open_dataset(data("imdb"), 1)
-    assert read(corpus)["test"] == (["text 0", "text 1"], [1, 0]) and corpus.label_names == (
+    assert dataset.splits["train"].origin(0) == "dair-ai/emotion train, row 1"
+    dataset = open_dataset(data("imdb"), 1)
+    assert read(dataset)["test"] == (["text 0", "text 1"], [1, 0]) and dataset.label_names == (
         "neg",
         "pos",
     )
-    assert [*corpus.splits] == ["train", "test"]
+    assert [*dataset.splits] == ["train", "test"]
     assert open_dataset(data("imdb", revision="c0ffee00"), 1).fingerprint
     assert mistakes(lambda: open_dataset(data("imdb", revision="deadbeef"), 1).fingerprint) == [
         f"data.revision = 'deadbeef': the local cache has stanfordnlp/imdb in version c0ffee{'0' * 34} only"
@@ -436,7 +438,7 @@ def test_well_known_corpora_from_the_hubs_cache(own_cache: Path):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("tweets", "cardiffnlp/tweet_eval"), ("some/corpus", "some/corpus")]
+    ("source", "name"), [("tweets", "cardiffnlp/tweet_eval"), ("some/dataset", "some/dataset")]
 )
 def test_no_network_and_nothing_in_the_cache(source: str, name: str):
     assert mistakes(lambda: open_dataset(data(source), 1).splits) == [
@@ -450,7 +452,8 @@ def test_no_network_and_nothing_in_the_cache(source: str, name: str):
 
 @pytest.mark.real
 @pytest.mark.skipif(
-    "DISTSENT_DATA" not in os.environ, reason="DISTSENT_DATA does not name a folder of real corpora"
+    "DISTSENT_DATA" not in os.environ,
+    reason="DISTSENT_DATA does not name a folder of real datasets",
 )
 @pytest.mark.parametrize(
     ("name", "keys", "sizes", "names"),
@@ -471,12 +474,12 @@ def test_no_network_and_nothing_in_the_cache(source: str, name: str):
         ),
     ],
 )
-def test_real_corpora(name: str, keys: dict, sizes: list[int], names: str):
-    corpus = open_dataset(data(Path(os.environ["DISTSENT_DATA"]) / name, **keys), 42)
-    assert [len(split) for split in corpus.splits.values()] == sizes
-    assert corpus.label_names == tuple(names.split())
-    for split in corpus.splits.values():
-        assert len(np.unique(split.labels)) == len(corpus.label_names)
+def test_real_datasets(name: str, keys: dict, sizes: list[int], names: str):
+    dataset = open_dataset(data(Path(os.environ["DISTSENT_DATA"]) / name, **keys), 42)
+    assert [len(split) for split in dataset.splits.values()] == sizes
+    assert dataset.label_names == tuple(names.split())
+    for split in dataset.splits.values():
+        assert len(np.unique(split.labels)) == len(dataset.label_names)
 
 
 def test_parquet_files_that_other_tools_write(tmp_path: Path):
@@ -487,8 +490,11 @@ def test_parquet_files_that_other_tools_write(tmp_path: Path):
         parquet.write_table(
             pa.table({"text": texts, "label": labels}), tmp_path / f"{name}.parquet"
         )
-    corpus = open_dataset(data(tmp_path), 1)
-    assert read(corpus)["test"] == (["a", "b", "c", "d"], [0, 1, 0, 1]) and corpus.label_names == (
+    dataset = open_dataset(data(tmp_path), 1)
+    assert read(dataset)["test"] == (
+        ["a", "b", "c", "d"],
+        [0, 1, 0, 1],
+    ) and dataset.label_names == (
         "x",
         "y",
     )

@@ -1,4 +1,4 @@
-"""The demo corpus: always the same texts, closed vocabulary, and more than words to count."""
+"""The demo dataset: always the same texts, closed vocabulary, and more than words to count."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ import pytest
 from distsent.data import demo
 
 
-def test_the_corpus_is_the_same_everywhere():
+def test_the_dataset_is_the_same_everywhere():
     content = repr([(name, split.texts, split.labels) for name, split in demo.reviews().items()])
     assert (
         hashlib.sha256(content.encode()).hexdigest()

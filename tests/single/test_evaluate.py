@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from distsent import evaluate
 from distsent.errors import UserError
 from distsent.evaluation.predictor import Predictor
-from tests import corpora, fixtures
+from tests import dataset_files, fixtures
 
 
 def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -69,7 +69,7 @@ def test_other_data_needs_no_training_split(
     finished: Path, name: str, tmp_path: Path, capsys
 ) -> None:
     rows = fixtures.rows(31, seed=77)
-    path = corpora.write(
+    path = dataset_files.write(
         tmp_path / name,
         {"review": [row["text"] for row in rows], "stars": [row["label"] for row in rows]},
     )
@@ -103,8 +103,12 @@ def test_numbers_and_some_of_the_classes_are_read_as_the_models_classes(
     finished: Path, tmp_path: Path, capsys
 ) -> None:
     texts = [row["text"] for row in fixtures.rows(6, seed=5)]
-    numbers = corpora.write(tmp_path / "numbers.csv", {"text": texts, "label": [2, 0, 2, 0, 2, 0]})
-    words = corpora.write(tmp_path / "words.csv", {"text": texts, "label": ["good", "bad"] * 3})
+    numbers = dataset_files.write(
+        tmp_path / "numbers.csv", {"text": texts, "label": [2, 0, 2, 0, 2, 0]}
+    )
+    words = dataset_files.write(
+        tmp_path / "words.csv", {"text": texts, "label": ["good", "bad"] * 3}
+    )
     found = [scores(capsys, finished / "plain", f"data.source={path}") for path in (numbers, words)]
     assert found[0]["confusion"] == found[1]["confusion"] and sum(found[0]["confusion"][1]) == 0
 
@@ -140,15 +144,17 @@ def test_a_moved_run_still_finds_its_dataset(finished: Path, tmp_path: Path, cap
 def test_errors_are_one_line_each(finished: Path, words: list[str], line: str) -> None:
     assert any(
         line in found
-        for found in corpora.mistakes(lambda: evaluate.main([str(finished / "plain"), *words]))
+        for found in dataset_files.mistakes(
+            lambda: evaluate.main([str(finished / "plain"), *words])
+        )
     )
 
 
 def test_labels_unknown_to_the_model_are_one_line(finished: Path, tmp_path: Path) -> None:
-    path = corpora.write(
+    path = dataset_files.write(
         tmp_path / "own.csv", {"text": ["w1 w2", "w3"], "label": ["good", "superb"]}
     )
-    (line,) = corpora.mistakes(
+    (line,) = dataset_files.mistakes(
         lambda: evaluate.main([str(finished / "plain"), f"data.source={path}"])
     )
     assert "a label outside the classes bad, fair, good: row 2 ('superb')" in line

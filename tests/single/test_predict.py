@@ -1,4 +1,4 @@
-"""predict: labels for texts from arguments, files, standard input and Python; order kept, bad rows told."""
+"""predict: labels for texts from arguments, files, standard input and Python; order kept, bad rows reported."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from distsent import predict
 from distsent.errors import STOPPED, UserError
 from distsent.evaluation.predictor import Predictor
 from distsent.runtime.run_status import RunStatus
-from tests import corpora, fixtures, launcher, systems
+from tests import dataset_files, fixtures, launcher, systems
 
 TEXTS = [row["text"] for row in fixtures.rows(50, seed=9)]
 
@@ -58,7 +58,7 @@ def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(
     expected = predicted(capsys, finished / "plain", *texts[:50])
     assert [one["text"] for one in expected] == texts[:50]
     for name in ("x.csv", "x.jsonl", "x.parquet"):
-        path = corpora.write(tmp_path / name, {"id": [*range(len(texts))], "review": texts})
+        path = dataset_files.write(tmp_path / name, {"id": [*range(len(texts))], "review": texts})
         answers = predicted(capsys, finished / "plain", "--file", path, "--text-column", "review")
         assert [one["text"] for one in answers] == texts
         assert [one["label"] for one in answers] == [one["label"] for one in expected] * 60
@@ -68,7 +68,9 @@ def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(
     ] == [one["label"] for one in answers]
 
 
-def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path, capsys) -> None:
+def test_bad_rows_have_an_error_and_the_others_a_label(
+    finished: Path, tmp_path: Path, capsys
+) -> None:
     (tmp_path / "x.csv").write_text(f"text,n\n{TEXTS[0]},1\n,2\na,b,c\n{TEXTS[1]},4\n")
     assert predict.main([str(finished / "plain"), "--file", str(tmp_path / "x.csv")]) == 0
     out, err = capsys.readouterr()
@@ -80,7 +82,7 @@ def test_bad_rows_carry_an_error_and_end_nothing(finished: Path, tmp_path: Path,
     assert err == 'distsent: 2 of 4 rows have no label; see their "error"\n'
 
 
-def test_standard_input_is_labelled_line_by_line(
+def test_standard_input_is_labeled_line_by_line(
     finished: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TEXTS[0]}\n\n{TEXTS[1]}"))
@@ -89,7 +91,7 @@ def test_standard_input_is_labelled_line_by_line(
     assert answers[1] == {"text": "", "error": "row 2: no text"}
 
 
-def test_lines_that_are_no_text_are_told(
+def test_lines_that_are_not_text_are_reported(
     finished: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -106,7 +108,7 @@ def test_lines_that_are_no_text_are_told(
     assert bad == {"text": "caf\ufffd", "error": "row 1: not UTF-8 (byte 0xe9)"}
 
 
-def test_what_is_no_list_of_texts_is_refused(finished: Path) -> None:
+def test_only_lists_of_texts_are_accepted(finished: Path) -> None:
     from distsent.evaluation.predictor import Predictor
 
     predictor = Predictor(finished / "plain")
@@ -145,7 +147,7 @@ def test_a_stream_is_answered_before_it_ends(finished: Path) -> None:
 def test_a_missing_text_column_is_one_line_and_costs_no_loading(
     finished: Path, tmp_path: Path
 ) -> None:
-    path = corpora.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
+    path = dataset_files.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
     ended = launcher.run("-m", "distsent.predict", str(finished / "plain"), "--file", str(path))
     assert (ended.code, ended.output) == (
         2, f"distsent: {path}: no column 'text' (--text-column); did you mean 'Text'? there are Text, label\n",
@@ -208,7 +210,7 @@ def test_a_model_of_the_hub_is_found_in_its_cache(finished: Path, tmp_path: Path
 
 
 def test_pairs(finished: Path, tmp_path: Path, capsys) -> None:
-    path = corpora.write(tmp_path / "x.csv", {"text": TEXTS[:4], "other": TEXTS[4:8]})
+    path = dataset_files.write(tmp_path / "x.csv", {"text": TEXTS[:4], "other": TEXTS[4:8]})
     answers = predicted(capsys, finished / "plain", "--file", path, "--pair-column", "other")
     assert [one["pair"] for one in answers] == TEXTS[4:8]
     expected = Predictor(finished / "plain")(TEXTS[:4], TEXTS[4:8])

@@ -12,7 +12,7 @@ import pytest
 from distsent.data.dataset import open_dataset
 from distsent.data.readers import READERS, TABLES, open_reader
 from distsent.data.texts import TextFile
-from tests.corpora import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
+from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

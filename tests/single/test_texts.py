@@ -1,4 +1,4 @@
-"""Texts out of files: every format, in order; bad rows are told and skipped, missing columns are one line."""
+"""Texts out of files: every format, in order; bad rows have an error, missing columns are one line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +8,16 @@ import pytest
 from distsent.data import readers
 from distsent.data.stdin_batches import StdinBatches
 from distsent.data.texts import TextFile
-from tests import corpora
+from tests import dataset_files
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "x.json", "x.parquet"])
 def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) -> None:
-    path = corpora.write(tmp_path / name, {"id": [*"12345"], "text": TEXTS, "more": [*"abcde"]})
+    path = dataset_files.write(
+        tmp_path / name, {"id": [*"12345"], "text": TEXTS, "more": [*"abcde"]}
+    )
     file = TextFile(path)
     assert [(one.row, one.text, one.error) for one in file] == [
         (i, text, "") for i, text in enumerate(TEXTS, 1)
@@ -34,7 +36,7 @@ def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_bad_rows_are_told_and_cost_no_others(tmp_path: Path) -> None:
+def test_bad_rows_have_an_error_and_cost_no_others(tmp_path: Path) -> None:
     table = tmp_path / "x.csv"
     table.write_bytes(b'text,n\ngood,1\n"  ",2\na,b,c\nb\xe4d,4\n\nlast,5\n')
     assert [(one.row, one.error) for one in TextFile(table)] == [
@@ -50,14 +52,14 @@ def test_bad_rows_are_told_and_cost_no_others(tmp_path: Path) -> None:
         (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "[1] is not an object with columns"), (6, "bare", ""),
         (7, "last", ""),
     ]  # fmt: skip
-    column = corpora.write(tmp_path / "x.parquet", {"text": ["good", None, "last"]})
+    column = dataset_files.write(tmp_path / "x.parquet", {"text": ["good", None, "last"]})
     assert [one.error for one in TextFile(column)] == ["", "no text", ""]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
 def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: Path) -> None:
-    path = corpora.write(tmp_path / name, {"Texts": ["a"], "label": ["b"]})
-    assert corpora.mistakes(lambda: TextFile(path)) == [
+    path = dataset_files.write(tmp_path / name, {"Texts": ["a"], "label": ["b"]})
+    assert dataset_files.mistakes(lambda: TextFile(path)) == [
         f"{path}: no column 'text' (--text-column); did you mean 'Texts'? there are Texts, label"
     ]
 
@@ -71,27 +73,25 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
     ("x.json", '"a"', '"a" is not a list; expected a list of objects, or one object per line'),
     ("x.parquet", "PAR", "cannot be read (Parquet file size is 3 bytes"),
 ])  # fmt: skip
-def test_a_file_that_is_none_is_one_line(
-    name: str, content: str, line: str, tmp_path: Path
-) -> None:
+def test_an_unreadable_file_is_one_line(name: str, content: str, line: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    (found,) = corpora.mistakes(lambda: TextFile(tmp_path / name))
+    (found,) = dataset_files.mistakes(lambda: TextFile(tmp_path / name))
     assert found.startswith(f"{tmp_path / name}: {line}") and "\n" not in found
 
 
 def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
-    assert corpora.mistakes(lambda: TextFile(tmp_path / "no.csv")) == [
+    assert dataset_files.mistakes(lambda: TextFile(tmp_path / "no.csv")) == [
         f"{tmp_path / 'no.csv'}: no such file"
     ]
     (tmp_path / "folder.csv").mkdir()
-    assert corpora.mistakes(lambda: TextFile(tmp_path / "folder.csv")) == [
+    assert dataset_files.mistakes(lambda: TextFile(tmp_path / "folder.csv")) == [
         f"{tmp_path / 'folder.csv'}: a folder, not a file"
     ]
 
 
 def test_a_stream_is_read_as_it_comes() -> None:
-    inlet = iter(StdinBatches((f"{i}\n" for i in range(5)), most=2))
-    rows = [*inlet]
+    batches = iter(StdinBatches((f"{i}\n" for i in range(5)), most=2))
+    rows = [*batches]
     assert [line for _, lines in rows for line in lines] == [*"01234"]
     assert all(1 <= len(lines) <= 2 for _, lines in rows)
     assert [first for first, _ in rows] == [
@@ -99,7 +99,7 @@ def test_a_stream_is_read_as_it_comes() -> None:
     ]
 
 
-def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
+def test_a_quote_that_never_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(
         'id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n'
@@ -113,14 +113,14 @@ def test_a_quote_that_nobody_closes_costs_its_own_row_alone(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-def test_a_header_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_malformed_header_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('"text\ngood\n')
-    (found,) = corpora.mistakes(lambda: TextFile(tmp_path / "x.csv"))
+    (found,) = dataset_files.mistakes(lambda: TextFile(tmp_path / "x.csv"))
     assert found == f"{tmp_path / 'x.csv'}: not well-formed csv (unexpected end of data, line 1)"
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
-def test_half_a_character_is_no_text(name: str, tmp_path: Path) -> None:
+def test_half_a_character_is_not_text(name: str, tmp_path: Path) -> None:
     rows = ['{"text": "cut \\ud83d"}', '{"text": "whole \\ud83d\\ude00"}', '"bare \\udc00"']
     (tmp_path / name).write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
     assert [(one.text, one.error) for one in TextFile(tmp_path / name)] == [
@@ -146,7 +146,7 @@ def test_a_line_that_begins_with_a_quoted_word_is_read_as_it_is(tmp_path: Path) 
     ]
 
 
-def test_a_header_may_hold_what_is_no_text_beside_its_columns(tmp_path: Path) -> None:
+def test_a_header_may_contain_bad_bytes_beside_the_columns(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b'"a "b,caf\xe9,text\n1,2,good\n')
     assert [(one.text, one.error) for one in TextFile(tmp_path / "x.csv")] == [("good", "")]
 

@@ -1,4 +1,4 @@
-"""The token store: the tokenizer's own tokens, made once, whole or not at all, whoever comes and whatever happens."""
+"""The token store: the tokenizer's own tokens, built once, complete or absent, whatever happens."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from distsent.data.token_store import TokenStore, damage, open_token_store, read
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
-from tests.corpora import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
+from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> DataSection:
+def dataset(tmp_path: Path) -> DataSection:
     return data(
         folder(
-            tmp_path / "corpus",
+            tmp_path / "dataset",
             train=reviews(82),
             validation=reviews(10, 200),
             test=reviews(7, 300),
@@ -44,8 +44,8 @@ def corpus(tmp_path: Path) -> DataSection:
     )
 
 
-def made(corpus: DataSection, home: Path, length: int = 12, **keys: Any) -> TokenStore:
-    return open_token_store(corpus, 1, tokenizer(), length, home, workers=World(), **keys)
+def made(dataset: DataSection, home: Path, length: int = 12, **keys: Any) -> TokenStore:
+    return open_token_store(dataset, 1, tokenizer(), length, home, workers=World(), **keys)
 
 
 def content(store: Path) -> dict[str, bytes]:
@@ -53,13 +53,13 @@ def content(store: Path) -> dict[str, bytes]:
 
 
 def visible(home: Path) -> list[str]:
-    """What stands in the folder of stores, but for locks."""
+    """What is in the folder of stores, without locks."""
     return sorted(path.name for path in home.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_tokens_are_the_tokenizers_own(corpus: DataSection, tmp_path: Path):
-    store, own = made(corpus, tmp_path / "s"), tokenizer()
-    for name, split in open_dataset(corpus, 1).splits.items():
+def test_tokens_are_the_tokenizers_own(dataset: DataSection, tmp_path: Path):
+    store, own = made(dataset, tmp_path / "s"), tokenizer()
+    for name, split in open_dataset(dataset, 1).splits.items():
         tokens = store.splits[name]
         texts = split.texts(slice(None))
         ids = own(texts, truncation=True, max_length=12)["input_ids"]
@@ -72,8 +72,8 @@ def test_tokens_are_the_tokenizers_own(corpus: DataSection, tmp_path: Path):
     assert store.label_names == ("0", "1")
 
 
-def test_arrays_are_mapped_and_small(corpus: DataSection, tmp_path: Path):
-    tokens = made(corpus, tmp_path / "s").splits["train"]
+def test_arrays_are_mapped_and_small(dataset: DataSection, tmp_path: Path):
+    tokens = made(dataset, tmp_path / "s").splits["train"]
     kinds = {what: getattr(tokens, what) for what in ("ids", "offsets", "labels", "rows")}
     assert all(isinstance(array, np.memmap) for array in kinds.values())
     assert {what: str(array.dtype) for what, array in kinds.items()} == {
@@ -81,10 +81,10 @@ def test_arrays_are_mapped_and_small(corpus: DataSection, tmp_path: Path):
     }  # fmt: skip
 
 
-def test_a_large_vocabulary_takes_larger_numbers(corpus: DataSection, tmp_path: Path):
+def test_a_large_vocabulary_takes_larger_numbers(dataset: DataSection, tmp_path: Path):
     large = tokenizer()
     large.add_tokens([f"word{i}" for i in range(66_000)])
-    store = open_token_store(corpus, 1, large, 12, tmp_path / "s", workers=World())
+    store = open_token_store(dataset, 1, large, 12, tmp_path / "s", workers=World())
     assert store.splits["train"].ids.dtype == np.int32
 
 
@@ -112,10 +112,10 @@ def test_pairs_carry_their_types(tmp_path: Path):
     )
 
 
-def test_the_side_that_is_cut_is_the_tokenizers_choice(corpus: DataSection, tmp_path: Path):
+def test_the_side_that_is_cut_is_the_tokenizers_choice(dataset: DataSection, tmp_path: Path):
     left = tokenizer(truncation_side="left")
-    texts = open_dataset(corpus, 1).splits["train"].texts(slice(None))
-    tokens = open_token_store(corpus, 1, left, 7, tmp_path / "s", workers=World()).splits["train"]
+    texts = open_dataset(dataset, 1).splits["train"].texts(slice(None))
+    tokens = open_token_store(dataset, 1, left, 7, tmp_path / "s", workers=World()).splits["train"]
     expected = left(texts, truncation=True, max_length=7)["input_ids"]
     assert [tokens[row].tolist() for row in range(len(tokens))] == expected
 
@@ -153,9 +153,9 @@ def test_warnings_and_the_share_of_cut_texts(tmp_path: Path):
 
 
 def test_a_ready_store_is_not_read_checked_or_made_again(
-    corpus: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    first = made(corpus, tmp_path / "s")
+    first = made(dataset, tmp_path / "s")
 
     def never(*_: object) -> None:
         raise AssertionError("read again")
@@ -163,35 +163,35 @@ def test_a_ready_store_is_not_read_checked_or_made_again(
     monkeypatch.setattr("distsent.data.dataset.TextDataset.find_warnings", never)
     monkeypatch.setattr(tokenize.BatchTokenizer, "__call__", never)
     monkeypatch.setattr("distsent.data.files.Files.parts", never)
-    assert made(corpus, tmp_path / "s").folder == first.folder
+    assert made(dataset, tmp_path / "s").folder == first.folder
 
 
-def test_what_changes_the_tokens_changes_the_store(corpus: DataSection, tmp_path: Path):
+def test_what_changes_the_tokens_changes_the_store(dataset: DataSection, tmp_path: Path):
     other = tokenizer()
     other.add_tokens(["film"])
     home = tmp_path / "s"
-    made(corpus, home)
-    made(corpus, home, length=11)
-    open_token_store(corpus, 1, other, 12, home, workers=World())
-    open_token_store(corpus, 1, tokenizer(do_lower_case=False), 12, home, workers=World())
+    made(dataset, home)
+    made(dataset, home, length=11)
+    open_token_store(dataset, 1, other, 12, home, workers=World())
+    open_token_store(dataset, 1, tokenizer(do_lower_case=False), 12, home, workers=World())
     assert len(visible(home)) == 4
 
 
-def test_the_state_of_the_tokenizer_does_not(corpus: DataSection, tmp_path: Path):
+def test_the_state_of_the_tokenizer_does_not(dataset: DataSection, tmp_path: Path):
     used = tokenizer()
     used(["a film", "b"], padding=True, truncation=True, max_length=3)
-    open_token_store(corpus, 1, used, 12, tmp_path / "s", workers=World())
-    before = content(made(corpus, tmp_path / "s").folder)
+    open_token_store(dataset, 1, used, 12, tmp_path / "s", workers=World())
+    before = content(made(dataset, tmp_path / "s").folder)
     assert len(visible(tmp_path / "s")) == 1
-    assert content(made(corpus, tmp_path / "t").folder) == before
+    assert content(made(dataset, tmp_path / "t").folder) == before
 
 
-# whole or not at all
+# complete or absent
 
 
 @pytest.mark.parametrize("harm", ["shorter", "missing", "no meta", "half a meta", "odd meta"])
-def test_a_damaged_store_is_made_again_with_a_line(corpus: DataSection, tmp_path: Path, harm: str):
-    store = made(corpus, tmp_path / "s").folder
+def test_a_damaged_store_is_made_again_with_a_line(dataset: DataSection, tmp_path: Path, harm: str):
+    store = made(dataset, tmp_path / "s").folder
     before = content(store)
     ids, meta = store / "train.ids.npy", store / "meta.json"
     whole = ids.stat().st_size
@@ -214,13 +214,13 @@ def test_a_damaged_store_is_made_again_with_a_line(corpus: DataSection, tmp_path
         f"{store}: not a complete token store ({why})"
     ]
     said: list[str] = []
-    assert content(made(corpus, tmp_path / "s", log=said.append).folder) == before
+    assert content(made(dataset, tmp_path / "s", log=said.append).folder) == before
     assert said == [f"{store}: the token store is damaged ({why}); building it again"]
     assert visible(tmp_path / "s") == [store.name]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    corpus: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -228,59 +228,61 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     for place in ("sync", "_join", "_write"):
         with monkeypatch.context() as patch:
             patch.setattr(tokenize, place, full)
-            assert mistakes(lambda: made(corpus, tmp_path / "s")) == [
+            assert mistakes(lambda: made(dataset, tmp_path / "s")) == [
                 f"{tmp_path / 's'}: no space left for the token store; free some, or choose another data.store"
             ]
         assert visible(tmp_path / "s") == []
 
 
-def test_a_folder_that_cannot_be(corpus: DataSection, tmp_path: Path):
+def test_a_folder_that_cannot_be(dataset: DataSection, tmp_path: Path):
     (tmp_path / "file").touch()
-    assert mistakes(lambda: made(corpus, tmp_path / "file" / "s")) == [
+    assert mistakes(lambda: made(dataset, tmp_path / "file" / "s")) == [
         f"{tmp_path / 'file' / 's'}: the token store cannot be written (Not a directory); see data.store"
     ]
 
 
-def test_a_bad_corpus_leaves_nothing(tmp_path: Path):
+def test_a_bad_dataset_leaves_nothing(tmp_path: Path):
     bad = data(folder(tmp_path / "x", train={"text": ["a", ""], "label": [0, 1]}, test=reviews(2)))
     with pytest.raises(UserError):
         made(bad, tmp_path / "s")
     assert visible(tmp_path / "s") == []
 
 
-def test_being_stopped_leaves_nothing(corpus: DataSection, tmp_path: Path):
+def test_being_stopped_leaves_nothing(dataset: DataSection, tmp_path: Path):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made(corpus, tmp_path / "s", progress=stop)
+        made(dataset, tmp_path / "s", progress=stop)
     assert visible(tmp_path / "s") == []
 
 
-def test_progress_is_told(corpus: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_progress_is_reported(
+    dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(tokenize, "BATCH", 40)
     told: list[tuple[int, int]] = []
-    made(corpus, tmp_path / "s", progress=lambda done, total: told.append((done, total)))
+    made(dataset, tmp_path / "s", progress=lambda done, total: told.append((done, total)))
     assert told == [(40, 99), (80, 99), (82, 99), (92, 99), (99, 99)]
 
 
-def test_lengths_that_leave_no_room_for_a_text(corpus: DataSection, tmp_path: Path):
-    assert mistakes(lambda: made(corpus, tmp_path / "s", length=2)) == [
+def test_lengths_that_leave_no_room_for_a_text(dataset: DataSection, tmp_path: Path):
+    assert mistakes(lambda: made(dataset, tmp_path / "s", length=2)) == [
         "data.max_length = 2: the 2 special tokens of the tokenizer fill that"
     ]
 
 
-# whoever comes
+# several processes
 
 
-def test_others_wait_for_the_one_that_builds(corpus: DataSection, tmp_path: Path):
+def test_others_wait_for_the_one_that_builds(dataset: DataSection, tmp_path: Path):
     home, begun, go = tmp_path / "s", threading.Event(), threading.Event()
 
     def slowly(done: int, total: int) -> None:
         begun.set()
         assert go.wait(20)
 
-    builder = threading.Thread(target=lambda: made(corpus, home, progress=slowly))
+    builder = threading.Thread(target=lambda: made(dataset, home, progress=slowly))
     builder.start()
     assert begun.wait(20)
     said: list[str] = []
@@ -290,7 +292,7 @@ def test_others_wait_for_the_one_that_builds(corpus: DataSection, tmp_path: Path
         heard.append((done, total))
         go.set()
 
-    store = made(corpus, home, log=said.append, progress=listen)
+    store = made(dataset, home, log=said.append, progress=listen)
     builder.join()
     assert said == [
         f"waiting for process {os.getpid()} on {os.uname().nodename}, which is building the same token store"
@@ -299,7 +301,7 @@ def test_others_wait_for_the_one_that_builds(corpus: DataSection, tmp_path: Path
 
 
 def test_two_builders_without_locks_do_no_harm(
-    corpus: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As on file systems that have no locks: the second finishes while the first is at work."""
 
@@ -313,9 +315,9 @@ def test_two_builders_without_locks_do_no_harm(
     )  # on another host, so it does not touch the first's files
     inner: list[TokenStore] = []
     outer = made(
-        corpus,
+        dataset,
         tmp_path / "s",
-        progress=lambda done, total: inner.append(made(corpus, tmp_path / "s")),
+        progress=lambda done, total: inner.append(made(dataset, tmp_path / "s")),
     )
     assert inner[0].folder == outer.folder and visible(tmp_path / "s") == [outer.folder.name]
     assert ready(outer.folder)
@@ -326,7 +328,7 @@ import os, signal, sys, time
 from pathlib import Path
 from distsent.data import token_store, tokenize
 from distsent.distributed.world import World
-from tests.corpora import data, tokenizer
+from tests.dataset_files import data, tokenizer
 
 source, home, begin, death = sys.argv[1:]
 tokenize.BATCH = 20
@@ -357,8 +359,8 @@ print(token_store.open_token_store(data(source), 1, tokenizer(), 12, Path(home),
 """
 
 
-def child(corpus: DataSection, home: Path, begin: Path, death: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, corpus.source, str(home), str(begin), death]
+def child(dataset: DataSection, home: Path, begin: Path, death: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, dataset.source, str(home), str(begin), death]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -368,9 +370,9 @@ def child(corpus: DataSection, home: Path, begin: Path, death: str = "") -> subp
     )
 
 
-def test_four_processes_together_build_once(corpus: DataSection, tmp_path: Path):
+def test_four_processes_together_build_once(dataset: DataSection, tmp_path: Path):
     begin = tmp_path / "begin"
-    processes = [child(corpus, tmp_path / "s", begin) for _ in range(4)]
+    processes = [child(dataset, tmp_path / "s", begin) for _ in range(4)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "here\n"
     begin.touch()
@@ -378,27 +380,27 @@ def test_four_processes_together_build_once(corpus: DataSection, tmp_path: Path)
     assert [process.returncode for process in processes] == [0] * 4, ends
     assert sum(out.count("built") for out, _ in ends) == 1
     (name,) = visible(tmp_path / "s")
-    assert content(tmp_path / "s" / name) == content(made(corpus, tmp_path / "alone").folder)
+    assert content(tmp_path / "s" / name) == content(made(dataset, tmp_path / "alone").folder)
 
 
-def test_killed_at_any_moment_the_next_one_builds(corpus: DataSection, tmp_path: Path):
+def test_killed_at_any_moment_the_next_one_builds(dataset: DataSection, tmp_path: Path):
     begin = tmp_path / "go"
     begin.touch()
     deaths = ("begin", "write", "join", "meta", "rename")
-    processes = {death: child(corpus, tmp_path / death, begin, death) for death in deaths}
-    expected = content(made(corpus, tmp_path / "alone").folder)
+    processes = {death: child(dataset, tmp_path / death, begin, death) for death in deaths}
+    expected = content(made(dataset, tmp_path / "alone").folder)
     for death, process in processes.items():
         out, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, (death, out, err)
         (left,) = visible(tmp_path / death)
         assert left.startswith(".")  # a temporary folder, and nothing that looks like a store
-        store = made(corpus, tmp_path / death)
+        store = made(dataset, tmp_path / death)
         assert content(store.folder) == expected
         assert visible(tmp_path / death) == [store.folder.name]
 
 
-def test_meta_tells_what_is_inside(corpus: DataSection, tmp_path: Path):
-    store = made(corpus, tmp_path / "s")
+def test_meta_tells_what_is_inside(dataset: DataSection, tmp_path: Path):
+    store = made(dataset, tmp_path / "s")
     meta = json.loads((store.folder / "meta.json").read_text())
     train = meta["splits"]["train"]
     assert (train["rows"], train["classes"], train["longest"]) == (82, [41, 41], 12)

@@ -12,7 +12,7 @@ from distsent import predict, report
 from distsent.distributed.world import World
 from distsent.job import Job, load_job
 from distsent.training.session import TrainingRun
-from tests import corpora, fixtures, systems
+from tests import dataset_files, fixtures, systems
 from tests.parallel.driver import NoSignals
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -31,7 +31,7 @@ def test_from_a_csv_file_to_a_shipped_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = fixtures.rows(90)
-    corpora.write(
+    dataset_files.write(
         tmp_path / "mail" / "train.csv",
         {key: [row[key] for row in rows] for key in ("text", "label")},
     )
@@ -56,7 +56,7 @@ def test_from_a_csv_file_to_a_shipped_model(
         "score_of_label",
         "text",
     }
-    corpora.write(tmp_path / "new.csv", {"text": ["w1 w2", "w80"]})
+    dataset_files.write(tmp_path / "new.csv", {"text": ["w1 w2", "w80"]})
     assert predict.main(["runs/mail", "--file", "new.csv"]) == 0
     labels = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
     shipped = pipeline("text-classification", "runs/mail/model", device="cpu")

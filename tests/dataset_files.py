@@ -1,4 +1,4 @@
-"""Corpora that tests make: a few rows in any format, a tiny tokenizer, and the job section that reads them."""
+"""Datasets that tests make: a few rows in any format, a tiny tokenizer, and the job section that reads them."""
 
 from __future__ import annotations
 
