@@ -1,4 +1,4 @@
-"""Datasets that tests make: a few rows in any format, a tiny tokenizer, and the job section that reads them."""
+"""Datasets for tests: a few rows in any format, a tiny tokenizer, and a [data] section."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def job(tmp_path: Path) -> Path:
     tokenizer().save_pretrained(tmp_path / "model")
     path = tmp_path / "job.toml"
     path.write_text(
-        f'[data]\nsource = "{tmp_path / "dataset"}"\nmax_length = 12\nstore = "{tmp_path / "store"}"\n'
+        f'[data]\nsource = "{tmp_path / "dataset"}"\nmax_length = 12\nstore = '
+        f'"{tmp_path / "store"}"\n'
         f'[model]\nname = "{tmp_path / "model"}"\n'
     )
     return path
@@ -92,7 +93,9 @@ def test_alone_it_leaves_what_train_will_open(job: Path, tmp_path: Path):
         ["test", "2", "2"],
     ]
     assert lines[-1] == f"token store: {store}"
-    assert "cut there" in done.stdout and done.stderr == ""
+    # On a busy machine the work takes long enough for a line of progress
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("tokenizing: ")]
+    assert "cut there" in done.stdout and errors == []
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -116,7 +119,8 @@ def test_a_bad_dataset_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("distsent:")]
     assert said[0] == (
-        "distsent: train.parquet: no column 'txt' (data.text_column); did you mean 'text'? there are text, label"
+        "distsent: train.parquet: no column 'txt' (data.text_column); did you mean 'text'? there "
+        "are text, label"
     )
     assert len(said) == 3 and "Traceback" not in done.stderr
     assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
@@ -184,7 +188,8 @@ def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert mistakes(prepare.join_mpi) == [
-        "OMPI_COMM_WORLD_SIZE=4 promises 4 ranks, but mpi4py cannot be imported (import of mpi4py halted; None in "
+        "OMPI_COMM_WORLD_SIZE=4 promises 4 ranks, but mpi4py cannot be imported (import of "
+        "mpi4py halted; None in "
         "sys.modules): pip install mpi4py, or start without a launcher"
     ]
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.dataset import open_dataset
-from tests.dataset_files import Columns, data, folder, mistakes, own_cache, reviews, write  # noqa: F401
+from tests.dataset_files import Columns, data, folder, mistakes, reviews, write
+from tests.dataset_files import own_cache as own_cache
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -37,7 +38,8 @@ def test_a_sound_dataset_passes(tmp_path: Path):
 def test_a_missing_column_and_the_closest_one(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train={"Text": ["a"], "sentiment": [1]}, test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: no column 'text' (data.text_column); did you mean 'Text'? there are Text, sentiment",
+        f"train{suffix}: no column 'text' (data.text_column); did you mean 'Text'? there are "
+        "Text, sentiment",
         f"train{suffix}: no column 'label' (data.label_column); there are Text, sentiment",
     ]
     assert wrong(
@@ -75,7 +77,8 @@ EMPTY = ["fine", "", "  \t", "fine, too", "\u00a0\n", " ", "good"]
 def test_rows_without_text(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(EMPTY), test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: 4 rows with no text (null, empty or only white space): row 2, row 3, row 5 and 1 more; {FIX}"
+        f"train{suffix}: 4 rows with no text (null, empty or only white space): row 2, row 3, "
+        f"row 5 and 1 more; {FIX}"
     ]
 
 
@@ -106,7 +109,8 @@ def test_rows_without_label(tmp_path: Path, suffix: str):
 def test_rows_that_are_not_labeled(tmp_path: Path, suffix: str):
     folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
     assert wrong(tmp_path) == [
-        f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in data.labels): row 2; {FIX}"
+        f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in "
+        f"data.labels): row 2; {FIX}"
     ]
 
 
@@ -122,10 +126,12 @@ def test_labels_outside_the_classes(tmp_path: Path):
     ]
     folder(tmp_path / "n", train=texts(["a", "b", "c", "d"], [0, 1, 7, -3]), test=GOOD)
     assert wrong(tmp_path / "n", labels=("neg", "pos")) == [
-        f"train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 (-3); {FIX}"
+        "train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 "
+        f"(-3); {FIX}"
     ]
     assert wrong(tmp_path, labels=("a", "b")) == [
-        "data.labels = a, b: none of them occurs in column 'label', which contains 'neg', 'neutral', 'pos'"
+        "data.labels = a, b: none of them occurs in column 'label', which contains 'neg', "
+        "'neutral', 'pos'"
     ]
 
 
@@ -134,8 +140,8 @@ def test_bad_rows_of_the_second_shard_are_counted_from_its_start(tmp_path: Path)
     write(tmp_path / "train-00001-of-00002.parquet", texts(["a", "", "b"]))
     write(tmp_path / "test.parquet", GOOD)
     assert wrong(tmp_path) == [
-        "train-00001-of-00002.parquet: 1 row with no text (null, empty or only white space): row 2; "
-        + FIX
+        "train-00001-of-00002.parquet: 1 row with no text (null, empty or only white space): row "
+        "2; " + FIX
     ]
 
 
@@ -216,7 +222,8 @@ def test_csv_that_is_not_well_formed(tmp_path: Path):
     train = tmp_path / "train.csv"
     train.write_text("text,label\na,1\nb, and c,0\n")
     assert wrong(tmp_path) == [
-        "train.csv, row 2: 3 fields where the header has 2 (line 3); put quotes around texts that contain the delimiter"
+        "train.csv, row 2: 3 fields where the header has 2 (line 3); put quotes around texts "
+        "that contain the delimiter"
     ]
     train.write_text('text,label\na,1\n"b,0\nc,1\n')
     assert wrong(tmp_path) == [
@@ -258,7 +265,8 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
         test=texts(["f"], ["z"]),
     )
     assert wrong(tmp_path) == [
-        "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if it is not a class, name the "
+        "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if "
+        "it is not a class, name the "
         "classes in data.labels"
     ]
 

@@ -1,4 +1,4 @@
-"""Reading datasets: every format gives the same rows, classes get their names, splits are cut the same way every time."""
+"""Reading datasets: equal rows from every format, names for classes, reproducible splits."""
 
 from __future__ import annotations
 
@@ -238,7 +238,8 @@ def test_rows_are_drawn_after_the_cut_and_only_from_their_split(tmp_path: Path):
 def test_pooled_splits_are_cut_again(tmp_path: Path):
     path = folder(tmp_path / "x", validation=reviews(20), test=reviews(80, 20))
     assert mistakes(lambda: open_dataset(data(path), 1).splits) == [
-        "the dataset has no train split, only validation and test: data.pool_splits = true joins all rows "
+        "the dataset has no train split, only validation and test: data.pool_splits = true joins "
+        "all rows "
         "and cuts them by data.validation_fraction and data.test_fraction"
     ]
     dataset = open_dataset(
@@ -261,13 +262,16 @@ def test_fractions_that_contradict_the_dataset(tmp_path: Path):
     assert mistakes(
         lambda: open_dataset(data(whole, validation_fraction=0.1, test_fraction=0.2), 1).splits
     ) == [
-        "data.validation_fraction = 0.1: the dataset has its own validation split (4 rows); leave the "
-        "fraction out to use it, or set data.pool_splits = true to join all rows and cut them again",
+        "data.validation_fraction = 0.1: the dataset has its own validation split (4 rows); "
+        "leave the "
+        "fraction out to use it, or set data.pool_splits = true to join all rows and cut them "
+        "again",
         "data.test_fraction = 0.2: the dataset has its own test split (6 rows); leave the fraction "
         "out to use it, or set data.pool_splits = true to join all rows and cut them again",
     ]
     assert mistakes(lambda: open_dataset(data(whole / "train.parquet"), 1).splits) == [
-        "the dataset has neither a validation nor a test split: set data.validation_fraction or data.test_fraction, e.g. 0.1"
+        "the dataset has neither a validation nor a test split: set data.validation_fraction or "
+        "data.test_fraction, e.g. 0.1"
     ]
     assert mistakes(
         lambda: open_dataset(data(whole / "train.parquet", test_fraction=0.01), 1).splits
@@ -326,8 +330,9 @@ def test_equal_content_has_an_equal_fingerprint_wherever_it_lies(tmp_path: Path)
 
 def test_whatever_changes_the_rows_changes_the_fingerprint(tmp_path: Path):
     path = folder(tmp_path / "x", train=reviews(10), test=reviews(4))
-    selections = [{}, {"max_rows": 5}, {"max_eval_rows": 2}, {"validation_fraction": 0.2}, {"labels": ("a", "b")},
-                  {"pool_splits": True, "test_fraction": 0.5}, {"drop_bad_rows": True}, {"label_column": "x"},
+    selections = [{}, {"max_rows": 5}, {"max_eval_rows": 2}, {"validation_fraction": 0.2},
+                  {"labels": ("a", "b")}, {"pool_splits": True, "test_fraction": 0.5},
+                  {"drop_bad_rows": True}, {"label_column": "x"},
                   {"text_column": "x"}, {"pair_column": "x"}]  # fmt: skip
     assert len({open_dataset(data(path, **keys), 1).fingerprint for keys in selections}) == len(
         selections
@@ -365,9 +370,11 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
         tmp_path / "nowhere": "no such file or folder",
         tmp_path / "notes" / "a.txt": f"not a known format ({formats})",
         tmp_path
-        / "empty": f"no train, validation or test file ({formats}), no aclImdb tree; the folder contains nothing",
+        / "empty": f"no train, validation or test file ({formats}), no aclImdb tree; the folder "
+        "contains nothing",
         tmp_path
-        / "notes": f"no train, validation or test file ({formats}), no aclImdb tree; the folder contains a.txt, b.txt",
+        / "notes": f"no train, validation or test file ({formats}), no aclImdb tree; the folder "
+        "contains a.txt, b.txt",
     }
     for path, what in cases.items():
         assert mistakes(lambda path=path: open_dataset(data(path), 1)) == [
@@ -378,7 +385,8 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
 def test_a_split_that_exists_twice(tmp_path: Path):
     folder(tmp_path, ".csv", train=reviews(4), val=reviews(2), dev=reviews(2))
     assert mistakes(lambda: open_dataset(data(tmp_path), 1)) == [
-        f"data.source = {str(tmp_path)!r}: the validation split exists twice, as dev.csv and val.csv; keep one"
+        f"data.source = {str(tmp_path)!r}: the validation split exists twice, as dev.csv and "
+        "val.csv; keep one"
     ]
 
 
@@ -433,7 +441,8 @@ def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
     assert [*dataset.splits] == ["train", "test"]
     assert open_dataset(data("imdb", revision="c0ffee00"), 1).fingerprint
     assert mistakes(lambda: open_dataset(data("imdb", revision="deadbeef"), 1).fingerprint) == [
-        f"data.revision = 'deadbeef': the local cache has stanfordnlp/imdb in version c0ffee{'0' * 34} only"
+        "data.revision = 'deadbeef': the local cache has stanfordnlp/imdb in version "
+        f"c0ffee{'0' * 34} only"
     ]
 
 
@@ -442,8 +451,10 @@ def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
 )
 def test_no_network_and_nothing_in_the_cache(source: str, name: str):
     assert mistakes(lambda: open_dataset(data(source), 1).splits) == [
-        f"data.source = {source!r}: {name} is not in the local cache and the hub cannot be reached; run once where there is "
-        "network, with HF_HOME on shared storage, or name a folder with train, validation and test files"
+        f"data.source = {source!r}: {name} is not in the local cache and the hub cannot be "
+        "reached; run once where there is "
+        "network, with HF_HOME on shared storage, or name a folder with train, validation and "
+        "test files"
     ]
 
 

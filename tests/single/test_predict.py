@@ -1,4 +1,4 @@
-"""predict: labels for texts from arguments, files, standard input and Python; order kept, bad rows reported."""
+"""predict: labels for texts from arguments, files, standard input and Python, in order."""
 
 import io
 import json
@@ -76,7 +76,8 @@ def test_bad_rows_have_an_error_and_the_others_a_label(
     out, err = capsys.readouterr()
     answers = [json.loads(line) for line in out.splitlines()]
     assert [one.get("error", "") for one in answers] == [
-        "", "row 2: no text", "row 3: 3 fields where the header has 2 (line 4); put quotes around texts that contain the delimiter", "",
+        "", "row 2: no text", "row 3: 3 fields where the header has 2 (line 4); put quotes "
+                              "around texts that contain the delimiter", "",
     ]  # fmt: skip
     assert ["label" in one for one in answers] == [True, False, False, True]
     assert err == 'distsent: 2 of 4 rows have no label; see their "error"\n'
@@ -150,26 +151,37 @@ def test_a_missing_text_column_is_one_line_and_costs_no_loading(
     path = dataset_files.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
     ended = launcher.run("-m", "distsent.predict", str(finished / "plain"), "--file", str(path))
     assert (ended.code, ended.output) == (
-        2, f"distsent: {path}: no column 'text' (--text-column); did you mean 'Text'? there are Text, label\n",
+        2, f"distsent: {path}: no column 'text' (--text-column); did you mean 'Text'? there are "
+           "Text, label\n",
     )  # fmt: skip
 
 
 def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:
     empty, encoder = tmp_path / "empty.csv", finished.parent / "encoder"
+    adapter = finished / "lora" / "model" / "adapter"
     empty.touch()
     cases = {
-        (str(finished / "plain"), "a", "--file", "x.csv"): "texts as arguments and --file: give one of them",
-        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column of --file: there is none",
-        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column of --file: there is none",
+        (str(finished / "plain"), "a", "--file", "x.csv"): "texts as arguments and --file: give "
+                                                           "one of them",
+        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column "
+                                                              "of --file: there is none",
+        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column "
+                                                              "of --file: there is none",
         (str(finished / "plain"), "--file", str(tmp_path)): f"{tmp_path}: a folder, not a file",
-        (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' (--text-column); the file is empty",
-        (str(encoder), "a"): f"{encoder}: an encoder without a classification head (its weights lack classifier.bias, "
-                             f"classifier.weight); train a classifier from it with model.name={encoder}",
-        (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model takes 3 to 258 tokens",
-        (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no model/config.json and no "
+        (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' "
+                                                         "(--text-column); the file is empty",
+        (str(encoder), "a"): f"{encoder}: an encoder without a classification head (its weights "
+                             "lack classifier.bias, "
+                             "classifier.weight); train a classifier from it with "
+                             f"model.name={encoder}",
+        (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model "
+                                                                "takes 3 to 258 tokens",
+        (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no "
+                              "model/config.json and no "
                               "config.json)",
-        (str(finished / "lora" / "model" / "adapter"), "a"): f"{finished / 'lora' / 'model' / 'adapter'}: an adapter only; its "
-                                                                "parent folder holds the complete model",
+        (str(adapter), "a"): f"{adapter}: an adapter only; its "
+                                                                "parent folder holds the "
+                                                                "complete model",
     }  # fmt: skip
     for words, line in cases.items():
         with pytest.raises(UserError) as caught:

@@ -45,9 +45,11 @@ def test_line_ends_of_all_systems(tmp_path: Path, end: str):
     [
         ("train.csv", b"text,label\na,0\nb,c,1\n", "3 fields where the header has 2 (line 3); "
          "put quotes around texts that contain the delimiter"),
-        ("train.csv", b'text,label\na,0\n"b,1\n', "not well-formed csv (unexpected end of data, line 3)"),
+        ("train.csv", b'text,label\na,0\n"b,1\n', "not well-formed csv (unexpected end of data, "
+                                                  "line 3)"),
         ("train.tsv", b"text\tlabel\na\t0\n\xe9\t1\n", "not UTF-8 (byte 0xe9, line 3)"),
-        ("train.jsonl", b'{"text": "a", "label": 0}\n\n{"text\n', "not JSON (Unterminated string starting at, column 2)"),
+        ("train.jsonl", b'{"text": "a", "label": 0}\n\n{"text\n', "not JSON (Unterminated string "
+                                                                  "starting at, column 2)"),
         ("train.json", b'[{"text": "a", "label": 0}, 5]', "5 is not an object with columns"),
     ],
 )  # fmt: skip
@@ -95,7 +97,8 @@ def test_the_first_json_rows_may_lack_a_column(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ['{"text": "a", "label": 0}\n{"text": "b", "label": 1}',
-                                     '\ufeff [{"text": "a", "label": 0},\n{"text": "b", "label": 1}]'])  # fmt: skip
+                                     '\ufeff [{"text": "a", "label": 0},\n{"text": "b", "label": '
+                                     '1}]'])  # fmt: skip
 def test_json_is_a_list_or_one_object_per_line(tmp_path: Path, content: str):
     path = tmp_path / "train.json"
     path.write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Texts out of files: every format, in order; bad rows have an error, missing columns are one line."""
+"""Texts from files: every format, in order; bad rows have an error; missing columns."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,11 @@ def test_bad_rows_have_an_error_and_cost_no_others(tmp_path: Path) -> None:
     table = tmp_path / "x.csv"
     table.write_bytes(b'text,n\ngood,1\n"  ",2\na,b,c\nb\xe4d,4\n\nlast,5\n')
     assert [(one.row, one.error) for one in TextFile(table)] == [
-        (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4); put quotes around texts that contain the delimiter"), (4, "not UTF-8 (byte 0xe4, line 5)"), (5, ""),
+        (1, ""), (2, "no text"), (3, "3 fields where the header has 2 (line 4); put quotes "
+                                     "around texts that contain the delimiter"), (4, "not UTF-8 "
+                                                                                     "(byte "
+                                                                                     "0xe4, line "
+                                                                                     "5)"), (5, ""),
     ]  # fmt: skip
     lines = tmp_path / "x.jsonl"
     lines.write_text(
@@ -49,7 +53,10 @@ def test_bad_rows_have_an_error_and_cost_no_others(tmp_path: Path) -> None:
     found = [(one.row, one.text, one.error) for one in TextFile(lines)]
     assert found[3][2].startswith("not JSON (")
     assert [*found[:3], *found[4:]] == [
-        (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "[1] is not an object with columns"), (6, "bare", ""),
+        (1, "good", ""), (2, "", "7 is not text"), (3, "", "no text"), (5, "", "[1] is not an "
+                                                                               "object with "
+                                                                               "columns"),
+                                                                               (6, "bare", ""),
         (7, "last", ""),
     ]  # fmt: skip
     column = dataset_files.write(tmp_path / "x.parquet", {"text": ["good", None, "last"]})
@@ -66,9 +73,11 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
 
 @pytest.mark.parametrize(("name", "content", "line"), [
     ("x.doc", "a", "not a known format (.parquet, .csv, .tsv, .jsonl, .json, .txt)"),
-    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes, column 2); expected a list of objects, "
+    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes, column 2); "
+                    "expected a list of objects, "
                     "or one object per line"),
-    ("x.json", "[{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 3 (char 2)); expected a list of "
+    ("x.json", "[{", "not JSON (Expecting property name enclosed in double quotes: line 1 column "
+                     "3 (char 2)); expected a list of "
                      "objects, or one object per line"),
     ("x.json", '"a"', '"a" is not a list; expected a list of objects, or one object per line'),
     ("x.parquet", "PAR", "cannot be read (Parquet file size is 3 bytes"),
@@ -102,13 +111,15 @@ def test_a_stream_is_read_as_it_comes() -> None:
 def test_a_quote_that_never_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(
-        'id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" word"\n7,last\n'
+        'id,text\n1,good\n2,"unclosed\n3,"over\ntwo lines"\n4,"un\n5,fine\n6,"a ""quoted"" '
+        'word"\n7,last\n'
     )
     found = [(one.row, one.text, one.error) for one in TextFile(path)]
     assert [(row, text) for row, text, why in found if not why] == [
         (1, "good"), (3, "over\ntwo lines"), (5, "fine"), (6, 'a "quoted" word'), (7, "last"),
     ]  # fmt: skip
-    assert [(row, why.partition(" (")[0], why.rpartition(", ")[2]) for row, _, why in found if why] == [
+    errors = [(row, error) for row, _, error in found if error]
+    assert [(row, e.partition(" (")[0], e.rpartition(", ")[2]) for row, e in errors] == [
         (2, "not well-formed csv", "line 3)"), (4, "not well-formed csv", "line 6)"),
     ]  # fmt: skip
 
@@ -124,7 +135,8 @@ def test_half_a_character_is_not_text(name: str, tmp_path: Path) -> None:
     rows = ['{"text": "cut \\ud83d"}', '{"text": "whole \\ud83d\\ude00"}', '"bare \\udc00"']
     (tmp_path / name).write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
     assert [(one.text, one.error) for one in TextFile(tmp_path / name)] == [
-        ("cut \ufffd", "half a character (\\ud83d)"), ("whole \U0001f600", ""), ("bare \ufffd", "half a character (\\udc00)"),
+        ("cut \ufffd", "half a character (\\ud83d)"), ("whole \U0001f600", ""),
+        ("bare \ufffd", "half a character (\\udc00)"),
     ]  # fmt: skip
 
 

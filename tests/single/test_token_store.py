@@ -229,7 +229,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(tokenize, place, full)
             assert mistakes(lambda: made(dataset, tmp_path / "s")) == [
-                f"{tmp_path / 's'}: no space left for the token store; free some, or choose another data.store"
+                f"{tmp_path / 's'}: no space left for the token store; free some, or choose "
+                "another data.store"
             ]
         assert visible(tmp_path / "s") == []
 
@@ -237,7 +238,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 def test_a_folder_that_cannot_be(dataset: DataSection, tmp_path: Path):
     (tmp_path / "file").touch()
     assert mistakes(lambda: made(dataset, tmp_path / "file" / "s")) == [
-        f"{tmp_path / 'file' / 's'}: the token store cannot be written (Not a directory); see data.store"
+        f"{tmp_path / 'file' / 's'}: the token store cannot be written (Not a directory); see "
+        "data.store"
     ]
 
 
@@ -295,7 +297,8 @@ def test_others_wait_for_the_one_that_builds(dataset: DataSection, tmp_path: Pat
     store = made(dataset, home, log=said.append, progress=listen)
     builder.join()
     assert said == [
-        f"waiting for process {os.getpid()} on {os.uname().nodename}, which is building the same token store"
+        f"waiting for process {os.getpid()} on {os.uname().nodename}, which is building the same "
+        "token store"
     ]
     assert set(heard) == {(0, 0)} and visible(home) == [store.folder.name]
 
@@ -355,7 +358,10 @@ if death == "rename":
 print("here", flush=True)
 while not os.path.exists(begin):
     time.sleep(0.001)
-print(token_store.open_token_store(data(source), 1, tokenizer(), 12, Path(home), workers=World(), progress=progress).folder, flush=True)
+store = token_store.open_token_store(
+    data(source), 1, tokenizer(), 12, Path(home), workers=World(), progress=progress
+)
+print(store.folder, flush=True)
 """
 
 
