@@ -43,11 +43,8 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("train", __doc__)
     parser.add_job()
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="print the resolved job, or everything that is wrong with it, and exit",
-    )
+    about = "print the resolved job, or everything that is wrong with it, and exit"
+    parser.add_argument("--check", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
     options.job, options.overrides = parser.job_of(options.words)
     return options

@@ -16,19 +16,20 @@ from distsent import __version__, fingerprint
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
-from distsent.data.token_store import TokenStore
+from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
-from distsent.model import classifier
+from distsent.model import adapter, classifier
 from distsent.model.forward import Forward, PaddedForward, choose_forward
+from distsent.model.tokenizer import load_tokenizer
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat import HeartbeatMonitor
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
-from distsent.training import components, memory, replica_check
+from distsent.training import memory, replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.loop import fit
 from distsent.training.optimizer import Schedule
@@ -157,13 +158,11 @@ class TrainingRun:
         precision, note = world.on_main(
             lambda: devices.resolve_precision(claim.precision, device), "run.precision"
         )
-        tokenizer: Any = world.all_or_raise(
-            lambda: components.prepare_tokenizer(job), "run.tokenizer"
-        )
-        store = components.prepare_store(job, tokenizer, world, self.stop)
+        tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
+        store = prepare_store(job, tokenizer, world, self.stop)
         world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
         model: Any = world.all_or_raise(
-            lambda: components.prepare_model(job, tokenizer, store, precision), "run.model"
+            lambda: prepare_model(job, tokenizer, store, precision), "run.model"
         )
         model.to(device)
         replica_check.check_loaded_model(world, model)
@@ -178,9 +177,7 @@ class TrainingRun:
         plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
         flat = FlatParameters(model, classifier.token_embedding(model))
         reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
-        loss = ClassificationLoss(
-            job.train.label_smoothing, components.class_weights(job, store, device)
-        )
+        loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
         train_step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
         peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
 
@@ -216,3 +213,70 @@ class TrainingRun:
         if self._heartbeat is not None:
             self._heartbeat.close()
         self.folder.unlock()
+
+
+def prepare_tokenizer(job: Job) -> Any:
+    """Raises UserError if the model or the packages of an adapter are not available."""
+    adapter.check_adapter(job)
+    classifier.check_encoder(job.model.name, job.model.revision)
+    return load_tokenizer(job.model.name, job.model.revision)
+
+
+def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> TokenStore:
+    """The token store, which the main worker writes first if it is missing."""
+    data, seed, parent = job.data, job.seeds[0], Path(job.data.store or f"{job.run.dir}/.tokens")
+
+    def progress(done: int, total: int) -> None:
+        stop.raise_if_requested()
+
+    def tokenize() -> str:
+        store = open_token_store(
+            data, seed, tokenizer, data.max_length, parent, workers=World(), progress=progress
+        )
+        return str(store.folder)
+
+    folder = Path(world.on_main(tokenize, "run.tokenize"))
+    store = world.all_or_raise(lambda: TokenStore.open(folder), "run.store")
+    world.assert_equal_across_ranks(store.meta, "the token store")
+    return store
+
+
+def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Any:
+    """Raises UserError if job, model, tokenizer and dataset do not fit together."""
+    model = adapter.build_model(job, tokenizer, store.label_names, precision)
+    limit, length, name = classifier.token_limit(model), job.data.max_length, job.model.name
+    if length > limit:
+        raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")
+    known = classifier.token_embedding(model).num_embeddings
+    if len(tokenizer) > known:
+        raise UserError(
+            f"model.name = {name!r}: its tokenizer has {len(tokenizer)} tokens, its encoder knows "
+            f"{known}: they do not belong together"
+        )
+    if "validation" not in store.splits:
+        fix = "set data.validation_fraction, e.g. 0.1"
+        if job.train.patience is not None:
+            raise UserError(f"train.patience: there is no validation split to watch; {fix}")
+        if "test" not in store.splits:
+            raise UserError(f"data.source: neither a validation nor a test split; {fix}")
+    return model
+
+
+def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Tensor | None:
+    """`train.class_weights` as a tensor.
+
+    `balanced` gives all classes the same total weight, and examples a mean weight of 1.
+    """
+    weights, names = job.train.class_weights, store.label_names
+    if weights == "none":
+        return None
+    if weights == "balanced":
+        labels = torch.tensor(store.splits["train"].labels[:]).long()
+        counts = torch.bincount(labels, minlength=len(names)).double()
+        return (counts.sum() / (len(names) * counts.clamp(min=1))).float().to(device)
+    if len(weights) != len(names):
+        raise UserError(
+            f"train.class_weights: {len(weights)} weights for {len(names)} classes "
+            f"({', '.join(names)})"
+        )
+    return torch.tensor(weights, dtype=torch.float32, device=device)
