@@ -83,5 +83,5 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     assert (ours["world_size"], ours["steps"]) == (2, 100)
     # From memory: a run resumed from a checkpoint would have trained some steps twice.
-    told = [int(step) for step in re.findall(r"step (\d+)/100 ", ended.output)]
-    assert len(told) - len(set(told)) <= 2, told
+    logged = [int(step) for step in re.findall(r"step (\d+)/100 ", ended.output)]
+    assert len(logged) - len(set(logged)) <= 2, logged

@@ -58,12 +58,12 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
         os.kill(started.worker(1), signal.SIGTERM)
         ended = started.wait()
     assert ended.code == 75, ended.output
-    told = re.search(
+    message = re.search(
         r"distsent: stop requested; saved after step (\d+) of 100; run the same command again",
         ended.output,
     )
-    assert told, ended.output
-    stopped = int(told[1])
+    assert message, ended.output
+    stopped = int(message[1])
     assert 7 <= stopped < 100 and (run / "checkpoints" / f"step-{stopped:08d}").is_dir()
     reached = status(run)
     assert (reached.state, reached.code, reached.retry) == ("stopped", 75, True)
@@ -86,12 +86,13 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
 
     ended = launcher.run(*command, np=2)
     assert ended.code == 0, ended.output
-    whole = world(2) / "dropout"
-    ours, theirs = fixtures.result(run), fixtures.result(whole)
+    uninterrupted = world(2) / "dropout"
+    ours, theirs = fixtures.result(run), fixtures.result(uninterrupted)
     assert ours["weights_sha256"] == theirs["weights_sha256"]
     columns = ("step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens")
     lines = [
-        [[line[c] for c in columns] for line in fixtures.metrics(folder)] for folder in (run, whole)
+        [[line[c] for c in columns] for line in fixtures.metrics(folder)]
+        for folder in (run, uninterrupted)
     ]
     assert lines[0] == lines[1], "each step is logged once, with the same numbers"
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
@@ -113,14 +114,14 @@ def test_resumed_on_more_workers_it_has_the_same_examples_and_the_same_curve(
         shutil.rmtree(path)
     ended = launcher.run("-m", "distsent.train", *job, np=2)
     assert ended.code == 0 and "resumed at step 50 of 100" in ended.output, ended.output
-    whole = world(2) / "dropout"
-    lines, expected = fixtures.metrics(run), fixtures.metrics(whole)
+    uninterrupted = world(2) / "dropout"
+    lines, expected = fixtures.metrics(run), fixtures.metrics(uninterrupted)
     for column in ("step", "lr", "samples", "tokens"):
         assert [line[column] for line in lines] == [line[column] for line in expected]
     assert [line["loss"] for line in lines] == pytest.approx(
         [line["loss"] for line in expected], rel=1e-5
     )
-    losses = [fixtures.result(folder)["eval"]["test"]["loss"] for folder in (run, whole)]
+    losses = [fixtures.result(folder)["eval"]["test"]["loss"] for folder in (run, uninterrupted)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

@@ -37,7 +37,7 @@ SYSTEMS = ("imdb", "imdb-tiny-lora", "imdb-bert-amp", "tweets", *EMOTION)
 SHRUNK = {
     "imdb-bert-amp": ["eval.every=3"],
     "tweets": ["data.max_rows=48"],
-}  # what a miniature needs beside its corpus
+}  # overrides of a miniature, besides its dataset
 # The cards as arguments of Hugging Face's Trainer. With a weight decay of 0 its AdamW is Adam.
 CARDS: dict[str, dict[str, Any]] = {
     "imdb": {"learning_rate": 2e-5, "per_device_train_batch_size": 16, "num_train_epochs": 5,
@@ -312,7 +312,7 @@ def test_evaluate_gives_the_runs_own_scores_at_any_number_of_workers(trained: Fi
         ]
         scores, _ = json.JSONDecoder().raw_decode(
             line
-        )  # mpirun may put a line of standard error right behind it
+        )  # mpirun may put a line of standard error directly after it
         assert scores["confusion"] == expected["confusion"]
         assert scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert scores["world_size"] == (np_ or 1)

@@ -11,7 +11,7 @@ from distsent.batching.flops import FlopCounter
 from distsent.batching.sampler import BatchSampler
 from tests import tiny_models
 
-WORK = FlopCounter(per_token=5.0, per_pair=0.3)
+FLOPS = FlopCounter(per_token=5.0, per_pair=0.3)
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
@@ -21,20 +21,20 @@ def test_a_batch_does_not_depend_on_its_block(
 ) -> None:
     """45 rows in batches of 8: every sixth batch holds 5."""
     monkeypatch.setattr(plans, "BLOCK", block)
-    corpus, order = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
+    tokens, sampler = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
     for rank in range(3):
-        plan = BatchPlan(corpus, order, WORK, rank, 3, 60, torch.device("cpu"), pad_ids=(99,))
+        plan = BatchPlan(tokens, sampler, FLOPS, rank, 3, 60, torch.device("cpu"), pad_ids=(99,))
         for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a run may resume anywhere
-            batch, chosen = plan.batch(step), order.batch(step)
+            batch, chosen = plan.batch(step), sampler.batch(step)
             owner = assign_to_ranks(
-                cost(corpus.lengths(chosen), WORK.per_token, WORK.per_pair)[None], 3
+                cost(tokens.lengths(chosen), FLOPS.per_token, FLOPS.per_pair)[None], 3
             )[0]
             assert (
                 batch.rows.tolist() == chosen.tolist()
-                and batch.lengths.tolist() == corpus.lengths(chosen).tolist()
+                and batch.lengths.tolist() == tokens.lengths(chosen).tolist()
             )
             assert sorted(np.concatenate([*batch.micro_rows, []])) == sorted(chosen[owner == rank])
             assert (
                 batch.token_ids.tolist()
-                == np.unique(np.concatenate([[99], *(corpus[row] for row in chosen)])).tolist()
+                == np.unique(np.concatenate([[99], *(tokens[row] for row in chosen)])).tolist()
             )

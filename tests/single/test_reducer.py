@@ -43,9 +43,9 @@ class RecordingWorld(World):
 
 
 def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
-    corpus, model = tiny_models.tokens(40), tiny_models.encoder(family, dropout=0.1)
+    tokens, model = tiny_models.tokens(40), tiny_models.encoder(family, dropout=0.1)
     plan = BatchPlan(
-        corpus,
+        tokens,
         BatchSampler(40, 8, seed=5),
         count_flops(model.config),
         0,
@@ -65,36 +65,36 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_buckets_leave_complete_during_the_last_backward_pass(family: str, budget: int) -> None:
     world = RecordingWorld()
-    update, plan = make(family, world, budget)
+    train_step, plan = make(family, world, budget)
     overlapped: list[int] = []
 
     def requests() -> StopRequests:
         overlapped.append(len(world.started))
-        assert f"gradient.{len(update.flat.dense.split(BUCKET)) - 1}" not in world.started, (
+        assert f"gradient.{len(train_step.flat.dense.split(BUCKET)) - 1}" not in world.started, (
             "the control_slots are not known yet"
         )
         return StopRequests()
 
     for step in range(5):
-        update(plan.batch(step), requests)
+        train_step(plan.batch(step), requests)
         assert not world.started
-    buckets = len(update.flat.dense.split(BUCKET))
+    buckets = len(train_step.flat.dense.split(BUCKET))
     assert all(buckets * 0.5 < count < buckets for count in overlapped), (overlapped, buckets)
 
 
 def test_hooks_keep_nothing_alive() -> None:
-    update, _ = make("bert", RecordingWorld(), 60)
-    left = weakref.ref(update.reducer), weakref.ref(update.flat)
-    del update, _
+    train_step, _ = make("bert", RecordingWorld(), 60)
+    left = weakref.ref(train_step.reducer), weakref.ref(train_step.flat)
+    del train_step, _
     gc.collect()
     assert [one() for one in left] == [None, None]
 
 
 def test_a_worker_without_examples_sends_the_same_buckets() -> None:
     world = RecordingWorld()
-    update, plan = make("bert", world, 10**6)
-    update(replace(plan.batch(0), micro_rows=()))
-    assert not world.started and update.reducer.sent >= 4 * update.flat.dense.numel()
+    train_step, plan = make("bert", world, 10**6)
+    train_step(replace(plan.batch(0), micro_rows=()))
+    assert not world.started and train_step.reducer.sent >= 4 * train_step.flat.dense.numel()
 
 
 @pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])
@@ -103,10 +103,10 @@ def test_elastic_worlds_and_workers_of_one_machine_reduce_after_backward(
 ) -> None:
     world = RecordingWorld()
     world.elastic, world.local_size = elastic, local_size
-    update, plan = make("bert", world, 60)
+    train_step, plan = make("bert", world, 60)
 
     def requests() -> StopRequests:
         assert not world.started
         return StopRequests()
 
-    update(plan.batch(0), requests)
+    train_step(plan.batch(0), requests)

@@ -1,4 +1,4 @@
-"""The order of examples: a permutation, equal on all workers, new in each epoch and seed."""
+"""The sampler of examples: a permutation, equal on all workers, new in each epoch and seed."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ def test_permute_is_a_permutation(n: int, key: int) -> None:
 def test_an_epoch_holds_every_row_once_and_ends_with_the_short_batch(
     n: int, size: int, seed: int, epoch: int
 ) -> None:
-    order = BatchSampler(n, size, seed)
-    first = epoch * order.steps_per_epoch
-    batches = [order.batch(first + k) for k in range(order.steps_per_epoch)]
+    sampler = BatchSampler(n, size, seed)
+    first = epoch * sampler.steps_per_epoch
+    batches = [sampler.batch(first + k) for k in range(sampler.steps_per_epoch)]
     assert sorted(np.concatenate(batches)) == list(range(n))
     assert [len(b) for b in batches[:-1]] == [size] * (len(batches) - 1)
     assert 1 <= len(batches[-1]) <= size
 
 
 def test_each_epoch_and_seed_has_its_own_order() -> None:
-    order = BatchSampler(1000, 1000, seed=1)
-    assert (order.batch(0) != order.batch(1)).mean() > 0.99
-    assert (order.batch(0) != BatchSampler(1000, 1000, seed=2).batch(0)).mean() > 0.99
+    sampler = BatchSampler(1000, 1000, seed=1)
+    assert (sampler.batch(0) != sampler.batch(1)).mean() > 0.99
+    assert (sampler.batch(0) != BatchSampler(1000, 1000, seed=2).batch(0)).mean() > 0.99
 
 
 def test_a_step_costs_its_batch_not_the_dataset() -> None:

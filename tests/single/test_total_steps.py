@@ -20,8 +20,11 @@ JOBS = Path(__file__).resolve().parents[2] / "jobs"
 ])  # fmt: skip
 def test_steps(stem: str, rows: int, per_epoch: int, in_all: int) -> None:
     job = load_job(JOBS / f"{stem}.toml")
-    order = BatchSampler(rows, job.train.batch_size, job.seeds[0])
-    assert (order.steps_per_epoch, order.total_steps(job.train.epochs, job.train.max_steps)) == (
+    sampler = BatchSampler(rows, job.train.batch_size, job.seeds[0])
+    assert (
+        sampler.steps_per_epoch,
+        sampler.total_steps(job.train.epochs, job.train.max_steps),
+    ) == (
         per_epoch,
         in_all,
     )

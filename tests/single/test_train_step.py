@@ -29,14 +29,14 @@ STEPS = 100
 
 def make(
     model: transformers.PreTrainedModel,
-    corpus: tiny_models.Tokens,
+    tokens: tiny_models.Tokens,
     train: TrainSection,
     optim: OptimSection,
     budget: int = 10**6,
     steps: int = STEPS,
 ) -> tuple[TrainStep, BatchPlan]:
-    order = BatchSampler(len(corpus), train.batch_size, seed=5)
-    plan = BatchPlan(corpus, order, count_flops(model.config), 0, 1, budget, torch.device("cpu"))
+    sampler = BatchSampler(len(tokens), train.batch_size, seed=5)
+    plan = BatchPlan(tokens, sampler, count_flops(model.config), 0, 1, budget, torch.device("cpu"))
     flat = FlatParameters(model, token_embedding(model))
     forward = PackedForward(model.train())
     return step_of(forward, flat, optim, steps, train.label_smoothing), plan
@@ -52,7 +52,7 @@ def step_of(
 
 def plain_loop(
     model: transformers.PreTrainedModel,
-    corpus: tiny_models.Tokens,
+    tokens: tiny_models.Tokens,
     train: TrainSection,
     optim: OptimSection,
     steps: int = STEPS,
@@ -61,7 +61,7 @@ def plain_loop(
 
     It pads, takes the mean loss, clips, and uses torch's optimizer and transformers' schedule.
     """
-    order = BatchSampler(len(corpus), train.batch_size, seed=5)
+    sampler = BatchSampler(len(tokens), train.batch_size, seed=5)
     decayed = [
         p for n, p in model.named_parameters() if "bias" not in n and "norm" not in n.lower()
     ]
@@ -75,27 +75,27 @@ def plain_loop(
     name = "constant_with_warmup" if optim.schedule == "constant" else optim.schedule
     warmup = math.ceil(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
     schedule = transformers.get_scheduler(name, optimizer, warmup, steps)
-    told = []
+    records = []
     model.train()
     for step in range(steps):
-        rows = order.batch(step)
+        rows = sampler.batch(step)
         ids = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(corpus[r].copy()) for r in rows], batch_first=True
+            [torch.from_numpy(tokens[r].copy()) for r in rows], batch_first=True
         )
         mask = torch.nn.utils.rnn.pad_sequence(
-            [torch.ones(len(corpus[r])) for r in rows], batch_first=True
+            [torch.ones(len(tokens[r])) for r in rows], batch_first=True
         )
         logits = model(input_ids=ids, attention_mask=mask).logits
         loss = F.cross_entropy(
-            logits, torch.from_numpy(corpus.labels[rows]), label_smoothing=train.label_smoothing
+            logits, torch.from_numpy(tokens.labels[rows]), label_smoothing=train.label_smoothing
         )
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm or math.inf)
-        told.append((loss.item(), float(norm), schedule.get_last_lr()[0]))
+        records.append((loss.item(), float(norm), schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
-    return told
+    return records
 
 
 RECIPES = {
@@ -119,17 +119,17 @@ RECIPES = {
 def test_a_hundred_steps_equal_a_plain_torch_loop(recipe: str, family: str) -> None:
     """Losses, norms, rates and weights, in float64: only a different formula would show."""
     train, optim = RECIPES[recipe]
-    corpus, model = tiny_models.tokens(45), tiny_models.encoder(family).double()
+    tokens, model = tiny_models.tokens(45), tiny_models.encoder(family).double()
     reference = copy.deepcopy(model)
-    update, plan = make(
-        model, corpus, train, optim, budget=90
+    train_step, plan = make(
+        model, tokens, train, optim, budget=90
     )  # 45 rows: short last batches; 90 tokens: accumulation
-    told = []
+    records = []
     for step in range(STEPS):
-        outcome = update(plan.batch(step))
-        told.append((outcome.loss, outcome.grad_norm, outcome.lr))
-    assert np.array(told) == pytest.approx(
-        np.array(plain_loop(reference, corpus, train, optim)), rel=1e-6
+        result = train_step(plan.batch(step))
+        records.append((result.loss, result.grad_norm, result.lr))
+    assert np.array(records) == pytest.approx(
+        np.array(plain_loop(reference, tokens, train, optim)), rel=1e-6
     )
     for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-6), name
@@ -137,12 +137,12 @@ def test_a_hundred_steps_equal_a_plain_torch_loop(recipe: str, family: str) -> N
 
 def test_float32_stays_within_1e5_of_the_plain_loop() -> None:
     train, optim = TrainSection(batch_size=8), OptimSection(lr=1e-4, clip_norm=1.0)
-    corpus, model = tiny_models.tokens(45), tiny_models.encoder("bert")
+    tokens, model = tiny_models.tokens(45), tiny_models.encoder("bert")
     reference = copy.deepcopy(model)
-    update, plan = make(model, corpus, train, optim)
-    losses = [update(plan.batch(step)).loss for step in range(STEPS)]
+    train_step, plan = make(model, tokens, train, optim)
+    losses = [train_step(plan.batch(step)).loss for step in range(STEPS)]
     assert losses == pytest.approx(
-        [x[0] for x in plain_loop(reference, corpus, train, optim)], rel=1e-5
+        [x[0] for x in plain_loop(reference, tokens, train, optim)], rel=1e-5
     )
     for p, q in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-5)
@@ -150,14 +150,14 @@ def test_float32_stays_within_1e5_of_the_plain_loop() -> None:
 
 @pytest.mark.parametrize("budget", [1, 60, 200])
 def test_accumulation_changes_nothing(budget: int) -> None:
-    corpus, train, optim = (
+    tokens, train, optim = (
         tiny_models.tokens(30),
         TrainSection(batch_size=10),
         OptimSection(lr=1e-3),
     )
-    whole, plan = make(tiny_models.encoder("bert", dropout=0.1).double(), corpus, train, optim)
+    whole, plan = make(tiny_models.encoder("bert", dropout=0.1).double(), tokens, train, optim)
     parts, cut = make(
-        tiny_models.encoder("bert", dropout=0.1).double(), corpus, train, optim, budget=budget
+        tiny_models.encoder("bert", dropout=0.1).double(), tokens, train, optim, budget=budget
     )
     for step in range(6):
         a, b = whole(plan.batch(step)), parts(cut.batch(step))
@@ -168,17 +168,17 @@ def test_accumulation_changes_nothing(budget: int) -> None:
 
 
 def test_only_touched_embedding_rows_have_a_gradient() -> None:
-    corpus = tiny_models.tokens(30)
-    update, plan = make(
-        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=4), OptimSection()
+    tokens = tiny_models.tokens(30)
+    train_step, plan = make(
+        tiny_models.encoder("bert"), tokens, TrainSection(batch_size=4), OptimSection()
     )
     for step in range(3):
         batch = plan.batch(step)
-        update(batch)
-        table = update.flat.embedding_grad
+        train_step(batch)
+        table = train_step.flat.embedding_grad
         rows = torch.nonzero(table.abs().sum(1)).squeeze(1)
         assert set(rows.tolist()) <= set(batch.token_ids.tolist())
-        assert table.data_ptr() == token_embedding(update.forward.model).weight.grad.data_ptr()
+        assert table.data_ptr() == token_embedding(train_step.forward.model).weight.grad.data_ptr()
 
 
 def xlnet() -> transformers.PreTrainedModel:
@@ -214,10 +214,10 @@ def test_padding_on_the_left_changes_no_example(
 
 
 def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
-    model, corpus = xlnet(), tiny_models.tokens(20)
+    model, tokens = xlnet(), tiny_models.tokens(20)
     forward, flat = PaddedForward(model, 5, "right"), FlatParameters(model, token_embedding(model))
     plan = BatchPlan(
-        corpus,
+        tokens,
         BatchSampler(20, 4, seed=5),
         count_flops(model.config),
         0,
@@ -226,9 +226,9 @@ def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
         torch.device("cpu"),
         pad_ids=(forward.pad,),
     )
-    update = step_of(forward, flat, OptimSection(), 9)
+    train_step = step_of(forward, flat, OptimSection(), 9)
     batch = plan.batch(0)
-    update(batch)
+    train_step(batch)
     assert flat.embedding_grad is not None and flat.embedding_grad[5].abs().sum() > 0
     assert set(torch.nonzero(flat.embedding_grad.abs().sum(1)).squeeze(1).tolist()) <= set(
         batch.token_ids.tolist()
@@ -236,49 +236,49 @@ def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
 
 
 def test_a_non_finite_loss_skips_the_step_and_names_the_rows() -> None:
-    corpus = tiny_models.tokens(8)
-    update, plan = make(
-        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), OptimSection()
+    tokens = tiny_models.tokens(8)
+    train_step, plan = make(
+        tiny_models.encoder("bert"), tokens, TrainSection(batch_size=8), OptimSection()
     )
-    token_embedding(update.forward.model).weight.data[corpus[2][0]] = math.nan
-    before = update.flat.values.clone()
-    outcome = update(plan.batch(0))
-    hit = [row for row in range(8) if corpus[2][0] in corpus[row]]
-    assert not outcome.finite and sorted(outcome.bad_rows) == hit
-    assert torch.equal(update.flat.values.nan_to_num(0), before.nan_to_num(0))
+    token_embedding(train_step.forward.model).weight.data[tokens[2][0]] = math.nan
+    before = train_step.flat.values.clone()
+    result = train_step(plan.batch(0))
+    hit = [row for row in range(8) if tokens[2][0] in tokens[row]]
+    assert not result.finite and sorted(result.bad_rows) == hit
+    assert torch.equal(train_step.flat.values.nan_to_num(0), before.nan_to_num(0))
 
 
 def test_an_fp16_overflow_skips_the_step_and_does_not_advance_the_schedule() -> None:
     """As in Hugging Face's Trainer. The numbers are float32 here, and the overflow is simulated."""
-    corpus = tiny_models.tokens(40)
+    tokens = tiny_models.tokens(40)
     optim = OptimSection(lr=1e-3, schedule="linear", warmup=0.0)
-    update, plan = make(
-        tiny_models.encoder("bert"), corpus, TrainSection(batch_size=8), optim, steps=10
+    train_step, plan = make(
+        tiny_models.encoder("bert"), tokens, TrainSection(batch_size=8), optim, steps=10
     )
-    update.scales, update.scale = True, LossScale(4.0)
-    real, rates = update._backward, []
+    train_step.scales, train_step.scale = True, LossScale(4.0)
+    real, rates = train_step._backward, []
 
     def backward(batch: Batch) -> list[int]:
         bad = real(batch)
         if batch.step in (1, 2, 4):
-            update.flat.grads[-1] = math.inf
+            train_step.flat.grads[-1] = math.inf
         return bad
 
-    update._backward = backward  # type: ignore[method-assign]
+    train_step._backward = backward  # type: ignore[method-assign]
     for step in range(5):
-        before = update.flat.values.clone()
-        outcome = update(plan.batch(step))
-        rates.append(outcome.lr)
+        before = train_step.flat.values.clone()
+        result = train_step(plan.batch(step))
+        rates.append(result.lr)
         assert (
-            outcome.finite
+            result.finite
             == (step not in (1, 2, 4))
-            == (not torch.equal(update.flat.values, before))
+            == (not torch.equal(train_step.flat.values, before))
         )
-        assert outcome.overflowed == (step in (1, 2)), "a scale of 1 cannot be the reason"
+        assert result.overflowed == (step in (1, 2)), "a scale of 1 cannot be the reason"
     assert (
         rates == pytest.approx([1e-3, 9e-4, 9e-4, 9e-4, 8e-4])
-        and update.updates == 2
-        and update.scale.value == 1
+        and train_step.updates == 2
+        and train_step.scale.value == 1
     )
 
 
