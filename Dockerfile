@@ -1,20 +1,21 @@
 # The image of launcher, workers and TensorBoard.
 #
-#   podman build --format docker -t distsent:0.1.0 .            (docker build and buildah bud do as well)
+#   podman build --format docker -t distsent:0.1.0 .            (docker build and buildah bud work, too)
 #   podman build --format docker -t distsent:0.1.0-cuda \
 #       --build-arg BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04 --build-arg RUNTIME=nvidia/cuda:13.0.2-runtime-ubuntu24.04 .
 #
-# BASE must bring Python 3.11 or newer and Open MPI 4.1 in its packages (Debian 12, Ubuntu 24.04). Not Open MPI 5: it ignores
-# the variables in which the operator names the hosts, and every rank lands on the launcher.
+# BASE needs packages of Python 3.11 or newer and of Open MPI 4.1 (Debian 12, Ubuntu 24.04). Open
+# MPI 5 does not work: it ignores the variables in which the operator names the hosts, and every
+# rank runs on the launcher.
 ARG BASE=debian:bookworm-slim
 ARG RUNTIME=${BASE}
 
-# ---- pins: without those of development, so that a new linter does not cost a new Horovod --------------------------------
+# ---- pins: without the development tools, so that a new linter does not rebuild Horovod ---------
 FROM ${BASE} AS pins
 COPY constraints.txt /
 RUN sed '/^# extra: dev/,/^$/d' /constraints.txt >/pins.txt
 
-# ---- build: a compiler, header files, and the environment that they make ---------------------------------------------
+# ---- build: a compiler, header files, and the virtual environment --------------------------------
 FROM ${BASE} AS build
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get update && apt-get install -y --no-install-recommends \
@@ -25,13 +26,13 @@ COPY --from=pins /pins.txt /opt/
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_CONSTRAINT=/opt/pins.txt
 RUN python3 -m venv /opt/venv && pip install pip setuptools
 
-# PyPI's own torch brings CUDA, which a base without it has no use for.
+# PyPI's torch includes CUDA, which is useless on a base without it.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN if command -v nvcc >/dev/null; then pip install torch; \
     else pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(grep ^torch== "$PIP_CONSTRAINT")+cpu"; fi
 
-# Before the libraries below: they change more often than Horovod, which takes minutes. With the NCCL that torch brings,
-# because a process can hold only one. tools/cxx17 says why it is there.
+# Horovod comes before the libraries below: they change more often, and Horovod takes minutes to
+# compile. It uses torch's NCCL, because a process can load only one. tools/cxx17 explains itself.
 COPY tools/cxx17 /opt/distsent/tools/
 RUN pip install cffi cloudpickle cmake numpy packaging psutil pyyaml wheel \
     && export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
@@ -46,7 +47,8 @@ COPY pyproject.toml setup.cfg /opt/distsent/
 COPY distsent/__init__.py /opt/distsent/distsent/
 RUN pip install --no-build-isolation --editable "/opt/distsent[lora,plots,mpi]"
 
-# Leave the tools behind, and lay torch apart: it changes seldom, so its layer stays where it has been pulled already.
+# Remove the tools, and put torch into a layer of its own: it changes rarely, so nodes that have it
+# do not pull it again.
 RUN pip uninstall --yes cmake wheel && python -m pip uninstall --yes pip \
     && site=$(echo /opt/venv/lib/python3.*/site-packages) && apart=/opt/torch${site#/opt/venv} && mkdir -p "$apart" \
     && rm -rf "$site/torch/include" "$site/torch/share" "$site/torch/test" "$site/pyarrow/include" "$site"/pyarrow/tests \
@@ -54,13 +56,13 @@ RUN pip uninstall --yes cmake wheel && python -m pip uninstall --yes pip \
     && find "$site" -name '*.a' -delete \
     && for part in torch nvidia triton; do if [ -e "$site/$part" ]; then mv "$site/$part" "$apart/"; fi; done
 
-# ---- the image -------------------------------------------------------------------------------------------------------
+# ---- the image ------------------------------------------------------------------------------------
 FROM ${RUNTIME}
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates openmpi-bin openssh-client openssh-server python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /etc/ssh/ssh_host_* /usr/share/doc/* /usr/share/man/*
 
-# The user whom the manifests name by number; Ubuntu has given that number away already.
+# The user of the manifests, by number; on Ubuntu another user has that number.
 RUN if getent passwd 1000 >/dev/null; then userdel --remove "$(getent passwd 1000 | cut -d: -f1)" || true; fi \
     && useradd --create-home --uid 1000 --shell /bin/bash mpiuser && install -d -o mpiuser -g mpiuser -m 700 /home/mpiuser/.ssh \
     && mkdir -p /run/sshd /shared && chown mpiuser:mpiuser /shared
@@ -74,9 +76,9 @@ COPY jobs /opt/distsent/jobs
 COPY distsent /opt/distsent/distsent
 RUN /opt/venv/bin/python -m compileall -q /opt/distsent/distsent
 
-# A number, so that runAsNonRoot can be judged without looking into the image.
+# A number, so that the kubelet can check runAsNonRoot without reading the image.
 USER 1000
-# Where the claim is mounted: a run without run.dir lands there, too.
+# The claim's mount point: a run without run.dir is also written there.
 WORKDIR /shared
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONUNBUFFERED=1
 EXPOSE 2222 6006
