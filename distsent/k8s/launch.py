@@ -49,7 +49,7 @@ class Training:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
 
-    def run(self, command: Sequence[str], poll: Callable[[], None], every: float) -> Decision:
+    def run(self, command: list[str], poll: Callable[[], None], every: float) -> Decision:
         """Run to the end. Calls `poll` every so many seconds."""
         if self.stop_requested:
             return decide(STOPPED)
@@ -78,7 +78,7 @@ def descendants(pid: int, names: Sequence[str]) -> list[int]:
     return found
 
 
-def read_statuses(command: Sequence[str], attempt: str) -> list[RunStatus | None]:
+def read_statuses(command: list[str], attempt: str) -> list[RunStatus | None]:
     """What this start of the command's runs left in status.json. Empty for other commands."""
     try:
         job = load_job(*job_hosts.job_arguments(command))
@@ -89,10 +89,10 @@ def read_statuses(command: Sequence[str], attempt: str) -> list[RunStatus | None
     return [run if run and run.attempt == attempt else None for run in runs]
 
 
-Run = Callable[[Training], tuple[Decision, list[str]]]  # returns how it ended, and the hosts
+Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
 
 
-def launch(run: Run, mark: Path = MARK) -> int:
+def launch(run: Callable[[Training], Ending], mark: Path = MARK) -> int:
     """Run the training command, unless it failed for good before. Returns the exit code."""
     if mark.exists():
         code, _, reason = mark.read_text().partition(" ")
@@ -109,9 +109,7 @@ def launch(run: Run, mark: Path = MARK) -> int:
     return decision.code
 
 
-def run_on_named_hosts(
-    training: Training, command: Sequence[str], wait: float
-) -> tuple[Decision, list[str]]:
+def run_on_named_hosts(training: Training, command: list[str], wait: float) -> Ending:
     hosts = job_hosts.hosts_of(command)
     missing = job_hosts.wait_for_hosts(hosts, wait, lambda: training.stop_requested)
     if missing and not training.stop_requested:

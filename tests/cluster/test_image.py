@@ -96,7 +96,7 @@ def test_an_evicted_worker_saves_before_it_leaves(pods, plain):
     demo.workers[1].terminate()
     demo.let_go_to_stop()
     assert demo.workers[1].exit_code() == 0, demo.workers[1].log()
-    assert "to save" in demo.workers[1].log() and "they have left" in demo.workers[1].log()
+    assert "to save" in demo.workers[1].log() and "the ranks have left" in demo.workers[1].log()
     assert demo.launcher.exit_code() == 75, demo.launcher.log()
     before = demo.steps()
     demo.workers[1].start()  # the operator makes a deleted worker anew
@@ -161,7 +161,7 @@ def test_a_user_whom_the_image_does_not_know_cannot_be_a_worker(pods):
     demo.launcher.start()
     for pod in (demo.workers[0], demo.launcher):
         assert pod.exit_code() == 2
-        assert "user 1234, whom the image does not know" in pod.log(), pod.log()
+        assert "user 1234, which the image does not know" in pod.log(), pod.log()
 
 
 def test_a_read_only_claim_fails_once_and_lets_the_workers_go(pods):
