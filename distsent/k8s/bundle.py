@@ -1,7 +1,7 @@
 """Manifests that are applied together, and the pods that come of them."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 
 from distsent.k8s.documents import Node
@@ -29,11 +29,9 @@ class Pod:
 
     def option(self, *names: str) -> str | None:
         """The value that the command gives to an option."""
-        for word, value in pairwise([*self.command, ""]):
-            name, equals, rest = word.partition("=")
-            if name in names and (not equals or name.startswith("--")):
-                return rest if equals else value
-        return None
+        parts = [word.split("=", 1) if word[:2] == "--" else [word] for word in self.command]
+        words = [*chain.from_iterable(parts), ""]
+        return next((value for word, value in pairwise(words) if word in names), None)
 
     def volume_at(self, path: str) -> tuple[Node, Node, str]:
         """The innermost mount that holds `path`, its volume, and the path inside it."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 FieldPath = tuple[str | int, ...]  # the keys and indices that lead to a value in a manifest
 
 
-@dataclass(frozen=True, order=True)
-class Finding:
+class Finding(NamedTuple):
     """Something wrong in a manifest, and its place."""
 
     file: str
@@ -72,12 +70,14 @@ class Node:
 
 
 class Reader:
-    """Reads a YAML text: its manifests, and what is wrong with it as YAML."""
+    """Reads YAML texts: their manifests, and what is wrong with them as YAML."""
 
-    def __init__(self, text: str, file: str) -> None:
-        self.file, self.loader = file, yaml.SafeLoader(text)
+    def __init__(self) -> None:
         self.manifests: list[Node] = []
         self.findings: list[Finding] = []
+
+    def read(self, text: str, file: str) -> None:
+        self.file, self.loader = file, yaml.SafeLoader(text)
         try:
             while self.loader.check_node():
                 node = self.construct(self.loader.get_node(), 0, (), None)
@@ -92,8 +92,8 @@ class Reader:
             message = str(getattr(error, "problem", None) or error)
             self.report(mark.line + 1 if mark else 1, message)
 
-    def report(self, line: int, message: str) -> None:
-        self.findings.append(Finding(self.file, line, "yaml", message))
+    def report(self, line: int, message: str, rule: str = "yaml") -> None:
+        self.findings.append(Finding(self.file, line, rule, message))
 
     def construct(self, source: yaml.Node, line: int, path: FieldPath, root: Node | None) -> Node:
         """The data of a YAML node. A field that is null counts as missing."""

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Training:
         return decide(code, *runs, stop_requested=self.stop_requested)
 
 
-def descendants(pid: int, names: Sequence[str]) -> list[int]:
+def descendants(pid: int, names: tuple[str, ...]) -> list[int]:
     """The descendants of a process with one of these names."""
     found = []
     with suppress(psutil.NoSuchProcess):

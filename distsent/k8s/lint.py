@@ -16,7 +16,6 @@ from distsent.k8s.schema import Kinds, check_schema
 OVERLAY = "kustomization.yaml"
 RENDERERS = (["kustomize", "build"], ["kubectl", "kustomize"])
 RULES = (field_problems, mpijob_problems, pod_problems, reference_problems)
-Manifests = tuple[list[Node], list[Finding]]
 
 
 def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding], int]:
@@ -27,11 +26,11 @@ def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         context = manifests_around(path) if path.is_file() else []
-        for where, (manifests, broken) in bundles(path):
-            count += len(manifests)
-            findings += broken + check_together(manifests, context, crds or {})
+        for where, read in bundles(path):
+            count += len(read.manifests)
+            findings += read.findings + check_together(read.manifests, context, crds or {})
             if where == path and not (path / OVERLAY).exists():
-                context = manifests  # the folders below are applied after this one
+                context = read.manifests  # the folders below are applied after this one
     return sorted(set(findings)), count
 
 
@@ -44,14 +43,13 @@ def check_together(manifests: list[Node], context: list[Node], crds: Kinds) -> l
     findings = [*chain.from_iterable(found.values())]
     bundle = Bundle(checked, [*manifests, *context])
     for rule, node, message in chain.from_iterable(rules(bundle) for rules in RULES):
-        of_role = node.path[:2] == ROLES and len(node.path) > 2
-        role = f", {node.path[2]}" if of_role else ""
+        role = "".join(f", {name}" for name in node.path[2:3] if node.path[:2] == ROLES)
         title = f"{node.root.kind} {node.root.name}{role}"
         findings.append(node.finding(rule, f"{title}: {message}"))
     return findings
 
 
-def bundles(path: Path) -> Iterator[tuple[Path, Manifests]]:
+def bundles(path: Path) -> Iterator[tuple[Path, Reader]]:
     """Manifests that are applied together, and their folder or file.
 
     A folder's own files are, and so are those of an overlay. In folders below, a file is alone.
@@ -63,36 +61,34 @@ def bundles(path: Path) -> Iterator[tuple[Path, Manifests]]:
             yield each, read_folder(each)
 
 
-def read_folder(path: Path) -> Manifests:
+def read_folder(path: Path) -> Reader:
     """The manifests of a file or folder, or what kustomize makes of an overlay."""
     if not (path / OVERLAY).exists():
         return read_manifests(manifest_files(path))
+    reader = Reader()
     command = next((words for words in RENDERERS if shutil.which(words[0])), None)
     if command is None:
         raise UserError(f"{path}: rendering an overlay needs kubectl or kustomize; install one")
     done = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    reader.read(done.stdout, f"<{' '.join(command)} {path}>")  # lines are the output's
     if done.returncode:
         message = (done.stderr.strip() or "kustomize failed").splitlines()[-1]
-        return [], [Finding(str(path / OVERLAY), 1, "kustomize", message)]
-    reader = Reader(done.stdout, f"<{' '.join(command)} {path}>")  # its lines are the output's
-    return reader.manifests, reader.findings
+        reader.findings = [Finding(str(path / OVERLAY), 1, "kustomize", message)]
+    return reader
 
 
-def read_manifests(files: Iterable[Path]) -> Manifests:
-    manifests: list[Node] = []
-    findings: list[Finding] = []
+def read_manifests(files: Iterable[Path]) -> Reader:
+    reader = Reader()
     for file in files:
         try:
-            reader = Reader(file.read_text(encoding="utf-8"), str(file))
+            reader.read(file.read_text(encoding="utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: {error}") from None
-        manifests += reader.manifests
-        findings += reader.findings
-    return manifests, findings
+    return reader
 
 
 def manifests_around(file: Path) -> list[Node]:
     """The manifests beside a single file and above it, which it may refer to."""
     around = [*manifest_files(file.parent), *manifest_files(file.parent.parent)]
     others = (p for p in around if p.resolve() != file.resolve() and p.name != OVERLAY)
-    return read_manifests(others)[0]
+    return read_manifests(others).manifests

@@ -91,20 +91,16 @@ def read_definitions(source: str) -> Kinds:
                 schema = close_schema(version["schema"]["openAPIV3Schema"])
                 schema["properties"] |= HEADER["properties"]
                 found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
-    except subprocess.CalledProcessError as error:
-        message = f"{' '.join(FROM_CLUSTER)}: {error.stderr.strip()}"
-        raise UserError(f"--crd {source}: {message}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--crd {source}: {error}") from None
     except (yaml.YAMLError, KeyError, TypeError):
         raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", "").strip() or error
+        raise UserError(f"--crd {source}: {reason}") from None
     return found
 
 
-def close_schema(schema: Any) -> Any:
+def close_schema(schema: Schema) -> Schema:
     """Let a definition refuse the fields that the API server would drop silently."""
-    if not isinstance(schema, dict):
-        return schema
     if schema.pop("x-kubernetes-int-or-string", False):
         schema.pop("anyOf", None)
         schema["type"] = ["integer", "string"]
@@ -113,7 +109,8 @@ def close_schema(schema: Any) -> Any:
     if fields and not schema.get("x-kubernetes-preserve-unknown-fields"):
         schema.setdefault("additionalProperties", False)
     for each in [*fields.values(), schema.get("items"), schema.get("additionalProperties")]:
-        close_schema(each)
+        if isinstance(each, dict):
+            close_schema(each)
     return schema
 
 

@@ -1,4 +1,4 @@
-"""The manifests as text: generated parts are current, the schemas of others and kubectl accept all of them."""
+"""Generated manifests are current; Kubernetes' schemas and kubectl accept all manifests."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def test_each_config_map_holds_its_job(name):
     )
 
 
-def test_write_notices_what_is_stale_and_mends_it(tmp_path):
+def test_write_reports_stale_files_and_rewrites_them(tmp_path):
     for folder in ("k8s", "jobs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     job = tmp_path / "jobs" / "imdb.toml"
     job.write_text(job.read_text().replace("epochs = 5", "epochs = 6"))
-    door = [sys.executable, "-m", "distsent.k8s", "write", str(tmp_path / "k8s")]
-    done = subprocess.run([*door, "--check"], capture_output=True, text=True)
+    program = [sys.executable, "-m", "distsent.k8s", "write", str(tmp_path / "k8s")]
+    done = subprocess.run([*program, "--check"], capture_output=True, text=True)
     assert done.returncode == 2 and "30-imdb-job.yaml differs" in done.stderr
-    assert subprocess.run(door, capture_output=True).returncode == 0
+    assert subprocess.run(program, capture_output=True).returncode == 0
     assert (
         "epochs = 6" in (tmp_path / "k8s/30-imdb-job.yaml").read_text()
         and "epochs = 6" in (tmp_path / "k8s/base/all.yaml").read_text()
     )
-    assert subprocess.run([*door, "--check"], capture_output=True).returncode == 0
+    assert subprocess.run([*program, "--check"], capture_output=True).returncode == 0
 
 
 def test_comments_of_a_job_do_not_matter(tmp_path):
@@ -109,7 +109,7 @@ def templates(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield one["spec"]["template"]
 
 
-def test_built_in_kinds_hold_against_the_schema_of_kubernetes(everything):
+def test_built_in_kinds_are_valid_under_the_schemas_of_kubernetes(everything):
     checked = 0
     for one in everything:
         if "." in one["apiVersion"].partition("/")[0] and not one["apiVersion"].startswith(
@@ -131,7 +131,7 @@ def test_built_in_kinds_hold_against_the_schema_of_kubernetes(everything):
     assert checked > 40
 
 
-def test_mpijobs_hold_against_the_operators_schema(everything):
+def test_mpijobs_are_valid_under_the_operators_schema(everything):
     """DISTSENT_MPIJOB_CRD: kubeflow.org_mpijobs.yaml of mpi-operator."""
     path = Path(os.environ.get("DISTSENT_MPIJOB_CRD", ""))
     if not path.is_file():
@@ -149,7 +149,7 @@ def test_mpijobs_hold_against_the_operators_schema(everything):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """As much of an API server as kubectl asks for in a client's dry run: which kinds there are, and that nothing exists."""
+    """What kubectl needs of an API server in a dry run: the known kinds, and no objects."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
@@ -253,7 +253,7 @@ def test_kubectl_would_apply_each_overlay(kubectl, folder):
     assert "mpijob.kubeflow.org/imdb" in done.stdout
 
 
-def test_the_overlays_say_what_they_are_for():
+def test_each_overlay_changes_its_fields():
     def mpijob(name: str) -> dict[str, Any]:
         return next(one for one in documents(rendered(K8S / name)) if one["kind"] == "MPIJob")
 
@@ -279,7 +279,7 @@ def test_the_overlays_say_what_they_are_for():
     )
 
 
-def test_the_dockerfile_keeps_its_promises():
+def test_the_dockerfile_runs_as_a_user_without_build_tools():
     text = (ROOT / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]
     assert (

@@ -1,4 +1,4 @@
-"""The lint of manifests: each rule has a manifest that breaks it, and says where."""
+"""The lint of manifests: for each rule a manifest that breaks it is found, with its line."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_every_rule_has_a_manifest_that_breaks_it():
     assert names | SCHEMA == {entry[0] for entry in BREAKS} | {"kustomize"}
 
 
-def test_what_is_shipped_has_no_findings():
+def test_the_projects_manifests_have_no_findings():
     if shutil.which("kubectl") is None and shutil.which("kustomize") is None:
         pytest.skip("overlays need kubectl or kustomize")
     findings, files = lint([K8S])
@@ -268,7 +268,7 @@ def test_a_cluster_without_the_definition_is_one_line(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'Error from server (NotFound)' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match=r"kubectl get crd mpijobs\.kubeflow\.org.*NotFound"):
+    with pytest.raises(UserError, match=r"^--crd cluster: .*NotFound"):
         read_definitions("cluster")
     (tmp_path / "crd.yaml").write_text(CRD)
     program.write_text(f"#!/bin/sh\ncat {tmp_path}/crd.yaml\n")
@@ -290,7 +290,7 @@ def test_the_program_prints_findings_and_exits_2(tmp_path):
     assert good.returncode == 0 and "no findings" in good.stderr
 
 
-def test_a_path_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_path_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "distsent.k8s", "lint", str(tmp_path / "x")],
         capture_output=True,

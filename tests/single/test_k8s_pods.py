@@ -1,7 +1,8 @@
-"""The first processes of launcher and worker, with a shell script in place of horovodrun, ssh and discover_hosts.sh."""
+"""The first processes of launcher and worker; shell scripts replace horovodrun and ssh."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -38,7 +39,7 @@ def script(path: Path, text: str) -> str:
 
 
 def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
-    """The launcher's door, with its mark in the test's own folder."""
+    """The launcher's program, with its mark in the test's own folder."""
     code = (
         "from pathlib import Path; from distsent import cli; "
         "from distsent.k8s import __main__ as m, launch as l; "
@@ -94,7 +95,7 @@ def test_workers_that_never_answer_are_named(tmp_path, ssh):
 
 
 @pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 75), (1, 1)])
-def test_only_hopeless_ends_are_remembered(tmp_path, ssh, code, again):
+def test_only_failures_that_retries_cannot_fix_are_remembered(tmp_path, ssh, code, again):
     (tmp_path / "hostfile").write_text("a slots=1\n")
     ssh.write_text("a\n")
     run = script(tmp_path / "horovodrun", f"echo ran >>{tmp_path}/ran; exit {code}\n")
@@ -102,13 +103,13 @@ def test_only_hopeless_ends_are_remembered(tmp_path, ssh, code, again):
     assert start(tmp_path, *words).wait(30) == code
     second = start(tmp_path, *words)
     said, _ = second.communicate(timeout=300)
-    hopeless = code in (2, 3)
-    assert second.returncode == again and ("not tried again" in said) == hopeless
-    assert (tmp_path / "ran").read_text().count("ran") == (1 if hopeless else 2)
-    assert ("a kill -TERM 1" in (tmp_path / "asked").read_text()) == hopeless, "workers are let go"
+    is_final = code in (2, 3)
+    assert second.returncode == again and ("not tried again" in said) == is_final
+    assert (tmp_path / "ran").read_text().count("ran") == (1 if is_final else 2)
+    assert ("a kill -TERM 1" in (tmp_path / "asked").read_text()) == is_final, "workers are stopped"
 
 
-def test_sigterm_becomes_sigusr1_for_mpirun_and_the_code_that_the_run_leaves_with(tmp_path):
+def test_sigterm_becomes_sigusr1_for_mpirun_and_the_exit_code_is_the_runs(tmp_path):
     (tmp_path / "bin").mkdir()
     mpirun = script(
         tmp_path / "bin" / "mpirun",
@@ -132,7 +133,7 @@ def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path):
     assert process.wait(30) == 75
 
 
-def test_elastic_carries_on_when_the_hosts_change(tmp_path, ssh):
+def test_elastic_relaunches_when_the_hosts_change(tmp_path, ssh):
     ssh.write_text("a\nb\nc\n")
     (tmp_path / "list").write_text("a\n")
     discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
@@ -166,7 +167,7 @@ def test_elastic_carries_on_when_the_hosts_change(tmp_path, ssh):
     assert "1 hosts have become 2" in said
 
 
-def test_elastic_gives_up_when_it_cannot_start(tmp_path, ssh):
+def test_elastic_fails_when_too_few_hosts_answer(tmp_path, ssh):
     ssh.write_text("")
     discover = script(tmp_path / "discover", "echo a\n")
     process = start(
@@ -186,7 +187,7 @@ def test_elastic_gives_up_when_it_cannot_start(tmp_path, ssh):
     assert process.returncode == 1 and "--min-np asks for 1" in said
 
 
-def test_elastic_carries_on_with_those_that_are_left(tmp_path, ssh):
+def test_elastic_resumes_on_the_remaining_hosts(tmp_path, ssh):
     ssh.write_text("a\nb\n")
     (tmp_path / "list").write_text("a\nb\n")
     discover = script(tmp_path / "discover", f"cat {tmp_path}/list\n")
@@ -226,3 +227,22 @@ def wait_until(true) -> None:
 
 def test_marks_are_kept_where_a_restarted_container_finds_them():
     assert launch.MARK.parent == Path("/tmp"), "the manifests mount an emptyDir there"
+
+
+def test_the_status_of_the_run_decides_when_the_launcher_hides_the_exit_code(tmp_path, ssh):
+    ssh.write_text("a\n")
+    (tmp_path / "hostfile").write_text("a slots=1\n")
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    status = {"state": "failed", "code": 3, "message": "loss is nan at step 7"}
+    run = script(
+        tmp_path / "horovodrun",
+        f'printf \'%s\' \'{json.dumps(status)}\' | sed "s/}}/, \\"attempt\\": \\"$DISTSENT_ATTEMPT\\"}}/" '
+        f">{folder}/status.json; exit 1\n",
+    )
+    train = ("python", "-m", "distsent.train", f"run.dir={tmp_path}/runs", "job.name=demo")
+    words = ("--", run, "--hostfile", str(tmp_path / "hostfile"), *train)
+    assert start(tmp_path, *words).wait(60) == 3
+    second = start(tmp_path, *words)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 3 and "loss is nan at step 7 (exit 3); not tried again" in output
