@@ -25,18 +25,15 @@ def main(arguments: list[str]) -> int:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("k8s", __doc__)
     commands = parser.add_subparsers(required=True, parser_class=argparse.ArgumentParser)
-
     lint = commands.add_parser("lint", help="check manifests")
     lint.set_defaults(run=run_lint)
     lint.add_argument("paths", nargs="*", type=Path, default=[Path("k8s")], help="(k8s)")
     text = "the operator's CustomResourceDefinition; cluster: ask the cluster for the MPIJob's"
     lint.add_argument("--crd", metavar="FILE", action="append", default=[], help=text)
-
     write = commands.add_parser("write", help="write the generated manifests")
     write.set_defaults(run=run_write)
     write.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="k8s, beside jobs")
     write.add_argument("--check", action="store_true", help="only name the files that differ")
-
     start = commands.add_parser("launch", help="the launcher's first process")
     start.set_defaults(run=run_launch)
     start.add_argument("--wait", type=float, default=600, help="seconds to wait for workers (600)")
@@ -46,7 +43,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     start.add_argument("--max-np", type=int, help="elastic: most processes (all that fit)")
     start.add_argument("--poll", type=float, default=20, help="elastic: seconds between looks (20)")
     start.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
-
     worker = commands.add_parser("serve", help="a worker's first process")
     worker.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
     worker.add_argument("--grace", type=float, default=150, help="seconds to wait for ranks (150)")

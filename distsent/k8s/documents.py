@@ -32,7 +32,7 @@ class Node:
     """
 
     def __init__(self, file: str, line: int, path: FieldPath, root: Node | None) -> None:
-        self.file, self.line, self.path = file, line, path
+        self.file, self.line, self.path, self.place = file, line, path, f"{file}:{line}"
         self.root = self if root is None else root
         self.value: Any = None
         self.items: dict[str | int, Node] = {}

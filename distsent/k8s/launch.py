@@ -19,7 +19,7 @@ import psutil
 from distsent.errors import FAILED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
-from distsent.k8s import hosts as job_hosts
+from distsent.k8s.hosts import check_user, hosts_of, job_arguments, run_on, wait_for_hosts
 from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
 
 MPIRUN = ("mpirun", "orterun", "mpiexec")
@@ -81,7 +81,7 @@ def descendants(pid: int, names: tuple[str, ...]) -> list[int]:
 def read_statuses(command: list[str], attempt: str) -> list[RunStatus | None]:
     """What this start of the command's runs left in status.json. Empty for other commands."""
     try:
-        job = load_job(*job_hosts.job_arguments(command))
+        job = load_job(*job_arguments(command))
     except (UserError, ValueError):
         return []
     folders = [Path(job.run.dir) / job.for_seed(seed).job.name for seed in job.seeds]
@@ -99,19 +99,19 @@ def launch(run: Callable[[Training], Ending], mark: Path = MARK) -> int:
         fix = "delete this MPIJob, fix it, and apply it again"
         print(f"distsent: {reason.strip()}; not tried again: {fix}", flush=True)
         return int(code)
-    job_hosts.check_user()
+    check_user()
     decision, hosts = run(Training())
     if decision.action == "give_up":
         reason = decision.message or decision.cause.replace("_", " ")
         mark.write_text(f"{decision.code} {reason} (exit {decision.code})")
         for host in hosts:  # they would hold their GPUs while the launcher's restarts run out
-            job_hosts.run_on(host, "kill -TERM 1")
+            run_on(host, "kill -TERM 1")
     return decision.code
 
 
 def run_on_named_hosts(training: Training, command: list[str], wait: float) -> Ending:
-    hosts = job_hosts.hosts_of(command)
-    missing = job_hosts.wait_for_hosts(hosts, wait, lambda: training.stop_requested)
+    hosts = hosts_of(command)
+    missing = wait_for_hosts(hosts, wait, lambda: training.stop_requested)
     if missing and not training.stop_requested:
         text = "{} does not answer after {:.0f} s: {}; kubectl describe pod {}"
         lines = (text.format(host, wait, missing[host], host.split(".")[0]) for host in missing)

@@ -68,18 +68,17 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
 
 
 def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
-    for job in bundle.mpijobs:
-        for rules in (sizes, processes, ssh, pods):
-            yield from rules(job)
+    for job, rules in product(bundle.mpijobs, (sizes, processes, ssh, pods)):
+        yield from rules(job)
 
 
 def sizes(job: MPIJob) -> Iterator[Problem]:
     # DNS finds worker pods, so the name with the highest index must be a host name.
     last = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}"
     if not HOST_NAME.fullmatch(last):
-        allowed = "at most 63 lower-case letters, digits and -, starting with a letter"
-        node = job.manifest.at("metadata", "name")
-        yield "worker-name", node, f"{last} is not a host name ({allowed})"
+        allowed = "1 to 63 lower-case letters, digits and -, a letter first"
+        name = job.manifest.at("metadata", "name")
+        yield "worker-name", name, f"{last} is not a host name ({allowed})"
     # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
     node, gpus, option = (
         job.spec["slotsPerWorker"],
@@ -118,8 +117,7 @@ def processes(job: MPIJob) -> Iterator[Problem]:
         if number(given) != most:
             yield "processes", node, f"-np {given or '(none)'}, but {size} are {most} processes"
         if is_horovodrun and option("--hostfile", "-hostfile") != HOSTFILE:
-            message = f"horovodrun needs --hostfile {HOSTFILE}, or all runs in the launcher"
-            yield "hostfile", node, message
+            yield "hostfile", node, f"without --hostfile {HOSTFILE} all runs in the launcher"
 
 
 def ssh(job: MPIJob) -> Iterator[Problem]:
@@ -132,13 +130,12 @@ def ssh(job: MPIJob) -> Iterator[Problem]:
         if path != home:
             yield "ssh-path", node, f"user {user} looks for keys in {home}, not in {path}"
     if len(users) > 1:
-        message = "launcher and workers run as different users, so ssh between them fails"
-        yield "ssh-path", job.spec["mpiReplicaSpecs"], message
+        yield "ssh-path", job.spec["mpiReplicaSpecs"], "ssh needs the same user in all pods"
     # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
     policy = job.spec["launcherCreationPolicy"]
     if policy.value != "WaitForWorkersReady" and not job.elastic:
-        message = "must be WaitForWorkersReady, or the launcher's deadline runs while nodes start"
-        yield "ready", policy, f"launcherCreationPolicy {message}"
+        # Otherwise the launcher's deadline runs while nodes start.
+        yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
     ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
     port = main.at("readinessProbe", "tcpSocket", "port").value
     if main and ports.get(port, port) != SSH_PORT:
@@ -146,8 +143,7 @@ def ssh(job: MPIJob) -> Iterator[Problem]:
     # sshd starts mpirun's processes, and it does not pass the pod's environment on.
     names = ", ".join(variable["name"].text for variable in main["env"])
     if names:
-        message = f"{names} will not reach the processes: set it on the launcher"
-        yield "worker-env", main["env"], message
+        yield "worker-env", main["env"], f"set {names} on the launcher: no process gets it here"
 
 
 def pods(job: MPIJob) -> Iterator[Problem]:
@@ -156,8 +152,8 @@ def pods(job: MPIJob) -> Iterator[Problem]:
         seconds = pod.spec["terminationGracePeriodSeconds"].number(30)
         option = number(pod.option("--grace"))
         if option is not None and option >= seconds:
-            message = f"--grace {option} must be less than terminationGracePeriodSeconds {seconds}"
-            yield "grace", pod.main["command"], message
+            message = f"terminationGracePeriodSeconds {seconds}"
+            yield "grace", pod.main["command"], f"--grace {option} must be less than {message}"
     # 64 MB of /dev/shm give bus errors in NCCL and Open MPI; its content counts as memory.
     node, volume = job.worker.spec["volumes"], job.worker.volume_at("/dev/shm")[1]["emptyDir"]
     memory = quantity(job.worker.main.at("resources", "limits", "memory").value)

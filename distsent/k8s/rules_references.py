@@ -1,11 +1,11 @@
 """References between manifests: names that must exist and lead to the right object."""
 
-import tempfile
+import tomllib
 from collections.abc import Iterator
 from itertools import product
 
 from distsent.errors import UserError
-from distsent.job import load_job
+from distsent.job import load_saved_job
 from distsent.k8s.bundle import Bundle, MPIJob, Pod, Problem, pods_of
 from distsent.k8s.documents import Node
 from distsent.k8s.hosts import job_arguments
@@ -28,16 +28,16 @@ def names(bundle: Bundle) -> Iterator[Problem]:
     seen: dict[tuple[str, str, str], Node] = {}
     for manifest in bundle.manifests:
         # An object without a namespace lands in the user's current one.
-        metadata, namespace = manifest["metadata"], manifest.namespace
+        node, namespace = manifest.at("metadata", "namespace"), manifest.namespace
         if manifest.kind not in CLUSTER_WIDE and not namespace:
-            yield "namespace", metadata, "metadata.namespace is missing"
+            yield "namespace", node, "metadata.namespace is missing"
         elif namespace not in ("", "default") and not bundle.find("Namespace", "", namespace):
-            message = f"no manifest creates the namespace {namespace}"
-            yield "namespace", metadata["namespace"], message
+            yield "namespace", node, f"no manifest creates the namespace {namespace}"
         # Of two objects with the same name the later one wins.
         first = seen.setdefault((manifest.kind, namespace, manifest.name), manifest)
         if first is not manifest:
-            yield "twice", metadata["name"], f"is in {first.file}:{first.line} already"
+            node = manifest.at("metadata", "name")
+            yield "twice", node, f"is in {first.place} already"
 
 
 def volume_sources(bundle: Bundle) -> Iterator[Problem]:
@@ -52,8 +52,7 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
             modes = found.at("spec", "accessModes") if found else volume
             is_shared = kind == CLAIM and pod.spec.root.kind == "MPIJob"
             if found and is_shared and "ReadWriteMany" not in modes.text:
-                place = f"{modes.file}:{modes.line}"
-                yield "shared", volume, f"the claim {name} must be ReadWriteMany ({place})"
+                yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
 
 
 def run_folder(job: MPIJob) -> Iterator[Problem]:
@@ -94,20 +93,15 @@ def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
         key, items = mount["subPath"].text or key, volume.at("configMap", "items")
         key = next((item["key"].text for item in items if item["path"].text == key), key)
         if key not in config["data"].mapping:
-            place = f"{config.file}:{config['data'].line}"
-            message = f"{path}: the ConfigMap {name} has no {key} ({place})"
+            message = f"{path}: the ConfigMap {name} has no {key} ({config['data'].place})"
             yield "job-file", job.worker.spec["volumes"], message
             return
         text = config.at("data", key).text
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        try:
-            load_job(file.name if text else None, overrides)
-        except UserError as error:
-            for line in error.lines:
-                message = f"{path or 'the demo job'}: {line.replace(file.name, 'job')}"
-                yield "job-file", job.launcher.command_node, message
+    try:
+        load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
+    except (UserError, tomllib.TOMLDecodeError) as error:
+        for line in str(error).splitlines():
+            yield "job-file", job.launcher.command_node, line
 
 
 def selectors(bundle: Bundle) -> Iterator[Problem]:

@@ -146,9 +146,9 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
             for field in set(error.validator_value) - set(error.instance):
                 yield node.finding("required", f"{name}: {field} is missing".lstrip(": "))
         else:
-            rule, value = "value" if error.validator == "enum" else "type", json.dumps(node.value)
-            message = f"{name} = {value[:60]}: must be {what_is_allowed(error)}"
-            yield node.finding(rule, message)
+            rule = "value" if error.validator == "enum" else "type"
+            value = f"{name} = {json.dumps(node.value)[:60]}"
+            yield node.finding(rule, f"{value}: must be {what_is_allowed(error)}")
 
 
 def what_is_allowed(error: ValidationError) -> str:

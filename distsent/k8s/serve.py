@@ -51,10 +51,10 @@ def request_save(grace: float) -> None:
         reap_zombies()
         time.sleep(0.2)
         ranks = rank_pids()
-    outcome = (
-        f"{len(ranks)} ranks still run after {grace:.0f} s" if ranks else "the ranks have left"
+    print(
+        f"distsent: {f'{len(ranks)} ranks still run' if ranks else 'the ranks have left'}",
+        flush=True,
     )
-    print(f"distsent: {outcome}", flush=True)
 
 
 def rank_pids() -> list[int]:

@@ -26,12 +26,6 @@ data:
 
 def stale_manifests(folder: Path) -> dict[Path, str]:
     """The generated files below the folder k8s that are missing or stale, with their new text."""
-    texts = generate_manifests(folder)
-    stale = (path for path in texts if not path.exists() or path.read_text("utf-8") != texts[path])
-    return {path: texts[path] for path in stale}
-
-
-def generate_manifests(folder: Path) -> dict[Path, str]:
     jobs = sorted((folder.parent / "jobs").glob("*.toml"))
     if not jobs:
         raise UserError(f"{folder.parent / 'jobs'}: no jobs; name the folder k8s of a checkout")
@@ -50,7 +44,8 @@ def generate_manifests(folder: Path) -> dict[Path, str]:
     top |= {path: text for path, text in texts.items() if path.parent == folder}
     parts = [without_header(top[path]) for path in sorted(top)]
     texts[folder / "base" / "all.yaml"] = HEADER.format("k8s/*.yaml") + "---\n".join(parts)
-    return texts
+    stale = (path for path in texts if not path.exists() or path.read_text("utf-8") != texts[path])
+    return {path: texts[path] for path in stale}
 
 
 def config_map(path: Path) -> str:
