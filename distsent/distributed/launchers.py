@@ -1,7 +1,5 @@
 """The launchers: the environment variables that they set, and the world that these describe."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 

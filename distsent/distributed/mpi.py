@@ -1,7 +1,5 @@
 """The MPI transport of `prepare`: objects only, through mpi4py, without torch or Horovod."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar
 

@@ -5,8 +5,6 @@ hashes. It is written under a temporary name, synced, and renamed. Readers verif
 fall back to the newest intact one. There are no pickles.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -15,6 +13,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Container, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ SYSTEM_ERRORS = (
 DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
 
 Tensors = Mapping[str, torch.Tensor]
+State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(
-    folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], state: Mapping[str, Any]
-) -> Path:
+def save(folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], state: State) -> Path:
     """Write a checkpoint. Raises UserError if the disk refuses; earlier ones stay as they are.
 
     Equal steps have equal bits, so an intact checkpoint of this step is left alone.
@@ -87,11 +85,9 @@ def save(
         sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final}: the checkpoint could not be written ({error}); the earlier ones are intact: "
-            "free some space, then run the same command again",
-            code=FAILED,
-        ) from None
+        problem = f"{final}: the checkpoint could not be written ({error})"
+        fix = "the earlier ones are intact: free some space, then run the same command again"
+        raise UserError(f"{problem}; {fix}", code=FAILED) from None
     return final
 
 
@@ -102,19 +98,18 @@ def load(path: Path) -> Checkpoint:
     not fall back to an older one.
     """
     try:
-        names = _verify(path)
-        groups = [name[:-12] for name in names if name.endswith(".safetensors")]
-        tensors = {group: load_file(path / f"{group}.safetensors") for group in groups}
+        names = [name for name in _verify(path) if name.endswith(".safetensors")]
+        tensors = {Path(name).stem: load_file(path / name) for name in names}
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict):
             raise ValueError("state.json is not an object")
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); nothing was changed: fix that and run "
-                "the same command again, or remove this checkpoint to resume from an older one",
-                code=FAILED,
-            ) from None
+            problem = f"{path}: cannot be read ({error.strerror}); nothing was changed"
+            fix = (
+                "fix that and run the same command again, or remove it to resume from an older one"
+            )
+            raise UserError(f"{problem}: {fix}", code=FAILED) from None
         raise ValueError(f"{path}: {error}") from None
     return Checkpoint(step_of(path), tensors, state)
 
@@ -132,8 +127,9 @@ def _verify(path: Path) -> list[str]:
         size = file.stat().st_size
         if size != entry["bytes"]:
             raise ValueError(f"{name} has {size} bytes instead of {entry['bytes']}")
-        if _hash_file(file) != entry[HASH]:
-            raise ValueError(f"{name} does not match its hash")
+        with open(file, "rb") as content:
+            if hashlib.file_digest(content, xxh3_128).hexdigest() != entry[HASH]:
+                raise ValueError(f"{name} does not match its hash")
     if not PATTERN.fullmatch(path.name) or REQUIRED - set(manifest):
         raise ValueError(f"{MANIFEST} does not list all files of a checkpoint")
     return list(manifest)
@@ -163,8 +159,7 @@ def step_of(path: Path) -> int:
 def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = ()) -> None:
     """Delete all checkpoints but the newest `keep` and the one of step `best`.
 
-    Also deletes the temporary folders of crashed saves, and the `damaged` steps, which must not
-    count as kept.
+    Also deletes the `damaged` steps, which never count as kept, and what crashed saves left.
     """
     found = list_checkpoints(folder)
     kept = [path for path in found if step_of(path) not in damaged][-keep:]
@@ -191,8 +186,7 @@ class Saver:
     """Saves in the background: copies the state, then writes it in a thread, one save at a time.
 
     `resumed_from`: the step at which the run resumed. Checkpoints of later steps are damaged, or
-    it would have resumed from them. `on_saved`: called in the thread, with the step of each
-    complete checkpoint.
+    it would have resumed from them. `on_saved`: called in the thread with each saved step.
     """
 
     def __init__(
@@ -203,57 +197,42 @@ class Saver:
         on_saved: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
-        steps = (step_of(path) for path in list_checkpoints(folder))
+        steps = map(step_of, list_checkpoints(folder))
         self._damaged = {step for step in steps if step > resumed_from}
         # Reused: allocating fresh memory costs more than the copy.
         self._buffers: dict[str, SafetensorsBuffer] = {}
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "save")
+        self._saving: Future[None] | None = None
 
     @property
     def failed(self) -> bool:
         """Whether a save failed with an error that `wait` has not raised yet."""
-        return self._error is not None
+        saving = self._saving
+        return saving is not None and saving.done() and saving.exception() is not None
 
     def start(
-        self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], best: int | None
+        self, step: int, tensors: Mapping[str, Tensors], state: State, best: int | None
     ) -> None:
         """Wait for the previous save, copy the state, and write it in the background."""
         self.wait()
-        buffers = {name: self._fill_buffer(name, group) for name, group in tensors.items()}
+        for name, group in tensors.items():
+            if name not in self._buffers or not self._buffers[name].fits(group):
+                self._buffers[name] = SafetensorsBuffer(group)
+            self._buffers[name].fill(group)
         copied = json.loads(json.dumps(state))
+        self._saving = self._thread.submit(self._write, step, copied, best)
 
-        def write() -> None:
-            try:
-                with suppress(OSError):  # under `nice`, only root may raise a priority to 5
-                    # Of this thread: training takes precedence.
-                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-                save(self._folder, step, buffers, copied)
-                self._on_saved(step)
-                self._damaged.discard(step)
-                prune(self._folder, self._keep, best, self._damaged)
-            except BaseException as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=write, name=f"save-{step}")
-        self._thread.start()
+    def _write(self, step: int, state: State, best: int | None) -> None:
+        with suppress(OSError):  # under `nice`, only root may raise a priority to 5
+            # Of this thread: training takes precedence.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+        save(self._folder, step, self._buffers, state)
+        self._on_saved(step)
+        self._damaged.discard(step)
+        prune(self._folder, self._keep, best, self._damaged)
 
     def wait(self) -> None:
         """Wait for the current save. Raises its error."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _fill_buffer(self, name: str, tensors: Tensors) -> SafetensorsBuffer:
-        buffer = self._buffers.get(name)
-        if buffer is None or not buffer.fits(tensors):
-            buffer = self._buffers[name] = SafetensorsBuffer(tensors)
-        return buffer.fill(tensors)
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, xxh3_128).hexdigest()
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()

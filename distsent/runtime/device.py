@@ -1,7 +1,5 @@
 """A worker's device, its share of the cores, and its precision."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time
@@ -43,32 +41,23 @@ def share_cores(world: World) -> int:
     quota = cpu_quota() or os.cpu_count() or 1
     override = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(override) if override.isdigit() else 0
-    threads = threads or threads_per_worker(set(own), neighbors, quota)
-    torch.set_num_threads(threads)
-    return threads
+    torch.set_num_threads(threads or threads_per_worker(set(own), neighbors, quota))
+    return torch.get_num_threads()
 
 
 def threads_per_worker(own: set[int], neighbors: Sequence[set[int]], quota: int) -> int:
-    """Threads of a worker that may run on the cores `own`.
-
-    `neighbors`: the cores of each worker on its host, itself included.
-    """
+    """Threads of a worker on the cores `own`. `neighbors`: those of each worker on its host."""
     sharing = sum(bool(own & cores) for cores in neighbors)
     return max(1, min(len(own) // sharing, quota // len(neighbors)))
 
 
 def resolve_precision(requested: str, device: torch.device) -> tuple[str, str | None]:
     """The precision to compute in, and a line for the log if it differs from the requested one."""
-    if requested == "fp16" and device.type == "cpu":
-        best = faster_precision(device)
-        return best, (
-            f"train.precision = fp16 needs a GPU: this run uses {best}, the faster of float32 and "
-            "bf16 on this machine"
-        )
-    if requested == "auto":
-        best = faster_precision(device)
-        return best, f"train.precision = auto: {best} is faster on this machine"
-    return requested, None
+    no_gpu = requested == "fp16" and device.type == "cpu"
+    if requested != "auto" and not no_gpu:
+        return requested, None
+    best, why = faster_precision(device), "fp16 needs a GPU" if no_gpu else "auto"
+    return best, f"train.precision = {why}: this run uses {best}, which is faster on this machine"
 
 
 def pinned_precision(requested: str, started: Mapping[str, Any]) -> str:

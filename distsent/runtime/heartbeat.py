@@ -5,8 +5,6 @@ A collective waits forever for a worker that died or hangs. With heartbeats, a d
 was, and exit. Plain TCP between the workers' hosts, a few bytes per second.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -16,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from distsent.distributed.world import World
@@ -24,8 +22,6 @@ from distsent.errors import FAILED
 from distsent.runtime.launcher_watch import has_ended, launchers
 from distsent.runtime.run_status import WORKER_DIED, WORKER_LOST, Cause
 from distsent.runtime.signals import StopSignal
-
-OnFailure = Callable[[str, Cause | None], None]
 
 INTERVAL = 1.0  # seconds between heartbeats
 # The protocol. A worker sends the token, its name as JSON, then one line per heartbeat:
@@ -40,8 +36,8 @@ class Peer:
 
     rank: int
     host: str
+    last_heard: float
     step: int = 0
-    last_heard: float = field(default_factory=time.monotonic)
 
 
 class HeartbeatMonitor:
@@ -49,14 +45,18 @@ class HeartbeatMonitor:
 
     `deadline`: seconds without a heartbeat after which a worker counts as hung. `on_failure`:
     called once on the main worker, with a message and the cause for `status.json`, before all
-    workers exit. `stop`: gets a request when the launcher ends and, on the main worker, when any
-    other worker has one.
+    workers exit. `stop`: gets a request when the launcher ends and from other workers.
     """
 
+    step = 0  # set by the training loop
+
     def __init__(
-        self, world: World, deadline: float, on_failure: OnFailure, stop: StopSignal
+        self,
+        world: World,
+        deadline: float,
+        on_failure: Callable[[str, Cause | None], None],
+        stop: StopSignal,
     ) -> None:
-        self.step = 0  # set by the training loop
         self._world, self._deadline = world, deadline
         self._on_failure, self._stop = on_failure, stop
         self._silent = f"sent no heartbeat for {deadline:g} s"
@@ -96,10 +96,7 @@ class HeartbeatMonitor:
         self.close()
 
     def wait_for_diagnosis(self) -> None:
-        """After a failed collective, wait up to five intervals for a heartbeat to end this process.
-
-        Its message names the worker that caused the failure.
-        """
+        """After a failed collective: a heartbeat may exit with the name of the failed worker."""
         if self._peers or self._sender is not None:
             self._closing.wait(5 * INTERVAL)
 
@@ -128,7 +125,7 @@ class HeartbeatMonitor:
                 if next(lines, "").strip() != token:
                     return
                 hello = json.loads(next(lines))
-                peer = Peer(hello["rank"], hello["host"])
+                peer = Peer(hello["rank"], hello["host"], time.monotonic())
                 self._peers[peer.rank] = peer
                 for line in lines:
                     peer.last_heard = time.monotonic()
@@ -153,18 +150,15 @@ class HeartbeatMonitor:
         checked = time.monotonic()
         while not self._closing.wait(INTERVAL):
             paused, checked = time.monotonic() - checked - INTERVAL, time.monotonic()
-            peers = list(self._peers.values())
-            # If this process itself stood still, perhaps all did: Ctrl-Z, a suspended job.
-            for peer in peers if paused > INTERVAL else ():
-                peer.last_heard += paused
-            for peer in peers:
+            for peer in list(self._peers.values()):
+                # If this process itself stood still, perhaps all did: Ctrl-Z, a suspended job.
+                peer.last_heard += paused if paused > INTERVAL else 0.0
                 if time.monotonic() - peer.last_heard > self._deadline:
                     self._abort(self._describe(peer, self._silent), WORKER_LOST)
 
     def _describe(self, peer: Peer, event: str) -> str:
         # All workers run in step, and a peer's own number may be a second old.
-        step = max(peer.step, self.step)
-        return f"rank {peer.rank} on {peer.host} {event} at step {step}"
+        return f"rank {peer.rank} on {peer.host} {event} at step {max(peer.step, self.step)}"
 
     def _send_heartbeats(self, hosts: list[str], port: int, token: str) -> None:
         """On the other workers: send heartbeats, and watch the main worker by its answers."""
@@ -216,23 +210,21 @@ def host_addresses() -> list[str]:
     """Addresses at which other hosts may reach this one: its name's and its default route's."""
     found: list[str] = []
     with suppress(OSError):
-        infos = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-        found += [str(info[4][0]) for info in infos]
+        found += socket.gethostbyname_ex(socket.gethostname())[2]
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing: the kernel only selects the address
         found.append(probe.getsockname()[0])
     return [*dict.fromkeys(found), "127.0.0.1"]
 
 
-def connect(hosts: list[str], port: int, timeout: float = 20.0) -> socket.socket:
-    """Connect to the first of `hosts` that answers. Raises OSError if none does in time."""
-    error: OSError = OSError("no address to connect to")
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+def connect(hosts: list[str], port: int) -> socket.socket:
+    """Connect to the first of `hosts` that answers. Raises OSError if none does within 20 s."""
+    deadline = time.monotonic() + 20.0
+    while True:
         for host in hosts:
             try:
                 return socket.create_connection((host, port), timeout=3.0)
-            except OSError as problem:
-                error = problem
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
         time.sleep(0.2)
-    raise error

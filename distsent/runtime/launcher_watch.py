@@ -1,7 +1,5 @@
 """The launchers among this process's ancestors. Workers must not train on without them."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from functools import cache
@@ -17,14 +15,9 @@ def launchers() -> list[psutil.Process]:
 
     Call it early: a launcher that dies before the first call goes unnoticed.
     """
-    found = []
     with suppress(psutil.Error):
-        process = psutil.Process().parent()
-        while process is not None:
-            if is_launcher(process):
-                found.append(process)
-            process = process.parent()
-    return found
+        return [process for process in psutil.Process().parents() if is_launcher(process)]
+    return []
 
 
 def is_launcher(process: psutil.Process) -> bool:

@@ -3,8 +3,6 @@
 Only the main worker logs. The others hold a `Log`, which drops everything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The run folder: all paths of a run. Small files in it are written completely or not at all."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -41,10 +39,8 @@ class RunFolder:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "no permission to write")
         except OSError as error:
-            raise UserError(
-                f"run.dir: cannot write to {self.path} ({error.strerror}); choose another folder "
-                "with run.dir=..."
-            ) from None
+            problem = f"run.dir: cannot write to {self.path} ({error.strerror})"
+            raise UserError(f"{problem}; choose another folder with run.dir=...") from None
 
     def lock(self) -> None:
         """Lock the folder for this process. The lock ends with the process, however it ends.
@@ -56,12 +52,10 @@ class RunFolder:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(self._lock_file, 200).decode(errors="replace").strip()
-            raise UserError(
-                f"{self.path}: {owner or 'another process'} is training here right now; wait for "
-                "it, stop it, or give this run another job.name",
-                # A retry may succeed: the workers of the last start may still be saving.
-                code=FAILED,
-            ) from None
+            problem = f"{self.path}: {owner or 'another process'} is training here right now"
+            fix = "wait for it, stop it, or give this run another job.name"
+            # A retry may succeed: the workers of the last start may still be saving.
+            raise UserError(f"{problem}; {fix}", code=FAILED) from None
         except OSError:
             return  # a file system without locks
         os.ftruncate(self._lock_file, 0)
@@ -93,11 +87,10 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); the checkpoints there are "
-            "intact: fix that, or free some space, then run the same command again",
-            code=FAILED,
-        ) from None
+        problem = f"{path}: cannot be written ({error.strerror or error})"
+        fix = "fix that, or free some space, then run the same command again"
+        line = f"{problem}; the checkpoints there are intact: {fix}"
+        raise UserError(line, code=FAILED) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,6 +114,5 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); restore it or delete the run folder"
-        ) from None
+        problem = f"{path}: not readable as JSON ({error})"
+        raise UserError(f"{problem}; restore it or delete the run folder") from None

@@ -1,12 +1,10 @@
 """`status.json` in a run folder: the state of a run, for scripts and launchers to read."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from distsent.errors import FINISHED, STOPPED
 from distsent.exit_policy import NON_RETRYABLE
@@ -41,12 +39,12 @@ class RunStatus:
     attempt: str | None = None
 
     @classmethod
-    def started(cls, message: str, step: int = 0, of: int | None = None) -> RunStatus:
+    def started(cls, message: str, step: int = 0, of: int | None = None) -> Self:
         """The status of a run that starts or resumes at `step`."""
         attempt = os.environ.get(ATTEMPT)
         return cls(message=message, step=step, of=of, resumed_from=step, attempt=attempt)
 
-    def ended(self, code: int, message: str, cause: Cause | None = None) -> RunStatus:
+    def ended(self, code: int, message: str, cause: Cause | None = None) -> Self:
         """The status after the run has ended with exit code `code`."""
         ends: dict[int, State] = {FINISHED: "finished", STOPPED: "stopped"}
         state, retry = ends.get(code, "failed"), code not in (FINISHED, *NON_RETRYABLE)

@@ -5,8 +5,6 @@ page faults); with direct I/O it takes 0.01 s. The format is the header's length
 JSON header, and the tensors' bytes (see "Format" in the safetensors README).
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -15,6 +13,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import torch
 from xxhash import xxh3_128_hexdigest
@@ -52,9 +51,10 @@ class SafetensorsBuffer:
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether names, shapes and types are those of this buffer."""
-        return _layout(tensors) == _layout(self._views)
+        found = {name: (x.shape, x.dtype) for name, x in tensors.items()}
+        return found == {name: (x.shape, x.dtype) for name, x in self._views.items()}
 
-    def fill(self, tensors: Mapping[str, torch.Tensor]) -> SafetensorsBuffer:
+    def fill(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Copy the values in, from any device."""
         for name, view in self._views.items():
             view.copy_(tensors[name].detach())
@@ -82,10 +82,6 @@ class SafetensorsBuffer:
             os.ftruncate(handle, self.size)
         finally:
             os.close(handle)
-
-
-def _layout(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (x.shape, x.dtype) for name, x in tensors.items()}
 
 
 def _set_direct_io(handle: int, direct: bool) -> bool:

@@ -13,8 +13,6 @@ So it travels between workers, in one of four ways:
   The other workers wait in a collective and receive that exception (`World.on_main`).
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

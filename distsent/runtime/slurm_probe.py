@@ -3,8 +3,6 @@
 The doctor starts it on every task:  srun ... python -m distsent.runtime.slurm_probe RUN_DIR TOKEN
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -45,6 +43,8 @@ def check_allocation(run_dir: Path, env: Mapping[str, str] = os.environ) -> list
     folder = run_dir.absolute()
     parent = next(path for path in (folder, *folder.parents) if path.is_dir())
     writable = parent if os.access(parent, os.W_OK) else None
+    allocated = ["scontrol", "show", "hostnames", env.get("SLURM_JOB_NODELIST", "")]
+    nodes = run_command(allocated, env)[0].split()
     cpus = env.get("SLURM_CPUS_PER_TASK", "1")
     task_env = {"OMP_NUM_THREADS": cpus, **env, "SRUN_CPUS_PER_TASK": cpus}
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=writable) as token:
@@ -58,14 +58,9 @@ def check_allocation(run_dir: Path, env: Mapping[str, str] = os.environ) -> list
         reports, complaint = run_tasks(mpi)
         if not reports:  # without MPI, everything else can still be checked
             refused = diagnose([], tasks, mpi, complaint)
-            others = diagnose(run_tasks("none")[0], tasks, mpi, complaint, _nodes(env))
+            others = diagnose(run_tasks("none")[0], tasks, mpi, complaint, nodes)
             return [*refused, *(check for check in others if check.what != "tasks")]
-    return diagnose(reports, tasks, mpi, complaint, _nodes(env))
-
-
-def _nodes(env: Mapping[str, str]) -> list[str]:
-    nodes = env.get("SLURM_JOB_NODELIST", "")
-    return run_command(["scontrol", "show", "hostnames", nodes], env)[0].split()
+    return diagnose(reports, tasks, mpi, complaint, nodes)
 
 
 def parse_reports(output: str) -> list[Report]:
@@ -82,9 +77,8 @@ def run_command(
     command: Sequence[str], env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> tuple[str, str]:
     """A command's standard output, at most `seconds` of it, and its first line of errors."""
-    quiet: Any = {"stdin": subprocess.DEVNULL, "capture_output": True}
     try:
-        done = subprocess.run(command, env=env, timeout=seconds, **quiet)
+        done = subprocess.run(command, env=env, timeout=seconds, input=b"", capture_output=True)
     except subprocess.TimeoutExpired as late:
         return (late.stdout or b"").decode(), f"no end within {seconds:g} s"
     except OSError as error:

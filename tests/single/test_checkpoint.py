@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import safetensors.torch
@@ -428,15 +429,15 @@ def test_what_cannot_be_read_now_is_not_given_up_for_an_older_one(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, 1), put(tmp_path, 2)
-    real, warnings = checkpoint._hash_file, []  # type: ignore[var-annotated]
+    real, warnings = hashlib.file_digest, []  # type: ignore[var-annotated]
 
-    def fails(path: Path) -> str:
-        if path.parent.name.endswith("2"):
+    def fails(file: BinaryIO, kind: Any) -> Any:
+        if Path(file.name).parent.name.endswith("2"):
             raise OSError(code, os.strerror(code))
-        return real(path)
+        return real(file, kind)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_hash_file", fails)
+        patch.setattr(checkpoint.hashlib, "file_digest", fails)
         with pytest.raises(
             UserError,
             match=r"step-00000002: cannot be read .*; nothing was changed: fix that and run the",

@@ -22,7 +22,7 @@ def test_auto_selects_bf16_only_if_it_is_clearly_faster(
     )
     assert device.resolve_precision("auto", CPU) == (
         best,
-        f"train.precision = auto: {best} is faster on this machine",
+        f"train.precision = auto: this run uses {best}, which is faster on this machine",
     )
 
 
