@@ -18,8 +18,7 @@ T = TypeVar("T")
 # One tensor an exchange: the order of a sum then depends on the tensor and the number of workers
 # alone, so the same run at the same -np gives the same bits. Fusing whatever is ready does not.
 UNFUSED = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}  # bytes, milliseconds
-# A waiting Open MPI spins. Yielding to the threads that compute halved the CPU time of 4 workers
-# on 2 cores.
+# Open MPI spins while it waits. Yielding instead halved the CPU time of 4 workers on 2 cores.
 YIELD_WHEN_IDLE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 # Gloo's 30 s timeout fires before the heartbeat can name a dead worker, or before a joining worker
 # has finished importing.

@@ -35,24 +35,19 @@ def init_world(env: Mapping[str, str] = os.environ) -> World:
     if expected is None or (expected[1] == 1 and not elastic):
         return World()
     name, count = expected
+    promise = f"{name}={count} promises {count} workers, but"
     if name.startswith("SLURM_") and not any(key.startswith(("PMI_", "PMIX_")) for key in env):
         # Checked here because Open MPI would abort the process instead of raising an error.
-        raise UserError(
-            f"{name}={count} promises {count} workers, but SLURM provides no PMI with which they "
-            f"could find each other: {USE_PMIX}"
-        )
+        raise UserError(f"{promise} SLURM provides no PMI to connect them: {USE_PMIX}")
     try:
         from distsent.distributed import horovod
     except ImportError as error:
-        raise UserError(
-            f"{name}={count} promises {count} workers, but Horovod cannot be imported ({error}): "
-            "install it with `make setup`, or run `python -m distsent.train` without a launcher"
-        ) from None
+        fix = "install it with `make setup`, or run `python -m distsent.train` without a launcher"
+        raise UserError(f"{promise} Horovod cannot be imported ({error}): {fix}") from None
     world = horovod.init(elastic)
     if not elastic and world.size != count:
         raise UserError(
-            f"{name}={count} promises {count} workers, but this process sees {world.size}: the "
-            f"launcher and Horovod's MPI do not fit together; under SLURM {USE_PMIX}; "
-            "`python -m distsent.doctor` checks more"
+            f"{promise} this process sees {world.size}: the launcher and Horovod's MPI do not fit "
+            f"together; under SLURM {USE_PMIX}; `python -m distsent.doctor` checks more"
         )
     return world

@@ -1,11 +1,9 @@
 """The MPI transport of `prepare`: objects only, through mpi4py, without torch or Horovod."""
 
 import json
-from typing import Any, TypeVar
+from typing import Any
 
 from distsent.distributed.world import World
-
-T = TypeVar("T")
 
 
 class MpiWorld(World):
@@ -15,5 +13,5 @@ class MpiWorld(World):
         self._communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
 
-    def allgather_object(self, value: T, name: str) -> list[T]:
+    def allgather_object(self, value: Any, name: str) -> list[Any]:
         return [json.loads(text) for text in self._communicator.allgather(json.dumps(value))]

@@ -28,10 +28,8 @@ class WorkerLost(RuntimeError):
 class World:
     """All workers of a run. This class is the world of one process: each collective is a no-op."""
 
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
+    rank, size = 0, 1
+    local_rank, local_size = 0, 1
     elastic = False  # workers may come and go: any collective may then raise MembershipChanged
 
     @property
@@ -73,45 +71,40 @@ class World:
 
     def on_main(self, make: Callable[[], T], name: str) -> T:
         """Run `make` on rank 0. All workers get its JSON value, or all raise what it raised."""
-        value: list[T] = []
-        error = capture_error(lambda: value.append(make())) if self.is_main else None
+        value, error = attempt(make if self.is_main else lambda: None)
         made, problem = self.allgather_object((value, error_to_json(error)), name)[0]
         raise_first([problem], error)
-        return made[0]
+        return made
 
     def all_or_raise(self, make: Callable[[], T], name: str) -> T:
         """Run `make` on every worker. If it fails on one of them, all raise."""
-        value: list[T] = []
-        error = capture_error(lambda: value.append(make()))
+        value, error = attempt(make)
         raise_first(self.allgather_object(error_to_json(error), name), error)
-        return value[0]
+        return value
 
     def assert_equal_across_ranks(self, value: object, what: str) -> None:
         """Check that all workers hold an equal JSON value. Raises UserError naming the ranks."""
         values = self.allgather_object(json.dumps(value, sort_keys=True), f"equal.{what}")
         odd = [rank for rank, other in enumerate(values) if other != values[0]]
         if odd:
-            raise UserError(
-                f"{what} differs between workers: rank {odd[0]} has {values[odd[0]]}, rank 0 has "
-                f"{values[0]} ({len(odd)} of {self.size} differ from rank 0); give all nodes the "
-                "same files and the same software"
-            )
+            found = f"rank {odd[0]} has {values[odd[0]]}, rank 0 has {values[0]}"
+            found += f" ({len(odd)} of {self.size} differ from rank 0)"
+            fix = "give all nodes the same files and the same software"
+            raise UserError(f"{what} differs between workers: {found}; {fix}")
 
     def shutdown(self) -> None:
         """Leave the world in good order."""
 
 
-def capture_error(make: Callable[[], object]) -> Exception | None:
-    """The exception of `make`. The other workers must receive it, or they would wait forever."""
+def attempt(make: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """The value of `make`, or its error, which the other workers would else wait for forever."""
     try:
-        make()
+        return make(), None
     except Exception as error:
-        return error
-    return None
+        return None, error
 
 
 def error_to_json(error: Exception | None) -> dict[str, Any] | None:
-    """An exception as a JSON value."""
     if error is None:
         return None
     if isinstance(error, UserError):
@@ -126,13 +119,12 @@ def raise_first(reports: Sequence[dict[str, Any] | None], own: Exception | None)
 
     The worker where an unexpected error happened raises it with its traceback.
     """
-    failed = ((rank, report) for rank, report in enumerate(reports) if report is not None)
-    rank, report = next(failed, (0, None))
-    if report is None:
-        return
-    if "lines" in report:
-        where = f"rank {rank}: " if rank else ""
-        raise UserError(*(f"{where}{line}" for line in report["lines"]), code=report["code"])
-    if "stopped" in report:
-        raise Stopped(report["stopped"])
-    raise own or WorkerFailed(f"rank {rank} failed: {report['failed']}")
+    for rank, report in enumerate(reports):
+        if report is None:
+            continue
+        if "lines" in report:
+            where = f"rank {rank}: " if rank else ""
+            raise UserError(*(f"{where}{line}" for line in report["lines"]), code=report["code"])
+        if "stopped" in report:
+            raise Stopped(report["stopped"])
+        raise own or WorkerFailed(f"rank {rank} failed: {report['failed']}")

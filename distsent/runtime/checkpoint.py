@@ -152,7 +152,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint folder."""
     return int(path.name.removeprefix("step-"))
 
 
@@ -190,11 +189,7 @@ class Saver:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        keep: int,
-        resumed_from: int = 0,
-        on_saved: Callable[[int], None] = lambda step: None,
+        self, folder: Path, keep: int, resumed_from: int, on_saved: Callable[[int], None]
     ) -> None:
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
         steps = map(step_of, list_checkpoints(folder))

@@ -2,7 +2,7 @@
 
 import os
 import socket
-import time
+import timeit
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,14 +83,13 @@ def matmul_seconds(dtype: torch.dtype, device: torch.device, rows: int = 1024) -
     """The best of five timings of [rows, 768] x [768, 3072]."""
     a = torch.randn(rows, WIDTH, dtype=dtype, device=device)
     b = torch.randn(4 * WIDTH, WIDTH, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
+
+    def multiply() -> None:
         torch.nn.functional.linear(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return best
+
+    return min(timeit.repeat(multiply, number=1, repeat=5))
 
 
 def peak_flops(precision: str, device: torch.device) -> float:

@@ -23,8 +23,9 @@ from distsent.runtime.launcher_watch import has_ended, launchers
 from distsent.runtime.run_status import WORKER_DIED, WORKER_LOST, Cause
 from distsent.runtime.signals import StopSignal
 
+OnFailure = Callable[[str, Cause | None], None]
 INTERVAL = 1.0  # seconds between heartbeats
-# The protocol. A worker sends the token, its name as JSON, then one line per heartbeat:
+# The protocol. A worker sends the token, [rank, host] as JSON, then one line per heartbeat:
 # "<step>" or "<step> <reason of a stop request>". Each is answered with ".". The last line is:
 FAREWELL = "bye"
 FAILURE = "failed: "  # and the error
@@ -51,11 +52,7 @@ class HeartbeatMonitor:
     step = 0  # set by the training loop
 
     def __init__(
-        self,
-        world: World,
-        deadline: float,
-        on_failure: Callable[[str, Cause | None], None],
-        stop: StopSignal,
+        self, world: World, deadline: float, on_failure: OnFailure, stop: StopSignal
     ) -> None:
         self._world, self._deadline = world, deadline
         self._on_failure, self._stop = on_failure, stop
@@ -120,28 +117,24 @@ class HeartbeatMonitor:
         """On the main worker: read the heartbeats of one other worker."""
         peer: Peer | None = None
         connection.settimeout(None)
-        try:
-            with connection.makefile("r") as lines:
-                if next(lines, "").strip() != token:
+        with suppress(OSError, ValueError, StopIteration), connection.makefile("r") as lines:
+            if next(lines).strip() != token:
+                return
+            rank, host = json.loads(next(lines))
+            peer = self._peers[rank] = Peer(rank, host, time.monotonic())
+            for line in lines:
+                peer.last_heard = time.monotonic()
+                if line.strip() == FAREWELL:  # not answered: the worker may be gone
+                    del self._peers[rank]
                     return
-                hello = json.loads(next(lines))
-                peer = Peer(hello["rank"], hello["host"], time.monotonic())
-                self._peers[peer.rank] = peer
-                for line in lines:
-                    peer.last_heard = time.monotonic()
-                    if line.strip() == FAREWELL:  # not answered: the worker may be gone
-                        del self._peers[peer.rank]
-                        return
-                    if line.startswith(FAILURE):
-                        error = line.strip().removeprefix(FAILURE)
-                        self._abort(f"{self._describe(peer, 'failed')}: {error}", None)
-                    connection.sendall(b".\n")
-                    step, _, reason = line.strip().partition(" ")
-                    peer.step = int(step)
-                    if reason:
-                        self._stop.request(f"{reason} on rank {peer.rank}")
-        except (OSError, ValueError, StopIteration):
-            pass
+                if line.startswith(FAILURE):
+                    error = line.strip().removeprefix(FAILURE)
+                    self._abort(f"{self._describe(peer, 'failed')}: {error}", None)
+                connection.sendall(b".\n")
+                step, _, reason = line.strip().partition(" ")
+                peer.step = int(step)
+                if reason:
+                    self._stop.request(f"{reason} on rank {rank}")
         if peer is not None and not self._closing.is_set():
             self._abort(self._describe(peer, "died"), WORKER_DIED)
 
@@ -169,7 +162,7 @@ class HeartbeatMonitor:
             why = f"no heartbeats, rank 0 is unreachable ({error})"
             return print(f"distsent: rank {rank}: {why}", file=sys.stderr, flush=True)
         answered = time.monotonic()
-        hello = json.dumps({"rank": rank, "host": socket.gethostname()})
+        hello = json.dumps([rank, socket.gethostname()])
         connection.sendall(f"{token}\n{hello}\n".encode())
         connection.settimeout(INTERVAL)
         checked, closing = time.monotonic(), False

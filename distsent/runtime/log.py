@@ -139,7 +139,6 @@ class ProgressLines:
 
 
 def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
-    """Drop the lines of metrics.jsonl for steps after `start`."""
     if not folder.metrics.exists():
         return
     kept = []

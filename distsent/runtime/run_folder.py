@@ -63,13 +63,11 @@ class RunFolder:
         os.pwrite(self._lock_file, owner.encode(), 0)
 
     def unlock(self) -> None:
-        """Release the lock."""
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
 
     def write_status(self, status: RunStatus) -> None:
-        """Replace `status.json`. Raises OSError."""
         write_text(self.status, status.to_json())
 
     def reset(self) -> None:

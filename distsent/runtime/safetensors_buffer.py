@@ -66,22 +66,18 @@ class SafetensorsBuffer:
 
     def write(self, path: Path) -> None:
         """Write the file, without syncing it. Raises OSError."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
+        with open(path, "wb", buffering=0) as file, memoryview(self._memory) as memory:
+            handle, offset = file.fileno(), 0
             direct = _set_direct_io(handle, True)
-            offset = 0
-            with memoryview(self._memory) as memory:
-                while offset < len(memory):
-                    try:
-                        offset += os.pwrite(handle, memory[offset : offset + CHUNK], offset)
-                    except OSError as error:
-                        if error.errno != errno.EINVAL or not direct:
-                            raise
-                        # Larger pages, or a short write: continue through the page cache.
-                        direct = _set_direct_io(handle, False)
+            while offset < len(memory):
+                try:
+                    offset += os.pwrite(handle, memory[offset : offset + CHUNK], offset)
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not direct:
+                        raise
+                    # Larger pages, or a short write: continue through the page cache.
+                    direct = _set_direct_io(handle, False)
             os.ftruncate(handle, self.size)
-        finally:
-            os.close(handle)
 
 
 def _set_direct_io(handle: int, direct: bool) -> bool:

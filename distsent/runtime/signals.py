@@ -1,16 +1,15 @@
 """Stop requests: a signal sets a flag, and the run stops at its next step.
 
 A request may reach any one worker, but all must stop together, or the others would wait forever.
-So it travels between workers, in one of four ways:
+It travels between workers:
 
-- In training: with the gradients, in control slots of their all-reduce. That costs no message of
-  its own, and all workers leave after the same step.
+- In training: in control slots of the gradients' all-reduce. That costs no message of its own,
+  and all workers leave after the same step.
 - Between steps and while data and model are loaded: over the heartbeat, from any worker to the
-  main one. Nothing else is exchanged there, and the main worker does the long work.
-- In an evaluation: in a small all-reduce after each batch. An evaluation exchanges nothing else
-  before its end, and takes too long to finish first.
-- While the main worker tokenizes: through the tokenizer's progress callback, which raises Stopped.
-  The other workers wait in a collective and receive that exception (`World.on_main`).
+  main one, which does the long work there.
+- In an evaluation: in a small all-reduce after each batch. It takes too long to finish first.
+- While the main worker tokenizes: its progress callback raises Stopped. The other workers wait
+  in a collective and receive that exception (`World.on_main`).
 """
 
 import os

@@ -102,30 +102,31 @@ def diagnose(
         found = f"no answer from {', '.join(sorted(silent))}: {complaint}"
         return [Check("fail", "tasks", found, "check that the node is up and has the environment")]
     sizes = ", ".join(sorted({str(report.get("size", "none: it aborts")) for report in reports}))
-    differing = "; ".join(_differing_versions(versions))
-    read_only, not_shared, no_cache = (
-        [r["host"] for r in reports if not r[key]] for key in ("writable", "shared", "cached")
-    )
-    few_cores = [r for r in reports if r["threads"] > r["cores"]]
-    short = [f"{r['host']} ({r['threads']} threads, {r['cores']} cores)" for r in few_cores]
-    table = (
-        ("tasks", "fail", sizes != str(tasks),
-         f"{tasks} on {len(versions)} nodes by srun --mpi={mpi}; MPI sees {sizes}",
-         "no PMI between SLURM and MPI: set another MPI=..., or LAUNCHER=horovodrun"),
-        ("versions", "fail", bool(differing), differing or "the same on all nodes",
+    found = f"{tasks} on {len(versions)} nodes by srun --mpi={mpi}; MPI sees {sizes}"
+    fix = "no PMI between SLURM and MPI: set another MPI=..., or LAUNCHER=horovodrun"
+    checks = [Check("ok" if sizes == str(tasks) else "fail", "tasks", found, fix)]
+
+    def on_nodes(problem: str, key: str) -> str:
+        hosts = dict.fromkeys(report["host"] for report in reports if not report[key])
+        return f"{problem} on {', '.join(hosts)}" if hosts else ""
+
+    few = [report for report in reports if report["threads"] > report["cores"]]
+    short = {f"{r['host']} ({r['threads']} threads, {r['cores']} cores)": None for r in few}
+    read_only = on_nodes("not writable", "writable")
+    not_shared = "" if read_only else on_nodes("not there", "shared")
+    faults = (
+        ("versions", "fail", "; ".join(_differing_versions(versions)),
          "use one checkout and one environment, on a disk that all nodes share"),
-        ("cores per task", "warn", bool(short), _on_hosts(short, "too few on "),
+        ("cores per task", "warn", short and f"too few on {', '.join(short)}",
          "threads wait for each other: increase --cpus-per-task"),
-        ("storage", "fail", bool(read_only), _on_hosts(read_only, "not writable on "),
-         "set run.dir to a disk that all nodes may write to"),
-        ("shared disk", "fail", bool(not_shared) and not read_only,
-         _on_hosts(not_shared, "not there on "), "set run.dir to a disk that all nodes share"),
-        ("hub cache", "warn", bool(no_cache), _on_hosts(no_cache, "empty on "),
+        ("storage", "fail", read_only, "set run.dir to a disk that all nodes may write to"),
+        ("shared disk", "fail", not_shared, "set run.dir to a disk that all nodes share"),
+        ("hub cache", "warn", on_nodes("empty", "cached"),
          "fill HF_HOME on a node that reaches the hub"),
     )  # fmt: skip
-    return [
-        Check(bad if fault else "ok", what, found, fix) for what, bad, fault, found, fix in table
-    ]
+    for what, state, fault, fix in faults:
+        checks.append(Check(state if fault else "ok", what, fault or "fine on all nodes", fix))
+    return checks
 
 
 def _differing_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -133,11 +134,6 @@ def _differing_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[s
         if len({found.get(name) for found in versions.values()}) > 1:
             each = (f"{found.get(name)} on {host}" for host, found in sorted(versions.items()))
             yield f"{name} {', '.join(each)}"
-
-
-def _on_hosts(hosts: Iterable[str], problem: str) -> str:
-    unique = ", ".join(dict.fromkeys(hosts))
-    return f"{problem}{unique}" if unique else "fine on all nodes"
 
 
 def has_hub_cache(env: Mapping[str, str]) -> bool:

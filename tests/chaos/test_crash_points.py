@@ -126,7 +126,7 @@ def test_a_damaged_later_checkpoint_does_not_count_as_one_to_keep(tmp_path: Path
     for step in (6, 9):
         checkpoint.save(tmp_path, step, safetensors_buffers(tensors(step)), {"step": step})
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
-    saver = Saver(tmp_path, keep=1)
+    saver = Saver(tmp_path, 1, 0, lambda step: None)
     saver.start(7, tensors(7), {"step": 7}, best=None)
     saver.wait()
     assert holds_step(checkpoint.load_newest(tmp_path), 7)

@@ -32,6 +32,11 @@ from distsent.runtime.checkpoint import (
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from tests.fixtures import safetensors_buffers
 
+
+def ignore(step: int) -> None:
+    """Called for each saved step."""
+
+
 STATE = {"progress": {"step": 3, "loss": 0.1 + 0.2}, "updates": 3, "scale": [1.0, 0]}
 
 
@@ -370,7 +375,7 @@ def test_pruning_keeps_the_newest_and_the_best(
 
 
 def test_the_saver_writes_copies_in_the_order_of_its_calls(tmp_path: Path) -> None:
-    saver, live = Saver(tmp_path, keep=5), tensors(1)
+    saver, live = Saver(tmp_path, 5, 0, ignore), tensors(1)
     saver.start(1, live, STATE | {"step": 1}, best=None)
     for group in live.values():
         for tensor in group.values():
@@ -386,7 +391,7 @@ def test_training_continues_while_the_saver_writes(
     resume = threading.Event()
     real = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: resume.wait(20) and real(*args))
-    saver = Saver(tmp_path, keep=5)
+    saver = Saver(tmp_path, 5, 0, ignore)
     saver.start(1, tensors(1), STATE | {"step": 1}, best=None)
     assert load_newest(tmp_path) is None
     resume.set()
@@ -402,7 +407,7 @@ def test_an_error_of_the_saver_is_raised_by_the_next_call(
         raise UserError("no room")
 
     monkeypatch.setattr(checkpoint, "save", broken)
-    saver = Saver(tmp_path, keep=5)
+    saver = Saver(tmp_path, 5, 0, ignore)
     saver.start(1, tensors(1), STATE, best=None)
     with pytest.raises(UserError, match="no room"):
         saver.wait() if when == "wait" else saver.start(2, tensors(2), STATE, best=None)
@@ -450,7 +455,7 @@ def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
     assert holds(load_newest(tmp_path), 6)
-    saver = Saver(tmp_path, keep=2, resumed_from=6)
+    saver = Saver(tmp_path, 2, 6, ignore)
     saver.start(11, tensors(11), STATE | {"step": 11}, best=None)
     saver.wait()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006", "step-00000011"]
@@ -461,7 +466,7 @@ def test_damaged_checkpoints_never_push_out_good_ones(tmp_path: Path) -> None:
 def test_a_damaged_step_that_is_saved_again_counts(tmp_path: Path) -> None:
     put(tmp_path, 6), put(tmp_path, 9)
     (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
-    saver = Saver(tmp_path, keep=2, resumed_from=6)
+    saver = Saver(tmp_path, 2, 6, ignore)
     for step in (9, 12):
         saver.start(step, tensors(step), STATE | {"step": step}, best=None)
     saver.wait()
@@ -476,7 +481,7 @@ def test_under_nice_a_save_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(checkpoint.os, "setpriority", refused)
-    saver = Saver(tmp_path, keep=2)
+    saver = Saver(tmp_path, 2, 0, ignore)
     saver.start(3, tensors(3), STATE | {"step": 3}, best=None)
     saver.wait()
     assert holds(load_newest(tmp_path), 3)
