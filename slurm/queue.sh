@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # job, nodes and stop_requested are set by slurm/run.sh
-# This job in SLURM's queue: its state, its lost nodes, and how it is requeued or fails.
+# This job in SLURM's queue: its state, its lost nodes, and the commands that requeue it. Whether
+# it is requeued is decided in run.sh.
 
 query() {  # format: a field of this job from squeue; asks again if the controller is busy
     local _
@@ -61,13 +62,21 @@ requeue() {  # requeue this job and exit; returns if SLURM refuses
     exit 75
 }
 
+requeue_stopped() {  # message: requeue a run that has saved; does not count as a failure
+    is_running || leave_to_slurm "$1"
+    log "$1"
+    requeue
+    log "not requeued: submit the same command again to resume"
+    exit 75
+}
+
 failures() {  # the number of failures so far; the job's comment survives requeues
     local comment
     comment=$(query %k) || true
     [[ $comment =~ ^failures=([0-9]+)$ ]] && echo "${BASH_REMATCH[1]}" || echo 0
 }
 
-fail() {  # exit code, message: requeue at most RETRIES times
+retry_or_fail() {  # exit code, message: requeue at most RETRIES times, then fail
     local count
     is_running || leave_to_slurm "$2"
     count=$(($(failures) + 1))

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the job scripts: starts the workers of an allocation, then ends, requeues or fails the
-# job as `python -m distsent.next_action` decides. A script sources this file and calls
-# `train JOB.toml [section.key=value ...]` or `prepare` with the same arguments.
+# job. distsent/exit_policy.py decides which (`decide` asks it, `finish` acts on it). A script
+# sources this file and calls `train JOB.toml [section.key=value ...]`, or `prepare` likewise.
 set -euo pipefail
 
 log() { echo "slurm: $*" >&2; }
@@ -20,7 +20,7 @@ export HF_HOME HF_HUB_OFFLINE PATH="${VENV:+$VENV/bin:}$PATH"
 # Workers get this script's environment, even if `sbatch --export` kept the user's out of it.
 export SLURM_EXPORT_ENV=ALL
 
-# An array task has its own job number, but that of the last one stands for the complete array.
+# Each array task has its own job number, but the last task's number also names the whole array.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 export DISTSENT_START=$job  # run.resume=never starts a run over once per job, not once per requeue
@@ -49,7 +49,7 @@ starts=0
 start() {  # module arguments ...: launch, then decide; again after a crash during the start
     local tries
     for tries in 2 1 0; do
-        # By this name the status of this start is told from those of earlier ones.
+        # Names this start in status.json, so that an older status is not mistaken for its own.
         export DISTSENT_ATTEMPT=$job-${SLURM_RESTART_COUNT:-0}-$((++starts))
         code=0
         if [ -n "$stop_requested" ]; then code=75; else launch "$@" || code=$?; fi
@@ -75,26 +75,22 @@ decide() {  # the exit code: sets action, code, cause and message
     read -r action code cause message <<<"$decision"
 }
 
-finish() {  # hint for a time limit that is too short: do as decided
+finish() {  # message for a time limit that is too short: act on the decision and exit
     local failure="exit code $code${message:+, $message}"
     [ "$cause" != no_progress ] || failure=$1
     case $action in
         done) exit 0 ;;
         give_up) log "failed: $failure"; exit "$code" ;;
-        retry) fail "$code" "$failure" ;;
+        retry) retry_or_fail "$code" "$failure" ;;
+        requeue) requeue_stopped "stopped${message:+: $message}" ;;
     esac
-    is_running || leave_to_slurm "stopped${message:+: $message}"
-    log "stopped${message:+: $message}"
-    requeue
-    log "not requeued: submit the same command again to resume"
-    exit 75
 }
 
 resolve_job() {  # JOB.toml argument ...: sets model and runs; a wrong job ends here, with 2
     local resolved result=0
     resolved=$("${CONTAINER[@]}" python -m distsent.train --check "$@") || result=$?
     [ "$result" != 2 ] || exit 2
-    [ "$result" = 0 ] || fail "$result" "python -m distsent.train --check ended with $result"
+    [ "$result" = 0 ] || retry_or_fail "$result" "python -m distsent.train --check ended with $result"
     {
         read -r model
         mapfile -t runs
@@ -163,7 +159,7 @@ train() {  # JOB.toml argument ...
         nodes=$left again=(--overlap)
     done
     finish "the time was too short for a single checkpoint:\
- more --time, or a smaller checkpoint.every_steps"
+ use more --time, or a smaller checkpoint.every_steps"
 }
 
 prepare() {  # JOB.toml argument ...
@@ -175,5 +171,5 @@ prepare() {  # JOB.toml argument ...
     resolve_job "$@"
     runs=()
     start distsent.prepare "$@"
-    finish "the time was too short, and the tokens are lost: more --time, or more tasks"
+    finish "the time was too short, and the tokens are lost: use more --time, or more tasks"
 }

@@ -95,7 +95,7 @@ def test_a_folder_with_only_a_test_split(finished: Path, tmp_path: Path, capsys)
     with pytest.raises(UserError) as caught:
         evaluate.main([str(finished / "plain"), f"data.source={folder}", "--split", "validation"])
     assert caught.value.lines == (
-        f"data.source = {str(folder)!r} has no validation split; it has test: say --split test",
+        f"data.source = {str(folder)!r} has no validation split; it has test: use --split test",
     )
 
 
