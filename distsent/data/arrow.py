@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from distsent.data.rows import Part
 from distsent.errors import UserError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from datasets import Dataset
 
 
 def table_from_rows(
@@ -27,6 +30,12 @@ def table_from_rows(
             if "corresponds to no data" not in str(error):
                 raise
             return features.arrow_schema.empty_table()  # datasets refuses datasets without rows
+
+
+def part_of_dataset(name: str, rows: Dataset, label: str) -> Part:
+    """The rows of a dataset of the datasets library, with its class names if it has some."""
+    names = getattr(rows.features[label], "names", None)
+    return Part(name, rows.data.table, names and tuple(names))
 
 
 @contextmanager
@@ -57,7 +66,6 @@ def silenced() -> Iterator[None]:
 
 def explain(error: BaseException, name: str) -> BaseException:
     """The error to raise instead: a UserError for whatever is wrong with data, disk or cache."""
-    import pyarrow as pa
     from datasets.exceptions import DatasetGenerationError
 
     while isinstance(error, DatasetGenerationError) and (error.__cause__ or error.__context__):

@@ -10,24 +10,18 @@ from xxhash import xxh3_64_intdigest
 
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.records import column_errors, decode_error
-from distsent.data.rows import Columns, Rows, Source, take_values
+from distsent.data.rows import Columns, Rows, take_values
 from distsent.errors import UserError
 
 SHOWN = 3  # rows that a line names before it counts
 FIX = "data.drop_bad_rows = true leaves such rows out"
 
 
-def check_columns(source: Source, columns: Columns) -> None:
-    """Raises UserError with a line for each column that a file lacks."""
-    wanted = {"data.text_column": columns.text}
-    if columns.pair is not None:
-        wanted["data.pair_column"] = columns.pair
-    wanted["data.label_column"] = columns.label
-    lines: list[str] = []
-    for split in source.splits:
-        for file, found in source.columns(split):
-            lines += column_errors(file, wanted, found)
-    if lines:
+def check_columns(files: Sequence[tuple[str, list[str]]], columns: Columns) -> None:
+    """Raises UserError with a line for each column that one of `files` (name, columns) lacks."""
+    pair = {} if columns.pair is None else {"data.pair_column": columns.pair}
+    wanted = {"data.text_column": columns.text, **pair, "data.label_column": columns.label}
+    if lines := [line for file, found in files for line in column_errors(file, wanted, found)]:
         raise UserError(*lines)
 
 
@@ -99,13 +93,13 @@ def find_good_rows(
         for fault, where in faults.items():
             errors += _lines(rows, np.flatnonzero(where), fault, show_label=fault == outside)
         if drop and split not in ("train", "pool") and (codes == UNLABELED).all():
-            warnings.append(f"{split}: left out, none of its {_count(len(codes))} is labeled")
+            warnings.append(f"{split}: not used, none of its {_count(len(codes))} has a label")
             continue
         out[split] = np.flatnonzero(~empty & (codes >= 0))
         bad = len(codes) - len(out[split])
         if drop and bad:
-            share = f"{_count(bad)} of {len(codes):,}"
-            warnings.append(f"{split}: {share} left out for want of text or label")
+            share = f"{bad:,} of {_count(len(codes))}"
+            warnings.append(f"{split}: dropped {share} without text or label")
     if errors and not drop:
         raise UserError(*errors[:-1], f"{errors[-1]}; {FIX}")
     return out, warnings
@@ -161,8 +155,8 @@ def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
     for name, some in hashes.items():
         same = 0 if name == "train" else int(_is_among(some, hashes.get("train", some[:0])).sum())
         if same:
-            found = f"{same:,} of {len(some):,} texts stand in train, too"
-            yield f"{name}: {found}; scores on them flatter the model"
+            found = f"{same:,} of {len(some):,} texts are in train, too"
+            yield f"{name}: {found}; scores on them are too high"
 
 
 def _is_among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
@@ -174,10 +168,10 @@ def _is_among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
 
 def find_undrawn_classes(labels: np.ndarray, names: Sequence[str]) -> Iterator[str]:
     """A warning about classes without a row among those that data.max_rows has drawn."""
-    drawn = set(np.unique(labels))
-    if undrawn := [repr(name) for i, name in enumerate(names) if i not in drawn]:
-        drawn_rows = f"the {len(labels):,} that data.max_rows has drawn"
-        yield f"train: no row of {', '.join(undrawn)} is among {drawn_rows}"
+    counts = np.bincount(labels, minlength=len(names))
+    if undrawn := [repr(name) for name, n in zip(names, counts, strict=True) if not n]:
+        drawn = f"{len(labels):,} rows that data.max_rows selected"
+        yield f"train: the {drawn} contain none of {', '.join(undrawn)}"
 
 
 def _count(n: int) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 
 from distsent.data import checks, demo
 from distsent.data import splits as selection
-from distsent.data.files import find_files
+from distsent.data.files import Files, Tree, find_files
 from distsent.data.hub import Hub
 from distsent.data.labels import read_labels
-from distsent.data.rows import Columns, Part, Rows, Source
+from distsent.data.rows import Columns, Part, Rows
 from distsent.errors import UserError
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
 
@@ -26,21 +26,18 @@ if TYPE_CHECKING:
 
 def open_dataset(data: DataSection, seed: int, only: str | None = None) -> TextDataset:
     """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train."""
-    source = find_source(data)
+    name, path = data.source, Path(data.source).expanduser()
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
+    source: Source
+    if name == "demo":
+        source = Demo()
+    elif name in KNOWN_DATASETS or is_hub_id:
+        source = Hub(name, data.config, data.revision)
+    else:
+        source = find_files(path)
     if only is None:
         return TextDataset(data, seed, source)
-    return TextDataset(data, seed, SingleSplit(source, only, Path(data.source)), uncut=True)
-
-
-def find_source(data: DataSection) -> Source:
-    """The source that `data.source` names: a well-known dataset, a path, or a hub id."""
-    name, path = data.source, Path(data.source).expanduser()
-    if name == "demo":
-        return Demo()
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
-    if name in KNOWN_DATASETS or is_hub_id:
-        return Hub(name, data.config, data.revision)
-    return find_files(path)
+    return TextDataset(data, seed, SingleSplit(source, only, Path(name)), uncut=True)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,8 @@ class TextDataset:
     def _content(self) -> _Content:
         data, source = self.data, self.source
         columns = Columns(data.text_column, data.pair_column, data.label_column)
-        checks.check_columns(source, columns)
+        files = [file for split in source.splits for file in source.columns(split)]
+        checks.check_columns(files, columns)
         parts = {name: source.parts(name, columns, data.drop_bad_rows) for name in source.splits}
         if data.pool_splits and not self.uncut:
             parts = {selection.POOL: [part for split in parts.values() for part in split]}
@@ -172,3 +170,7 @@ class Demo:
         reviews = demo.reviews()[split]
         table = pa.table({"text": reviews.texts, "label": reviews.labels})
         return [Part(f"demo {split}", table, demo.LABEL_NAMES)]
+
+
+# `splits` are those of train, validation and test that exist. Only `parts` reads the rows
+Source = Files | Tree | Hub | Demo | SingleSplit

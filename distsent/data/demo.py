@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 SIZES = {"train": 8000, "validation": 1000, "test": 1000}
 LABEL_NAMES = ("negative", "positive")
@@ -20,64 +20,46 @@ SEED = 20240229
 FINGERPRINT = "14d1b0beedd82707bf16b8ad423e380bb600d866049b59dcfb8eef338b5844c6"
 
 # fmt: off
-ASPECTS = (
-    "acting", "plot", "story", "script", "music", "ending", "dialogue", "camera work", "pacing",
-    "cast", "humour", "direction", "first half", "second half", "villain",
-)
-GOOD = (
-    "great", "wonderful", "brilliant", "charming", "gripping", "clever", "fresh", "moving",
+ASPECTS = ("acting", "plot", "story", "script", "music", "ending", "dialogue", "camera work",
+    "pacing", "cast", "humour", "direction", "first half", "second half", "villain")
+GOOD = ("great", "wonderful", "brilliant", "charming", "gripping", "clever", "fresh", "moving",
     "superb", "funny", "original", "touching", "thrilling", "warm", "witty", "a joy", "a triumph",
-    "a treat", "worth every minute", "beautifully done",
-)
-BAD = (
-    "dull", "awful", "boring", "weak", "clumsy", "flat", "tedious", "silly", "hollow", "lifeless",
-    "messy", "predictable", "annoying", "stale", "cheap", "a mess", "a bore", "a disaster",
-    "a waste of time", "badly done",
-)
-INTENSITY = (
-    "", "", "", "really ", "truly ", "simply ", "utterly ", "in every way ", "frankly ", "so ",
-)
+    "a treat", "worth every minute", "beautifully done")
+BAD = ("dull", "awful", "boring", "weak", "clumsy", "flat", "tedious", "silly", "hollow",
+    "lifeless", "messy", "predictable", "annoying", "stale", "cheap", "a mess", "a bore",
+    "a disaster", "a waste of time", "badly done")
+INTENSITY = ("", "", "", "really ", "truly ", "simply ", "utterly ", "in every way ", "frankly ",
+    "so ")
 
 # {a}: an aspect; {w}: praise or blame; {i}: an intensity. Each is a sentence or half of one.
-PLAIN = (
-    "the {a} was {i}{w}", "I found the {a} {i}{w}", "the {a} turned out to be {i}{w}",
+PLAIN = ("the {a} was {i}{w}", "I found the {a} {i}{w}", "the {a} turned out to be {i}{w}",
     "to me the {a} was {i}{w}", "the {a} is {i}{w} from start to finish",
-    "I would call the {a} {i}{w}",
-)
-TURNED = (
-    "the {a} was not {w} at all", "the {a} was not really {w}", "I would not call the {a} {w}",
-    "the {a} was anything but {w}", "the {a} was far from {w}", "the {a} was never {w}",
-    "nobody could call the {a} {w}", "I did not find the {a} {w}",
-    "it would be wrong to call the {a} {w}",
-)
-TURNED_TWICE = (
-    "nobody could say that the {a} was not {w}", "I would not say that the {a} was never {w}",
-    "it would be wrong to say that the {a} was not {w}",
-)
+    "I would call the {a} {i}{w}")
+TURNED = ("the {a} was not {w} at all", "the {a} was not really {w}",
+    "I would not call the {a} {w}", "the {a} was anything but {w}", "the {a} was far from {w}",
+    "the {a} was never {w}", "nobody could call the {a} {w}", "I did not find the {a} {w}",
+    "it would be wrong to call the {a} {w}")
+TURNED_TWICE = ("nobody could say that the {a} was not {w}",
+    "I would not say that the {a} was never {w}",
+    "it would be wrong to say that the {a} was not {w}")
 # {v}: the clause that decides; {o}: the one that does not
-CONTRASTS = (
-    "{o}, but {v}", "{o}, but in the end {v}", "{o}; still, {v}", "although {o}, {v}",
-    "even though {o}, {v}", "{v}, even if {o}", "{o}, yet {v}",
-)
+CONTRASTS = ("{o}, but {v}", "{o}, but in the end {v}", "{o}; still, {v}", "although {o}, {v}",
+    "even though {o}, {v}", "{v}, even if {o}", "{o}, yet {v}")
 # Sentiment that is not the reviewer's
-HEARSAY = (
-    "my brother had told me that the {a} was {w}", "the poster promised that the {a} would be {w}",
-    "some people say that the {a} was {w}", "I had expected that the {a} would be {w}",
-)
-FACTS = (
-    "I saw it on a Friday evening", "it runs for two hours", "it was shot in Paris in one summer",
-    "the director also wrote the script", "we went with the whole family",
-    "it is the third part of the series", "the story is set in a small town",
-    "the book came out ten years ago", "the cinema was half full",
-    "the cast is the same as last time", "it starts with a train and a letter",
-    "the music is by two sisters",
-)
+HEARSAY = ("my brother had told me that the {a} was {w}",
+    "the poster promised that the {a} would be {w}", "some people say that the {a} was {w}",
+    "I had expected that the {a} would be {w}")
+FACTS = ("I saw it on a Friday evening", "it runs for two hours",
+    "it was shot in Paris in one summer", "the director also wrote the script",
+    "we went with the whole family", "it is the third part of the series",
+    "the story is set in a small town", "the book came out ten years ago",
+    "the cinema was half full", "the cast is the same as last time",
+    "it starts with a train and a letter", "the music is by two sisters")
 # fmt: on
 SHARES = {"turned": 0.28, "turned twice": 0.04, "contrast": 0.40, "hearsay": 0.12, "fact": 0.30}
 
 
-@dataclass(frozen=True)
-class Reviews:
+class Reviews(NamedTuple):
     """One split: `texts` and their `labels`, indices into LABEL_NAMES."""
 
     texts: list[str]
@@ -89,18 +71,15 @@ def reviews() -> dict[str, Reviews]:
     """All splits. Classes are balanced and no text occurs twice."""
     rng = random.Random(SEED)
     seen: set[str] = set()
-    splits = {}
-    for name, size in SIZES.items():
-        texts: list[str] = []
-        labels: list[int] = []
-        while len(texts) < size:
+    splits = {name: Reviews([], []) for name in SIZES}
+    for name, (texts, labels) in splits.items():
+        while len(texts) < SIZES[name]:
             label = len(texts) % 2
             text = _review(rng, good=label == 1)
             if text not in seen:
                 seen.add(text)
                 texts.append(text)
                 labels.append(1 - label if name == "train" and rng.random() < NOISE else label)
-        splits[name] = Reviews(texts, labels)
     return splits
 
 

@@ -3,16 +3,15 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from distsent.data.arrow import explained, table_from_rows
+from distsent.data.arrow import explained, part_of_dataset, table_from_rows
 from distsent.data.labels import normalize_label
 from distsent.data.readers import TABLES, open_reader
-from distsent.data.records import decode_error, first_few, text_error
+from distsent.data.records import decode_error, first_few, readable, text_error
 from distsent.data.rows import FILE, Columns, Part
 from distsent.errors import UserError
 
@@ -72,17 +71,17 @@ class Files:
         self._sha256 = cache(_sha256)
 
     def fingerprint(self) -> str:
-        content = [
-            (split, path.suffix.lower(), self._sha256(path))
-            for split, paths in self.files.items()
-            for path in paths
-        ]
+        """Hash of the content, which does not depend on its location."""
+        files = [(split, path) for split, paths in self.files.items() for path in paths]
+        content = [(split, path.suffix.lower(), self._sha256(path)) for split, path in files]
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
+        """(file, its columns) for each file of the split."""
         return [(path.name, _columns(path)) for path in self.files[split]]
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
+        """A part for each file. Values that are not text are null if `drop`, else errors."""
         return [self._part(path, columns, drop) for path in self.files[split]]
 
     def _part(self, path: Path, columns: Columns, drop: bool) -> Part:
@@ -124,7 +123,7 @@ class Tree:
 def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
     for name, label in TREE.items():
         for file in sorted((Path(path) / split / name).glob("*.txt")):
-            with _readable(file):
+            with readable(file.name):
                 text = file.read_text(encoding="utf-8", errors="surrogateescape")
             for number, line in enumerate(text.split("\n"), 1):
                 if error := decode_error(line, number):
@@ -134,7 +133,7 @@ def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
 
 def _parquet_part(path: Path, columns: Columns) -> Part:
     import pyarrow.parquet as parquet
-    from datasets import ClassLabel, load_dataset
+    from datasets import load_dataset
 
     names = list(columns.all)
     with explained(path.name):
@@ -142,9 +141,7 @@ def _parquet_part(path: Path, columns: Columns) -> Part:
             return Part(path.name, parquet.read_table(path, columns=names))
         pattern = escape(str(path.absolute()))  # datasets takes file names for glob patterns
         rows = load_dataset("parquet", data_files={"rows": [pattern]}, columns=names)["rows"]
-    kind = rows.features[columns.label]
-    classes = tuple(kind.names) if isinstance(kind, ClassLabel) else None
-    return Part(path.name, rows.data.table, classes)
+    return part_of_dataset(path.name, rows, columns.label)
 
 
 def _columns(path: Path) -> list[str]:
@@ -168,14 +165,6 @@ def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dic
         yield out
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path.name}: cannot be read ({error.strerror})") from None
-
-
 def _sha256(path: Path) -> str:
-    with _readable(path), open(path, "rb") as file:
+    with readable(path.name), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from distsent.data.arrow import explain, silenced
+from distsent.data.arrow import explain, part_of_dataset, silenced
 from distsent.data.rows import Columns, Part
 from distsent.errors import UserError
 from distsent.job.known_datasets import KNOWN_DATASETS
@@ -39,12 +39,7 @@ class Hub:
         return [(f"{self.name} {split}", self._data[split].column_names)]
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        from datasets import ClassLabel
-
-        rows = self._data[split]
-        kind = rows.features[columns.label]
-        names = tuple(kind.names) if isinstance(kind, ClassLabel) else None
-        return [Part(f"{self.name} {split}", rows.data.table, names)]
+        return [part_of_dataset(f"{self.name} {split}", self._data[split], columns.label)]
 
     @cached_property
     def _data(self) -> Any:

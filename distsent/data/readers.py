@@ -138,12 +138,11 @@ class JsonLinesReader(Reader):
             if not line:
                 continue
             values, error = None, decode_error(line, number)
-            if not error:
-                try:
-                    values = json.loads(line)
-                except ValueError as failure:
-                    where = f", column {failure.colno}" if hasattr(failure, "colno") else ""
-                    error = f"not JSON ({getattr(failure, 'msg', failure)}{where})"
+            try:
+                values = None if error else json.loads(line)
+            except ValueError as failure:
+                where = f", column {failure.colno}" if hasattr(failure, "colno") else ""
+                error = f"not JSON ({getattr(failure, 'msg', failure)}{where})"
             yield values, error
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
@@ -190,10 +189,8 @@ class ParquetReader(Reader):
     _taken = 0
 
     def _open(self) -> None:
-        import pyarrow as pa
         from pyarrow.parquet import ParquetFile
 
-        self.failures = (OSError, pa.ArrowException)
         self._file = ParquetFile(self.path)
         self.columns = self._file.schema_arrow.names
         self._total = self._file.metadata.num_rows
@@ -217,11 +214,7 @@ class ParquetReader(Reader):
 
 
 READERS: dict[str, type[Reader]] = {
-    ".parquet": ParquetReader,
-    ".csv": CsvReader,
-    ".tsv": TsvReader,
-    ".jsonl": JsonLinesReader,
-    ".json": JsonReader,
-    ".txt": TextReader,
+    **{".parquet": ParquetReader, ".csv": CsvReader, ".tsv": TsvReader},
+    **{".jsonl": JsonLinesReader, ".json": JsonReader, ".txt": TextReader},
 }
 TABLES = tuple(suffix for suffix in READERS if suffix != ".txt")  # the formats with columns

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import pyarrow as pa
+
 from distsent.errors import UserError
 
 _UNDECODABLE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
@@ -33,12 +35,11 @@ class Reader:
     """
 
     newline: str | None = None  # as for open()
-    failures: tuple[type[Exception], ...] = (OSError,)  # of the file, not of a row
     columns: list[str] | None = None  # None: there are no rows, or all are bare texts
 
     def __init__(self, path: Path, name: str, strict: bool = False) -> None:
         self.path, self.name, self.strict = path, name, strict
-        with self._explained():
+        with readable(name):
             self._open()
 
     def __enter__(self) -> Self:
@@ -49,7 +50,7 @@ class Reader:
 
     def records(self, columns: Sequence[str]) -> Iterator[Record]:
         """All rows, once, with at least these columns where a row has them."""
-        with self, self._explained():
+        with self, readable(self.name):
             for row, (values, error) in enumerate(self._read(columns), 1):
                 if error and self.strict:
                     raise UserError(f"{self.name}, row {row}: {error}")
@@ -70,13 +71,15 @@ class Reader:
         """(values, error) of each row."""
         raise NotImplementedError
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except self.failures as error:
-            line = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"{self.name}: cannot be read ({line})") from None
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Errors of reading the file called `name` become one line."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        line = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{name}: cannot be read ({line})") from None
 
 
 def decode_error(text: str, line: int = 0) -> str:
@@ -98,8 +101,7 @@ def text_error(value: Any) -> str:
 
 def column_errors(file: str, wanted: Mapping[str, str], found: Sequence[str]) -> list[str]:
     """A line for each wanted column ({option: column}) that a file lacks or has twice."""
-    lines = []
-    lower = {name.lower(): name for name in found}
+    lines, lower = [], {name.lower(): name for name in found}
     there = f"there are {', '.join(found)}" if found else "the file is empty"
     for option, column in wanted.items():
         if column not in found:

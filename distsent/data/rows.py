@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,23 +33,6 @@ class Part:
     name: str
     table: pa.Table
     label_names: tuple[str, ...] | None = None  # where the file itself has them
-
-
-class Source(Protocol):
-    """Where the rows come from. Only `parts` reads them."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Those of train, validation and test that exist."""
-
-    def fingerprint(self) -> str:
-        """Hash of the content, which does not depend on its location."""
-
-    def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        """(file, its columns) for each file of the split."""
-
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        """A part for each file. Values that are not text are null if `drop`, else errors."""
 
 
 class Rows:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distsent.data.readers import READERS, open_reader
-from distsent.data.records import Record, column_errors, printable, text_error
+from distsent.data.records import column_errors, printable, text_error
 from distsent.errors import UserError
 
 
@@ -38,6 +38,7 @@ class TextFile:
             raise UserError(f"{path}: {error}")
         self._columns = [column, *([pair_column] if pair_column else [])]
         self._reader = open_reader(file, str(path))
+        self.done = self._reader.done  # the share of the file that was read
         # Unknown columns are no error: a file of bare texts, or one without rows
         if self._reader.columns is not None:
             wanted = dict(zip(("--text-column", "--pair-column"), self._columns, strict=False))
@@ -45,23 +46,16 @@ class TextFile:
                 raise UserError(*lines)
 
     def __iter__(self) -> Iterator[Text]:
-        for record in self._reader.records(self._columns):
-            if isinstance(record.values, str):
-                yield bare_text(record.row, record.values, record.error)
+        for row, values, error in self._reader.records(self._columns):
+            if isinstance(values, str):
+                yield bare_text(row, values, error)
+            elif error:
+                yield Text(row, "", None, error)
             else:
-                yield self._text(record)
-
-    def done(self) -> float:
-        """The share of the file that was read."""
-        return self._reader.done()
-
-    def _text(self, record: Record) -> Text:
-        if record.error:
-            return Text(record.row, "", None, record.error)
-        text, *pair = (record.values.get(column) for column in self._columns)
-        error = next(filter(None, map(_error, (text, *pair))), "")
-        shown = printable(text) if isinstance(text, str) else ""
-        return Text(record.row, shown, pair[0] if pair and not error else None, error)
+                text, *pair = (values.get(column) for column in self._columns)
+                error = next(filter(None, map(_error, (text, *pair))), "")
+                shown = printable(text) if isinstance(text, str) else ""
+                yield Text(row, shown, pair[0] if pair and not error else None, error)
 
 
 def bare_text(row: int, text: str, error: str = "") -> Text:

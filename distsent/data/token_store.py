@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from distsent.job.job import Job
     from distsent.job.schema import DataSection
 
-ALL = slice(None)
 OLD = 24 * 3600  # seconds after which an unfinished store of another host is a leftover
 
 
@@ -63,7 +62,7 @@ class Tokens:
         """The places of a row's tokens in `ids` and `types`."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
-    def lengths(self, rows: np.ndarray | slice = ALL) -> np.ndarray:
+    def lengths(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Number of tokens of these rows, int64. Reads the offsets of these rows only."""
         return self.offsets[1:][rows] - self.offsets[:-1][rows]
 
@@ -96,15 +95,13 @@ class TokenStore:
     @property
     def warnings(self) -> list[str]:
         """What a user should know about the dataset, one line each."""
-        return [*self.meta["warnings"], *self._truncations()]
-
-    def _truncations(self) -> Iterator[str]:
-        limit = self.meta["max_length"]
+        lines, limit = [*self.meta["warnings"]], self.meta["max_length"]
         for name, split in self.meta["splits"].items():
             cut, rows = split["truncated"], split["rows"]
             if cut:
                 share = f"{name}: {cut:,} of {rows:,} texts ({cut / rows:.1%})"
-                yield f"{share} are longer than {limit} tokens and cut there"
+                lines.append(f"{share} have more than {limit} tokens and are truncated")
+        return lines
 
 
 def open_token_store(
@@ -123,21 +120,21 @@ def open_token_store(
 
     All `workers` call this and share the work; the bytes do not depend on their number.
     `progress` gets (rows done, rows in all), or (0, 0) while another process builds the store; if
-    it raises, the work ends and leaves nothing. `log` gets lines for the user (default: standard
-    error). `only`: this split alone, to score it.
+    it raises, nothing is left. `log` gets lines for the user. `only`: one split, to score it.
     """
     dataset = open_dataset(data, seed, only)
     encode = BatchTokenizer(tokenizer, max_length, pairs=data.pair_column is not None)
     report = progress or (lambda done, total: None)
+    log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:
 
-        def start() -> tuple[str, str | None, str, list[str]]:
-            building = _building(folder, key(dataset, encode), report, log or print_line)
-            store, temporary = stack.enter_context(building)
+        def start() -> tuple[str, str, str, list[str]]:
+            store = folder / key(dataset, encode)
+            temporary = stack.enter_context(_building(store, report, log))
             warnings = dataset.find_warnings() if temporary else []
-            return str(store), str(temporary) if temporary else None, dataset.fingerprint, warnings
+            return str(store), str(temporary or ""), dataset.fingerprint, warnings
 
-        def write(temporary: Path) -> None:
+        def write() -> None:
             if not temporary.is_dir():
                 fix = "set data.store to a shared folder"
                 raise UserError(f"{temporary} does not exist on every node: {fix}")
@@ -147,22 +144,15 @@ def open_token_store(
             with _explained(folder):
                 write_part(temporary, dataset, encode, workers.rank, workers.size, report)
 
-        def finish(temporary: Path) -> None:
-            # No times, no paths: equal stores have equal bytes
-            about = {
-                "format": FORMAT,
-                "corpus": fingerprint,
-                "tokenizer": encode.digest,
-                "max_length": encode.max_length,
-                "warnings": warnings,
-            }
-            join_parts(temporary, dataset, encode, workers.size, about)
+        def finish() -> None:
+            join_parts(temporary, dataset, encode, workers.size, warnings)
             stack.close()
 
         store, building, fingerprint, warnings = workers.on_main(start, "store.start")
-        if building is not None:
-            workers.all_or_raise(lambda: write(Path(building)), "store.write")
-            workers.on_main(lambda: finish(Path(building)), "store.finish")
+        if building:
+            temporary = Path(building)
+            workers.all_or_raise(write, "store.write")
+            workers.on_main(finish, "store.finish")
     return TokenStore.open(Path(store))
 
 
@@ -178,42 +168,40 @@ def key(dataset: TextDataset, encode: BatchTokenizer) -> str:
 
 
 @contextmanager
-def _building(
-    parent: Path, name: str, progress: Progress, log: Callable[[str], None]
-) -> Iterator[tuple[Path, Path | None]]:
-    """(the store's folder, a temporary folder to build it in; None if the store is complete).
+def _building(store: Path, progress: Progress, log: Callable[[str], None]) -> Iterator[Path | None]:
+    """A temporary folder to build the store in; None if the store is complete.
 
     If the context ends well, the temporary folder is renamed to the store; otherwise deleted.
     """
-    store = parent / name
-    if ready(store):
-        yield store, None
+    if not damage(store):
+        yield None
         return
 
     def on_wait(owner: str) -> None:
         log(f"waiting for {owner}, which is building the same token store")
 
+    parent, ours = store.parent, f".{store.name}.{socket.gethostname()}-"
     with _explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / f".{name}.lock", on_wait, lambda: progress(0, 0)):
-            if ready(store):
-                yield store, None
+        with locked(parent / f".{store.name}.lock", on_wait, lambda: progress(0, 0)):
+            why = damage(store)
+            if not why:
+                yield None
                 return
             if store.exists():
-                log(f"{store}: the token store is damaged ({damage(store)}); building it again")
-            _remove_leftovers(store)
-            temporary = parent / f"{_prefix(store)}{os.getpid()}-{secrets.token_hex(4)}"
+                log(f"{store}: the token store is damaged ({why}); building it again")
+            # Killed builders leave folders. We hold the lock of this host, not of others
+            expiry = time.time() - OLD
+            for path in parent.glob(f".{store.name}.*-*"):
+                if path.is_dir() and (path.name.startswith(ours) or path.stat().st_mtime < expiry):
+                    shutil.rmtree(path, ignore_errors=True)
+            temporary = parent / f"{ours}{os.getpid()}-{secrets.token_hex(4)}"
             temporary.mkdir()
             try:
-                yield store, temporary
+                yield temporary
                 _publish(temporary, store)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-
-
-def ready(folder: Path) -> bool:
-    """Whether `folder` is a complete token store."""
-    return damage(folder) is None
 
 
 def damage(folder: Path) -> str | None:
@@ -235,28 +223,16 @@ def damage(folder: Path) -> str | None:
 
 def _publish(temporary: Path, store: Path) -> None:
     """Rename into place. A second builder, where locks do not work, finds an equal store."""
-    if store.exists() and not ready(store):
+    if store.exists() and damage(store):
         broken = temporary.with_name(f"{temporary.name}-broken")
         os.rename(store, broken)
         shutil.rmtree(broken, ignore_errors=True)
     try:
         os.rename(temporary, store)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not ready(store):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or damage(store):
             raise
     sync(store.parent)
-
-
-def _prefix(store: Path) -> str:
-    return f".{store.name}.{socket.gethostname()}-"
-
-
-def _remove_leftovers(store: Path) -> None:
-    """Delete what killed builders left: all of this host (we hold the lock), others if old."""
-    for path in store.parent.glob(f".{store.name}.*-*"):
-        ours = path.name.startswith(_prefix(store))
-        if path.is_dir() and (ours or time.time() - path.stat().st_mtime > OLD):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -269,7 +245,3 @@ def _explained(parent: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             line = "no space left for the token store; free some, or choose another data.store"
         raise UserError(f"{parent}: {line}") from error
-
-
-def print_line(line: str) -> None:
-    print(f"distsent: {line}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,7 +34,7 @@ HEADER = 128  # bytes of an array file before its values
 
 
 class BatchTokenizer:
-    """What decides the tokens of a text. `digest`: hash of it all; `dtype`: of token ids."""
+    """What decides the tokens of a text. `digest`: its hash; `streams`: arrays of token values."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
         from tokenizers import Tokenizer
@@ -44,8 +45,8 @@ class BatchTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         side = tokenizer.truncation_side
-        self.types = pairs and "token_type_ids" in tokenizer.model_input_names
-        content = f"{self._backend.to_str()} {side} {self.types}"
+        types = pairs and "token_type_ids" in tokenizer.model_input_names
+        content = f"{self._backend.to_str()} {side} {types}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)
         if max_length <= special:
@@ -53,13 +54,9 @@ class BatchTokenizer:
             raise UserError(f"data.max_length = {max_length}: {cause}")
         self._backend.enable_truncation(max_length, direction=side)
         largest = max(self._backend.get_vocab().values())
-        self.dtype = np.dtype(np.uint16 if largest < 65536 else np.int32)
-
-    @property
-    def streams(self) -> dict[str, np.dtype]:
-        """The arrays with a value per token."""
-        types = {"types": np.dtype(np.uint8)} if self.types else {}
-        return {"ids": self.dtype, **types}
+        self.streams = {"ids": np.dtype(np.uint16 if largest < 65536 else np.int32)}
+        if types:
+            self.streams["types"] = np.dtype(np.uint8)
 
     def __call__(self, texts: list[str], pairs: list[str] | None) -> list[Any]:
         """An encoding with `ids`, `type_ids` and `overflowing` for each text."""
@@ -68,35 +65,27 @@ class BatchTokenizer:
 
 
 def write_part(
-    folder: Path,
-    dataset: TextDataset,
-    encode: BatchTokenizer,
-    part: int,
-    parts: int,
-    progress: Progress,
+    to: Path, dataset: TextDataset, encode: BatchTokenizer, rank: int, size: int, report: Progress
 ) -> None:
-    """Tokenize block `part` of `parts` (consecutive rows) of each split into part files."""
-    sizes = {name: len(split) for name, split in dataset.splits.items()}
-    blocks = {name: (n * part // parts, n * (part + 1) // parts) for name, n in sizes.items()}
-    total, done = sum(stop - start for start, stop in blocks.values()), 0
-    truncated = dict.fromkeys(sizes, 0)
-    for name, split in dataset.splits.items():
-        paths = {what: _part(folder, name, what, part) for what in ("lengths", *encode.streams)}
-        files = {what: open(path, "wb") for what, path in paths.items()}  # noqa: SIM115
-        try:
-            if part == 0:
-                for what in encode.streams:
-                    files[what].write(bytes(HEADER))
-            start, stop = blocks[name]
+    """Tokenize block `rank` of `size` (consecutive rows) of each split into part files."""
+    splits = dataset.splits
+    bounds = {s: [len(split) * i // size for i in (rank, rank + 1)] for s, split in splits.items()}
+    total, done = sum(stop - start for start, stop in bounds.values()), 0
+    truncated = dict.fromkeys(splits, 0)
+    for name, (start, stop) in bounds.items():
+        with ExitStack() as stack:
+            files = {
+                what: stack.enter_context(open(_part(to, name, what, rank), "wb"))
+                for what in ("lengths", *encode.streams)
+            }
+            for what in encode.streams if rank == 0 else ():
+                files[what].write(bytes(HEADER))
             for first in range(start, stop, BATCH):
                 rows = slice(first, min(first + BATCH, stop))
-                truncated[name] += _write(files, split, rows, encode)
+                truncated[name] += _write(files, splits[name], rows, encode)
                 done += rows.stop - rows.start
-                progress(done, total)
-        finally:
-            for file in files.values():
-                file.close()
-    _part(folder, "part", "json", part).write_text(json.dumps(truncated))
+                report(done, total)
+    _part(to, "part", "json", rank).write_text(json.dumps(truncated))
 
 
 def _write(files: Mapping[str, BinaryIO], split: Split, rows: slice, encode: BatchTokenizer) -> int:
@@ -110,16 +99,26 @@ def _write(files: Mapping[str, BinaryIO], split: Split, rows: slice, encode: Bat
     for what, dtype in encode.streams.items():
         values = (e.ids if what == "ids" else e.type_ids for e in encodings)
         files[what].write(np.fromiter(chain.from_iterable(values), dtype).tobytes())
-    return sum(1 for encoding in encodings if encoding.overflowing)
+    return sum(bool(encoding.overflowing) for encoding in encodings)
 
 
 def join_parts(
-    folder: Path, dataset: TextDataset, encode: BatchTokenizer, parts: int, about: dict[str, Any]
+    folder: Path, dataset: TextDataset, encode: BatchTokenizer, parts: int, warnings: list[str]
 ) -> None:
     """Join the parts to arrays, then write `meta.json`: the folder is then a complete store."""
     cuts = [json.loads(_part(folder, "part", "json", part).read_text()) for part in range(parts)]
     names = list(dataset.label_names)
-    meta: dict[str, Any] = {**about, "label_names": names, "splits": {}, "files": {}}
+    # No times, no paths: equal stores have equal bytes
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "corpus": dataset.fingerprint,
+        "tokenizer": encode.digest,
+        "max_length": encode.max_length,
+        "warnings": warnings,
+        "label_names": names,
+        "splits": {},
+        "files": {},
+    }
     for name, split in dataset.splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
@@ -142,11 +141,11 @@ def join_parts(
             "classes": np.bincount(split.labels, minlength=len(names)).tolist(),
         }
     for path in sorted(folder.iterdir()):
-        if path.suffix != ".npy":
+        if path.suffix == ".npy":
+            sync(path)
+            meta["files"][path.name] = path.stat().st_size
+        else:
             path.unlink()
-            continue
-        sync(path)
-        meta["files"][path.name] = path.stat().st_size
     text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(text, encoding="utf-8")
     sync(folder / "meta.json")

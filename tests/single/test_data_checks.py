@@ -161,7 +161,7 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
 def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
     folder(tmp_path, train=texts(["a", "", None, "b", "c", "d"], [0, 1, 0, None, -1, 1]), test=GOOD)
     dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
-    assert dataset.find_warnings() == ["train: 4 rows of 6 left out for want of text or label"]
+    assert dataset.find_warnings() == ["train: dropped 4 of 6 rows without text or label"]
     split = dataset.splits["train"]
     assert (split.texts(slice(None)), split.labels.tolist(), split.rows.tolist()) == (
         ["a", "d"],
@@ -175,7 +175,7 @@ def test_a_test_split_that_are_not_labeled_may_be_dropped(tmp_path: Path):
     folder(tmp_path, train=reviews(4), validation=GOOD, test=texts(["a", "b"], [-1, -1]))
     assert wrong(tmp_path)[0].startswith("test.parquet: 2 rows with the label -1")
     dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
-    assert dataset.find_warnings() == ["test: left out, none of its 2 rows is labeled"]
+    assert dataset.find_warnings() == ["test: not used, none of its 2 rows has a label"]
     assert [*dataset.splits] == ["train", "validation"]
 
 
@@ -209,7 +209,7 @@ def test_json_rows_of_the_wrong_kind(tmp_path: Path):
     folder(tmp_path, ".jsonl", train=texts(["a", 5, {"b": 1}, "c"]), test=GOOD)
     assert wrong(tmp_path) == ["train.jsonl, row 2: column 'text': 5 is not text"]
     assert open_dataset(data(tmp_path, drop_bad_rows=True), 1).find_warnings() == [
-        "train: 2 rows of 4 left out for want of text or label"
+        "train: dropped 2 of 4 rows without text or label"
     ]
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n\n["b", 0]\n')
     assert wrong(tmp_path) == ['train.jsonl, row 2: ["b", 0] is not an object with columns']
@@ -287,12 +287,12 @@ def test_a_class_that_the_draw_has_missed(tmp_path: Path):
     columns = texts([f"text {i}" for i in range(100)], [int(i == 0) for i in range(100)])
     folder(tmp_path, train=columns, test=GOOD)
     assert open_dataset(data(tmp_path, max_rows=5), 2).find_warnings() == [
-        "train: no row of '1' is among the 5 that data.max_rows has drawn"
+        "train: the 5 rows that data.max_rows selected contain none of '1'"
     ]
 
 
 def test_texts_that_also_occur_in_train(tmp_path: Path):
     folder(tmp_path, train=reviews(10), validation=reviews(4, 8), test=reviews(6, 50))
     assert open_dataset(data(tmp_path), 1).find_warnings() == [
-        "validation: 2 of 4 texts stand in train, too; scores on them flatter the model"
+        "validation: 2 of 4 texts are in train, too; scores on them are too high"
     ]

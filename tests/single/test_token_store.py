@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from distsent.data import token_store as stores
 from distsent.data import tokenize
 from distsent.data.dataset import open_dataset
-from distsent.data.token_store import TokenStore, damage, open_token_store, ready
+from distsent.data.token_store import TokenStore, damage, open_token_store
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
@@ -144,8 +144,8 @@ def test_warnings_and_the_share_of_cut_texts(tmp_path: Path):
     )
     for _ in range(2):
         assert made(twice, tmp_path / "s").warnings == [
-            "test: 1 of 2 texts stand in train, too; scores on them flatter the model",
-            "train: 1 of 4 texts (25.0%) are longer than 12 tokens and cut there",
+            "test: 1 of 2 texts are in train, too; scores on them are too high",
+            "train: 1 of 4 texts (25.0%) have more than 12 tokens and are truncated",
         ]
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_store_is_made_again_with_a_line(dataset: DataSection, tmp_pat
         "half a meta": "meta.json is not readable",
         "odd meta": "meta.json is not readable",
     }[harm]
-    assert (ready(store), damage(store)) == (False, why)
+    assert damage(store) == why
     assert mistakes(lambda: TokenStore.open(store)) == [
         f"{store}: not a complete token store ({why})"
     ]
@@ -313,9 +313,8 @@ def test_two_builders_without_locks_do_no_harm(
 
     without = SimpleNamespace(flock=no_locks, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB)
     monkeypatch.setattr("distsent.data.lock.fcntl", without)
-    monkeypatch.setattr(
-        stores, "_remove_leftovers", lambda store: None
-    )  # on another host, so it does not touch the first's files
+    hosts = iter(("one", "other"))
+    monkeypatch.setattr(stores, "socket", SimpleNamespace(gethostname=lambda: next(hosts)))
     inner: list[TokenStore] = []
     outer = made(
         dataset,
@@ -323,7 +322,7 @@ def test_two_builders_without_locks_do_no_harm(
         progress=lambda done, total: inner.append(made(dataset, tmp_path / "s")),
     )
     assert inner[0].folder == outer.folder and visible(tmp_path / "s") == [outer.folder.name]
-    assert ready(outer.folder)
+    assert damage(outer.folder) is None
 
 
 CHILD = """
