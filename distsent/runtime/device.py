@@ -32,8 +32,7 @@ def select_device(local_rank: int) -> torch.device:
 def share_cores(world: World) -> int:
     """Set torch's threads to this worker's share of its host's cores, and return their number.
 
-    OMP_NUM_THREADS overrides it. Workers share the cores that they may all run on; cores that a
-    launcher bound one worker to belong to that worker.
+    OMP_NUM_THREADS overrides it. Workers do not share cores that a launcher bound to one of them.
     """
     host, own = socket.gethostname(), sorted(os.sched_getaffinity(0))
     workers = world.allgather_object((host, own), "device.cores")

@@ -1,7 +1,4 @@
-"""A run's log: lines (console and train.log), metrics (metrics.jsonl, TensorBoard), progress.
-
-Only the main worker logs. The others hold a `Log`, which drops everything.
-"""
+"""A run's log: lines (console and train.log), metrics (metrics.jsonl, TensorBoard), progress."""
 
 import json
 import os
@@ -20,19 +17,12 @@ PROGRESS_INTERVAL = 0.2  # seconds between two of them
 
 
 class Log:
-    """The interface, and the log of all workers but the main one."""
+    """The interface, and the log of all workers but the main one, which drops everything."""
 
-    def info(self, line: str) -> None:
-        """Log a line for people."""
-
-    def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
-        """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
-
-    def progress(self, step: int, text: str) -> None:
-        """Show the progress of training."""
-
-    def close(self) -> None:
-        """Flush and close all files."""
+    def info(self, line: str) -> None: ...
+    def metrics(self, tag: str, values: Mapping[str, Any]) -> None: ...
+    def progress(self, step: int, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class RunLog(Log):
@@ -70,6 +60,7 @@ class RunLog(Log):
         self._print(line)
 
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
+        """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
         self._append(self._metrics, json.dumps(values) + "\n")
         if self._tensorboard is None:
             return
