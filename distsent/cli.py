@@ -1,7 +1,5 @@
 """What entry points share: command lines, one-line errors and exit codes."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os

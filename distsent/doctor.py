@@ -5,8 +5,6 @@ code is 1 if any check fails. Nothing is trained and nothing is downloaded. In a
 all of its tasks are checked too.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

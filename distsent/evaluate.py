@@ -5,8 +5,6 @@ of workers under horovodrun. A run is evaluated on the split of its own dataset;
 data.source=./other.csv evaluates it on other data, which needs no training split.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 

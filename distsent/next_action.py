@@ -12,8 +12,6 @@ stopped, no_progress, usage_error, non_finite, crashed_at_start, worker_died, wo
 A job with several seeds has several run folders: name all, in the order of the seeds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

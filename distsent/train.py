@@ -5,8 +5,6 @@ jobs/imdb.toml`. Without a job it trains the demo job. The same command again re
 run, or reports that the run is finished.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from distsent import cli

@@ -4,8 +4,6 @@ The batch itself never changes: only its examples are distributed so that all wo
 same time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ number, repeated until the result is a row number). Nothing is stored or shuffle
 epoch costs only its own batch, and the state of the sampler is one integer.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ contrast one of two clauses decides ("the acting was great, but the plot was a m
 people's opinions and plain facts occur beside the verdict. The texts are always the same.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from functools import cache

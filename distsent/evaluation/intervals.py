@@ -1,7 +1,5 @@
 """95 % confidence intervals of scores, over the choice of the rows that are in the split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Evaluate a saved model, on its own dataset or on another, on any number of workers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

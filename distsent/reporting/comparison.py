@@ -1,7 +1,5 @@
 """Runs side by side: one record per run, and one per group of runs that differ only by the seed."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

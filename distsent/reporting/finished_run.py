@@ -1,7 +1,5 @@
 """A finished run, read from its folder, for reports, model cards and TensorBoard pages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

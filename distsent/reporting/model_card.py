@@ -1,7 +1,5 @@
 """The model card: model/README.md in Hugging Face's format, made from the run folder alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Upload a finished run to the Hugging Face hub. Only `report --push` calls this."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

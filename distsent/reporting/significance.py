@@ -1,7 +1,5 @@
 """Whether two models differ by more than chance: tests on the same rows, paired row by row."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

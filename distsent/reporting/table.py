@@ -1,7 +1,5 @@
 """The end of a run on the console: the result as a table, and the commands to type next."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

@@ -3,8 +3,6 @@
 Hyperparameters, final scores, confusion matrices, precision-recall curves, mistakes as text.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ and hash are one operation each. Layout: token embedding (if trained) | paramete
 | parameters without | control slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Peak memory of a run: of its GPU if there is one, else of the process."""
 
-from __future__ import annotations
-
 import resource
 from contextlib import suppress
 from pathlib import Path

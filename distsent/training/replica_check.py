@@ -1,7 +1,5 @@
 """Detects workers that hold different numbers: a flipped bit, bad hardware, a bug, other files."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

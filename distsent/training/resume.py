@@ -1,7 +1,5 @@
 """Whose run a folder holds: what was started there, and whether this job may resume it."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """What the main worker reports of a run: log lines and `status.json`. Other workers are silent."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from contextlib import suppress

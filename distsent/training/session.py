@@ -4,8 +4,6 @@ Elastic workers may join or leave at any time: then the workers form a new world
 in memory, and go through the four phases again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@
 5. optimizer step, at the schedule's learning rate
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
