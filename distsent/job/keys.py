@@ -1,9 +1,9 @@
-"""Keys of a job: value types that read a value as written and describe what they accept."""
+"""Keys of a job: value types that check a value as written and describe what they accept."""
 
 import json
+import math
 import operator
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +14,11 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class ValueType:
-    """`read` returns the value for the job, or raises ValueError; `allowed` follows "expected"."""
+    """`convert` turns an accepted value into the job's; `allowed` follows "expected"."""
 
     allowed: str
-    read: Callable[[Any], Any]
+    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 @dataclass(frozen=True)
@@ -27,122 +28,88 @@ class Key:
     default: Any
     type: ValueType
     meaning: str
-    unset: str  # what an unset key means; empty if the key needs a value
-    example: Any
-    pretrained: Any  # the default if the job names its own model; None: the same
-
-    def read(self, value: Any) -> Any:
-        """The value for the job; ValueError if the key does not accept it."""
-        if self.unset and str(value).lower() in ("none", "null"):
-            return None
-        return self.type.read(value)
+    unset: str = ""  # what an unset key means; empty if the key needs a value
+    example: Any = None
+    pretrained: Any = None  # the default if the job names its own model; None: the same
 
     def accepts(self, value: Any) -> bool:
-        try:
-            self.read(value)
-        except ValueError:
-            return False
-        return True
+        return self._is_unset(value) or self.type.accepts(value)
+
+    def read(self, value: Any) -> Any:
+        """The job's value for an accepted value."""
+        return None if self._is_unset(value) else self.type.convert(value)
+
+    def _is_unset(self, value: Any) -> bool:
+        return bool(self.unset) and str(value).lower() in ("none", "null")
 
 
-def key(
-    default: Any,
-    value_type: ValueType,
-    meaning: str,
-    *,
-    unset: str = "",
-    example: Any = None,
-    pretrained: Any = None,
-) -> Any:
-    """A dataclass field that carries its `Key`."""
-    example = default if example is None else example
-    schema = Key(default, value_type, meaning, unset, example, pretrained)
+def key(default: Any, value_type: ValueType, meaning: str, **options: Any) -> Any:
+    """A dataclass field that carries its `Key`. The default is the example if there is no other."""
+    schema = Key(default, value_type, meaning, **{"example": default, **options})
     return field(default=default, metadata={"key": schema})
 
 
 def integer(*bounds: str) -> ValueType:
     """An integer within bounds such as ">= 1"."""
-
-    def read(value: Any) -> int:
-        # type(), not isinstance(): true is not 1
-        if type(value) is not int or not _within(value, bounds):
-            raise ValueError
-        return value
-
-    return ValueType(f"an integer {' and '.join(bounds)}", read)
+    # type(), not isinstance(): true is not 1
+    return ValueType(
+        f"an integer {' and '.join(bounds)}", lambda x: type(x) is int and _within(x, bounds)
+    )
 
 
 def number(*bounds: str) -> ValueType:
     """A finite float within bounds such as "> 0"; an integer is accepted as well."""
 
-    def read(value: Any) -> float:
-        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-            raise ValueError
-        if not _within(value, bounds):
-            raise ValueError
-        return float(value)
+    def accepts(x: Any) -> bool:
+        try:
+            return type(x) in (int, float) and math.isfinite(x) and _within(x, bounds)
+        except OverflowError:  # an integer above all floats
+            return False
 
-    return ValueType(f"a number {' and '.join(bounds)}", read)
+    return ValueType(f"a number {' and '.join(bounds)}", accepts, float)
 
 
-def _within(value: float, bounds: tuple[str, ...]) -> bool:
+def _within(x: float, bounds: tuple[str, ...]) -> bool:
     pairs = (bound.split() for bound in bounds)
-    return all(COMPARE[sign](value, float(limit)) for sign, limit in pairs)
+    return all(COMPARE[sign](x, float(limit)) for sign, limit in pairs)
 
 
 def choice(*values: str | int) -> ValueType:
     """One of the values."""
-
-    def read(value: Any) -> Any:
-        if not any(type(value) is type(known) and value == known for known in values):
-            raise ValueError
-        return value
-
-    return ValueType(" or ".join(map(to_toml_value, values)), read)
+    return ValueType(
+        " or ".join(map(to_toml_value, values)),
+        lambda x: any(type(x) is type(known) and x == known for known in values),
+    )
 
 
 def matching(pattern: str, allowed: str) -> ValueType:
-    """Printable text that matches the pattern completely."""
+    """Printable text that the pattern matches completely."""
 
-    def read(value: Any) -> str:
-        if type(value) is not str or not re.fullmatch(pattern, value) or UNPRINTABLE.search(value):
-            raise ValueError
-        return value
+    def accepts(x: Any) -> bool:
+        return type(x) is str and bool(re.fullmatch(pattern, x)) and not UNPRINTABLE.search(x)
 
-    return ValueType(allowed, read)
+    return ValueType(allowed, accepts)
 
 
 def list_of(
-    item_type: ValueType,
-    allowed: str,
-    *,
-    least: int = 1,
-    most: int = sys.maxsize,
-    distinct: bool = False,
+    item: ValueType, allowed: str, least: int = 1, most: float = math.inf, distinct: bool = False
 ) -> ValueType:
     """A list of items of one type, as a tuple."""
 
-    def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
-            raise ValueError
-        items = tuple(item_type.read(item) for item in value)
-        if distinct and len(set(items)) < len(items):
-            raise ValueError
-        return items
+    def accepts(x: Any) -> bool:
+        fits = isinstance(x, list | tuple) and least <= len(x) <= most and all(map(item.accepts, x))
+        return fits and not (distinct and len(set(x)) < len(x))
 
-    return ValueType(allowed, read)
+    return ValueType(allowed, accepts, lambda x: tuple(map(item.convert, x)))
 
 
 def either(first: ValueType, second: ValueType) -> ValueType:
     """A value of one of two types."""
-
-    def read(value: Any) -> Any:
-        try:
-            return first.read(value)
-        except ValueError:
-            return second.read(value)
-
-    return ValueType(f"{first.allowed}, or {second.allowed}", read)
+    return ValueType(
+        f"{first.allowed}, or {second.allowed}",
+        lambda x: first.accepts(x) or second.accepts(x),
+        lambda x: (first if first.accepts(x) else second).convert(x),
+    )
 
 
 def to_toml_value(value: Any) -> str:
@@ -161,11 +128,3 @@ def to_toml_value(value: Any) -> str:
             items = (f"{name} = {to_toml_value(item)}" for name, item in value.items())
             return f"{{ {', '.join(items)} }}"
     return str(value)
-
-
-text = matching(r".*\S.*", "text")
-boolean = choice(True, False)
-count = integer(">= 1")
-positive = number("> 0")
-non_negative = number(">= 0")
-fraction = number(">= 0", "< 1")

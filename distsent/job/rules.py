@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from distsent.job.keys import to_toml_value
@@ -36,25 +37,21 @@ def find_conflicts(job: Sections) -> Iterator[Conflict]:
 
 
 def _hub_keys(job: Sections) -> Iterator[Conflict]:
-    for key, value, named_by, name in (
-        ("data.config", job.data.config, "data.source", job.data.source),
-        ("data.revision", job.data.revision, "data.source", job.data.source),
-        ("model.revision", job.model.revision, "model.name", job.model.name),
+    for keys in (
+        ("data.config", "data.source"),
+        ("data.revision", "data.source"),
+        ("model.revision", "model.name"),
     ):
+        value, name = attrgetter(*keys)(job)
         if value is not None and (name == "demo" or looks_local(name)):
-            problem = f"applies only to a hub id, not to {named_by} = {to_toml_value(name)}"
-            yield (key, named_by), problem
+            yield keys, f"applies only to a hub id, not to {keys[1]} = {to_toml_value(name)}"
 
 
 def _columns(job: Sections) -> Iterator[Conflict]:
-    data = job.data
-    for first, one, second, other in (
-        ("data.label_column", data.label_column, "data.text_column", data.text_column),
-        ("data.pair_column", data.pair_column, "data.text_column", data.text_column),
-        ("data.pair_column", data.pair_column, "data.label_column", data.label_column),
-    ):
-        if one == other:
-            yield (first, second), f"{first} and {second} must be different columns"
+    for first, second in (("label", "text"), ("pair", "text"), ("pair", "label")):
+        keys = f"data.{first}_column", f"data.{second}_column"
+        if len(set(attrgetter(*keys)(job))) == 1:
+            yield keys, f"{keys[0]} and {keys[1]} must be different columns"
 
 
 def _splits(job: Sections) -> Iterator[Conflict]:
@@ -68,11 +65,8 @@ def _splits(job: Sections) -> Iterator[Conflict]:
 
 
 def _budgets(job: Sections) -> Iterator[Conflict]:
-    for budget, tokens in (
-        ("train.token_budget", job.train.token_budget),
-        ("eval.batch_tokens", job.eval.batch_tokens),
-    ):
-        if tokens < job.data.max_length:
+    for budget in ("train.token_budget", "eval.batch_tokens"):
+        if attrgetter(budget)(job) < job.data.max_length:
             problem = f"{budget} must fit one example of data.max_length = {job.data.max_length}"
             yield (budget, "data.max_length"), problem
 

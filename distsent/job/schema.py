@@ -3,22 +3,14 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from distsent.job.keys import (
-    Key,
-    boolean,
-    choice,
-    count,
-    either,
-    fraction,
-    integer,
-    key,
-    list_of,
-    matching,
-    non_negative,
-    positive,
-    text,
-)
+from distsent.job.keys import Key, choice, either, integer, key, list_of, matching, number
 
+text = matching(r".*\S.*", "text")
+boolean = choice(True, False)
+count = integer(">= 1")
+positive = number("> 0")
+non_negative = number(">= 0")
+fraction = number(">= 0", "< 1")
 JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
 SEED = integer(">= 0", "<= 4294967295")
 # fmt: off

@@ -480,8 +480,8 @@ def test_a_run_folder_cannot_be_a_file():
 
 def test_every_default_and_example_is_what_its_key_accepts():
     for dotted, known in KEYS.items():
-        assert known.read(known.example) == known.example, dotted
-        assert known.read(known.default) == known.default, dotted
+        for value in (known.example, known.default):
+            assert known.accepts(value) and known.read(value) == value, dotted
         assert (known.default is None) == bool(known.unset), (
             f"{dotted}: to_toml could not write an unset value"
         )
@@ -492,10 +492,6 @@ def test_the_documented_keys_are_the_schema():
     assert reference.markdown_table() in text, (
         "put the new table there: python -m distsent.job.reference"
     )
-
-
-def test_help_lines_name_every_key():
-    assert [line.split()[0] for line in reference.help_lines()] == list(KEYS)
 
 
 def test_a_job_is_checked_at_once_and_without_heavy_imports():
