@@ -18,6 +18,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import Tokens, open_token_store
 from distsent.distributed.world import World
 from distsent.job import load_job
+from distsent.job.schema import ModelSection
 from distsent.model import classifier
 from distsent.model.forward import PackedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
@@ -47,9 +48,8 @@ def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
         store = open_token_store(
             job.data, work.seed, tokenizer, work.max_length, folder / "stores", workers=World()
         )
-        model = classifier.build_classifier(
-            encoder, tokenizer, store.label_names, seed=work.seed, dropout=work.dropout
-        )
+        section = ModelSection(name=encoder, dropout=work.dropout)
+        model = classifier.build_classifier(section, tokenizer, store.label_names, work.seed)
         tokens = store.splits["train"]
         counter = flops.count_flops(model.config)
         forward, _ = choose_forward(model, tokenizer, "always")

@@ -22,11 +22,9 @@ class FlopCounter:
     def forward(self, lengths: np.ndarray) -> float:
         """Operations of one forward pass over examples of `lengths` tokens."""
         lengths = np.asarray(lengths, dtype=np.float64)
-        return float(
-            self.per_token * lengths.sum()
-            + self.per_pair * (lengths * lengths).sum()
-            + self.per_example * len(lengths)
-        )
+        tokens, pairs, examples = lengths.sum(), (lengths * lengths).sum(), len(lengths)
+        total = self.per_token * tokens + self.per_pair * pairs + self.per_example * examples
+        return float(total)
 
     def training(self, lengths: np.ndarray) -> float:
         """Forward and backward: 3 times forward (Chowdhery et al., 2022, appendix B)."""

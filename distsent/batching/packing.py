@@ -1,8 +1,7 @@
-"""A packed batch: the real tokens of a micro-batch, concatenated, without padding.
+"""A packed batch: the real tokens of a micro-batch, concatenated, almost without padding.
 
-Almost without: token counts, group lengths and group sizes are rounded up a little on CPUs. A
-matmul library generates code for every new shape. That takes milliseconds each, a quarter of a
-step where no two steps share a shape.
+On CPUs, token counts, group lengths and group sizes are rounded up a little. A matmul library
+generates code for every new shape: milliseconds each, or a quarter of a step if all shapes differ.
 
 Shape letters: T tokens of the packed batch, n examples, g rows of a length group, L slots of a
 group's row, H attention heads, D width of an attention head, C classes.
@@ -15,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+Device = torch.device | str
 MAX_PADDING = 0.3  # share of attention that a group of unequal examples may spend on padding
 OWN_GROUP_LENGTH = 128  # attention over an example of this length is worth a call of its own
 MAX_GROUP_TOKENS = 1024
@@ -45,8 +45,7 @@ class LengthGroup:
 class HeadLayout:
     """The attention layout of the rows [T * H] of a packed batch: per group [g, H, L], flat."""
 
-    # row for every slot; slots without a token repeat a first token, whose numbers are finite
-    gather_index: torch.Tensor
+    gather_index: torch.Tensor  # row of every slot; slots without a token repeat a finite row
     scatter_index: torch.Tensor  # slot of every row of the packed batch
     pad_index: torch.Tensor  # slots without a token
 
@@ -91,7 +90,7 @@ def pack(
     labels: np.ndarray,
     types: Sequence[np.ndarray] | None = None,
     keys_T: torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     round_shapes: bool | None = None,
 ) -> PackedBatch:
     """Concatenate examples in the given order, which groups best when sorted by length.
@@ -120,7 +119,7 @@ def pack(
         cls_index_n=tensor(starts),
         labels_n=tensor(labels),
         lengths=tuple(lengths.tolist()),
-        groups=_length_groups(lengths, device, round_shapes),
+        groups=tuple(_length_groups(lengths, device, round_shapes)),
         keys_T=keys_T,
     )
 
@@ -154,9 +153,7 @@ def _round_rows(examples: int) -> int:
     return power * 3 // 4 if power >= 4 and examples <= power * 3 // 4 else power
 
 
-def _length_groups(
-    lengths: np.ndarray, device: torch.device | str, round_shapes: bool
-) -> tuple[LengthGroup, ...]:
+def _length_groups(lengths: np.ndarray, device: Device, round_shapes: bool) -> list[LengthGroup]:
     groups, start, cls_start = [], 0, 0
     rounded = lengths + -lengths % 8 if round_shapes else lengths
     for a, b in _split_into_groups(rounded):
@@ -169,7 +166,7 @@ def _length_groups(
             pad_gL = torch.from_numpy(np.arange(longest)[None, :] >= used[:, None]).to(device)
         groups.append(LengthGroup(a, b - a, start, cls_start, rows, longest, shortest, pad_gL))
         start, cls_start = groups[-1].stop, cls_start + rows
-    return tuple(groups)
+    return groups
 
 
 def _head_layout(batch: PackedBatch, H: int, cls_only: bool) -> HeadLayout:
@@ -177,15 +174,15 @@ def _head_layout(batch: PackedBatch, H: int, cls_only: bool) -> HeadLayout:
     starts = np.cumsum(lengths) - lengths
     gather, scatter, pads = [], [], []
     for group in batch.groups:
-        g = group.rows
         L, start = (1, group.cls_start) if cls_only else (group.longest, group.start)
-        example = np.minimum(np.arange(g), group.examples - 1) + group.first
-        used = np.where(np.arange(g) < group.examples, lengths[example], 0)
-        is_token = np.arange(L)[None, :] < used[:, None]
-        row = np.where(is_token, np.arange(L)[None, :], 0) + starts[example, None]
+        g, position = np.arange(group.rows), np.arange(L)[None, :]
+        example = np.minimum(g, group.examples - 1) + group.first
+        used = np.where(g < group.examples, lengths[example], 0)
+        is_token = position < used[:, None]
+        row = np.where(is_token, position, 0) + starts[example, None]
         gather.append((row[:, None, :] * H + np.arange(H)[None, :, None]).ravel())
-        slot = (start * H + np.arange(g * H * L).reshape(g, H, L)).transpose(0, 2, 1)
+        slot = (start * H + np.arange(len(g) * H * L).reshape(-1, H, L)).transpose(0, 2, 1)
         scatter.append(slot[is_token].ravel())
         pads.append(slot[~is_token].ravel())
-    indices = (np.concatenate(x) for x in (gather, scatter, pads))
-    return HeadLayout(*(torch.from_numpy(x).to(batch.ids_T.device) for x in indices))
+    indices = (torch.from_numpy(np.concatenate(x)) for x in (gather, scatter, pads))
+    return HeadLayout(*(index.to(batch.ids_T.device) for index in indices))

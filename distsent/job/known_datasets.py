@@ -11,13 +11,12 @@ class KnownDataset(NamedTuple):
     classes: tuple[str, ...]
 
 
+SENTIMENTS = ("negative", "neutral", "positive")
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 KNOWN_DATASETS = {
     "imdb": KnownDataset("stanfordnlp/imdb", None, ("neg", "pos")),
     "emotion": KnownDataset("dair-ai/emotion", "split", EMOTIONS),
-    "tweets": KnownDataset(
-        "cardiffnlp/tweet_eval", "sentiment", ("negative", "neutral", "positive")
-    ),
+    "tweets": KnownDataset("cardiffnlp/tweet_eval", "sentiment", SENTIMENTS),
 }
 
 

@@ -39,8 +39,7 @@ class RunSection:
 class DataSection:
     """The dataset."""
 
-    source: str = key("demo", text,
-        "`demo`, `imdb`, `emotion`, `tweets`, a hub id, or a local path")
+    source: str = key("demo", text, "`demo`, `imdb`, `emotion`, `tweets`, a hub id or a local path")
     config: str | None = key(None, text, "configuration of a hub dataset",
         unset="the dataset's own", example="split")
     revision: str | None = key(None, text, "revision of a hub dataset", unset="the newest",
@@ -66,8 +65,7 @@ class DataSection:
         "stratified share of the training rows for a missing test split")
     pool_splits: bool = key(False, boolean,
         "pool the rows of all splits and split them again by the two fractions")
-    drop_bad_rows: bool = key(False, boolean,
-        "skip rows without text or label instead of stopping at them")
+    drop_bad_rows: bool = key(False, boolean, "skip rows without text or label instead of stopping")
     store: str | None = key(None, text, "folder of the token stores", unset="`.tokens` in run.dir",
         example="tokens")
 
@@ -89,8 +87,7 @@ class ModelSection:
 class AdapterSection:
     """What is trained instead of the encoder's weights."""
 
-    kind: str = key("none", choice("none", "lora"),
-        "`lora`: train low-rank updates, freeze the weights")
+    kind: str = key("none", choice("none", "lora"), "`lora`: low-rank updates of frozen weights")
     bits: int | None = key(None, choice(4), "4: quantize the frozen weights (NF4)",
         unset="not quantized", example=4)
     rank: int = key(8, count, "rank of the updates")
@@ -115,8 +112,7 @@ class TrainSection:
     precision: str = key("float32", choice("float32", "bf16", "fp16", "auto"),
         "precision of the computation; `auto`: 16 bits on GPUs; on CPUs, `auto` and `fp16` take "
         "bf16 if it is faster")
-    token_budget: int = key(16384, count,
-        "tokens that a worker processes at once; more are accumulated")
+    token_budget: int = key(16384, count, "tokens a worker processes at once; more are accumulated")
     label_smoothing: float = key(0.0, fraction, "share of each label spread over all classes")
     class_weights: str | tuple[float, ...] = key("none",
         either(choice("none", "balanced"),
@@ -125,8 +121,7 @@ class TrainSection:
     patience: int | None = key(None, count,
         "evaluations without a better eval.metric before training stops", unset="no early stopping",
         example=3)
-    min_delta: float = key(0.0, non_negative,
-        "minimum change that counts as better for train.patience")
+    min_delta: float = key(0.0, non_negative, "minimum improvement for train.patience")
     skip_nonfinite: int = key(0, integer(">= 0"),
         "steps with a non-finite loss or gradient that a run may skip")
 
@@ -135,8 +130,7 @@ class TrainSection:
 class OptimSection:
     """The optimizer."""
 
-    name: str = key("adamw", choice("adam", "adamw"),
-        "optimizer; they differ in how weight decay acts")
+    name: str = key("adamw", choice("adam", "adamw"), "optimizer; they differ in weight decay")
     lr: float = key(7e-4, positive, "peak learning rate", example=1e-3, pretrained=2e-5)
     betas: tuple[float, float] = key((0.9, 0.999),
         list_of(fraction, "a list of two numbers >= 0 and < 1", least=2, most=2),

@@ -14,11 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification as AutoClassifier
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distsent.errors import UserError
 from distsent.job.job import Job
@@ -48,15 +45,13 @@ def check_adapter(job: Job) -> None:
     if job.adapter.bits:
         _require("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
         if job.model.name == "demo":
-            hint = "'demo' has no pretrained weights to quantize; choose a pretrained encoder"
-            raise UserError(f"adapter.bits = 4: model.name = {hint}")
+            raise UserError("adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'")
     if job.adapter.targets is None and job.model.name != "demo":
         architecture = load_config(job.model.name, job.model.revision).model_type
         if architecture not in TARGETS:
-            raise UserError(
-                f"adapter.targets: no default for {architecture} encoders (known: "
-                f"{', '.join(TARGETS)}); set it, e.g. adapter.targets=[query,value]"
-            )
+            known = ", ".join(TARGETS)
+            problem = f"adapter.targets: no default for {architecture} encoders (known: {known})"
+            raise UserError(f"{problem}; set it, e.g. adapter.targets=[query,value]")
 
 
 def _require(package: str, key: str) -> None:
@@ -74,10 +69,8 @@ def build_model(
 ) -> PreTrainedModel:
     """The model that a job trains: the classifier, with adapters if any. Raises UserError."""
     check_adapter(job)
-    model = build_classifier(
-        job.model.name, tokenizer, labels, seed=job.seeds[0], revision=job.model.revision,
-        dropout=job.model.dropout, quantization=_quantization(job, precision),
-    )  # fmt: skip
+    quantization = _quantization(job, precision)
+    model = build_classifier(job.model, tokenizer, labels, job.seeds[0], quantization)
     keep_4bit_weights(model)
     return model if job.adapter.kind == "none" else _add_lora(model, job)
 
@@ -87,7 +80,7 @@ def _quantization(job: Job, precision: str) -> Any:
         return None
     config = load_config(job.model.name, job.model.revision)
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = AutoClassifier.from_config(config)
     return nf4_config(head_modules(model), precision)
 
 
@@ -106,9 +99,8 @@ def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:
 
 def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the modules on top of the encoder. They are new in every job and fully trained."""
-    modules = dict(model.named_children())
-    modules.pop(model.base_model_prefix, None)
-    return [name for name, module in modules.items() if any(True for _ in module.parameters())]
+    children, encoder = model.named_children(), model.base_model_prefix
+    return [name for name, child in children if name != encoder and list(child.parameters())]
 
 
 def keep_4bit_weights(model: nn.Module) -> None:
@@ -138,17 +130,14 @@ def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
 
 def _targets(model: PreTrainedModel, targets: Sequence[str] | None) -> Sequence[str]:
     """The modules to update. Raises UserError for a module that the encoder does not have."""
-    architecture = model.config.model_type
-    prefix = model.base_model_prefix
-    modules = {f"{prefix}.{name}": m for name, m in model.base_model.named_modules()}
-    linear = {name.split(".")[-1] for name, m in modules.items() if isinstance(m, nn.Linear)}
+    architecture, prefix = model.config.model_type, f".{model.base_model_prefix}."
+    modules = {prefix + name: module for name, module in model.base_model.named_modules()}
     targets = targets or TARGETS[architecture]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in modules):
-            raise UserError(
-                f"adapter.targets: this {architecture} encoder has no module {target!r}; "
-                f"it has {', '.join(sorted(linear))}"
-            )
+        if not any(name.endswith(f".{target}") for name in modules):
+            linear = {n.split(".")[-1] for n, m in modules.items() if isinstance(m, nn.Linear)}
+            problem = f"this {architecture} encoder has no module {target!r}"
+            raise UserError(f"adapter.targets: {problem}; it has {', '.join(sorted(linear))}")
     return targets
 
 

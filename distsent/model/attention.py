@@ -5,6 +5,7 @@ batch down as a keyword argument. Shapes: queries, keys, values are [1, H, T, D]
 [T, H, D] here (letters: batching/packing.py).
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from inspect import signature
@@ -16,17 +17,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from distsent.batching.packing import HeadLayout, LengthGroup, PackedBatch
-from distsent.model.dropout import (
-    DropoutContext,
-    apply_mask,
-    head_keys,
-    inverse_keep_prob,
-    keep_mask,
-    to_multiplier,
-)
+from distsent.model import dropout as masks
+from distsent.model.dropout import DropoutContext
 
 NAME = "distsent"
-QKV = tuple[Tensor, ...]
 Dropout = tuple[Tensor, int, float]  # keys_T, site, rate
 
 
@@ -56,7 +50,7 @@ def packed_attention(
 
 
 def attend(
-    qkv: QKV, batch: PackedBatch, context: DropoutContext, scale: float, rate: float
+    qkv: Iterable[Tensor], batch: PackedBatch, context: DropoutContext, scale: float, rate: float
 ) -> Tensor:
     """Output in the shape of `q`: [T, H, D], or [n, H, D] for queries of first tokens only."""
     q, k, v = (_to_autocast_dtype(x) for x in qkv)
@@ -93,20 +87,16 @@ def _from_head_layout(x: Tensor, layout: HeadLayout, shape: torch.Size) -> Tenso
 def _group_slices(group: LengthGroup, H: int, cls_only: bool) -> tuple[slice, slice]:
     """A group's rows among the queries, and among the keys and values."""
     keys = slice(group.start * H, group.stop * H)
-    if cls_only:
-        return slice(group.cls_start * H, (group.cls_start + group.rows) * H), keys
-    return keys, keys
+    first_tokens = slice(group.cls_start * H, (group.cls_start + group.rows) * H)
+    return first_tokens if cls_only else keys, keys
 
 
 def _score_with_sdpa(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, scale: float) -> Tensor:
     """Without gradients: torch's fused kernel, group by group."""
     cls_only, (H, D) = len(q) != len(k), q.shape[1:]
     k_layout, q_layout = batch.head_layout(H), batch.head_layout(H, cls_only)
-    Q, K, V = (
-        _to_head_layout(q, q_layout),
-        _to_head_layout(k, k_layout),
-        _to_head_layout(v, k_layout),
-    )
+    Q = _to_head_layout(q, q_layout)
+    K, V = (_to_head_layout(x, k_layout) for x in (k, v))
     out = torch.empty_like(Q)
     for group in batch.groups:
         queries, keys = _group_slices(group, H, cls_only)
@@ -128,9 +118,8 @@ def _varlen_supports(q: Tensor) -> bool:
 
 @cache
 def _has_varlen(gpu: torch.device) -> bool:
-    if torch.version.hip or torch.cuda.get_device_capability(gpu) < (8, 0):
-        return False
-    if not find_spec("torch.nn.attention.varlen"):
+    unsupported = torch.version.hip or torch.cuda.get_device_capability(gpu) < (8, 0)
+    if unsupported or not find_spec("torch.nn.attention.varlen"):
         return False
     from torch.nn.attention.varlen import varlen_attn
 
@@ -144,11 +133,10 @@ def _score_with_varlen(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, scal
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    cls_only, longest, k_ends = len(q) != len(k), max(batch.lengths), batch.cu_seqlens
-    q_ends, q_longest = k_ends, longest
-    if cls_only:
-        q_ends = torch.arange(len(batch) + 1, dtype=torch.int32, device=q.device)
-        q_longest = 1
+    longest, k_ends = max(batch.lengths), batch.cu_seqlens
+    q_longest, q_ends = longest, k_ends
+    if len(q) != len(k):
+        q_longest, q_ends = 1, torch.arange(len(batch) + 1, dtype=torch.int32, device=q.device)
     # With one split an example's scores do not depend on the other examples, and thus not on the
     # number of workers.
     out = varlen_attn(q, k, v, q_ends, k_ends, q_longest, longest, scale=scale, num_splits=1)
@@ -171,7 +159,9 @@ class PackedAttention(torch.autograd.Function):
         cls_only, (H, D), saved = len(q) != len(k), q.shape[1:], []
         k_layout, q_layout = batch.head_layout(H), batch.head_layout(H, cls_only)
         keys_T, site, rate = dropout or (None, 0, 0.0)
-        slot_keys = None if keys_T is None else _slot_keys(keys_T, k_layout, H)
+        slot_keys = None
+        if keys_T is not None:
+            slot_keys = masks.keys_per_head(keys_T, H).index_select(0, k_layout.gather_index)
         with torch.autocast(q.device.type, enabled=False):
             Q = _to_head_layout(q, q_layout) * scale
             K, V = _to_head_layout(k, k_layout), _to_head_layout(v, k_layout)
@@ -184,16 +174,17 @@ class PackedAttention(torch.autograd.Function):
                 mask = None
                 if slot_keys is not None:
                     rows = slot_keys[keys].view(group.rows * H, -1)[:, : P.shape[1]]
-                    mask = to_multiplier(keep_mask(rows, site, group.longest, rate), P.dtype)
-                dropped = P if mask is None else apply_mask(P, mask)
+                    mask = masks.keep_mask(rows, site, group.longest, rate)
+                    mask = masks.to_multiplier(mask, P.dtype)
+                dropped = P if mask is None else masks.apply_mask(P, mask)
                 torch.bmm(dropped, Vg, out=out[queries].view(Qg.shape))
                 saved += [P, mask]
             if slot_keys is not None:
-                out.mul_(inverse_keep_prob(rate))
+                out.mul_(masks.inverse_keep_prob(rate))
             out = _from_head_layout(out, q_layout, q.shape)
         ctx.save_for_backward(Q, K, V, *saved)
         ctx.batch, ctx.scale, ctx.kv_shape, ctx.cls_only = batch, scale, k.shape, cls_only
-        ctx.inverse_keep_prob = inverse_keep_prob(rate)
+        ctx.inverse_keep_prob = masks.inverse_keep_prob(rate)
         return out
 
     @staticmethod
@@ -211,10 +202,10 @@ class PackedAttention(torch.autograd.Function):
                 shape = (group.rows * H, -1, D)
                 P, mask = saved[2 * i], saved[2 * i + 1]
                 dOg, dKg, dVg = (x.view(shape) for x in (dO[queries], dK[keys], dV[keys]))
-                dropped = P if mask is None else apply_mask(P, mask)
+                dropped = P if mask is None else masks.apply_mask(P, mask)
                 torch.bmm(dropped.transpose(1, 2), dOg, out=dVg)
                 dP = torch.bmm(dOg, V[keys].view(shape).transpose(1, 2))
-                dS = _softmax_backward(dP if mask is None else apply_mask(dP, mask), P)
+                dS = _softmax_backward(dP if mask is None else masks.apply_mask(dP, mask), P)
                 torch.bmm(dS, K[keys].view(shape), out=dQ[queries].view(shape))
                 torch.bmm(dS.transpose(1, 2), Q[queries].view(shape), out=dKg)
             dQ.mul_(ctx.scale)
@@ -241,9 +232,3 @@ def _softmax(S: Tensor, group: LengthGroup) -> Tensor:
 def _softmax_backward(dP: Tensor, P: Tensor) -> Tensor:
     wide = _softmax_dtype(P.dtype)
     return torch.ops.aten._softmax_backward_data(dP.to(wide), P.to(wide), -1, wide).to(P.dtype)
-
-
-def _slot_keys(keys_T: Tensor, layout: HeadLayout, H: int) -> Tensor:
-    """The dropout key of every slot: a hash of its token's key and its attention head."""
-    keys = (keys_T[:, None] ^ head_keys(H, keys_T.device)).view(-1)
-    return keys.index_select(0, layout.gather_index)

@@ -10,15 +10,11 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, BertConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification as AutoClassifier
 
 from distsent.errors import UserError
+from distsent.job.schema import ModelSection
 from distsent.model.tokenizer import NO_REMOTE_CODE, explain_load_errors
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
@@ -34,60 +30,43 @@ LOAD_OPTIONS: Any = {"dtype": torch.float32, "use_safetensors": True, **NO_REMOT
 
 def load_config(name: str, revision: str | None = None, **changes: Any) -> Any:
     """An encoder's configuration. Raises UserError if there is no such encoder."""
+    options = {"revision": revision or "main", **changes, **NO_REMOTE_CODE}
     with explain_load_errors(name, "model.name"):
-        revision = revision or "main"
-        return AutoConfig.from_pretrained(name, revision=revision, **changes, **NO_REMOTE_CODE)
-
-
-def check_encoder(name: str, revision: str | None = None) -> None:
-    """Raise UserError if there is no such encoder, before its dataset is tokenized."""
-    if name != "demo":
-        load_config(name, revision)
+        return AutoConfig.from_pretrained(name, **options)
 
 
 def build_classifier(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str],
-    *,
-    seed: int,
-    revision: str | None = None,
-    dropout: float | None = None,
-    quantization: Any = None,
+    model: ModelSection, tokenizer: Any, labels: Sequence[str], seed: int, quantization: Any = None
 ) -> PreTrainedModel:
     """The classifier to train. The seed initializes new weights: the head, or all of `demo`."""
     torch.manual_seed(seed)
-    names: dict[str, Any] = {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: i for i, label in enumerate(labels)},
-    }
-    if name == "demo":
+    names: dict[str, Any] = {"id2label": dict(enumerate(labels))}
+    names["label2id"] = {label: i for i, label in names["id2label"].items()}
+    if model.name == "demo":
         config: Any = BertConfig(
             vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
             intermediate_size=512, max_position_embeddings=128, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0, **names,
         )  # fmt: skip
     else:
-        config = load_config(name, revision, **names)
+        config = load_config(model.name, model.revision, **names)
     for key in DROPOUT_KEYS:
-        if dropout is not None and hasattr(config, key):
-            setattr(config, key, dropout)
-    if name == "demo":
-        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    with explain_load_errors(name, "model.name"):
-        return AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision or "main", config=config, quantization_config=quantization,
-            ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
-            **LOAD_OPTIONS,
-        )  # fmt: skip
+        if model.dropout is not None and hasattr(config, key):
+            setattr(config, key, model.dropout)
+    if model.name == "demo":
+        return AutoClassifier.from_config(config, dtype=torch.float32)
+    options = {**LOAD_OPTIONS, "config": config, "quantization_config": quantization}
+    options["ignore_mismatched_sizes"] = True  # a head for other classes is replaced by a new one
+    with explain_load_errors(model.name, "model.name"):
+        revision = model.revision or "main"
+        return AutoClassifier.from_pretrained(model.name, revision=revision, **options)
 
 
 def load_classifier(folder: str) -> PreTrainedModel:
     """A trained classifier with its labels. Raises UserError for an encoder without a head."""
     with explain_load_errors(folder, "model"):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, output_loading_info=True, **LOAD_OPTIONS
-        )
+        options = {**LOAD_OPTIONS, "output_loading_info": True}
+        model, info = AutoClassifier.from_pretrained(folder, **options)
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{folder}: an encoder without a classification head (its weights lack "
@@ -113,7 +92,6 @@ def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     """The embedding of token ids."""
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
-        raise UserError(
-            f"{type(model).__name__}: unsupported encoder: its input embedding is not nn.Embedding"
-        )
+        name = type(model).__name__
+        raise UserError(f"{name} is not supported: its input embedding is not nn.Embedding")
     return embedding

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from distsent.model.attention import QKV, attend
+from distsent.model.attention import attend
 
-Forward = Callable[..., torch.Tensor]
+# An attention module, the names of its query, key and value layers, and the rest of the layer:
+# a function of the attention's output and the layer's input, both [1, n, width].
+Parts = tuple[Any, tuple[str, str, str], Callable[..., torch.Tensor]]
 
 
 def cls_only_last_layer(stack: nn.Module) -> bool:
@@ -21,55 +23,50 @@ def cls_only_last_layer(stack: nn.Module) -> bool:
     layers = getattr(stack, "layer", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         return False
-    last = layers[-1]
-    forward = _bert_forward(last) or _distilbert_forward(last)
-    if forward is not None:
-        last.forward = forward
-    return forward is not None
+    parts = _bert_parts(layers[-1]) or _distilbert_parts(layers[-1])
+    if parts is None:
+        return False
+    own, names, finish = parts
+
+    def forward(
+        hidden: torch.Tensor, *args: Any, packed_batch: Any, dropout_context: Any, **_: Any
+    ) -> torch.Tensor:
+        first = hidden[:, packed_batch.cls_index_n]
+        query, key, value = (getattr(own, name) for name in names)
+        qkv = query(first), key(hidden), value(hidden)
+        per_head = tuple(x[0].view(x.shape[1], -1, own.attention_head_size) for x in qkv)
+        rate = own.dropout.p if own.training else 0.0
+        out = attend(per_head, packed_batch, dropout_context, own.scaling, rate)
+        return finish(out.reshape(first.shape), first)
+
+    layers[-1].forward = forward
+    return True
 
 
 def _has(module: Any, *names: str) -> bool:
     return all(hasattr(module, name) for name in names)
 
 
-def _attend(own: Any, qkv: QKV, batch: Any, context: Any) -> torch.Tensor:
-    """Output [1, n, width] of queries [1, n, width] on keys and values [1, T, width]."""
-    per_head = tuple(x[0].view(x.shape[1], -1, own.attention_head_size) for x in qkv)
-    rate = own.dropout.p if own.training else 0.0
-    return attend(per_head, batch, context, own.scaling, rate).reshape(qkv[0].shape)
-
-
-def _bert_forward(layer: Any) -> Forward | None:
+def _bert_parts(layer: Any) -> Parts | None:
     """Also RoBERTa's."""
     block: Any = getattr(layer, "attention", None)
     if not _has(block, "self", "output") or not _has(layer, "feed_forward_chunk"):
         return None
-    own = block.self
 
-    def forward(
-        hidden: torch.Tensor, *args: Any, packed_batch: Any, dropout_context: Any, **_: Any
-    ) -> torch.Tensor:
-        first = hidden[:, packed_batch.cls_index_n]
-        qkv = own.query(first), own.key(hidden), own.value(hidden)
-        out = _attend(own, qkv, packed_batch, dropout_context)
+    def finish(out: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         return layer.feed_forward_chunk(block.output(out, first))
 
-    return forward
+    return block.self, ("query", "key", "value"), finish
 
 
-def _distilbert_forward(layer: Any) -> Forward | None:
+def _distilbert_parts(layer: Any) -> Parts | None:
     own: Any = getattr(layer, "attention", None)
-    names = ("q_lin", "k_lin", "v_lin", "out_lin")
-    if not _has(own, *names) or not _has(layer, "sa_layer_norm"):
+    names = "q_lin", "k_lin", "v_lin"
+    if not _has(own, *names, "out_lin") or not _has(layer, "sa_layer_norm"):
         return None
 
-    def forward(
-        hidden: torch.Tensor, *args: Any, packed_batch: Any, dropout_context: Any, **_: Any
-    ) -> torch.Tensor:
-        first = hidden[:, packed_batch.cls_index_n]
-        qkv = own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden)
-        out = _attend(own, qkv, packed_batch, dropout_context)
-        first = layer.sa_layer_norm(own.out_lin(out) + first)
-        return layer.output_layer_norm(layer.ffn(first) + first)
+    def finish(out: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        x = layer.sa_layer_norm(own.out_lin(out) + first)
+        return layer.output_layer_norm(layer.ffn(x) + x)
 
-    return forward
+    return own, names, finish

@@ -6,6 +6,7 @@ few integer operations give four elements at once.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,14 @@ LANES = 4  # 16-bit lanes in a 64-bit word: the rate is exact to 1 / 65536
 
 
 @lru_cache(maxsize=4096)
-def _column_keys(site: int, words: int, device: torch.device) -> torch.Tensor:
-    column = mix(np.arange(words, dtype=np.uint64) + mix(word(site + 1)))
-    return torch.from_numpy(column.view(np.int64)).to(device)
-
-
-@lru_cache(maxsize=64)
-def head_keys(count: int, device: torch.device) -> torch.Tensor:
-    """One key per attention head, int64 [count]."""
-    keys = mix(np.arange(count, dtype=np.uint64) + mix(word(7)))
+def _hash_range(seed: int, count: int, device: torch.device) -> torch.Tensor:
+    keys = mix(np.arange(count, dtype=np.uint64) + mix(word(seed)))
     return torch.from_numpy(keys.view(np.int64)).to(device)
+
+
+def keys_per_head(keys_T: torch.Tensor, H: int) -> torch.Tensor:
+    """One key per token and attention head, int64 [T * H]."""
+    return (keys_T[:, None] ^ _hash_range(7, H, keys_T.device)).view(-1)
 
 
 def keep_mask(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.Tensor:
@@ -36,7 +35,7 @@ def keep_mask(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.T
     All steps are 16 bits wide: on CPUs, torch's comparisons into bool, and all operations that
     read a bool, cost ten times as much.
     """
-    word = keys.unsqueeze(-1) ^ _column_keys(site, -(-width // LANES), keys.device)
+    word = keys.unsqueeze(-1) ^ _hash_range(site + 1, -(-width // LANES), keys.device)
     word.mul_(_M1)
     # torch shifts the sign in. That changes a top bit, which the next product hides.
     word ^= word >> 32
@@ -62,27 +61,18 @@ def inverse_keep_prob(rate: float) -> float:
 class DropoutContext:
     """State of one forward pass: the keys of its tokens, and the number of dropouts so far."""
 
-    def __init__(self) -> None:
-        self._keys_T: torch.Tensor | None = None
-        self._keys_n: torch.Tensor | None = None
+    def start_pass(self, keys_T: torch.Tensor | None, cls_index_n: torch.Tensor) -> None:
+        self.keys_T: Any = keys_T
+        self._keys_n: Any = None if keys_T is None else keys_T[cls_index_n]
         self._site = 0
 
-    def start_pass(self, keys_T: torch.Tensor | None, cls_index_n: torch.Tensor) -> None:
-        self._keys_T, self._site = keys_T, 0
-        self._keys_n = None if keys_T is None else keys_T[cls_index_n]
-
     def next_site(self) -> int:
+        assert self.keys_T is not None, "a packed batch for training has dropout keys"
         self._site += 1
         return self._site
 
-    @property
-    def keys_T(self) -> torch.Tensor:
-        assert self._keys_T is not None, "a packed batch for training has dropout keys"
-        return self._keys_T
-
     def keys_for(self, x: torch.Tensor) -> torch.Tensor:
         """Keys for the rows of x: T tokens inside the encoder, n first tokens after it."""
-        assert self._keys_n is not None, "a packed batch for training has dropout keys"
         rows = x.numel() // x.shape[-1]
         return self._keys_n if rows == len(self._keys_n) else self.keys_T
 
@@ -98,6 +88,6 @@ class TokenDropout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return x
-        keys, site = self._context.keys_for(x), self._context.next_site()
-        mask = keep_mask(keys, site, x.shape[-1], self.p)
+        site = self._context.next_site()
+        mask = keep_mask(self._context.keys_for(x), site, x.shape[-1], self.p)
         return x * mask.reshape(x.shape).to(x.dtype).mul_(inverse_keep_prob(self.p))

@@ -42,15 +42,11 @@ class PackedForward:
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         self._context.start_pass(batch.keys_T, batch.cls_index_n)
         self._cls_index_n = batch.cls_index_n
-        types = {} if batch.types_T is None else {"token_type_ids": batch.types_T[None]}
-        out = self.model(
-            input_ids=batch.ids_T[None],
-            position_ids=batch.positions_T[None] + self._offset,
-            packed_batch=batch,
-            dropout_context=self._context,
-            **types,
-        )
-        return out.logits
+        types = batch.types_T
+        inputs: dict[str, Any] = {} if types is None else {"token_type_ids": types[None]}
+        positions = batch.positions_T[None] + self._offset
+        inputs |= {"input_ids": batch.ids_T[None], "position_ids": positions}
+        return self.model(**inputs, packed_batch=batch, dropout_context=self._context).logits
 
     def _keep_first_tokens(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Pooler and head read token 0 of each row: make every example a row."""

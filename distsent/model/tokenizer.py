@@ -24,10 +24,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """The tokenizer of an encoder. Raises UserError if it cannot be loaded or is not usable."""
     if name == "demo":
         return demo_tokenizer()
+    options = {"revision": revision or "main", **NO_REMOTE_CODE}
     with explain_load_errors(name, "model.name"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision or "main", **NO_REMOTE_CODE
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     problem = None
     if not tokenizer.is_fast:
         problem = "has no fast version (tokenizer.json), which distsent needs"
@@ -66,12 +65,10 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
         in_folder = "no file named model.safetensors" in text and has_pickle
         if in_folder or "use_safetensors" in text:  # the second: on the hub
             problem = (
-                "its weights exist only as a pickle (pytorch_model.bin), which distsent does not "
-                "read; docs/jobs.md shows how to convert them once"
+                "its only weights are a pickle (pytorch_model.bin), which distsent never reads"
             )
+            fix = "docs/jobs.md shows how to convert them once"
         else:
-            problem = (
-                f"cannot be loaded ({text.splitlines()[0]}); use a local folder, or a hub id if "
-                "the hub or its cache (HF_HOME) is available"
-            )
-        raise UserError(f"{key} = {name!r}: {problem}") from error
+            problem = f"cannot be loaded ({text.splitlines()[0]})"
+            fix = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
+        raise UserError(f"{key} = {name!r}: {problem}; {fix}") from error

@@ -216,7 +216,8 @@ class TrainingRun:
 def prepare_tokenizer(job: Job) -> Any:
     """Raises UserError if the model or the packages of an adapter are not available."""
     adapter.check_adapter(job)
-    classifier.check_encoder(job.model.name, job.model.revision)
+    if job.model.name != "demo":
+        classifier.load_config(job.model.name, job.model.revision)
     return load_tokenizer(job.model.name, job.model.revision)
 
 

@@ -26,6 +26,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.job import Job, load_job
+from distsent.job.schema import ModelSection
 from tests import fixtures, launcher, systems
 from tests.parallel.test_reference import EpochSampler
 
@@ -258,7 +259,7 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
     assert np.abs(merged - kept["logits"]).max() < 1e-5
     folder = systems.snapshot(trained.home, job.model.name)
     base = classifier.build_classifier(
-        str(folder),
+        ModelSection(name=str(folder)),
         AutoTokenizer.from_pretrained(folder),
         store.label_names,
         seed=7,

@@ -14,6 +14,7 @@ from distsent.batching.packing import pack
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.job import Job, load_job
+from distsent.job.schema import ModelSection
 from distsent.model import adapter, classifier
 from distsent.model.forward import PackedForward, PaddedForward, choose_forward
 from distsent.training.flat_parameters import FlatParameters
@@ -73,7 +74,7 @@ def test_packed_padded_merged_and_peft_compute_the_same(
     merged = PaddedForward(adapter.merge_adapter(model), Tokenizer(family).pad_token_id)
     adapter.save_adapter(model, tmp_path / "adapter")
     base = classifier.build_classifier(
-        str(folder),
+        ModelSection(name=str(folder)),
         None,
         LABELS,
         seed=9,
@@ -293,9 +294,8 @@ def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Pat
 
 
 def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
-    with pytest.raises(
-        UserError, match=r"model.name = 'demo' has no pretrained weights to quantize"
-    ):
+    problem = r"^adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'$"
+    with pytest.raises(UserError, match=problem):
         adapter.build_model(load_job(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
 
 

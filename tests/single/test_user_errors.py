@@ -171,8 +171,8 @@ REST: list[tuple[Harm, str]] = [
      f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); "
      f"{NO_MODEL}"),
     (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
-     "model.name = '{folder}/model': its weights exist only as a pickle (pytorch_model.bin), which "
-     "distsent does not read; "
+     "model.name = '{folder}/model': its only weights are a pickle (pytorch_model.bin), which "
+     "distsent never reads; "
      "docs/jobs.md shows how to convert them once"),
     (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
      f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: "
