@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distsent.distributed.launchers import is_main_process
-from distsent.errors import FAILED, NON_FINITE, STOPPED, NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
@@ -23,12 +23,10 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = main(sys.argv[1:])
     except UserError as error:
         code = print_and_exit_code(error.lines, error.code)
-    except NonFinite as error:
-        code = print_and_exit_code([str(error)], NON_FINITE)
     except Stopped as error:
-        code = print_and_exit_code([f"{error}; run the same command again to resume"], STOPPED)
-    except WorkerFailed as error:  # the failing worker prints the traceback
-        code = print_and_exit_code([str(error)], FAILED)
+        code = print_and_exit_code([f"{error}; run the same command again to resume"], error.code)
+    except (NonFinite, WorkerFailed) as error:  # the failing worker prints the traceback
+        code = print_and_exit_code([str(error)], error.code)
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
@@ -68,8 +66,7 @@ class Parser(argparse.ArgumentParser):
         files = [word for word in words if "=" not in word]
         if len(files) > 1:
             self.error(
-                f"{files[0]!r} and {files[1]!r}: expected one job file; overrides are "
-                "section.key=value"
+                f"{files[0]!r} and {files[1]!r}: expected one job file and section.key=value"
             )
         # A last word like 1e-3 is a broken override: the job reports it with its other mistakes.
         if files and words[0] != files[0] and not files[0].endswith(".toml"):

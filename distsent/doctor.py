@@ -21,14 +21,9 @@ from typing import Any
 from distsent import cli
 from distsent.distributed.launchers import LOCAL_SIZE, RANK, WORLD_SIZE
 from distsent.errors import FAILED, FINISHED
+from distsent.runtime import slurm_probe
 from distsent.runtime.cgroup import cpu_quota
-from distsent.runtime.slurm_probe import (
-    Check,
-    can_start_tasks,
-    check_allocation,
-    has_hub_cache,
-    run_command,
-)
+from distsent.runtime.slurm_probe import Check, run_command
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -74,8 +69,7 @@ def check_horovod(probe: Mapping[str, Any], gpus: int) -> Check:
     if probe.get("missing"):
         return Check(WARN, "Horovod", "not installed: one process only", "make setup")
     if "error" in probe:
-        fix = "built for another torch or MPI? make clean setup"
-        return Check(FAIL, "Horovod", probe["error"], fix)
+        return Check(FAIL, "Horovod", probe["error"], "for another torch or MPI? make clean setup")
     parts = [name for name in ("MPI", "Gloo", "NCCL") if probe[name]]
     found = f"{probe['version']} with {', '.join(parts) or 'no controller'}"
     if not {"MPI", "Gloo"} & set(parts):
@@ -182,9 +176,7 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
     workers = next((int(env[name]) for name in LOCAL_SIZE if env.get(name)), 1)
     cores, omp = len(os.sched_getaffinity(0)), env.get("OMP_NUM_THREADS", "")
     shm = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
-    shm_fix = (
-        "NCCL and MPI may crash: docker --shm-size=2g, Kubernetes emptyDir with medium: Memory"
-    )
+    shm_fix = "NCCL and MPI may crash: docker --shm-size=2g, Kubernetes emptyDir of medium Memory"
     ssh, ssh_fix = shutil.which("ssh"), "install openssh-client to use several hosts"
     checks = [
         check_version("Python", sys.version.split()[0], "3.11"),
@@ -199,18 +191,18 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
         check_disk("runs", run_dir, "free some space, or set another run.dir"),
         check_disk("temporary", Path(tempfile.gettempdir()), "free some space, or set TMPDIR"),
         Check(OK if ssh else WARN, "ssh", ssh or "no client", ssh_fix),
-        check_hub(env, has_hub_cache(env)),
+        check_hub(env, slurm_probe.has_hub_cache(env)),
     ]
-    checks += check_allocation(run_dir, env) if can_start_tasks(env) else [check_launcher(env)]
+    tasks = slurm_probe.can_start_tasks(env)
+    checks += slurm_probe.check_allocation(run_dir, env) if tasks else [check_launcher(env)]
     return [check._replace(fix="") if check.state == OK else check for check in checks]
 
 
 def main(arguments: list[str]) -> int:
     parser = cli.Parser("doctor", __doc__)
-    keys = "a list of objects with state, what, found, fix"
-    parser.add_argument("--json", action="store_true", help=keys)
-    where = "folder of the runs (runs)"
-    parser.add_argument("--run-dir", nargs="?", default="runs", metavar="FOLDER", help=where)
+    add = parser.add_argument
+    add("--json", action="store_true", help="a list of objects with state, what, found, fix")
+    add("--run-dir", nargs="?", default="runs", metavar="FOLDER", help="folder of the runs (runs)")
     options = parser.parse_args(arguments)
     checks = run_checks(Path(options.run_dir or "runs"))
     if options.json:

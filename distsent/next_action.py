@@ -25,25 +25,15 @@ from distsent.runtime.run_status import ATTEMPT, FILE, read_status
 
 def main(arguments: list[str]) -> int:
     parser = cli.Parser("next_action", __doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--code", type=int, required=True, metavar="N", help="exit code of the command"
-    )
-    parser.add_argument(
-        "--attempt",
-        metavar="NAME",
-        default=os.environ.get(ATTEMPT),
-        help=f"value of {ATTEMPT} for the command; a status of an earlier start is ignored",
-    )
-    parser.add_argument(
-        "--stop-requested", action="store_true", help="the command received a stop request"
-    )
-    parser.add_argument(
-        "--out-of-time",
-        action="store_true",
-        help="because of a time limit: a stop that saved nothing counts as a failure",
-    )
-    parser.add_argument("--json", action="store_true", help="print the decision as JSON")
+    add, attempt = parser.add_argument, os.environ.get(ATTEMPT)
+    add("runs", nargs="*", metavar="RUN", help="run folders")
+    add("--code", type=int, required=True, metavar="N", help="exit code of the command")
+    about = f"value of {ATTEMPT} for the command; a status of an earlier start is ignored"
+    add("--attempt", metavar="NAME", default=attempt, help=about)
+    add("--stop-requested", action="store_true", help="the command received a stop request")
+    about = "because of a time limit: a stop that saved nothing counts as a failure"
+    add("--out-of-time", action="store_true", help=about)
+    add("--json", action="store_true", help="print the decision as JSON")
     options = parser.parse_args(arguments)
     runs = [read_status(Path(run) / FILE) for run in options.runs]
     decision = decide(

@@ -55,14 +55,12 @@ class Counts:
         # A class that neither occurs nor is predicted has no F1 to average.
         present = (support + predicted) > 0
         binary = len(names) == 2
+        averages = {k: v[1] if binary else (v * support).sum() / n for k, v in per_class.items()}
         return {
             "n": n,
             "loss": self.loss_sum / n,
             "accuracy": float(correct.sum() / n),
-            **{
-                key: float(values[1] if binary else (values * support).sum() / n)
-                for key, values in per_class.items()
-            },
+            **{key: float(value) for key, value in averages.items()},
             "f1_macro": float(per_class["f1"][present].mean()),
             "confusion": self.confusion.tolist(),
             "per_class": {

@@ -47,19 +47,15 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     keys = {override.partition("=")[0].strip() for override in overrides}
     other_dataset = "data.source" in keys
     single_split = other_dataset and keys.isdisjoint(SPLIT_KEYS)
-    saved = Path(path) / "job.json"
-    if not saved.is_file():
-        saved = folder.parent / "job.json"
-    if not saved.is_file():
+    saved = folder.parent / "job.json"
+    record = read_json(saved)
+    if record is None:
         if not other_dataset:
-            raise UserError(
-                f"{path}: a model without a job: name the data, e.g. data.source=./test.csv"
-            )
+            raise UserError(f"{path}: a model without a job; set data.source, e.g. to ./test.csv")
         if "data.max_length" not in keys:
             overrides = [*overrides, f"data.max_length={_max_length(folder)}"]
         job = load_job(None, overrides)
         return EvaluationRequest(folder, folder.name, job, split, single_split)
-    record = read_json(saved)
     tree = record["job"]
     if "precision" in tree.get("train", {}):  # the one of the training run, not the fastest here
         tree["train"]["precision"] = devices.pinned_precision(tree["train"]["precision"], record)
@@ -90,23 +86,16 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     )
     tokenizer = world.all_or_raise(lambda: load_tokenizer(folder), "evaluate.tokenizer")
     model = world.all_or_raise(lambda: classifier.load_classifier(folder), "evaluate.model")
-    names, limit = class_names(model), classifier.token_limit(model)
-    if job.data.max_length > limit:
-        raise UserError(
-            f"data.max_length = {job.data.max_length}: this model takes at most {limit} tokens"
-        )
+    names = class_names(model)
+    length, limit = job.data.max_length, classifier.token_limit(model)
+    if length > limit:
+        raise UserError(f"data.max_length = {length}: this model takes at most {limit} tokens")
     store = _open_store(request, world, names, tokenizer)
     torch.nn.Module.to(model, device)
     forward, _ = choose_forward(model, tokenizer, job.model.packed)
-    scores, _ = evaluate_split(
-        world,
-        forward,
-        store.splits[request.split],
-        names,
-        batch_tokens=job.eval.batch_tokens,
-        precision=precision,
-        device=device,
-    )
+    split = store.splits[request.split]
+    options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
+    scores, _ = evaluate_split(world, forward, split, names, **options)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
     intervals = score_intervals(scores["confusion"])
@@ -134,13 +123,12 @@ def _open_store(
     folder = Path(world.on_main(build, "evaluate.store"))
     store = world.all_or_raise(lambda: TokenStore.open(folder), "evaluate.open")
     if request.split not in store.splits:
+        found = ", ".join(store.splits)
+        raise UserError(f"data.source: no {request.split} split; it has {found}: set --split")
+    classes = list(store.label_names)
+    if len(classes) != len(names) if unnamed else classes != names:
         raise UserError(
-            f"data.source: no {request.split} split; it has {', '.join(store.splits)}: set --split"
-        )
-    found = list(store.label_names)
-    if len(found) != len(names) if unnamed else found != names:
-        raise UserError(
-            f"data.source: its classes are {', '.join(found)}, the model's are {', '.join(names)}; "
-            "data.labels names them in the model's order"
+            f"data.source: its classes are {', '.join(classes)}, not the model's: "
+            f"{', '.join(names)}; data.labels names them in the model's order"
         )
     return store

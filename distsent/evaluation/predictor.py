@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.packing import pack
@@ -20,9 +21,6 @@ from distsent.model.forward import autocast, choose_forward
 from distsent.model.tokenizer import explain_load_errors, load_tokenizer
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
 
@@ -45,14 +43,11 @@ def find_model_folder(path: str | Path) -> Path:
     if run.job.is_file():
         status = read_status(run.status)
         state = f"{status.state}: {status.message}" if status else "status unknown"
-        raise UserError(
-            f"{path}: this run has no model yet ({state}); run its training command again to resume"
-        )
+        raise UserError(f"{path}: no model yet ({state}); run its training command again to resume")
     if (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: an adapter only; its parent folder holds the complete model")
     raise UserError(
-        f"{path}: neither a run folder nor a saved model (there is no model/config.json and no "
-        "config.json)"
+        f"{path}: neither a run nor a saved model (no config.json, no model/config.json)"
     )
 
 
@@ -66,11 +61,7 @@ class Predictor:
     """A classifier that labels texts. Longer texts than the model takes are cut, as in training."""
 
     def __init__(
-        self,
-        path: str | Path,
-        precision: str = "float32",
-        batch_tokens: int = 8192,
-        max_length: int | None = None,
+        self, path: str | Path, precision: str = "float32", max_length: int | None = None
     ) -> None:
         folder = str(find_model_folder(path))
         self.tokenizer = load_tokenizer(folder)
@@ -84,7 +75,7 @@ class Predictor:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
         self.max_length = max_length or min(self.tokenizer.model_max_length, limit)
         self._precision = precision
-        self._batch_tokens = batch_tokens_for(self.device, batch_tokens)
+        self._batch_tokens = batch_tokens_for(self.device, 8192)
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from os.path import commonprefix
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -75,8 +75,7 @@ def _experiment(result: Record) -> str:
 
 def _common_name(names: Sequence[str]) -> str:
     """The common prefix of the names of runs, without "seed" at its end."""
-    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    prefix = "".join(letters[0] for letters in same)
+    prefix = commonprefix(names)  # noqa: RUF071 (by character)
     return prefix.removesuffix("seed").rstrip("-_.") or min(names)
 
 

@@ -78,9 +78,7 @@ def read_run(path: str | Path) -> FinishedRun:
     if result is None or result.get("status") != "finished":
         status = read_status(folder.status)
         state = f"{status.state}: {status.message}" if status else "status unknown"
-        raise UserError(
-            f"{path}: this run is not finished ({state}); run its training command again to resume"
-        )
+        raise UserError(f"{path}: not finished ({state}); run its training command again to resume")
     return FinishedRun(folder, result)
 
 

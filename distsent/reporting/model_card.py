@@ -1,9 +1,7 @@
 """The model card: model/README.md in Hugging Face's format, made from the run folder alone."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from distsent.evaluation.intervals import score_intervals
@@ -17,7 +15,6 @@ from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
 
 TASK = "text-classification"
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
 def write_model_card(run: FinishedRun) -> None:
@@ -34,20 +31,25 @@ def write_model_card(run: FinishedRun) -> None:
 def card_text(run: FinishedRun, drawn: bool) -> str:
     """The card as markdown. `drawn`: whether its pictures are in the same folder."""
     from huggingface_hub import ModelCard
+    from jinja2 import Environment, StrictUndefined
 
-    pictures = ["![loss and accuracy over epochs](curves.png)"]
-    for split in run.result["eval"]:
-        pictures.append(f"![confusion matrix on the {split} split](confusion-{split}.png)")
-    body = _template("model_card").substitute(
-        _description(run) | _scores(run) | _training(run),
-        pictures="\n\n".join(pictures) if drawn else "",
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"g": "{:g}".format, "thousands": "{:,}".format, "duration": duration}
+    text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    body = environment.from_string(text).render(
+        _tables(run),
+        drawn=drawn,
+        result=run.result,
+        job=run.job,
+        job_toml=_job_toml(run.job),
+        dataset=_dataset(run),
+        labels=run.labels,
+        id2label=dict(enumerate(run.labels)),
+        label2id={name: i for i, name in enumerate(run.labels)},
+        on_hub=_on_hub,
+        public_name=public_name,
     )
-    body = re.sub(r" *\n{3,}", "\n\n", body)  # left by parts that this run does not have
     return str(ModelCard(f"---\n{_metadata(run).to_yaml()}\n---\n\n{body}"))
-
-
-def _template(name: str) -> Template:
-    return Template(Path(__file__).with_name(f"{name}.md").read_text(encoding="utf-8"))
 
 
 def _metadata(run: FinishedRun) -> Any:
@@ -85,140 +87,38 @@ def _dataset(run: FinishedRun) -> str:
     return f"./{public_name(source)}" if looks_local(source) else source
 
 
-def _description(run: FinishedRun) -> dict[str, object]:
-    """What the model is, and how to load it."""
-    encoder, dataset = str(run.job["model"]["name"]), _dataset(run)
-    encoder_link = f"[{encoder}](https://huggingface.co/{encoder})"
-    if not _on_hub(encoder):
-        encoder_link = f"`{public_name(encoder)}` (a local folder)"
-    if encoder == "demo":
-        encoder_link = "a small BERT with random weights"
-    dataset_link = f"[{dataset}](https://huggingface.co/datasets/{dataset})"
-    if not _on_hub(dataset):
-        dataset_link = "distsent's demo dataset" if dataset == "demo" else f"`{dataset}`"
-    counts, adapter = run.result["parameters"], run.job["adapter"]
-    note = use = ""
-    if adapter["kind"] != "none":
-        frozen = (
-            "quantized to 4 bits (NF4), except the head" if adapter["bits"] else "left as they are"
-        )
-        note = (
-            f"Trained were low-rank updates (LoRA, rank {adapter['rank']}, alpha "
-            f"{adapter['alpha']:g}) over weights {frozen}. This folder holds the model with the "
-            "updates merged in, in float32; `adapter/` holds the updates only."
-        )
-        names = dict(enumerate(run.labels))
-        use = _template("model_card_adapter").substitute(
-            encoder=public_name(encoder), id2label=names, label2id={v: k for k, v in names.items()}
-        )
-        if adapter["bits"]:
-            use += (
-                "\nThat model differs slightly: this folder holds what was trained, updates over "
-                "the encoder in 4 bits."
-            )
-    return {
-        "name": run.name,
-        "class_count": len(run.labels),
-        "classes": ", ".join(run.labels),
-        "encoder": encoder_link,
-        "dataset": dataset_link,
-        "max_length": run.job["data"]["max_length"],
-        "parameters": f"{counts['all']:,}",
-        "trained": f"{counts['trained']:,}",
-        "adapter": note,
-        "adapter_use": use,
-        "versions": _bullets(run.result["versions"], " "),
-    }
-
-
-def _scores(run: FinishedRun) -> dict[str, object]:
+def _tables(run: FinishedRun) -> dict[str, Any]:
     """Final scores, scores per class, and the scores at each evaluation during training."""
-    final, classes = [], []
+    final, class_tables = [], {}
     for split, scores in run.result["eval"].items():
-        cells = [split, f"{scores['n']:,}"]
-        for key, (low, high) in score_intervals(scores["confusion"]).items():
-            cells.append(f"{scores[key]:.4f} [{low:.4f}, {high:.4f}]")
-        final.append(cells + [f"{scores[key]:.4f}" for key in ("precision", "recall", "loss")])
-        per_class = [
-            [name, *(f"{one[key]:.4f}" for key in ("precision", "recall", "f1")), f"{one['n']:,}"]
+        intervals = score_intervals(scores["confusion"]).items()
+        cells = [f"{scores[key]:.4f} [{low:.4f}, {high:.4f}]" for key, (low, high) in intervals]
+        cells += _decimals(scores, "precision", "recall", "loss")
+        final.append([split, f"{scores['n']:,}", *cells])
+        rows = [
+            [name, *_decimals(one, "precision", "recall", "f1"), f"{one['n']:,}"]
             for name, one in scores["per_class"].items()
         ]
-        table = markdown_table(["class", "precision", "recall", "F1", "rows"], per_class)
-        classes.append(f"On the {split} split:\n\n{table}")
+        class_tables[split] = markdown_table(["class", "precision", "recall", "F1", "rows"], rows)
     head = ["split", "rows", "accuracy", "F1", "F1 macro", "precision", "recall", "loss"]
-    history, best = run.result["history"], run.result["best"]
+    history, keys = run.result["history"], ("loss", "accuracy", "f1", "precision", "recall")
     watched = history[-1]["split"] if history else "validation"
-    keys = ("train_loss", "train_accuracy", "loss", "accuracy", "f1", "precision", "recall")
-    evaluations = [
-        [f"{one['epoch']:.2f}", f"{one['step']:,}", *(f"{one[key]:.4f}" for key in keys)]
-        for one in history
-    ]
+    evaluations = []
+    for one in history:
+        scores = _decimals(one, "train_loss", "train_accuracy", *keys)
+        evaluations.append([f"{one['epoch']:.2f}", f"{one['step']:,}", *scores])
     columns = ["epoch", "step", "training loss", "training accuracy", f"{watched} loss"]
     columns += ["accuracy", "F1", "precision", "recall"]
-    chosen = f" The weights are those of step {best['step']}, chosen on the validation split."
     return {
         "scores": markdown_table(head, final),
-        "averaging": f"of `{run.labels[1]}`" if len(run.labels) == 2 else "weighted by support",
-        "best": chosen if best else "",
-        "class_scores": "\n".join(classes),
+        "class_scores": class_tables,
         "watched": watched,
         "evaluations": markdown_table(columns, evaluations),
     }
 
 
-def _training(run: FinishedRun) -> dict[str, object]:
-    """Hyperparameters, the job, speed and memory."""
-    result, train, size = run.result, run.result["train"], run.result["world_size"]
-    speed = {
-        "training": f"{train['samples_per_second']:,.1f} examples/s, "
-        f"{train['tokens_per_second']:,.0f} tokens/s (without padding) on {size} "
-        f"worker{'s' * (size > 1)}; {duration(train['seconds'])} for {train['samples']:,} examples"
-    }
-    for split, scores in result["eval"].items():
-        speed[f"evaluating the {split} split"] = f"{scores['samples_per_second']:,.1f} examples/s"
-    if train.get("peak_memory_bytes"):
-        speed["peak memory per worker"] = f"{train['peak_memory_bytes'] / 2**30:.2f} GiB"
-    return {
-        "hyperparameters": _bullets(_hyperparameters(run)),
-        "job": _job_toml(run.job),
-        "throughput": _bullets(speed),
-    }
-
-
-def _hyperparameters(run: FinishedRun) -> dict[str, object]:
-    job, result = run.job, run.result
-    train, optim, adapter = job["train"], job["optim"], job["adapter"]
-    rate, warmup = f"{optim['lr']:g}, {optim['schedule']} schedule", optim["warmup"]
-    if warmup:
-        rate += f", warm-up {warmup:g} {'of the steps' if warmup < 1 else 'steps'}"
-    betas = ", ".join(f"{beta:g}" for beta in optim["betas"])
-    optimizer = f"{OPTIMIZERS[optim['name']]} with betas ({betas}) and epsilon {optim['eps']:g}"
-    decay, clip = optim["weight_decay"], optim["clip_norm"]
-    optimizer += f", weight decay {decay:g}" if decay else ""
-    optimizer += f", gradient clipped to norm {clip:g}" if clip else ", no clipping"
-    ended = ", stopped early" if result["ended_early"] else ""
-    extras = {
-        "label smoothing": train["label_smoothing"],
-        "class weights": train["class_weights"],
-        "dropout": job["model"]["dropout"],
-    }
-    if adapter["kind"] != "none":
-        parts = [f"{key} {value}" for key, value in adapter.items() if value is not None]
-        extras["adapter"] = ", ".join(parts)
-    return {
-        "learning rate": rate,
-        "optimizer": optimizer,
-        "batch size": f"{train['batch_size']}, over all workers together",
-        "steps": f"{result['steps']:,} ({result['epochs']:.2f} epochs){ended}",
-        "seed": train["seed"],
-        "precision": result["precision"],
-        "longest text": f"{job['data']['max_length']} tokens",
-        **{name: value for name, value in extras.items() if value not in (None, 0.0, "none")},
-    }
-
-
-def _bullets(values: Mapping[str, object], separator: str = ": ") -> str:
-    return "\n".join(f"- {name}{separator}{value}" for name, value in values.items())
+def _decimals(scores: Mapping[str, Any], *keys: str) -> list[str]:
+    return [f"{scores[key]:.4f}" for key in keys]
 
 
 def _job_toml(job: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ PLACES = {  # place: the module and the function whose calls are its visits
     "tokenizing": ("distsent.data.token_store", "write_part"),
     "first_step": ("distsent.training.train_step", "TrainStep.__call__"),
     "training": ("distsent.training.train_step", "TrainStep.__call__"),
-    "evaluating": ("distsent.evaluation.evaluate_split", "score_batches"),
+    "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),
     "saving": ("distsent.runtime.checkpoint", "save"),
     "import": ("torch", ""),
 }

@@ -121,7 +121,7 @@ def test_a_model_without_a_job_needs_a_data_source(
     with pytest.raises(UserError) as caught:
         evaluate.main([str(model)])
     assert caught.value.lines == (
-        f"{model}: a model without a job: name the data, e.g. data.source=./test.csv",
+        f"{model}: a model without a job; set data.source, e.g. to ./test.csv",
     )
     found = scores(capsys, model, f"data.source={finished.parent / 'corpus'}")
     assert found["confusion"] == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]

@@ -126,3 +126,11 @@ def test_hub_ids_are_links_and_metadata(finished: Path) -> None:
     )
     data = ModelCard(model_card.card_text(run, drawn=False)).data
     assert (data.base_model, data.datasets) == ("distilbert-base-uncased", ["dair-ai/emotion"])
+
+
+def test_a_run_without_chosen_weights_has_a_card(finished: Path) -> None:
+    """Its dataset has no validation split to choose them on."""
+    run = read_run(finished / "plain")
+    assert "The weights are those of step" in model_card.card_text(run, drawn=False)
+    run.result["best"] = None
+    assert "The weights are those of step" not in model_card.card_text(run, drawn=False)

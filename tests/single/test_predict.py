@@ -176,9 +176,8 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
                              f"model.name={encoder}",
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model "
                                                                 "takes 3 to 258 tokens",
-        (str(tmp_path), "a"): f"{tmp_path}: neither a run folder nor a saved model (there is no "
-                              "model/config.json and no "
-                              "config.json)",
+        (str(tmp_path), "a"): f"{tmp_path}: neither a run nor a saved model (no config.json, "
+                              "no model/config.json)",
         (str(adapter), "a"): f"{adapter}: an adapter only; its "
                                                                 "parent folder holds the "
                                                                 "complete model",
@@ -195,7 +194,7 @@ def test_a_run_without_a_model_yet_says_how_it_stands(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(status.to_json())
     with pytest.raises(
         UserError,
-        match=r"this run has no model yet \(stopped: stop requested; saved after step 5\)",
+        match=r"no model yet \(stopped: stop requested; saved after step 5\)",
     ):
         Predictor(tmp_path)
 

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from distsent import report
 from distsent.errors import UserError
 from distsent.evaluation import intervals
-from distsent.reporting import pairwise, plots, push, significance
+from distsent.reporting import pairwise, plots, push
 from distsent.reporting.finished_run import read_run
 from distsent.reporting.table import format_result_table, next_commands
 from distsent.runtime.run_status import RunStatus
@@ -129,8 +129,8 @@ def test_each_folder_without_a_finished_run_is_one_line(finished: Path, tmp_path
     with pytest.raises(UserError) as caught:
         report.main([str(finished / "plain"), str(unfinished), str(tmp_path / "none")])
     assert caught.value.lines == (
-        f"{unfinished}: this run is not finished (running: step 3 of 16); run its training command "
-        "again to resume",
+        f"{unfinished}: not finished (running: step 3 of 16); run its training command again to "
+        "resume",
         f"{tmp_path / 'none'}: not a run folder (it has no job.json); give <run.dir>/<job.name>",
     )
 
@@ -176,7 +176,7 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
 def test_mcnemar_is_scipys_exact_binomial_test() -> None:
     for a, b in ((0, 0), (3, 9), (10, 10), (0, 12), (40, 70), (900, 1000)):
         expected = stats.binomtest(a, a + b).pvalue if a + b else 1.0
-        assert significance.mcnemar(a, b) == pytest.approx(expected, rel=1e-6)
+        assert pairwise.mcnemar(a, b) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_better_model_is_distinguished_from_chance() -> None:
@@ -187,16 +187,16 @@ def test_a_better_model_is_distinguished_from_chance() -> None:
         return np.where(rng.random(400) < share, labels, rng.integers(0, 3, 400))
 
     weak, strong, twin = noisy(0.5), noisy(0.8), noisy(0.5)
-    pair = significance.compare_predictions(labels, weak, strong, 3)
+    pair = pairwise.compare_predictions(labels, weak, strong, 3)
     assert pair.mcnemar < 0.001 and pair.f1_p < 0.01 and pair.f1_interval[0] > 0
     expected = f1_score(labels, strong, average="weighted") - f1_score(
         labels, weak, average="weighted"
     )
     assert pair.f1 == pytest.approx(expected)
     assert pair.accuracy == pytest.approx((strong == labels).mean() - (weak == labels).mean())
-    equal = significance.compare_predictions(labels, weak, twin, 3)
+    equal = pairwise.compare_predictions(labels, weak, twin, 3)
     assert equal.mcnemar > 0.05 and equal.f1_interval[0] < 0 < equal.f1_interval[1]
-    assert significance.compare_predictions(labels, weak, weak, 3).f1_p == 1.0
+    assert pairwise.compare_predictions(labels, weak, weak, 3).f1_p == 1.0
 
 
 def test_intervals_are_wilsons_and_the_bootstraps() -> None:
