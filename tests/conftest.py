@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Set before torch is imported: two threads on a tiny tensor are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+settings.register_profile("distsent", deadline=None)  # a busy machine is not a failure
+settings.load_profile("distsent")
 
 # `make test` runs two test processes on two cores. Tests that start workers run one after another
 # in one of them, clusters in the other, because each of these fills the machine; small files go to

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -16,7 +16,6 @@ def counted(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None)  # a busy machine may take long
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(0, 2**31))
 def test_scores_equal_scikit_learn(classes: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -44,7 +43,6 @@ def test_scores_equal_scikit_learn(classes: int, n: int, seed: int) -> None:
         )
 
 
-@settings(deadline=None)  # a busy machine may take long
 @given(st.integers(1, 50), st.integers(1, 7), st.integers(0, 2**31))
 def test_counts_merge_exactly_in_any_grouping(n: int, parts: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
