@@ -40,10 +40,7 @@ class Decision:
 
 
 def decide(
-    code: int,
-    *runs: RunStatus | None,
-    stop_requested: bool = False,
-    out_of_time: bool = False,
+    code: int, *runs: RunStatus | None, stop_requested: bool = False, out_of_time: bool = False
 ) -> Decision:
     """The next action after a launcher ended with `code`.
 

@@ -35,13 +35,10 @@ def main(arguments: list[str]) -> int:
     add("--out-of-time", action="store_true", help=about)
     add("--json", action="store_true", help="print the decision as JSON")
     options = parser.parse_args(arguments)
-    runs = [read_status(Path(run) / FILE) for run in options.runs]
-    decision = decide(
-        options.code,
-        *(run if run and options.attempt in (None, run.attempt) else None for run in runs),
-        stop_requested=options.stop_requested,
-        out_of_time=options.out_of_time,
-    )
+    found = [read_status(Path(run) / FILE) for run in options.runs]
+    runs = [run if run and options.attempt in (None, run.attempt) else None for run in found]
+    reasons = {"stop_requested": options.stop_requested, "out_of_time": options.out_of_time}
+    decision = decide(options.code, *runs, **reasons)
     fields = asdict(decision)
     fields["message"] = " ".join(decision.message.split())  # one line
     line = " ".join(str(value) for value in fields.values())

@@ -46,8 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
     """The comparison as markdown, csv or json; of one run, also its scores on all splits."""
-    from distsent.reporting import comparison, pairwise
-    from distsent.reporting.table import format_result_table
+    from distsent.reporting import comparison, pairwise, table
 
     results = [run.result for run in runs]
     records = [comparison.run_record(result, split) for result in results]
@@ -58,9 +57,9 @@ def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
         return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
     if style == "csv":
         return comparison.format_csv(records, spreads)
-    scores = f"{format_result_table(results[0])}\n\n" if len(runs) == 1 else ""
-    table = comparison.format_comparison(records, spreads)
-    return f"{scores}Scores on the {split} split.\n\n{table}{pairwise.format_pairs(pairs)}"
+    scores = f"{table.format_result_table(results[0])}\n\n" if len(runs) == 1 else ""
+    runs_table = comparison.format_comparison(records, spreads)
+    return f"{scores}Scores on the {split} split.\n\n{runs_table}{pairwise.format_pairs(pairs)}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -76,10 +75,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.private and not options.push:
         raise UserError("--private: goes with --push ORG/NAME")
-    if options.push and len(options.runs) > 1:
-        raise UserError(
-            f"--push {options.push}: one run becomes one repository; {len(options.runs)} are given"
-        )
+    count = len(options.runs)
+    if options.push and count > 1:
+        raise UserError(f"--push {options.push}: one run becomes one repository; {count} are given")
     return options
 
 

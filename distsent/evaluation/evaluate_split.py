@@ -1,7 +1,5 @@
 """Evaluate a split on all workers: each row is scored once, at any number of workers."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -1,9 +1,7 @@
 """Scores from counts that merge exactly: ratios are taken once, of the merged counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,7 +29,7 @@ class Counts:
         return np.append(self.confusion.ravel().astype(np.float64), self.loss_sum)
 
     @classmethod
-    def from_vector(cls, vector: np.ndarray, classes: int) -> Counts:
+    def from_vector(cls, vector: np.ndarray, classes: int) -> Self:
         """The counts of `to_vector`, or of a sum of such vectors."""
         counts = cls(classes)
         counts.confusion[:] = np.rint(vector[:-1]).astype(np.int64).reshape(classes, classes)

@@ -1,7 +1,5 @@
 """Texts -> labels and scores, from a finished run or any saved classifier."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -46,17 +46,16 @@ def seed_spreads(results: Sequence[Record], split: str) -> list[dict[str, Any]]:
     """Means and sample standard deviations of scores and speeds, per experiment with many seeds."""
     groups: dict[str, list[Record]] = {}
     for result in results:
-        groups.setdefault(_experiment(result), []).append(result)
+        groups.setdefault(_experiment(result), []).append(run_record(result, split))
     spreads = []
-    for group in groups.values():
-        seeds = sorted({result["job"]["train"]["seed"] for result in group})
+    for records in groups.values():
+        seeds = sorted({record["seed"] for record in records})
         if len(seeds) < 2:
             continue
-        records = [run_record(result, split) for result in group]
         columns = {key: [record[key] for record in records] for key in (*SCORES, *SPEEDS)}
         name = _common_name([record["run"] for record in records])
         spreads.append({
-            "run": f"{name} ({len(group)} seeds)",
+            "run": f"{name} ({len(records)} seeds)",
             "model": records[0]["model"],
             "split": split,
             "seeds": seeds,
@@ -94,12 +93,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = []
+    text = ""
     for row in (cells[0], rule, *cells[1:]):
         pairs = enumerate(zip(row, widths, strict=True))
         padded = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in pairs]
-        lines.append(f"| {' | '.join(padded)} |\n")
-    return "".join(lines)
+        text += f"| {' | '.join(padded)} |\n"
+    return text
 
 
 def format_seeds(results: Sequence[Record]) -> str:

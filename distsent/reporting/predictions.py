@@ -1,19 +1,15 @@
 """The final model's logits for each row of a split, and its worst mistakes, kept for reports."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from distsent.data.token_store import TokenStore
 from distsent.evaluation.metrics import softmax
 from distsent.runtime.run_folder import write_text
-
-if TYPE_CHECKING:
-    from distsent.data.token_store import TokenStore
 
 MAX_MISTAKES = 200
 
