@@ -20,6 +20,7 @@ class Log:
     """The interface, and the log of all workers but the main one, which drops everything."""
 
     def info(self, line: str) -> None: ...
+    def to_file(self, line: str) -> None: ...  # not to the console
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None: ...
     def progress(self, step: int, text: str) -> None: ...
     def close(self) -> None: ...
@@ -56,7 +57,7 @@ class RunLog(Log):
             self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
 
     def info(self, line: str) -> None:
-        self._log(line)
+        self.to_file(line)
         self._print(line)
 
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
@@ -75,7 +76,7 @@ class RunLog(Log):
                 self._bar.set_postfix_str(text, refresh=False)
                 self._bar.update(step - self._bar.n)
         elif self._progress_lines is not None:
-            self._log(text)
+            self.to_file(text)
             self._progress_lines.update(step, text)
         else:
             self.info(text)
@@ -93,7 +94,7 @@ class RunLog(Log):
             else:
                 print(line, file=sys.stderr, flush=True)
 
-    def _log(self, line: str) -> None:
+    def to_file(self, line: str) -> None:
         self._append(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def _append(self, file: TextIO, text: str) -> None:

@@ -1,11 +1,13 @@
-"""All trained parameters in one flat tensor, and their gradients in another.
+"""All trained parameters in one flat tensor; their gradients and Adam's moments in others.
 
 The model's parameters and gradients become views. So all-reduce, norm, optimizer step, checkpoint
 and hash are one operation each. Layout: token embedding (if trained) | parameters with weight decay
 | parameters without | control slots.
 """
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -13,31 +15,30 @@ from torch import nn
 # Numbers that all workers must agree on. They travel with the gradients and cost nothing.
 CONTROL_SLOTS = 8
 UNDECAYED = ("bias", "norm")  # no weight decay on biases and normalization, as is usual
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
 
 
 class FlatParameters:
     """Takes over a model's trainable parameters.
 
-    `values`, `grads`: float32 [N]. `control_slots`: float32 [8]. `embedding_grad`: the gradient of
-    the token embedding, [V, d], None if it is frozen.
+    `values`, `grads` and each of `moments`: float32 [N], `decayed` of them with weight decay.
+    `control_slots`: float32 [8]. `embedding_grad`: the gradient of the token embedding, [V, d],
+    None if it is frozen.
     """
 
     def __init__(self, model: nn.Module, embedding: nn.Embedding | None) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        trained = embedding is not None and embedding.weight.requires_grad
-        weight = embedding.weight if embedding is not None and trained else None
+        weight = embedding.weight if embedding and embedding.weight.requires_grad else None
         named.sort(key=lambda item: (item[1] is not weight, is_undecayed(item[0])))
-        self.named: list[tuple[str, nn.Parameter]] = named
-        self.size = sum(p.numel() for _, p in named)
+        self.named, self.size = named, sum(p.numel() for _, p in named)
         self.embedding_size = weight.numel() if weight is not None else 0
-        like = named[0][1].detach()
-        self.values = like.new_empty(self.size)
-        self._buffer = like.new_zeros(self.size + CONTROL_SLOTS)
+        self.values = torch.cat([p.detach().reshape(-1) for _, p in named])
+        self.moments = {key: torch.zeros_like(self.values) for key in MOMENTS}
+        self._buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
         self.grads, self.control_slots = self._buffer[: self.size], self._buffer[self.size :]
         start, self.decayed = 0, 0
         for name, p in named:
             stop = start + p.numel()
-            self.values[start:stop].copy_(p.detach().reshape(-1))
             p.data = self.values[start:stop].view(p.shape)
             p.grad = self.grads[start:stop].view(p.shape)
             self.decayed += 0 if is_undecayed(name) else p.numel()
@@ -59,23 +60,13 @@ class FlatParameters:
         if self.embedding_grad is not None:
             self.embedding_grad.index_fill_(0, token_ids, 0.0)
 
-    def groups(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
-        """(values, grads, with weight decay?) of the optimizer's parameter groups."""
-        decayed, undecayed = slice(0, self.decayed), slice(self.decayed, self.size)
-        for part, decays in ((decayed, True), (undecayed, False)):
-            if self.values[part].numel():
-                yield self.values[part], self.grads[part], decays
-
-    def split(self, *parts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Views, one per parameter name, of a tensor like `values`, complete or in `groups`."""
-        views, parameters = {}, iter(self.named)
-        for part in parts:
-            start = 0
-            while start < part.numel():
-                name, p = next(parameters)
-                views[name] = part[start : start + p.numel()].view(p.shape)
-                start += p.numel()
-        return views
+    def split(self, flat: torch.Tensor, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Views, one per parameter, of a tensor like `values`. Keys: `prefix` and name."""
+        parts = flat.split([p.numel() for _, p in self.named])
+        return {
+            prefix + name: part.view(p.shape)
+            for part, (name, p) in zip(parts, self.named, strict=True)
+        }
 
     def check_shapes(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> None:
         """Raises ValueError unless `tensors` has each parameter under `prefix` and its name."""

@@ -1,4 +1,4 @@
-"""Adam and AdamW over the flat buffer, and the learning-rate schedule."""
+"""Adam and AdamW over the flat parameters, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 
 from distsent.job.schema import OptimSection
 from distsent.training.flat_parameters import FlatParameters
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's state, by torch's names
 
 
 @dataclass(frozen=True)
@@ -45,36 +43,21 @@ class Schedule:
 
 
 def build_optimizer(optim: OptimSection, flat: FlatParameters) -> torch.optim.Optimizer:
-    """torch's optimizer on the flat parameter groups.
+    """torch's optimizer over `flat`: it steps on views of its values, gradients and moments.
 
     `adam` adds weight decay to the gradient, `adamw` subtracts it from the weights.
     """
-    groups = []
-    for values, grads, decays in flat.groups():
-        parameter = torch.nn.Parameter(values)
-        parameter.grad = grads
-        decay = optim.weight_decay if decays else 0.0
-        groups.append({"params": [parameter], "weight_decay": decay})
+    groups, states = [], {}
+    decayed, undecayed = slice(0, flat.decayed), slice(flat.decayed, flat.size)
+    for part, decay in ((decayed, optim.weight_decay), (undecayed, 0.0)):
+        if part.start < part.stop:
+            parameter = torch.nn.Parameter(flat.values[part])
+            parameter.grad = flat.grads[part]
+            groups.append({"params": [parameter], "weight_decay": decay})
+            moments = {key: moment[part] for key, moment in flat.moments.items()}
+            states[parameter] = {"step": flat.values.new_zeros(()), **moments}
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return kind(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
-
-
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, list[torch.Tensor]]:
-    """Adam's moments by name, one tensor per parameter group. Empty before the first step."""
-    states = [optimizer.state[group["params"][0]] for group in optimizer.param_groups]
-    return {key: [state[key] for state in states] for key in MOMENTS} if all(states) else {}
-
-
-def restore_moments(
-    optimizer: torch.optim.Optimizer, flat_moments: dict[str, torch.Tensor], updates: int
-) -> None:
-    """Set Adam's moments, each given as one flat tensor, as after `updates` optimizer steps."""
-    start = 0
-    for group in optimizer.param_groups:
-        parameter = group["params"][0]
-        stop = start + parameter.numel()
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(updates), device=parameter.device),
-            **{key: value[start:stop].clone() for key, value in flat_moments.items()},
-        }
-        start = stop
+    betas = (optim.betas[0], optim.betas[1])
+    optimizer = kind(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)
+    optimizer.state.update(states)
+    return optimizer

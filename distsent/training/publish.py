@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from distsent.distributed.world import World
 from distsent.fsync import sync
@@ -15,13 +20,14 @@ from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
 from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_json
-from distsent.training import memory
 from distsent.training.loop import Scored, metric_value
 from distsent.training.resume import versions
 from distsent.training.train_state import TrainState
 
 if TYPE_CHECKING:
     from distsent.training.session import Session
+
+PROCESS = Path("/proc/self")
 
 
 def publish(session: Session, state: TrainState, scored: Scored | None) -> None:
@@ -44,19 +50,18 @@ def load_best_weights(session: Session, state: TrainState) -> bool:
     flat, best = session.train_step.flat, state.best
     if best is None or best["step"] == state.step:
         return False
-    path = session.folder.checkpoints / FOLDER.format(best["step"])
 
     def read() -> str | None:
         try:
-            flat.values.copy_(flat.join(load(path).tensors["weights"]))
+            found = load(session.folder.checkpoints / FOLDER.format(best["step"]))
+            flat.values.copy_(flat.join(found.tensors["weights"]))
         except ValueError as error:
             return str(error)
         return None
 
     if damage := session.world.on_main(read, "run.best"):
-        session.report.info(
-            f"the best checkpoint is damaged, so the last weights become the model: {damage}"
-        )
+        fallback = "the best checkpoint is damaged, so the last weights become the model"
+        session.report.info(f"{fallback}: {damage}")
         value = metric_value(state.history[-1], session.job.eval.metric)
         state.best = {"step": state.step, "value": value}
         return False
@@ -66,21 +71,19 @@ def load_best_weights(session: Session, state: TrainState) -> bool:
 
 def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Scored]) -> None:
     """Write all files. If `result.json` exists, all others exist but perhaps the card."""
-    folder, report, job, store = session.folder, session.report, session.job, session.store
+    folder, report, job, tokenizer = session.folder, session.report, session.job, session.tokenizer
     with disk_errors_as_user_errors(folder.path):
         for split, (_, logits) in final.items():
-            predictions.write_predictions(
-                folder.predictions, split, logits, store, session.tokenizer
-            )
-        model, length = session.forward.model, job.data.max_length
-        write_model_folder(model, session.tokenizer, folder.model, length)
+            top = folder.predictions
+            predictions.write_predictions(top, split, logits, session.store, tokenizer)
+        write_model_folder(session.forward.model, tokenizer, folder.model, job.data.max_length)
         for top in (folder.predictions, folder.model):
             for path in (*top.rglob("*"), top):
                 sync(path)
         result = make_result(session, state, final)
         write_json(folder.result, result)
         write_card(folder, report.info, job.log.tensorboard)
-    took = f"{state.step} steps in {duration(state.seconds)}"
+    took = f"{state.step} steps in {duration(state.totals.seconds)}"
     report.finished()
     report.info(f"finished: {took}; model in {folder.model}")
     report.info(format_result_table(result))
@@ -90,12 +93,13 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
 def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]) -> dict[str, Any]:
     """The content of `result.json`."""
     job, store, flat = session.job, session.store, session.train_step.flat
-    seconds, model = max(state.seconds, 1e-9), session.forward.model
-    sums = {"samples": state.samples, "tokens": state.tokens, "seconds": state.seconds}
+    totals, seconds = state.totals, max(state.totals.seconds, 1e-9)
+    sums = {"samples": totals.samples, "tokens": totals.tokens, "seconds": totals.seconds}
     speed = {f"{key}_per_second": sums[key] / seconds for key in ("samples", "tokens")}
-    skips = {"skipped": state.skipped, "overflows": state.overflows}
-    use = {"bytes_exchanged": state.sent, "peak_memory_bytes": memory.peak()}
-    mfu = state.work / seconds / session.peak_flops
+    mfu = totals.work / seconds / session.peak_flops
+    skips = {"skipped": totals.skipped, "overflows": totals.overflows}
+    use = {"bytes_exchanged": totals.sent, "peak_memory_bytes": peak_memory()}
+    parameters = adapter.count_parameters(session.forward.model)
     return {
         "job": job.to_dict(),
         "name": job.job.name,
@@ -109,7 +113,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         "labels": list(store.label_names),
         # Equal hashes mean equal texts.
         "texts": {split: store.meta["splits"][split]["texts"] for split in final},
-        "parameters": {"all": adapter.count_parameters(model), "trained": flat.size},
+        "parameters": {"all": parameters, "trained": flat.size},
         "precision": session.precision,
         "versions": versions(),
         "history": state.history,
@@ -119,6 +123,23 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
             for split, (scores, _) in final.items()
         },
     }
+
+
+def reset_peak_memory() -> None:
+    """Start measuring: several runs may share a process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")  # "reset the peak resident set size" (proc(5))
+
+
+def peak_memory() -> int:
+    """Bytes since `reset_peak_memory`: of the GPU if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError, IndexError):
+        return 1024 * int((PROCESS / "status").read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_card(folder: RunFolder, report: Callable[[str], object], pages: bool) -> None:
@@ -134,11 +155,9 @@ def write_card(folder: RunFolder, report: Callable[[str], object], pages: bool) 
             tensorboard.write_summaries(run)
         model_card.write_model_card(run)
     except Exception as error:
-        report(
-            "model card or TensorBoard summaries could not be written "
-            f"({type(error).__name__}: {error}); retry with python -m distsent.report "
-            f"{folder.path} --card"
-        )
+        failure = "model card or TensorBoard summaries could not be written"
+        retry = f"retry with python -m distsent.report {folder.path} --card"
+        report(f"{failure} ({type(error).__name__}: {error}); {retry}")
 
 
 def print_finished(job: Job, world: World, folder: RunFolder, result: dict[str, Any]) -> None:

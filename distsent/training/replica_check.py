@@ -1,7 +1,6 @@
 """Detects workers that hold different numbers: a flipped bit, bad hardware, a bug, other files."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -46,14 +45,12 @@ def check_loaded_model(world: World, model: nn.Module) -> None:
     )
 
 
-def check_replicas(
-    world: World, flat: FlatParameters, moments: Mapping[str, Sequence[torch.Tensor]], step: int
-) -> None:
+def check_replicas(world: World, flat: FlatParameters, step: int) -> None:
     """Compare all workers' weights and moments. Raises ReplicaMismatch on all workers."""
     if world.size == 1:
         return
-    tensors = {"weights": (flat.values,), **moments}
-    own = [sum(bit_sum(part) for part in parts) for parts in tensors.values()]
+    tensors = {"weights": flat.values, **flat.moments}
+    own = [bit_sum(tensor) for tensor in tensors.values()]
     sums = [tuple(values) for values in world.allgather_object(own, "replica.sums")]
     if len(set(sums)) == 1:
         return
@@ -61,8 +58,8 @@ def check_replicas(
     rank = next(rank for rank, values in enumerate(sums) if values != usual)
     other = sums.index(usual)
     kind = next(k for k, a, b in zip(tensors, sums[rank], usual, strict=True) if a != b)
-    parts = flat.split(*tensors[kind])
-    each = world.allgather_object({n: bit_sum(x) for n, x in parts.items()}, "replica.tensors")
+    parts = {name: bit_sum(part) for name, part in flat.split(tensors[kind]).items()}
+    each = world.allgather_object(parts, "replica.tensors")
     name = next(name for name in each[0] if each[rank][name] != each[other][name])
     suspect = f"rank {rank}" if count > 1 else f"rank {rank} or rank {other}"
     raise ReplicaMismatch(

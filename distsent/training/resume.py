@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -57,18 +58,16 @@ class RunClaim:
         folder.create()
         with disk_errors_as_user_errors(folder.path):
             folder.lock()
-            restart = self.job.run.resume == "never" and not joined and not self._is_same_start()
-            if restart:
+            if self.job.run.resume == "never" and not joined and not self._is_same_start():
                 folder.reset()
             result = self._finished_result()
             (folder.path / "status").unlink(missing_ok=True)  # of older versions
             if result is not None:
                 return result
             self.holds = True
+            about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
             kept = {key: self._started.get(key) for key in ("rows", "precision")}
-            start = os.environ.get(START)
-            about = {"versions": versions(), "world_size": world_size, "start": start}
-            write_json(folder.job, {"job": self.job.to_dict(), **about, **kept})
+            write_json(folder.job, {**about, "start": os.environ.get(START), **kept})
         return None
 
     def _is_same_start(self) -> bool:
@@ -137,8 +136,6 @@ def versions() -> dict[str, str]:
     """Versions of all software that a result depends on."""
     found = {"python": platform.python_version(), "distsent": __version__}
     for package in ("torch", "transformers", "datasets", "tokenizers", "horovod"):
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

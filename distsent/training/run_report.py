@@ -9,7 +9,7 @@ from distsent.distributed.world import WorkerLost, World
 from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.runtime.checkpoint import list_checkpoints, step_of
 from distsent.runtime.log import Log, RunLog
-from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
+from distsent.runtime.run_folder import disk_errors_as_user_errors
 from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus
 from distsent.training.resume import RunClaim
 
@@ -20,9 +20,9 @@ class RunReport:
     `status.json` is written only while `claim` holds the folder.
     """
 
-    def __init__(self, folder: RunFolder, world: World, claim: RunClaim) -> None:
+    def __init__(self, world: World, claim: RunClaim) -> None:
         self.log: Log = Log()
-        self._folder, self._world, self._claim = folder, world, claim
+        self._folder, self._world, self._claim = claim.folder, world, claim
         self._waiting: list[str] = []  # lines from before the log opened
         self._status = RunStatus()
         self._lock = threading.Lock()  # checkpoints and heartbeats report from their own threads
@@ -34,10 +34,11 @@ class RunReport:
         elif line:
             self._waiting.append(line)
 
-    def open_log(self, step: int, evaluated: int, total: int, tensorboard: bool) -> None:
+    def open_log(self, step: int, evaluated: int, total: int) -> None:
         """Open the log of a run at `step`, on the main worker."""
+        pages = self._claim.job.log.tensorboard
         with disk_errors_as_user_errors(self._folder.path):
-            self.log = RunLog(self._folder, step, evaluated, total, tensorboard)
+            self.log = RunLog(self._folder, step, evaluated, total, pages)
         for line in self._waiting:
             self.log.info(line)
 
@@ -71,17 +72,14 @@ class RunReport:
     def failed(self, error: BaseException) -> None:
         """Status and log: the run ends with `error`."""
         if isinstance(error, UserError | WorkerFailed | Stopped | NonFinite):
-            return self._end(error.code, str(error), None)
+            return self.ended(error.code, str(error), None)
         cause: Cause | None = WORKER_LOST if isinstance(error, WorkerLost) else None
-        self._end(FAILED, f"{type(error).__name__}: {error}", cause)
+        self.ended(FAILED, f"{type(error).__name__}: {error}", cause)
 
-    def worker_ended(self, message: str, cause: Cause | None) -> None:
-        """Status and log: the heartbeat reports the end of another worker."""
-        self._end(FAILED, message, cause)
-
-    def _end(self, code: int, message: str, cause: Cause | None) -> None:
+    def ended(self, code: int, message: str, cause: Cause | None) -> None:
+        """Status and train.log: the run did not finish. The console gets it with the exit."""
         self._update(lambda status: status.ended(code, message, cause))
-        self.info(f"{self._status.state}: {message}")
+        self.log.to_file(f"{self._status.state}: {message}")
 
     def _update(self, change: Callable[[RunStatus], RunStatus]) -> None:
         if self._world.is_main and self._claim.holds:

@@ -4,7 +4,9 @@ Elastic workers may join or leave at any time: then the workers form a new world
 in memory, and go through the four phases again.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +18,90 @@ from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
-from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
-from distsent.model.forward import Forward, PaddedForward, choose_forward
+from distsent.model.forward import PaddedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat import HeartbeatMonitor
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
-from distsent.training import memory, replica_check
+from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.loop import fit
 from distsent.training.optimizer import Schedule
-from distsent.training.publish import print_finished, publish
+from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.reducer import GradientReducer
-from distsent.training.restore import restore, snapshot
 from distsent.training.resume import RunClaim
 from distsent.training.run_report import RunReport
+from distsent.training.train_state import restore, snapshot
 from distsent.training.train_step import ClassificationLoss, TrainStep
 
 
-@dataclass(frozen=True)
 class Session:
-    """All parts of an opened run. None is replaced before the run ends or workers rejoin."""
+    """All parts of an opened run. None is replaced before the run ends or workers rejoin.
 
-    job: Job
-    world: World
-    stop: StopSignal
-    folder: RunFolder
-    report: RunReport
-    heartbeat: HeartbeatMonitor
-    in_memory: bool  # whether a worker holds the training in memory, after a rejoin
-    device: torch.device
-    precision: str
-    tokenizer: Any
-    store: TokenStore
-    forward: Forward
-    plan: BatchPlan
-    train_step: TrainStep
-    total_steps: int
-    peak_flops: float  # measured, of all workers together
+    `in_memory`: whether a worker holds the training in memory, after a rejoin.
+    """
 
-    @property
-    def watched(self) -> str:
-        """The split that is evaluated during training. Only validation may choose weights."""
-        return "validation" if "validation" in self.store.splits else "test"
+    def __init__(
+        self,
+        job: Job,
+        world: World,
+        stop: StopSignal,
+        claim: RunClaim,
+        report: RunReport,
+        heartbeat: HeartbeatMonitor,
+        in_memory: bool,
+    ) -> None:
+        """Build all parts, in the order in which they need each other."""
+        self.job, self.world, self.stop, self.folder = job, world, stop, claim.folder
+        self.report, self.heartbeat, self.in_memory = report, heartbeat, in_memory
+        report.starting()
+        threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
+        precision, note = world.on_main(
+            lambda: devices.resolve_precision(claim.precision, device), "run.precision"
+        )
+        tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
+        store = prepare_store(job, tokenizer, world, stop)
+        world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
+        model: Any = world.all_or_raise(
+            lambda: prepare_model(job, tokenizer, store, precision), "run.model"
+        )
+        model.to(device)
+        replica_check.check_loaded_model(world, model)
+        self.forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
+
+        tokens, batch_size = store.splits["train"], job.train.batch_size
+        sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
+        total = sampler.total_steps(job.train.epochs, job.train.max_steps)
+        flops = count_flops(model.config, frozen=job.adapter.kind != "none")
+        pad_ids = (self.forward.pad,) if isinstance(self.forward, PaddedForward) else ()
+        rank, size, budget = world.rank, world.size, job.train.token_budget
+        self.plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
+        flat = FlatParameters(model, classifier.token_embedding(model))
+        reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
+        loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
+        self.train_step = TrainStep(
+            self.forward, flat, reducer, job.optim, schedule, loss, precision
+        )
+        self.device, self.precision, self.total_steps = device, precision, total
+        self.tokenizer, self.store = tokenizer, store
+        peaks = world.allgather_object(devices.peak_flops(precision, device), "run.peak")
+        self.peak_flops = sum(peaks)  # measured, of all workers together
+        # The split that is evaluated during training. Only validation may choose weights.
+        self.watched = "validation" if "validation" in store.splits else "test"
+
+        workers = f"{size} worker{'s' * (size > 1)} x {threads} threads on {device.type}"
+        summary = (
+            f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
+            f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
+        )
+        for line in (note, padding_note, *store.warnings, summary):
+            report.info(line)
 
     def evaluate(self, split: str) -> tuple[dict[str, Any], torch.Tensor]:
         """(scores, logits) of a split, on all workers. Raises Stopped on request."""
@@ -87,7 +125,7 @@ class TrainingRun:
         self.job, self.world, self.stop = job, world, stop
         self.folder = RunFolder(Path(job.run.dir) / job.job.name)
         self._claim = RunClaim(self.folder, job)
-        self._report = RunReport(self.folder, world, self._claim)
+        self._report = RunReport(world, self._claim)
         self._heartbeat: HeartbeatMonitor | None = None
         self._kept: Checkpoint | None = None  # the training in memory, during a rejoin
 
@@ -96,32 +134,38 @@ class TrainingRun:
 
         Raises UserError, Stopped, NonFinite or WorkerFailed on all workers together.
         """
-        memory.reset_peak()
+        reset_peak_memory()
         try:
             while not self._train():
                 self._close()
                 self.world.rejoin()
-        except (UserError, Stopped, NonFinite, WorkerFailed) as error:
+        except BaseException as error:
             self._report.failed(error)
-            raise
-        except BaseException as error:  # on this worker alone
-            self._report.failed(error)
-            if self._heartbeat is not None and isinstance(error, WorkerLost):
-                self._heartbeat.wait_for_diagnosis()
-            elif self._heartbeat is not None:
-                self._heartbeat.report_failure(f"{type(error).__name__}: {error}")
+            together = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
+            if self._heartbeat is not None and not together:
+                if isinstance(error, WorkerLost):
+                    self._heartbeat.wait_for_diagnosis()
+                else:
+                    self._heartbeat.report_failure(f"{type(error).__name__}: {error}")
             raise
         finally:
             self._close()
 
     def _train(self) -> bool:
         """The four phases. False if elastic workers joined or left: rejoin, then call it again."""
+        job, world, claim, report = self.job, self.world, self._claim, self._report
         try:
-            in_memory = self._join()
-            if result := self._claim.take(self.world):
-                print_finished(self.job, self.world, self.folder, result)
+            software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
+            setup = {"job": job.to_dict(), **software}
+            world.assert_equal_across_ranks(setup, "the job or the software")
+            in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
+            on_failure, deadline = partial(report.ended, FAILED), job.run.stall_seconds
+            heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
+            self._heartbeat = heartbeat
+            if result := claim.take(world):
+                print_finished(job, world, self.folder, result)
                 return True
-            session = self._open(in_memory)
+            session = Session(job, world, self.stop, claim, report, heartbeat, in_memory)
             state = restore(session, self._kept)
             self._kept = None
             try:
@@ -134,78 +178,6 @@ class TrainingRun:
             return False
         return True
 
-    def _join(self) -> bool:
-        """Compare all workers' setups and start the heartbeat.
-
-        Returns whether any worker holds the training in memory.
-        """
-        job, world = self.job, self.world
-        software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
-        setup = {"job": job.to_dict(), **software}
-        world.assert_equal_across_ranks(setup, "the job or the software")
-        in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
-        deadline, report = job.run.stall_seconds, self._report.worker_ended
-        self._heartbeat = HeartbeatMonitor(world, deadline, report, self.stop)
-        return in_memory
-
-    def _open(self, in_memory: bool) -> Session:
-        """Build all parts, in the order in which they need each other."""
-        job, world, claim, report = self.job, self.world, self._claim, self._report
-        report.starting()
-        threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
-        precision, note = world.on_main(
-            lambda: devices.resolve_precision(claim.precision, device), "run.precision"
-        )
-        tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
-        store = prepare_store(job, tokenizer, world, self.stop)
-        world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
-        model: Any = world.all_or_raise(
-            lambda: prepare_model(job, tokenizer, store, precision), "run.model"
-        )
-        model.to(device)
-        replica_check.check_loaded_model(world, model)
-        forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
-
-        tokens, batch_size = store.splits["train"], job.train.batch_size
-        sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
-        total = sampler.total_steps(job.train.epochs, job.train.max_steps)
-        flops = count_flops(model.config, frozen=job.adapter.kind != "none")
-        pad_ids = (forward.pad,) if isinstance(forward, PaddedForward) else ()
-        rank, size, budget = world.rank, world.size, job.train.token_budget
-        plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
-        flat = FlatParameters(model, classifier.token_embedding(model))
-        reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
-        loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
-        train_step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
-        peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
-
-        workers = f"{size} worker{'s' * (size > 1)} x {threads} threads on {device.type}"
-        summary = (
-            f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
-            f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
-        )
-        for line in (note, padding_note, *store.warnings, summary):
-            report.info(line)
-        assert self._heartbeat is not None
-        return Session(
-            job=job,
-            world=world,
-            stop=self.stop,
-            folder=self.folder,
-            report=report,
-            heartbeat=self._heartbeat,
-            in_memory=in_memory,
-            device=device,
-            precision=precision,
-            tokenizer=tokenizer,
-            store=store,
-            forward=forward,
-            plan=plan,
-            train_step=train_step,
-            total_steps=total,
-            peak_flops=peak,
-        )
-
     def _close(self) -> None:
         self._report.close_log()
         if self._heartbeat is not None:
@@ -216,8 +188,7 @@ class TrainingRun:
 def prepare_tokenizer(job: Job) -> Any:
     """Raises UserError if the model or the packages of an adapter are not available."""
     adapter.check_adapter(job)
-    if job.model.name != "demo":
-        classifier.load_config(job.model.name, job.model.revision)
+    classifier.check_encoder(job.model.name, job.model.revision)
     return load_tokenizer(job.model.name, job.model.revision)
 
 
@@ -252,12 +223,11 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
             f"model.name = {name!r}: its tokenizer has {len(tokenizer)} tokens, its encoder knows "
             f"{known}: they do not belong together"
         )
-    if "validation" not in store.splits:
-        fix = "set data.validation_fraction, e.g. 0.1"
-        if job.train.patience is not None:
-            raise UserError(f"train.patience: there is no validation split to watch; {fix}")
-        if "test" not in store.splits:
-            raise UserError(f"data.source: neither a validation nor a test split; {fix}")
+    fix = "set data.validation_fraction, e.g. 0.1"
+    if "validation" not in store.splits and job.train.patience is not None:
+        raise UserError(f"train.patience: there is no validation split to watch; {fix}")
+    if not {"validation", "test"} & set(store.splits):
+        raise UserError(f"data.source: neither a validation nor a test split; {fix}")
     return model
 
 
@@ -274,8 +244,6 @@ def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Te
         counts = torch.bincount(labels, minlength=len(names)).double()
         return (counts.sum() / (len(names) * counts.clamp(min=1))).float().to(device)
     if len(weights) != len(names):
-        raise UserError(
-            f"train.class_weights: {len(weights)} weights for {len(names)} classes "
-            f"({', '.join(names)})"
-        )
+        found = f"{len(weights)} weights for {len(names)} classes ({', '.join(names)})"
+        raise UserError(f"train.class_weights: {found}")
     return torch.tensor(weights, dtype=torch.float32, device=device)

@@ -1,9 +1,33 @@
-"""How far a run is: the plain numbers in a checkpoint, equal on all workers."""
+"""How far a run is, and its checkpoints: taken from the run's parts, checked, and loaded back."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distsent.errors import UserError
+from distsent.runtime.checkpoint import Checkpoint, load_newest
+from distsent.training.flat_parameters import MOMENTS, FlatParameters
+from distsent.training.train_step import TrainStep
+
+if TYPE_CHECKING:
+    from distsent.training.session import Session
+
+
+@dataclass
+class Totals:
+    """Sums over all steps of the run."""
+
+    samples: int = 0
+    tokens: int = 0
+    work: float = 0.0  # useful floating-point operations
+    sent: int = 0  # bytes that one worker sent in gradient exchanges
+    seconds: float = 0.0  # spent in steps, without evaluations and checkpoints
+    skipped: int = 0  # steps skipped because of a non-finite number
+    overflows: int = 0  # fp16: steps skipped because the scaled gradient overflowed
 
 
 @dataclass
@@ -17,16 +41,10 @@ class EpochSums:
 
 @dataclass
 class TrainState:
-    """Updated by the training loop alone. The field names are those of `state.json`."""
+    """Plain numbers, equal on all workers. Updated by the training loop alone."""
 
     step: int = 0  # steps done; the next batch is number `step`
-    samples: int = 0
-    tokens: int = 0
-    work: float = 0.0  # useful floating-point operations
-    sent: int = 0  # bytes that one worker sent in gradient exchanges
-    seconds: float = 0.0  # spent in steps, without evaluations and checkpoints
-    skipped: int = 0  # steps skipped because of a non-finite number
-    overflows: int = 0  # fp16: steps skipped because the scaled gradient overflowed
+    totals: Totals = field(default_factory=Totals)
     epoch: EpochSums = field(default_factory=EpochSums)
     history: list[dict[str, Any]] = field(default_factory=list)  # one record per evaluation
     best: dict[str, Any] | None = None  # {"step", "value"}, chosen on a validation split only
@@ -39,8 +57,89 @@ class TrainState:
         return int(self.history[-1]["step"]) if self.history else 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The JSON value in `state.json`: the totals stand beside the other fields."""
+        values = asdict(self)
+        return {"step": values.pop("step"), **values.pop("totals"), **values}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> TrainState:
-        return cls(**{**state, "epoch": EpochSums(**state["epoch"])})
+    def from_dict(cls, saved: dict[str, Any]) -> TrainState:
+        values = {**saved, "epoch": EpochSums(**saved["epoch"])}
+        names = [item.name for item in fields(Totals) if item.name in saved]
+        totals = Totals(**{name: values.pop(name) for name in names})
+        return cls(totals=totals, **values)
+
+
+def restore(session: Session, kept: Checkpoint | None) -> TrainState:
+    """Load the newest state into all workers, and open the log there.
+
+    It comes from the newest intact checkpoint, or after a rejoin from the worker that `kept` the
+    most steps in memory. Raises UserError if it does not fit the job.
+    """
+    world, step, report = session.world, session.train_step, session.report
+
+    def find() -> Checkpoint | None:
+        found = kept
+        if world.is_main and not session.in_memory:
+            found = load_newest(session.folder.checkpoints, report.info)
+        if found is not None:
+            check_checkpoint(found, step.flat)
+        return found
+
+    held = world.all_or_raise(find, "run.checkpoint")
+    steps = world.allgather_object(held.step if held else 0, "run.steps")
+    root = steps.index(max(steps))
+    own = held.state if held and world.rank == root else None
+    saved = world.allgather_object(own, "run.state")[root]
+    state = TrainState.from_dict(saved["progress"]) if saved else TrainState()
+    total = session.total_steps
+    world.on_main(lambda: report.open_log(state.step, state.evaluated, total), "run.log")
+    if saved is None:
+        world.broadcast(step.flat.values, "restore.weights")
+    else:
+        broadcast_state(session, held if world.rank == root else None, saved, root)
+    if state.step:
+        report.info(f"resumed at step {state.step} of {total}")
+    report.training(total, None if session.in_memory else state.step)
+    return state
+
+
+def broadcast_state(
+    session: Session, held: Checkpoint | None, saved: Mapping[str, Any], root: int
+) -> None:
+    """Load what rank `root` holds, tensors and `saved` values, into all workers' train steps."""
+    world, step, flat = session.world, session.train_step, session.train_step.flat
+    step.scale.value, step.scale.good_steps = saved["scale"]
+    step.set_updates(saved["updates"])
+    if held is not None:
+        flat.values.copy_(flat.join(held.tensors["weights"]))
+        for key, moment in flat.moments.items() if step.updates else ():
+            moment.copy_(flat.join(held.tensors["optimizer"], f"{key}."))
+    world.broadcast(flat.values, "restore.weights", root)
+    for key, moment in flat.moments.items():
+        world.broadcast(moment, f"restore.{key}", root)
+
+
+def snapshot(step: TrainStep, state: TrainState) -> Checkpoint:
+    """The complete current state. Its tensors are views of the live ones."""
+    flat = step.flat
+    optimizer: dict[str, torch.Tensor] = {}
+    for key, moment in flat.moments.items() if step.updates else ():
+        optimizer |= flat.split(moment, f"{key}.")
+    tensors = {"weights": flat.split(flat.values), "optimizer": optimizer}
+    scale = [step.scale.value, step.scale.good_steps]
+    values = {"progress": state.to_dict(), "updates": step.updates, "scale": scale}
+    return Checkpoint(state.step, tensors, values)
+
+
+def check_checkpoint(held: Checkpoint, flat: FlatParameters) -> None:
+    """Raises UserError if an intact checkpoint does not belong to this job's model."""
+    try:
+        TrainState.from_dict(held.state["progress"])
+        flat.check_shapes(held.tensors["weights"])
+        for key in MOMENTS if held.state["updates"] else ():
+            flat.check_shapes(held.tensors["optimizer"], f"{key}.")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"does not fit this job ({type(error).__name__}: {error})"
+        raise UserError(
+            f"the checkpoint of step {held.step} {reason}; run.resume=never starts over"
+        ) from None

@@ -122,12 +122,21 @@ class TrainStep:
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
             self._clip(norm)
-            self._update(lr)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.updates += 1
         if self.scales:
             self.scale.update(finite)
         requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
         outcome = finite, overflowed, tuple(bad_rows)
         return StepResult(mean_loss, norm, lr, round(right), requested, *outcome)
+
+    def set_updates(self, updates: int) -> None:
+        """Resume after `updates` optimizer steps."""
+        self.updates = updates
+        for state in self.optimizer.state.values():
+            state["step"].fill_(updates)
 
     def _backward(self, batch: Batch) -> list[int]:
         """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""
@@ -167,9 +176,3 @@ class TrainStep:
         if flat.embedding_grad is not None:
             rows = flat.embedding_grad[self._token_ids] * factor
             flat.embedding_grad.index_copy_(0, self._token_ids, rows)
-
-    def _update(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.updates += 1

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +25,6 @@ from distsent.model import adapter
 from distsent.runtime import checkpoint
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training import replica_check
-from distsent.training.optimizer import moments
 from distsent.training.train_step import TrainStep
 from tests.parallel.driver import drive
 from tests.parallel.mutants import mutant
@@ -88,20 +87,18 @@ def infinite_gradient_on_rank_0(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
-def weights(step: TrainStep) -> Sequence[torch.Tensor]:
-    return (step.flat.values,)
+def weights(step: TrainStep) -> torch.Tensor:
+    return step.flat.values
 
 
-def flip_bit(
-    on_this_rank: bool, values: Callable[[TrainStep], Sequence[torch.Tensor]] = weights
-) -> Any:
+def flip_bit(on_this_rank: bool, values: Callable[[TrainStep], torch.Tensor] = weights) -> Any:
     """Flip the lowest bit of one weight, or of another value per weight, as a cosmic ray would."""
     real = TrainStep.__call__
 
     def step_and_flip(self: TrainStep, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         result = real(self, batch, *args, **kwargs)
         if on_this_rank and batch.step == STEP:
-            self.flat.split(*values(self))[FLIPPED].view(torch.int32)[0, 0] ^= 1
+            self.flat.split(values(self))[FLIPPED].view(torch.int32)[0, 0] ^= 1
         return result
 
     return patch.object(TrainStep, "__call__", step_and_flip)
@@ -121,7 +118,7 @@ def flipped_bit_without_saves(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def flipped_moment_on_rank_1(rank: int, size: int) -> Iterator[Any]:
-    with flip_bit(rank == 1, lambda step: moments(step.optimizer)["exp_avg"]):
+    with flip_bit(rank == 1, lambda step: step.flat.moments["exp_avg"]):
         yield
 
 
