@@ -5,8 +5,6 @@ jobs/imdb.toml`. Without a job it trains the demo job. The same command again re
 run, or reports that the run is finished.
 """
 
-import argparse
-
 from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED
@@ -15,8 +13,12 @@ from distsent.runtime.signals import StopSignal
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    job = load_job(options.job, options.overrides)
+    parser = cli.Parser("train", __doc__)
+    parser.add_job()
+    about = "print the resolved job, or everything that is wrong with it, and exit"
+    parser.add_argument("--check", action="store_true", help=about)
+    options = parser.parse_intermixed_args(arguments)
+    job = load_job(*parser.job_of(options.words))
     if options.check:
         print(job.to_toml(), end="")
         return FINISHED
@@ -36,16 +38,6 @@ def main(arguments: list[str]) -> int:
     finally:
         world.shutdown()
     return FINISHED
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = cli.Parser("train", __doc__)
-    parser.add_job()
-    about = "print the resolved job, or everything that is wrong with it, and exit"
-    parser.add_argument("--check", action="store_true", help=about)
-    options = parser.parse_intermixed_args(arguments)
-    options.job, options.overrides = parser.job_of(options.words)
-    return options
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The batch itself never changes: only its examples are distributed so that all wo
 same time.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 
@@ -41,9 +39,9 @@ def assign_to_ranks(costs: np.ndarray, workers: int) -> np.ndarray:
     return owner
 
 
-def _rebalance(costs: np.ndarray, owner: np.ndarray, loads: np.ndarray, tries: int = 8) -> None:
+def _rebalance(costs: np.ndarray, owner: np.ndarray, loads: np.ndarray) -> None:
     """Swap examples between the most and the least loaded worker while that helps. In place."""
-    for _ in range(tries):
+    for _ in range(8):
         most, least = int(loads.argmax()), int(loads.argmin())
         gap = loads[most] - loads[least]
         if gap <= 0.004 * loads[most]:
@@ -74,16 +72,13 @@ def micro_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return split_by_tokens(order, lengths, target)
 
 
-def split_by_tokens(
-    order: Sequence[int] | np.ndarray, lengths: np.ndarray, budget: float
-) -> list[np.ndarray]:
+def split_by_tokens(order: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarray]:
     """Split `order` into runs of at most `budget` tokens each, with at least one example."""
     pieces: list[np.ndarray] = []
     start, tokens = 0, 0
     for i, position in enumerate(order):
         if tokens and tokens + lengths[position] > budget:
-            pieces.append(np.asarray(order[start:i]))
+            pieces.append(order[start:i])
             start, tokens = i, 0
         tokens += int(lengths[position])
-    pieces.append(np.asarray(order[start:]))
-    return pieces
+    return [*pieces, order[start:]]

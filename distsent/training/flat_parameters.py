@@ -5,8 +5,6 @@ and hash are one operation each. Layout: token embedding (if trained) | paramete
 | parameters without | control slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
@@ -23,7 +21,7 @@ class FlatParameters:
 
     `values`, `grads` and each of `moments`: float32 [N], `decayed` of them with weight decay.
     `control_slots`: float32 [8]. `embedding_grad`: the gradient of the token embedding, [V, d],
-    None if it is frozen.
+    None if it is frozen. `dense`: all other gradients and the control slots, sent completely.
     """
 
     def __init__(self, model: nn.Module, embedding: nn.Embedding | None) -> None:
@@ -34,8 +32,9 @@ class FlatParameters:
         self.embedding_size = weight.numel() if weight is not None else 0
         self.values = torch.cat([p.detach().reshape(-1) for _, p in named])
         self.moments = {key: torch.zeros_like(self.values) for key in MOMENTS}
-        self._buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
-        self.grads, self.control_slots = self._buffer[: self.size], self._buffer[self.size :]
+        buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
+        self.grads, self.control_slots = buffer[: self.size], buffer[self.size :]
+        self.dense = buffer[self.embedding_size :]
         start, self.decayed = 0, 0
         for name, p in named:
             stop = start + p.numel()
@@ -48,11 +47,6 @@ class FlatParameters:
             # Autograd then adds only the touched rows to the gradient.
             embedding.sparse = True
             self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
-
-    @property
-    def dense(self) -> torch.Tensor:
-        """All gradients but the token embedding's, and the control slots: sent completely."""
-        return self._buffer[self.embedding_size :]
 
     def zero_grads(self, token_ids: torch.Tensor) -> None:
         """Set all gradients to zero. `token_ids`: embedding rows that the last step touched."""
@@ -72,10 +66,9 @@ class FlatParameters:
         """Raises ValueError unless `tensors` has each parameter under `prefix` and its name."""
         for name, p in self.named:
             found = tensors.get(prefix + name)
-            if found is None:
-                raise ValueError(f"{prefix}{name} is missing")
-            if found.shape != p.shape:
-                raise ValueError(f"{prefix}{name} is {list(found.shape)}, not {list(p.shape)}")
+            if found is None or found.shape != p.shape:
+                state = "missing" if found is None else f"{list(found.shape)}, not {list(p.shape)}"
+                raise ValueError(f"{prefix}{name} is {state}")
 
     def join(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> torch.Tensor:
         """The inverse of `split`. Raises KeyError for a missing name."""

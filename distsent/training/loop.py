@@ -28,23 +28,6 @@ if TYPE_CHECKING:
 Scored = tuple[dict[str, Any], torch.Tensor]  # scores and logits of a split
 
 
-def fit(session: Session, state: TrainState) -> Scored | None:
-    """Train to the end, updating `state`. Returns the last evaluation, if there was one.
-
-    Raises Stopped (after saving), NonFinite or UserError on all workers together, and
-    MembershipChanged on elastic workers, with `state` and weights as after the last complete step.
-    """
-    loop = Loop(session, state)
-    try:
-        loop.run()
-    except MembershipChanged as change:
-        session.report.info(f"workers joined or left after step {state.step}: {change}")
-        if loop.saver is not None:
-            loop.saver.wait()
-        raise
-    return loop.last_scored
-
-
 class Loop:
     """Runs the steps of a session and keeps its `state`, the only thing that changes."""
 
@@ -59,8 +42,12 @@ class Loop:
         self._saved_at = time.monotonic()
         self._logged = replace(state.totals)  # at the last logged step
 
-    def run(self) -> None:
-        """All remaining steps, evaluations and checkpoints."""
+    def run(self) -> Scored | None:
+        """Train to the end, updating `state`. Returns the last evaluation, if there was one.
+
+        Raises Stopped (after saving), NonFinite or UserError on all workers together, and
+        MembershipChanged on elastic workers, with state and weights as after the last full step.
+        """
         session, state = self.session, self.state
         try:
             if session.in_memory:
@@ -71,10 +58,16 @@ class Loop:
                 self._evaluate()  # it was interrupted
             while state.step < session.total_steps and not state.ended_early:
                 self._step()
+            self.finish_saving()
         except (Stopped, NonFinite, UserError):
             self.finish_saving()
             raise
-        self.finish_saving()
+        except MembershipChanged as change:
+            session.report.info(f"workers joined or left after step {state.step}: {change}")
+            if self.saver is not None:
+                self.saver.wait()
+            raise
+        return self.last_scored
 
     def _step(self) -> None:
         session, state, start = self.session, self.state, time.perf_counter()
@@ -85,7 +78,7 @@ class Loop:
         if state.step % session.job.log.every == 0 or state.step == session.total_steps:
             self._log_step(result)
         if state.step % replica_check.EVERY == 0:
-            self._compare_replicas()
+            replica_check.check_replicas(session.world, session.train_step.flat, state.step)
         requested, evaluation_due = result.requested, self._evaluation_due()
         every = session.job.checkpoint.every_steps
         save_due = every is not None and state.step % every == 0
@@ -151,7 +144,7 @@ class Loop:
         session.report.info(f"skipped {event}")
 
     def _log_step(self, result: StepResult) -> None:
-        """Log a step, with the speed since the last logged one."""
+        """Log a step, with the speed since the last logged step."""
         session, step, of = self.session, self.state.step, self.session.total_steps
         totals, before = self.state.totals, self._logged
         seconds = max(1e-9, totals.seconds - before.seconds)
@@ -182,7 +175,7 @@ class Loop:
         self.last_scored = session.evaluate(split)
         scores = self.last_scored[0]
         trained = {"train_loss": loss, "train_accuracy": accuracy}
-        record = {"step": state.step, "epoch": epoch, **scores, **trained}
+        record = {"step": state.step, "epoch": epoch, "split": split, **scores, **trained}
         best_so_far = split == "validation" and self._choose(scores)
         state.history.append(record)
         session.report.log.metrics(split, record)
@@ -215,23 +208,17 @@ class Loop:
         Before that, all workers learn how the last save went, and that they hold equal weights.
         """
         self.finish_saving()
-        self._compare_replicas()
+        step, state = self.session.train_step, self.state
+        replica_check.check_replicas(self.session.world, step.flat, state.step)
         if self.saver is not None:
-            now, best = snapshot(self.session.train_step, self.state), self.state.best
+            now, best = snapshot(step, state), state.best
             self.saver.start(now.step, now.tensors, now.state, best=best["step"] if best else None)
         self._saved_at = time.monotonic()
 
     def finish_saving(self) -> None:
-        """Wait on all workers until the current save is on disk.
-
-        A launcher ends all workers when the first one exits.
-        """
+        """Wait on all workers for the current save: a launcher ends all when the first exits."""
         saver, world = self.saver, self.session.world
         world.on_main(lambda: saver.wait() if saver is not None else None, "loop.saved")
-
-    def _compare_replicas(self) -> None:
-        session, step = self.session, self.state.step
-        replica_check.check_replicas(session.world, session.train_step.flat, step)
 
     def _stop(self) -> None:
         """Report the stop request and raise Stopped, on all workers."""

@@ -26,20 +26,17 @@ class Schedule:
         warmup = math.ceil(optim.warmup * total) if optim.warmup < 1 else int(optim.warmup)
         return cls(optim.schedule, optim.lr, warmup, total)
 
-    def lr_at(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0."""
-        return self.lr * self.factor(step)
-
     def factor(self, step: int) -> float:
-        """Rises to 1 over the warmup, then falls to 0 at `total` unless `kind` is constant."""
+        """Of `lr` at `step` (from 0). After the warmup it falls unless `kind` is constant."""
         if step < self.warmup:
             return step / max(1, self.warmup)
         if self.kind == "constant":
             return 1.0
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
-        if self.kind == "cosine":
-            return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
-        return max(0.0, 1 - progress)
+        falling = (
+            0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
+        )
+        return max(0.0, falling)
 
 
 def build_optimizer(optim: OptimSection, flat: FlatParameters) -> torch.optim.Optimizer:
@@ -57,7 +54,6 @@ def build_optimizer(optim: OptimSection, flat: FlatParameters) -> torch.optim.Op
             moments = {key: moment[part] for key, moment in flat.moments.items()}
             states[parameter] = {"step": flat.values.new_zeros(()), **moments}
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    betas = (optim.betas[0], optim.betas[1])
-    optimizer = kind(groups, lr=optim.lr, betas=betas, eps=optim.eps, fused=True)
+    optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
     optimizer.state.update(states)
     return optimizer

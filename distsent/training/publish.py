@@ -21,7 +21,7 @@ from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_json
 from distsent.training.loop import Scored, metric_value
-from distsent.training.resume import versions
+from distsent.training.run_record import versions
 from distsent.training.train_state import TrainState
 
 if TYPE_CHECKING:
@@ -118,10 +118,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         "versions": versions(),
         "history": state.history,
         "train": {**sums, **speed, "mfu": mfu, **skips, **use},
-        "eval": {
-            split: {key: value for key, value in scores.items() if key != "split"}
-            for split, (scores, _) in final.items()
-        },
+        "eval": {split: scores for split, (scores, _) in final.items()},
     }
 
 

@@ -39,10 +39,7 @@ def notify(reducer: weakref.ref[GradientReducer], buckets: range, _: torch.Tenso
 
 
 class GradientReducer:
-    """Sums `flat`'s gradients and control slots over all workers, in place.
-
-    `sent`: bytes that one worker sent in the last `reduce`.
-    """
+    """Sums `flat`'s gradients and control slots over all workers, in place."""
 
     def __init__(self, world: World, flat: FlatParameters) -> None:
         self._world, self._flat = world, flat
@@ -50,7 +47,7 @@ class GradientReducer:
         self._handles: dict[int, Any] = {}  # bucket -> handle of its all-reduce
         self._parameters = [0.0] * len(self._buckets)  # parameters with a gradient in a bucket
         self._missing = [NEVER] * len(self._buckets)  # gradients that a bucket waits for
-        self.sent = 0
+        self.sent = 0  # bytes that one worker sent in the last `reduce`
         if overlaps_backward(world, flat):
             self._register_hooks()
 

@@ -24,8 +24,10 @@ def check_loaded_model(world: World, model: nn.Module) -> None:
     """
     if world.size == 1:
         return
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    hashes = {name: hash_tensor(x) for name, x in tensors}
+    hashes = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        hashes[name] = xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data)
     digest = xxh3_128_hexdigest(repr(hashes).encode())
     digests = world.allgather_object(digest, "replica.model")
     if len(set(digests)) == 1:
@@ -67,12 +69,6 @@ def check_replicas(world: World, flat: FlatParameters, step: int) -> None:
         f"suspect faulty memory or hardware on {suspect}; the last checkpoint is from before",
         code=FAILED,
     )
-
-
-def hash_tensor(tensor: torch.Tensor) -> str:
-    """xxh3-128 of a tensor's bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data)
 
 
 def bit_sum(tensor: torch.Tensor) -> int:

@@ -4,8 +4,6 @@ Elastic workers may join or leave at any time: then the workers form a new world
 in memory, and go through the four phases again.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,65 +29,117 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.loop import fit
+from distsent.training.loop import Loop
 from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.reducer import GradientReducer
-from distsent.training.resume import RunClaim
-from distsent.training.run_report import RunReport
+from distsent.training.run_record import RunClaim, RunReport
 from distsent.training.train_state import restore, snapshot
 from distsent.training.train_step import ClassificationLoss, TrainStep
 
 
+class TrainingRun:
+    """Trains a job on a world of workers. Handles rejoins and the ways in which a run ends."""
+
+    def __init__(self, job: Job, world: World, stop: StopSignal) -> None:
+        self.job, self.world, self.stop = job, world, stop
+        self.folder = RunFolder(Path(job.run.dir) / job.job.name)
+        self.claim = RunClaim(self.folder, job)
+        self.report = RunReport(world, self.claim)
+        self._heartbeat: HeartbeatMonitor | None = None
+        self._kept: Checkpoint | None = None  # the training in memory, during a rejoin
+
+    def train(self) -> None:
+        """Train to the end, starting where the run stands.
+
+        Raises UserError, Stopped, NonFinite or WorkerFailed on all workers together.
+        """
+        reset_peak_memory()
+        try:
+            while not self._train():
+                self._close()
+                self.world.rejoin()
+        except BaseException as error:
+            self.report.failed(error)
+            together = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
+            if self._heartbeat is not None and not together:
+                if isinstance(error, WorkerLost):
+                    self._heartbeat.wait_for_diagnosis()
+                else:
+                    self._heartbeat.report_failure(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._close()
+
+    def _train(self) -> bool:
+        """The four phases. False if elastic workers joined or left: rejoin, then call it again."""
+        job, world = self.job, self.world
+        try:
+            software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
+            setup = {"job": job.to_dict(), **software}
+            world.assert_equal_across_ranks(setup, "the job or the software")
+            # After a rejoin, a worker holds the training in memory.
+            in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
+            on_failure, deadline = partial(self.report.ended, FAILED), job.run.stall_seconds
+            heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
+            self._heartbeat = heartbeat
+            if result := self.claim.take(world):
+                print_finished(job, world, self.folder, result)
+                return True
+            session = Session(self, heartbeat, in_memory)
+            state = restore(session, self._kept)
+            self._kept = None
+            try:
+                scored = Loop(session, state).run()
+            except MembershipChanged:
+                self._kept = snapshot(session.train_step, state)
+                raise
+            publish(session, state, scored)
+        except MembershipChanged:
+            return False
+        return True
+
+    def _close(self) -> None:
+        self.report.close_log()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+        self.folder.unlock()
+
+
 class Session:
-    """All parts of an opened run. None is replaced before the run ends or workers rejoin.
+    """All parts of an opened run. None is replaced before the run ends or workers rejoin."""
 
-    `in_memory`: whether a worker holds the training in memory, after a rejoin.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        world: World,
-        stop: StopSignal,
-        claim: RunClaim,
-        report: RunReport,
-        heartbeat: HeartbeatMonitor,
-        in_memory: bool,
-    ) -> None:
+    def __init__(self, run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool) -> None:
         """Build all parts, in the order in which they need each other."""
-        self.job, self.world, self.stop, self.folder = job, world, stop, claim.folder
+        job, world, claim, report = run.job, run.world, run.claim, run.report
+        self.job, self.world, self.stop, self.folder = job, world, run.stop, run.folder
         self.report, self.heartbeat, self.in_memory = report, heartbeat, in_memory
         report.starting()
         threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
-        precision, note = world.on_main(
-            lambda: devices.resolve_precision(claim.precision, device), "run.precision"
-        )
+        resolve = partial(devices.resolve_precision, claim.precision, device)
+        precision, note = world.on_main(resolve, "run.precision")
         tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
-        store = prepare_store(job, tokenizer, world, stop)
+        store = prepare_store(job, tokenizer, world, run.stop)
         world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
-        model: Any = world.all_or_raise(
-            lambda: prepare_model(job, tokenizer, store, precision), "run.model"
-        )
+        prepare = partial(prepare_model, job, tokenizer, store, precision)
+        model: Any = world.all_or_raise(prepare, "run.model")
         model.to(device)
         replica_check.check_loaded_model(world, model)
-        self.forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
+        forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
 
         tokens, batch_size = store.splits["train"], job.train.batch_size
         sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
         total = sampler.total_steps(job.train.epochs, job.train.max_steps)
         flops = count_flops(model.config, frozen=job.adapter.kind != "none")
-        pad_ids = (self.forward.pad,) if isinstance(self.forward, PaddedForward) else ()
+        pad_ids = (forward.pad,) if isinstance(forward, PaddedForward) else ()
         rank, size, budget = world.rank, world.size, job.train.token_budget
         self.plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
         flat = FlatParameters(model, classifier.token_embedding(model))
         reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
         loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
-        self.train_step = TrainStep(
-            self.forward, flat, reducer, job.optim, schedule, loss, precision
-        )
+        self.train_step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
         self.device, self.precision, self.total_steps = device, precision, total
-        self.tokenizer, self.store = tokenizer, store
+        self.tokenizer, self.store, self.forward = tokenizer, store, forward
         peaks = world.allgather_object(devices.peak_flops(precision, device), "run.peak")
         self.peak_flops = sum(peaks)  # measured, of all workers together
         # The split that is evaluated during training. Only validation may choose weights.
@@ -105,7 +155,7 @@ class Session:
 
     def evaluate(self, split: str) -> tuple[dict[str, Any], torch.Tensor]:
         """(scores, logits) of a split, on all workers. Raises Stopped on request."""
-        scores, logits = evaluate_split(
+        return evaluate_split(
             self.world,
             self.forward,
             self.store.splits[split],
@@ -115,80 +165,13 @@ class Session:
             device=self.device,
             stop=lambda: self.stop.requested is not None,
         )
-        return {"split": split, **scores}, logits
-
-
-class TrainingRun:
-    """Trains a job on a world of workers. Handles rejoins and the ways in which a run ends."""
-
-    def __init__(self, job: Job, world: World, stop: StopSignal) -> None:
-        self.job, self.world, self.stop = job, world, stop
-        self.folder = RunFolder(Path(job.run.dir) / job.job.name)
-        self._claim = RunClaim(self.folder, job)
-        self._report = RunReport(world, self._claim)
-        self._heartbeat: HeartbeatMonitor | None = None
-        self._kept: Checkpoint | None = None  # the training in memory, during a rejoin
-
-    def train(self) -> None:
-        """Train to the end, starting where the run stands.
-
-        Raises UserError, Stopped, NonFinite or WorkerFailed on all workers together.
-        """
-        reset_peak_memory()
-        try:
-            while not self._train():
-                self._close()
-                self.world.rejoin()
-        except BaseException as error:
-            self._report.failed(error)
-            together = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
-            if self._heartbeat is not None and not together:
-                if isinstance(error, WorkerLost):
-                    self._heartbeat.wait_for_diagnosis()
-                else:
-                    self._heartbeat.report_failure(f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self._close()
-
-    def _train(self) -> bool:
-        """The four phases. False if elastic workers joined or left: rejoin, then call it again."""
-        job, world, claim, report = self.job, self.world, self._claim, self._report
-        try:
-            software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
-            setup = {"job": job.to_dict(), **software}
-            world.assert_equal_across_ranks(setup, "the job or the software")
-            in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
-            on_failure, deadline = partial(report.ended, FAILED), job.run.stall_seconds
-            heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
-            self._heartbeat = heartbeat
-            if result := claim.take(world):
-                print_finished(job, world, self.folder, result)
-                return True
-            session = Session(job, world, self.stop, claim, report, heartbeat, in_memory)
-            state = restore(session, self._kept)
-            self._kept = None
-            try:
-                scored = fit(session, state)
-            except MembershipChanged:
-                self._kept = snapshot(session.train_step, state)
-                raise
-            publish(session, state, scored)
-        except MembershipChanged:
-            return False
-        return True
-
-    def _close(self) -> None:
-        self._report.close_log()
-        if self._heartbeat is not None:
-            self._heartbeat.close()
-        self.folder.unlock()
 
 
 def prepare_tokenizer(job: Job) -> Any:
     """Raises UserError if the model or the packages of an adapter are not available."""
     adapter.check_adapter(job)
-    classifier.check_encoder(job.model.name, job.model.revision)
+    if job.model.name != "demo":
+        classifier.load_config(job.model.name, job.model.revision)
     return load_tokenizer(job.model.name, job.model.revision)
 
 

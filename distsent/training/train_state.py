@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -76,47 +75,37 @@ def restore(session: Session, kept: Checkpoint | None) -> TrainState:
     most steps in memory. Raises UserError if it does not fit the job.
     """
     world, step, report = session.world, session.train_step, session.report
+    flat, total = step.flat, session.total_steps
 
     def find() -> Checkpoint | None:
         found = kept
         if world.is_main and not session.in_memory:
             found = load_newest(session.folder.checkpoints, report.info)
         if found is not None:
-            check_checkpoint(found, step.flat)
+            check_checkpoint(found, flat)
         return found
 
     held = world.all_or_raise(find, "run.checkpoint")
     steps = world.allgather_object(held.step if held else 0, "run.steps")
     root = steps.index(max(steps))
-    own = held.state if held and world.rank == root else None
-    saved = world.allgather_object(own, "run.state")[root]
+    held = held if world.rank == root else None
+    saved = world.allgather_object(held.state if held else None, "run.state")[root]
     state = TrainState.from_dict(saved["progress"]) if saved else TrainState()
-    total = session.total_steps
     world.on_main(lambda: report.open_log(state.step, state.evaluated, total), "run.log")
-    if saved is None:
-        world.broadcast(step.flat.values, "restore.weights")
-    else:
-        broadcast_state(session, held if world.rank == root else None, saved, root)
-    if state.step:
-        report.info(f"resumed at step {state.step} of {total}")
-    report.training(total, None if session.in_memory else state.step)
-    return state
-
-
-def broadcast_state(
-    session: Session, held: Checkpoint | None, saved: Mapping[str, Any], root: int
-) -> None:
-    """Load what rank `root` holds, tensors and `saved` values, into all workers' train steps."""
-    world, step, flat = session.world, session.train_step, session.train_step.flat
-    step.scale.value, step.scale.good_steps = saved["scale"]
-    step.set_updates(saved["updates"])
+    if saved is not None:
+        step.scale.value, step.scale.good_steps = saved["scale"]
+        step.set_updates(saved["updates"])
     if held is not None:
         flat.values.copy_(flat.join(held.tensors["weights"]))
         for key, moment in flat.moments.items() if step.updates else ():
             moment.copy_(flat.join(held.tensors["optimizer"], f"{key}."))
     world.broadcast(flat.values, "restore.weights", root)
-    for key, moment in flat.moments.items():
+    for key, moment in flat.moments.items() if saved is not None else ():
         world.broadcast(moment, f"restore.{key}", root)
+    if state.step:
+        report.info(f"resumed at step {state.step} of {total}")
+    report.training(total, None if session.in_memory else state.step)
+    return state
 
 
 def snapshot(step: TrainStep, state: TrainState) -> Checkpoint:

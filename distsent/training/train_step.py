@@ -65,10 +65,7 @@ class StepResult:
 
 @dataclass
 class LossScale:
-    """fp16 loss scaling (Micikevicius et al., 2018).
-
-    Doubles after 2,000 good steps in a row, halves after a bad one.
-    """
+    """Doubles after 2,000 good fp16 steps, halves after a bad one (Micikevicius et al., 2018)."""
 
     value: float = 1.0
     good_steps: int = 0
@@ -106,10 +103,7 @@ class TrainStep:
     def __call__(
         self, batch: Batch, requests: Callable[[], StopRequests] = StopRequests
     ) -> StepResult:
-        """Train on `batch`. `requests` is called just before the control slots leave.
-
-        So late, a signal during the step still counts.
-        """
+        """Train on `batch`. `requests` is called late: a signal during the step still counts."""
         bad_rows = self._backward(batch)
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
@@ -117,7 +111,7 @@ class TrainStep:
         self.reducer.reduce(batch.token_ids)
         loss, right, stop, save, bad, rejoin = slots[:6].tolist()
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
-        lr, norm = self._schedule.lr_at(self.updates), self._norm()
+        lr, norm = self._schedule.lr * self._schedule.factor(self.updates), self._norm()
         finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:

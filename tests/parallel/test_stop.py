@@ -63,11 +63,13 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
         ended.output,
     )
     assert message, ended.output
+    assert ended.output.count("saved after step") == 1, "the ending is printed once"
     stopped = int(message[1])
     assert 7 <= stopped < 100 and (run / "checkpoints" / f"step-{stopped:08d}").is_dir()
     reached = status(run)
     assert (reached.state, reached.code, reached.retry) == ("stopped", 75, True)
     assert reached.message == f"stop requested; saved after step {stopped} of 100"
+    assert (run / "train.log").read_text().endswith(f" stopped: {reached.message}\n")
     assert (reached.step, reached.of, reached.resumed_from) == (stopped, 100, 0)
     assert not (run / "result.json").exists() and not (run / "model").exists()
 
@@ -234,7 +236,9 @@ def test_an_error_of_one_worker_is_reported_with_its_rank_and_ends_all(
         "intact: run the same command again"
     )
     assert re.search(f"distsent: rank 0: {line}", ended.output), ended.output
+    assert len(re.findall(line, ended.output)) == 1, "the ending is printed once"
     assert status(run).state == "failed" and re.match(line, status(run).message)
+    assert (run / "train.log").read_text().endswith(f" failed: {status(run).message}\n")
     assert (status(run).code, status(run).cause, status(run).of) == (1, None, 100)
     again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)
     assert again.code == 0 and fixtures.result(run)["steps"] == 100, again.output

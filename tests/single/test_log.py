@@ -51,9 +51,10 @@ def test_without_a_terminal_progress_is_plain_lines(folder: RunFolder, open_log:
     run_log = open_log(console)
     run_log.info("hello")
     run_log.progress(1, "step 1/9")
+    run_log.to_file("stopped")
     run_log.close()
     assert console.getvalue() == "hello\nstep 1/9\n"
-    assert lines_of(folder) == ["hello", "step 1/9"]
+    assert lines_of(folder) == ["hello", "step 1/9", "stopped"]
 
 
 def test_on_a_terminal_progress_is_a_bar(folder: RunFolder, open_log: OpenLog) -> None:
