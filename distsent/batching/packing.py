@@ -126,16 +126,12 @@ def pack(
 
 def _split_into_groups(lengths: np.ndarray) -> list[tuple[int, int]]:
     """Ranges [a, b) of examples to batch: similar lengths, or too short to be worth a call."""
-    spans, a = [], 0
-    longest, useful = int(lengths[0]), int(lengths[0]) ** 2
-    for b in range(1, len(lengths)):
-        length = int(lengths[b])
-        new_longest, new_useful = max(longest, length), useful + length * length
-        slots = (b - a + 1) * new_longest
+    spans, a, longest, useful = [], 0, 0, 0
+    for b, length in enumerate(lengths.tolist()):
+        longest, useful = max(longest, length), useful + length * length
+        slots = (b - a + 1) * longest
         fits = length < OWN_GROUP_LENGTH and slots <= MAX_GROUP_TOKENS
-        if fits and new_useful >= (1 - MAX_PADDING) * slots * new_longest:
-            longest, useful = new_longest, new_useful
-        else:
+        if b > a and not (fits and useful >= (1 - MAX_PADDING) * slots * longest):
             spans.append((a, b))
             a, longest, useful = b, length, length * length
     return [*spans, (a, len(lengths))]

@@ -37,7 +37,7 @@ def cls_only_last_layer(stack: nn.Module) -> bool:
         per_head = tuple(x[0].view(x.shape[1], -1, own.attention_head_size) for x in qkv)
         rate = own.dropout.p if own.training else 0.0
         out = attend(per_head, packed_batch, dropout_context, own.scaling, rate)
-        return finish(out.reshape(first.shape), first)
+        return finish(out.reshape(qkv[0].shape), first)
 
     layers[-1].forward = forward
     return True
