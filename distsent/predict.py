@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     share_cores(World())
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
     bad = total = 0
-    progress = ProgressLine(file)
+    shown = file if sys.stderr.isatty() else None
+    start = time.perf_counter()
     for batch in batches(options, file):
         good = [text for text in batch if not text.error]
         pairs = [text.pair or "" for text in good] if options.pair_column else None
@@ -49,46 +50,31 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
         total += len(batch)
         bad += len(batch) - len(good)
-        progress(total)
-    progress.close()
+        if shown:
+            speed = total / (time.perf_counter() - start)
+            line = f"\r{shown.done():4.0%}  {total:,} texts  {speed:,.0f}/s  "
+            print(line, end="", file=sys.stderr, flush=True)
+    if shown:
+        print(file=sys.stderr)
     if bad:
-        line = f'{bad:,} of {total:,} rows have no label; see their "error"'
-        print(f"distsent: {line}", file=sys.stderr)
+        line = f'distsent: {bad:,} of {total:,} rows have no label; see their "error"'
+        print(line, file=sys.stderr)
     return FINISHED
 
 
 def batches(options: argparse.Namespace, file: TextFile | None) -> Iterator[list[Text]]:
     """The texts, at most CHUNK at a time."""
-    from distsent.data.stdin_batches import StdinBatches
+    from distsent.data.stdin_batches import stdin_batches
     from distsent.data.texts import bare_text
 
     if file is None and not options.text:
-        for row, lines in StdinBatches(sys.stdin, CHUNK):
+        for row, lines in stdin_batches(sys.stdin, CHUNK):
             yield [bare_text(row + i, line) for i, line in enumerate(lines)]
         return
     given = (bare_text(row, text) for row, text in enumerate(options.text, 1))
-    rows: Iterable[Text] = given if file is None else file
-    iterator = iter(rows)
+    iterator = given if file is None else iter(file)
     while batch := list(islice(iterator, CHUNK)):
         yield batch
-
-
-class ProgressLine:
-    """The share of the file that is done, on a terminal; silent elsewhere."""
-
-    def __init__(self, file: TextFile | None) -> None:
-        self._file = file if sys.stderr.isatty() else None
-        self._start = time.perf_counter()
-
-    def __call__(self, texts: int) -> None:
-        if self._file is not None:
-            speed = texts / (time.perf_counter() - self._start)
-            line = f"\r{self._file.done():4.0%}  {texts:,} texts  {speed:,.0f}/s  "
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._file is not None:
-            print(file=sys.stderr)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -35,16 +35,13 @@ def main(arguments: list[str]) -> int:
     from distsent.data.token_store import open_token_store, token_store_folder
     from distsent.model.tokenizer import load_tokenizer
 
-    model, folder, length = asked.model, token_store_folder(asked), asked.data.max_length
-    tokenizer = world.all_or_raise(
-        lambda: load_tokenizer(model.name, model.revision), "prepare.tokenizer"
-    )
+    data, model, folder = asked.data, asked.model, token_store_folder(asked)
+    length = data.max_length
+    tokenizer = world.all_or_raise(lambda: load_tokenizer(model.name, model.revision), "tokenizer")
     folders: list[str] = []
     for seed in asked.seeds:
-        progress = Progress() if world.is_main else None
-        store = open_token_store(
-            asked.data, seed, tokenizer, length, folder, workers=world, progress=progress
-        )
+        bar = Progress() if world.is_main else None
+        store = open_token_store(data, seed, tokenizer, length, folder, workers=world, progress=bar)
         if world.is_main:
             print(format_store(store), flush=True)
             folders.append(f"{store.folder.resolve()}\n")
@@ -60,19 +57,16 @@ def join_mpi() -> World:
     if expected is None or expected[1] == 1:
         return World()
     name, count = expected
+    promise = f"{name}={count} promises {count} ranks"
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"{name}={count} promises {count} ranks, but mpi4py cannot be imported ({error}): pip "
-            "install mpi4py, or start without a launcher"
-        ) from None
+        fix = "pip install mpi4py, or start without a launcher"
+        raise UserError(f"{promise}, but mpi4py cannot be imported ({error}): {fix}") from None
     communicator = MPI.COMM_WORLD
     if count != communicator.size:
-        raise UserError(
-            f"{name}={count} promises {count} ranks, MPI sees {communicator.size}: start with "
-            "mpirun, or srun --mpi=pmix"
-        )
+        fix = "start with mpirun, or srun --mpi=pmix"
+        raise UserError(f"{promise}, MPI sees {communicator.size}: {fix}")
     # Ranks of one host share its cores; mpirun may have bound each to some of them already
     local_size = communicator.Split_type(MPI.COMM_TYPE_SHARED).size
     cores = len(os.sched_getaffinity(0))

@@ -1,19 +1,14 @@
 """Arrow tables through the cache of the datasets library; its failures become one line."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from distsent.data.rows import Part
 from distsent.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def table_from_rows(
@@ -32,8 +27,8 @@ def table_from_rows(
             return features.arrow_schema.empty_table()  # datasets refuses datasets without rows
 
 
-def part_of_dataset(name: str, rows: Dataset, label: str) -> Part:
-    """The rows of a dataset of the datasets library, with its class names if it has some."""
+def part_of_dataset(name: str, rows: Any, label: str) -> Part:
+    """The rows of a datasets.Dataset, with the class names of the column `label` if it has some."""
     names = getattr(rows.features[label], "names", None)
     return Part(name, rows.data.table, names and tuple(names))
 
@@ -72,11 +67,11 @@ def explain(error: BaseException, name: str) -> BaseException:
         error = error.__cause__ or error.__context__
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        lack, fix = "no space left for the cache of datasets", "free some, or set"
-        return UserError(f"{name}: {lack}; {fix} HF_DATASETS_CACHE to a folder with space")
+        fix = "free some, or set HF_DATASETS_CACHE to a folder with space"
+        return UserError(f"{name}: no space left for the cache of datasets; {fix}")
     if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-        lack, fix = "the cache of datasets needs file locks", "set HF_DATASETS_CACHE to a folder"
-        return UserError(f"{name}: {lack}; {fix} on a local disk")
+        fix = "set HF_DATASETS_CACHE to a folder on a local disk"
+        return UserError(f"{name}: the cache of datasets needs file locks; {fix}")
     if isinstance(error, pa.ArrowException | OSError | DatasetGenerationError | UnicodeDecodeError):
         text = str(error).strip() or type(error).__name__
         return UserError(f"{name}: cannot be read ({text.splitlines()[0].rstrip('.')})")

@@ -28,7 +28,6 @@ BAD = ("dull", "awful", "boring", "weak", "clumsy", "flat", "tedious", "silly", 
     "a disaster", "a waste of time", "badly done")
 INTENSITY = ("", "", "", "really ", "truly ", "simply ", "utterly ", "in every way ", "frankly ",
     "so ")
-
 # {a}: an aspect; {w}: praise or blame; {i}: an intensity. Each is a sentence or half of one.
 PLAIN = ("the {a} was {i}{w}", "I found the {a} {i}{w}", "the {a} turned out to be {i}{w}",
     "to me the {a} was {i}{w}", "the {a} is {i}{w} from start to finish",
@@ -90,18 +89,16 @@ def vocabulary() -> list[str]:
 
 
 def _review(rng: random.Random, good: bool) -> str:
-    sentences = [_verdict(rng, good)]
+    if rng.random() >= SHARES["contrast"]:
+        sentences = [_opinion(rng, good)]
+    else:
+        form = _pick(rng, CONTRASTS)
+        sentences = [form.format(v=_opinion(rng, good), o=_opinion(rng, not good))]
     if rng.random() < SHARES["hearsay"]:
         sentences.insert(0, _clause(rng, HEARSAY, rng.random() < 0.5))
     if rng.random() < SHARES["fact"]:
         sentences.insert(rng.randrange(len(sentences) + 1), _pick(rng, FACTS))
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
-
-
-def _verdict(rng: random.Random, good: bool) -> str:
-    if rng.random() >= SHARES["contrast"]:
-        return _opinion(rng, good)
-    return _pick(rng, CONTRASTS).format(v=_opinion(rng, good), o=_opinion(rng, not good))
 
 
 def _opinion(rng: random.Random, good: bool) -> str:

@@ -15,15 +15,12 @@ from distsent.data.records import decode_error, first_few, readable, text_error
 from distsent.data.rows import FILE, Columns, Part
 from distsent.errors import UserError
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
+SPLITS = ("train", "validation", "test")
+ALIASES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 TREE = {"neg": 0, "pos": 1}  # aclImdb; its unsup folder has no labels and is not read
 # Raise it when the reader gets other rows from the same file: the cache does not look at code
 READER = "1 "
-_SPLIT_OF = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+_SPLIT_OF = {**{split: split for split in SPLITS}, **ALIASES}
 _SHARD = re.compile(r"(?P<split>[A-Za-z]+)(-\d+-of-\d+)?")
 
 
@@ -57,9 +54,9 @@ def _files_by_split(folder: Path) -> dict[str, list[Path]]:
             found.setdefault(split, {}).setdefault(shard["split"] + path.suffix, []).append(path)
     for split, kinds in found.items():
         if len(kinds) > 1:
+            where = f"data.source = {str(folder)!r}: the {split} split exists twice"
             twice = " and ".join(paths[0].name for paths in kinds.values())
-            where = f"data.source = {str(folder)!r}"
-            raise UserError(f"{where}: the {split} split exists twice, as {twice}; keep one")
+            raise UserError(f"{where}, as {twice}; keep one")
     return {split: next(iter(found[split].values())) for split in SPLITS if split in found}
 
 
@@ -78,7 +75,13 @@ class Files:
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         """(file, its columns) for each file of the split."""
-        return [(path.name, _columns(path)) for path in self.files[split]]
+        out = []
+        for path in self.files[split]:
+            with open_reader(path, path.name, strict=True) as reader:
+                if reader.columns is None:
+                    next(reader.records(()), None)  # raises the error of the first row
+                out.append((path.name, reader.columns or []))
+        return out
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
         """A part for each file. Values that are not text are null if `drop`, else errors."""
@@ -142,13 +145,6 @@ def _parquet_part(path: Path, columns: Columns) -> Part:
         pattern = escape(str(path.absolute()))  # datasets takes file names for glob patterns
         rows = load_dataset("parquet", data_files={"rows": [pattern]}, columns=names)["rows"]
     return part_of_dataset(path.name, rows, columns.label)
-
-
-def _columns(path: Path) -> list[str]:
-    with open_reader(path, path.name, strict=True) as reader:
-        if reader.columns is None:
-            next(reader.records(()), None)  # raises the error of the first row
-        return reader.columns or []
 
 
 def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dict[str, Any]]:

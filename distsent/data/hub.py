@@ -64,11 +64,9 @@ class Hub:
         asked = f"data.source = {self.asked!r}"
         text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if isinstance(error, ConnectionError):
-            return UserError(
-                f"{asked}: {self.name} is not in the local cache and the hub cannot be reached; "
-                "run once where there is network, with HF_HOME on shared storage, or name a folder "
-                "with train, validation and test files"
-            )
+            lack = f"{self.name} is not in the local cache and the hub cannot be reached"
+            fix = "or name a folder with train, validation and test files"
+            return UserError(f"{asked}: {lack}; run once online with a shared HF_HOME, {fix}")
         if isinstance(error, DatasetNotFoundError):
             lack = f"no such folder, and no such dataset on the hub ({text})"
             return UserError(f"{asked}: {lack}; local paths start with ./")

@@ -42,7 +42,10 @@ def read_labels(
         found = (f"{file}: {', '.join(names or ['none'])}" for names, file in by_names.items())
         raise UserError(f"the files name their classes differently ({'; '.join(found)})")
     if own := next(iter(by_names)):
-        names = _match_names(own, tuple(wanted or own))
+        names = tuple(wanted or own)
+        # The same names in another order, or all different
+        if set(own) != set(names) and (len(own) != len(names) or set(own) & set(names)):
+            raise UserError(f"data.labels = {', '.join(names)}: the classes are {', '.join(own)}")
         index = {str(i): names.index(name) if name in names else i for i, name in enumerate(own)}
     else:
         values = {
@@ -63,14 +66,6 @@ def normalize_label(value: Any) -> str | None:
         value = int(value)
     word = value if isinstance(value, str) else json.dumps(value)
     return word[:-2] if re.fullmatch(r"-?\d+\.0", word) else word
-
-
-def _match_names(own: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The job's names for named classes: the same names in another order, or all different."""
-    if set(own) == set(wanted) or (len(own) == len(wanted) and set(own).isdisjoint(wanted)):
-        return wanted
-    wrong = f"data.labels = {', '.join(wanted)}"
-    raise UserError(f"{wrong}: the classes of this dataset are {', '.join(own)}")
 
 
 def _index_values(
@@ -110,19 +105,14 @@ def _unique_values(column: pa.ChunkedArray, file: str, name: str) -> list:
 def _indices(rows: Rows, index: dict[str, int]) -> np.ndarray:
     """Class indices of all rows, int64 (n,)."""
     out = [np.empty(0, dtype=np.int64)]
+    indices = {"-1": UNLABELED, **index, "": MISSING}
     for part in rows.parts:
         column = part.table.column(rows.columns.label)
         if pa.types.is_dictionary(column.type):
             column = pc.cast(column, column.type.value_type)
         values = pc.unique(column)
         if len(values):
-            codes = [_code(normalize_label(value), index) for value in values.to_pylist()]
+            codes = [indices.get(normalize_label(v) or "", UNKNOWN) for v in values.to_pylist()]
             places = pc.index_in(column, value_set=values).to_numpy()
             out.append(np.array(codes, dtype=np.int64)[places])
     return np.concatenate(out)
-
-
-def _code(value: str | None, index: dict[str, int]) -> int:
-    if value is None:
-        return MISSING
-    return index.get(value, UNLABELED if value == "-1" else UNKNOWN)

@@ -1,7 +1,4 @@
-"""Rows of csv, tsv, json, jsonl, parquet and txt files: one reader for training and prediction.
-
-To add a format, write a Reader and list it in READERS.
-"""
+"""Readers of csv, tsv, json, jsonl, parquet and txt. A new format is a Reader in READERS."""
 
 import csv
 import json

@@ -4,9 +4,9 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,19 +16,8 @@ _UNDECODABLE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as sur
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Record(NamedTuple):
-    """A row, numbered from 1 without header and blank lines.
-
-    `values`: by column, or a str where the row is a bare text. Meaningless if there is an `error`.
-    """
-
-    row: int
-    values: Any
-    error: str = ""
-
-
-class Reader:
-    """The rows of one file. Raises UserError for a file that cannot be read at all.
+class Reader(AbstractContextManager["Reader", None]):
+    """The rows of one file but header and blank lines. Raises UserError if it cannot be read.
 
     A bad row is a record with an error. If `strict`, it raises UserError with file and row
     instead; otherwise a csv line with stray quotes is read without regard to quotes.
@@ -42,19 +31,16 @@ class Reader:
         with readable(name):
             self._open()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def records(self, columns: Sequence[str]) -> Iterator[Record]:
-        """All rows, once, with at least these columns where a row has them."""
+    def records(self, columns: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
+        """(row from 1, values by column or a bare str, error), once. Reads at least `columns`."""
         with self, readable(self.name):
             for row, (values, error) in enumerate(self._read(columns), 1):
                 if error and self.strict:
                     raise UserError(f"{self.name}, row {row}: {error}")
-                yield Record(row, values, error)
+                yield row, values, error
 
     def done(self) -> float:
         """The share of the file that was read."""

@@ -1,6 +1,6 @@
 """The rows of a dataset as its source has them, numbered from 0 across files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,15 @@ class Rows:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def texts(self, rows: np.ndarray) -> list[str]:
-        """The texts of `rows`, int (n,), in their order."""
-        return self._read(self.columns.text, rows)
-
-    def pairs(self, rows: np.ndarray) -> list[str] | None:
-        """The second texts; None if there is no pair column."""
-        return self._read(self.columns.pair, rows) if self.columns.pair else None
+    def read(self, column: str, rows: np.ndarray) -> list[str]:
+        """The values of a column at `rows`, int (n,), in their order."""
+        rows, order = np.unique(rows, return_inverse=True)
+        out: list[str] = []
+        which = np.searchsorted(self.starts, rows, side="right") - 1
+        for index in np.unique(which):
+            here = rows[which == index] - self.starts[index]
+            out += take_values(self.parts[index].table.column(column), here)
+        return [out[place] for place in order]
 
     def locate(self, row: int) -> tuple[Part, str]:
         """The part that contains `row`, and the user's name of the row in it."""
@@ -66,27 +68,9 @@ class Rows:
         part, name = self.locate(row)
         return name if FILE in part.table.column_names else f"{part.name}, {name}"
 
-    def batches(self, size: int = 10_000) -> Iterator[tuple[int, pa.Table]]:
-        """(first row, at most `size` rows) over all rows."""
-        for part, start in zip(self.parts, self.starts, strict=False):
-            for offset in range(0, part.table.num_rows, size):
-                yield int(start) + offset, part.table.slice(offset, size)
-
-    def _read(self, column: str, rows: np.ndarray) -> list[str]:
-        rows, order = np.unique(rows, return_inverse=True)
-        out: list[str] = []
-        which = np.searchsorted(self.starts, rows, side="right") - 1
-        for index in np.unique(which):
-            here = rows[which == index] - self.starts[index]
-            out += take_values(self.parts[index].table.column(column), here)
-        return [out[place] for place in order]
-
 
 def take_values(column: pa.ChunkedArray, rows: np.ndarray) -> list:
-    """Python values at `rows`, ascending and unique.
-
-    Chunk by chunk, because `take` on a chunked column may copy all of it.
-    """
+    """Values at `rows`, ascending and unique. `take` on all chunks may copy the column."""
     if len(rows) == 0:
         return []
     first, last = int(rows[0]), int(rows[-1])

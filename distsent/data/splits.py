@@ -1,25 +1,14 @@
 """Which rows become train, validation and test: a pure function of labels, job and seed."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.random import PCG64, Generator
 
 from distsent.errors import UserError
-
-if TYPE_CHECKING:
-    from distsent.job.schema import DataSection
+from distsent.job.schema import DataSection
 
 POOL = "pool"  # the name of all splits together, for data.pool_splits
 # Each draw has its own random numbers, whatever else is drawn
 VALIDATION, TEST, TRAIN_ROWS, EVAL_ROWS = 1, 2, 3, 4
-
-
-def draws(data: DataSection) -> bool:
-    """Whether the selection depends on the seed. If not, runs of several seeds share a store."""
-    fractions = data.validation_fraction or data.test_fraction
-    return bool(fractions or data.max_rows or data.max_eval_rows)
 
 
 def select_rows(
@@ -40,8 +29,8 @@ def select_rows(
             size = round(fraction * len(all_rows))
             part = stratified(rest, labels[base], size, _random(seed, purpose))
             if len(part) == 0:
-                what = f"data.{name}_fraction = {fraction}"
-                raise UserError(f"{what}: selects no rows out of {len(all_rows):,}")
+                n = len(all_rows)
+                raise UserError(f"data.{name}_fraction = {fraction}: selects no rows out of {n:,}")
             chosen[name], rest = (base, part), np.setdiff1d(rest, part, assume_unique=True)
     chosen["train"] = (base, draw(rest, data.max_rows, _random(seed, TRAIN_ROWS)))
     for offset, name in enumerate(cuts):
@@ -55,18 +44,17 @@ def select_rows(
 def check_splits(splits: dict[str, int], data: DataSection) -> None:
     """Raises UserError unless these splits (name: rows) give what the job needs."""
     fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
+    fix = "remove the fraction to use it, or set data.pool_splits = true to split all rows again"
+    own = {name: f"its own {name} split ({rows:,} rows)" for name, rows in splits.items()}
     lines = [
-        f"data.{name}_fraction = {fraction}: the dataset has its own {name} split "
-        f"({splits[name]:,} rows); leave the fraction out to use it, or set data.pool_splits = "
-        "true to join all rows and cut them again"
+        f"data.{name}_fraction = {fraction}: the dataset has {own[name]}; {fix}"
         for name, fraction in fractions.items()
         if fraction and name in splits
     ]
     if POOL not in splits and "train" not in splits:
-        lines.append(
-            f"the dataset has no train split, only {' and '.join(splits)}: data.pool_splits = true "
-            "joins all rows and cuts them by data.validation_fraction and data.test_fraction"
-        )
+        lack = f"the dataset has no train split, only {' and '.join(splits)}"
+        fix = "joins all rows and splits them by data.validation_fraction and data.test_fraction"
+        lines.append(f"{lack}: data.pool_splits = true {fix}")
     elif len(splits) == 1 and not any(fractions.values()):
         lack = "the dataset has neither a validation nor a test split"
         what = "data.pool_splits = true" if POOL in splits else lack
@@ -75,9 +63,7 @@ def check_splits(splits: dict[str, int], data: DataSection) -> None:
         raise UserError(*lines)
 
 
-def stratified(
-    rows: np.ndarray, labels: np.ndarray, size: int, random: np.random.Generator
-) -> np.ndarray:
+def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) -> np.ndarray:
     """`size` of `rows`, ascending, with the share of each class as exact as integers allow."""
     classes, members = np.unique(labels[rows], return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
@@ -85,19 +71,19 @@ def stratified(
     takes = np.floor(shares).astype(np.int64)
     largest_rest = np.argsort(-(shares - takes), kind="stable")
     takes[largest_rest[: size - takes.sum()]] += 1
-    order = np.lexsort((random.random(len(rows)), members))
+    order = np.lexsort((rng.random(len(rows)), members))
     starts = np.cumsum(counts) - counts
     taken = [order[start : start + take] for start, take in zip(starts, takes, strict=True)]
     return np.sort(rows[np.concatenate(taken)]) if taken else rows[:0]
 
 
-def draw(rows: np.ndarray, most: int | None, random: np.random.Generator) -> np.ndarray:
+def draw(rows: np.ndarray, most: int | None, rng: Generator) -> np.ndarray:
     """At most `most` of `rows`, drawn without replacement, ascending."""
     if most is None or most >= len(rows):
         return rows
-    return np.sort(rows[np.argsort(random.random(len(rows)), kind="stable")[:most]])
+    return np.sort(rows[np.argsort(rng.random(len(rows)), kind="stable")[:most]])
 
 
-def _random(seed: int, purpose: int) -> np.random.Generator:
+def _random(seed: int, purpose: int) -> Generator:
     # NumPy promises to keep the bits of PCG64 and random(), not permutation() and choice()
-    return np.random.Generator(np.random.PCG64([seed, purpose]))
+    return Generator(PCG64([seed, purpose]))

@@ -21,22 +21,19 @@ class Text(NamedTuple):
 class TextFile:
     """The texts of a file, in its order. Raises UserError for a file that cannot be read."""
 
-    def __init__(
-        self, path: str | Path, column: str = "text", pair_column: str | None = None
-    ) -> None:
-        file, error = Path(path), ""
-        suffix = file.suffix.lower()
+    def __init__(self, path: str | Path, column: str = "text", pair: str | None = None) -> None:
+        file, suffix, error = Path(path), Path(path).suffix.lower(), ""
         if file.is_dir():
             error = "a folder, not a file"
         elif suffix not in READERS:
             error = f"not a known format ({', '.join(READERS)})"
         elif not file.is_file():
             error = "no such file"
-        elif suffix == ".txt" and pair_column:
+        elif suffix == ".txt" and pair:
             error = "one text per line and no columns; pairs need csv, jsonl or parquet"
         if error:
             raise UserError(f"{path}: {error}")
-        self._columns = [column, *([pair_column] if pair_column else [])]
+        self._columns = [column, *([pair] if pair else [])]
         self._reader = open_reader(file, str(path))
         self.done = self._reader.done  # the share of the file that was read
         # Unknown columns are no error: a file of bare texts, or one without rows

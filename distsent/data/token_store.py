@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distsent.data.dataset import TextDataset, open_dataset
+from distsent.data.dataset import open_dataset
 from distsent.data.lock import locked
 from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
@@ -48,8 +48,8 @@ class Tokens:
     offsets: np.ndarray  # (n + 1,) int64: row i is ids[offsets[i] : offsets[i + 1]]
     labels: np.ndarray  # (n,) int32
     rows: np.ndarray  # (n,) int64: numbers of the rows in their source, ascending
-    types: np.ndarray | None  # (T,) uint8: 1 for the tokens of the second text of a pair
     truncated: int  # rows that are longer than max_length
+    types: np.ndarray | None = None  # (T,) uint8: 1 for the tokens of the second text of a pair
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,14 +82,12 @@ class TokenStore:
         if why := damage(folder):
             raise UserError(f"{folder}: not a complete token store ({why})")
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        splits = {}
-        for name, split in meta["splits"].items():
-            arrays = {
-                what: np.load(folder / f"{name}.{what}.npy", mmap_mode="r")
-                for what in ("ids", "offsets", "labels", "rows", "types")
-                if f"{name}.{what}.npy" in meta["files"]
-            }
-            splits[name] = Tokens(**{"types": None, **arrays}, truncated=split["truncated"])
+        arrays: dict[str, dict[str, Any]] = {}
+        for file in meta["files"]:
+            split, what, _ = file.split(".")
+            arrays.setdefault(split, {})[what] = np.load(folder / file, mmap_mode="r")
+        cut = {name: split["truncated"] for name, split in meta["splits"].items()}
+        splits = {name: Tokens(**arrays[name], truncated=cut[name]) for name in cut}
         return cls(folder, splits, tuple(meta["label_names"]), meta)
 
     @property
@@ -129,15 +127,15 @@ def open_token_store(
     with ExitStack() as stack:
 
         def start() -> tuple[str, str, str, list[str]]:
-            store = folder / key(dataset, encode)
+            content = (FORMAT, dataset.fingerprint, encode.digest, encode.max_length)
+            store = folder / hashlib.sha256(repr(content).encode()).hexdigest()[:32]
             temporary = stack.enter_context(_building(store, report, log))
             warnings = dataset.find_warnings() if temporary else []
             return str(store), str(temporary or ""), dataset.fingerprint, warnings
 
         def write() -> None:
             if not temporary.is_dir():
-                fix = "set data.store to a shared folder"
-                raise UserError(f"{temporary} does not exist on every node: {fix}")
+                raise UserError(f"{temporary} is not on every node; data.store must be shared")
             if dataset.fingerprint != fingerprint:
                 where = f"on rank {workers.rank} than on rank 0"
                 raise UserError(f"data.source = {data.source!r} has other rows {where}")
@@ -159,12 +157,6 @@ def open_token_store(
 def token_store_folder(job: Job) -> Path:
     """Where a job's token stores are: beside its runs, or in data.store."""
     return Path(job.data.store or Path(job.run.dir) / ".tokens")
-
-
-def key(dataset: TextDataset, encode: BatchTokenizer) -> str:
-    """The name of a store: equal keys, equal bytes."""
-    content = (FORMAT, dataset.fingerprint, encode.digest, encode.max_length)
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from distsent.errors import UserError
 from distsent.fsync import sync
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
@@ -41,7 +40,7 @@ class BatchTokenizer:
 
         self.max_length = max_length
         # A copy: truncation and padding are state of the tokenizer, which others use, too
-        self._backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
         side = tokenizer.truncation_side
@@ -50,8 +49,7 @@ class BatchTokenizer:
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)
         if max_length <= special:
-            cause = f"the {special} special tokens of the tokenizer fill that"
-            raise UserError(f"data.max_length = {max_length}: {cause}")
+            raise UserError(f"data.max_length = {max_length}: {special} special tokens fill that")
         self._backend.enable_truncation(max_length, direction=side)
         largest = max(self._backend.get_vocab().values())
         self.streams = {"ids": np.dtype(np.uint16 if largest < 65536 else np.int32)}
@@ -109,23 +107,15 @@ def join_parts(
     cuts = [json.loads(_part(folder, "part", "json", part).read_text()) for part in range(parts)]
     names = list(dataset.label_names)
     # No times, no paths: equal stores have equal bytes
-    meta: dict[str, Any] = {
-        "format": FORMAT,
-        "corpus": dataset.fingerprint,
-        "tokenizer": encode.digest,
-        "max_length": encode.max_length,
-        "warnings": warnings,
-        "label_names": names,
-        "splits": {},
-        "files": {},
-    }
+    meta: dict[str, Any] = {"format": FORMAT, "corpus": dataset.fingerprint}
+    meta |= {"tokenizer": encode.digest, "max_length": encode.max_length}
+    meta |= {"warnings": warnings, "label_names": names, "splits": {}, "files": {}}
     for name, split in dataset.splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
         tokens = int(lengths.sum())
         if len(lengths) != len(split):
-            found = f"{len(lengths)} of {len(split)} rows were tokenized"
-            raise RuntimeError(f"{name}: {found}; this is a bug in distsent")
+            raise RuntimeError(f"{name}: {len(lengths)} of {len(split)} rows tokenized; report it")
         for what, dtype in encode.streams.items():
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
@@ -162,8 +152,7 @@ def _join(paths: list[Path], dtype: np.dtype, count: int) -> None:
             path.unlink()
         size = file.tell()
         file.seek(0)
-        descr = np.lib.format.dtype_to_descr(dtype)
-        head = {"descr": descr, "fortran_order": False, "shape": (count,)}
+        head = {"descr": dtype.str, "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(file, head)
         if file.tell() != HEADER or size != HEADER + count * dtype.itemsize:
             raise RuntimeError(f"{paths[0].name} is not {count} tokens; this is a bug in distsent")

@@ -184,7 +184,7 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         dataset = open_dataset(data(tmp_path, labels=wanted), 1)
         assert (dataset.label_names, dataset.splits["train"].labels.tolist()) == (names, labels)
     assert mistakes(lambda: open_dataset(data(tmp_path, labels=("a", "b", "c")), 1).splits) == [
-        "data.labels = a, b, c: the classes of this dataset are neg, pos"
+        "data.labels = a, b, c: the classes are neg, pos"
     ]
     classed(tmp_path / "test.parquet", ["pos", "neg"], [1, 0])
     assert mistakes(lambda: open_dataset(data(tmp_path), 1).splits) == [
@@ -239,8 +239,7 @@ def test_pooled_splits_are_cut_again(tmp_path: Path):
     path = folder(tmp_path / "x", validation=reviews(20), test=reviews(80, 20))
     assert mistakes(lambda: open_dataset(data(path), 1).splits) == [
         "the dataset has no train split, only validation and test: data.pool_splits = true joins "
-        "all rows "
-        "and cuts them by data.validation_fraction and data.test_fraction"
+        "all rows and splits them by data.validation_fraction and data.test_fraction"
     ]
     dataset = open_dataset(
         data(path, pool_splits=True, validation_fraction=0.1, test_fraction=0.2, max_rows=30), 1
@@ -263,11 +262,9 @@ def test_fractions_that_contradict_the_dataset(tmp_path: Path):
         lambda: open_dataset(data(whole, validation_fraction=0.1, test_fraction=0.2), 1).splits
     ) == [
         "data.validation_fraction = 0.1: the dataset has its own validation split (4 rows); "
-        "leave the "
-        "fraction out to use it, or set data.pool_splits = true to join all rows and cut them "
-        "again",
-        "data.test_fraction = 0.2: the dataset has its own test split (6 rows); leave the fraction "
-        "out to use it, or set data.pool_splits = true to join all rows and cut them again",
+        "remove the fraction to use it, or set data.pool_splits = true to split all rows again",
+        "data.test_fraction = 0.2: the dataset has its own test split (6 rows); "
+        "remove the fraction to use it, or set data.pool_splits = true to split all rows again",
     ]
     assert mistakes(lambda: open_dataset(data(whole / "train.parquet"), 1).splits) == [
         "the dataset has neither a validation nor a test split: set data.validation_fraction or "
@@ -452,9 +449,8 @@ def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
 def test_no_network_and_nothing_in_the_cache(source: str, name: str):
     assert mistakes(lambda: open_dataset(data(source), 1).splits) == [
         f"data.source = {source!r}: {name} is not in the local cache and the hub cannot be "
-        "reached; run once where there is "
-        "network, with HF_HOME on shared storage, or name a folder with train, validation and "
-        "test files"
+        "reached; run once online with a shared HF_HOME, or name a folder with train, validation "
+        "and test files"
     ]
 
 

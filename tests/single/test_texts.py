@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distsent.data import readers
-from distsent.data.stdin_batches import StdinBatches
+from distsent.data.stdin_batches import stdin_batches
 from distsent.data.texts import TextFile
 from tests import dataset_files
 
@@ -99,8 +99,7 @@ def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_stream_is_read_as_it_comes() -> None:
-    batches = iter(StdinBatches((f"{i}\n" for i in range(5)), most=2))
-    rows = [*batches]
+    rows = [*stdin_batches((f"{i}\n" for i in range(5)), most=2)]
     assert [line for _, lines in rows for line in lines] == [*"01234"]
     assert all(1 <= len(lines) <= 2 for _, lines in rows)
     assert [first for first, _ in rows] == [

@@ -270,7 +270,7 @@ def test_progress_is_reported(
 
 def test_lengths_that_leave_no_room_for_a_text(dataset: DataSection, tmp_path: Path):
     assert mistakes(lambda: made(dataset, tmp_path / "s", length=2)) == [
-        "data.max_length = 2: the 2 special tokens of the tokenizer fill that"
+        "data.max_length = 2: 2 special tokens fill that"
     ]
 
 

@@ -147,9 +147,8 @@ REST: list[tuple[Harm, str]] = [
      "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file "
      "footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
-     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); leave the "
-     "fraction out to use it, or "
-     "set data.pool_splits = true to join all rows and cut them again"),
+     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); remove "
+     "the fraction to use it, or set data.pool_splits = true to split all rows again"),
     (words("data.max_length=300"),
      "data.max_length = 300: {folder}/model takes at most 258 tokens"),
     (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, "
