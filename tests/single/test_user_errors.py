@@ -109,8 +109,7 @@ JOBS: list[tuple[Harm, str]] = [
 REST: list[tuple[Harm, str]] = [
     (file("corpus/train.jsonl", None),
      "the dataset has no train split, only validation and test: data.pool_splits = true joins all "
-     "rows and cuts them by "
-     "data.validation_fraction and data.test_fraction"),
+     "rows and splits them by data.validation_fraction and data.test_fraction"),
     (both(file("corpus/test.jsonl", None), file("corpus/validation.jsonl", None)),
      "the dataset has neither a validation nor a test split: set data.validation_fraction or "
      "data.test_fraction, e.g. 0.1"),
