@@ -1,4 +1,8 @@
-"""The exceptions that end a program on purpose, and their exit codes."""
+"""The exceptions that end a program on purpose, and their exit codes.
+
+75: a signal asked the run to stop (runtime/signals.py) and it saved. What a launcher does after an
+exit is in exit_policy.py.
+"""
 
 FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 

@@ -1,1 +1,1 @@
-"""How workers communicate: the interface, the launchers that start them, one file a transport."""
+"""How workers communicate: the interface, the launchers that start them, one file per transport."""

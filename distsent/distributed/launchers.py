@@ -1,4 +1,4 @@
-"""The launchers: the environment variables that they set, and the world that these describe."""
+"""The launchers: their programs, the variables that they set, and the world that these describe."""
 
 import os
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from distsent.errors import UserError
 RANK = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 WORLD_SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 LOCAL_SIZE = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+# The processes above a worker: it must not train on without them (runtime/launcher_watch.py).
+PROGRAMS = ("horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd")
 USE_PMIX = "use `srun --mpi=pmix` (`srun --mpi=list` shows others), or start with `horovodrun`"
 
 

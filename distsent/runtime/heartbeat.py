@@ -129,7 +129,7 @@ class HeartbeatMonitor:
                     return
                 if line.startswith(FAILURE):
                     error = line.strip().removeprefix(FAILURE)
-                    self._abort(f"{self._describe(peer, 'failed')}: {error}", None)
+                    return self._abort(f"{self._describe(peer, 'failed')}: {error}", None)
                 connection.sendall(b".\n")
                 step, _, reason = line.strip().partition(" ")
                 peer.step = int(step)

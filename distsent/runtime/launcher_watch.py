@@ -6,7 +6,7 @@ from functools import cache
 
 import psutil
 
-NAMES = ("horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd")
+from distsent.distributed.launchers import PROGRAMS
 
 
 @cache
@@ -30,7 +30,7 @@ def is_launcher(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     command = " ".join(os.path.basename(word) for word in words)
-    return any(name in command for name in NAMES)
+    return any(name in command for name in PROGRAMS)
 
 
 def has_ended(process: psutil.Process) -> bool:

@@ -1,5 +1,6 @@
-"""Gradient all-reduce: flat buckets in one fixed order, and only touched rows of the embedding.
+"""What travels between workers in a step: gradients, and the control slots of train_step.py.
 
+Gradients are summed in flat buckets, in one fixed order; of the embedding's, only touched rows.
 All workers know the global batch, so they know its token ids. The other rows of the embedding's
 gradient are zero everywhere, so the result has the bits of a dense all-reduce.
 
@@ -23,7 +24,7 @@ from distsent.training.flat_parameters import FlatParameters
 
 # Elements (16 MB): one message keeps the link busy while the next one is prepared.
 BUCKET = 4_000_000
-NEVER = math.inf  # gradients that a bucket waits for which leaves in `reduce`
+NEVER = math.inf  # missing gradients of a bucket that leaves in `reduce`, not during backward
 
 
 def overlaps_backward(world: World, flat: FlatParameters) -> bool:
