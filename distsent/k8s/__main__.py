@@ -12,24 +12,17 @@ from pathlib import Path
 
 from distsent import cli
 from distsent.errors import FINISHED, USAGE_ERROR, UserError
-from distsent.k8s.launch import launch, run_on_named_hosts
-from distsent.k8s.scaling import ScalingHosts, relaunch_on_change
+from distsent.k8s.launch import ScalingHosts, launch, run_on_named_hosts
 from distsent.k8s.serve import SSHD_CONFIG, serve
 
 
 def main(arguments: list[str]) -> int:
-    options = parse_arguments(arguments)
-    return int(options.run(options))
-
-
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("k8s", __doc__)
     commands = parser.add_subparsers(required=True, parser_class=argparse.ArgumentParser)
     lint = commands.add_parser("lint", help="check manifests")
     lint.set_defaults(run=run_lint)
     lint.add_argument("paths", nargs="*", type=Path, default=[Path("k8s")], help="(k8s)")
-    text = "the operator's CustomResourceDefinition; cluster: ask the cluster for the MPIJob's"
-    lint.add_argument("--crd", metavar="FILE", action="append", default=[], help=text)
+    lint.add_argument("--crd", action="append", default=[], help="the operator's CRD, or: cluster")
     write = commands.add_parser("write", help="write the generated manifests")
     write.set_defaults(run=run_write)
     write.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="k8s, beside jobs")
@@ -47,14 +40,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     worker.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
     worker.add_argument("--grace", type=float, default=150, help="seconds to wait for ranks (150)")
     worker.add_argument("--sshd-config", default=SSHD_CONFIG, help="(%(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return int(options.run(options))
 
 
 def run_lint(options: argparse.Namespace) -> int:
     from distsent.k8s.lint import lint  # the image lacks what these import: the extra k8s
     from distsent.k8s.schema import read_definitions
 
-    crds = {key: kind for source in options.crd for key, kind in read_definitions(source).items()}
+    crds = dict(pair for source in options.crd for pair in read_definitions(source).items())
     findings, count = lint(options.paths, crds)
     print("".join(f"{finding}\n" for finding in findings), end="")
     number = f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}"
@@ -67,8 +61,7 @@ def run_write(options: argparse.Namespace) -> int:
 
     stale = stale_manifests(options.folder)
     if options.check and stale:
-        fix = "differs from its sources: run python -m distsent.k8s write"
-        raise UserError(*(f"{path} {fix}" for path in stale))
+        raise UserError(*(f"{path} differs: run python -m distsent.k8s write" for path in stale))
     for path, text in stale.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -80,9 +73,8 @@ def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
     if not script:
         return launch(lambda training: run_on_named_hosts(training, command, wait))
-    bounds = options.slots, options.min_np, options.max_np, options.poll
-    scaling = ScalingHosts(script, *bounds)
-    return launch(lambda training: relaunch_on_change(training, command, wait, scaling))
+    hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
+    return launch(lambda training: hosts.run(training, command, wait))
 
 
 if __name__ == "__main__":

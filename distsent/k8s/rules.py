@@ -1,48 +1,48 @@
-"""Rules about MPIJobs and pods: what the operator and the cluster demand, what Horovod needs.
+"""Rules: what the operator and the cluster demand, what Horovod needs, and what must exist.
 
-`kubectl apply` accepts an MPIJob that breaks the operator's rules. The operator then writes a
-ValidationError event and starts nothing.
+`kubectl apply` accepts an MPIJob that breaks the operator's rules, but then nothing starts.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-import yaml
 from jsonschema import Draft202012Validator
 
-from distsent.k8s.bundle import ROLES, Bundle, MPIJob, Pod, Problem
-from distsent.k8s.schema import quantity
+from distsent.errors import UserError
+from distsent.job import load_saved_job
+from distsent.k8s.documents import Bundle, MPIJob, Node, Pod, Problem, pods_of
+from distsent.k8s.launch import job_arguments
+from distsent.k8s.schema import quantity, read_table
 
 SSH_PORT = 2222
 HOSTFILE, DISCOVERY_SCRIPT = "/etc/mpi/hostfile", "/etc/mpi/discover_hosts.sh"
-GPU = re.compile(r"(nvidia\.com/(gpu|mig-.+)|amd\.com/gpu)")
 HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 PROBES, HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe"), ("tcpSocket", "httpGet")
-FIELD_RULES: dict[str, list[dict[str, Any]]] = yaml.safe_load(
-    Path(__file__).with_name("field_rules.yaml").read_text(encoding="utf-8")
-)
+CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")
+CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
+SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
+FIELD_RULES = read_table("field_rules.yaml")
 
 
 def field_problems(bundle: Bundle) -> Iterator[Problem]:
     """What breaks the rules of field_rules.yaml."""
-    jobs, pods = [job.manifest for job in bundle.mpijobs], [pod.spec for pod in bundle.pods]
-    roles = [job.at(*ROLES, role) for job in jobs for role in job.at(*ROLES).mapping]
-    containers = [container for pod in bundle.pods for container in pod.containers]
-    objects = {"MPIJob": jobs, "role": roles, "pod": pods, "container": containers}
+    roles = [job.roles[role] for job in bundle.mpijobs for role in job.roles.mapping]
+    objects = {"MPIJob": [job.manifest for job in bundle.mpijobs], "role": roles}
+    objects["pod"] = [pod.spec for pod in bundle.pods]
+    objects["container"] = [container for pod in bundle.pods for container in pod.containers]
     for kind, rules in FIELD_RULES.items():
-        for node, rule in product(objects[kind], rules):
-            field, path = node.at(*rule["field"].split()), rule["field"].replace(" ", ".")
-            if not Draft202012Validator(rule["schema"]).is_valid(field.value):
+        for node, (rule, path, schema, message) in product(objects[kind], rules):
+            field = node.at(*path.split())
+            if not Draft202012Validator(schema).is_valid(field.value):
                 name = f"{node['name'].text}: " if kind == "container" else ""
-                yield rule["rule"], field, f"{name}{path} {rule['message']}"
+                yield rule, field, f"{name}{path.replace(' ', '.')} {message}"
 
 
 def pod_problems(bundle: Bundle) -> Iterator[Problem]:
     for pod in bundle.pods:
-        # The API server refuses a mount without a volume: in an MPIJob when it creates the pods.
+        # The API server refuses these three, but for an MPIJob only when it creates the pods.
         names = [volume["name"].text for volume in pod.spec["volumes"]]
         mounts = [mount["name"] for each in pod.containers for mount in each["volumeMounts"]]
         for mount in mounts:
@@ -53,7 +53,6 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
                 yield "volumes", volume, f"two volumes are named {names[index]}"
             elif names[index] not in [mount.text for mount in mounts]:
                 yield "volumes", volume, f"nothing mounts the volume {names[index]}"
-        # The API server refuses a request above the limit.
         for container in pod.containers:
             node, name = container["resources"], container["name"].text
             for each, limit in node["limits"].mapping.items():
@@ -68,29 +67,27 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
 
 
 def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
-    for job, rules in product(bundle.mpijobs, (sizes, processes, ssh, pods)):
-        yield from rules(job)
+    for job in bundle.mpijobs:
+        for rules in (sizes, processes, pods):
+            yield from rules(job)
+        if "distsent.train" in job.launcher.command:
+            yield from run_folder(job)
+            yield from job_file(bundle, job)
 
 
 def sizes(job: MPIJob) -> Iterator[Problem]:
     # DNS finds worker pods, so the name with the highest index must be a host name.
-    last = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}"
+    last, node = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}", job.manifest["metadata"]
     if not HOST_NAME.fullmatch(last):
-        allowed = "1 to 63 lower-case letters, digits and -, a letter first"
-        name = job.manifest.at("metadata", "name")
-        yield "worker-name", name, f"{last} is not a host name ({allowed})"
+        yield "worker-name", node["name"], f"{last} is not a host name (63 of a-z 0-9 -, a-z first)"
     # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
-    node, gpus, option = (
-        job.spec["slotsPerWorker"],
-        gpus_of(job.worker),
-        job.launcher.option("--slots"),
-    )
+    node, gpus, option = job.spec["slotsPerWorker"], job.worker.gpus, job.launcher.option("--slots")
     if gpus not in (None, job.slots):
         yield "slots", node, f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs"
     if job.elastic and option not in (None, str(job.slots)):
         yield "slots", node, f"--slots {option}, but slotsPerWorker is {job.slots}"
     # The launcher computes nothing, and the operator hides GPUs from it.
-    if gpus_of(job.launcher) and not job.launcher_works:
+    if job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
         yield "launcher-gpu", job.launcher.main["resources"], "reserves GPUs that it cannot use"
     # A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest.
     node, count = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
@@ -101,7 +98,7 @@ def sizes(job: MPIJob) -> Iterator[Problem]:
 def processes(job: MPIJob) -> Iterator[Problem]:
     """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
     option, node = job.launcher.option, job.launcher.command_node
-    most = job.slots * (job.workers + job.launcher_works)
+    most = job.slots * (job.workers + bool(job.spec["runLauncherAsWorker"]))
     size = f"{job.workers} workers x {job.slots} slots"
     if job.elastic:
         low, high = number(option("--min-np")) or 1, number(option("--max-np")) or most
@@ -113,29 +110,19 @@ def processes(job: MPIJob) -> Iterator[Problem]:
         if script != DISCOVERY_SCRIPT:
             yield "hostfile", node, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}"
     elif not job.programs.isdisjoint(("horovodrun", "mpirun")):
-        given, is_horovodrun = option("-np", "--num-proc", "-n"), "horovodrun" in job.programs
+        given, hostfile = option("-np", "--num-proc", "-n"), option("--hostfile", "-hostfile")
         if number(given) != most:
             yield "processes", node, f"-np {given or '(none)'}, but {size} are {most} processes"
-        if is_horovodrun and option("--hostfile", "-hostfile") != HOSTFILE:
+        if "horovodrun" in job.programs and hostfile != HOSTFILE:
             yield "hostfile", node, f"without --hostfile {HOSTFILE} all runs in the launcher"
 
 
-def ssh(job: MPIJob) -> Iterator[Problem]:
-    # The key is mounted at sshAuthMountPath: it must be the .ssh folder of the pods' user.
-    node, main = job.spec["sshAuthMountPath"], job.worker.main
-    path = node.text or "/root/.ssh"
-    users = {pod.spec.at("securityContext", "runAsUser").number(1000) for pod in job.pods}
-    for user in users:
-        home = "/root/.ssh" if user == 0 else "/home/mpiuser/.ssh"
-        if path != home:
-            yield "ssh-path", node, f"user {user} looks for keys in {home}, not in {path}"
-    if len(users) > 1:
-        yield "ssh-path", job.spec["mpiReplicaSpecs"], "ssh needs the same user in all pods"
-    # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
-    policy = job.spec["launcherCreationPolicy"]
+def pods(job: MPIJob) -> Iterator[Problem]:
+    # Otherwise the launcher's deadline runs while nodes start.
+    policy, main = job.spec["launcherCreationPolicy"], job.worker.main
     if policy.value != "WaitForWorkersReady" and not job.elastic:
-        # Otherwise the launcher's deadline runs while nodes start.
         yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
+    # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
     ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
     port = main.at("readinessProbe", "tcpSocket", "port").value
     if main and ports.get(port, port) != SSH_PORT:
@@ -144,16 +131,12 @@ def ssh(job: MPIJob) -> Iterator[Problem]:
     names = ", ".join(variable["name"].text for variable in main["env"])
     if names:
         yield "worker-env", main["env"], f"set {names} on the launcher: no process gets it here"
-
-
-def pods(job: MPIJob) -> Iterator[Problem]:
     # The pod must be there until its ranks have saved.
     for pod in job.pods:
-        seconds = pod.spec["terminationGracePeriodSeconds"].number(30)
-        option = number(pod.option("--grace"))
+        seconds, node = pod.spec["terminationGracePeriodSeconds"].number(30), pod.main["command"]
+        option, limit = number(pod.option("--grace")), f"terminationGracePeriodSeconds {seconds}"
         if option is not None and option >= seconds:
-            message = f"terminationGracePeriodSeconds {seconds}"
-            yield "grace", pod.main["command"], f"--grace {option} must be less than {message}"
+            yield "grace", node, f"--grace {option} must be less than {limit}"
     # 64 MB of /dev/shm give bus errors in NCCL and Open MPI; its content counts as memory.
     node, volume = job.worker.spec["volumes"], job.worker.volume_at("/dev/shm")[1]["emptyDir"]
     memory = quantity(job.worker.main.at("resources", "limits", "memory").value)
@@ -172,12 +155,122 @@ def pods(job: MPIJob) -> Iterator[Problem]:
         yield "same-image", images[-1], "must be the launcher's image"
 
 
-def gpus_of(pod: Pod) -> int | None:
-    """GPUs of the main container; None if it asks for none."""
-    limits = pod.main.at("resources", "limits")
-    counts = [limits[name].number(0) for name in limits.mapping if GPU.fullmatch(name)]
-    return sum(counts) if counts else None
-
-
 def number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
+
+
+def names(bundle: Bundle) -> Iterator[Problem]:
+    seen: dict[tuple[str, str, str], Node] = {}
+    for manifest in bundle.manifests:
+        # An object without a namespace lands in the user's current one.
+        node, namespace = manifest.at("metadata", "namespace"), manifest.namespace
+        if manifest.kind not in CLUSTER_WIDE and not namespace:
+            yield "namespace", node, "metadata.namespace is missing"
+        elif namespace not in ("", "default") and not bundle.find("Namespace", "", namespace):
+            yield "namespace", node, f"no manifest creates the namespace {namespace}"
+        # Of two objects with the same name the later one wins.
+        first = seen.setdefault((manifest.kind, namespace, manifest.name), manifest)
+        if first is not manifest:
+            yield "twice", manifest.at("metadata", "name"), f"is in {first.place} already"
+
+
+def volume_sources(bundle: Bundle) -> Iterator[Problem]:
+    for pod in bundle.pods:
+        for volume, (field, key, kind) in product(pod.spec["volumes"], SOURCES):
+            name, optional = volume.at(field, key).text, volume.at(field, "optional")
+            found = bundle.find(kind, pod.namespace, name)
+            # A pod that names a missing claim or ConfigMap stays in ContainerCreating for ever.
+            if name and not found and not optional:
+                yield "exists", volume, f"no manifest creates the {kind} {name}"
+            # Pods of several nodes mount it: with another access mode only the first node can.
+            modes = found.at("spec", "accessModes") if found else volume
+            is_shared = kind == CLAIM and pod.spec.root.kind == "MPIJob"
+            if found and is_shared and "ReadWriteMany" not in modes.text:
+                yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
+
+
+def run_folder(job: MPIJob) -> Iterator[Problem]:
+    """A run in a pod's own files is lost with the pod: nothing to resume, nothing to read."""
+    launcher = job.launcher
+    folder = next((word[8:] for word in launcher.command if word.startswith("run.dir=")), None)
+    if folder is None:
+        yield "run-folder", launcher.command_node, "run.dir=... is missing: a pod loses its files"
+        return
+    claims = set()
+    for pod in job.pods:
+        mount, volume, _ = pod.volume_at(folder)
+        claim = volume["persistentVolumeClaim"]
+        claims.add(claim["claimName"].text)
+        if not claim:
+            yield "run-folder", pod.mounts, f"run.dir={folder} is not on a claim"
+        elif mount["readOnly"] or claim["readOnly"]:
+            yield "run-folder", pod.mounts, f"run.dir={folder} is mounted read-only"
+    if len(claims) > 1:
+        yield "run-folder", job.roles, f"launcher and workers have different claims at {folder}"
+
+
+def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
+    """Every worker reads the job file: a ConfigMap must provide it, and it must be a job."""
+    path, overrides = job_arguments(job.launcher.command)
+    text = ""
+    if path and job.worker.spec:
+        mount, volume, key = job.worker.volume_at(path)
+        name, mounts = volume.at("configMap", "name").text, job.worker.mounts
+        if not name:
+            yield "job-file", mounts, f"nothing is mounted at {path} from a ConfigMap"
+        config = bundle.find(CONFIG_MAP, job.manifest.namespace, name)
+        if config is None:
+            return  # the rule `exists` reports a missing ConfigMap
+        key, items = mount["subPath"].text or key, volume.at("configMap", "items")
+        key = next((item["key"].text for item in items if item["path"].text == key), key)
+        data, node = config["data"], job.worker.spec["volumes"]
+        if key not in data.mapping:
+            yield "job-file", node, f"{path}: the ConfigMap {name} has no {key} ({data.place})"
+            return
+        text = data[key].text
+    try:
+        load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
+    except (UserError, tomllib.TOMLDecodeError) as error:
+        for line in str(error).splitlines():
+            yield "job-file", job.launcher.command_node, line
+
+
+def selectors(bundle: Bundle) -> Iterator[Problem]:
+    pods = [pod for manifest in bundle.known for pod in pods_of(manifest)]
+    for manifest in bundle.manifests:
+        node = manifest.at("spec", "selector")
+        # The API server refuses a Deployment that does not select its own pods.
+        if manifest.kind == "Deployment" and not selects(node, pods_of(manifest)[0]):
+            yield "selector", node, "does not select its own pods"
+        if manifest.kind != "Service":
+            continue
+        near = [pod for pod in pods if pod.namespace == manifest.namespace]
+        chosen = [pod for pod in near if node.mapping.items() <= pod.labels.items()]
+        if node and not chosen:
+            yield "selector", node, "selects no pod"
+        ports = [port for pod in chosen for each in pod.containers for port in each["ports"]]
+        known = [port[key].value for port in ports for key in ("name", "containerPort")]
+        for port in manifest.at("spec", "ports"):
+            target = port["targetPort"].value or port["port"].value
+            if chosen and target not in known:
+                yield "selector", port, f"its pods have no port {target}"
+    # Without a policy every pod of the cluster can connect to sshd, Horovod and TensorBoard.
+    policies = [manifest for manifest in bundle.known if manifest.kind == "NetworkPolicy"]
+    for pod in bundle.pods:
+        some = [policy for policy in policies if policy.namespace == pod.namespace]
+        if not any(selects(policy.at("spec", "podSelector"), pod) for policy in some):
+            yield "network", pod.spec, "no NetworkPolicy says which pods may connect to it"
+
+
+def selects(selector: Node, pod: Pod) -> bool:
+    """Whether a label selector matches."""
+    matches = [selector["matchLabels"].mapping.items() <= pod.labels.items()]
+    for expression in selector["matchExpressions"]:
+        known = expression["key"].text in pod.labels
+        among = pod.labels.get(expression["key"].text) in (expression["values"].value or ())
+        results = {"Exists": known, "DoesNotExist": not known, "In": among, "NotIn": not among}
+        matches.append(results.get(expression["operator"].text, False))
+    return all(matches)
+
+
+RULES = (field_problems, pod_problems, mpijob_problems, names, volume_sources, selectors)

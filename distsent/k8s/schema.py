@@ -21,32 +21,33 @@ from distsent.errors import UserError
 from distsent.k8s.documents import Finding, Node
 
 Schema = dict[str, Any]
-Kinds = dict[tuple[str, str], Schema]  # by apiVersion and kind
+Kinds = dict[str, Schema]  # by apiVersion and kind: "v1 Pod"
 
 PACKAGE = "io.k8s.apimachinery.pkg"
 QUANTITY = r"^(\d+(?:\.\d+)?|\.\d+)(m|k|[MGTPE]i?|Ki|[eE]-?\d+)?$"
-UNITS = {"m": 1e-3, "k": 1e3, **{unit: 1e3**i for i, unit in enumerate("MGTPE", 2)}}
+UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{unit: 1e3**i for i, unit in enumerate("MGTPE", 2)}}
 UNITS |= {f"{unit}i": 1024.0**i for i, unit in enumerate("KMGTPE", 1)}
 WORDS = {
     "string": "text (put it in quotes)", "integer": "a whole number", "boolean": "true or false",
     "array": "a list", "object": "a mapping", "quantity": "a quantity, such as 500m, 2 or 8Gi",
 }  # fmt: skip
 METADATA = {"$ref": f"#/$defs/{PACKAGE}.apis.meta.v1.ObjectMeta", "required": ["name"]}
-HEADER: Schema = {
-    "required": ["apiVersion", "kind", "metadata"],
-    "properties": {"apiVersion": {}, "kind": {}, "status": {}, "metadata": METADATA},
-}
+FIELDS = {"apiVersion": {}, "kind": {}, "status": {}, "metadata": METADATA}  # of every kind
+HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
 FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", "-o", "json"]
 
 
 def quantity(value: Any) -> float | None:
     """A Kubernetes quantity as a number. None if it is not a quantity."""
-    found = None if isinstance(value, bool | list) else re.match(QUANTITY, str(value))
+    found = re.match(QUANTITY, str(value))
     if found is None:
         return None
     number, unit = found[1], found[2] or ""
-    is_exponent = unit[1:].lstrip("-").isdigit()
-    return float(number + unit) if is_exponent else float(number) * UNITS.get(unit, 1.0)
+    return float(number) * UNITS[unit] if unit in UNITS else float(number + unit)
+
+
+def read_table(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")))
 
 
 @cache
@@ -55,8 +56,7 @@ def definitions() -> dict[str, Schema]:
     version = latest_version()
     path = f"kubernetes-json-schema/v{version}-local-strict/_definitions.json"
     found: dict[str, Schema] = schema_contents(path, version)["$defs"]
-    added = Path(__file__).with_name("api_server.yaml").read_text(encoding="utf-8")
-    for name, schema in yaml.safe_load(added).items():
+    for name, schema in read_table("api_server.yaml").items():
         found[f"io.k8s.{name}"]["allOf"] = [schema]
     # The library has a choice between two types for these, which gives unreadable errors.
     found[f"{PACKAGE}.util.intstr.IntOrString"] = {"type": ["integer", "string"]}
@@ -68,12 +68,12 @@ def definitions() -> dict[str, Schema]:
 @cache
 def known_kinds() -> Kinds:
     """The kinds of Kubernetes, and the custom kinds of custom_kinds.yaml."""
-    found = read_definitions(str(Path(__file__).with_name("custom_kinds.yaml")))
+    found = {name: complete(schema) for name, schema in read_table("custom_kinds.yaml").items()}
     for name, schema in definitions().items():
         groups = schema.get("x-kubernetes-group-version-kind", ())
         if len(groups) == 1:  # others, such as DeleteOptions, are not kinds of manifests
-            version = f"{groups[0]['group']}/{groups[0]['version']}".lstrip("/")
-            found[version, groups[0]["kind"]] = {"$ref": f"#/$defs/{name}"}
+            kind = "{group}/{version} {kind}".format(**groups[0]).lstrip("/")
+            found[kind] = {"$ref": f"#/$defs/{name}"}
     return found
 
 
@@ -88,9 +88,8 @@ def read_definitions(source: str) -> Kinds:
         for crd in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             spec = crd["spec"]
             for version in spec["versions"]:
-                schema = close_schema(version["schema"]["openAPIV3Schema"])
-                schema["properties"] |= HEADER["properties"]
-                found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
+                key = f"{spec['group']}/{version['name']} {spec['names']['kind']}"
+                found[key] = complete(version["schema"]["openAPIV3Schema"])
     except (yaml.YAMLError, KeyError, TypeError):
         raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
@@ -99,7 +98,13 @@ def read_definitions(source: str) -> Kinds:
     return found
 
 
-def close_schema(schema: Schema) -> Schema:
+def complete(schema: Schema) -> Schema:
+    """Let a custom kind have the fields of every kind, and no others than those it names."""
+    refuse_unknown_fields(schema)
+    return {**schema, "properties": schema["properties"] | FIELDS}
+
+
+def refuse_unknown_fields(schema: Schema) -> None:
     """Let a definition refuse the fields that the API server would drop silently."""
     if schema.pop("x-kubernetes-int-or-string", False):
         schema.pop("anyOf", None)
@@ -110,30 +115,26 @@ def close_schema(schema: Schema) -> Schema:
         schema.setdefault("additionalProperties", False)
     for each in [*fields.values(), schema.get("items"), schema.get("additionalProperties")]:
         if isinstance(each, dict):
-            close_schema(each)
-    return schema
+            refuse_unknown_fields(each)
 
 
 def check_schema(manifest: Node, crds: Kinds) -> list[Finding]:
     """Findings about the kind, fields, types and values of a manifest."""
-    own, key = known_kinds(), (manifest["apiVersion"].text, manifest.kind)
-    if key not in own and key not in crds:
-        kinds = {f"{version} {kind}": kind for version, kind in [*own, *crds]}
-        field = "apiVersion" if manifest.kind in kinds.values() else "kind"
-        name = " ".join(key).strip()
-        message = f"unknown kind {name or '(none)'}{suggest(name, [*kinds])}"
-        return [manifest[field].finding("kind", message)]
+    own, key = known_kinds(), f"{manifest['apiVersion'].text} {manifest.kind}".strip()
+    known = [*own, *crds]
+    if key not in known:
+        is_kind = manifest.kind in [name.split()[1] for name in known]
+        message = f"unknown kind {key or '(none)'}{suggest(key, known)}"
+        return [manifest["apiVersion" if is_kind else "kind"].finding("kind", message)]
     findings = list(compare(manifest, crds.get(key) or own[key]))
     if key in crds and key in own:
         # The project's own schema has tighter values, but it does not know all fields.
-        found = {finding.line for finding in findings}
-        more = compare(manifest, own[key])
+        more, found = compare(manifest, own[key]), {finding.line for finding in findings}
         findings += [each for each in more if each.rule != "field" and each.line not in found]
     return findings
 
 
 def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
-    """Findings of a JSON schema."""
     validator = Draft202012Validator({"$defs": definitions(), "allOf": [schema, HEADER]})
     for error in validator.iter_errors(manifest.value):
         node, name = manifest.at(*error.absolute_path), error.json_path[1:].lstrip(".")
@@ -163,7 +164,6 @@ def what_is_allowed(error: ValidationError) -> str:
 
 def suggest(name: str, known: list[str]) -> str:
     """What may have been meant, or what is known."""
-    close = get_close_matches(name, known, 1)
-    if close or not known:
-        return f"; did you mean {close[0]}?" if close else ""
-    return f"; known: {', '.join(sorted(known)[:12])}"
+    for close in get_close_matches(name, known, 1):
+        return f"; did you mean {close}?"
+    return f"; known: {', '.join(sorted(known)[:12])}" if known else ""

@@ -14,7 +14,7 @@ import psutil
 
 from distsent.distributed.launchers import RANK
 from distsent.errors import FINISHED
-from distsent.k8s.hosts import check_user
+from distsent.k8s.launch import check_user
 
 SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
@@ -51,21 +51,16 @@ def request_save(grace: float) -> None:
         reap_zombies()
         time.sleep(0.2)
         ranks = rank_pids()
-    print(
-        f"distsent: {f'{len(ranks)} ranks still run' if ranks else 'the ranks have left'}",
-        flush=True,
-    )
+    result = f"{len(ranks)} ranks still run" if ranks else "the ranks have left"
+    print(f"distsent: {result}", flush=True)
 
 
 def rank_pids() -> list[int]:
-    """The processes of this pod that a launcher started as ranks, without their children."""
-    parents = {}
-    for process in psutil.process_iter(["ppid", "environ", "status"]):
-        environment = process.info["environ"] or {}  # None for another user's process
-        alive = process.info["status"] != psutil.STATUS_ZOMBIE
-        if alive and not environment.keys().isdisjoint(RANK):
-            parents[process.pid] = process.info["ppid"]
-    # A rank's children inherit its environment.
+    """The ranks that a launcher started in this pod. Their children inherit the environment."""
+    infos = [each.info for each in psutil.process_iter(["pid", "ppid", "environ", "status"])]
+    alive = [info for info in infos if info["status"] != psutil.STATUS_ZOMBIE]
+    ranks = [info for info in alive if not set(RANK).isdisjoint(info["environ"] or ())]
+    parents = {info["pid"]: info["ppid"] for info in ranks}
     return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
 

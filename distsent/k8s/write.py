@@ -12,8 +12,9 @@ from distsent.errors import UserError
 from distsent.k8s.documents import manifest_files
 
 MAIN = "imdb"
+TOP_COMMENT = re.compile(r"\A(#.*\n)+")
 HEADER = "# Written by python -m distsent.k8s write from {}: change that, and write it again.\n"
-HOW = "# After kubectl apply -f k8s/ has created namespace and claim: kubectl apply -f {}\n"
+HOW = "# After kubectl apply -f k8s/ (namespace, claim): kubectl apply -f k8s/jobs/{}.yaml\n"
 CONFIG_MAP = """apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -30,19 +31,17 @@ def stale_manifests(folder: Path) -> dict[Path, str]:
     if not jobs:
         raise UserError(f"{folder.parent / 'jobs'}: no jobs; name the folder k8s of a checkout")
     template = (folder / f"40-{MAIN}.yaml").read_text(encoding="utf-8")
+    main = folder / f"30-{MAIN}-job.yaml"
     texts: dict[Path, str] = {}
-    for path in jobs:
-        name, source, config = path.stem, f"jobs/{path.name}", config_map(path)
+    for job in jobs:
+        name, source, config = job.stem, f"jobs/{job.name}", config_map(job)
         if name == MAIN:
-            texts[folder / f"30-{name}-job.yaml"] = HEADER.format(source) + config
+            texts[main] = HEADER.format(source) + config
             continue
-        header = HEADER.format(f"{source} and k8s/40-{MAIN}.yaml") + HOW.format(
-            f"k8s/jobs/{name}.yaml"
-        )
+        header = HEADER.format(f"{source} and k8s/40-{MAIN}.yaml") + HOW.format(name)
         texts[folder / "jobs" / f"{name}.yaml"] = f"{header}{config}---\n{mpijob(template, name)}"
-    top = {path: path.read_text(encoding="utf-8") for path in manifest_files(folder)}
-    top |= {path: text for path, text in texts.items() if path.parent == folder}
-    parts = [without_header(top[path]) for path in sorted(top)]
+    top = {path: path.read_text("utf-8") for path in manifest_files(folder)} | {main: texts[main]}
+    parts = [TOP_COMMENT.sub("", top[path]) for path in sorted(top)]
     texts[folder / "base" / "all.yaml"] = HEADER.format("k8s/*.yaml") + "---\n".join(parts)
     stale = (path for path in texts if not path.exists() or path.read_text("utf-8") != texts[path])
     return {path: texts[path] for path in stale}
@@ -58,14 +57,9 @@ def config_map(path: Path) -> str:
     return CONFIG_MAP.format(name=path.stem, lines=indented)
 
 
-def without_header(text: str) -> str:
-    """A manifest without the comment at the top of its file."""
-    return re.sub(r"\A(#.*\n)+", "", text)
-
-
 def mpijob(template: str, name: str) -> str:
     """The IMDB job's MPIJob, for another job."""
-    text = without_header(template)
+    text = TOP_COMMENT.sub("", template)
     for pattern in ("  name: {}\n", "/jobs/{}.toml", "name: {}-job"):
         assert pattern.format(MAIN) in text, pattern
         text = text.replace(pattern.format(MAIN), pattern.format(name))

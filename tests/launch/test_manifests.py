@@ -136,7 +136,7 @@ def test_mpijobs_are_valid_under_the_operators_schema(everything):
     path = Path(os.environ.get("DISTSENT_MPIJOB_CRD", ""))
     if not path.is_file():
         pytest.skip("DISTSENT_MPIJOB_CRD names no file")
-    definition = read_definitions(str(path))["kubeflow.org/v2beta1", "MPIJob"]
+    definition = read_definitions(str(path))["kubeflow.org/v2beta1 MPIJob"]
     schema = {**definition, "$defs": definitions()}
     jobs = [one for one in everything if one["kind"] == "MPIJob"]
     assert len(jobs) > len(JOBS)
@@ -154,24 +154,35 @@ class Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
         groups: dict[str, set[str]] = {}
-        for version, _ in known_kinds():
+        for each in known_kinds():
+            version = each.split()[0]
             group, _, name = version.rpartition("/")
             groups.setdefault(group, set()).add(name)
         if path == "api":
             return self.answer({"kind": "APIVersions", "versions": ["v1"]})
         if path == "apis":
             listed = [
-                {"name": group, "versions": [{"groupVersion": f"{group}/{v}", "version": v} for v in sorted(versions)],
-                 "preferredVersion": {"groupVersion": f"{group}/{min(versions)}", "version": min(versions)}}
-                for group, versions in groups.items() if group
-            ]  # fmt: skip
+                {
+                    "name": group,
+                    "versions": [group_version(group, name) for name in sorted(names)],
+                    "preferredVersion": group_version(group, min(names)),
+                }
+                for group, names in groups.items()
+                if group
+            ]
             return self.answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": listed})
         version = path.removeprefix("apis/").removeprefix("api/")
         resources = [
-            {"name": plural(kind), "singularName": kind.lower(), "kind": kind, "namespaced": kind not in CLUSTER_WIDE,
-             "verbs": ["get", "create", "patch"]}
-            for known, kind in known_kinds() if known == version
-        ]  # fmt: skip
+            {
+                "name": plural(kind),
+                "singularName": kind.lower(),
+                "kind": kind,
+                "namespaced": kind not in CLUSTER_WIDE,
+                "verbs": ["get", "create", "patch"],
+            }
+            for known, kind in map(str.split, known_kinds())
+            if known == version
+        ]
         if resources:
             return self.answer(
                 {
@@ -204,6 +215,10 @@ class Server(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def group_version(group: str, version: str) -> dict[str, str]:
+    return {"groupVersion": f"{group}/{version}", "version": version}
+
+
 def plural(kind: str) -> str:
     return re.sub("y$", "ie", kind.lower()) + "s"
 
@@ -217,8 +232,10 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     thread.start()
     cache = tmp_path_factory.mktemp("kubectl")
     (cache / "none").write_text("apiVersion: v1\nkind: Config\n")
-    yield ["kubectl", f"--server=http://127.0.0.1:{server.server_port}", f"--cache-dir={cache}", f"--kubeconfig={cache}/none",
-           "apply", "--dry-run=client", "--validate=false", "-o", "name"]  # fmt: skip
+    address = f"--server=http://127.0.0.1:{server.server_port}"
+    places = [f"--cache-dir={cache}", f"--kubeconfig={cache}/none"]
+    options = ["--dry-run=client", "--validate=false", "-o", "name"]
+    yield ["kubectl", address, *places, "apply", *options]
     server.shutdown()
     thread.join()
     server.server_close()

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from distsent.errors import UserError
-from distsent.k8s import hosts, launch, serve
+from distsent.k8s import launch, serve
 
 
 @pytest.fixture
 def ssh(tmp_path, monkeypatch):
-    """An ssh that answers for the hosts named in a file, and writes down what it is asked to run."""
+    """An ssh that answers for the hosts named in a file, and logs the commands that it gets."""
     up = tmp_path / "up"
     up.write_text("")
     program = tmp_path / "bin" / "ssh"
@@ -56,17 +56,17 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
 def test_hosts_of_a_command(tmp_path):
     file = tmp_path / "hostfile"
     file.write_text("a.svc slots=2\nb.svc slots=2\n")
-    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
+    assert launch.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
         "a.svc",
         "b.svc",
     ]
-    assert hosts.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
-    assert hosts.hosts_of(["python"]) == []
+    assert launch.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
+    assert launch.hosts_of(["python"]) == []
     with pytest.raises(UserError, match="operator writes it"):
-        hosts.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
+        launch.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
     file.write_text("\n")
     with pytest.raises(UserError, match="names no host"):
-        hosts.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
+        launch.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
 
 
 def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
@@ -113,7 +113,8 @@ def test_sigterm_becomes_sigusr1_for_mpirun_and_the_exit_code_is_the_runs(tmp_pa
     (tmp_path / "bin").mkdir()
     mpirun = script(
         tmp_path / "bin" / "mpirun",
-        f"trap 'echo saved >{tmp_path}/saved; exit 75' USR1\ntouch {tmp_path}/running\nwhile :; do sleep 0.1; done\n",
+        f"trap 'echo saved >{tmp_path}/saved; exit 75' USR1\ntouch {tmp_path}/running\n"
+        "while :; do sleep 0.1; done\n",
     )
     process = start(tmp_path, "--", script(tmp_path / "horovodrun", f"sh -c '{mpirun}; exit $?'\n"))
     wait_until((tmp_path / "running").exists)
@@ -237,7 +238,8 @@ def test_the_status_of_the_run_decides_when_the_launcher_hides_the_exit_code(tmp
     status = {"state": "failed", "code": 3, "message": "loss is nan at step 7"}
     run = script(
         tmp_path / "horovodrun",
-        f'printf \'%s\' \'{json.dumps(status)}\' | sed "s/}}/, \\"attempt\\": \\"$DISTSENT_ATTEMPT\\"}}/" '
+        f"printf '%s' '{json.dumps(status)}' "
+        '| sed "s/}/, \\"attempt\\": \\"$DISTSENT_ATTEMPT\\"}/" '
         f">{folder}/status.json; exit 1\n",
     )
     train = ("python", "-m", "distsent.train", f"run.dir={tmp_path}/runs", "job.name=demo")
