@@ -1,4 +1,4 @@
-"""Jobs of pods, and the same jobs without."""
+"""Jobs that train in pods, and the same jobs without pods."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MARKS = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 if reason := image_machine.missing():
     MARKS.append(pytest.mark.skip(reason=reason))
 
-# The demo job in miniature. Without cgroups nothing holds a pod to its CPU limit, so both workers get one thread each, as a
-# plain run on two cores has.
+# A small demo job. Without cgroups no CPU limit holds, so both workers get one thread each, as in a
+# plain run on two cores.
 TINY = ["train.max_steps=60", "checkpoint.every_steps=10", "log.every=1", "eval.every=30"]
 THREADS = {"name": "OMP_NUM_THREADS", "value": "1"}
 WORKERS = 2
@@ -30,14 +30,19 @@ Image = tuple[Path, str, float]  # podman's storage, name, seconds that building
 
 
 def make(
-    machine: Machine, image: Image, folder: Path, *overrides: str, name: str = "demo", base: Sequence[str] = TINY,
+    machine: Machine,
+    image: Image,
+    folder: Path,
+    *overrides: str,
+    name: str = "demo",
+    base: Sequence[str] = TINY,
     change: Callable[[dict[str, Any]], None] = lambda job: None,
-) -> Cluster:  # fmt: skip
-    """The pods of a manifest on two workers, with the job's keys overridden and the manifest changed."""
+) -> Cluster:
+    """The pods of a manifest with two workers, after overriding keys and changing the manifest."""
     files = {"imdb": ("30-imdb-job.yaml", "40-imdb.yaml")}.get(name, (f"jobs/{name}.yaml",))
-    documents = {
-        key: one for file in files for key, one in copy.deepcopy(load(ROOT / "k8s" / file)).items()
-    }
+    documents: dict[tuple[str, str], dict[str, Any]] = {}
+    for file in files:
+        documents |= copy.deepcopy(load(ROOT / "k8s" / file))
     job = documents["MPIJob", name]
     roles = job["spec"]["mpiReplicaSpecs"]
     roles["Worker"]["replicas"] = WORKERS
@@ -59,27 +64,18 @@ def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
         "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
-    words = [
-        f"{sys.prefix}/bin/horovodrun",
-        "-np",
-        str(WORKERS),
-        sys.executable,
-        "-m",
-        "distsent.train",
-    ]
+    words = [f"{sys.prefix}/bin/horovodrun", "-np", str(WORKERS)]
+    words += [sys.executable, "-m", "distsent.train"]
     words += [str(ROOT / f"jobs/{name}.toml"), f"run.dir={folder}", *overrides]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads((folder / name / "result.json").read_text())
 
 
-def same(result: dict[str, Any], plain: dict[str, Any]) -> None:
-    """The same training: every score, and the weights to the bit."""
-    assert (
-        result["status"] == "finished"
-        and result["world_size"] == WORKERS
-        and result["steps"] == plain["steps"]
-    )
+def assert_same_training(result: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Assert the same scores, and the same bits in the weights."""
+    assert result["status"] == "finished" and result["world_size"] == WORKERS
+    assert result["steps"] == plain["steps"]
     for split, scores in plain["eval"].items():
         for name in ("n", "accuracy", "f1", "confusion"):
             assert result["eval"][split][name] == scores[name], (split, name)

@@ -1,6 +1,6 @@
-"""A machine of its own for containers, inside this one: processes, mounts and network under one process, and gone with it.
+"""A machine for containers inside this one: one process owns its processes, mounts and network.
 
-The image is built once for the files that it is made of and kept under ~/.cache/distsent/images (XDG_CACHE_HOME).
+The image is rebuilt when its files change, and cached in ~/.cache/distsent/images (XDG_CACHE_HOME).
 """
 
 from __future__ import annotations
@@ -22,55 +22,40 @@ from patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (
-    "podman",
-    "buildah",
-    "crun",
-    "debootstrap",
-    "ip",
-    "nsenter",
-    "unshare",
-    "ssh-keygen",
-    "tar",
+    *("podman", "buildah", "crun", "debootstrap"),
+    *("ip", "nsenter", "unshare", "ssh-keygen", "tar"),
 )
-CONTEXT = ("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE", "tools/cxx17",
-           "distsent", "jobs", "k8s/image")  # fmt: skip
+PACKAGES = "podman buildah crun debootstrap iproute2 openssh-client"  # of Debian
+CONTEXT = (
+    *("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE"),
+    *("tools/cxx17", "distsent", "jobs", "k8s/image"),
+)
 NETWORK = "10.78.0"
 TAG = "localhost/distsent"
 
 
 def missing() -> str | None:
-    """Why no containers can be had here; None if they can."""
+    """Why containers cannot run here. None if they can."""
     if os.geteuid() != 0:
         return "pods as containers need root"
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (Debian: podman buildah crun debootstrap iproute2 openssh-client)"
-    trial = subprocess.run(
-        [*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"], capture_output=True, text=True
-    )
+        return f"not installed: {', '.join(absent)} (Debian: {PACKAGES})"
+    words = [*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"]
+    trial = subprocess.run(words, capture_output=True, text=True)
     return None if trial.returncode == 0 else f"no namespaces here: {trial.stderr.strip()}"
 
 
-UNSHARE = (
-    "unshare",
-    "--mount",
-    "--net",
-    "--uts",
-    "--ipc",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-)
+ISOLATED = ("--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", *ISOLATED)
 
 
 def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(
-        1, signal.SIGKILL
-    )  # PR_SET_PDEATHSIG: a killed pytest leaves no containers behind
+    """PR_SET_PDEATHSIG: no container outlives a killed pytest."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-# ---- the image -------------------------------------------------------------------------------------------------------
+# ---- the image ---------------------------------------------------------------------------------
 
 
 def cache() -> Path:
@@ -78,19 +63,17 @@ def cache() -> Path:
 
 
 def build() -> tuple[Path, str, float]:
-    """The folder that holds the image, its name, and the seconds that building took (0: it was there)."""
+    """The storage that holds the image, its name, and the build time in seconds (0: cached)."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         settings = pip_settings()
-        base = "localhost/base:" + digest(
-            [json.dumps(settings), *[str(path) for path in certificates(settings)]], ROOT, []
-        )
+        sources = [json.dumps(settings), *(str(path) for path in certificates(settings))]
+        base = "localhost/base:" + digest(sources, ROOT, [])
         context = snapshot(folder / "context")
-        image = f"{TAG}:" + digest(
-            [base], context, sorted(path for path in context.rglob("*") if path.is_file())
-        )
+        files = sorted(path for path in context.rglob("*") if path.is_file())
+        image = f"{TAG}:" + digest([base], context, files)
         tool = ["--root", str(folder / "storage"), "--runroot", str(folder / "run")]
         if subprocess.run(["podman", *tool, "image", "exists", image]).returncode == 0:
             return folder / "storage", image, 0.0
@@ -98,26 +81,16 @@ def build() -> tuple[Path, str, float]:
             make_base(folder / "base", base, tool, settings)
         start = time.monotonic()
         mounts = [f"--volume={path}:{path}:ro" for path in local_folders(settings)]
-        # Alone with its mounts and processes, so that nothing of a build that was killed stays.
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        words += ["nice", "-n", "10", "buildah", *tool, "bud"]
-        words += [
-            "--isolation",
-            "chroot",
-            "--network",
-            "host",
-            "--format",
-            "docker",
-            "--layers",
-            *mounts,
-        ]
+        # With mounts and processes of its own, a killed build leaves nothing behind.
+        words = ["unshare", "--mount", *ISOLATED, "nice", "-n", "10", "buildah", *tool, "bud"]
+        words += ["--isolation", "chroot", "--network", "host", "--format", "docker"]
+        words += ["--layers", *mounts]
         words += ["--build-arg", f"BASE={base}", *torch_index(settings)]
         with open(folder / "build.log", "w") as file:
-            # The second gives the build stage a name, at no cost: what has none is thrown away below, Horovod with it.
-            for target in (
-                ["--tag", image],
-                ["--target", "build", "--tag", "localhost/stage:build"],
-            ):
+            # The second build is free. It names the build stage, which holds the compiled Horovod:
+            # unnamed stages are deleted below.
+            stage = ["--target", "build", "--tag", "localhost/stage:build"]
+            for target in (["--tag", image], stage):
                 done = subprocess.run(
                     [*words, *target, str(context)],
                     stdout=file,
@@ -127,15 +100,14 @@ def build() -> tuple[Path, str, float]:
                 if done.returncode != 0:
                     break
         log = (folder / "build.log").read_text(errors="replace")
-        assert done.returncode == 0, (
-            f"building the image failed; the end of {folder / 'build.log'}:\n{log[-3000:]}"
-        )
-        forget_others(tool, image)
+        end = f"the end of {folder / 'build.log'}:\n{log[-3000:]}"
+        assert done.returncode == 0, f"building the image failed; {end}"
+        delete_other_images(tool, image)
         return folder / "storage", image, time.monotonic() - start
 
 
-def forget_others(tool: Sequence[str], image: str) -> None:
-    """Only the newest image stays, and the stage that it was built in, for the next one."""
+def delete_other_images(tool: Sequence[str], image: str) -> None:
+    """Keep only the newest image and its build stage, which speeds up the next build."""
     names = subprocess.run(
         ["podman", *tool, "images", "--format", "{{.Repository}}:{{.Tag}}", TAG],
         capture_output=True,
@@ -148,14 +120,13 @@ def forget_others(tool: Sequence[str], image: str) -> None:
 
 
 def snapshot(folder: Path) -> Path:
-    """What the image is made of, as it is now: somebody may be writing in the checkout while the image is built."""
+    """A copy of the image's sources: the checkout may change while the image is built."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in CONTEXT:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         else:
             shutil.copy2(ROOT / name, folder / name)
     return folder
@@ -170,9 +141,8 @@ def digest(words: Sequence[str], folder: Path, files: Sequence[Path]) -> str:
 
 def pip_settings() -> dict[str, str]:
     """How pip finds packages on this machine: the container's pip must find them, too."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
-    )
+    words = [sys.executable, "-m", "pip", "config", "list"]
+    done = subprocess.run(words, capture_output=True, text=True)
     settings: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
@@ -188,53 +158,45 @@ def certificates(settings: dict[str, str]) -> list[Path]:
 
 def local_folders(settings: dict[str, str]) -> list[Path]:
     """Folders that the settings name."""
-    words = " ".join(
-        settings.get(name, "") for name in ("find-links", "index-url", "extra-index-url")
-    ).split()
+    names = ("find-links", "index-url", "extra-index-url")
+    words = " ".join(settings.get(name, "") for name in names).split()
     paths = [Path(word.removeprefix("file://")) for word in words]
     paths = [path.parent if path.name == "simple" else path for path in paths if path.is_absolute()]
     return sorted({path for path in paths if path.is_dir()})
 
 
 def torch_index(settings: dict[str, str]) -> list[str]:
-    """No index for torch where a folder holds its CPU build already."""
-    there = any(list(folder.glob("torch-*+cpu*.whl")) for folder in local_folders(settings))
-    return ["--build-arg", "TORCH_INDEX="] if there else []
+    """The build argument that drops the index of torch, if a local folder holds its CPU build."""
+    is_local = any(list(folder.glob("torch-*+cpu*.whl")) for folder in local_folders(settings))
+    return ["--build-arg", "TORCH_INDEX="] if is_local else []
 
 
 def make_base(folder: Path, name: str, tool: Sequence[str], settings: dict[str, str]) -> None:
-    """A debian:bookworm-slim where no registry is in reach, with this machine's settings of pip."""
+    """Build debian:bookworm-slim without a registry, with this machine's settings of pip."""
     shutil.rmtree(folder, ignore_errors=True)
-    done = subprocess.run(
-        ["unshare", "--mount", "--fork", "debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(folder)],
-        capture_output=True, text=True, preexec_fn=die_with_parent,
-    )  # fmt: skip
+    words = ["unshare", "--mount", "--fork", "debootstrap", "--variant=minbase"]
+    words += ["--include=ca-certificates", "bookworm", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=die_with_parent)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     shutil.rmtree(folder / "var/cache/apt/archives", ignore_errors=True)
     shutil.rmtree(folder / "usr/share/doc", ignore_errors=True)
     lines = dict(settings)
-    for bundle in certificates(
-        settings
-    ):  # beside those of the distribution, which an installation writes anew
+    # A file beside the distribution's certificates: installing a package rewrites those.
+    for bundle in certificates(settings):
         shutil.copy(bundle, folder / "etc/ssl/host-bundle.crt")
         lines["cert"] = "/etc/ssl/host-bundle.crt"
-    (folder / "etc/pip.conf").write_text(
-        "[global]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
-    )
+    text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    (folder / "etc/pip.conf").write_text(f"[global]\n{text}")
     packed = subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE)
-    subprocess.run(
-        ["podman", *tool, "import", "--quiet", "-", name],
-        stdin=packed.stdout,
-        check=True,
-        capture_output=True,
-    )
+    load = ["podman", *tool, "import", "--quiet", "-", name]
+    subprocess.run(load, stdin=packed.stdout, check=True, capture_output=True)
     assert packed.wait() == 0
     shutil.rmtree(folder)
 
 
-# ---- the machine -----------------------------------------------------------------------------------------------------
+# ---- the machine -------------------------------------------------------------------------------
 
-# crun refuses a machine whose cgroups are half of version 1 and half of version 2; it is not to use any, so hide the half.
+# crun refuses a machine with a mix of cgroups 1 and 2. It needs neither here, so hide version 2.
 BOOT = """
 set -e
 mount --make-rprivate /
@@ -251,7 +213,7 @@ while :; do sleep 3600 & wait; done
 
 
 class Machine:
-    """The network that joins pods, and podman inside."""
+    """The network of the pods, and podman inside it."""
 
     def __init__(self, home: Path, storage: Path) -> None:
         self.home = home
@@ -266,14 +228,13 @@ class Machine:
             lambda: (home / "up").exists() or self._process.poll() is not None,
             20,
         )
-        children = (
-            Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        )
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._inside = ["nsenter", "--all", "--target", children[0]]
-        self._podman = [
-            "podman", "--root", str(home / "containers"), "--runroot", "/run/containers", "--tmpdir", "/run/libpod",
-            "--storage-opt", f"additionalimagestore={storage}", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
-        ]  # fmt: skip
+        self._podman = ["podman", "--root", str(home / "containers")]
+        self._podman += ["--runroot", "/run/containers", "--tmpdir", "/run/libpod"]
+        self._podman += ["--storage-opt", f"additionalimagestore={storage}"]
+        self._podman += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
 
     def run(
         self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE
@@ -285,9 +246,8 @@ class Machine:
             timeout=timeout,
             stdin=subprocess.DEVNULL,
         )
-        assert not check or done.returncode == 0, (
-            f"{' '.join(words)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        )
+        output = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert not check or done.returncode == 0, f"{' '.join(words)}: {done.returncode}\n{output}"
         return done
 
     def podman(
@@ -296,7 +256,7 @@ class Machine:
         return self.run(*self._podman, *words, check=check, timeout=timeout)
 
     def join(self, name: str, address: str) -> None:
-        """A network namespace, as of a pod, on the bridge."""
+        """Create a pod's network namespace on the bridge."""
         if name in self.run("ip", "netns", "list").stdout.split():
             return
         link = "p" + hashlib.sha256(name.encode()).hexdigest()[:10]
@@ -308,22 +268,20 @@ class Machine:
             self.run("ip", "-n", name, "link", "set", device, "up")
         self.run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
 
-    def part(self, name: str) -> None:
-        """Take a pod's place in the network away; another one may have its address then."""
+    def leave(self, name: str) -> None:
+        """Delete a pod's network namespace, which frees its address."""
         self.run("ip", "netns", "delete", name, check=False)
 
     def answers(self, address: str, port: int) -> bool:
-        """Whether a connection is accepted, as a tcpSocket probe asks."""
-        return (
-            self.run(
-                "timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}", check=False
-            ).returncode
-            == 0
-        )
+        """Whether a connection is accepted, as a tcpSocket probe tests it."""
+        words = ("timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}")
+        return self.run(*words, check=False).returncode == 0
 
     def close(self) -> None:
-        """End everything: with the first process of the namespace the kernel ends the others, with the last the mounts."""
+        """Stop the namespace's first process: the kernel then ends the others, and the mounts."""
         self.podman("kill", "--all", check=False)
         self._process.kill()
         self._process.wait()
-        wait_for("no process is left", lambda: self.run("true", check=False).returncode != 0, 20)
+        wait_for(
+            "all processes have ended", lambda: self.run("true", check=False).returncode != 0, 20
+        )

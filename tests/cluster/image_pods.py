@@ -1,5 +1,6 @@
-"""What Kubernetes and the MPI operator make of a manifest, done with podman: pods with their names, network, key, hostfile,
-volumes, user, environment and rights. Only what the manifest says is used; the operator's part is as its v2beta1 does it.
+"""Runs a manifest with podman, as Kubernetes and the MPI operator (v2beta1) would.
+
+Names, network, key, hostfile, volumes, user, environment and rights come from the manifest alone.
 """
 
 from __future__ import annotations
@@ -30,15 +31,12 @@ UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
 
 def load(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The documents of a manifest by kind and name."""
-    return {
-        (one["kind"], one["metadata"]["name"]): one
-        for one in yaml.safe_load_all(path.read_text())
-        if one
-    }
+    documents = [one for one in yaml.safe_load_all(path.read_text()) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in documents}
 
 
 class Pod:
-    """One pod: a place in the network, and a container that may be started more than once in it."""
+    """One pod: a network namespace, and a container that may be started more than once."""
 
     def __init__(
         self,
@@ -49,23 +47,15 @@ class Pod:
         image: str,
         folder: Path,
     ) -> None:
-        self.machine, self.name, self.address, self.image, self.folder = (
-            machine,
-            name,
-            address,
-            image,
-            folder,
-        )
+        self.machine, self.name, self.address = machine, name, address
+        self.image, self.folder = image, folder
         self.spec = template["spec"]
         self.container = self.spec["containers"][0]
-        self.mounts: list[
-            tuple[Path, str, bool]
-        ] = []  # what the operator adds: folder, path inside, read-only
+        # The operator's mounts: folder, path inside, read-only.
+        self.mounts: list[tuple[Path, str, bool]] = []
         self.env: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
-        self.sources: dict[
-            str, Path
-        ] = {}  # claims and ConfigMaps by the names that volumes give them
+        self.sources: dict[str, Path] = {}  # folders of claims and ConfigMaps by name
         self.starts = 0
 
     @property
@@ -77,23 +67,27 @@ class Pod:
         self.machine.podman("rm", "--force", "--ignore", self.name)
         self.starts += 1
         log = self.folder / f"{self.name}.{self.starts}.log"
+        hosts = {**self.hosts, self.name: self.address}
         self.machine.podman(
-            "run", "--detach", "--name", self.name, "--hostname", self.name, "--network", f"ns:/run/netns/{self.name}",
-            "--pull", "never", "--passwd=false", "--cgroups", "disabled", "--no-healthcheck",
-            "--log-driver", "k8s-file", "--log-opt", f"path={log}",
-            "--stop-timeout", str(self.grace), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
-            *self.identity(), *self.environment(), *self.volumes(),
-            *(f"--add-host={name}:{address}" for name, address in {**self.hosts, self.name: self.address}.items()),
-            self.image, *self.container.get("command", []), *self.container.get("args", []),
-        )  # fmt: skip
+            *("run", "--detach", "--name", self.name, "--hostname", self.name),
+            *("--network", f"ns:/run/netns/{self.name}", "--pull", "never", "--passwd=false"),
+            *("--cgroups", "disabled", "--no-healthcheck", "--stop-timeout", str(self.grace)),
+            *("--log-driver", "k8s-file", "--log-opt", f"path={log}"),
+            *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
+            *self.identity(),
+            *self.environment(),
+            *self.volumes(),
+            *(f"--add-host={name}:{address}" for name, address in hosts.items()),
+            self.image,
+            *self.container.get("command", []),
+            *self.container.get("args", []),
+        )
 
     def identity(self) -> list[str]:
-        """User and rights, pod's and container's."""
+        """User and rights: the container's, or else the pod's."""
         pod, own = self.spec.get("securityContext", {}), self.container.get("securityContext", {})
-        user, group = (
-            own.get("runAsUser", pod.get("runAsUser", 0)),
-            own.get("runAsGroup", pod.get("runAsGroup", 0)),
-        )
+        user = own.get("runAsUser", pod.get("runAsUser", 0))
+        group = own.get("runAsGroup", pod.get("runAsGroup", 0))
         assert user or not pod.get("runAsNonRoot"), "the kubelet refuses to start it"
         words = ["--user", f"{user}:{group}"]
         if "fsGroup" in pod:
@@ -121,45 +115,35 @@ class Pod:
             volume, path = volumes[mount["name"]], mount["mountPath"]
             empty = volume.get("emptyDir")
             if empty is not None and empty.get("medium") == "Memory":
-                size = empty["sizeLimit"]
-                words += [
-                    "--mount",
-                    f"type=tmpfs,destination={path},tmpfs-mode=1777,tmpfs-size={size[:-2]}{UNITS[size[-2:]]}",
-                ]
+                size = empty["sizeLimit"][:-2] + UNITS[empty["sizeLimit"][-2:]]
+                options = f"tmpfs-mode=1777,tmpfs-size={size}"
+                words += ["--mount", f"type=tmpfs,destination={path},{options}"]
                 continue
             if empty is not None:
                 folder = self.folder / "volumes" / self.name / mount["name"]
                 folder.mkdir(parents=True, exist_ok=True)
-                own(folder, group)
+                set_group(folder, group)
                 folder.chmod(0o2777)
             else:
                 source = volume.get("persistentVolumeClaim") or volume.get("configMap")
                 folder = self.sources[source.get("claimName") or source["name"]]
-            read_only = (
-                mount.get("readOnly")
-                or volume.get("persistentVolumeClaim", {}).get("readOnly")
-                or "configMap" in volume
-            )
+            claim = volume.get("persistentVolumeClaim", {})
+            read_only = mount.get("readOnly") or claim.get("readOnly") or "configMap" in volume
             words.append(f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}")
         return words
 
     def running(self) -> bool:
-        return (
-            self.machine.podman(
-                "inspect", "--format", "{{.State.Running}}", self.name, check=False
-            ).stdout.strip()
-            == "true"
-        )
+        words = ("inspect", "--format", "{{.State.Running}}", self.name)
+        return self.machine.podman(*words, check=False).stdout.strip() == "true"
 
     def exit_code(self, seconds: float = 300) -> int:
-        """Wait for its end."""
+        """Wait until it has ended."""
         wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.log)
-        return int(
-            self.machine.podman("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout
-        )
+        words = ("inspect", "--format", "{{.State.ExitCode}}", self.name)
+        return int(self.machine.podman(*words).stdout)
 
     def terminate(self) -> None:
-        """What the kubelet does to a pod that is evicted or deleted, without waiting: SIGTERM to the first process."""
+        """Send SIGTERM to the first process, as the kubelet does to an evicted or deleted pod."""
         self.machine.podman("kill", "--signal", "TERM", self.name)
 
     def kill(self) -> None:
@@ -177,7 +161,7 @@ class Pod:
 
 
 class Cluster:
-    """A namespace with one MPIJob, as the operator runs it."""
+    """A namespace with one MPIJob, run as the operator runs it."""
 
     def __init__(
         self,
@@ -194,33 +178,19 @@ class Cluster:
         group = roles["Worker"]["template"]["spec"]["securityContext"]["fsGroup"]
         self.claim = folder / "claim"
         self.claim.mkdir()
-        own(self.claim, group)
+        set_group(self.claim, group)
         self.claim.chmod(0o2775)
         self.etc, key = folder / "etc-mpi", make_key(folder / "key", group)
-        sources = {
-            "shared": self.claim,
-            config["metadata"]["name"]: config_map(folder / "config", config["data"]),
-        }
-        count = roles["Worker"]["replicas"]
-        self.workers = [
-            Pod(
-                machine,
-                f"{self.name}-worker-{index}",
-                f"{NETWORK}.{10 + index}",
-                roles["Worker"]["template"],
-                image,
-                folder,
-            )
-            for index in range(count)
-        ]
-        self.launcher = Pod(
-            machine,
-            f"{self.name}-launcher",
-            f"{NETWORK}.9",
-            roles["Launcher"]["template"],
-            image,
-            folder,
-        )
+        files = config_map(folder / "config", config["data"])
+        sources = {"shared": self.claim, config["metadata"]["name"]: files}
+
+        def pod(role: str, name: str, number: int) -> Pod:
+            template, address = roles[role]["template"], f"{NETWORK}.{number}"
+            return Pod(machine, f"{self.name}-{name}", address, template, image, folder)
+
+        indices = range(roles["Worker"]["replicas"])
+        self.workers = [pod("Worker", f"worker-{index}", 10 + index) for index in indices]
+        self.launcher = pod("Launcher", "launcher", 9)
         self.hold = Hold(self.claim / ".hold", seen_as="/shared/.hold")
         slots = {"OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
         self.launcher.env = {**OPERATOR_LAUNCHER, **slots, **self.hold.env}
@@ -236,19 +206,19 @@ class Cluster:
         self._where, self._slots = where, spec["slotsPerWorker"]
 
     def write_hosts(self, names: list[str], slots: int) -> None:
-        """The ConfigMap that the operator keeps: hosts with slots, and a script that prints those that run."""
+        """Write the operator's ConfigMap: hosts with slots, and a script that prints the hosts."""
         script = "#!/bin/sh\n" + "".join(f"echo {name}\n" for name in names)
         self.etc.mkdir(exist_ok=True)
-        for name, text, mode in (
-            ("hostfile", "".join(f"{host} slots={slots}\n" for host in names), 0o444), ("discover_hosts.sh", script, 0o555),
-        ):  # fmt: skip
+        hosts = "".join(f"{host} slots={slots}\n" for host in names)
+        files = (("hostfile", hosts, 0o444), ("discover_hosts.sh", script, 0o555))
+        for name, text, mode in files:
             new = self.etc / f".{name}"
             new.write_text(text)
             new.chmod(mode)
             new.replace(self.etc / name)
 
     def show(self, *workers: Pod) -> None:
-        """Let discover_hosts.sh name these workers."""
+        """Let discover_hosts.sh print these workers."""
         self.write_hosts([f"{pod.name}.{self._where}" for pod in workers], self._slots)
 
     def ready(self, pod: Pod) -> bool:
@@ -258,7 +228,7 @@ class Cluster:
         return self.machine.answers(pod.address, numbers.get(port, port))
 
     def start(self) -> None:
-        """Workers, then, when they are ready, the launcher: launcherCreationPolicy: WaitForWorkersReady."""
+        """Start the workers, and the launcher when they are ready (WaitForWorkersReady)."""
         for pod in self.workers:
             pod.start()
         for pod in self.workers:
@@ -289,14 +259,14 @@ class Cluster:
         assert self.steps() >= step, self.launcher.log()
 
     def start_and_hold(self, step: int) -> None:
-        """Start, and have the run wait after so many steps."""
+        """Start the job, and pause the run after so many steps."""
         self.hold.at(step)
         self.start()
         self.wait_for_step(step)
 
-    def let_go_to_stop(self) -> None:
-        """Wait until a worker knows that it is to stop, and let all of them go on."""
-        wait_for("a worker is asked to stop", self.hold.heard, 120, self.launcher.log)
+    def release_after_stop_request(self) -> None:
+        """Wait until a worker has received a stop request, and release all workers."""
+        wait_for("a worker has received a stop request", self.hold.heard, 120, self.launcher.log)
         self.hold.free()
 
     def checkpoint(self, step: int) -> bool:
@@ -305,44 +275,29 @@ class Cluster:
     def close(self) -> None:
         for pod in (self.launcher, *self.workers):
             self.machine.podman("rm", "--force", "--ignore", "--time", "0", pod.name, check=False)
-            self.machine.part(pod.name)
+            self.machine.leave(pod.name)
 
 
-def own(path: Path, group: int | None) -> None:
-    """What fsGroup does to a volume."""
+def set_group(path: Path, group: int | None) -> None:
+    """Change the group of a volume, as fsGroup does."""
     if group is not None:
         os.chown(path, -1, group)
 
 
 def make_key(folder: Path, group: int | None) -> Path:
-    """The secret `<job>-ssh`, as the operator makes it and the kubelet mounts it: of root, readable by the group."""
+    """The secret `<job>-ssh`, as the kubelet mounts it: root's, readable by the group."""
     folder.mkdir()
-    subprocess.run(
-        [
-            "ssh-keygen",
-            "-q",
-            "-t",
-            "ecdsa",
-            "-b",
-            "521",
-            "-m",
-            "PEM",
-            "-N",
-            "",
-            "-f",
-            str(folder / "id_rsa"),
-        ],
-        check=True,
-    )
+    words = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", ""]
+    subprocess.run([*words, "-f", str(folder / "id_rsa")], check=True)
     shutil.copy(folder / "id_rsa.pub", folder / "authorized_keys")
     for path in folder.iterdir():
-        own(path, group)
+        set_group(path, group)
         path.chmod(0o644)
     return folder
 
 
 def config_map(folder: Path, data: dict[str, str]) -> Path:
-    """As the kubelet lays it out: links into a folder that can be swapped."""
+    """A ConfigMap's folder, as the kubelet writes it: links into a folder that it can swap."""
     inner = folder / f"..{int(time.time())}"
     inner.mkdir(parents=True)
     (folder / "..data").symlink_to(inner.name)

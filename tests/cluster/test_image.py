@@ -1,6 +1,6 @@
-"""The image, run as the operator runs it: what the manifests promise, on pods of podman.
+"""The image and the manifests, run with podman as the operator runs them.
 
-python -m pytest tests/cluster/test_image.py        as root; building the image takes minutes, once for its files
+python -m pytest tests/cluster/test_image.py     as root; building a changed image takes minutes
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from image_jobs import MARKS, TINY, plain_run, same
+from image_jobs import MARKS, TINY, assert_same_training, plain_run
 from image_machine import ROOT
 from image_pods import load_patches
 from patience import wait_for
@@ -20,7 +20,7 @@ from reviews import reviews
 pytestmark = MARKS
 
 
-# ---- the image -------------------------------------------------------------------------------------------------------
+# ---- the image ---------------------------------------------------------------------------------
 
 
 def test_the_image_has_a_user_and_no_tools(machine, image):
@@ -30,56 +30,52 @@ def test_the_image_has_a_user_and_no_tools(machine, image):
         return machine.podman("run", "--rm", *alone, *limits, image[1], *words, check=False)
 
     assert inside("id").stdout.startswith("uid=1000(mpiuser) gid=1000(mpiuser)")
-    found = inside(
-        "bash",
-        "-c",
-        "type -P gcc g++ cc c++ make cmake ld pip; ls /etc/ssh/ssh_host_* /home/mpiuser/.ssh/*; true",
-    )
+    tools, keys = "gcc g++ cc c++ make cmake ld pip", "/etc/ssh/ssh_host_* /home/mpiuser/.ssh/*"
+    found = inside("bash", "-c", f"type -P {tools}; ls {keys}; true")
     assert not found.stdout, found.stdout
     doctor = inside("python", "-m", "distsent.doctor")
-    assert "fail" not in doctor.stdout and re.search(
-        r"Horovod +0\.28\.1 with MPI, Gloo", doctor.stdout
-    ), doctor.stdout
+    assert "fail" not in doctor.stdout, doctor.stdout
+    assert re.search(r"Horovod +0\.28\.1 with MPI, Gloo", doctor.stdout), doctor.stdout
     assert "(Open MPI) 4.1" in doctor.stdout
     stated = json.loads(machine.podman("inspect", "--type", "image", image[1]).stdout)[0]
     assert "distsent.doctor" in str(stated.get("Healthcheck"))
     assert stated["Size"] < 2.2e9, f"{stated['Size'] / 1e9:.2f} GB"
 
 
-# ---- a job -----------------------------------------------------------------------------------------------------------
+# ---- a job -------------------------------------------------------------------------------------
 
 
 def test_the_manifests_command_trains_to_the_result_of_a_plain_run(pods, plain):
     demo = pods()
     demo.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    same(demo.result(), plain)
+    assert_same_training(demo.result(), plain)
     assert all(pod.running() for pod in demo.workers), "sshd stays until the operator cleans up"
     hosts = {line for line in demo.launcher.log().splitlines() if "demo-worker-" in line}
     assert not [line for line in hosts if "waiting" in line], "ready means that ssh works"
-    # FinishedRun is finished, also for a launcher that is started again.
+    # A finished run stays finished when the launcher is started again.
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0 and "this run is finished" in demo.launcher.log()
 
 
 def test_the_imdb_job_trains_on_reviews_in_the_claim(pods, tmp_path):
-    keys = reviews(tmp_path / "reviews")[1:]  # all but where they are
+    keys = reviews(tmp_path / "reviews")[1:]  # without data.source
     keys += ["model.name=demo", "train.batch_size=32", "train.epochs=2", "log.every=1"]
     imdb = pods("data.source=/shared/reviews", name="imdb", base=keys)
     shutil.copytree(tmp_path / "reviews", imdb.claim / "reviews")
     imdb.start()
     assert imdb.launcher.exit_code() == 0, imdb.launcher.log()
-    same(
+    assert_same_training(
         imdb.result(),
         plain_run(tmp_path / "plain", "imdb", f"data.source={tmp_path}/reviews", *keys),
     )
 
 
-def test_a_terminated_launcher_saves_and_its_restart_carries_on(pods, plain):
+def test_a_terminated_launcher_saves_and_its_restart_resumes(pods, plain):
     demo = pods()
     demo.start_and_hold(12)
     demo.launcher.terminate()
-    demo.let_go_to_stop()
+    demo.release_after_stop_request()
     assert demo.launcher.exit_code() == 75, demo.launcher.log()
     assert demo.status().startswith("stopped"), demo.status()
     before = demo.steps()
@@ -87,26 +83,26 @@ def test_a_terminated_launcher_saves_and_its_restart_carries_on(pods, plain):
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert re.search(rf"resumed at step {before} of 60", demo.launcher.log()), demo.launcher.log()
-    same(demo.result(), plain)
+    assert_same_training(demo.result(), plain)
 
 
 def test_an_evicted_worker_saves_before_it_leaves(pods, plain):
     demo = pods()
     demo.start_and_hold(12)
     demo.workers[1].terminate()
-    demo.let_go_to_stop()
+    demo.release_after_stop_request()
     assert demo.workers[1].exit_code() == 0, demo.workers[1].log()
     assert "to save" in demo.workers[1].log() and "the ranks have left" in demo.workers[1].log()
     assert demo.launcher.exit_code() == 75, demo.launcher.log()
     before = demo.steps()
-    demo.workers[1].start()  # the operator makes a deleted worker anew
+    demo.workers[1].start()  # the operator recreates a deleted worker
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert f"resumed at step {before}" in demo.launcher.log()
-    same(demo.result(), plain)
+    assert_same_training(demo.result(), plain)
 
 
-def test_a_killed_worker_ends_the_launcher_and_a_checkpoint_takes_it_up(pods, plain):
+def test_a_killed_worker_ends_the_launcher_and_a_restart_resumes(pods, plain):
     demo = pods()
     demo.start_and_hold(22)
     wait_for("the checkpoint is written", lambda: demo.checkpoint(20), 60)
@@ -118,45 +114,39 @@ def test_a_killed_worker_ends_the_launcher_and_a_checkpoint_takes_it_up(pods, pl
     demo.launcher.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert "resumed at step 20 of 60" in demo.launcher.log(), demo.launcher.log()
-    same(demo.result(), plain)
+    assert_same_training(demo.result(), plain)
 
 
-def test_a_late_worker_is_waited_for(pods):
+def test_the_launcher_waits_for_a_late_worker(pods):
     demo = pods("train.max_steps=5")
     demo.workers[0].start()
     demo.launcher.start()  # as after a suspended job is resumed: the operator does not wait then
-    for_whom = re.compile(r"waiting for \d of 2 workers: demo-worker-1\.demo\.distsent\.svc")
-    wait_for(
-        "it says for whom it waits",
-        lambda: for_whom.search(demo.launcher.log()),
-        120,
-        demo.launcher.log,
-    )
+    waiting = re.compile(r"waiting for \d of 2 workers: demo-worker-1\.demo\.distsent\.svc")
+    log = demo.launcher.log
+    wait_for("the log names the worker", lambda: waiting.search(log()), 120, log)
     demo.workers[1].start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
     assert demo.result()["world_size"] == 2
 
 
-def test_a_worker_that_never_comes_is_named(pods):
-    def hurry(job: dict[str, Any]) -> None:
-        command = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0][
-            "command"
-        ]
-        command[-1:] = ["--wait", "5", "--"]
+def test_a_worker_that_never_answers_is_named(pods):
+    def shorten_wait(job: dict[str, Any]) -> None:
+        launcher = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
+        launcher["command"][-1:] = ["--wait", "5", "--"]
 
-    demo = pods(change=hurry)
+    demo = pods(change=shorten_wait)
     demo.workers[0].start()
     demo.launcher.start()
     assert demo.launcher.exit_code() == 1
     assert "demo-worker-1.demo.distsent.svc does not answer after 5 s" in demo.launcher.log()
 
 
-def test_a_user_whom_the_image_does_not_know_cannot_be_a_worker(pods):
-    def stranger(job: dict[str, Any]) -> None:
+def test_a_user_that_the_image_does_not_have_is_an_error(pods):
+    def change_user(job: dict[str, Any]) -> None:
         for role in job["spec"]["mpiReplicaSpecs"].values():
             role["template"]["spec"]["securityContext"]["runAsUser"] = 1234
 
-    demo = pods(change=stranger)
+    demo = pods(change=change_user)
     demo.workers[0].start()
     demo.launcher.start()
     for pod in (demo.workers[0], demo.launcher):
@@ -164,7 +154,7 @@ def test_a_user_whom_the_image_does_not_know_cannot_be_a_worker(pods):
         assert "user 1234, which the image does not know" in pod.log(), pod.log()
 
 
-def test_a_read_only_claim_fails_once_and_lets_the_workers_go(pods):
+def test_a_read_only_claim_fails_once_and_stops_the_workers(pods):
     def read_only(job: dict[str, Any]) -> None:
         for role in job["spec"]["mpiReplicaSpecs"].values():
             for volume in role["template"]["spec"]["volumes"]:
@@ -174,12 +164,12 @@ def test_a_read_only_claim_fails_once_and_lets_the_workers_go(pods):
     demo.start()
     assert demo.launcher.exit_code() == 2, demo.launcher.log()
     assert "run.dir: cannot write to /shared/runs/demo" in demo.launcher.log(), demo.launcher.log()
-    wait_for("workers are let go", lambda: not any(pod.running() for pod in demo.workers), 120)
+    wait_for("the workers have ended", lambda: not any(pod.running() for pod in demo.workers), 120)
     demo.launcher.start()  # the Job's restart
     assert demo.launcher.exit_code() == 2 and "not tried again" in demo.launcher.log()
 
 
-def test_elastic_carries_on_with_more_workers(pods):
+def test_elastic_resumes_with_more_workers(pods):
     patches = {
         one["path"].rpartition("/")[2]: one["value"]
         for one in load_patches(ROOT / "k8s/elastic/mpijob.yaml")
@@ -197,11 +187,10 @@ def test_elastic_carries_on_with_more_workers(pods):
     demo.launcher.start()
     demo.wait_for_step(3)
     demo.workers[1].start()
-    wait_for("it is ready", lambda: demo.ready(demo.workers[1]), 120, demo.workers[1].log)
+    wait_for("the worker is ready", lambda: demo.ready(demo.workers[1]), 120, demo.workers[1].log)
     demo.show(*demo.workers)
-    demo.let_go_to_stop()
+    demo.release_after_stop_request()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert (
-        "1 hosts have become 2" in demo.launcher.log() and "resumed at step" in demo.launcher.log()
-    )
+    assert "1 hosts have become 2" in demo.launcher.log()
+    assert "resumed at step" in demo.launcher.log()
     assert demo.result()["world_size"] == 2 and demo.result()["steps"] == 60

@@ -1,4 +1,4 @@
-"""TensorBoard's pod, asked over HTTP and looked at in a browser."""
+"""TensorBoard's pod: requests over HTTP, and a screenshot of a browser."""
 
 from __future__ import annotations
 
@@ -21,46 +21,39 @@ def test_its_pod_serves_the_curves_of_the_runs_in_the_claim(pods, machine, image
     demo = pods("train.max_steps=20")
     demo.start()
     assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    template = load(ROOT / "k8s" / "50-tensorboard.yaml")["Deployment", "tensorboard"]["spec"][
-        "template"
-    ]
-    board = Pod(machine, "tensorboard", f"{image_machine.NETWORK}.40", template, image[1], tmp_path)
+    deployment = load(ROOT / "k8s" / "50-tensorboard.yaml")["Deployment", "tensorboard"]
+    template, address = deployment["spec"]["template"], f"{image_machine.NETWORK}.40"
+    board = Pod(machine, "tensorboard", address, template, image[1], tmp_path)
     board.sources = {"shared": demo.claim}
     board.start()
     address = f"http://{board.address}:6006"
 
-    def ask(path: str) -> Any:
-        fetch = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1], timeout=30).read())"
+    def get(path: str) -> Any:
+        fetch = "import sys, urllib.request as u; page = u.urlopen(sys.argv[1], timeout=30).read()"
+        fetch += "; sys.stdout.buffer.write(page)"
         done = machine.run(sys.executable, "-c", fetch, address + path, check=False)
-        return (
-            json.loads(done.stdout)
-            if done.returncode == 0 and done.stdout.startswith(("{", "["))
-            else None
-        )
+        is_json = done.returncode == 0 and done.stdout.startswith(("{", "["))
+        return json.loads(done.stdout) if is_json else None
 
-    wait_for("it knows the run", lambda: ask("/data/plugin/scalars/tags"), 240, board.log)
-    tags = ask("/data/plugin/scalars/tags")
+    wait_for("TensorBoard lists the run", lambda: get("/data/plugin/scalars/tags"), 240, board.log)
+    tags = get("/data/plugin/scalars/tags")
     run = next(iter(tags))
     tag = next(name for name in tags[run] if "loss" in name)
-    points = ask(
-        f"/data/plugin/scalars/scalars?tag={tag.replace('/', '%2F')}&run={run.replace('/', '%2F')}"
-    )
+    query = f"tag={tag.replace('/', '%2F')}&run={run.replace('/', '%2F')}"
+    points = get(f"/data/plugin/scalars/scalars?{query}")
     assert len(points) >= 1 and points[-1][1] >= 19, points[-3:]
     if shutil.which("chromium"):
-        wait_for(
-            "curves are drawn",
-            lambda: drawn(machine, address, tmp_path / "tensorboard.png"),
-            300,
-            board.log,
-        )
+        picture = tmp_path / "tensorboard.png"
+        wait_for("curves are drawn", lambda: drawn(machine, address, picture), 300, board.log)
     machine.podman("rm", "--force", "--time", "0", "tensorboard")
 
 
 def drawn(machine: Machine, address: str, path: Path) -> bool:
-    """Look at it: a page that draws its curves is not white, and is no error page."""
-    machine.run("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000",
-                "--virtual-time-budget=30000", f"--user-data-dir={path.parent}/chromium", f"--screenshot={path}",
-                f"{address}/#timeseries", timeout=300, check=False)  # fmt: skip
+    """Whether a screenshot shows curves: an empty page or an error page is almost white."""
+    words = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu"]
+    words += ["--disable-dev-shm-usage", "--window-size=1400,1000", "--virtual-time-budget=30000"]
+    words += [f"--user-data-dir={path.parent}/chromium", f"--screenshot={path}"]
+    machine.run(*words, f"{address}/#timeseries", timeout=300, check=False)
     if not path.exists():
         return False
     from PIL import Image
