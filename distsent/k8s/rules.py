@@ -79,7 +79,8 @@ def sizes(job: MPIJob) -> Iterator[Problem]:
     # DNS finds worker pods, so the name with the highest index must be a host name.
     last, node = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}", job.manifest["metadata"]
     if not HOST_NAME.fullmatch(last):
-        yield "worker-name", node["name"], f"{last} is not a host name (63 of a-z 0-9 -, a-z first)"
+        allowed = "at most 63 lower-case letters, digits and -, a letter first"
+        yield "worker-name", node["name"], f"{last} is not a host name ({allowed})"
     # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
     node, gpus, option = job.spec["slotsPerWorker"], job.worker.gpus, job.launcher.option("--slots")
     if gpus not in (None, job.slots):

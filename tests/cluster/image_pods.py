@@ -26,10 +26,11 @@ OPERATOR_LAUNCHER = {
     "NVIDIA_VISIBLE_DEVICES": "",
     "NVIDIA_DRIVER_CAPABILITIES": "",
 }
+Document = dict[str, Any]
 UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
 
 
-def load(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def load(path: Path) -> dict[tuple[str, str], Document]:
     """The documents of a manifest by kind and name."""
     documents = [one for one in yaml.safe_load_all(path.read_text()) if one]
     return {(one["kind"], one["metadata"]["name"]): one for one in documents}
@@ -43,7 +44,7 @@ class Pod:
         machine: Machine,
         name: str,
         address: str,
-        template: dict[str, Any],
+        template: Document,
         image: str,
         folder: Path,
     ) -> None:
@@ -105,11 +106,8 @@ class Pod:
         return [f"--env={name}={value}" for name, value in {**stated, **self.env}.items()]
 
     def volumes(self) -> list[str]:
-        group = self.spec.get("securityContext", {}).get("fsGroup")
-        words = [
-            f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}"
-            for folder, path, read_only in self.mounts
-        ]
+        words, group = [], self.spec.get("securityContext", {}).get("fsGroup")
+        mounts = self.mounts.copy()
         volumes = {one["name"]: one for one in self.spec.get("volumes", [])}
         for mount in self.container.get("volumeMounts", []):
             volume, path = volumes[mount["name"]], mount["mountPath"]
@@ -122,13 +120,14 @@ class Pod:
             if empty is not None:
                 folder = self.folder / "volumes" / self.name / mount["name"]
                 folder.mkdir(parents=True, exist_ok=True)
-                set_group(folder, group)
-                folder.chmod(0o2777)
+                share(folder, group, 0o2777)
             else:
                 source = volume.get("persistentVolumeClaim") or volume.get("configMap")
                 folder = self.sources[source.get("claimName") or source["name"]]
             claim = volume.get("persistentVolumeClaim", {})
             read_only = mount.get("readOnly") or claim.get("readOnly") or "configMap" in volume
+            mounts.append((folder, path, bool(read_only)))
+        for folder, path, read_only in mounts:
             words.append(f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}")
         return words
 
@@ -153,23 +152,16 @@ class Pod:
         return self.machine.podman("exec", self.name, *words, check=check)
 
     def log(self) -> str:
-        return "\n".join(
-            line.split(" ", 3)[-1]
-            for path in sorted(self.folder.glob(f"{self.name}.*.log"))
-            for line in path.read_text(errors="replace").splitlines()
-        )
+        files = sorted(self.folder.glob(f"{self.name}.*.log"))
+        lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+        return "\n".join(line.split(" ", 3)[-1] for line in lines)
 
 
 class Cluster:
     """A namespace with one MPIJob, run as the operator runs it."""
 
     def __init__(
-        self,
-        machine: Machine,
-        image: str,
-        folder: Path,
-        job: dict[str, Any],
-        config: dict[str, Any],
+        self, machine: Machine, image: str, folder: Path, job: Document, config: Document
     ) -> None:
         self.machine, self.folder, self.job = machine, folder, job
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,19 +170,18 @@ class Cluster:
         group = roles["Worker"]["template"]["spec"]["securityContext"]["fsGroup"]
         self.claim = folder / "claim"
         self.claim.mkdir()
-        set_group(self.claim, group)
-        self.claim.chmod(0o2775)
+        share(self.claim, group, 0o2775)
         self.etc, key = folder / "etc-mpi", make_key(folder / "key", group)
         files = config_map(folder / "config", config["data"])
         sources = {"shared": self.claim, config["metadata"]["name"]: files}
 
-        def pod(role: str, name: str, number: int) -> Pod:
+        def new_pod(role: str, name: str, number: int) -> Pod:
             template, address = roles[role]["template"], f"{NETWORK}.{number}"
             return Pod(machine, f"{self.name}-{name}", address, template, image, folder)
 
         indices = range(roles["Worker"]["replicas"])
-        self.workers = [pod("Worker", f"worker-{index}", 10 + index) for index in indices]
-        self.launcher = pod("Launcher", "launcher", 9)
+        self.workers = [new_pod("Worker", f"worker-{index}", 10 + index) for index in indices]
+        self.launcher = new_pod("Launcher", "launcher", 9)
         self.hold = Hold(self.claim / ".hold", seen_as="/shared/.hold")
         slots = {"OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
         self.launcher.env = {**OPERATOR_LAUNCHER, **slots, **self.hold.env}
@@ -250,12 +241,10 @@ class Cluster:
         return max((json.loads(line).get("step", 0) for line in lines), default=0)
 
     def wait_for_step(self, step: int, seconds: float = 300) -> None:
-        wait_for(
-            f"step {step}",
-            lambda: self.steps() >= step or not self.launcher.running(),
-            seconds,
-            self.launcher.log,
-        )
+        def is_over() -> bool:
+            return self.steps() >= step or not self.launcher.running()
+
+        wait_for(f"step {step}", is_over, seconds, self.launcher.log)
         assert self.steps() >= step, self.launcher.log()
 
     def start_and_hold(self, step: int) -> None:
@@ -278,10 +267,11 @@ class Cluster:
             self.machine.leave(pod.name)
 
 
-def set_group(path: Path, group: int | None) -> None:
-    """Change the group of a volume, as fsGroup does."""
+def share(path: Path, group: int | None, mode: int) -> None:
+    """Change the group and the mode of a volume, as fsGroup does."""
     if group is not None:
         os.chown(path, -1, group)
+    path.chmod(mode)
 
 
 def make_key(folder: Path, group: int | None) -> Path:
@@ -291,8 +281,7 @@ def make_key(folder: Path, group: int | None) -> Path:
     subprocess.run([*words, "-f", str(folder / "id_rsa")], check=True)
     shutil.copy(folder / "id_rsa.pub", folder / "authorized_keys")
     for path in folder.iterdir():
-        set_group(path, group)
-        path.chmod(0o644)
+        share(path, group, 0o644)
     return folder
 
 
@@ -307,6 +296,5 @@ def config_map(folder: Path, data: dict[str, str]) -> Path:
     return folder
 
 
-def load_patches(path: Path) -> list[dict[str, Any]]:
-    """The patches of an overlay."""
+def load_patches(path: Path) -> list[Document]:
     return list(yaml.safe_load(path.read_text()))
