@@ -40,7 +40,7 @@ def print_and_exit_code(lines: Sequence[str], code: int) -> int:
     """
     if is_main_process() or os.environ.get("HOROVOD_ELASTIC") == "1":
         for line in lines:
-            print(f"distsent: {line}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"distsent: {line}\n")
     else:
         time.sleep(1.0)  # a launcher kills all workers when the first exits: let rank 0 print
     return code

@@ -92,7 +92,7 @@ class RunLog(Log):
             if self._bar is not None:
                 self._bar.write(line, file=sys.stderr)
             else:
-                print(line, file=sys.stderr, flush=True)
+                sys.stderr.write(f"{line}\n")  # one write: launchers prefix each one
 
     def to_file(self, line: str) -> None:
         self._append(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
@@ -126,7 +126,7 @@ class ProgressLines:
         """Write the pending line, if any."""
         with suppress(OSError):
             if self._pending:
-                print(f"distsent-progress: {self._pending}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"distsent-progress: {self._pending}\n")
         self._pending, self._written = "", time.monotonic()
 
 
