@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 Scored = tuple[dict[str, Any], torch.Tensor]  # scores and logits of a split
 
 
+def fit(session: Session, state: TrainState) -> Scored | None:
+    """Train from `state` to the end, as `Loop.run` describes."""
+    return Loop(session, state).run()
+
+
 class Loop:
     """Runs the steps of a session and keeps its `state`, the only thing that changes."""
 

@@ -1,9 +1,10 @@
 """One run, from job to result: open, restore, fit, publish.
 
-Elastic workers may join or leave at any time: then the workers form a new world, keep the training
-in memory, and go through the four phases again.
+Elastic workers may join or leave at any time. Then the workers form a new world, keep the training
+state in memory, and go through the four phases again.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
-from distsent.model.forward import PaddedForward, choose_forward
+from distsent.model.forward import Forward, PaddedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.loop import Loop
+from distsent.training.loop import fit
 from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.reducer import GradientReducer
@@ -47,10 +48,10 @@ class TrainingRun:
         self.claim = RunClaim(self.folder, job)
         self.report = RunReport(world, self.claim)
         self._heartbeat: HeartbeatMonitor | None = None
-        self._kept: Checkpoint | None = None  # the training in memory, during a rejoin
+        self._kept: Checkpoint | None = None  # the training state, during a rejoin
 
     def train(self) -> None:
-        """Train to the end, starting where the run stands.
+        """Train to completion, resuming from where the run left off.
 
         Raises UserError, Stopped, NonFinite or WorkerFailed on all workers together.
         """
@@ -78,7 +79,6 @@ class TrainingRun:
             software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
             setup = {"job": job.to_dict(), **software}
             world.assert_equal_across_ranks(setup, "the job or the software")
-            # After a rejoin, a worker holds the training in memory.
             in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
             on_failure, deadline = partial(self.report.ended, FAILED), job.run.stall_seconds
             heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
@@ -86,11 +86,11 @@ class TrainingRun:
             if result := self.claim.take(world):
                 print_finished(job, world, self.folder, result)
                 return True
-            session = Session(self, heartbeat, in_memory)
+            session = open_session(self, heartbeat, in_memory)
             state = restore(session, self._kept)
             self._kept = None
             try:
-                scored = Loop(session, state).run()
+                scored = fit(session, state)
             except MembershipChanged:
                 self._kept = snapshot(session.train_step, state)
                 raise
@@ -106,52 +106,31 @@ class TrainingRun:
         self.folder.unlock()
 
 
+@dataclass(frozen=True)
 class Session:
     """All parts of an opened run. None is replaced before the run ends or workers rejoin."""
 
-    def __init__(self, run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool) -> None:
-        """Build all parts, in the order in which they need each other."""
-        job, world, claim, report = run.job, run.world, run.claim, run.report
-        self.job, self.world, self.stop, self.folder = job, world, run.stop, run.folder
-        self.report, self.heartbeat, self.in_memory = report, heartbeat, in_memory
-        report.starting()
-        threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
-        resolve = partial(devices.resolve_precision, claim.precision, device)
-        precision, note = world.on_main(resolve, "run.precision")
-        tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
-        store = prepare_store(job, tokenizer, world, run.stop)
-        world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
-        prepare = partial(prepare_model, job, tokenizer, store, precision)
-        model: Any = world.all_or_raise(prepare, "run.model")
-        model.to(device)
-        replica_check.check_loaded_model(world, model)
-        forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
+    job: Job
+    world: World
+    stop: StopSignal
+    folder: RunFolder
+    report: RunReport
+    heartbeat: HeartbeatMonitor
+    in_memory: bool  # after a rejoin, a worker holds the training state in memory
+    device: torch.device
+    precision: str
+    tokenizer: Any
+    store: TokenStore
+    forward: Forward
+    plan: BatchPlan
+    train_step: TrainStep
+    total_steps: int
+    peak_flops: float  # measured, of all workers together
 
-        tokens, batch_size = store.splits["train"], job.train.batch_size
-        sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
-        total = sampler.total_steps(job.train.epochs, job.train.max_steps)
-        flops = count_flops(model.config, frozen=job.adapter.kind != "none")
-        pad_ids = (forward.pad,) if isinstance(forward, PaddedForward) else ()
-        rank, size, budget = world.rank, world.size, job.train.token_budget
-        self.plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
-        flat = FlatParameters(model, classifier.token_embedding(model))
-        reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
-        loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
-        self.train_step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
-        self.device, self.precision, self.total_steps = device, precision, total
-        self.tokenizer, self.store, self.forward = tokenizer, store, forward
-        peaks = world.allgather_object(devices.peak_flops(precision, device), "run.peak")
-        self.peak_flops = sum(peaks)  # measured, of all workers together
-        # The split that is evaluated during training. Only validation may choose weights.
-        self.watched = "validation" if "validation" in store.splits else "test"
-
-        workers = f"{size} worker{'s' * (size > 1)} x {threads} threads on {device.type}"
-        summary = (
-            f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
-            f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
-        )
-        for line in (note, padding_note, *store.warnings, summary):
-            report.info(line)
+    @property
+    def watched(self) -> str:
+        """The split that is evaluated during training. Only validation may choose weights."""
+        return "validation" if "validation" in self.store.splits else "test"
 
     def evaluate(self, split: str) -> tuple[dict[str, Any], torch.Tensor]:
         """(scores, logits) of a split, on all workers. Raises Stopped on request."""
@@ -165,6 +144,62 @@ class Session:
             device=self.device,
             stop=lambda: self.stop.requested is not None,
         )
+
+
+def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool) -> Session:
+    """Build all parts, in the order in which they need each other. Raises UserError."""
+    job, world, claim, report = run.job, run.world, run.claim, run.report
+    report.starting()
+    threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
+    resolve = partial(devices.resolve_precision, claim.precision, device)
+    precision, note = world.on_main(resolve, "run.precision")
+    tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
+    store = prepare_store(job, tokenizer, world, run.stop)
+    world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
+    prepare = partial(prepare_model, job, tokenizer, store, precision)
+    model: Any = world.all_or_raise(prepare, "run.model")
+    model.to(device)
+    replica_check.check_loaded_model(world, model)
+    forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
+
+    tokens, batch_size = store.splits["train"], job.train.batch_size
+    sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
+    total = sampler.total_steps(job.train.epochs, job.train.max_steps)
+    flops = count_flops(model.config, frozen=job.adapter.kind != "none")
+    pad_ids = (forward.pad,) if isinstance(forward, PaddedForward) else ()
+    rank, size, budget = world.rank, world.size, job.train.token_budget
+    plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
+    flat = FlatParameters(model, classifier.token_embedding(model))
+    reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
+    loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
+    step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
+    peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
+
+    workers = f"{size} worker{'s' * (size > 1)} x {threads} threads on {device.type}"
+    summary = (
+        f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
+        f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
+    )
+    for line in (note, padding_note, *store.warnings, summary):
+        report.info(line)
+    return Session(
+        job=job,
+        world=world,
+        stop=run.stop,
+        folder=run.folder,
+        report=report,
+        heartbeat=heartbeat,
+        in_memory=in_memory,
+        device=device,
+        precision=precision,
+        tokenizer=tokenizer,
+        store=store,
+        forward=forward,
+        plan=plan,
+        train_step=step,
+        total_steps=total,
+        peak_flops=peak,
+    )
 
 
 def prepare_tokenizer(job: Job) -> Any:
@@ -203,8 +238,8 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
     known = classifier.token_embedding(model).num_embeddings
     if len(tokenizer) > known:
         raise UserError(
-            f"model.name = {name!r}: its tokenizer has {len(tokenizer)} tokens, its encoder knows "
-            f"{known}: they do not belong together"
+            f"model.name = {name!r}: its tokenizer has {len(tokenizer)} tokens, but its encoder "
+            f"has only {known} embeddings: they do not match"
         )
     fix = "set data.validation_fraction, e.g. 0.1"
     if "validation" not in store.splits and job.train.patience is not None:
