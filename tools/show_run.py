@@ -68,6 +68,9 @@ class Screen:
         text = progress["text"].partition("  ")[2]  # the bar itself counts the steps
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(progress["step"] - self._bar.n)
+        if progress["step"] >= progress["of"]:  # the result table is to be last on the screen
+            self._bar.close()
+            self._bar = None
 
 
 def copy(source: IO[str], target: IO[str], screen: Screen) -> None:

@@ -75,6 +75,9 @@ class RunLog(Log):
             with suppress(OSError):
                 self._bar.set_postfix_str(text, refresh=False)
                 self._bar.update(step - self._bar.n)
+            if step >= self._bar.total:  # the result table is to be last on the screen
+                self._bar.close()
+                self._bar = None
         elif self._progress_lines is not None:
             self.to_file(text)
             self._progress_lines.update(step, text)

@@ -233,7 +233,8 @@ class Loop:
         # The main worker may repeat another's reason, which names that rank.
         own = {rank: r for rank, r in enumerate(reasons) if r and " on rank " not in r}
         named = ", ".join(f"{reason} on rank {rank}" for rank, reason in own.items())
-        session.report.info(f"stop requested: {named}")
+        # mpirun may drop what a worker prints after this, on its way out.
+        session.report.info(f"stop requested: {named}; checkpoint at step {step}")
         raise Stopped(f"stop requested; saved after step {step} of {session.total_steps}")
 
 

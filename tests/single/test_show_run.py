@@ -40,7 +40,11 @@ def test_a_signal_reaches_the_launcher_and_its_code_comes_back() -> None:
 
 def test_a_terminal_gets_a_bar_and_a_log_does_not() -> None:
     progress = 'distsent-progress: {"step": 5, "of": 10, "text": "step 5/10  loss 0.5"}'
-    script = f"echo asked=$DISTSENT_PROGRESS >&2; echo '[1,0]<stderr>:{progress}' >&2; sleep 0.5"
+    last = progress.replace('"step": 5', '"step": 10')
+    script = (
+        f"echo asked=$DISTSENT_PROGRESS >&2; echo '[1,0]<stderr>:{progress}' >&2; sleep 0.5;"
+        f"echo '[1,0]<stderr>:{last}' >&2; echo '[1,0]<stderr>:the table' >&2"
+    )
     assert run(script).stderr.startswith("asked=\n")
     child, terminal = pty.fork()
     if child == 0:
@@ -54,3 +58,4 @@ def test_a_terminal_gets_a_bar_and_a_log_does_not() -> None:
             break
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert b"asked=json" in shown and b"50%" in shown and b"loss 0.5" in shown
+    assert shown.rstrip().endswith(b"the table")  # not the bar
