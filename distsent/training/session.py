@@ -15,7 +15,7 @@ from distsent import __version__, fingerprint
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
-from distsent.data.token_store import TokenStore, open_token_store
+from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
@@ -212,7 +212,7 @@ def prepare_tokenizer(job: Job) -> Any:
 
 def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> TokenStore:
     """The token store, which the main worker writes first if it is missing."""
-    data, seed, parent = job.data, job.seeds[0], Path(job.data.store or f"{job.run.dir}/.tokens")
+    data, seed, parent = job.data, job.seeds[0], token_store_folder(job)
 
     def progress(done: int, total: int) -> None:
         stop.raise_if_requested()
