@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
-from distsent.data.records import column_errors, decode_error
 from distsent.data.rows import Columns, Rows, take_values
 from distsent.errors import UserError
+from distsent.formats.records import column_errors, decode_error
 
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once

@@ -121,7 +121,8 @@ class TextDataset:
         if not self.only:
             selection.check_splits({name: len(some) for name, some in rows.items()}, data)
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
-        labels = read_labels(rows, data.labels, known_classes(data.source))
+        wanted = data.labels if isinstance(data.labels, tuple) else None
+        labels = read_labels(rows, wanted, known_classes(data.source))
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings = [*dropped, *checks.check_classes(good, labels)]
         chosen = {name: (name, some) for name, some in good.items()}

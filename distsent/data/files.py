@@ -10,10 +10,10 @@ from typing import Any
 
 from distsent.data.arrow import explained, part_of_dataset, table_from_rows
 from distsent.data.labels import normalize_label
-from distsent.data.readers import TABLES, open_reader
-from distsent.data.records import decode_error, first_few, readable, text_error
 from distsent.data.rows import FILE, Columns, Part
 from distsent.errors import UserError
+from distsent.formats.open import TABLES, open_file
+from distsent.formats.records import decode_error, first_few, readable, text_error
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -77,7 +77,7 @@ class Files:
         """(file, its columns) for each file of the split."""
         out = []
         for path in self.files[split]:
-            with open_reader(path, path.name, strict=True) as reader:
+            with open_file(path, path.name, strict=True) as reader:
                 if reader.columns is None:
                     next(reader.records(()), None)  # raises the error of the first row
                 out.append((path.name, reader.columns or []))
@@ -150,7 +150,7 @@ def _parquet_part(path: Path, columns: Columns) -> Part:
 def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dict[str, Any]]:
     """The rows of a file. `content`: its hash, so that the cache knows when to read again."""
     name = Path(path).name
-    for row, values, _ in open_reader(Path(path), name, strict=True).records(columns.all):
+    for row, values, _ in open_file(Path(path), name, strict=True).records(columns.all):
         out = {column: values.get(column) for column in columns.texts}
         out[columns.label] = normalize_label(values.get(columns.label))
         for column, value in out.items():

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distsent.data.records import first_few
 from distsent.data.rows import Rows
 from distsent.errors import UserError
+from distsent.formats.records import first_few
 
 # In place of a class index: null, the number -1, a value that is not a class
 MISSING, UNLABELED, UNKNOWN = -1, -2, -3

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from distsent.data.readers import READERS, open_reader
-from distsent.data.records import column_errors, printable, text_error
 from distsent.errors import UserError
+from distsent.formats.open import READERS, open_file
+from distsent.formats.records import column_errors, printable, text_error
 
 
 class Text(NamedTuple):
@@ -34,7 +34,7 @@ class TextFile:
         if error:
             raise UserError(f"{path}: {error}")
         self._columns = [column, *([pair] if pair else [])]
-        self._reader = open_reader(file, str(path))
+        self._reader = open_file(file, str(path))
         self.done = self._reader.done  # the share of the file that was read
         # Unknown columns are no error: a file of bare texts, or one without rows
         if self._reader.columns is not None:

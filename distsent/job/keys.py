@@ -91,6 +91,45 @@ def matching(pattern: str, allowed: str) -> ValueType:
     return ValueType(allowed, accepts)
 
 
+def character(*words: str, most: int = 1) -> ValueType:
+    r"""One of `words`, or at most `most` characters: a tab may be written \\t."""
+
+    def accepts(x: Any) -> bool:
+        if type(x) is not str:
+            return False
+        mark = _unescape(x)
+        return x in words or (1 <= len(mark) <= most and not UNPRINTABLE.search(mark.strip("\t")))
+
+    allowed = "a character" if most == 1 else f"1 to {most} characters"
+    return ValueType(" or ".join([*map(to_toml_value, words), allowed]), accepts, _unescape)
+
+
+def _unescape(mark: str) -> str:
+    return "\t" if mark == "\\t" else mark
+
+
+def encoding(*words: str) -> ValueType:
+    """One of `words`, or the name of a text encoding that Python knows."""
+
+    def accepts(x: Any) -> bool:
+        try:
+            return x in words or (type(x) is str and bool("".encode(x) is not None))
+        except (LookupError, ValueError):
+            return False
+
+    return ValueType(f"{words[0]} or an encoding of Python", accepts)
+
+
+def table_of(item: ValueType, allowed: str) -> ValueType:
+    """A table from texts to distinct items of one type."""
+
+    def accepts(x: Any) -> bool:
+        fits = isinstance(x, dict) and len(x) >= 2 and all(map(item.accepts, x.values()))
+        return fits and len(set(map(item.convert, x.values()))) == len(x)
+
+    return ValueType(allowed, accepts, lambda x: {k: item.convert(v) for k, v in x.items()})
+
+
 def list_of(
     item: ValueType, allowed: str, least: int = 1, most: float = math.inf, distinct: bool = False
 ) -> ValueType:
@@ -125,6 +164,7 @@ def to_toml_value(value: Any) -> str:
         case list() | tuple():
             return f"[{', '.join(map(to_toml_value, value))}]"
         case dict():
-            items = (f"{name} = {to_toml_value(item)}" for name, item in value.items())
+            names = (n if re.fullmatch("[A-Za-z0-9_-]+", n) else to_toml_value(n) for n in value)
+            items = map(" = ".join, zip(names, map(to_toml_value, value.values()), strict=True))
             return f"{{ {', '.join(items)} }}"
     return str(value)

@@ -1,16 +1,32 @@
 """All keys of a job: type, default, accepted values, meaning. The defaults are the demo job."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from distsent.job.keys import Key, choice, either, integer, key, list_of, matching, number
+from distsent.job.keys import (
+    Key,
+    character,
+    choice,
+    either,
+    encoding,
+    integer,
+    key,
+    list_of,
+    matching,
+    number,
+    table_of,
+)
 
 text = matching(r".*\S.*", "text")
 boolean = choice(True, False)
 count = integer(">= 1")
+position = integer(">= 0")
 positive = number("> 0")
 non_negative = number(">= 0")
 fraction = number(">= 0", "< 1")
+words = list_of(text, "a list of words")
+files = either(text, list_of(text, "a list of paths"))
 JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
 SEED = integer(">= 0", "<= 4294967295")
 # fmt: off
@@ -44,14 +60,52 @@ class DataSection:
         unset="the dataset's own", example="split")
     revision: str | None = key(None, text, "revision of a hub dataset", unset="the newest",
         example="main")
+    train: str | tuple[str, ...] | None = key(None, files,
+        "training files or patterns, in data.source if it is a folder", unset="found by name",
+        example="train*.csv")
+    validation: str | tuple[str, ...] | None = key(None, files, "validation files or patterns",
+        unset="found by name", example="dev.csv")
+    test: str | tuple[str, ...] | None = key(None, files, "test files or patterns",
+        unset="found by name", example="test.csv")
     text_column: str = key("text", text, "column of the text")
     pair_column: str | None = key(None, text, "column of a second text", unset="single texts",
         example="question")
     label_column: str = key("label", text, "column of the label")
-    labels: tuple[str, ...] | None = key(None,
-        list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
-        "class names in the order of their numbers", unset="read from the data",
-        example=("negative", "positive"))
+    text_position: int | None = key(None, position, "column of the text, counted from 0",
+        unset="text_column", example=0)
+    pair_position: int | None = key(None, position, "column of a second text, counted from 0",
+        unset="pair_column", example=1)
+    label_position: int | None = key(None, position, "column of the label, counted from 0",
+        unset="label_column", example=1)
+    labels: tuple[str, ...] | Mapping[str, str] | str | None = key(None,
+        either(list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
+               either(table_of(text, "a table from values to distinct names"),
+                      matching(r".*\S.*", "a file of class names"))),
+        "class names in the order of their numbers, a table that names the values, or a file of "
+        "names, one per line", unset="read from the data", example=("negative", "positive"))
+    fold_labels: bool = key(False, boolean,
+        "treat labels as equal that differ by outer white space, case or Unicode form alone")
+    format: str = key("auto",
+        choice("auto", "csv", "lines", "label_text", "fasttext", "json", "parquet", "arrow",
+               "excel"),
+        "format of the files; `auto`: by name and content; `label_text`: label, blank, text")
+    names: tuple[str, ...] | None = key(None, words, "column names of files without a header",
+        unset="the first row", example=("label", "text"))
+    header: str | bool = key("auto", choice("auto", True, False),
+        "whether the first row is a header")
+    delimiter: str = key("auto", character("auto", most=8), "text between the columns of a row",
+        example=";")
+    quoting: str = key("auto", character("auto", "csv", "none"),
+        "`csv`: fields may stand in double quotes; `none`: quotes are letters; or another quote")
+    escapechar: str | None = key(None, character(), "character before an escaped quote",
+        unset="detected", example="\\")
+    encoding: str = key("auto", encoding("auto"), "encoding of text files", example="cp1252")
+    encoding_errors: str = key("strict", choice("strict", "replace"),
+        "`replace`: U+FFFD for bytes that are not in the encoding")
+    compression: str = key("auto", choice("auto", "none", "gzip", "bz2", "xz", "zstd", "zip"),
+        "compression of the files; `auto`: by content")
+    sheet_name: str | None = key(None, text, "sheet of a spreadsheet", unset="the only one",
+        example="Sheet1")
     max_length: int = key(64, integer(">= 4"),
         "maximum tokens of an example, including special tokens; longer ones are truncated",
         pretrained=512)

@@ -10,8 +10,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.dataset import open_dataset
-from distsent.data.readers import READERS, TABLES, open_reader
 from distsent.data.texts import TextFile
+from distsent.formats.open import READERS, TABLES, open_file
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -127,7 +127,7 @@ def test_a_file_without_rows(tmp_path: Path):
 def test_readers_close_their_files(tmp_path: Path):
     for suffix in READERS:
         path = write(tmp_path / f"x{suffix}", {"text": ["a", "b"]})
-        with open_reader(path, path.name) as reader:
+        with open_file(path, path.name) as reader:
             assert 0.0 <= reader.done() <= 1.0
         assert reader._file.closed
-        assert len([*open_reader(path, path.name).records(["text"])]) == 3 - (suffix != ".txt")
+        assert len([*open_file(path, path.name).records(["text"])]) == 3 - (suffix != ".txt")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from distsent.data import readers
 from distsent.data.stdin_batches import stdin_batches
 from distsent.data.texts import TextFile
+from distsent.formats import delimited
 from tests import dataset_files
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
@@ -165,18 +165,18 @@ def test_a_header_may_contain_bad_bytes_beside_the_columns(tmp_path: Path) -> No
 def test_many_open_quotes_take_no_time_that_grows_with_their_square(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distsent.data.readers.MAX_RECORD_LINES", 5)
+    monkeypatch.setattr("distsent.formats.delimited.MAX_RECORD_LINES", 5)
     rows = 200
     (tmp_path / "x.csv").write_text("id,text\n" + '5",",c\n' * rows + "6,last\n")
     read = 0
-    real = readers.CsvReader._lines
+    real = delimited.CsvReader._lines
 
-    def counted(reader: readers.CsvReader) -> Iterator[str]:
+    def counted(reader: delimited.CsvReader) -> Iterator[str]:
         nonlocal read
         for line in real(reader):
             read += 1
             yield line
 
-    monkeypatch.setattr(readers.CsvReader, "_lines", counted)
+    monkeypatch.setattr(delimited.CsvReader, "_lines", counted)
     found = [*TextFile(tmp_path / "x.csv")]
     assert found[-1].text == "last" and len(found) == rows + 1 and read < 10 * rows
