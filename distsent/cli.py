@@ -3,10 +3,12 @@
 import argparse
 import gc
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from distsent.distributed.launchers import is_main_process
 from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
@@ -22,7 +24,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        code = print_and_exit_code(error.lines, error.code)
+        code = print_and_exit_code([*error.lines, *repaired_command(error.fix)], error.code)
     except Stopped as error:
         code = print_and_exit_code([f"{error}; run the same command again to resume"], error.code)
     except (NonFinite, WorkerFailed) as error:  # the failing worker prints the traceback
@@ -44,6 +46,22 @@ def print_and_exit_code(lines: Sequence[str], code: int) -> int:
     else:
         time.sleep(1.0)  # a launcher kills all workers when the first exits: let rank 0 print
     return code
+
+
+def repaired_command(fix: Mapping[str, Any]) -> list[str]:
+    """A line with the command that was given, with the keys and options of `fix`; or no line."""
+    if not fix:
+        return []
+    from distsent.job.check import to_word
+
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        if word.partition("=")[0] not in fix:
+            kept.append(shlex.quote(word))
+        elif "=" not in word:
+            next(words, None)  # the value of an option that is replaced
+    kept += (to_word(key, value) for key, value in fix.items())
+    return [f"try: python -m distsent.{Path(sys.argv[0]).stem} {' '.join(kept)}"]
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,16 +4,25 @@
 exit is in exit_policy.py.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """Mistakes in the job or the command line, one line each. Programs print them and exit."""
+    """Mistakes in the job or the command line, one line each. Programs print them and exit.
 
-    def __init__(self, *lines: str, code: int = USAGE_ERROR) -> None:
+    `fix`: keys or options with the values that repair all of it; programs print the command.
+    """
+
+    def __init__(
+        self, *lines: str, code: int = USAGE_ERROR, fix: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(*lines)
         self.lines = lines
         self.code = code  # FAILED: the job is fine, so trying again may help
+        self.fix = dict(fix or {})
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

@@ -1,6 +1,7 @@
 """Checks keys as written against the schema: every mistake becomes one line."""
 
 import difflib
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -128,6 +129,15 @@ def parse_value(text: str) -> Any:
         return text
     # A line break in the text could add a second key.
     return tree["value"] if len(tree) == 1 else text
+
+
+def to_word(key: str, value: Any) -> str:
+    """`key=value` (or `--option value`) for a shell, which reads as that value again."""
+    plain = isinstance(value, str) and parse_value(value) == value
+    text = value if plain else to_toml_value(value)
+    if key.startswith("--"):
+        return f"{key} {shlex.quote(str(value))}"
+    return shlex.quote(f"{key}={text}")
 
 
 def _to_argument(value: Any) -> str:

@@ -17,7 +17,7 @@ BOTTOM = {"__init__", "errors", "exit_policy", "fsync"}
 BELOW = {  # subpackage -> what it may import, beside the bottom
     "distributed": set(),
     "job": set(),
-    "cli": {"distributed"},
+    "cli": {"distributed", "job"},
     "formats": {"job"},
     "data": {"formats", "job"},
     "batching": {"data"},

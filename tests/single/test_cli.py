@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from distsent import cli
 from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.job import load_job
 from tests import fixtures, launcher
 
 NO_MODEL = "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model"
@@ -84,6 +86,29 @@ def test_errors_are_one_line_on_rank_0_and_an_exit_code_on_all_ranks(
         cli.run(main)
     printed = f"distsent: {line}\n" if rank == "0" else ""
     assert (exit.value.code, *capsys.readouterr()) == (code, "", printed)
+
+
+def test_an_error_that_keys_repair_ends_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    fix = {"data.text_column": "my text", "data.label_column": "1", "data.names": ("a", "b")}
+
+    def main(arguments: list[str]) -> int:
+        raise UserError("no column", fix={**fix, "--file": "x y"})
+
+    said = ["a.toml", "data.text_column=b", "--file", "z", "--file=z", "--check"]
+    monkeypatch.setattr(sys, "argv", ["folder/train.py", *said])
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    first, command = capsys.readouterr().err.splitlines()
+    assert first == "distsent: no column"
+    program = "distsent: try: python -m distsent.train "
+    assert command.startswith(program)
+    words = shlex.split(command.removeprefix(program))
+    assert words[:2] == ["a.toml", "--check"] and words[-2:] == ["--file", "x y"]
+    assert {
+        key: getattr(load_job(None, words[2:-2]).data, key.partition(".")[2]) for key in fix
+    } == fix
 
 
 def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> None:
