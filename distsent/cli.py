@@ -2,11 +2,14 @@
 
 import argparse
 import gc
+import io
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +24,11 @@ GC_THRESHOLD = 100_000
 def run(main: Callable[[list[str]], int]) -> NoReturn:
     """Run an entry point's `main(arguments)` and exit with its code."""
     gc.set_threshold(GC_THRESHOLD)
+    open_closed_streams()
+    use_utf8()
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         code = print_and_exit_code([*error.lines, *repaired_command(error.fix)], error.code)
     except Stopped as error:
@@ -32,7 +38,33 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
+    except KeyboardInterrupt:  # end as by the signal, without a traceback: shells look at that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     sys.exit(code)
+
+
+def open_closed_streams() -> None:
+    """Open /dev/null for streams that the caller has closed, as daemons and `2>&-` do.
+
+    Else the next file to be opened would take their place, and errors would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def use_utf8() -> None:
+    """Read and write UTF-8 in any locale: arguments, names of files, and the standard streams.
+
+    Python decodes arguments before any code runs, so another locale needs a second start.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # PYTHONIOENCODING may name another encoding
+        # In JSON, these backslashes are the escape of a lone surrogate.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_and_exit_code(lines: Sequence[str], code: int) -> int:
@@ -41,8 +73,9 @@ def print_and_exit_code(lines: Sequence[str], code: int) -> int:
     Elastic workers all print: each may have failed for a reason of its own.
     """
     if is_main_process() or os.environ.get("HOROVOD_ELASTIC") == "1":
-        for line in lines:
-            sys.stderr.write(f"distsent: {line}\n")
+        with suppress(OSError):  # the terminal may be gone
+            for line in lines:
+                sys.stderr.write(f"distsent: {line}\n")
     else:
         time.sleep(1.0)  # a launcher kills all workers when the first exits: let rank 0 print
     return code

@@ -16,8 +16,8 @@ NON_RETRYABLE = (USAGE_ERROR, NON_FINITE)  # the same command would end in the s
 # srun and mpirun may end with the code of a rank that was killed because another one had ended.
 PASSED_ON = (FINISHED, STOPPED, *NON_RETRYABLE)
 # 128 + signal of a run that received a stop request before it could handle it, or that was killed
-# before it had saved: HUP, INT, KILL, USR1, USR2, TERM.
-SIGNALED = (129, 130, 137, 138, 140, 143)
+# before it had saved: HUP, INT, KILL, USR1, USR2, TERM, XCPU.
+SIGNALED = (129, 130, 137, 138, 140, 143, 152)
 CRASHED = 139  # 128 + SIGSEGV
 
 

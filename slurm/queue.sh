@@ -56,7 +56,7 @@ leave_to_slurm() {  # message: SLURM ends this job and requeues it or not, as it
 }
 
 requeue() {  # requeue this job and exit; returns if SLURM refuses
-    trap '' USR1 TERM  # SLURM now signals all processes of the job
+    trap '' HUP INT TERM USR1 USR2 XCPU  # SLURM now signals all processes of the job
     control requeue "$job" || ! is_running || return 0
     log "requeued"
     exit 75

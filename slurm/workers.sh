@@ -22,7 +22,7 @@ forward_stop() {
     # shellcheck disable=SC2086  # several numbers
     kill -USR1 ${to:-$own} 2>/dev/null || true
 }
-trap forward_stop USR1 TERM
+trap forward_stop HUP INT TERM USR1 USR2 XCPU  # any that a site may choose for --signal
 
 workers_below() {  # process: its descendants that are workers
     local each is_worker='^[^ ]*python[0-9.]* -m distsent'

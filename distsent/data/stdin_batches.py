@@ -1,5 +1,6 @@
 """Lines from a stream in batches: few lines at a time if they come slowly, many if fast."""
 
+import io
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,8 @@ def stdin_batches(lines: Iterable[str], most: int) -> Iterator[tuple[int, list[s
     become lone surrogates.
     """
     waiting: queue.Queue[str | None] = queue.Queue(maxsize=4 * most)
-    if hasattr(lines, "reconfigure"):
-        lines.reconfigure(errors="surrogateescape")
+    if isinstance(lines, io.TextIOWrapper):
+        lines.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
     def read_ahead() -> None:
         for line in lines:

@@ -42,30 +42,42 @@ class Counts:
         Precision, recall and F1 are those of the second class for two classes, else weighted by
         support; 0 where undefined, as in scikit-learn with zero_division=0.
         """
-        correct = np.diag(self.confusion).astype(np.float64)
-        support, predicted = self.confusion.sum(1), self.confusion.sum(0)
-        n = int(support.sum())
-        per_class = {
-            "precision": _divide(correct, predicted),
-            "recall": _divide(correct, support),
-            "f1": _divide(2 * correct, support + predicted),
-        }
-        # A class that neither occurs nor is predicted has no F1 to average.
-        present = (support + predicted) > 0
-        binary = len(names) == 2
-        averages = {k: v[1] if binary else (v * support).sum() / n for k, v in per_class.items()}
+        support = self.confusion.sum(1)
+        n, correct = int(support.sum()), np.diag(self.confusion)
+        averages, per_class = average_scores(correct, support, self.confusion.sum(0))
         return {
             "n": n,
             "loss": self.loss_sum / n,
             "accuracy": float(correct.sum() / n),
-            **{key: float(value) for key, value in averages.items()},
-            "f1_macro": float(per_class["f1"][present].mean()),
+            **averages,
             "confusion": self.confusion.tolist(),
             "per_class": {
                 name: {"n": int(support[i]), **{k: float(v[i]) for k, v in per_class.items()}}
                 for i, name in enumerate(names)
             },
         }
+
+
+def average_scores(
+    correct: np.ndarray, support: np.ndarray, predicted: np.ndarray
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Precision, recall, f1 and f1_macro; and the first three of each class [C].
+
+    Per class [C]: rows predicted correctly, rows of the class, rows predicted as the class.
+    """
+    per_class = {
+        "precision": _divide(correct, predicted),
+        "recall": _divide(correct, support),
+        "f1": _divide(2 * correct, support + predicted),
+    }
+    # A class that neither occurs nor is predicted has no F1 to average.
+    present = (support + predicted) > 0
+    averages = {
+        key: values[1] if len(support) == 2 else (values * support).sum() / support.sum()
+        for key, values in per_class.items()
+    }
+    averages["f1_macro"] = per_class["f1"][present].mean()
+    return {key: float(value) for key, value in averages.items()}, per_class
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:

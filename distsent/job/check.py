@@ -2,12 +2,11 @@
 
 import difflib
 import shlex
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from distsent.job.keys import Key, to_toml_value
+from distsent.job.keys import Key, parse_value, to_toml_value
 from distsent.job.schema import KEYS, SECTIONS
 
 COMMAND_LINE = "command line"
@@ -81,6 +80,8 @@ def _expected(key: Key, item: Assignment) -> str:
         return f"{expected}, e.g. {item.key}={_to_argument(key.example)}"
     if isinstance(item.value, str) and key.accepts(parse_value(item.value)):
         return f"{expected}, without the quotes: {name} = {item.value.strip()}"
+    if not isinstance(item.value, str) and key.accepts(key.type.parse(str(item.value))):
+        expected += ", in quotes"
     return f"{expected}, e.g. {name} = {to_toml_value(key.example)}"
 
 
@@ -116,19 +117,6 @@ def _suggestion(section: str, name: str) -> str:
 def _similar_section(name: str) -> str:
     close = difflib.get_close_matches(name, SECTIONS, n=1)
     return f"did you mean [{close[0]}]?" if close else f"sections are {', '.join(SECTIONS)}"
-
-
-def parse_value(text: str) -> Any:
-    """A value as TOML reads it. Anything that is not TOML is text without quotes."""
-    try:
-        tree = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        # A list of words, from which the shell has removed the quotes.
-        if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
-            return [parse_value(item.strip()) for item in text[1:-1].split(",") if item.strip()]
-        return text
-    # A line break in the text could add a second key.
-    return tree["value"] if len(tree) == 1 else text
 
 
 def to_word(key: str, value: Any) -> str:

@@ -4,21 +4,52 @@ import json
 import math
 import operator
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+# An item of a list, in quotes or not, and the comma after it.
+ITEM = re.compile(r'''\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?:,|$)''')
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def parse_value(argument: str) -> Any:
+    """A value as TOML reads it. Anything that is not TOML is text without quotes."""
+    try:
+        tree = tomllib.loads(f"value = {argument}")
+    except (ValueError, RecursionError):
+        items = _items(argument)
+        return argument if items is None else list(map(parse_value, items))
+    # A line break in the text could add a second key.
+    return tree["value"] if len(tree) == 1 else argument
+
+
+def parse_text(argument: str) -> str:
+    """Text as written, without quotes around it: 2024-11-25, 1e5 and true stay what they are."""
+    value = parse_value(argument)
+    return value if isinstance(value, str) else argument
+
+
+def _items(argument: str) -> list[str] | None:
+    """The items of a list as written, perhaps without their quotes; None if it is no such list."""
+    if not argument.startswith("[") or not argument.endswith("]") or "[" in argument[1:]:
+        return None
+    return [item for item in ITEM.findall(argument[1:-1]) if item]
 
 
 @dataclass(frozen=True)
 class ValueType:
-    """`convert` turns an accepted value into the job's; `allowed` follows "expected"."""
+    """`convert` turns an accepted value into the job's; `allowed` follows "expected".
+
+    `parse` reads a value from the command line, where quotes are rarely written.
+    """
 
     allowed: str
     accepts: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
+    parse: Callable[[str], Any] = parse_value
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,7 @@ def matching(pattern: str, allowed: str) -> ValueType:
     def accepts(x: Any) -> bool:
         return type(x) is str and bool(re.fullmatch(pattern, x)) and not UNPRINTABLE.search(x)
 
-    return ValueType(allowed, accepts)
+    return ValueType(allowed, accepts, parse=parse_text)
 
 
 def character(*words: str, most: int = 1) -> ValueType:
@@ -139,15 +170,25 @@ def list_of(
         fits = isinstance(x, list | tuple) and least <= len(x) <= most and all(map(item.accepts, x))
         return fits and not (distinct and len(set(x)) < len(x))
 
-    return ValueType(allowed, accepts, lambda x: tuple(map(item.convert, x)))
+    def parse(argument: str) -> Any:
+        items = _items(argument)
+        return parse_value(argument) if items is None else list(map(item.parse, items))
+
+    return ValueType(allowed, accepts, lambda x: tuple(map(item.convert, x)), parse)
 
 
 def either(first: ValueType, second: ValueType) -> ValueType:
-    """A value of one of two types."""
+    """A value of one of two types; the first one that accepts it counts."""
+
+    def parse(argument: str) -> Any:
+        value = first.parse(argument)
+        return value if first.accepts(value) else second.parse(argument)
+
     return ValueType(
         f"{first.allowed}, or {second.allowed}",
         lambda x: first.accepts(x) or second.accepts(x),
         lambda x: (first if first.accepts(x) else second).convert(x),
+        parse,
     )
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distsent.job.check import COMMAND_LINE, Assignment, flatten, parse_value, shorten
+from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
 from distsent.job.job import Job
+from distsent.job.keys import parse_value
 from distsent.job.rules import exists_locally, looks_local
+from distsent.job.schema import KEYS
 
 # Keys that may hold a path: of something to read, which must exist; of a folder to write to.
 INPUTS, OUTPUTS = ("data.source", "model.name"), ("run.dir", "data.store")
@@ -95,7 +97,8 @@ def _read_overrides(overrides: Sequence[str], errors: list[str]) -> list[Assignm
     found: dict[str, Assignment] = {}
     for argument in overrides:
         key, equals, text = (part.strip() for part in argument.partition("="))
-        item = Assignment(COMMAND_LINE, key, parse_value(text))
+        parse = KEYS[key].type.parse if key in KEYS else parse_value
+        item = Assignment(COMMAND_LINE, key, parse(text))
         if not equals or not key:
             expected = "expected section.key=value, e.g. train.epochs=3"
             errors.append(f"{COMMAND_LINE}: {shorten(argument)}: {expected}")

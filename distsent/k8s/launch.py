@@ -24,6 +24,7 @@ from distsent.errors import FAILED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
 from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
+from distsent.runtime.signals import SIGNALS
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 MPIRUN = ("mpirun", "orterun", "mpiexec")
@@ -33,12 +34,12 @@ Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
 
 
 class Training:
-    """The training command while it runs. SIGTERM and SIGINT request a stop, before or during."""
+    """The training command while it runs. A stop signal requests a stop, before or during."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.stop_requested = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:

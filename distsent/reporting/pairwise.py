@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.intervals import DRAWS, f1_of_confusion
+from distsent.evaluation.intervals import DRAWS, resampled_counts, scores_of_counts
 from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
 
@@ -51,15 +51,10 @@ def compare_predictions(
     kinds, counts = np.unique(np.stack([labels, a, b]), axis=1, return_counts=True)
 
     def f1_difference(cells: np.ndarray) -> float:
-        scores = []
-        for predicted in kinds[1:]:
-            confusion = np.zeros((classes, classes), dtype=np.int64)
-            np.add.at(confusion, (kinds[0], predicted), cells)
-            scores.append(f1_of_confusion(confusion))
-        return scores[1] - scores[0]
+        one, other = (scores_of_counts(kinds[0], x, cells, classes)["f1"] for x in kinds[1:])
+        return other - one
 
-    samples = np.random.default_rng(0).multinomial(n, counts / n, size=DRAWS)
-    draws = np.array([f1_difference(cells) for cells in samples])
+    draws = np.array([f1_difference(cells) for cells in resampled_counts(counts)])
     low, high = map(float, np.quantile(draws, [0.025, 0.975]))
     tail = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
     p, accuracy = mcnemar(only_a, only_b), (only_b - only_a) / n
@@ -70,8 +65,9 @@ def compare_predictions(
 def mcnemar(only_a: int, only_b: int) -> float:
     """McNemar's exact test: if the models were equal, only_a would be Binomial(n, 1/2)."""
     n, fewer = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n if n < 1000 else math.exp(math.log(2 * tail) - n * math.log(2)))
+    k = np.arange(fewer)
+    logs = np.append(0.0, np.cumsum(np.log(n - k) - np.log(k + 1)))  # of binomial coefficients
+    return min(1.0, 2 * float(np.exp(logs - n * math.log(2)).sum()))
 
 
 def compare_runs(first: FinishedRun, other: FinishedRun, split: str) -> dict[str, Any]:

@@ -22,13 +22,14 @@ def write_predictions(
     Mistakes, the most confident first, show wrong labels and blind spots. One record each: row
     (counted from 1), label, predicted, their scores, text (decoded: what the model read).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tokens, names, logits_nC = store.splits[split], store.label_names, logits_nC.float()
     labels, rows = torch.tensor(tokens.labels[:]).long(), torch.tensor(tokens.rows[:]).long()
     tensors = {"logits": logits_nC.contiguous(), "labels": labels, "rows": rows}
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / f"{split}.safetensors")
+    # Not save_file: the mode of its files is 0600 whatever the umask, so a team cannot read them.
+    (folder / f"{split}.safetensors").write_bytes(save(tensors))
 
     scores, truth = softmax(logits_nC.numpy()), labels.numpy()
     predicted = scores.argmax(1)

@@ -73,7 +73,8 @@ def pinned_precision(requested: str, started: Mapping[str, Any]) -> str:
 def faster_precision(device: torch.device) -> str:
     """On a CPU, time one matrix product in both; bf16 must take less than 0.8 of the time."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # Older GPUs (V100, T4) only emulate it, many times slower than fp16.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     full, half = (matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if half < 0.8 * full else "float32"
 

@@ -193,7 +193,8 @@ class HeartbeatMonitor:
             if self._closing.is_set():
                 return
             message += "; the last checkpoint is intact: run the same command again to resume"
-            sys.stderr.write(f"distsent: rank {self._world.rank}: {message}\n")
+            with suppress(OSError):  # the terminal may be gone
+                sys.stderr.write(f"distsent: rank {self._world.rank}: {message}\n")
             if self._world.is_main:
                 self._on_failure(message, cause)
             os._exit(FAILED)

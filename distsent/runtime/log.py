@@ -37,8 +37,9 @@ class RunLog(Log):
         self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool
     ) -> None:
         _truncate_metrics(folder, start, evaluated)
-        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115
-        self._metrics = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115
+        options: Any = {"encoding": "utf-8", "errors": "backslashreplace"}  # names may be any bytes
+        self._file = open(folder.log, "a", **options)  # noqa: SIM115
+        self._metrics = open(folder.metrics, "a", **options)  # noqa: SIM115
         self._disk_full = False
         self._bar: Any = None
         self._progress_lines: ProgressLines | None = None

@@ -30,5 +30,8 @@ def write_model_folder(
         model.save_pretrained(temporary)
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(temporary)
+    for path in temporary.rglob("*.safetensors"):
+        # Saved with mode 0600 whatever the umask. This one was opened as usual.
+        shutil.copymode(temporary / "config.json", path)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(temporary, folder)

@@ -47,7 +47,7 @@ class RunFolder:
 
         Raises UserError with code FAILED if another process holds the lock.
         """
-        self._lock_file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock_file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -94,7 +94,8 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content atomically: readers see the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    # In JSON, these backslashes are the escape of a lone surrogate.
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

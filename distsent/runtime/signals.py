@@ -21,12 +21,15 @@ import time
 from distsent.errors import STOPPED, Stopped
 from distsent.runtime.launcher_watch import launchers
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-# A second one of these exits at once. Not SIGUSR1 and SIGUSR2: when a node drains, its worker and
-# the launcher each forward the request to save, seconds apart.
-URGENT = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+# A second one of these exits at once: somebody is waiting. The others never do: when a node drains,
+# its worker and the launcher each forward the request to save, seconds apart, and SIGXCPU repeats
+# every second.
+URGENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds within which a repeated signal counts as the same one: on Ctrl-C, both the terminal and
-# the launcher send it.
+# the launcher send it, and a closed terminal sends SIGHUP from its shell too.
 DUPLICATE_WINDOW = 2.0
 
 
@@ -39,13 +42,14 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested: str | None = None  # the reason
-        self._first_signal: float | None = None  # when this process itself received one
+        self._urgent_since: float | None = None  # when this process itself received one of URGENT
         launchers()  # cached before the imports: a launcher may die during them
         received, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda number, frame: None)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda number, frame: None)
         thread = threading.Thread(target=self._listen, args=(received,), daemon=True, name="stop")
         thread.start()
 
@@ -57,10 +61,12 @@ class StopSignal:
 
     def _handle(self, number: int) -> None:
         self.request(signal.Signals(number).name)
+        if number not in URGENT:
+            return
         # Requests from other workers do not count: signals may reach all workers at once.
-        if self._first_signal is None:
-            self._first_signal = time.monotonic()
-        elif number in URGENT and time.monotonic() - self._first_signal > DUPLICATE_WINDOW:
+        if self._urgent_since is None:
+            self._urgent_since = time.monotonic()
+        elif time.monotonic() - self._urgent_since > DUPLICATE_WINDOW:
             os._exit(STOPPED)
 
     def request(self, reason: str) -> None:

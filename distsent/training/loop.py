@@ -6,6 +6,7 @@ request reaches it is described in `runtime/signals.py`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from distsent.errors import NonFinite, Stopped, UserError
 from distsent.runtime.checkpoint import Saver
 from distsent.runtime.log import duration
 from distsent.training import replica_check
-from distsent.training.train_state import EpochSums, TrainState, snapshot
+from distsent.training.train_state import EpochSums, TrainState, numbers_of, snapshot
 from distsent.training.train_step import StepResult, StopRequests
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Loop:
         trained = {"train_loss": loss, "train_accuracy": accuracy}
         record = {"step": state.step, "epoch": epoch, "split": split, **scores, **trained}
         best_so_far = split == "validation" and self._choose(scores)
-        state.history.append(record)
+        state.history.append(numbers_of(record))
         session.report.log.metrics(split, record)
         session.report.info(
             f"epoch {epoch:.2f}  step {state.step}  {split}: accuracy {scores['accuracy']:.4f}  "
@@ -198,11 +199,10 @@ class Loop:
         """Update best weights and early stopping. Whether these are the best scores so far."""
         state, train = self.state, self.session.job.train
         value = metric_value(scores, self.session.job.eval.metric)
-        best = None if state.best is None else state.best["value"]
-        improved = best is None or value > best + train.min_delta
-        state.stale = 0 if improved else state.stale + 1
+        best = -math.inf if state.best is None else state.best["value"]
+        is_best = value > best  # never for NaN: nothing would be better than it
+        state.stale = 0 if value > best + train.min_delta else state.stale + 1
         state.ended_early = train.patience is not None and state.stale >= train.patience
-        is_best = best is None or value > best
         if is_best:
             state.best = {"step": state.step, "value": value}
         return is_best

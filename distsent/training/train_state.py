@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class TrainState:
     step: int = 0  # steps done; the next batch is number `step`
     totals: Totals = field(default_factory=Totals)
     epoch: EpochSums = field(default_factory=EpochSums)
-    history: list[dict[str, Any]] = field(default_factory=list)  # one record per evaluation
+    history: list[dict[str, Any]] = field(default_factory=list)  # numbers_of each evaluation
     best: dict[str, Any] | None = None  # {"step", "value"}, chosen on a validation split only
     stale: int = 0  # evaluations since the best one
     ended_early: bool = False
@@ -65,7 +66,20 @@ class TrainState:
         values = {**saved, "epoch": EpochSums(**saved["epoch"])}
         names = [item.name for item in fields(Totals) if item.name in saved]
         totals = Totals(**{name: values.pop(name) for name in names})
+        # Older versions kept confusion matrices, and NaN as the best value.
+        values["history"] = list(map(numbers_of, saved["history"]))
+        if saved["best"] and math.isnan(saved["best"]["value"]):
+            values["best"] = None
         return cls(totals=totals, **values)
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of an evaluation without matrices and scores per class.
+
+    Every later checkpoint holds it: a thousand classes would add 3 MB to each. `metrics.jsonl`
+    keeps the whole record.
+    """
+    return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
 
 
 def restore(session: Session, kept: Checkpoint | None) -> TrainState:

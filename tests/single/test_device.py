@@ -31,6 +31,17 @@ def test_the_measurements_run_on_this_machine() -> None:
     assert device.peak_flops("float32", CPU) > 1e8
 
 
+@pytest.mark.parametrize(("native", "best"), [(True, "bf16"), (False, "fp16")])
+def test_auto_selects_fp16_on_gpus_that_only_emulate_bf16(
+    monkeypatch: pytest.MonkeyPatch, native: bool, best: str
+) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert device.resolve_precision("auto", torch.device("cuda"))[0] == best
+
+
 def test_an_explicit_precision_is_used() -> None:
     assert device.resolve_precision("float32", CPU) == ("float32", None)
 

@@ -62,6 +62,8 @@ REQUESTED, LIMIT = {"stop_requested": True}, {"stop_requested": True, "out_of_ti
         (143, [RUNNING], REQUESTED, "requeue", 75, "stopped"),
         (137, [SAVED], REQUESTED, "requeue", 75, "stopped"),
         (143, [None], LIMIT, "retry", 75, "no_progress"),
+        (129, [SAVED], REQUESTED, "requeue", 75, "stopped"),
+        (152, [SAVED], REQUESTED, "requeue", 75, "stopped"),
         (137, [RUNNING], LIMIT, "retry", 75, "no_progress"),
         (143, [SAVED], LIMIT, "requeue", 75, "stopped"),
         (143, [None], {}, "retry", 143, "failed"),

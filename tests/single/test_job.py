@@ -57,6 +57,17 @@ def test_file_then_command_line():
     ("train.epochs=3", "train.epochs", 3.0),
     ("train.epochs = 0.5", "train.epochs", 0.5),
     ("job.name=it", "job.name", "it"),
+    # A key that expects text takes it as written, whatever TOML would read.
+    *((f"job.name={name}", "job.name", name)
+      for name in ("2024-11-25", "1e5", "true", "007", "0x10", "1_000", "none", "inf")),
+    ("run.dir=07:30:00", "run.dir", "07:30:00"),
+    ("data.label_column=5", "data.label_column", "5"),
+    ("data.label_column=5 # id", "data.label_column", "5 # id"),
+    ("data.labels=[0,1]", "data.labels", ("0", "1")),
+    ("data.labels=[1e5, 2024-11-25,true, none,]", "data.labels",
+     ("1e5", "2024-11-25", "true", "none")),
+    ("""data.labels=["a, b", 'c', it's, C#]""", "data.labels", ("a, b", "c", "it's", "C#")),
+    ("data.labels=none", "data.labels", None),
     ('job.name="it"', "job.name", "it"),
     ("train.seed=[1, 2]", "train.seed", (1, 2)),
     ("data.labels=[bad,so so]", "data.labels", ("bad", "so so")),
@@ -237,9 +248,9 @@ USAGE_ERROR = [
                                        "e.g. batch_size = 64"),
     ("[train]\nepochs = true", (), "job.toml: train.epochs = true: expected a number > 0, e.g. "
                                    "epochs = 5.0"),
-    ("[data]\nsource = 3", (), 'job.toml: data.source = 3: expected text, e.g. source = "demo"'),
+    ("[data]\nsource = 3", (), 'job.toml: data.source = 3: expected text, in quotes, e.g. source = "demo"'),
     ('[data]\nsource = ""', (), 'job.toml: data.source = "": expected text, e.g. source = "demo"'),
-    ("[data]\nsource = 2024-01-01", (), "job.toml: data.source = 2024-01-01: expected text, "
+    ("[data]\nsource = 2024-01-01", (), "job.toml: data.source = 2024-01-01: expected text, in quotes, "
                                         'e.g. source = "demo"'),
     ('[data]\ntext_column = "a\\nb"', (), 'job.toml: data.text_column = "a\\nb": expected text, '
                                           'e.g. text_column = "text"'),
