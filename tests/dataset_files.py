@@ -30,9 +30,9 @@ def write(path: Path, columns: Columns) -> Path:
     """A file of rows in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if path.suffix == ".parquet":
+    if path.suffix in (".parquet", ".pq"):
         parquet.write_table(pa.table(dict(columns)), path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix in (".jsonl", ".ndjson", ".jl"):
         path.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
         )

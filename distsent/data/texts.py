@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distsent.errors import UserError
-from distsent.formats.open import READERS, open_file
+from distsent.formats.open import open_file
 from distsent.formats.records import column_errors, printable, text_error
 
 
@@ -25,8 +25,6 @@ class TextFile:
         file, suffix, error = Path(path), Path(path).suffix.lower(), ""
         if file.is_dir():
             error = "a folder, not a file"
-        elif suffix not in READERS:
-            error = f"not a known format ({', '.join(READERS)})"
         elif not file.is_file():
             error = "no such file"
         elif suffix == ".txt" and pair:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distsent.formats.records import Reader
+from distsent.formats.reader import Reader
 
 ROWS = 4096  # read at once
 
@@ -11,6 +11,7 @@ ROWS = 4096  # read at once
 class ParquetReader(Reader):
     """parquet: some thousand rows at a time."""
 
+    format = "parquet"
     _taken = 0
 
     def _open(self) -> None:

@@ -8,7 +8,8 @@ from itertools import count
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats.records import Reader, decode_error
+from distsent.formats.reader import Reader
+from distsent.formats.records import decode_error
 
 MAX_RECORD_LINES = 1000  # of csv, once a quote was found that never closes
 
@@ -16,6 +17,7 @@ MAX_RECORD_LINES = 1000  # of csv, once a quote was found that never closes
 class CsvReader(Reader):
     """csv: fields between commas, or the semicolons or tabs that some spreadsheets write."""
 
+    format = "csv"
     newline = ""  # line ends inside quotes stay as they are
     delimiters = ",;\t"
 

@@ -6,13 +6,16 @@ from itertools import chain, islice
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats.records import Reader, decode_error, shorten
+from distsent.formats.reader import Reader
+from distsent.formats.records import decode_error, shorten
 
 HEAD = 100  # rows that are searched for column names
 
 
 class JsonLinesReader(Reader):
     """jsonl: one object per line. Single rows may lack columns."""
+
+    format = "json"
 
     def _open(self) -> None:
         super()._open()
@@ -53,10 +56,9 @@ class JsonReader(JsonLinesReader):
 
     def _open(self) -> None:
         Reader._open(self)
-        lines = self._file.read(4096).lstrip().startswith("{")
-        self._file.seek(0)
+        lines = self.path.suffix == ".jsonl" or self._file.again().read(4096).lstrip()[:1] == "{"
         self._find_columns(self._parse_lines() if lines else self._parse_list())
-        if lines and self.columns is None:
+        if lines and self.columns is None and self.path.suffix != ".jsonl":
             raise UserError(f"{self.name}: {next(self._rows)[1] or 'no columns'}; {self.EXPECTED}")
 
     def done(self) -> float:
@@ -64,7 +66,7 @@ class JsonReader(JsonLinesReader):
 
     def _parse_list(self) -> Iterator[tuple[Any, str]]:
         try:
-            rows = json.loads(self.path.read_bytes())
+            rows = json.loads(self._file.read())
         except ValueError as error:
             raise UserError(f"{self.name}: not JSON ({error}); {self.EXPECTED}") from None
         if not isinstance(rows, list):

@@ -1,23 +1,64 @@
-"""The reader of a file. A new format is a Reader in READERS."""
+"""The reader of a file: by data.format, by its suffix, or by what it contains."""
 
 from pathlib import Path
 
+from distsent.errors import UserError
 from distsent.formats.columnar import ParquetReader
+from distsent.formats.compression import Source, data_suffix, source_of
+from distsent.formats.content import binary_format, is_json, refuse, text_format
 from distsent.formats.delimited import CsvReader, TsvReader
-from distsent.formats.json_rows import JsonLinesReader, JsonReader
+from distsent.formats.json_rows import JsonReader
 from distsent.formats.lines import TextReader
 from distsent.formats.options import FileOptions
-from distsent.formats.records import Reader
+from distsent.formats.read_as import ReadAs
+from distsent.formats.reader import Reader
+from distsent.formats.records import readable
+from distsent.formats.streams import head_of
 
+# A new format is a Reader here and a suffix below
 READERS: dict[str, type[Reader]] = {
-    **{".parquet": ParquetReader, ".csv": CsvReader, ".tsv": TsvReader},
-    **{".jsonl": JsonLinesReader, ".json": JsonReader, ".txt": TextReader},
+    **{"csv": CsvReader, "json": JsonReader, "lines": TextReader, "parquet": ParquetReader},
 }
-TABLES = tuple(suffix for suffix in READERS if suffix != ".txt")  # the formats with columns
+SUFFIXES = {
+    **{".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet"},
+    **{".json": "json", ".jsonl": "json", ".ndjson": "json", ".jl": "json"},
+}
+TABLES = tuple(SUFFIXES)  # formats with columns; a .txt may be one
 
 
 def open_file(
-    path: Path, name: str, options: FileOptions | None = None, strict: bool = False
+    path: Path,
+    name: str,
+    options: FileOptions | None = None,
+    strict: bool = False,
+    recorded: ReadAs | None = None,
 ) -> Reader:
-    """The reader of a file. Error messages call the file `name`."""
-    return READERS[path.suffix.lower()](path, name, strict)
+    """The reader of a file that error messages call `name`.
+
+    `strict`: a training reads, so that a bad row is an error and a row needs columns. `recorded`:
+    how the files of the training were read; it decides what this file leaves open.
+    """
+    options = options or FileOptions()
+    with readable(name):
+        source = source_of(path, name, options.compression)
+        kind = _format(source, options, strict, recorded)
+    if kind not in READERS:
+        raise UserError(f"{name}: data.format = {kind!r} is not supported yet")
+    reader = READERS[kind]
+    if kind == "csv" and data_suffix(path) == ".tsv":
+        reader = TsvReader
+    return reader(path, name, options, strict, recorded)
+
+
+def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
+    """The name of a format. Bytes that only one format has decide before the suffix does."""
+    head = head_of(source)
+    refuse(source, head, options.format)
+    if options.format != "auto":
+        return options.format
+    if binary := binary_format(head):
+        return binary
+    named = SUFFIXES.get(source.suffix)
+    if named == "csv" and is_json(head):
+        return "json"
+    return named or text_format(source, options, strict, recorded)

@@ -1,11 +1,13 @@
-"""What a file reader returns: records, and one line for everything that is wrong with them."""
+"""Checks of single values, and one line for everything that is wrong with a file."""
 
 import difflib
 import json
+import lzma
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -16,46 +18,8 @@ _UNDECODABLE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as sur
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Reader(AbstractContextManager["Reader", None]):
-    """The rows of one file but header and blank lines. Raises UserError if it cannot be read.
-
-    A bad row is a record with an error. If `strict`, it raises UserError with file and row
-    instead; otherwise a csv line with stray quotes is read without regard to quotes.
-    """
-
-    newline: str | None = None  # as for open()
-    columns: list[str] | None = None  # None: there are no rows, or all are bare texts
-
-    def __init__(self, path: Path, name: str, strict: bool = False) -> None:
-        self.path, self.name, self.strict = path, name, strict
-        with readable(name):
-            self._open()
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def records(self, columns: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
-        """(row from 1, values by column or a bare str, error), once. Reads at least `columns`."""
-        with self, readable(self.name):
-            for row, (values, error) in enumerate(self._read(columns), 1):
-                if error and self.strict:
-                    raise UserError(f"{self.name}, row {row}: {error}")
-                yield row, values, error
-
-    def done(self) -> float:
-        """The share of the file that was read."""
-        if self._file.closed:
-            return 1.0
-        return min(1.0, self._file.buffer.tell() / max(1, self.path.stat().st_size))
-
-    def _open(self) -> None:
-        """Open `_file` and set `columns`."""
-        how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": self.newline}
-        self._file: Any = open(self.path, **how)  # type: ignore[call-overload]  # noqa: SIM115
-
-    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
-        """(values, error) of each row."""
-        raise NotImplementedError
+# Without an errno: what decompressing and decoding say of damaged bytes
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeError)
 
 
 @contextmanager
@@ -63,9 +27,12 @@ def readable(name: str) -> Iterator[None]:
     """Errors of reading the file called `name` become one line."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        line = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"{name}: cannot be read ({line})") from None
+    except (OSError, pa.ArrowException, NotImplementedError, *_DAMAGE) as error:
+        line = getattr(error, "strerror", None) or (str(error) or type(error).__name__)
+        why = f"cannot be read ({line.splitlines()[0].rstrip('.')[:80]})"
+        damaged = isinstance(error, _DAMAGE) or getattr(error, "errno", 0) is None
+        fix = "; damaged or incomplete: copy or download it again" if damaged else ""
+        raise UserError(f"{name}: {why}{fix}") from None
 
 
 def decode_error(text: str, line: int = 0) -> str:

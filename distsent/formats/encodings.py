@@ -1,0 +1,140 @@
+"""The encoding of a text file, decided over the whole of it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass, field
+
+from distsent.errors import UserError
+from distsent.formats.compression import Source
+from distsent.formats.likely_encoding import count_zeros, diagnose, line_ends, wide_encoding
+
+MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
+    **{codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"},
+    **{codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"},
+    codecs.BOM_UTF8: "utf-8",
+}
+LONGEST = 1 << 28  # characters of a line: a bomb without line ends would fill the memory
+REPLACE = 'data.encoding_errors = "replace" reads U+FFFD for such bytes'
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A codec of Python, the bytes before the text, and what the user should know."""
+
+    codec: str
+    mark: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As data.encoding names it: where there is a mark, it says which UTF-16 or UTF-32."""
+        return self.codec[:6] if self.mark and self.codec != "utf-8" else self.codec
+
+
+def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Encoding:
+    """The encoding in which all of a file can be read. Raises UserError if that is in doubt."""
+    with source.opened() as file:
+        head = file.read(4)
+    mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
+    codec = _codec(source.name, wanted, MARKS.get(mark, ""))
+    survey = _survey(source, codec, len(mark), errors)
+    if survey.fault:
+        guess = codec == "utf-8" and wanted == "auto" and not mark
+        why = diagnose(source, survey.fault) if guess else f"not {codec} ({survey.fault})"
+        raise UserError(f"{source.name}: {why if guess else f'{why}; {REPLACE}'}")
+    if doubt := "" if mark else _doubt(survey, wanted, codec):
+        raise UserError(f"{source.name}: {doubt}")
+    return Encoding(codec, len(mark), survey.notes(codec))
+
+
+def _codec(name: str, wanted: str, marked: str) -> str:
+    """What `wanted` and the mark say together."""
+    known = "" if wanted == "auto" else codecs.lookup(wanted).name.removesuffix("-sig")
+    if marked and known and known not in (marked, marked[:6]):
+        said = f"starts with the mark of {marked}, which data.encoding = {wanted!r} contradicts"
+        raise UserError(f"{name}: {said}; leave the key out: the mark decides")
+    return marked or known or "utf-8"
+
+
+@dataclass
+class _Survey:
+    """What a pass over the text of a file finds."""
+
+    fault: str = ""  # the first bytes that cannot be decoded
+    nul: int = 0
+    replaced: int = 0
+    c1: int = 0  # control characters that are letters and quotes in cp1252
+    zeros: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    size: int = 0  # bytes
+    escaped: bool = False  # as in 7-bit Japanese, Chinese or Korean
+    beyond_ascii: bool = False
+    utf8: bool = True  # the bytes are UTF-8, whatever the codec is
+
+    def notes(self, codec: str) -> tuple[str, ...]:
+        """What the user should know."""
+        counts = (
+            (self.nul, "NUL characters, read as they are"),
+            (self.replaced, "characters U+FFFD for bytes that cannot be decoded"),
+            (self.c1, f"control characters of {codec}; cp1252 has letters in their place"),
+        )
+        return tuple(f"{count:,} {meaning}" for count, meaning in counts if count)
+
+
+def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
+    """Reads all of a file."""
+    found, line, run = _Survey(), 1, 0
+    decoder = codecs.getincrementaldecoder(codec)(errors)
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    for block in source.blocks(mark):
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start].decode(codec, "replace")
+            byte = f"byte 0x{error.object[error.start]:02x}, line {line + line_ends(before)}"
+            found.fault = byte if errors == "strict" else ""
+            return found
+        line += line_ends(text)
+        run = 0 if "\n" in text or "\r" in text else run + len(text)
+        if run > LONGEST:
+            raise UserError(f"{source.name}: a line of more than {LONGEST >> 20} Mi characters")
+        count_zeros(found.zeros, block, found.size)
+        found.size += len(block)
+        found.escaped |= b"\x1b$" in block
+        found.nul += text.count("\0") if b"\0" in block else 0
+        if not block.isascii():
+            found.beyond_ascii = True
+            found.replaced += text.count("\ufffd") if errors != "strict" else 0
+            found.c1 += len(re.findall("[\x80-\x9f]", text)) if codec == "iso8859-1" else 0
+        if codec != "utf-8" and found.utf8:
+            try:
+                utf8.decode(block, final=not block)
+            except UnicodeDecodeError:
+                found.utf8 = False
+    return found
+
+
+def _doubt(survey: _Survey, wanted: str, codec: str) -> str:
+    """Why a text without a mark cannot be trusted though it can be read; empty if it can."""
+    wide = wide_encoding(survey.zeros, survey.size)
+    if codec in ("utf-16", "utf-32"):
+        fix = f'data.encoding = "{wide or codec + "-le"}" says which one it is'
+        return f'data.encoding = "{codec}", but the file does not start with a mark; {fix}'
+    if wide and wide != codec:
+        return f'text in {wide} without a mark; data.encoding = "{wide}" reads it'
+    if codec != "utf-8" and survey.utf8 and survey.beyond_ascii and not _is_asian(codec):
+        fix = "leave the key out: UTF-8 is detected"
+        return f"data.encoding = {wanted!r}, but the text is UTF-8; {fix}"
+    if survey.escaped and wanted == "auto":
+        fix = 'data.encoding = "iso2022_jp" or "iso2022_kr" reads it, "utf-8" takes it as it is'
+        return f"seems to be in an encoding of 7 bits (there is ESC $); {fix}"
+    return ""
+
+
+def _is_asian(codec: str) -> bool:
+    """Whether a codec has characters of two bytes, which may look like UTF-8 by chance."""
+    try:
+        return len(b"\xb0\xa1".decode(codec)) == 1
+    except UnicodeDecodeError:
+        return True
