@@ -49,7 +49,7 @@ def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
             job.data, work.seed, tokenizer, work.max_length, folder / "stores", workers=World()
         )
         section = ModelSection(name=encoder, dropout=work.dropout)
-        model = classifier.build_classifier(section, tokenizer, store.label_names, work.seed)
+        model = classifier.build_classifier(section, tokenizer, store.label_names, work.seed).model
         tokens = store.splits["train"]
         counter = flops.count_flops(model.config)
         forward, _ = choose_forward(model, tokenizer, "always")

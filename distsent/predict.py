@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
     file = TextFile(options.file, *columns) if options.file else None
     share_cores(World())
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
+    for note in predictor.notes:
+        print(f"distsent: {note}", file=sys.stderr)
     bad = total = 0
     shown = file if sys.stderr.isatty() else None
     start = time.perf_counter()

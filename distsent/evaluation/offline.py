@@ -1,5 +1,6 @@
 """Evaluate a saved model, on its own dataset or on another, on any number of workers."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from distsent.evaluation.predictor import class_names, find_model_folder
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
-from distsent.model.tokenizer import load_tokenizer
+from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
 
@@ -84,8 +85,15 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     precision, _ = world.on_main(
         lambda: devices.resolve_precision(job.train.precision, device), "evaluate.precision"
     )
-    tokenizer = world.all_or_raise(lambda: load_tokenizer(folder), "evaluate.tokenizer")
-    model = world.all_or_raise(lambda: classifier.load_classifier(folder), "evaluate.model")
+    tokenizer = world.all_or_raise(
+        lambda: load_tokenizer(folder, key="model"), "evaluate.tokenizer"
+    )
+    loaded = world.all_or_raise(lambda: classifier.load_classifier(folder), "evaluate.model")
+    model = loaded.model
+    classifier.check_vocabulary(model, tokenizer, f"model = {folder!r}")
+    settle_padding(tokenizer, model.config)
+    for note in loaded.notes if world.is_main else ():
+        print(f"distsent: {note}", file=sys.stderr)
     names = class_names(model)
     length, limit = job.data.max_length, classifier.token_limit(model)
     if length > limit:

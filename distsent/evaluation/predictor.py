@@ -16,7 +16,8 @@ from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.metrics import softmax
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
-from distsent.model.tokenizer import explain_load_errors, load_tokenizer
+from distsent.model.load_errors import explain_load_errors, folder_problem
+from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
 
@@ -42,11 +43,9 @@ def find_model_folder(path: str | Path) -> Path:
         status = read_status(run.status)
         state = f"{status.state}: {status.message}" if status else "status unknown"
         raise UserError(f"{path}: no model yet ({state}); run its training command again to resume")
-    if (path / "adapter_config.json").is_file():
-        raise UserError(f"{path}: an adapter only; its parent folder holds the complete model")
-    raise UserError(
-        f"{path}: neither a run nor a saved model (no config.json, no model/config.json)"
-    )
+    if path.is_dir() and (problem := folder_problem(path)):
+        raise UserError(f"{path}: {problem}")
+    raise UserError(f"{path}: no such run, and no such saved model")
 
 
 def class_names(model: PreTrainedModel) -> list[str]:
@@ -62,9 +61,12 @@ class Predictor:
         self, path: str | Path, precision: str = "float32", max_length: int | None = None
     ) -> None:
         folder = str(find_model_folder(path))
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, key="model")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = classifier.load_classifier(folder).eval()
+        loaded = classifier.load_classifier(folder)
+        model, self.notes = loaded.model.eval(), loaded.notes
+        classifier.check_vocabulary(model, self.tokenizer, f"model = {folder!r}")
+        settle_padding(self.tokenizer, model.config)
         torch.nn.Module.to(model, self.device)
         self.forward, _ = choose_forward(model, self.tokenizer)
         self.labels = class_names(model)

@@ -7,6 +7,7 @@ parameters and the checkpoints, it is a classifier with fewer trainable paramete
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -16,22 +17,31 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification as AutoClassifier
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
 from distsent.model.classifier import build_classifier, load_config
+from distsent.model.weights import Loaded
 
 # bitsandbytes warns about missing kernels that it does not need, on every worker.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-# Query and value of each layer. peft has defaults for some of these architectures only.
-TARGETS = {
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "albert": ("query", "value"),
-    "distilbert": ("q_lin", "v_lin"),
-}
+# Query and value of each layer, or the one layer that computes both, by the names in transformers.
+TARGETS = (
+    ("query", "value"),  # BERT, RoBERTa, XLM-R, CamemBERT, ALBERT, ELECTRA, Longformer
+    ("q_lin", "v_lin"),  # DistilBERT, XLM
+    ("query_proj", "value_proj"),  # DeBERTa v2 and v3
+    ("q_proj", "v_proj"),  # Llama, Qwen, OPT, BART
+    ("q_head", "v_head"),  # Funnel
+    ("q", "v"),  # MPNet, T5
+    ("in_proj",),  # DeBERTa
+    ("Wqkv",),  # ModernBERT
+    ("c_attn",),  # GPT-2
+    ("query_key_value",),  # GPT-NeoX, BLOOM
+)
+LINEAR = nn.Linear, Conv1D
 NEVER_4BIT = ("pooler", "pooler.dense")  # the input of the head (last parts of module names)
 ADAPTER_NAME = "default"  # peft's default
 PEFT_PREFIX = "base_model.model."  # of module names in peft's files
@@ -46,12 +56,8 @@ def check_adapter(job: Job) -> None:
         _require("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
         if job.model.name == "demo":
             raise UserError("adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'")
-    if job.adapter.targets is None and job.model.name != "demo":
-        architecture = load_config(job.model.name, job.model.revision).model_type
-        if architecture not in TARGETS:
-            known = ", ".join(TARGETS)
-            problem = f"adapter.targets: no default for {architecture} encoders (known: {known})"
-            raise UserError(f"{problem}; set it, e.g. adapter.targets=[query,value]")
+    if job.model.name != "demo":
+        _targets(_without_weights(job), job.adapter.targets)
 
 
 def _require(package: str, key: str) -> None:
@@ -66,22 +72,24 @@ def _require(package: str, key: str) -> None:
 
 def build_model(
     job: Job, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], precision: str = "float32"
-) -> PreTrainedModel:
+) -> Loaded:
     """The model that a job trains: the classifier, with adapters if any. Raises UserError."""
     check_adapter(job)
-    quantization = _quantization(job, precision)
-    model = build_classifier(job.model, tokenizer, labels, job.seeds[0], quantization)
-    keep_4bit_weights(model)
-    return model if job.adapter.kind == "none" else _add_lora(model, job)
+    quantization = None
+    if job.adapter.bits:
+        quantization = nf4_config(head_modules(_without_weights(job)), precision)
+    loaded = build_classifier(job.model, tokenizer, labels, job.seeds[0], quantization)
+    keep_4bit_weights(loaded.model)
+    if job.adapter.kind == "none":
+        return loaded
+    return replace(loaded, model=_add_lora(loaded.model, job))
 
 
-def _quantization(job: Job, precision: str) -> Any:
-    if not job.adapter.bits:
-        return None
+def _without_weights(job: Job) -> PreTrainedModel:
+    """The classifier's modules alone."""
     config = load_config(job.model.name, job.model.revision)
     with torch.device("meta"):
-        model = AutoClassifier.from_config(config)
-    return nf4_config(head_modules(model), precision)
+        return AutoClassifier.from_config(config)
 
 
 def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:
@@ -119,25 +127,38 @@ def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
 
     options = job.adapter
     alpha: Any = options.alpha  # peft declares int and accepts float
+    targets = _targets(model, options.targets)
+    chosen = [m for name, m in model.named_modules() if name.split(".")[-1] in targets]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout,
-        target_modules=list(_targets(model, options.targets)), modules_to_save=head_modules(model),
+        target_modules=list(targets), modules_to_save=head_modules(model),
         base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
-        bias="none",
+        bias="none", fan_in_fan_out=any(isinstance(module, Conv1D) for module in chosen),
     )  # fmt: skip
     return inject_adapter_in_model(config, model, ADAPTER_NAME)  # type: ignore[return-value]
 
 
 def _targets(model: PreTrainedModel, targets: Sequence[str] | None) -> Sequence[str]:
-    """The modules to update. Raises UserError for a module that the encoder does not have."""
+    """The modules to update. Raises UserError unless the encoder has each as a linear layer."""
     architecture, prefix = model.config.model_type, f".{model.base_model_prefix}."
     modules = {prefix + name: module for name, module in model.base_model.named_modules()}
-    targets = targets or TARGETS[architecture]
+    linear = {n.split(".")[-1] for n, module in modules.items() if isinstance(module, LINEAR)}
+    rest = f"it has {', '.join(sorted(linear))}"
+    if targets is None:
+        found = [names for names in TARGETS if linear.issuperset(names)]
+        if not found:
+            problem = f"adapter.targets: no default for {architecture} encoders"
+            raise UserError(f"{problem}; set it to some of its linear layers: {rest}")
+        return found[0]
     for target in targets:
-        if not any(name.endswith(f".{target}") for name in modules):
-            linear = {n.split(".")[-1] for n, m in modules.items() if isinstance(m, nn.Linear)}
+        chosen = [module for name, module in modules.items() if name.endswith(f".{target}")]
+        wrong = sorted({type(m).__name__ for m in chosen if not isinstance(m, LINEAR)})
+        if not chosen:
             problem = f"this {architecture} encoder has no module {target!r}"
-            raise UserError(f"adapter.targets: {problem}; it has {', '.join(sorted(linear))}")
+            raise UserError(f"adapter.targets: {problem}; {rest}")
+        if wrong:
+            problem = f"{target!r} is {wrong[0]} in this {architecture} encoder"
+            raise UserError(f"adapter.targets: {problem}; only linear layers are updated; {rest}")
     return targets
 
 

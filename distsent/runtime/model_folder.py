@@ -23,11 +23,11 @@ def write_model_folder(
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    if adapter.has_adapter(model):
-        adapter.merge_adapter(model).save_pretrained(temporary)
+    merged = adapter.merge_adapter(model) if adapter.has_adapter(model) else model
+    # Not in the original format: that would bring the names back that loading has replaced.
+    merged.save_pretrained(temporary, save_original_format=False)
+    if merged is not model:
         adapter.save_adapter(model, temporary / "adapter")
-    else:
-        model.save_pretrained(temporary)
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(temporary)
     for path in temporary.rglob("*.safetensors"):

@@ -5,14 +5,17 @@ and hash are one operation each. Layout: token embedding (if trained) | paramete
 | parameters without | control slots.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import nn
+from xxhash import xxh3_128
 
 # Numbers that all workers must agree on. They travel with the gradients and cost nothing.
 CONTROL_SLOTS = 8
-UNDECAYED = ("bias", "norm")  # no weight decay on biases and normalization, as is usual
+# LayerNorm, BatchNorm1d, LlamaRMSNorm; not RobertaPreLayerNormModel
+NORMALIZATION = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
 
 
@@ -22,13 +25,16 @@ class FlatParameters:
     `values`, `grads` and each of `moments`: float32 [N], `decayed` of them with weight decay.
     `control_slots`: float32 [8]. `embedding_grad`: the gradient of the token embedding, [V, d],
     None if it is frozen. `dense`: all other gradients and the control slots, sent completely.
+    `frozen_hash`: of the weights that are not trained, None if all are.
     """
 
     def __init__(self, model: nn.Module, embedding: nn.Embedding | None) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         weight = embedding.weight if embedding and embedding.weight.requires_grad else None
-        named.sort(key=lambda item: (item[1] is not weight, is_undecayed(item[0])))
+        undecayed = undecayed_names(model)
+        named.sort(key=lambda item: (item[1] is not weight, item[0] in undecayed))
         self.named, self.size = named, sum(p.numel() for _, p in named)
+        self.frozen_hash = hash_of_frozen(model)
         self.embedding_size = weight.numel() if weight is not None else 0
         self.values = torch.cat([p.detach().reshape(-1) for _, p in named])
         self.moments = {key: torch.zeros_like(self.values) for key in MOMENTS}
@@ -40,7 +46,7 @@ class FlatParameters:
             stop = start + p.numel()
             p.data = self.values[start:stop].view(p.shape)
             p.grad = self.grads[start:stop].view(p.shape)
-            self.decayed += 0 if is_undecayed(name) else p.numel()
+            self.decayed += 0 if name in undecayed else p.numel()
             start = stop
         self.embedding_grad: torch.Tensor | None = None
         if embedding is not None and weight is not None:
@@ -76,5 +82,26 @@ class FlatParameters:
         return torch.cat([part.reshape(-1).to(self.values) for part in parts])
 
 
-def is_undecayed(name: str) -> bool:
-    return any(word in name.lower() for word in UNDECAYED)
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Parameters without weight decay: biases and those of normalization layers, as is usual."""
+    names = set()
+    for path, module in model.named_modules():
+        normalizes = NORMALIZATION.search(type(module).__name__)
+        for name, _ in module.named_parameters(recurse=False):
+            full = f"{path}.{name}".lstrip(".")
+            # T5 names a whole module `relative_attention_bias`.
+            if normalizes or any("bias" in part for part in full.split(".")[-2:]):
+                names.add(full)
+    return names
+
+
+def hash_of_frozen(model: nn.Module) -> str | None:
+    """A hash of the frozen weights that updates are added to; None if there are none."""
+    digest = xxh3_128()
+    for name, p in model.named_parameters():
+        # peft keeps the head's first weights there. Nothing computes with them.
+        if not p.requires_grad and ".original_module." not in name:
+            flat = p.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest() if digest.digest() != xxh3_128().digest() else None

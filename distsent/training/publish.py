@@ -114,6 +114,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         # Equal hashes mean equal texts.
         "texts": {split: store.meta["splits"][split]["texts"] for split in final},
         "parameters": {"all": parameters, "trained": flat.size},
+        "newly_initialized": list(session.new_weights),
         "precision": session.precision,
         "versions": versions(),
         "history": state.history,

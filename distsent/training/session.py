@@ -23,6 +23,7 @@ from distsent.job.job import Job
 from distsent.model import adapter, classifier
 from distsent.model.forward import Forward, PaddedForward, choose_forward
 from distsent.model.tokenizer import load_tokenizer
+from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat import HeartbeatMonitor
@@ -122,6 +123,7 @@ class Session:
     tokenizer: Any
     store: TokenStore
     forward: Forward
+    new_weights: tuple[str, ...]  # names of weights that the encoder's files did not hold
     plan: BatchPlan
     train_step: TrainStep
     total_steps: int
@@ -157,7 +159,8 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     store = prepare_store(job, tokenizer, world, run.stop)
     world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
     prepare = partial(prepare_model, job, tokenizer, store, precision)
-    model: Any = world.all_or_raise(prepare, "run.model")
+    loaded: Any = world.all_or_raise(prepare, "run.model")
+    model = loaded.model
     model.to(device)
     replica_check.check_loaded_model(world, model)
     forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
@@ -180,7 +183,7 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
-    for line in (note, padding_note, *store.warnings, summary):
+    for line in (note, *loaded.notes, padding_note, *store.warnings, summary):
         report.info(line)
     return Session(
         job=job,
@@ -195,6 +198,7 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         tokenizer=tokenizer,
         store=store,
         forward=forward,
+        new_weights=loaded.new_weights,
         plan=plan,
         train_step=step,
         total_steps=total,
@@ -229,24 +233,19 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
     return store
 
 
-def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Any:
+def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
     """Raises UserError if job, model, tokenizer and dataset do not fit together."""
-    model = adapter.build_model(job, tokenizer, store.label_names, precision)
-    limit, length, name = classifier.token_limit(model), job.data.max_length, job.model.name
+    loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
+    limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
     if length > limit:
         raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")
-    known = classifier.token_embedding(model).num_embeddings
-    if len(tokenizer) > known:
-        raise UserError(
-            f"model.name = {name!r}: its tokenizer has {len(tokenizer)} tokens, but its encoder "
-            f"has only {known} embeddings: they do not match"
-        )
+    classifier.check_vocabulary(loaded.model, tokenizer, f"model.name = {name!r}")
     fix = "set data.validation_fraction, e.g. 0.1"
     if "validation" not in store.splits and job.train.patience is not None:
         raise UserError(f"train.patience: there is no validation split to watch; {fix}")
     if not {"validation", "test"} & set(store.splits):
         raise UserError(f"data.source: neither a validation nor a test split; {fix}")
-    return model
+    return loaded
 
 
 def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Tensor | None:

@@ -131,6 +131,8 @@ def snapshot(step: TrainStep, state: TrainState) -> Checkpoint:
     tensors = {"weights": flat.split(flat.values), "optimizer": optimizer}
     scale = [step.scale.value, step.scale.good_steps]
     values = {"progress": state.to_dict(), "updates": step.updates, "scale": scale}
+    if flat.frozen_hash:
+        values["frozen"] = flat.frozen_hash
     return Checkpoint(state.step, tensors, values)
 
 
@@ -146,3 +148,8 @@ def check_checkpoint(held: Checkpoint, flat: FlatParameters) -> None:
         raise UserError(
             f"the checkpoint of step {held.step} {reason}; run.resume=never starts over"
         ) from None
+    if held.state.get("frozen") not in (None, flat.frozen_hash):  # None: of older versions
+        raise UserError(
+            f"the checkpoint of step {held.step} updates other frozen weights: those of model.name "
+            "have changed since; restore them, or run.resume=never starts over"
+        )

@@ -264,7 +264,7 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
         store.label_names,
         seed=7,
         quantization=adapter.nf4_config(["classifier", "pre_classifier"]),
-    )
+    ).model
     adapter.keep_4bit_weights(base)
     with torch.no_grad():
         loaded = PaddedForward(

@@ -34,6 +34,10 @@ def asked(folder: Path, *more: str) -> Job:
     return load_job(None, [f"model.name={folder}", "adapter.kind=lora", "adapter.rank=4", *more])
 
 
+def build(job: Job) -> Any:
+    return adapter.build_model(job, None, LABELS).model
+
+
 def small_batch(keys: bool = False):
     ids = [np.arange(5, 5 + n) for n in LENGTHS]
     made = dropout_keys(1, 2, np.arange(len(ids)), np.array(LENGTHS)) if keys else None
@@ -65,10 +69,8 @@ def test_packed_padded_merged_and_peft_compute_the_same(
     family: str, folder: Path, bits: int | None, tmp_path: Path
 ) -> None:
     job = asked(folder, *(["adapter.bits=4"] if bits else []))
-    model = randomized(adapter.build_model(job, None, LABELS))
-    padded = PaddedForward(
-        randomized(adapter.build_model(job, None, LABELS)), Tokenizer(family).pad_token_id
-    )
+    model = randomized(build(job))
+    padded = PaddedForward(randomized(build(job)), Tokenizer(family).pad_token_id)
     forward, remark = choose_forward(model, Tokenizer(family))
     assert isinstance(forward, PackedForward) and remark is None
     merged = PaddedForward(adapter.merge_adapter(model), Tokenizer(family).pad_token_id)
@@ -79,7 +81,7 @@ def test_packed_padded_merged_and_peft_compute_the_same(
         LABELS,
         seed=9,
         quantization=adapter.nf4_config(["classifier", "pre_classifier"]) if bits else None,
-    )
+    ).model
     adapter.keep_4bit_weights(base)
     loaded = PaddedForward(
         PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(),
@@ -95,7 +97,7 @@ def test_packed_padded_merged_and_peft_compute_the_same(
 def test_updates_and_head_are_trained_and_nothing_else(
     family: str, folder: Path, bits: int | None
 ) -> None:
-    model = adapter.build_model(asked(folder, *(["adapter.bits=4"] if bits else [])), None, LABELS)
+    model = build(asked(folder, *(["adapter.bits=4"] if bits else [])))
     named = {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(".lora_" in name or "classifier" in name for name in named)
     assert {name.rpartition(".")[0].rpartition(".")[0] for name in named if ".lora_A." in name}
@@ -110,7 +112,7 @@ def test_updates_and_head_are_trained_and_nothing_else(
 
 
 def test_the_head_is_never_in_four_bits(folder: Path) -> None:
-    model = adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS)
+    model = build(asked(folder, "adapter.bits=4"))
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     assert any(kind == "Linear4bit" for kind in kinds.values())
     assert not [
@@ -121,7 +123,7 @@ def test_the_head_is_never_in_four_bits(folder: Path) -> None:
 
 
 def test_an_evaluation_leaves_four_bit_weights_as_they_are(folder: Path) -> None:
-    model = randomized(adapter.build_model(asked(folder, "adapter.bits=4"), None, LABELS))
+    model = randomized(build(asked(folder, "adapter.bits=4")))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with torch.no_grad():
         PaddedForward(model, 0)(small_batch())
@@ -132,9 +134,7 @@ def test_dropout_in_front_of_updates_is_hashed_by_token_like_all_others(
     family: str, folder: Path
 ) -> None:
     """The same masks however the batch is cut."""
-    forward = PackedForward(
-        randomized(adapter.build_model(asked(folder, "adapter.dropout=0.5"), None, LABELS))
-    )
+    forward = PackedForward(randomized(build(asked(folder, "adapter.dropout=0.5"))))
     forward.model.train()
     whole = small_batch(keys=True)
     starts = np.cumsum((0, *LENGTHS))
@@ -154,8 +154,8 @@ def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Pa
     tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
     job = asked(tmp_path / "encoder", f'adapter.targets=["{targets}"]')
     packed, padded = (
-        PackedForward(randomized(adapter.build_model(job, None, LABELS))),
-        PaddedForward(randomized(adapter.build_model(job, None, LABELS)), 0),
+        PackedForward(randomized(build(job))),
+        PaddedForward(randomized(build(job)), 0),
     )
     gradients = []
     for forward in (packed, padded):
@@ -168,25 +168,63 @@ def test_any_part_of_attention_alone_may_have_updates(targets: str, tmp_path: Pa
     assert not torch.allclose(packed(small_batch(keys=True)), still, atol=1e-3)
 
 
-def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> None:
-    from transformers import ElectraConfig, ElectraForSequenceClassification
+SMALL: dict[str, Any] = {
+    "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+DEFAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # sizes, default targets
+    "xlm-roberta": (SMALL, {"query", "value"}),
+    "camembert": (SMALL, {"query", "value"}),
+    "electra": (SMALL | {"embedding_size": 16}, {"query", "value"}),
+    "deberta-v2": (SMALL | {"pooler_hidden_size": 32}, {"query_proj", "value_proj"}),
+    "deberta": (SMALL | {"pooler_hidden_size": 32}, {"in_proj"}),
+    "modernbert": (SMALL | {"pad_token_id": 0}, {"Wqkv"}),
+    "mpnet": (SMALL, {"q", "v"}),
+    "longformer": (SMALL | {"attention_window": [8]}, {"query", "value"}),
+    "funnel": ({"vocab_size": 100, "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 32,
+                "block_sizes": [1]}, {"q_head", "v_head"}),
+    "gpt2": ({"vocab_size": 100, "n_embd": 32, "n_layer": 1, "n_head": 2}, {"c_attn"}),
+    "qwen2": (SMALL | {"num_key_value_heads": 1, "pad_token_id": 0}, {"q_proj", "v_proj"}),
+}  # fmt: skip
 
-    config = ElectraConfig(
-        vocab_size=100,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=32,
-    )
-    ElectraForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(
-        UserError,
-        match=r"^adapter.targets: no default for electra encoders \(known: bert, .*\); set it",
-    ):
-        adapter.build_model(asked(tmp_path), None, LABELS)
-    model = adapter.build_model(asked(tmp_path, 'adapter.targets=["query", "key"]'), None, LABELS)
-    assert any(".key.lora_A" in name for name, _ in model.named_parameters())
+
+@pytest.mark.parametrize("architecture", DEFAULTS)
+def test_every_architecture_has_default_targets_that_train_and_merge(
+    architecture: str, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes, expected = DEFAULTS[architecture]
+    config = AutoConfig.for_model(architecture, **sizes)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    model = randomized(build(asked(tmp_path)))
+    updated = {name.split(".lora_A.")[0].split(".")[-1] for name, _ in model.named_parameters()
+               if ".lora_A." in name}  # fmt: skip
+    assert updated == expected
+    ids = torch.arange(5, 21)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        after = adapter.merge_adapter(model)(input_ids=ids).logits
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    assert before.abs().max() > 1e-3
+
+
+def test_an_architecture_without_known_targets_is_one_line(tmp_path: Path) -> None:
+    others()["xlnet"][0].save_pretrained(tmp_path)
+    problem = "adapter.targets: no default for xlnet encoders; set it to some of its linear layers"
+    with pytest.raises(UserError, match=f"^{problem}: it has layer_1, layer_2$"):
+        build(asked(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"), [("word_embeddings", "Embedding"), ("LayerNorm", "LayerNorm"),
+                         ("self", "BertSelfAttention"), ("dropout", "Dropout")]
+)  # fmt: skip
+def test_only_linear_layers_are_updated(target: str, kind: str, tmp_path: Path) -> None:
+    tiny_models.encoder("bert").save_pretrained(tmp_path)
+    problem = f"'{target}' is {kind} in this bert encoder; only linear layers are updated; it has"
+    with pytest.raises(UserError, match=f"^adapter.targets: {problem} dense, key, query, value$"):
+        adapter.check_adapter(asked(tmp_path, f'adapter.targets=["query", "{target}"]'))
 
 
 def others() -> dict[str, tuple[Any, list[str], list[str]]]:
@@ -222,9 +260,7 @@ def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
 ) -> None:
     model, targets, new = others()[name]
     model.save_pretrained(tmp_path / "base")
-    built = adapter.build_model(
-        asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"), None, LABELS
-    )
+    built = build(asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"))
     trained = {n for n, p in built.named_parameters() if p.requires_grad}
     assert {n.partition(".")[0] for n in trained if ".lora_" not in n} == set(new)
     with torch.no_grad():
@@ -251,7 +287,7 @@ def test_a_target_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Pa
         UserError,
         match=r"this distilbert encoder has no module 'query'; it has k_lin, lin1, .*q_lin",
     ):
-        adapter.build_model(asked(tmp_path, 'adapter.targets=["query"]'), None, LABELS)
+        build(asked(tmp_path, 'adapter.targets=["query"]'))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +306,7 @@ def test_a_missing_package_is_one_line_with_the_fix(
 
         monkeypatch.setattr(module, "import_module", load)
         with pytest.raises(UserError) as caught:
-            adapter.build_model(asked(tmp_path, "adapter.bits=4"), None, LABELS)
+            build(asked(tmp_path, "adapter.bits=4"))
         return caught.value.lines
 
     assert without(ModuleNotFoundError("no", name=package)) == (
@@ -286,9 +322,7 @@ def test_a_missing_package_is_one_line_with_the_fix(
 
 def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     tiny_models.encoder("bert").save_pretrained(tmp_path / "encoder")
-    adapter.save_adapter(
-        adapter.build_model(asked(tmp_path / "encoder"), None, LABELS), tmp_path / "adapter"
-    )
+    adapter.save_adapter(build(asked(tmp_path / "encoder")), tmp_path / "adapter")
     text = (tmp_path / "adapter" / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "encoder"' in text and str(tmp_path) not in text
 
@@ -296,7 +330,7 @@ def test_an_adapters_configuration_names_no_folder_of_this_machine(tmp_path: Pat
 def test_the_demo_model_cannot_be_kept_in_four_bits() -> None:
     problem = r"^adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'$"
     with pytest.raises(UserError, match=problem):
-        adapter.build_model(load_job(None, ["adapter.kind=lora", "adapter.bits=4"]), None, LABELS)
+        build(load_job(None, ["adapter.kind=lora", "adapter.bits=4"]))
 
 
 @pytest.mark.parametrize("bits", ["none", "4"])

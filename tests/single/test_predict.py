@@ -176,11 +176,10 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
                              f"model.name={encoder}",
         (str(finished / "plain"), "a", "--max-length", "9999"): "max_length = 9999: this model "
                                                                 "takes 3 to 258 tokens",
-        (str(tmp_path), "a"): f"{tmp_path}: neither a run nor a saved model (no config.json, "
-                              "no model/config.json)",
-        (str(adapter), "a"): f"{adapter}: an adapter only; its "
-                                                                "parent folder holds the "
-                                                                "complete model",
+        (str(tmp_path), "a"): f"{tmp_path}: neither a run nor a saved model (no config.json)",
+        (str(adapter), "a"): f"{adapter}: an adapter alone, without its model; did you mean "
+                             f"{adapter.parent}?",
+        (str(tmp_path / "x"), "a"): f"{tmp_path / 'x'}: no such run, and no such saved model",
     }  # fmt: skip
     for words, line in cases.items():
         with pytest.raises(UserError) as caught:

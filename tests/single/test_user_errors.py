@@ -173,8 +173,8 @@ REST: list[tuple[Harm, str]] = [
      "distsent never reads; "
      "docs/jobs.md shows how to convert them once"),
     (file("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
-     f"model.name = '{{folder}}/model': cannot be loaded (Error while deserializing header: "
-     f"invalid header length); {NO_MODEL}"),
+     "model.name = '{folder}/model': model.safetensors is damaged or cut short (9 bytes: invalid "
+     "header length); copy or download it again"),
 ]  # fmt: skip
 
 

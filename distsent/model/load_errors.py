@@ -1,0 +1,126 @@
+"""What is wrong with a model that cannot be loaded, in one line: found, and how to fix it."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from distsent.errors import UserError
+
+LFS_POINTER = b"version https://git-lfs"
+INDEX = "model.safetensors.index.json"
+# Weights in formats that distsent does not read, the likeliest first
+FOREIGN = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack", "*.gguf", "*.onnx", "*.ckpt",
+           "*.pt", "*.pth", "*.bin")  # fmt: skip
+CONVERT = "docs/jobs.md shows how to convert them once"
+
+
+def check_model_folder(name: str, key: str) -> None:
+    """Raise UserError if `name` is a local folder that does not hold a complete model."""
+    folder = Path(name)
+    if folder.is_dir() and (problem := folder_problem(folder)):
+        raise UserError(f"{key} = {name!r}: {problem}")
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Why a folder is no model in Hugging Face's layout with weights in safetensors."""
+    if pointer := _lfs_pointer(folder):
+        fix = "run git lfs pull in that folder"
+        return f"{pointer} is a git-lfs pointer, not the file itself; {fix}"
+    if not (folder / "config.json").is_file():
+        return _without_config(folder)
+    if (folder / "adapter_config.json").is_file():
+        return f"holds an adapter beside the model (adapter_config.json); {_merge(folder)}"
+    return _weights_problem(folder)
+
+
+def _lfs_pointer(folder: Path) -> str | None:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024:
+            with open(path, "rb") as file:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    return path.name
+    return None
+
+
+def _without_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        parent = (folder.parent / "config.json").is_file()
+        fix = f"did you mean {folder.parent}?" if parent else _merge(folder)
+        return f"an adapter alone, without its model; {fix}"
+    saved = [path for path in folder.glob("checkpoint-*") if (path / "config.json").is_file()]
+    if saved:
+        last = max(saved, key=lambda path: int("0" + re.sub(r"\D", "", path.name)))
+        return f"holds checkpoints of a training, not a model; did you mean {last}?"
+    inner = [path.parent for path in sorted(folder.glob("*/config.json"))]
+    hint = f"; did you mean {inner[0]}?" if inner else ""
+    return f"neither a run nor a saved model (no config.json){hint}"
+
+
+def _merge(folder: Path) -> str:
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        base = str(base["base_model_name_or_path"])[:80]
+    except (ValueError, KeyError, TypeError, OSError):
+        base = "its base model"
+    fix = "merge it with peft's merge_and_unload(), and save the result"
+    return f"it belongs to {base}: {fix}"
+
+
+def _weights_problem(folder: Path) -> str | None:
+    index = folder / INDEX
+    names = [path.name for path in folder.glob("*.safetensors")]
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return f"{INDEX} is damaged; copy or download it again"
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            found = f"{len(missing)} of {len(names)} files of its weights are missing"
+            return f"{found} ({missing[0]}); copy or download them again"
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            size = (folder / name).stat().st_size
+            reason = str(error).removeprefix("Error while deserializing header: ")
+            found = f"{name} is damaged or cut short ({size:,} bytes: {reason})"
+            return f"{found}; copy or download it again"
+    return None if names else _foreign_weights(folder)
+
+
+def _foreign_weights(folder: Path) -> str:
+    found = [path.name for pattern in FOREIGN for path in sorted(folder.glob(pattern))]
+    if not found:
+        return "no weights in it: there is no model.safetensors"
+    if found[0].endswith((".bin", ".pt", ".pth", ".ckpt")):
+        return f"its only weights are a pickle ({found[0]}), which distsent never reads; {CONVERT}"
+    return f"its only weights are in {found[0]}; save it with transformers as model.safetensors"
+
+
+@contextmanager
+def explain_load_errors(name: str, key: str) -> Iterator[None]:
+    """Convert the errors of loading from the hub or a folder into one line with the key."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises any kind for a file it does not expect
+        lines = str(error).strip().splitlines() or [""]
+        text = lines[0][:300] or type(error).__name__
+        if "use_safetensors" in str(error):  # on the hub
+            problem = (
+                "its only weights are a pickle (pytorch_model.bin), which distsent never reads"
+            )
+            fix = CONVERT
+        else:
+            if not isinstance(error, OSError | ValueError | SafetensorError):
+                text = f"{type(error).__name__}: {text}"
+            problem = f"cannot be loaded ({text})"
+            fix = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
+        raise UserError(f"{key} = {name!r}: {problem}; {fix}") from error
