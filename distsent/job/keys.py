@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-# An item of a list, in quotes or not, and the comma after it.
-ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?:,|$)""")
+# An item of a list or table: in quotes, perhaps after a name and =, or without quotes.
+ITEM = re.compile(r"""\s*((?:[^,"'=]+=\s*)?(?:"(?:[^"\\]|\\.)*"|'[^']*')|[^,]*?)\s*(?:,|$)""")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -32,11 +32,12 @@ def parse_text(argument: str) -> str:
     return value if isinstance(value, str) else argument
 
 
-def _items(argument: str) -> list[str] | None:
-    """The items of a list as written, perhaps without their quotes; None if it is no such list."""
-    if not argument.startswith("[") or not argument.endswith("]") or "[" in argument[1:]:
+def _items(argument: str, brackets: str = "[]") -> list[str] | None:
+    """The items of a list or table as written, perhaps without quotes; None if it is not one."""
+    inner = argument[1:-1]
+    if argument[:1] + argument[-1:] != brackets or "[" in inner or "{" in inner:
         return None
-    return [item for item in ITEM.findall(argument[1:-1]) if item]
+    return [item for item in ITEM.findall(inner) if item]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def character(*words: str, most: int = 1) -> ValueType:
         return x in words or (1 <= len(mark) <= most and not UNPRINTABLE.search(mark.strip("\t")))
 
     allowed = "a character" if most == 1 else f"1 to {most} characters"
-    return ValueType(" or ".join([*map(to_toml_value, words), allowed]), accepts, _unescape)
+    return ValueType(
+        " or ".join([*map(to_toml_value, words), allowed]), accepts, _unescape, parse_text
+    )
 
 
 def _unescape(mark: str) -> str:
@@ -148,7 +151,7 @@ def encoding(*words: str) -> ValueType:
         except (LookupError, ValueError):
             return False
 
-    return ValueType(f"{words[0]} or an encoding of Python", accepts)
+    return ValueType(f"{words[0]} or an encoding of Python", accepts, parse=parse_text)
 
 
 def table_of(item: ValueType, allowed: str) -> ValueType:
@@ -158,7 +161,14 @@ def table_of(item: ValueType, allowed: str) -> ValueType:
         fits = isinstance(x, dict) and len(x) >= 2 and all(map(item.accepts, x.values()))
         return fits and len(set(map(item.convert, x.values()))) == len(x)
 
-    return ValueType(allowed, accepts, lambda x: {k: item.convert(v) for k, v in x.items()})
+    def parse(argument: str) -> Any:
+        value = parse_value(argument)
+        if (isinstance(value, dict) and accepts(value)) or not (items := _items(argument, "{}")):
+            return value
+        pairs = [list(map(str.strip, each.partition("="))) for each in items]
+        return {parse_text(name): item.parse(text) for name, _, text in pairs}
+
+    return ValueType(allowed, accepts, lambda x: {k: item.convert(v) for k, v in x.items()}, parse)
 
 
 def list_of(
@@ -178,15 +188,19 @@ def list_of(
 
 
 def either(first: ValueType, second: ValueType) -> ValueType:
-    """A value of one of two types; the first one that accepts it counts."""
+    """A value of one of two types. What is written as a list or table is never read as text."""
+
+    def accepts(x: Any) -> bool:
+        return first.accepts(x) or second.accepts(x)
 
     def parse(argument: str) -> Any:
-        value = first.parse(argument)
-        return value if first.accepts(value) else second.parse(argument)
+        values = [first.parse(argument), second.parse(argument)]
+        values = [x for x in values if isinstance(x, list | dict)] or values
+        return next(filter(accepts, values), values[0])
 
     return ValueType(
         f"{first.allowed}, or {second.allowed}",
-        lambda x: first.accepts(x) or second.accepts(x),
+        accepts,
         lambda x: (first if first.accepts(x) else second).convert(x),
         parse,
     )
