@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from distsent.batching.balance import assign_to_ranks, cost, micro_batches
-from distsent.batching.dropout_keys import dropout_keys
+from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.flops import FlopCounter
 from distsent.batching.packing import PackedBatch, pack
 from distsent.batching.sampler import BatchSampler
@@ -57,7 +57,7 @@ class BatchPlan:
     size: int
     token_budget: int
     device: torch.device
-    pad_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
+    added_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
     _block: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False)
 
     def batch(self, step: int) -> Batch:
@@ -87,7 +87,7 @@ class BatchPlan:
 
     def _token_ids(self, rows: np.ndarray) -> np.ndarray:
         """Token ids of `rows`, sorted, each once. Sorting half a million tokens takes 40 ms."""
-        ids = np.concatenate([self.pad_ids, *(self.tokens[row] for row in rows)]).astype(np.int64)
+        ids = np.concatenate([self.added_ids, *(self.tokens[row] for row in rows)]).astype(np.int64)
         marks = np.zeros(ids.max() + 1, dtype=bool)
         marks[ids] = True
         return np.flatnonzero(marks)
@@ -95,12 +95,17 @@ class BatchPlan:
     def _pack(self, step: int, rows: np.ndarray) -> PackedBatch:
         lengths = self.tokens.lengths(rows)
         keys_T = dropout_keys(self.sampler.seed, step, rows, lengths)
-        return collate(self.tokens, rows, keys_T, self.device)
+        return collate(self.tokens, rows, keys_T, self.device, step_key(self.sampler.seed, step))
 
 
 def collate(
-    tokens: Tokens, rows: np.ndarray, keys_T: torch.Tensor | None, device: torch.device
+    tokens: Tokens,
+    rows: np.ndarray,
+    keys_T: torch.Tensor | None,
+    device: torch.device,
+    step_key: torch.Tensor | None = None,
 ) -> PackedBatch:
-    """Pack rows of a token store. `keys_T`: the dropout keys, None in an evaluation."""
+    """Pack rows of a token store. `keys_T`, `step_key`: for dropout, None in an evaluation."""
     types = None if tokens.types is None else [tokens.types[tokens.span(row)] for row in rows]
-    return pack([tokens[row] for row in rows], tokens.labels[rows], types, keys_T, device)
+    ids = [tokens[row] for row in rows]
+    return pack(ids, tokens.labels[rows], types, keys_T, device, step_key)

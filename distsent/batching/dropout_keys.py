@@ -1,4 +1,4 @@
-"""One dropout key per token: a hash of seed, step, example and position."""
+"""Dropout keys: per token, a hash of seed, step, example and position; and one per step."""
 
 import numpy as np
 import torch
@@ -8,8 +8,16 @@ from distsent.batching.hashing import mix, word
 
 def dropout_keys(seed: int, step: int, rows: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     """int64 [T] keys for the concatenated tokens of dataset rows `rows` with these lengths."""
-    step_key = mix(mix(word(seed)) ^ word(step + 1))
-    row_keys = mix(step_key ^ mix(rows.astype(np.uint64) + np.uint64(1)))
+    row_keys = mix(_step_key(seed, step) ^ mix(rows.astype(np.uint64) + np.uint64(1)))
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths).astype(np.uint64)
     positions = np.arange(int(lengths.sum()), dtype=np.uint64) - starts
     return torch.from_numpy(mix(np.repeat(row_keys, lengths) ^ mix(positions)).view(np.int64))
+
+
+def step_key(seed: int, step: int) -> torch.Tensor:
+    """int64 [1]: the key of dropout on what all examples share, such as position embeddings."""
+    return torch.from_numpy(_step_key(seed, step).view(np.int64))
+
+
+def _step_key(seed: int, step: int) -> np.ndarray:
+    return mix(mix(word(seed)) ^ word(step + 1))

@@ -62,6 +62,7 @@ class PackedBatch:
     lengths: tuple[int, ...]
     groups: tuple[LengthGroup, ...]
     keys_T: torch.Tensor | None
+    step_key: torch.Tensor | None  # [1], for dropout of what all examples share
     _layouts: dict[tuple[int, bool], HeadLayout] = field(default_factory=dict, compare=False)
 
     @property
@@ -91,6 +92,7 @@ def pack(
     types: Sequence[np.ndarray] | None = None,
     keys_T: torch.Tensor | None = None,
     device: Device = "cpu",
+    step_key: torch.Tensor | None = None,
     round_shapes: bool | None = None,
 ) -> PackedBatch:
     """Concatenate examples in the given order, which groups best when sorted by length.
@@ -121,6 +123,7 @@ def pack(
         lengths=tuple(lengths.tolist()),
         groups=tuple(_length_groups(lengths, device, round_shapes)),
         keys_T=keys_T,
+        step_key=None if step_key is None else step_key.to(device),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import bidirectional_mask_function
 
 from distsent.batching.packing import HeadLayout, LengthGroup, PackedBatch
 from distsent.model import dropout as masks
@@ -27,7 +28,13 @@ Dropout = tuple[Tensor, int, float]  # keys_T, site, rate
 def register_attention() -> None:
     """Register with transformers, without an attention mask: the packed batch replaces it."""
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+    AttentionMaskInterface.register(NAME, no_mask)
+
+
+def no_mask(*, mask_function: Any, **_: Any) -> None:
+    """Raises ValueError for causal attention, windows and other masks inside an example."""
+    if mask_function is not bidirectional_mask_function:
+        raise ValueError("packed attention is to all tokens of an example")
 
 
 def packed_attention(
@@ -40,9 +47,18 @@ def packed_attention(
     dropout_context: DropoutContext,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    position_ids: Tensor | None = None,
+    use_cache: bool = False,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: output [1, T, H, D], no attention weights."""
+    """transformers' attention interface: output [1, T, H, D], no attention weights.
+
+    Raises ValueError for kinds of attention that it does not compute.
+    """
+    causal = getattr(module, "is_causal", False) and others.get("is_causal") is not False
+    unknown = [name for name, value in others.items() if value is not None and value is not False]
+    if causal or unknown:
+        raise ValueError(f"packed attention has no {', '.join(unknown) or 'causal mask'}")
     qkv = tuple(x[0].transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rate = dropout if module.training else 0.0

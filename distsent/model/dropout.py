@@ -15,6 +15,7 @@ from torch import nn
 from distsent.batching.hashing import mix, word
 
 _M1, _M2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64's multipliers as signed words
+AXES = 1 << 32  # seeds of the axes of a padded tensor; the seeds of dropouts are small numbers
 LANES = 4  # 16-bit lanes in a 64-bit word: the rate is exact to 1 / 65536
 
 
@@ -22,6 +23,11 @@ LANES = 4  # 16-bit lanes in a 64-bit word: the rate is exact to 1 / 65536
 def _hash_range(seed: int, count: int, device: torch.device) -> torch.Tensor:
     keys = mix(np.arange(count, dtype=np.uint64) + mix(word(seed)))
     return torch.from_numpy(keys.view(np.int64)).to(device)
+
+
+def keys_per_index(keys: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """One key per given key and index along a further axis: int64 [*keys.shape, size]."""
+    return keys.unsqueeze(-1) ^ _hash_range(AXES + axis, -(-size // 64) * 64, keys.device)[:size]
 
 
 def keys_per_head(keys_T: torch.Tensor, H: int) -> torch.Tensor:

@@ -1,20 +1,24 @@
 """PackedBatch -> logits [n, C]: packed, or padded for encoders that cannot run packed."""
 
-import copy
-from contextlib import AbstractContextManager
-from inspect import signature
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distsent.batching.packing import PackedBatch, pack
-from distsent.model import attention
-from distsent.model.classifier import position_offset
+from distsent.batching.packing import PackedBatch
+from distsent.errors import UserError
+from distsent.model import attention, batching_check
+from distsent.model.classifier import position_offset, token_limit
 from distsent.model.cls_only_layer import cls_only_last_layer
 from distsent.model.dropout import DropoutContext, TokenDropout
+from distsent.model.padded_dropout import HashedDropout, example_axes
+
+# Ways in which examples share a call of the encoder, fastest first. One at a time is always exact.
+PACKED, PADDED, EQUAL, SINGLE = "packed", "padded", "equal lengths", "one at a time"
+SLOWLY = {EQUAL: "examples of equal length together", SINGLE: "one example at a time"}
 
 
 class PackedForward:
@@ -56,31 +60,63 @@ class PackedForward:
 
 
 class PaddedForward:
-    """Runs a classifier on packed batches by padding them to their longest example.
+    """Runs a classifier on packed batches by padding them on the right.
 
-    `side` is the tokenizer's padding side, because some heads read the last token.
+    `scoring` and `training` say which examples share a call: see `choose_ways`.
     """
 
-    def __init__(self, model: PreTrainedModel, pad: int, side: str = "right") -> None:
-        self.model, self.pad, self.side = model, pad, side
-        takes_positions = "position_ids" in signature(model.forward).parameters
-        # Padding on the left would shift an example's positions.
-        self._pass_positions = side == "left" and takes_positions and position_offset(model) == 0
+    def __init__(
+        self, model: PreTrainedModel, pad: int, scoring: str = PADDED, training: str = PADDED
+    ) -> None:
+        self.model, self.pad, self._scoring, self._training = model, pad, scoring, training
+        self._axes: tuple[int | None, ...] | None = None  # of the dropouts, when first needed
+        # Their embeddings have gradients although texts do not hold them.
+        self.added_ids = (pad, *batching_check.special_token_ids(model.config))
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
-        def rows(x_T: torch.Tensor, pad: int) -> torch.Tensor:
-            examples = x_T[: batch.tokens].split(batch.lengths)
-            return nn.utils.rnn.pad_sequence(examples, True, pad, self.side)
+        way = self._scoring if batch.keys_T is None else self._training
+        logits = []
+        for a, b in _calls(batch.lengths, way):
+            with self._dropout(batch, a, b, way):
+                logits.append(self.model(**self._inputs(batch, a, b)).logits)
+        return torch.cat(logits)
 
-        inputs = {} if batch.types_T is None else {"token_type_ids": rows(batch.types_T, 0)}
+    def _inputs(self, batch: PackedBatch, a: int, b: int) -> dict[str, torch.Tensor]:
+        """Examples a to b, padded to the longest of them: [b - a, T]."""
+
+        def rows(x_T: torch.Tensor, value: int) -> torch.Tensor:
+            examples = x_T[: batch.tokens].split(batch.lengths)[a:b]
+            return nn.utils.rnn.pad_sequence(examples, True, value)
+
         mask = rows(torch.ones_like(batch.ids_T), 0)
-        if self._pass_positions:
-            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        if batch.keys_T is not None:
-            # Dropout by torch's generator: seeded by the micro-batch, it has no state to save.
-            torch.manual_seed(int(batch.keys_T[0]))
-        ids = rows(batch.ids_T, self.pad)
-        return self.model(input_ids=ids, attention_mask=mask, **inputs).logits
+        inputs = {"input_ids": rows(batch.ids_T, self.pad), "attention_mask": mask}
+        if batch.types_T is not None:
+            inputs["token_type_ids"] = rows(batch.types_T, 0)
+        return inputs
+
+    def _dropout(
+        self, batch: PackedBatch, a: int, b: int, way: str
+    ) -> AbstractContextManager[object]:
+        if batch.keys_T is None:
+            return nullcontext()
+        assert batch.step_key is not None, "a packed batch for training has a step key"
+        keys_n = batch.keys_T[batch.cls_index_n[a:b]]
+        # Randomness other than dropout, by torch's generator, has no state to save either.
+        torch.manual_seed(int(keys_n[0]))
+        if way != SINGLE and self._axes is None:
+            self._axes = example_axes(self.model, self._inputs(batch, a, a + 1))
+        return HashedDropout(keys_n, batch.step_key, None if way == SINGLE else self._axes)
+
+
+def _calls(lengths: Sequence[int], way: str) -> list[tuple[int, int]]:
+    """Ranges [a, b) of the examples that share a call."""
+    n = len(lengths)
+    differ = {
+        PADDED: lambda i: False, EQUAL: lambda i: lengths[i] != lengths[i - 1],
+        SINGLE: lambda i: True,
+    }[way]  # fmt: skip
+    starts = [i for i in range(n) if i == 0 or differ(i)]
+    return list(zip(starts, [*starts[1:], n], strict=True))
 
 
 Forward = PackedForward | PaddedForward
@@ -89,12 +125,57 @@ Forward = PackedForward | PaddedForward
 def choose_forward(
     model: PreTrainedModel, tokenizer: Any, packed: str = "auto"
 ) -> tuple[Forward, str | None]:
-    """The forward for `packed` = "auto", "always" or "never", and a log line if "auto" pads."""
-    if packed == "always" or (packed == "auto" and can_pack(model)):
+    """The forward for `packed` = "auto", "always" or "never", to score alone, and a log line."""
+    return build_forward(model, tokenizer, packed, choose_ways(model, packed, training=False))
+
+
+def choose_ways(model: PreTrainedModel, packed: str, training: bool) -> tuple[str, str]:
+    """How examples share the encoder: (in scoring, in training), the first way that is exact.
+
+    Without `training` the second is not measured. Raises UserError if `packed` = "always" fails.
+    """
+    longest = token_limit(model)
+
+    def exact(build: Callable[[PreTrainedModel], Forward], train: bool) -> bool:
+        return batching_check.equals_alone(model, build, train, longest)
+
+    if packed != "never":
+        if exact(PackedForward, False) and (not training or exact(PackedForward, True)):
+            return PACKED, PACKED
+        if packed == "always":
+            raise UserError(
+                f"model.packed = 'always': {type(model).__name__} computes other scores in packed "
+                'batches than alone; set model.packed to "auto" or "never"'
+            )
+    scoring = next((way for way in (PADDED, EQUAL) if exact(_padded(way), False)), SINGLE)
+    if not training or scoring == SINGLE:
+        return scoring, SINGLE
+    ways = (PADDED, EQUAL) if scoring == PADDED else (EQUAL,)
+    return scoring, next((way for way in ways if exact(_padded(way), True)), SINGLE)
+
+
+def _padded(way: str) -> Callable[[PreTrainedModel], Forward]:
+    return lambda small: PaddedForward(small, small.config.pad_token_id or 0, way, way)
+
+
+def build_forward(
+    model: PreTrainedModel, tokenizer: Any, packed: str, ways: Sequence[str]
+) -> tuple[Forward, str | None]:
+    """The forward that runs examples in these ways, and a log line if nobody asked for it."""
+    scoring, training = ways
+    if scoring == PACKED:
         return PackedForward(model), None
-    note = f"{type(model).__name__} cannot run packed: its batches are padded"
-    padded = PaddedForward(model, tokenizer.pad_token_id or 0, tokenizer.padding_side)
-    return padded, note if packed == "auto" else None
+    forward = PaddedForward(model, tokenizer.pad_token_id or 0, scoring, training)
+    name = type(model).__name__
+    if scoring == PADDED == training:
+        note = f"{name} cannot run packed: its batches are padded"
+        return forward, note if packed == "auto" else None
+    reason = (
+        "padding would change its scores"
+        if scoring != PADDED
+        else ("its dropout masks would depend on the batch")
+    )
+    return forward, f"{name} runs {SLOWLY[training]} in training: {reason}"
 
 
 def encoder_stack(model: PreTrainedModel) -> nn.Module:
@@ -104,25 +185,6 @@ def encoder_stack(model: PreTrainedModel) -> nn.Module:
         if isinstance(getattr(base, name, None), nn.Module):
             return getattr(base, name)
     raise ValueError(f"{type(base).__name__} has neither `encoder` nor `transformer`")
-
-
-def can_pack(model: PreTrainedModel) -> bool:
-    """Whether packed equals padded, on a small random copy of the architecture."""
-    config = copy.deepcopy(model.config)
-    small = {"num_hidden_layers": 2, "n_layers": 2, "num_hidden_groups": 1, "vocab_size": 64}
-    for key, value in small.items():
-        if hasattr(config, key):
-            setattr(config, key, value)
-    batch = pack([np.arange(5, 5 + n) for n in (4, 7, 9)], np.zeros(3))
-    try:
-        # `devices=[]`: otherwise it would initialize every GPU of the machine.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            # float64 separates rounding from a real difference.
-            copied = type(model)._from_config(config).double().eval()
-            padded = PaddedForward(copied, pad=config.pad_token_id or 0)(batch)
-            return bool(torch.allclose(PackedForward(copied)(batch), padded, atol=1e-10))
-    except Exception:
-        return False
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
-from distsent.model.forward import Forward, PaddedForward, choose_forward
+from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
@@ -163,15 +163,16 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     model = loaded.model
     model.to(device)
     replica_check.check_loaded_model(world, model)
-    forward, padding_note = choose_forward(model, tokenizer, job.model.packed)
+    ways = world.on_main(lambda: choose_ways(model, job.model.packed, training=True), "run.ways")
+    forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
 
     tokens, batch_size = store.splits["train"], job.train.batch_size
     sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
     total = sampler.total_steps(job.train.epochs, job.train.max_steps)
     flops = count_flops(model.config, frozen=job.adapter.kind != "none")
-    pad_ids = (forward.pad,) if isinstance(forward, PaddedForward) else ()
+    added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
     rank, size, budget = world.rank, world.size, job.train.token_budget
-    plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, pad_ids)
+    plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)
     flat = FlatParameters(model, classifier.token_embedding(model))
     reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
     loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))

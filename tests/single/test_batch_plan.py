@@ -23,7 +23,7 @@ def test_a_batch_does_not_depend_on_its_block(
     monkeypatch.setattr(plans, "BLOCK", block)
     tokens, sampler = tiny_models.tokens(rows), BatchSampler(rows, 8, seed=3)
     for rank in range(3):
-        plan = BatchPlan(tokens, sampler, FLOPS, rank, 3, 60, torch.device("cpu"), pad_ids=(99,))
+        plan = BatchPlan(tokens, sampler, FLOPS, rank, 3, 60, torch.device("cpu"), added_ids=(99,))
         for step in (0, 1, 2, 7, 8, 3, 14, 13, 11, 12):  # a run may resume anywhere
             batch, chosen = plan.batch(step), sampler.batch(step)
             owner = assign_to_ranks(

@@ -1,17 +1,20 @@
 """Packed and padded compute the same, and examples in a packed batch do not interact."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import PackedBatch, pack
+from distsent.errors import UserError
 from distsent.model import dropout
 from distsent.model.attention import attend
-from distsent.model.forward import PackedForward, PaddedForward, can_pack
-from tests import tiny_models
+from distsent.model.forward import PACKED, PADDED, PackedForward, PaddedForward, choose_ways
+from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
 
@@ -202,16 +205,116 @@ def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() 
     assert kept.double().mean(1).std() < 1.3 * np.sqrt(0.09 / 384)
 
 
-def test_an_encoder_that_cannot_run_packed_is_recognized() -> None:
-    from transformers import AutoModelForSequenceClassification, DebertaV2Config
+def ways(model: transformers.PreTrainedModel, training: bool = True) -> tuple[str, str]:
+    return choose_ways(model, "auto", training)
 
-    config = DebertaV2Config(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        num_labels=2,
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_encoders_that_can_run_packed_do(family: str) -> None:
+    assert ways(tiny_models.encoder(family, dropout=0.1)) == (PACKED, PACKED)
+
+
+def shift(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden + 1e-3 * hidden.roll(1, 1)
+
+
+def own_positions(module: torch.nn.Module, args: object, kwargs: dict[str, object]) -> object:
+    return args, {**kwargs, "position_ids": None}
+
+
+def further_positions(module: torch.nn.Module, args: object, kwargs: dict[str, object]) -> object:
+    positions = kwargs.get("position_ids")
+    return args, {**kwargs, "position_ids": None if positions is None else positions + 1}
+
+
+def with_kind(**kind: object) -> Callable[[torch.nn.Module], object]:
+    """Attention that the model passes on as arguments, for the implementation to compute."""
+
+    def add(module: torch.nn.Module, args: object, kwargs: dict[str, object]) -> object:
+        return args, {**kwargs, **kind}
+
+    def change(bert: torch.nn.Module) -> None:
+        for layer in bert.encoder.layer:
+            layer.attention.self.register_forward_pre_hook(add, with_kwargs=True)
+
+    return change
+
+
+def causal(bert: torch.nn.Module) -> None:
+    for layer in bert.encoder.layer:
+        layer.attention.self.is_causal = True
+
+
+def after_embeddings(f: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[object], object]:
+    return lambda bert: bert.embeddings.register_forward_hook(lambda m, a, out: f(out))
+
+
+def in_last_layer(f: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[object], object]:
+    """Where the packed forward does not call the layer, but a part of its own."""
+    return lambda bert: bert.encoder.layer[-1].attention.self.value.register_forward_hook(
+        lambda m, a, out: f(out)
     )
-    assert not can_pack(AutoModelForSequenceClassification.from_config(config))
-    assert can_pack(tiny_models.encoder("bert"))
+
+
+def before_embeddings(hook: Callable[..., object]) -> Callable[[object], object]:
+    return lambda bert: bert.embeddings.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+WRONG = {
+    "token shift, as in ConvBERT": after_embeddings(shift),
+    "token shift in the last layer": in_last_layer(shift),
+    "mixing along the row, as in FNet": after_embeddings(
+        lambda x: x + 1e-3 * x.mean(1, keepdim=True)
+    ),
+    "positions of its own": before_embeddings(own_positions),
+    "positions after its padding index, as in RoBERTa": before_embeddings(further_positions),
+    "relative positions, as in MPNet and T5": with_kind(position_bias=torch.zeros(1)),
+    "a window, as in ModernBERT": with_kind(sliding_window=4),
+    "soft-capped scores, as in Gemma": with_kind(softcap=5.0),
+    "causal, as in GPT-2": causal,
+}
+
+
+def wrong_encoder(
+    change: Callable[[object], object], dropout: float = 0.0
+) -> transformers.PreTrainedModel:
+    """A BERT that is changed wherever it is built, with fresh weights as before training."""
+
+    class Changed(transformers.BertForSequenceClassification):
+        def __init__(self, config: transformers.BertConfig) -> None:
+            super().__init__(config)
+            change(self.bert)
+
+    return Changed(tiny_models.encoder("bert", dropout=dropout).config).eval()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_encoder_that_is_not_equal_in_packed_batches_is_always_refused(name: str) -> None:
+    """At any state of torch's generator, which stays as it is."""
+    model = wrong_encoder(WRONG[name])
+    for seed in range(3):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        assert ways(model, training=False)[0] != PACKED
+        assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(UserError, match=r"model.packed = 'always': Changed computes other scores"):
+        choose_ways(model, "always", training=False)
+
+
+def test_dropout_that_is_not_hashed_by_token_does_not_run_packed() -> None:
+    """Its masks are those of the whole row, so they would depend on the other examples."""
+
+    def dropped(bert: torch.nn.Module) -> object:
+        functional = torch.nn.functional.dropout
+        return bert.embeddings.register_forward_hook(lambda m, a, x: functional(x, 0.1, m.training))
+
+    assert ways(wrong_encoder(dropped, dropout=0.1)) == (PADDED, PADDED)
+    assert ways(wrong_encoder(dropped, dropout=0.1), training=False)[0] == PACKED
+
+
+@pytest.mark.parametrize("name", ["mpnet", "deberta", "deberta-v2"])
+def test_encoders_with_relative_positions_are_padded(name: str) -> None:
+    model = architectures.model(name)
+    assert ways(model) == (PADDED, PADDED)
+    with pytest.raises(UserError, match=r"model.packed = 'always'"):
+        choose_ways(model, "always", training=True)

@@ -17,7 +17,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
 from distsent.job.schema import OptimSection, TrainSection
 from distsent.model.classifier import token_embedding
-from distsent.model.forward import Forward, PackedForward, PaddedForward
+from distsent.model.forward import Forward, PackedForward, PaddedForward, choose_ways
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
@@ -199,23 +199,20 @@ def gpt2() -> transformers.PreTrainedModel:
 
 
 @pytest.mark.parametrize("make", [xlnet, gpt2])
-def test_padding_on_the_left_changes_no_example(
-    make: Callable[[], transformers.PreTrainedModel],
-) -> None:
+def test_padding_changes_no_example(make: Callable[[], transformers.PreTrainedModel]) -> None:
     """Neither through a head that reads the last position, nor through position ids."""
-    lengths, model = (3, 9, 20), make()
-    ids, forward = (
-        [np.arange(10, 10 + n) for n in lengths],
-        PaddedForward(model, model.config.pad_token_id, "left"),
-    )
+    lengths, model = (3, 9, 9, 20), make()
+    pad = model.config.pad_token_id
+    ids = [np.arange(10, 10 + n) for n in lengths]
+    forward = PaddedForward(model, pad, *choose_ways(model, "auto", training=True))
     with torch.no_grad():
         apart = [forward(pack([x], np.zeros(1))) for x in ids]
-        assert torch.allclose(forward(pack(ids, np.zeros(3))), torch.cat(apart), atol=1e-6)
+        assert torch.allclose(forward(pack(ids, np.zeros(4))), torch.cat(apart), atol=1e-6)
 
 
 def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
     model, tokens = xlnet(), tiny_models.tokens(20)
-    forward, flat = PaddedForward(model, 5, "right"), FlatParameters(model, token_embedding(model))
+    forward, flat = PaddedForward(model, 5), FlatParameters(model, token_embedding(model))
     plan = BatchPlan(
         tokens,
         BatchSampler(20, 4, seed=5),
@@ -224,7 +221,7 @@ def test_embedding_rows_that_only_padding_touches_are_reduced_too() -> None:
         1,
         10**6,
         torch.device("cpu"),
-        pad_ids=(forward.pad,),
+        added_ids=forward.added_ids,
     )
     train_step = step_of(forward, flat, OptimSection(), 9)
     batch = plan.batch(0)

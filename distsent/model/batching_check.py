@@ -1,0 +1,121 @@
+"""How the examples of a batch may share the encoder: as long as each gets what it gets alone.
+
+The scores, and in training the dropout masks, are measured on a small copy of the architecture.
+The copy has large random weights, so that neither a fresh head nor a zero bias hides a difference,
+and float64, in which rounding is far smaller than any difference. Nothing is random here.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from distsent.batching.dropout_keys import dropout_keys, step_key
+from distsent.batching.packing import PackedBatch, pack
+
+# Equal lengths, a multiple of the number of examples, and one beyond the usual attention windows.
+LENGTHS = (3, 3, 7, 9, 9, 9, 14, 100)
+SUBSETS = ((0, 1, 2, 3, 4, 5, 6, 7), (2, 6), (3, 4, 5), (0, 1, 3, 5, 7))
+# Of the largest logit. Rounding reaches 1e-13 (1e-7 in a few architectures that compute their
+# normalization in float32); the smallest of the differences in tests/single/test_forward.py is 1e-3.
+TOLERANCE = 1e-6
+SMALL = {
+    "num_hidden_layers": 2, "num_hidden_groups": 1, "num_layers": 2, "decoder_layers": 2,
+    "num_decoder_layers": 2, "vocab_size": 64, "entity_vocab_size": 64,
+}  # fmt: skip
+
+Run = Callable[[PackedBatch], torch.Tensor]
+
+
+def equals_alone(
+    model: PreTrainedModel, build: Callable[[PreTrainedModel], Run], training: bool, longest: int
+) -> bool:
+    """Whether `build(model)` gives an example the same in any batch, and what the model itself does.
+
+    `training`: compare with dropout, at the model's rates. `longest`: tokens that the model takes.
+    """
+    # `devices=[]`: otherwise it would initialize every GPU of the machine.
+    grad = torch.set_grad_enabled(training)  # packed attention has dropout for gradients only
+    with suppress(Exception), grad, torch.random.fork_rng(devices=[]):
+        small = small_copy(model).train(training)
+        ids = _examples(small.config, longest)
+        inputs = [torch.from_numpy(x)[None] for x in ids]
+        if not training:
+            alone = [small(input_ids=x, attention_mask=torch.ones_like(x)).logits for x in inputs]
+        run = build(small)
+        if training:
+            alone = [run(_batch(ids, [i], training)) for i in range(len(ids))]
+        return all(
+            _equal(run(_batch(ids, rows, training)), torch.cat([alone[i] for i in rows]))
+            for rows in SUBSETS
+        )
+    return False
+
+
+def small_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The architecture with two layers and few token ids where it can be had, in float64."""
+    try:
+        return _random_copy(model, _shrunk(model.config))
+    except Exception:  # a configuration may hold numbers that depend on those made small
+        return _random_copy(model, copy.deepcopy(model.config))
+
+
+def _shrunk(config: Any) -> Any:
+    config, layers = copy.deepcopy(config), config.num_hidden_layers
+    for key, value in SMALL.items():
+        if hasattr(config, key):
+            with suppress(NotImplementedError):
+                setattr(config, key, value)
+    for key, value in list(vars(config).items()):
+        if key.endswith("_token_id") and isinstance(value, int):
+            setattr(config, key, value % SMALL["vocab_size"])
+        elif isinstance(value, list) and len(value) == layers:
+            setattr(config, key, value[: config.num_hidden_layers])
+    return config
+
+
+@torch.no_grad()
+def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
+    """Matrices keep the size of their input, so that attention and normalization are sensitive."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    small = type(model)._from_config(config, attn_implementation=None).double()
+    generator = torch.Generator().manual_seed(0)
+    for p in small.parameters():
+        noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        p.copy_(p + 0.3 * noise if p.dim() < 2 else noise / p[0].numel() ** 0.5)
+    return small
+
+
+def _examples(config: Any, longest: int) -> list[np.ndarray]:
+    """Token ids without special ones, but with the end that some heads look for."""
+    rng, special = np.random.default_rng(0), set(special_token_ids(config))
+    ids = [i for i in range(config.vocab_size) if i not in special]
+    # Some architectures have fewer positions than they say: LUKE and MPNet start at their second.
+    out = [rng.choice(ids, min(n, max(longest - 8, 8))) for n in LENGTHS]
+    end = getattr(config, "eos_token_id", None)
+    for x in out if isinstance(end, int) and end < config.vocab_size else ():
+        x[-1] = end
+    return out
+
+
+def special_token_ids(config: Any) -> tuple[int, ...]:
+    """Token ids that a model may add to those of a text."""
+    named = (getattr(config, key, None) for key in vars(config) if key.endswith("_token_id"))
+    return tuple(sorted({i for i in named if isinstance(i, int) and 0 <= i < config.vocab_size}))
+
+
+def _batch(ids: Sequence[np.ndarray], rows: Sequence[int], training: bool) -> PackedBatch:
+    picked = [ids[i] for i in rows]
+    lengths = np.array([len(x) for x in picked])
+    keys_T = dropout_keys(0, 0, np.array(rows), lengths) if training else None
+    return pack(picked, np.zeros(len(rows)), keys_T=keys_T, step_key=step_key(0, 0))
+
+
+def _equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    largest = expected.abs().max()
+    return bool(largest > 0 and (found - expected).abs().max() <= TOLERANCE * largest)
