@@ -1,27 +1,41 @@
 """Checks of a dataset before training: each mistake is one line with file and row."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
+from distsent.data.column_choice import Column, column_errors
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.rows import Columns, Rows, take_values
 from distsent.errors import UserError
-from distsent.formats.records import column_errors, decode_error
+from distsent.formats.records import decode_error
 
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
 
 
-def check_columns(files: Sequence[tuple[str, list[str]]], columns: Columns) -> None:
-    """Raises UserError with a line for each column that one of `files` (name, columns) lacks."""
+def find_column_errors(
+    files: Sequence[tuple[str, list[str]]],
+    columns: Columns,
+    sample: Callable[[], Iterable[tuple[str, list[Column]]]],
+) -> tuple[list[str], dict[str, Any]]:
+    """A line for each column that one of `files` (name, columns) lacks or has twice, and a fix.
+
+    `sample`: the same files with some values of each column, to tell which column was meant.
+    """
     pair = {} if columns.pair is None else {"data.pair_column": columns.pair}
     wanted = {"data.text_column": columns.text, **pair, "data.label_column": columns.label}
-    if lines := [line for file, found in files for line in column_errors(file, wanted, found)]:
-        raise UserError(*lines)
+    lines, fix = list[str](), dict[str, Any]()
+    if any(found.count(name) != 1 for _, found in files for name in wanted.values()):
+        for file, found in sample():
+            more, other = column_errors(file, wanted, found)
+            lines, fix = lines + more, other | fix
+    # No fix for files whose columns have different names
+    return lines, {key: x for key, x in fix.items() if all(x in found for _, found in files)}
 
 
 def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +88,7 @@ def find_good_rows(
     out: dict[str, np.ndarray] = {}
     errors: list[str] = []
     warnings: list[str] = []
+    fix: dict[str, Any] = {"data.drop_bad_rows": True}
     outside = f"a label outside the classes {', '.join(labels.names)}"
     for split, rows in splits.items():
         codes, (empty, _) = labels.indices[split], scans[split]
@@ -86,6 +101,8 @@ def find_good_rows(
         }
         for fault, where in faults.items():
             errors += _lines(rows, np.flatnonzero(where), fault, show_label=fault == outside)
+        if faults[outside].any():
+            fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and (codes == UNLABELED).all():
             warnings.append(f"{split}: not used, none of its {_count(len(codes))} has a label")
             continue
@@ -97,7 +114,7 @@ def find_good_rows(
             )
     if errors and not drop:
         raise UserError(
-            *errors[:-1], f"{errors[-1]}; data.drop_bad_rows = true leaves such rows out"
+            *errors[:-1], f"{errors[-1]}; data.drop_bad_rows = true leaves such rows out", fix=fix
         )
     return out, warnings
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 from distsent.data import checks, demo
 from distsent.data import splits as selection
+from distsent.data.column_choice import Column
+from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Tree, find_files
 from distsent.data.hub import Hub
 from distsent.data.labels import read_labels
@@ -107,19 +110,34 @@ class TextDataset:
 
     @cached_property
     def _content(self) -> tuple[dict[str, Split], tuple[str, ...], list[str]]:
-        """The splits, the names of the classes, and warnings."""
+        try:
+            return self.read()
+        except UserError as error:
+            seed, only = self.seed, self.only
+            raise diagnose(
+                error, self.data, lambda data: open_dataset(data, seed, only).read()
+            ) from None
+
+    def read(self) -> tuple[dict[str, Split], tuple[str, ...], list[str]]:
+        """The splits, class names and warnings. Raises at the first kind of mistake."""
         data, source = self.data, self.source
         columns = Columns(data.text_column, data.pair_column, data.label_column)
         drop = data.drop_bad_rows
         old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
         files = [file for old in old_names.values() for file in source.columns(old)]
-        checks.check_columns(files, columns)
+        lines, fix = checks.find_column_errors(
+            files, columns, lambda: chain.from_iterable(map(source.sample, old_names.values()))
+        )
+        if not self.only:
+            pooled = (selection.POOL,) if data.pool_splits else source.splits
+            more, other = selection.find_split_errors(pooled, data)
+            lines, fix = lines + more, fix | other
+        if lines:
+            raise UserError(*lines, fix=fix)
         parts = {name: source.parts(old, columns, drop) for name, old in old_names.items()}
         if data.pool_splits and not self.only:
             parts = {selection.POOL: [part for split in parts.values() for part in split]}
         rows = {name: Rows(some, columns) for name, some in parts.items()}
-        if not self.only:
-            selection.check_splits({name: len(some) for name, some in rows.items()}, data)
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
         wanted = data.labels if isinstance(data.labels, tuple) else None
         labels = read_labels(rows, wanted, known_classes(data.source))
@@ -145,6 +163,9 @@ class Demo:
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"demo {split}", ["text", "label"])]
+
+    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
+        return [(file, [*map(Column, names)]) for file, names in self.columns(split)]
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
         reviews = demo.reviews()[split]

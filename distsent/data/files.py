@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distsent.data.arrow import explained, part_of_dataset, table_from_rows
+from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.labels import normalize_label
 from distsent.data.rows import FILE, Columns, Part
 from distsent.errors import UserError
@@ -83,6 +85,10 @@ class Files:
                 out.append((path.name, reader.columns or []))
         return out
 
+    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
+        """(file, its columns with some values) for each file of the split."""
+        return [(path.name, sample_columns(path)) for path in self.files[split]]
+
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
         """A part for each file. Values that are not text are null if `drop`, else errors."""
         return [self._part(path, columns, drop) for path in self.files[split]]
@@ -117,6 +123,9 @@ class Tree:
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(split, ["text", "label"])]
 
+    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
+        return [(split, [Column("text"), Column("label")])]
+
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
         wanted = {"path": str(self.path), "split": split, "content": READER + self.fingerprint()}
         types = {"text": "string", "label": "int64", FILE: "string"}
@@ -132,6 +141,17 @@ def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
                 if error := decode_error(line, number):
                     raise UserError(f"{file.name}: {error}")
             yield {"text": text, "label": label, FILE: f"{split}/{name}/{file.name}"}
+
+
+def sample_columns(path: Path) -> list[Column]:
+    """The columns of a file with the values of its first rows. Its bad rows are passed over."""
+    with open_file(path, path.name) as reader:
+        columns = [Column(name) for name in reader.columns or ()]
+        rows = islice(reader.records([column.name for column in columns]), SAMPLE)
+        good = [values for _, values, error in rows if not error and isinstance(values, dict)]
+    for column in columns:
+        column.add([values.get(column.name) for values in good])
+    return columns
 
 
 def _parquet_part(path: Path, columns: Columns) -> Part:

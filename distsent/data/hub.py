@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from distsent.data.arrow import explain, part_of_dataset, silenced
+from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.rows import Columns, Part
 from distsent.errors import UserError
 from distsent.job.known_datasets import KNOWN_DATASETS
@@ -37,6 +38,14 @@ class Hub:
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"{self.name} {split}", self._data[split].column_names)]
+
+    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
+        """(name, the columns with some values) of the split."""
+        rows = self._data[split].select(range(min(SAMPLE, len(self._data[split]))))
+        columns = [*map(Column, rows.column_names)]
+        for column in columns:
+            column.add(rows[column.name][:])
+        return [(f"{self.name} {split}", columns)]
 
     def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
         return [part_of_dataset(f"{self.name} {split}", self._data[split], columns.label)]

@@ -1,5 +1,8 @@
 """Which rows become train, validation and test: a pure function of labels, job and seed."""
 
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 from numpy.random import PCG64, Generator
 
@@ -41,26 +44,29 @@ def select_rows(
     return {name: chosen[name] for name in ("train", *cuts) if name in chosen}
 
 
-def check_splits(splits: dict[str, int], data: DataSection) -> None:
-    """Raises UserError unless these splits (name: rows) give what the job needs."""
+def find_split_errors(
+    splits: Collection[str], data: DataSection
+) -> tuple[list[str], dict[str, Any]]:
+    """A line for each split that the job needs and these do not give, and a fix."""
     fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
-    fix = "remove the fraction to use it, or set data.pool_splits = true to split all rows again"
-    own = {name: f"its own {name} split ({rows:,} rows)" for name, rows in splits.items()}
-    lines = [
-        f"data.{name}_fraction = {fraction}: the dataset has {own[name]}; {fix}"
-        for name, fraction in fractions.items()
-        if fraction and name in splits
-    ]
+    how = "remove the fraction to use it, or set data.pool_splits = true to split all rows again"
+    lines, fix = list[str](), dict[str, Any]()
+    for name, fraction in fractions.items():
+        if fraction and name in splits:
+            own = f"the dataset has its own {name} split"
+            lines.append(f"data.{name}_fraction = {fraction}: {own}; {how}")
+            fix[f"data.{name}_fraction"] = 0.0
     if POOL not in splits and "train" not in splits:
         lack = f"the dataset has no train split, only {' and '.join(splits)}"
-        fix = "joins all rows and splits them by data.validation_fraction and data.test_fraction"
-        lines.append(f"{lack}: data.pool_splits = true {fix}")
+        how = "joins all rows and splits them by data.validation_fraction and data.test_fraction"
+        lines.append(f"{lack}: data.pool_splits = true {how}")
+        fix |= {"data.pool_splits": True, "data.validation_fraction": 0.1}
     elif len(splits) == 1 and not any(fractions.values()):
         lack = "the dataset has neither a validation nor a test split"
         what = "data.pool_splits = true" if POOL in splits else lack
         lines.append(f"{what}: set data.validation_fraction or data.test_fraction, e.g. 0.1")
-    if lines:
-        raise UserError(*lines)
+        fix["data.validation_fraction"] = 0.1
+    return lines, fix
 
 
 def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) -> np.ndarray:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from distsent.data.column_choice import column_errors
+from distsent.data.files import sample_columns
 from distsent.errors import UserError
 from distsent.formats.open import open_file
-from distsent.formats.records import column_errors, printable, text_error
+from distsent.formats.records import printable, text_error
 
 
 class Text(NamedTuple):
@@ -37,8 +39,9 @@ class TextFile:
         # Unknown columns are no error: a file of bare texts, or one without rows
         if self._reader.columns is not None:
             wanted = dict(zip(("--text-column", "--pair-column"), self._columns, strict=False))
-            if lines := column_errors(str(path), wanted, self._reader.columns):
-                raise UserError(*lines)
+            if any(self._reader.columns.count(name) != 1 for name in self._columns):
+                lines, fix = column_errors(str(path), wanted, sample_columns(file))
+                raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
 
     def __iter__(self) -> Iterator[Text]:
         for row, values, error in self._reader.records(self._columns):

@@ -1,12 +1,11 @@
 """Checks of single values, and one line for everything that is wrong with a file."""
 
-import difflib
 import json
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,20 +49,6 @@ def text_error(value: Any) -> str:
     if value.isascii() or not (found := _SURROGATE.search(value)):
         return ""
     return decode_error(value) or f"half a character (\\u{ord(found[0]):04x})"
-
-
-def column_errors(file: str, wanted: Mapping[str, str], found: Sequence[str]) -> list[str]:
-    """A line for each wanted column ({option: column}) that a file lacks or has twice."""
-    lines, lower = [], {name.lower(): name for name in found}
-    there = f"there are {', '.join(found)}" if found else "the file is empty"
-    for option, column in wanted.items():
-        if column not in found:
-            close = difflib.get_close_matches(column.lower(), lower, n=1, cutoff=0.5)
-            hint = f"did you mean {lower[close[0]]!r}? " if close else ""
-            lines.append(printable(f"{file}: no column {column!r} ({option}); {hint}{there}"))
-        elif (n := found.count(column)) > 1:
-            lines.append(f"{file}: {n} columns are called {column!r} ({option}); rename them")
-    return lines
 
 
 def shorten(value: Any) -> str:

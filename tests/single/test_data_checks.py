@@ -40,11 +40,16 @@ def test_a_missing_column_and_the_closest_one(tmp_path: Path, suffix: str):
     assert wrong(tmp_path) == [
         f"train{suffix}: no column 'text' (data.text_column); did you mean 'Text'? there are "
         "Text, sentiment",
-        f"train{suffix}: no column 'label' (data.label_column); there are Text, sentiment",
+        f"train{suffix}: no column 'label' (data.label_column); did you mean 'sentiment'? "
+        "there are Text, sentiment",
     ]
     assert wrong(
         tmp_path / f"train{suffix}", text_column="Text", label_column="sentiment", pair_column="b"
-    ) == [f"train{suffix}: no column 'b' (data.pair_column); there are Text, sentiment"]
+    ) == [
+        f"train{suffix}: no column 'b' (data.pair_column); there are Text, sentiment",
+        "the dataset has neither a validation nor a test split: set data.validation_fraction or "
+        "data.test_fraction, e.g. 0.1",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
@@ -88,6 +93,7 @@ def test_rows_whose_text_is_null(tmp_path: Path, suffix: str):
     assert wrong(tmp_path) == [
         f"train{suffix}: 1 row with no text (null, empty or only white space): row 2",
         f"test{suffix}: 2 rows with no text (null, empty or only white space): row 1, row 2; {FIX}",
+        "the test split has no rows",
     ]
 
 

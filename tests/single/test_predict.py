@@ -145,14 +145,16 @@ def test_a_stream_is_answered_before_it_ends(finished: Path) -> None:
         assert process.wait(60) == 0
 
 
-def test_a_missing_text_column_is_one_line_and_costs_no_loading(
+def test_a_missing_text_column_costs_no_loading_and_ends_with_the_command(
     finished: Path, tmp_path: Path
 ) -> None:
     path = dataset_files.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
     ended = launcher.run("-m", "distsent.predict", str(finished / "plain"), "--file", str(path))
     assert (ended.code, ended.output) == (
         2, f"distsent: {path}: no column 'text' (--text-column); did you mean 'Text'? there are "
-           "Text, label\n",
+           "Text, label\n"
+           f"distsent: try: python -m distsent.predict {finished / 'plain'} --file {path} "
+           "--text-column Text\n",
     )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_half_a_character_is_an_error_of_its_row_in_training_too(tmp_path: Path)
 def test_a_column_that_occurs_twice_is_refused(tmp_path: Path):
     path = tmp_path / "train.csv"
     path.write_text("text,label,text\na,0,b\n")
-    fix = "2 columns are called 'text' ({}); rename them"
+    fix = "2 columns are called 'text' ({}): columns 1 and 3; rename them"
     assert mistakes(lambda: trained(path)) == [f"train.csv: {fix.format('data.text_column')}"]
     assert mistakes(lambda: TextFile(path)) == [f"{path}: {fix.format('--text-column')}"]
 

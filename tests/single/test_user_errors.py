@@ -70,7 +70,7 @@ def both(*harms: Harm) -> Harm:
 
 NO_TEXT = (
     "train.jsonl: 1 row with no text (null, empty or only white space): row 3; "
-    "data.drop_bad_rows = true leaves such rows out"
+    "data.drop_bad_rows = true leaves such rows out\ntry: data.drop_bad_rows=true"
 )
 NO_MODEL = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
 GOOD = '{"text": "w1", "label": "bad"}\n'
@@ -109,23 +109,24 @@ JOBS: list[tuple[Harm, str]] = [
 REST: list[tuple[Harm, str]] = [
     (file("corpus/train.jsonl", None),
      "the dataset has no train split, only validation and test: data.pool_splits = true joins all "
-     "rows and splits them by data.validation_fraction and data.test_fraction"),
+     "rows and splits them by data.validation_fraction and data.test_fraction\n"
+     "try: data.pool_splits=true data.validation_fraction=0.1"),
     (both(file("corpus/test.jsonl", None), file("corpus/validation.jsonl", None)),
      "the dataset has neither a validation nor a test split: set data.validation_fraction or "
-     "data.test_fraction, e.g. 0.1"),
+     "data.test_fraction, e.g. 0.1\ntry: data.validation_fraction=0.1"),
     (file("corpus/test.jsonl", ""),
      "test.jsonl: no column 'text' (data.text_column); the file is empty\n"
      "test.jsonl: no column 'label' (data.label_column); the file is empty"),
     (words("data.text_column=txet"),
      "\n".join(f"{split}.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there "
                "are text, label"
-               for split in ("train", "validation", "test"))),
+               for split in ("train", "validation", "test")) + "\ntry: data.text_column=text"),
     (row(text=None), NO_TEXT),
     (row(text="  "), NO_TEXT),
     (row(text=...), NO_TEXT),
     (row(text=5), "train.jsonl, row 3: column 'text': 5 is not text"),
     (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves "
-                      "such rows out"),
+                      "such rows out\ntry: data.drop_bad_rows=true"),
     (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if "
                                  "it is not a class, name the "
                                 "classes in data.labels"),
@@ -146,8 +147,9 @@ REST: list[tuple[Harm, str]] = [
      "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file "
      "footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
-     "data.validation_fraction = 0.5: the dataset has its own validation split (3 rows); remove "
-     "the fraction to use it, or set data.pool_splits = true to split all rows again"),
+     "data.validation_fraction = 0.5: the dataset has its own validation split; remove the "
+     "fraction to use it, or set data.pool_splits = true to split all rows again\n"
+     "try: data.validation_fraction=0.0"),
     (words("data.max_length=300"),
      "data.max_length = 300: {folder}/model takes at most 258 tokens"),
     (words("train.class_weights=[1.0, 2.0]"), "train.class_weights: 2 weights for 3 classes (bad, "
@@ -185,7 +187,10 @@ def refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The entry point prints these lines and exits with code 2."""
+    """The entry point prints these lines and exits with code 2.
+
+    "try: key=value" stands for the command as given, with these keys in place of what was said.
+    """
     fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
     base = [
         f"data.source={folder / 'corpus'}", f"model.name={folder / 'model'}",
@@ -194,16 +199,18 @@ def refused(
     ]  # fmt: skip
     said = harm(folder)
     changed = tuple(f"{word.partition('=')[0]}=" for word in said if "=" in word)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["train", *(word for word in base if not word.startswith(changed or "--")), *said],
-    )
+    given = [*(word for word in base if not word.startswith(changed or "--")), *said]
+    monkeypatch.setattr(sys, "argv", ["train", *given])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         cli.run(train.main)
     out, err = capsys.readouterr()
-    expected = [f"distsent: {line}" for line in lines.replace("{folder}", str(folder)).splitlines()]
+    lines, repaired, fix = lines.replace("{folder}", str(folder)).partition("\ntry: ")
+    fixed = tuple(f"{word.partition('=')[0]}=" for word in fix.split())
+    kept = [word for word in given if not word.startswith(fixed or "--")]
+    expected = [f"distsent: {line}" for line in lines.splitlines()]
+    if repaired:
+        expected.append(f"distsent: try: python -m distsent.train {' '.join([*kept, fix])}")
     assert (ended.value.code, out, err.splitlines()) == (2, "", expected)
 
 
