@@ -151,7 +151,9 @@ def test_every_program_ends_as_the_table_says(name: str, programs: Programs, oth
     assert [text for _, text in sorted(rows)] == expected
     code, out, err = programs(prepare, *source)
     assert code == 0 and re.search(case.said, out + err), out + err
-    (store,) = (TokenStore.open(path.parent) for path in programs.folder.glob(".tokens/*/meta.json"))
+    (store,) = (
+        TokenStore.open(path.parent) for path in programs.folder.glob(".tokens/*/meta.json")
+    )
     assert sum(map(len, store.splits.values())) == len(expected)
     assert re.fullmatch(case.classes, " ".join(store.label_names))
 
@@ -199,7 +201,10 @@ def test_lists_and_objects_are_not_labels(name: str, programs: Programs, other_r
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cr.csv", ["red round\rflat", "blue tall"]), ("crq.csv", ["red round\rflat", "blue\r\ntall"])],
+    [
+        ("cr.csv", ["red round\rflat", "blue tall"]),
+        ("crq.csv", ["red round\rflat", "blue\r\ntall"]),
+    ],
 )
 def test_a_carriage_return_inside_a_text(
     name: str, expected: list[str], programs: Programs, other_run: Path
@@ -228,7 +233,9 @@ def test_quotes_may_be_read_either_way(programs: Programs, other_run: Path):
 def test_numbers_without_names(programs: Programs):
     """Classes 1, 2, 3 are named by themselves; -1 may mean that a row has no label."""
     code, _, err = programs(prepare, *programs.base, f"data.source={FILES / 'onebased.csv'}")
-    (store,) = (TokenStore.open(path.parent) for path in programs.folder.glob(".tokens/*/meta.json"))
+    (store,) = (
+        TokenStore.open(path.parent) for path in programs.folder.glob(".tokens/*/meta.json")
+    )
     assert (code, store.label_names) == (0, ("1", "2", "3")), err
 
 
