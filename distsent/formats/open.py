@@ -32,11 +32,13 @@ def open_file(
     options: FileOptions | None = None,
     strict: bool = False,
     recorded: ReadAs | None = None,
+    part: str = "",
 ) -> Reader:
     """The reader of a file that error messages call `name`.
 
     `strict`: a training reads, so that a bad row is an error and a row needs columns. `recorded`:
-    how the files of the training were read; it decides what this file leaves open.
+    how the files of the training were read; it decides what this file leaves open. `part`: one of
+    the splits that a JSON file holds, by its name in json_rows.parts_of().
     """
     options = options or FileOptions()
     with readable(name):
@@ -47,6 +49,8 @@ def open_file(
     reader = READERS[kind]
     if kind == "csv" and data_suffix(path) == ".tsv":
         reader = TsvReader
+    if part:
+        return JsonReader(path, name, options, strict, recorded, part)
     return reader(path, name, options, strict, recorded)
 
 

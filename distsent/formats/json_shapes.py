@@ -1,0 +1,109 @@
+"""How rows lie in a single JSON value: the shapes that pandas, datasets and others write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from distsent.errors import UserError
+from distsent.formats.records import first_few, shorten
+
+SPLIT = re.compile("train|valid|val|dev|eval|test", re.IGNORECASE)
+
+
+def parts_of_value(value: Any) -> dict[str, Any]:
+    """The rows by split, of an object whose keys are splits; empty if it is none.
+
+    {"train": [{"text": ...}, ...], "test": [...]}: at least one key is named like a split, and all
+    lists hold objects or pairs. What is no list or table (a version, a license) is no split.
+    """
+    if not isinstance(value, dict):
+        return {}
+    found = {key: rows for key, rows in value.items() if isinstance(rows, list | dict)}
+    fit = all(_is_table(rows) for rows in found.values())
+    return found if fit and any(map(SPLIT.search, found)) else {}
+
+
+def _is_table(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(row, dict) for row in value) or all(_is_pair(row) for row in value)
+    return bool(_columns(value))
+
+
+def _is_pair(row: Any) -> bool:
+    return isinstance(row, list) and len(row) >= 2 and not any(map(_is_nested, row))
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | dict)
+
+
+def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
+    """(rows, how they lie) of an object or a list. A row is an object, a list or a bare text."""
+    if isinstance(value, list):
+        return value, ""
+    if not isinstance(value, dict):
+        raise UserError(f"{name}: {shorten(value)} is neither an object nor a list; {EXPECTED}")
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return named_rows(value["data"], [*map(str, value["columns"])]), "columns and data"
+    if columns := _columns(value):
+        return _by_row(columns), "a list for each column"
+    if table := _nested(name, value):
+        return table
+    lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+    if len(lists) == 1:
+        ((key, rows),) = lists.items()
+        if rows and (all(isinstance(row, dict) for row in rows) or all(map(_is_pair, rows))):
+            return rows, f"the list {key!r}"
+    if value and all(isinstance(entry, list | dict) for entry in value.values()):
+        raise UserError(f"{name}: an object with {first_few([*map(repr, value)])}; {EXPECTED}")
+    return [value], ""
+
+
+EXPECTED = (
+    "expected a list of objects, an object per line, a list for each column, or splits as keys"
+)
+
+
+def _columns(value: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """{"text": ["a", ...], "label": [0, ...]}: the columns; empty if it is no such object."""
+    lists = [entry for entry in value.values() if isinstance(entry, list)]
+    same = len({len(entry) for entry in lists}) == 1 and len(lists) == len(value) >= 1
+    nested = any(isinstance(x, dict) for entry in lists for x in entry)
+    pairs = bool(lists) and all(entry and all(map(_is_pair, entry)) for entry in lists)
+    return dict(value) if same and not nested and not pairs else {}
+
+
+def _by_row(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def named_rows(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Any]:
+    """Lists as objects, where they have as many values as there are names."""
+    for row in rows:
+        fits = isinstance(row, list) and len(row) == len(names)
+        yield dict(zip(names, row, strict=True)) if fits else row
+
+
+def _nested(name: str, value: Mapping[str, Any]) -> tuple[Iterable[Any], str] | None:
+    """Objects in an object: columns of rows or rows of columns, where the row numbers show."""
+    inner = [*value.values()]
+    if not inner or not all(isinstance(entry, dict) for entry in inner):
+        return None
+    keys = [*inner[0]]
+    if any([*entry] != keys for entry in inner) and not _are_numbers(value):
+        raise UserError(f"{name}: objects in an object, which have different keys; {EXPECTED}")
+    outside, inside = _are_numbers(value), _are_numbers(keys)
+    if inside and not outside:
+        columns = {key: [*entry.values()] for key, entry in value.items()}
+        return _by_row(columns), "an object for each column"
+    if outside and not inside:
+        return inner, "an object for each row"
+    which = "which may be rows or columns: neither all outer nor all inner keys are numbers"
+    raise UserError(f"{name}: objects in an object, {which}; {EXPECTED}")
+
+
+def _are_numbers(keys: Iterable[str]) -> bool:
+    return all(key.isdecimal() for key in keys)
