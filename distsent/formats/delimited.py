@@ -1,100 +1,202 @@
-"""Delimited text: csv, tsv."""
+"""Delimited text: csv, tsv, any delimiter. The whole file decides how it is read."""
 
-import csv
-import sys
-from collections import deque
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from itertools import count
+from dataclasses import dataclass
 from typing import Any
 
 from distsent.errors import UserError
+from distsent.formats import header
+from distsent.formats.compression import data_suffix
+from distsent.formats.detect import Asked, detect, wrong_width
+from distsent.formats.dialect import Dialect, Record, parse
+from distsent.formats.evidence import Evidence
+from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
-from distsent.formats.records import decode_error
+from distsent.formats.records import first_few, shorten
+from distsent.formats.streams import TextStream
 
-MAX_RECORD_LINES = 1000  # of csv, once a quote was found that never closes
+TABBED = (".tsv", ".tab")
 
 
-class CsvReader(Reader):
-    """csv: fields between commas, or the semicolons or tabs that some spreadsheets write."""
+@dataclass(frozen=True)
+class Layout:
+    """All that is known of a file."""
 
-    format = "csv"
-    newline = ""  # line ends inside quotes stay as they are
-    delimiters = ",;\t"
+    dialect: Dialect
+    columns: tuple[str, ...]
+    width: int  # fields of a row; one more than columns where rows end with a delimiter
+    has_header: bool
+    rows: int
+    resolved: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class DelimitedReader(Reader):
+    """csv: fields between commas, tabs, semicolons or what else the file shows."""
+
+    format, newline = "csv", "\n"
+    _layouts: dict[Any, Layout] = {}  # noqa: RUF012  of all files: most are opened twice
 
     def _open(self) -> None:
+        check_options(self.options, self.name)
         super()._open()
-        csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
-        self._number, self._again = 0, deque[str]()  # of the line read last; lines to read again
-        head = next((line for line in self._lines() if line.strip()), "")
-        self._push_back([head])
-        self._delimiter = max(self.delimiters, key=lambda mark: (head.count(mark), mark == ","))
-        self._records = self._parse()
-        self.columns, error = next(self._records, ([], ""))
-        if error and (self.strict or not self.columns):
-            raise UserError(f"{self.name}: {error}")
+        stat = self.path.stat()
+        recorded = repr(self.recorded and sorted(self.recorded.options.items()))
+        key = (self.path, stat.st_mtime_ns, stat.st_size, self.options, recorded)
+        if key not in self._layouts:
+            self._layouts[key] = self._find_layout()
+        self._layout = layout = self._layouts[key]
+        if layout.dialect.lineterminator == "\r":
+            stream, self._file = self._file, self._file.again("\r")
+            stream.close()
+        self.columns, self.rows = [*layout.columns], layout.rows
+        self.resolved.update(layout.resolved)
+        self.notes.extend(layout.notes)
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
-        header = self.columns or []
-        for fields, error in self._records:
-            if not error and len(fields) != len(header):
-                wrong = f"{len(fields)} fields where the header has {len(header)}"
-                fix = "put quotes around texts that contain the delimiter"
-                error = f"{wrong} (line {self._number}); {fix}"
-            yield dict(zip(header, fields, strict=False)), error
+        layout, names = self._layout, self.columns or []
+        wanted = [(name, names.index(name)) for name in columns if name in names]
+        for line, fields, _ in _rows(parse(self._file, layout.dialect), layout.has_header):
+            if len(fields) == layout.width:
+                yield {name: fields[index] for name, index in wanted}, ""
+            else:
+                wrong = wrong_width(len(fields), layout.width, line)
+                yield {}, f"{wrong}; put quotes around texts that contain the delimiter"
 
-    def _parse(self) -> Iterator[tuple[list[str], str]]:
-        """(fields, error) of each record that is not empty.
-
-        A quote that never closes turns the rest of the file into one field. Then only the line
-        with that quote is a bad row, and reading resumes after it.
-        """
-        limit = sys.maxsize  # lower after one such quote: many would take quadratic time
-        lines: list[str] = []  # of the current record
-
-        def take() -> Iterator[str]:
-            for line in self._lines():
-                lines.append(line)
-                yield line
-                if len(lines) >= limit:
-                    return
-
-        while True:
-            try:
-                for fields in csv.reader(take(), delimiter=self._delimiter, strict=True):
-                    error = self._decode_error(lines) if any(map(decode_error, lines)) else ""
-                    lines.clear()
-                    if fields or error:
-                        yield fields, error
-                return
-            except csv.Error as failure:
-                unclosed = "unexpected end" in str(failure)
-                limit = MAX_RECORD_LINES if unclosed else limit
-                stray_quote = len(lines) == 1 and not unclosed
-                self._push_back(lines[1:])
-                del lines[1:]
-                fields, error = [], f"not well-formed csv ({failure}, line {self._number})"
-                if stray_quote and not self.strict:
-                    (fields,) = csv.reader([lines[0].rstrip("\r\n")], delimiter=self._delimiter)
-                    error = self._decode_error(lines)
-                lines.clear()
-                yield fields, error
-
-    def _lines(self) -> Iterator[str]:
-        while line := self._again.popleft() if self._again else self._file.readline():
-            self._number += 1
-            yield line
-
-    def _push_back(self, lines: Sequence[str]) -> None:
-        self._again.extendleft(reversed(lines))
-        self._number -= len(lines)
-
-    def _decode_error(self, lines: Sequence[str]) -> str:
-        """The first error of the lines that were read last; empty if there is none."""
-        numbers = count(self._number - len(lines) + 1)
-        return next(filter(None, map(decode_error, lines, numbers)), "")
+    def _find_layout(self) -> Layout:
+        stream, options, recorded = self._file, self.options, self.recorded
+        default = "\t" if data_suffix(self.path) in TABBED else ","
+        used = recorded.options if recorded and recorded.format == self.format else {}
+        asked = Asked(
+            self.name,
+            lambda: _lines(stream, "\n"),
+            lambda: _lines(stream, "\r"),
+            options,
+            default,
+            used,
+        )
+        found = detect(asked, _line_ends(stream))
+        lines = asked.lines if found.dialect.lineterminator == "\n" else asked.lines_by_cr
+        records = parse(lines(), found.dialect)
+        first = next(_rows(records, False), (0, [], []))[1]
+        if not first:
+            return Layout(found.dialect, options.names or (), 0, False, 0, {}, ())
+        if found.numbered:
+            first = ["", *first]
+        rows = header.survey(records, first, deep=bool(options.names))
+        has_header = _check_header(self.name, options, rows)
+        columns = [*first] if has_header else [*map(str, range(len(first)))]
+        columns = [*(options.names or map(_bare, columns))]
+        return Layout(
+            found.dialect,
+            tuple(columns),
+            found.row_width,
+            has_header,
+            rows.rows + (not has_header),
+            _resolved(found, options, has_header, len(columns)),
+            _notes(found, rows, has_header and not options.names),
+        )
 
 
-class TsvReader(CsvReader):
-    """tsv: csv with tabs."""
+def _rows(records: Iterator[Record], skip: bool) -> Iterator[Record]:
+    """The records from the first with any value on; without it if `skip`."""
+    for record in records:
+        if any(record[1]):
+            if not skip:
+                yield record
+            break
+    yield from records
 
-    delimiters = "\t"
+
+def _lines(stream: TextStream, newline: str) -> Iterator[str]:
+    """The lines of a file from its beginning."""
+    with stream.again(newline) as again:
+        yield from again
+
+
+def _line_ends(stream: TextStream) -> list[str]:
+    """What the lines may end with, the likeliest first: a carriage return alone is text, or so."""
+    first = next(iter(_lines(stream, "")), "")
+    return ["\r", "\n"] if first.endswith("\r") else ["\n"]
+
+
+def _bare(name: str) -> str:
+    return name.strip() or name
+
+
+def _check_header(name: str, options: FileOptions, rows: header.Survey) -> bool:
+    """Whether the first record is a header. Raises UserError where that is in doubt."""
+    if options.names and options.header == "auto":
+        if [*map(str.strip, rows.first)] == [*map(str.strip, options.names)]:
+            return True
+        if why := header.looks_like_names(rows):
+            found = first_few([*map(shorten, rows.first)])
+            fix = "data.header = true replaces it by data.names, false reads it as a row"
+            raise UserError(f"{name}: the first row ({found}) looks like a header ({why}); {fix}")
+        return False
+    if options.header == "auto" and (why := header.looks_like_data(rows)):
+        names = header.suggested_names(rows)
+        fix = f"data.names = {shorten(names)} names the columns"
+        other = "data.header = true says that it is a header"
+        raise UserError(
+            f"{name}: the first row looks like data ({why}): {fix}, {other}",
+            fix={"data.names": names},
+        )
+    if options.header is not False and rows.repeated and len(rows.first) > 1:
+        row, line = rows.repeated
+        why = "repeats the header, as in joined files"
+        raise UserError(f"{name}, row {row} (line {line}): {why}; remove the line")
+    return options.header is not False
+
+
+def _resolved(found: Evidence, options: FileOptions, has_header: bool, width: int) -> dict:
+    """The keys of [data] that read the file in this way, as far as it has evidence for them."""
+    dialect = found.dialect
+    out: dict[str, Any] = {}
+    if width > 1:
+        out["delimiter"] = dialect.delimiter
+    if dialect.quotechar is None and found.quotes.opening:
+        out["quoting"] = "none"
+    elif dialect.quotechar and found.quotes.quoted:
+        out["quoting"] = "csv" if dialect.quotechar == '"' else dialect.quotechar
+    if dialect.escapechar or dialect.escaped_quotes:
+        out["escapechar"] = dialect.escapechar or "\\"
+    out["header"] = has_header
+    if options.names:
+        out["names"] = [*options.names]
+    return out
+
+
+def _notes(found: Evidence, rows: header.Survey, named: bool) -> tuple[str, ...]:
+    """What the user should know of the rows."""
+    empty = sum(not name.strip() for name in rows.first[1:]) if named else 0
+    counted = {
+        f"values in {empty} unnamed columns, which are not read": rows.unnamed if empty else 0,
+        r'the field \N; data.escapechar = "\\" reads it as empty': rows.null,
+    }
+    notes = [f"{n:,} row{'s' * (n != 1)} with {what}" for what, n in counted.items() if n]
+    if found.numbered:
+        notes.append("rows begin with their number, which the header does not name")
+    elif found.row_width > found.width:
+        notes.append("rows end with a delimiter, which the header lacks")
+    if found.dialect.lineterminator == "\r":
+        notes.append("lines end with a carriage return alone")
+    return tuple(notes)
+
+
+def check_options(options: FileOptions, name: str) -> None:
+    """Raises UserError for keys that contradict each other."""
+    quote = {"auto": '"', "csv": '"', "none": ""}.get(options.quoting, options.quoting)
+    marks = {"data.delimiter": options.delimiter, "data.escapechar": options.escapechar}
+    error = ""
+    for key, mark in marks.items():
+        if mark and (mark in "\r\n" or (mark == quote and key == "data.delimiter")):
+            error = f"{key} = {shorten(mark)} is a quote or a line end"
+    if options.escapechar and options.escapechar == options.delimiter:
+        error = f"data.delimiter and data.escapechar are both {shorten(options.delimiter)}"
+    if options.names and len(set(options.names)) < len(options.names):
+        error = "data.names has a name twice"
+    if error:
+        raise UserError(f"{name}: {error}")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from distsent.errors import UserError
 from distsent.formats.columnar import ParquetReader
-from distsent.formats.compression import Source, data_suffix, source_of
+from distsent.formats.compression import Source, source_of
 from distsent.formats.content import binary_format, is_json, refuse, text_format
-from distsent.formats.delimited import CsvReader, TsvReader
+from distsent.formats.delimited import DelimitedReader
 from distsent.formats.json_rows import JsonReader
 from distsent.formats.lines import TextReader
 from distsent.formats.options import FileOptions
@@ -17,7 +17,7 @@ from distsent.formats.streams import head_of
 
 # A new format is a Reader here and a suffix below
 READERS: dict[str, type[Reader]] = {
-    **{"csv": CsvReader, "json": JsonReader, "lines": TextReader, "parquet": ParquetReader},
+    **{"csv": DelimitedReader, "json": JsonReader, "lines": TextReader, "parquet": ParquetReader},
 }
 SUFFIXES = {
     **{".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet"},
@@ -47,8 +47,6 @@ def open_file(
     if kind not in READERS:
         raise UserError(f"{name}: data.format = {kind!r} is not supported yet")
     reader = READERS[kind]
-    if kind == "csv" and data_suffix(path) == ".tsv":
-        reader = TsvReader
     if part:
         return JsonReader(path, name, options, strict, recorded, part)
     return reader(path, name, options, strict, recorded)

@@ -231,12 +231,16 @@ def test_csv_that_is_not_well_formed(tmp_path: Path):
         "train.csv, row 2: 3 fields where the header has 2 (line 3); put quotes around texts "
         "that contain the delimiter"
     ]
-    train.write_text('text,label\na,1\n"b,0\nc,1\n')
+    train.write_text('text,label\n"a, b",1\n"b,0\nc,1\n')
     assert wrong(tmp_path) == [
-        "train.csv, row 2: not well-formed csv (unexpected end of data, line 3)"
+        'train.csv, row 2 (line 3): a quote is never closed ("b,0); with quotes as letters, row 1: '
+        "3 fields where the header has 2 (line 2); correct it"
     ]
     train.write_bytes("text,label\na,1\ncafé,0\n".encode("latin-1"))
-    assert wrong(tmp_path) == ["train.csv, row 2: not UTF-8 (byte 0xe9, line 3)"]
+    assert wrong(tmp_path) == [
+        'train.csv: not UTF-8 (byte 0xe9, line 3), likely cp1252 ("café,0"); data.encoding = '
+        '"cp1252" reads it'
+    ]
 
 
 def test_files_that_are_not_what_they_say(tmp_path: Path):

@@ -1,0 +1,102 @@
+"""Whether the first record of a delimited file names the columns or is data, by all of its rows."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import eq
+
+from distsent.formats.dialect import Record
+from distsent.formats.records import first_few, shorten
+
+NULL = r"\N"  # of MySQL
+_NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
+_LONG, _MANY_WORDS = 200, 25  # letters and words of a text; questions of surveys are shorter
+_NAME_WORDS, _CLASSES = 4, 1000
+
+
+@dataclass
+class Survey:
+    """What the rows say of the first record, and what the user should know of them."""
+
+    first: list[str]
+    rows: int = 0
+    repeated: tuple[int, int] | None = None  # the first row (and line) that equals the first record
+    equal: Counter[int] = field(default_factory=Counter)  # rows with its value, by column
+    numbers: list[int] = field(default_factory=list)  # columns of numbers, also in it
+    words: dict[int, set[str]] = field(default_factory=dict)  # values of columns with few ones
+    unnamed: int = 0  # rows with values in columns without name
+    null: int = 0  # rows with \N
+
+
+def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
+    """Of the records behind the first one. `deep`: also the values that columns have."""
+    found, width = Survey(first), len(first)
+    numbers = [c for c, value in enumerate(first) if _NUMBER.fullmatch(value)]
+    unnamed = [c for c, value in enumerate(first) if c and not value.strip()]
+    found.words = {c: set() for c in range(width)} if deep else {}
+    for line, fields, raw in records:
+        found.rows += 1
+        if any(map(eq, fields, first)):
+            if fields == first:
+                found.repeated = found.repeated or (found.rows, line)
+                continue
+            found.equal.update(c for c, value in enumerate(fields[:width]) if value == first[c])
+        if numbers:
+            numbers = [c for c in numbers if c >= len(fields) or _NUMBER.fullmatch(fields[c])]
+        if unnamed and any(fields[c].strip() for c in unnamed if c < len(fields)):
+            found.unnamed += 1
+        if NULL in raw[0] and NULL in fields:
+            found.null += 1
+        for column in [*found.words]:
+            if column < len(fields):
+                found.words[column].add(fields[column])
+                if len(found.words[column]) > _CLASSES:
+                    del found.words[column]
+    found.numbers = numbers if found.rows else []
+    return found
+
+
+def looks_like_data(found: Survey) -> str:
+    """Why the first record does not name columns; empty if it may."""
+    if found.first == [*map(str, range(len(found.first)))]:  # as pandas names columns
+        return ""
+    for column, value in enumerate(found.first):
+        count = found.equal[column]
+        if value.strip() and count >= max(1, found.rows / 1000):
+            return f"{shorten(value)} occurs {count:,} times more in its column"
+        if len(value) > _LONG or len(value.split()) > _MANY_WORDS:
+            return f"{shorten(value)} is a text"
+    for column in found.numbers:
+        return f"its column of {found.first[column]} has numbers alone"
+    return ""
+
+
+def looks_like_names(found: Survey) -> str:
+    """Why the first record is hardly a row of data; empty if it may be one."""
+    if any(len(value.split()) > _NAME_WORDS or not value.strip() for value in found.first):
+        return ""
+    for column, values in found.words.items():
+        name = found.first[column]
+        classes = len(values) * 5 <= found.rows
+        if found.rows and name not in values and not found.repeated:
+            if all(map(_NUMBER.fullmatch, values)) and not _NUMBER.fullmatch(name):
+                return f"its column of {shorten(name)} has numbers alone below"
+            if classes:
+                return f"{shorten(name)} never occurs in its column, which has {_some(values)}"
+    return ""
+
+
+def suggested_names(found: Survey) -> list[str]:
+    """Names for the columns of a file without header: a text, a label, others."""
+    first = found.first
+    names = [f"column{i}" for i in range(len(first))]
+    names[max(range(len(first)), key=lambda i: len(first[i]))] = "text"
+    likely = [(n, i) for i, n in found.equal.items() if n < found.rows and names[i] != "text"]
+    if likely:
+        names[max(likely)[1]] = "label"
+    return names
+
+
+def _some(values: Sequence[str] | set[str]) -> str:
+    return first_few([shorten(value) for value in sorted(values)[:6]])
