@@ -1,46 +1,12 @@
-"""Arrow tables through the cache of the datasets library; its failures become one line."""
+"""The datasets library: silent, and its failures become one line."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pyarrow as pa
 
-from distsent.data.rows import Part
 from distsent.errors import UserError
-
-
-def table_from_rows(
-    rows: Callable[..., Iterator[dict]], arguments: dict[str, Any], types: dict[str, str], name: str
-) -> pa.Table:
-    """The memory-mapped table of what `rows(**arguments)` yields: these are its cache key."""
-    from datasets import Dataset, Features, Value
-
-    with explained(name):
-        features = Features({column: Value(kind) for column, kind in types.items()})
-        try:
-            return Dataset.from_generator(rows, gen_kwargs=arguments, features=features).data.table
-        except ValueError as error:
-            if "corresponds to no data" not in str(error):
-                raise
-            return features.arrow_schema.empty_table()  # datasets refuses datasets without rows
-
-
-def part_of_dataset(name: str, rows: Any, label: str) -> Part:
-    """The rows of a datasets.Dataset, with the class names of the column `label` if it has some."""
-    names = getattr(rows.features[label], "names", None)
-    return Part(name, rows.data.table, names and tuple(names))
-
-
-@contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Read something called `name` with datasets or Arrow, silently; errors become one line."""
-    try:
-        with silenced():
-            yield
-    except Exception as error:
-        raise explain(error, name) from error
 
 
 @contextmanager

@@ -27,15 +27,41 @@ def find_column_errors(
 
     `sample`: the same files with some values of each column, to tell which column was meant.
     """
-    pair = {} if columns.pair is None else {"data.pair_column": columns.pair}
-    wanted = {"data.text_column": columns.text, **pair, "data.label_column": columns.label}
+    keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
+    at = dict(columns.positions)
+    wanted = {f"data.{role}_column": name for role, name in keys.items() if name and name not in at}
+    places = {f"data.{role}_position": at[name] for role, name in keys.items() if name in at}
     lines, fix = list[str](), dict[str, Any]()
     if any(found.count(name) != 1 for _, found in files for name in wanted.values()):
         for file, found in sample():
             more, other = column_errors(file, wanted, found)
             lines, fix = lines + more, other | fix
+    for file, names in files:
+        lines += _position_errors(file, names, places, files[0])
     # No fix for files whose columns have different names
     return lines, {key: x for key, x in fix.items() if all(x in found for _, found in files)}
+
+
+def _position_errors(
+    file: str, names: Sequence[str], places: Mapping[str, int], first: tuple[str, list[str]]
+) -> Iterator[str]:
+    """A line for each position ({key: position}) without a column, or with that of another one.
+
+    `first`: (name, columns) of the file that tells where each column is expected.
+    """
+    expected = first[1]
+    for key, place in places.items():
+        if place >= len(names):
+            yield f"{file}: {key} = {place}: there are {len(names)} columns, counted from 0"
+            continue
+        if names.count(names[place]) > 1:
+            yield f"{file}: {key} = {place}: two columns are called {names[place]!r}; rename one"
+        there = (
+            names.index(expected[place]) if expected[place:] and expected[place] in names else place
+        )
+        if there != place:
+            other = f"{expected[place]!r} in {first[0]} and {names[place]!r} here"
+            yield f"{file}: {key} = {place} is {other}, where that is column {there}"
 
 
 def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

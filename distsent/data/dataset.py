@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,26 +18,36 @@ from distsent.data import checks, demo
 from distsent.data import splits as selection
 from distsent.data.column_choice import Column
 from distsent.data.diagnosis import diagnose
-from distsent.data.files import Files, Tree, find_files
+from distsent.data.files import Files, Reading
 from distsent.data.hub import Hub
 from distsent.data.labels import read_labels
+from distsent.data.layouts import find_files
 from distsent.data.rows import Columns, Part, Rows
+from distsent.data.split_names import SPLITS
+from distsent.data.unlabeled import without_label_column, without_labels
 from distsent.errors import UserError
+from distsent.formats.read_as import ReadAs
+from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
 from distsent.job.schema import DataSection
 
 
-def open_dataset(data: DataSection, seed: int, only: str | None = None) -> TextDataset:
-    """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train."""
+def open_dataset(
+    data: DataSection, seed: int, only: str | None = None, recorded: ReadAs | None = None
+) -> TextDataset:
+    """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train.
+
+    `recorded`: how a training read its files. It decides what the files here leave open.
+    """
     name, path = data.source, Path(data.source).expanduser()
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
-    if name == "demo":
-        source: Source = Demo()
-    elif name in KNOWN_DATASETS or is_hub_id:
-        source = Hub(name, data.config, data.revision)
+    if name == "demo" and data.train is None:
+        source: Source = Demo(data)
+    elif name in KNOWN_DATASETS or (is_hub_id and name != "demo"):
+        source = Hub(data)
     else:
-        source = find_files(path)
-    return TextDataset(data, seed, source, only)
+        source = find_files(data, None if name == "demo" else path, Reading.of(data, recorded))
+    return TextDataset(data, seed, source, only, recorded)
 
 
 @dataclass(frozen=True)
@@ -64,13 +76,33 @@ class Split:
         return self.source.origin(int(self.rows[row]))
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a dataset contains."""
+
+    splits: dict[str, Split]
+    label_names: tuple[str, ...]
+    warnings: list[str]
+    read_as: dict[str, ReadAs]  # how each file was read, by its name
+
+
 class TextDataset:
     """Labeled texts in splits (train, validation, test). Reads the rows only when it must."""
 
-    def __init__(self, data: DataSection, seed: int, source: Source, only: str | None) -> None:
-        self.data, self.seed, self.source, self.only = data, seed, source, only
+    def __init__(
+        self,
+        data: DataSection,
+        seed: int,
+        source: Source,
+        only: str | None = None,
+        recorded: ReadAs | None = None,
+    ) -> None:
+        self.data, self.seed, self.source = data, seed, source
+        self.only, self.recorded = only, recorded
+        self.notes = source.notes  # what the names of the files leave open, a line each
         # A source that is a single file is the wanted split, whatever its name
-        self._inner = "train" if Path(data.source).is_file() else only or ""
+        lone = Path(data.source).is_file() and only not in source.splits
+        self._inner = "train" if lone else only or ""
         if only and self._inner not in source.splits:
             found = f"it has {', '.join(source.splits)}: use --split {source.splits[0]}"
             raise UserError(f"data.source = {data.source!r} has no {only} split; {found}")
@@ -78,17 +110,18 @@ class TextDataset:
     @property
     def splits(self) -> dict[str, Split]:
         """Raises UserError, a line per mistake, for a dataset that is unfit to train on."""
-        return self._content[0]
+        return self._content.splits
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return self._content[1]
+        return self._content.label_names
 
     def find_warnings(self) -> list[str]:
         """What a user should know about the rows, one line each. Raises as `splits`."""
-        splits, names, warnings = self._content
+        content = self._content
+        splits, names = content.splits, content.label_names
         hashes = {name: split.hashes for name, split in splits.items()}
-        lines = [*warnings, *checks.find_repeated_texts(hashes)]
+        lines = [*content.warnings, *checks.find_repeated_texts(hashes)]
         if self.data.max_rows and not self.only:
             lines += checks.find_undrawn_classes(splits["train"].labels, names)
         return lines
@@ -96,53 +129,48 @@ class TextDataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of content, columns and selection: equal fingerprints, equal rows and order."""
-        d = self.data
-        columns = (d.text_column, d.pair_column, d.label_column, d.labels, known_classes(d.source))
+        d, columns = self.data, Columns.of(self.data)
+        names = (d.labels, d.fold_labels, known_classes(d.source))
         cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
         # Where nothing is drawn, runs of several seeds share a store
         draws = d.validation_fraction or d.test_fraction or d.max_rows or d.max_eval_rows
         seed = self.seed if draws else None
-        selected = (columns, (d.max_rows, d.max_eval_rows, *cuts), d.drop_bad_rows, seed)
+        selected = (columns, names, (d.max_rows, d.max_eval_rows, *cuts), d.drop_bad_rows, seed)
         source = self.source.fingerprint()
         if self.only:
             source = f"{source} {self._inner} as {self.only}"
         return hashlib.sha256(repr((source, selected)).encode()).hexdigest()
 
+    @property
+    def read_as(self) -> dict[str, ReadAs]:
+        """How each file was read, by its name. Like `splits`, it reads the rows."""
+        return self._content.read_as
+
     @cached_property
-    def _content(self) -> tuple[dict[str, Split], tuple[str, ...], list[str]]:
+    def _content(self) -> Content:
         try:
             return self.read()
         except UserError as error:
-            seed, only = self.seed, self.only
+            seed, only, recorded = self.seed, self.only, self.recorded
             raise diagnose(
-                error, self.data, lambda data: open_dataset(data, seed, only).read()
+                error, self.data, lambda data: open_dataset(data, seed, only, recorded).read()
             ) from None
 
-    def read(self) -> tuple[dict[str, Split], tuple[str, ...], list[str]]:
-        """The splits, class names and warnings. Raises at the first kind of mistake."""
-        data, source = self.data, self.source
-        columns = Columns(data.text_column, data.pair_column, data.label_column)
-        drop = data.drop_bad_rows
-        old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
-        files = [file for old in old_names.values() for file in source.columns(old)]
-        lines, fix = checks.find_column_errors(
-            files, columns, lambda: chain.from_iterable(map(source.sample, old_names.values()))
-        )
-        if not self.only:
-            pooled = (selection.POOL,) if data.pool_splits else source.splits
-            more, other = selection.find_split_errors(pooled, data)
-            lines, fix = lines + more, fix | other
-        if lines:
-            raise UserError(*lines, fix=fix)
-        parts = {name: source.parts(old, columns, drop) for name, old in old_names.items()}
+    def read(self) -> Content:
+        """What the dataset contains. Raises at the first kind of mistake."""
+        data, drop = self.data, self.data.drop_bad_rows
+        rows, warnings = self._read_rows()
+        read_as = {
+            part.name: part.read_as for some in rows.values() for part in some.parts if part.read_as
+        }
         if data.pool_splits and not self.only:
-            parts = {selection.POOL: [part for split in parts.values() for part in split]}
-        rows = {name: Rows(some, columns) for name, some in parts.items()}
+            parts = [part for some in rows.values() for part in some.parts]
+            rows = {selection.POOL: Rows(parts, Columns.of(data))}
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
         wanted = data.labels if isinstance(data.labels, tuple) else None
         labels = read_labels(rows, wanted, known_classes(data.source))
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
-        warnings = [*dropped, *checks.check_classes(good, labels)]
+        warnings = [*warnings, *dropped, *checks.check_classes(good, labels)]
         chosen = {name: (name, some) for name, some in good.items()}
         if not self.only:
             chosen = selection.select_rows(labels.indices, good, data, self.seed)
@@ -150,13 +178,53 @@ class TextDataset:
             name: Split(rows[old], some, labels.indices[old][some], scans[old][1][some])
             for name, (old, some) in chosen.items()
         }
-        return splits, labels.names, warnings
+        return Content(splits, labels.names, warnings, read_as)
+
+    def _read_rows(self) -> tuple[dict[str, Rows], list[str]]:
+        """All rows of the splits that have labels, and a line for each split that has none."""
+        source, columns, data = self.source, Columns.of(self.data), self.data
+        old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
+        files = {name: source.columns(old) for name, old in old_names.items()}
+        unused = without_label_column(files, columns)
+        used = [name for name in files if name not in unused]
+        lines, fix = checks.find_column_errors(
+            [file for name in used for file in files[name]],
+            columns,
+            lambda: chain.from_iterable(source.sample(old_names[name]) for name in used),
+        )
+        # A split for which there is a fraction may turn out to have no labels
+        sure = [name for name in used if not getattr(data, f"{name}_fraction", 0)]
+        self._raise_errors(sure, lines, fix)
+        rows = {name: Rows(source.parts(old_names[name], columns), columns) for name in used}
+        classes = data.labels if isinstance(data.labels, tuple | Mapping) else ()
+        unused |= without_labels(rows, classes)
+        rows = {name: some for name, some in rows.items() if name not in unused}
+        self._raise_errors(list(rows), [], {})
+        if self.only in unused:
+            lack = f"data.source = {data.source!r}: the {self.only} split has no labels"
+            raise UserError(f"{lack} to score it by; predict labels it")
+        return rows, [*unused.values()]
+
+    def _raise_errors(self, splits: list[str], lines: list[str], fix: dict[str, Any]) -> None:
+        """Raises UserError for `lines`, and for splits that the job needs and these do not give."""
+        if not self.only:
+            names = (selection.POOL,) if self.data.pool_splits else splits
+            more, other = selection.find_split_errors(names, self.data)
+            lines, fix = lines + more, fix | other
+        if lines:
+            raise UserError(*lines, fix=fix)
 
 
 class Demo:
     """The generated demo dataset."""
 
-    splits = tuple(demo.SIZES)
+    splits, notes = tuple(demo.SIZES), ()
+
+    def __init__(self, data: DataSection) -> None:
+        for split in SPLITS:
+            if (value := getattr(data, split)) is not None:
+                fix = "the demo dataset has its own splits; set data.source, or data.train, too"
+                raise UserError(f"data.{split} = {to_toml_value(value)}: {fix}")
 
     def fingerprint(self) -> str:
         return demo.FINGERPRINT
@@ -167,11 +235,13 @@ class Demo:
     def sample(self, split: str) -> list[tuple[str, list[Column]]]:
         return [(file, [*map(Column, names)]) for file, names in self.columns(split)]
 
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
+    def parts(self, split: str, columns: Columns) -> list[Part]:
         reviews = demo.reviews()[split]
-        table = pa.table({"text": reviews.texts, "label": reviews.labels})
+        names = {new: old for new, old in columns.in_file(["text", "label"]).items()}
+        values = {"text": reviews.texts, "label": reviews.labels}
+        table = pa.table({new: values[old] for new, old in names.items()})
         return [Part(f"demo {split}", table, demo.LABEL_NAMES)]
 
 
 # `splits` are those of train, validation and test that exist. Only `parts` reads the rows
-Source = Files | Tree | Hub | Demo
+Source = Files | Hub | Demo

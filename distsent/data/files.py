@@ -1,151 +1,170 @@
-"""Datasets in files: which file is which split, and their rows as Arrow tables."""
+"""Rows in files: what a split is made of, each read once and then kept as an Arrow table."""
+
+from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
-from functools import cache
-from glob import escape
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distsent.data.arrow import explained, part_of_dataset, table_from_rows
+import pyarrow as pa
+
+from distsent.data import row_cache
 from distsent.data.column_choice import SAMPLE, Column
+from distsent.data.columnar import class_names, plain_batches, plain_schema
 from distsent.data.labels import normalize_label
-from distsent.data.rows import FILE, Columns, Part
+from distsent.data.rows import Columns, Part
+from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
+from distsent.formats.columnar import ParquetReader
+from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES, open_file
-from distsent.formats.records import decode_error, first_few, readable, text_error
+from distsent.formats.options import FileOptions
+from distsent.formats.read_as import ReadAs
+from distsent.formats.reader import Reader
+from distsent.formats.records import readable, text_error
+from distsent.job.schema import DataSection
 
-SPLITS = ("train", "validation", "test")
-ALIASES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
-TREE = {"neg": 0, "pos": 1}  # aclImdb; its unsup folder has no labels and is not read
-# Raise it when the reader gets other rows from the same file: the cache does not look at code
-READER = "1 "
-_SPLIT_OF = {**{split: split for split in SPLITS}, **ALIASES}
-_SHARD = re.compile(r"(?P<split>[A-Za-z]+)(-\d+-of-\d+)?")
-
-
-def find_files(path: Path) -> "Files | Tree":
-    """The dataset at `path`: a file, a folder with files (or shards) per split, or aclImdb."""
-    source, formats = f"data.source = {str(path)!r}", ", ".join(TABLES)
-    if not path.exists():
-        raise UserError(f"{source}: no such file or folder")
-    if not path.is_dir():
-        if path.suffix.lower() not in TABLES:
-            raise UserError(f"{source}: not a known format ({formats})")
-        return Files({"train": [path]})
-    if (path / "aclImdb").is_dir():
-        path = path / "aclImdb"
-    if all((path / "train" / name).is_dir() for name in TREE):
-        return Tree(path)
-    for folder in (path, path / "data"):
-        if files := _files_by_split(folder):
-            return Files(files)
-    found = first_few(sorted(entry.name for entry in path.iterdir())) or "nothing"
-    lack = f"no train, validation or test file ({formats}), no aclImdb tree"
-    raise UserError(f"{source}: {lack}; the folder contains {found}")
+# Raise it when a reader gets other rows from the same files: caches and stores do not look at code
+READER = 2
 
 
-def _files_by_split(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        shard = _SHARD.fullmatch(path.stem)
-        split = _SPLIT_OF.get(shard["split"].lower()) if shard else None
-        if shard and split and path.suffix.lower() in TABLES and path.is_file():
-            found.setdefault(split, {}).setdefault(shard["split"] + path.suffix, []).append(path)
-    for split, kinds in found.items():
-        if len(kinds) > 1:
-            where = f"data.source = {str(folder)!r}: the {split} split exists twice"
-            twice = " and ".join(paths[0].name for paths in kinds.values())
-            raise UserError(f"{where}, as {twice}; keep one")
-    return {split: next(iter(found[split].values())) for split in SPLITS if split in found}
+@dataclass(frozen=True)
+class Reading:
+    """What a job says about how rows are read. Equal readings of a file yield equal rows."""
+
+    columns: Columns
+    options: FileOptions
+    drop: bool  # values that are not text are null, instead of errors
+    recorded: ReadAs | None = None  # how the training run read its files
+
+    @classmethod
+    def of(cls, data: DataSection, recorded: ReadAs | None = None) -> Reading:
+        """That of a job."""
+        return cls(Columns.of(data), FileOptions.of(data), data.drop_bad_rows, recorded)
 
 
-class Files:
-    """One file or several shards per split."""
+class RowSource:
+    """Rows that are read together: those of a file, or of the files of a layout."""
 
-    def __init__(self, files: dict[str, list[Path]]) -> None:
-        self.files, self.splits = files, tuple(files)
-        self._sha256 = cache(_sha256)
+    paths: tuple[Path, ...]  # of these files, or of their folders
 
-    def fingerprint(self) -> str:
+    def __init__(self, name: str, reading: Reading) -> None:
+        self.name, self.reading = name, reading
+
+    @cached_property
+    def digest(self) -> str:
         """Hash of the content, which does not depend on its location."""
-        files = [(split, path) for split, paths in self.files.items() for path in paths]
-        content = [(split, path.suffix.lower(), self._sha256(path)) for split, path in files]
-        return hashlib.sha256(repr(content).encode()).hexdigest()
+        raise NotImplementedError
 
-    def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        """(file, its columns) for each file of the split."""
-        out = []
-        for path in self.files[split]:
-            with open_file(path, path.name, strict=True) as reader:
-                if reader.columns is None:
-                    next(reader.records(()), None)  # raises the error of the first row
-                out.append((path.name, reader.columns or []))
-        return out
+    def columns(self) -> list[str]:
+        """The columns of the files. Raises UserError for files that cannot be read."""
+        return list(self._kept.about["columns"] if self._kept else self._columns())
 
-    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
-        """(file, its columns with some values) for each file of the split."""
-        return [(path.name, sample_columns(path)) for path in self.files[split]]
+    def sample(self) -> list[Column]:
+        """The columns, with some values if they are known."""
+        return [*map(Column, self.columns())]
 
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        """A part for each file. Values that are not text are null if `drop`, else errors."""
-        return [self._part(path, columns, drop) for path in self.files[split]]
+    def part(self) -> Part:
+        """The rows, from the cache if they are there."""
+        rows = self._kept or row_cache.load_or_write(self._key, self.name, self._read)
+        about, names = rows.about, rows.about["label_names"]
+        read_as = ReadAs.of(about["read_as"])
+        return Part(self.name, rows.table, tuple(names) if names else None, read_as)
 
-    def _part(self, path: Path, columns: Columns, drop: bool) -> Part:
-        if path.suffix.lower() == ".parquet":
-            return _parquet_part(path, columns)
-        content = READER + self._sha256(path)
-        wanted = {"path": str(path), "columns": columns, "drop": drop, "content": content}
-        types = dict.fromkeys(columns.all, "string")
-        return Part(path.name, table_from_rows(_rows, wanted, types, path.name))
+    @property
+    def _key(self) -> str:
+        content = (READER, type(self).__name__, self.digest, self.reading)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
+    @cached_property
+    def _kept(self) -> row_cache.CachedRows | None:
+        return row_cache.load(self._key, self.name)
 
-class Tree:
-    """The aclImdb tree: a folder per split, in it a folder per class with one file per text."""
+    def _columns(self) -> list[str]:
+        raise NotImplementedError
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.splits = tuple(s for s in SPLITS if all((path / s / name).is_dir() for name in TREE))
+    def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
+        """(schema, batches, what `_about` returns)."""
+        raise NotImplementedError
 
-    @cache  # noqa: B019  (a program has one dataset, and keeps it)
-    def fingerprint(self) -> str:
-        """Of names, sizes and times: opening 50,000 files takes minutes on cluster storage."""
-        digest = hashlib.sha256(b"tree")
-        for split in self.splits:
-            for name in TREE:
-                for path in sorted((self.path / split / name).iterdir()):
-                    stat, file = path.stat(), f"{split}/{name}/{path.name}"
-                    digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+    def _about(self, read_as: ReadAs, label_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """What is kept with the rows."""
+        names = list(label_names) if label_names else None
+        return {"columns": self._columns(), "label_names": names, "read_as": read_as.stored()}
 
-    def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        return [(split, ["text", "label"])]
-
-    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
-        return [(split, [Column("text"), Column("label")])]
-
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        wanted = {"path": str(self.path), "split": split, "content": READER + self.fingerprint()}
-        types = {"text": "string", "label": "int64", FILE: "string"}
-        return [Part(split, table_from_rows(_tree_rows, wanted, types, str(self.path)), (*TREE,))]
+    def _schema(self, *more: str) -> pa.Schema:
+        return pa.schema([(name, pa.string()) for name in (*self.reading.columns.all, *more)])
 
 
-def _tree_rows(path: str, split: str, content: str) -> Iterator[dict[str, Any]]:
-    for name, label in TREE.items():
-        for file in sorted((Path(path) / split / name).glob("*.txt")):
-            with readable(file.name):
-                text = file.read_text(encoding="utf-8", errors="surrogateescape")
-            for number, line in enumerate(text.split("\n"), 1):
-                if error := decode_error(line, number):
-                    raise UserError(f"{file.name}: {error}")
-            yield {"text": text, "label": label, FILE: f"{split}/{name}/{file.name}"}
+class TableFile(RowSource):
+    """A file with a row for each text. `label`: of all its rows, where each class has files."""
+
+    def __init__(self, path: Path, name: str, reading: Reading, label: str | None = None) -> None:
+        super().__init__(name, reading)
+        self.path, self.label, self.paths = path, label, (path,)
+
+    @cached_property
+    def digest(self) -> str:
+        label = "" if self.label is None else f"{self.label!r} "
+        return f"{label}{data_suffix(self.path)} {sha256(self.path, self.name)}"
+
+    @property
+    def _options(self) -> FileOptions:
+        options = self.reading.options
+        if self.label is None or options.format != "auto" or data_suffix(self.path) in TABLES:
+            return options
+        return replace(options, format="lines")
+
+    @cached_property
+    def _reader(self) -> Reader:
+        recorded = self.reading.recorded
+        return open_file(self.path, self.name, self._options, strict=True, recorded=recorded)
+
+    def _columns(self) -> list[str]:
+        columns, found = self.reading.columns, self._reader.columns
+        if found is None and self.label is not None:
+            return [columns.text, columns.label]
+        if found is None:
+            next(self._reader.records(()), None)  # raises the error of the first row
+        return [*(found or ()), *([columns.label] if self.label is not None else ())]
+
+    def sample(self) -> list[Column]:
+        return sample_columns(self.path, self.name, self._options, self.reading.recorded)
+
+    def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
+        reader, columns = self._reader, self.reading.columns
+        names = columns.in_file(self._columns())
+        if isinstance(reader, ParquetReader) and self.label is None:
+            about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
+            schema = plain_schema(reader.schema, names)
+            batches = plain_batches(reader.batches(list(names.values())), names, schema)
+        else:
+            about, schema = self._about(reader.read_as), self._schema()
+            batches = row_cache.batches_of(self._rows(names), schema)
+        return schema, _counted(batches, reader.rows, self.name), about
+
+    def _rows(self, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        columns, drop = self.reading.columns, self.reading.drop
+        wanted = [
+            name for column, name in names.items() if self.label is None or column != columns.label
+        ]
+        for row, values, _ in self._reader.records(wanted):
+            bare = isinstance(values, str)
+            out = {c: values if bare else values.get(names[c]) for c in columns.texts}
+            label = values.get(names[columns.label]) if self.label is None else self.label
+            out[columns.label] = normalize_label(label)
+            yield checked(out, f"{self.name}, row {row}", names, drop)
 
 
-def sample_columns(path: Path) -> list[Column]:
+def sample_columns(
+    path: Path, name: str, options: FileOptions | None = None, recorded: ReadAs | None = None
+) -> list[Column]:
     """The columns of a file with the values of its first rows. Its bad rows are passed over."""
-    with open_file(path, path.name) as reader:
+    with open_file(path, name, options, recorded=recorded) as reader:
         columns = [Column(name) for name in reader.columns or ()]
         rows = islice(reader.records([column.name for column in columns]), SAMPLE)
         good = [values for _, values, error in rows if not error and isinstance(values, dict)]
@@ -154,33 +173,60 @@ def sample_columns(path: Path) -> list[Column]:
     return columns
 
 
-def _parquet_part(path: Path, columns: Columns) -> Part:
-    import pyarrow.parquet as parquet
-    from datasets import load_dataset
-
-    names = list(columns.all)
-    with explained(path.name):
-        if not parquet.read_metadata(path).num_rows:
-            return Part(path.name, parquet.read_table(path, columns=names))
-        pattern = escape(str(path.absolute()))  # datasets takes file names for glob patterns
-        rows = load_dataset("parquet", data_files={"rows": [pattern]}, columns=names)["rows"]
-    return part_of_dataset(path.name, rows, columns.label)
-
-
-def _rows(path: str, columns: Columns, drop: bool, content: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file. `content`: its hash, so that the cache knows when to read again."""
-    name = Path(path).name
-    for row, values, _ in open_file(Path(path), name, strict=True).records(columns.all):
-        out = {column: values.get(column) for column in columns.texts}
-        out[columns.label] = normalize_label(values.get(columns.label))
-        for column, value in out.items():
-            if value is not None and (error := text_error(value)):
-                if not drop:
-                    raise UserError(f"{name}, row {row}: column {column!r}: {error}")
-                out[column] = None
-        yield out
-
-
-def _sha256(path: Path) -> str:
-    with readable(path.name), open(path, "rb") as file:
+def sha256(path: Path, name: str) -> str:
+    """The hash of a file's bytes."""
+    with readable(name), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked(
+    row: dict[str, Any], where: str, names: Mapping[str, str], drop: bool
+) -> dict[str, Any]:
+    """The row, without values that are not text if `drop`. Raises UserError for them if not."""
+    for column, value in row.items():
+        if value is not None and (error := text_error(value)):
+            if not drop:
+                raise UserError(f"{where}: column {names[column]!r}: {error}")
+            row[column] = None
+    return row
+
+
+def _counted(
+    batches: Iterable[pa.RecordBatch], expected: int | None, name: str
+) -> Iterator[pa.RecordBatch]:
+    """The batches, which together must have as many rows as were counted before."""
+    rows = 0
+    for batch in batches:
+        rows += batch.num_rows
+        yield batch
+    if expected not in (None, rows):
+        raise RuntimeError(f"{name}: {rows:,} rows read, {expected:,} counted; report it")
+
+
+class Files:
+    """The splits of a dataset in files."""
+
+    def __init__(
+        self, splits: Mapping[str, Sequence[RowSource]], notes: Sequence[str] = ()
+    ) -> None:
+        self._sources = {split: splits[split] for split in SPLITS if split in splits}
+        self.splits, self.notes = (*self._sources,), (*notes,)
+
+    def fingerprint(self) -> str:
+        """Hash of the content, which does not depend on its location, and of how it is read."""
+        content = [(split, one.digest) for split, some in self._sources.items() for one in some]
+        reading = next(one.reading for some in self._sources.values() for one in some)
+        how = (READER, reading.options, reading.recorded)
+        return hashlib.sha256(repr((how, content)).encode()).hexdigest()
+
+    def columns(self, split: str) -> list[tuple[str, list[str]]]:
+        """(file, its columns) for each file of the split."""
+        return [(one.name, one.columns()) for one in self._sources[split]]
+
+    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
+        """(file, its columns with some values) for each file of the split."""
+        return [(one.name, one.sample()) for one in self._sources[split]]
+
+    def parts(self, split: str, columns: Columns) -> list[Part]:
+        """The rows of each file. `columns` are those of the reading."""
+        return [one.part() for one in self._sources[split]]

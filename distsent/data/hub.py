@@ -3,7 +3,7 @@
 import hashlib
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,44 +11,74 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from distsent.data.arrow import explain, part_of_dataset, silenced
+from distsent.data.arrow import explain, silenced
 from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.rows import Columns, Part
+from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
+from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
+from distsent.job.schema import DataSection
 
 
 class Hub:
     """A dataset by its hub id. Splits with other names (imdb's `unsupervised`) are not read."""
 
-    def __init__(self, name: str, config: str | None, revision: str | None) -> None:
-        known = KNOWN_DATASETS.get(name)
+    notes = ()
+
+    def __init__(self, data: DataSection) -> None:
+        name, known = data.source, KNOWN_DATASETS.get(data.source)
         self.asked, self.name = name, known.hub_id if known else name
-        self.config, self.revision = config or (known.config if known else None), revision
+        self.config, self.revision = data.config or (known and known.config), data.revision
+        self._named = {split: getattr(data, split) for split in SPLITS}
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(split for split in ("train", "validation", "test") if split in self._data)
+        return (*self._chosen,)
+
+    @cached_property
+    def _chosen(self) -> dict[str, list[str]]:
+        """For each split the splits of the hub that it consists of."""
+        chosen = {}
+        for split, named in self._named.items():
+            names = [named] if isinstance(named, str) else list(named or [split])
+            if isinstance(named, Mapping) or (named and not set(names) <= set(self._data)):
+                value, there = to_toml_value(named), ", ".join(self._data)
+                raise UserError(f"data.{split} = {value}: the splits of {self.name} are {there}")
+            if set(names) <= set(self._data):
+                chosen[split] = names
+        used = [name for names in chosen.values() for name in names]
+        if twice := sorted({name for name in used if used.count(name) > 1}):
+            raise UserError(f"data.train, data.validation, data.test: {twice[0]!r} is named twice")
+        if not chosen:
+            there = ", ".join(self._data)
+            fix = f'data.train = "{next(iter(self._data))}" names the training rows'
+            raise UserError(f"data.source = {self.asked!r}: its splits are {there}; {fix}")
+        return chosen
 
     def fingerprint(self) -> str:
         # Of commit, configuration and split
-        kept = [(split, self._data[split]._fingerprint) for split in self.splits]
+        named = [(split, name) for split, names in self._chosen.items() for name in names]
+        kept = [(split, self._data[name]._fingerprint) for split, name in named]
         content = ("hub", self.name, self.config, self.revision, kept)
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        return [(f"{self.name} {split}", self._data[split].column_names)]
+        return [(f"{self.name} {n}", self._data[n].column_names) for n in self._chosen[split]]
 
     def sample(self, split: str) -> list[tuple[str, list[Column]]]:
         """(name, the columns with some values) of the split."""
-        rows = self._data[split].select(range(min(SAMPLE, len(self._data[split]))))
-        columns = [*map(Column, rows.column_names)]
-        for column in columns:
-            column.add(rows[column.name][:])
-        return [(f"{self.name} {split}", columns)]
+        return [(f"{self.name} {n}", sample_rows(self._data[n])) for n in self._chosen[split]]
 
-    def parts(self, split: str, columns: Columns, drop: bool) -> list[Part]:
-        return [part_of_dataset(f"{self.name} {split}", self._data[split], columns.label)]
+    def parts(self, split: str, columns: Columns) -> list[Part]:
+        return [self._part(name, columns) for name in self._chosen[split]]
+
+    def _part(self, split: str, columns: Columns) -> Part:
+        rows = self._data[split]
+        names = columns.in_file(rows.column_names)
+        classes = getattr(rows.features[names[columns.label]], "names", None)
+        table = rows.data.table.select([*names.values()]).rename_columns([*names])
+        return Part(f"{self.name} {split}", table, classes and tuple(classes))
 
     @cached_property
     def _data(self) -> Any:
@@ -84,6 +114,15 @@ class Hub:
             config = f" (data.config = {self.config!r})" if "onfig" in text else ""
             return UserError(f"{asked}: {text}{config}")
         return explain(error, self.name)
+
+
+def sample_rows(rows: Any) -> list[Column]:
+    """The columns of a datasets.Dataset with some values."""
+    rows = rows.select(range(min(SAMPLE, len(rows))))
+    columns = [*map(Column, rows.column_names)]
+    for column in columns:
+        column.add(rows[column.name][:])
+    return columns
 
 
 @contextmanager

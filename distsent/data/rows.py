@@ -1,21 +1,39 @@
 """The rows of a dataset as its source has them, numbered from 0 across files."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from distsent.formats.read_as import ReadAs
+from distsent.job.schema import DataSection
+
 FILE = "file"  # column with the file name of each row, where each text is a file
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a job reads."""
+    """The columns that a job reads. Tables have these names, whatever the files call them."""
 
     text: str
     pair: str | None
     label: str
+    positions: tuple[tuple[str, int], ...] = ()  # (column, its position), counted from 0
+
+    @classmethod
+    def of(cls, data: DataSection) -> Columns:
+        """Those of a job."""
+        names: dict[str, str | None] = {}
+        positions: list[tuple[str, int]] = []
+        for role in ("text", "pair", "label"):
+            names[role] = getattr(data, f"{role}_column")
+            if (position := getattr(data, f"{role}_position")) is not None:
+                names[role] = f"position {position}"
+                positions.append((f"position {position}", position))
+        return cls(**names, positions=tuple(positions))  # type: ignore[arg-type]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -25,6 +43,13 @@ class Columns:
     def all(self) -> tuple[str, ...]:
         return (*self.texts, self.label)
 
+    def in_file(self, found: Sequence[str]) -> dict[str, str]:
+        """What a file with the columns `found` calls the columns that it has."""
+        at = dict(self.positions)
+        places = {name: at[name] for name in self.all if name in at and at[name] < len(found)}
+        names = {name: name for name in self.all if name not in at and name in found}
+        return {**names, **{name: found[place] for name, place in places.items()}}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -33,6 +58,7 @@ class Part:
     name: str
     table: pa.Table
     label_names: tuple[str, ...] | None = None  # where the file itself has them
+    read_as: ReadAs | None = None  # how the file was read, if it is a file
 
 
 class Rows:

@@ -40,7 +40,7 @@ class TextFile:
         if self._reader.columns is not None:
             wanted = dict(zip(("--text-column", "--pair-column"), self._columns, strict=False))
             if any(self._reader.columns.count(name) != 1 for name in self._columns):
-                lines, fix = column_errors(str(path), wanted, sample_columns(file))
+                lines, fix = column_errors(str(path), wanted, sample_columns(file, str(path)))
                 raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
 
     def __iter__(self) -> Iterator[Text]:

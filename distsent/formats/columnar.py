@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distsent.formats.reader import Reader
+from distsent.formats.records import readable
 
 ROWS = 4096  # read at once
 
@@ -18,8 +19,14 @@ class ParquetReader(Reader):
         from pyarrow.parquet import ParquetFile
 
         self._file = ParquetFile(self.path)
-        self.columns = self._file.schema_arrow.names
-        self._total = self._file.metadata.num_rows
+        self.schema = self._file.schema_arrow
+        self.columns = self.schema.names
+        self.rows = self._total = self._file.metadata.num_rows
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """The rows as Arrow record batches, with the types of the file."""
+        with self, readable(self.name):
+            yield from self._file.iter_batches(ROWS, columns=list(columns))
 
     def done(self) -> float:
         return self._taken / max(1, self._total)

@@ -26,7 +26,13 @@ positive = number("> 0")
 non_negative = number(">= 0")
 fraction = number(">= 0", "< 1")
 words = list_of(text, "a list of words")
-files = either(text, list_of(text, "a list of paths"))
+files = either(
+    text,
+    either(
+        list_of(text, "a list of paths"),
+        table_of(text, "a table from classes, or from `text` and `label`, to paths"),
+    ),
+)
 JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
 SEED = integer(">= 0", "<= 4294967295")
 # fmt: off
@@ -60,13 +66,13 @@ class DataSection:
         unset="the dataset's own", example="split")
     revision: str | None = key(None, text, "revision of a hub dataset", unset="the newest",
         example="main")
-    train: str | tuple[str, ...] | None = key(None, files,
-        "training files or patterns, in data.source if it is a folder", unset="found by name",
-        example="train*.csv")
-    validation: str | tuple[str, ...] | None = key(None, files, "validation files or patterns",
-        unset="found by name", example="dev.csv")
-    test: str | tuple[str, ...] | None = key(None, files, "test files or patterns",
-        unset="found by name", example="test.csv")
+    train: str | tuple[str, ...] | Mapping[str, str] | None = key(None, files,
+        "training files or patterns, in data.source if it is a folder; splits of a hub dataset",
+        unset="found by name", example="train*.csv")
+    validation: str | tuple[str, ...] | Mapping[str, str] | None = key(None, files,
+        "the same for validation", unset="found by name", example="dev.csv")
+    test: str | tuple[str, ...] | Mapping[str, str] | None = key(None, files,
+        "the same for test", unset="found by name", example="test.csv")
     text_column: str = key("text", text, "column of the text")
     pair_column: str | None = key(None, text, "column of a second text", unset="single texts",
         example="question")

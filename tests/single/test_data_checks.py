@@ -161,7 +161,10 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
         f"train: 1 row with no text (null, empty or only white space): train/pos/7_9.txt; {FIX}"
     ]
     (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
-    assert wrong(tmp_path) == ["7_9.txt: not UTF-8 (byte 0xe9, line 1)"]
+    assert wrong(tmp_path) == [
+        'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café"); '
+        'data.encoding = "cp1252" reads it'
+    ]
 
 
 def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
@@ -177,12 +180,37 @@ def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
     assert split.origin(1) == "train.parquet, row 6"
 
 
-def test_a_test_split_that_are_not_labeled_may_be_dropped(tmp_path: Path):
-    folder(tmp_path, train=reviews(4), validation=GOOD, test=texts(["a", "b"], [-1, -1]))
-    assert wrong(tmp_path)[0].startswith("test.parquet: 2 rows with the label -1")
-    dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
+@pytest.mark.parametrize(
+    ("label", "keys"), [(-1, {}), (None, {}), ("", {}), (-1, {"drop_bad_rows": True})]
+)
+def test_a_test_split_without_labels_is_left_out_of_scoring(tmp_path: Path, label, keys: dict):
+    unlabeled = texts(["a", "b"], [label, label])
+    folder(tmp_path, train=reviews(4), validation=GOOD, test=unlabeled)
+    dataset = open_dataset(data(tmp_path, **keys), 1)
     assert dataset.find_warnings() == ["test: not used, none of its 2 rows has a label"]
     assert [*dataset.splits] == ["train", "validation"]
+    assert mistakes(lambda: open_dataset(data(tmp_path, **keys), 1, only="test").splits) == [
+        f"data.source = {str(tmp_path)!r}: the test split has no labels to score it by; "
+        "predict labels it"
+    ]
+
+
+def test_minus_one_is_a_label_where_the_job_names_it(tmp_path: Path):
+    folder(tmp_path, train=texts(["a", "b"], [-1, 1]), test=texts(["c"], [-1]))
+    dataset = open_dataset(data(tmp_path, labels=("-1", "1")), 1)
+    assert dataset.splits["test"].labels.tolist() == [0]
+
+
+def test_a_competitions_test_file_without_a_label_column(tmp_path: Path):
+    """A column that the training file lacks may be the label under another name."""
+    folder(tmp_path, ".csv", train={"id": [*range(10)], **reviews(10)},
+           test={"id": [1, 2], "text": ["a", "b"]})  # fmt: skip
+    assert wrong(tmp_path)[0].startswith("the dataset has neither a validation nor a test split")
+    dataset = open_dataset(data(tmp_path, test_fraction=0.2), 1)
+    assert dataset.find_warnings() == ["test: not used, test.csv has no label column"]
+    assert [*dataset.splits] == ["train", "test"]
+    write(tmp_path / "test.csv", {"id": [1, 2], "text": ["a", "b"], "Target": [0, 1]})
+    assert wrong(tmp_path)[0].startswith("test.csv: no column 'label' (data.label_column)")
 
 
 def test_columns_of_the_wrong_kind(tmp_path: Path):
@@ -194,7 +222,7 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         test={"text": ["a"], "label": [[0]]},
     )
     assert wrong(tmp_path / "l") == [
-        "train.parquet: column 'label' contains list<item: int64>, neither numbers nor words"
+        "train.parquet: column 'label' contains list<element: int64>, neither numbers nor words"
     ]
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
     assert wrong(tmp_path / "f") == [

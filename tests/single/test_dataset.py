@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from distsent.data import splits
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.rows import take_values
+from distsent.formats.open import TABLES
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+LACK = f"no train, validation or test file ({', '.join(TABLES)}); the folder contains "
 NASTY = [
     'a "quoted" text',
     "commas, and, more",
@@ -362,28 +364,24 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
     (tmp_path / "notes").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "notes" / name).touch()
-    formats = ".parquet, .csv, .tsv, .jsonl, .json"
+    source = "data.source = {path!r}: "
     cases = {
-        tmp_path / "nowhere": "no such file or folder",
-        tmp_path / "notes" / "a.txt": f"not a known format ({formats})",
-        tmp_path
-        / "empty": f"no train, validation or test file ({formats}), no aclImdb tree; the folder "
-        "contains nothing",
-        tmp_path
-        / "notes": f"no train, validation or test file ({formats}), no aclImdb tree; the folder "
-        "contains a.txt, b.txt",
+        "nowhere": [source + "no such file or folder"],
+        "notes/a.txt": ["a.txt: the file is empty"],
+        "empty": [source + LACK + 'nothing; data.train = "FILE" names the file'],
+        "notes": [source + LACK + 'a.txt, b.txt; data.train = "a.txt" names the file'],
     }
-    for path, what in cases.items():
-        assert mistakes(lambda path=path: open_dataset(data(path), 1)) == [
-            f"data.source = {str(path)!r}: {what}"
-        ]
+    for name, lines in cases.items():
+        path = tmp_path / name
+        found = mistakes(lambda path=path: open_dataset(data(path), 1).splits)
+        assert found == [line.format(path=str(path)) for line in lines]
 
 
 def test_a_split_that_exists_twice(tmp_path: Path):
     folder(tmp_path, ".csv", train=reviews(4), val=reviews(2), dev=reviews(2))
     assert mistakes(lambda: open_dataset(data(tmp_path), 1)) == [
         f"data.source = {str(tmp_path)!r}: the validation split exists twice, as dev.csv and "
-        "val.csv; keep one"
+        'val.csv; keep one, or choose: data.validation = "dev.csv"'
     ]
 
 

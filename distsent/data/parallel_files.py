@@ -1,0 +1,119 @@
+"""Texts and labels in two files, line by line: train_text.txt and train_labels.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from distsent.data.class_files import COLUMNS
+from distsent.data.files import Reading, RowSource, checked, sha256
+from distsent.data.labels import normalize_label
+from distsent.data.row_cache import batches_of
+from distsent.data.split_names import split_in, words
+from distsent.errors import UserError
+from distsent.formats.open import open_file
+from distsent.formats.read_as import ReadAs
+from distsent.formats.records import shorten
+
+TEXTS = {"text", "texts", "sentence", "sentences", "sent", "sents", "x"}
+LABELS = {
+    *("label", "labels", "sentiment", "sentiments", "class", "classes", "topic", "topics"),
+    *("target", "targets", "y"),
+}
+NAMES = "mapping.txt"  # beside them, in TweetEval: number, tab, name
+
+
+def find_parallel_files(files: Sequence[Path]) -> dict[str | None, tuple[Path, Path | None]]:
+    """For each split that the names say: texts, labels. Raises UserError for two files of one.
+
+    A test split may have no labels. Empty if the files are not texts and labels.
+    """
+    found: dict[str | None, dict[str, list[Path]]] = {}
+    for path in files:
+        said = set(words(path.name))
+        for kind, known in (("text", TEXTS), ("label", LABELS)):
+            if said & known and not said & (LABELS if kind == "text" else TEXTS):
+                found.setdefault(split_in(path.name), {}).setdefault(kind, []).append(path)
+    if not any(len(kinds) == 2 for kinds in found.values()):
+        return {}
+    for split, kinds in found.items():
+        for kind, paths in kinds.items():
+            if len(paths) > 1:
+                names = " and ".join(path.name for path in paths)
+                shown = f'{{ text = "{kinds["text"][0].name}", label = "{paths[0].name}" }}'
+                raise UserError(
+                    f"{paths[0].parent}: {names} may all be {kind}s; "
+                    f"data.{split or 'train'} = {shown} names two"
+                )
+    return {
+        split: (kinds["text"][0], kinds["label"][0] if "label" in kinds else None)
+        for split, kinds in found.items()
+        if "text" in kinds
+    }
+
+
+class ParallelFiles(RowSource):
+    """A file of texts and a file of their labels, a line each."""
+
+    def __init__(self, paths: tuple[Path, Path], names: tuple[str, str], reading: Reading) -> None:
+        super().__init__(names[0], reading)
+        self.paths, self._labels_name = paths, names[1]
+        mapping = paths[1].parent / NAMES
+        self._mapping = mapping if mapping.is_file() else None
+
+    @cached_property
+    def digest(self) -> str:
+        paths = [*self.paths, *([self._mapping] if self._mapping else [])]
+        return " ".join(["parallel", *(sha256(path, path.name) for path in paths)])
+
+    def _columns(self) -> list[str]:
+        return COLUMNS
+
+    def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
+        schema, names = self._schema(), None
+        if self._mapping:
+            names = read_mapping(self._mapping, self._labels_name)
+        how = ReadAs("lines", None, {"labels": self._labels_name})
+        return schema, batches_of(self._rows(), schema), self._about(how, names)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        columns = self.reading.columns
+        options = replace(self.reading.options, format="lines")
+        names = (self.name, self._labels_name)
+        with ExitStack() as stack:
+            readers = [
+                stack.enter_context(open_file(path, name, options, strict=True))
+                for path, name in zip(self.paths, names, strict=True)
+            ]
+            counts, named = [0, 0], dict(zip((columns.text, columns.label), COLUMNS, strict=True))
+            for pair in zip_longest(*(reader.records(()) for reader in readers)):
+                counts = [n + (row is not None) for n, row in zip(counts, pair, strict=True)]
+                if all(pair):
+                    row, text, _ = pair[0]
+                    out = {columns.text: text, columns.label: normalize_label(pair[1][1])}
+                    yield checked(out, f"{self.name}, row {row}", named, self.reading.drop)
+        if counts[0] != counts[1]:
+            found = f"{self.name} has {counts[0]:,} lines, {self._labels_name} {counts[1]:,}"
+            raise UserError(f"{found}: they belong together line by line, so one of them is wrong")
+
+
+def read_mapping(path: Path, labels: str) -> list[str]:
+    """The names of the labels 0, 1, 2, ... Raises UserError for another file."""
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    fields = [[field.strip() for field in line.split("\t")] for line in lines]
+    numbers = [some[0] for some in fields]
+    names = [some[1] for some in fields if len(some) > 1]
+    if numbers != [str(i) for i in range(len(fields))] or len(set(names)) < len(fields):
+        found = f"{shorten(lines[0])} in the first line" if lines else "no line"
+        raise UserError(
+            f"{path.name}, beside {labels}: expected a number from 0, a tab and a name per line, "
+            f"found {found}; correct or remove it"
+        )
+    return names

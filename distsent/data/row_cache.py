@@ -1,0 +1,136 @@
+"""Rows as memory-mapped Arrow tables, kept until what they were read from changes.
+
+They lie in the cache folder of datasets. A file of rows counts once its record, a JSON file with
+its size and its hash, lies beside it: rows that were cut short or damaged are read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from xxhash import xxh3_128
+
+from distsent.data.lock import locked
+from distsent.errors import UserError
+
+MOST_ROWS, MOST_CHARACTERS = 4096, 1 << 24  # of a batch: what a process holds in memory
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Rows, and what was noted about them: a JSON object."""
+
+    table: pa.Table
+    about: Mapping[str, Any]
+
+
+def load(key: str, name: str) -> CachedRows | None:
+    """The rows kept under `key`, if there are any and they are what was written."""
+    rows, record = _paths(key)
+    try:
+        noted = json.loads(record.read_text(encoding="utf-8"))
+        if (found := _size_and_hash(rows)) != noted["file"]:
+            raise ValueError(f"{found[0]:,} bytes, written were {noted['file'][0]:,}")
+        return CachedRows(_open(rows), noted["about"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        print(f"distsent: {name}: its cached rows are damaged; reading it again", file=sys.stderr)
+        return None
+
+
+def load_or_write(
+    key: str, name: str, read: Callable[[], tuple[pa.Schema, Iterable[pa.RecordBatch], Any]]
+) -> CachedRows:
+    """The rows under `key`. If there are none, `read` yields (schema, batches, about) of them.
+
+    Processes that need the same rows wait for the one that reads them.
+    """
+    rows, record = _paths(key)
+    with _writable(name, rows.parent):
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        with locked(rows.with_suffix(".lock"), lambda owner: None, lambda: None):
+            if found := load(key, name):
+                return found
+            schema, batches, about = read()
+            with _temporary(rows) as temporary:
+                with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                    for batch in batches:
+                        out.write_batch(batch)
+                text = json.dumps({"file": _size_and_hash(temporary), "about": about})
+                record.unlink(missing_ok=True)
+                temporary.rename(rows)
+            with _temporary(record) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.rename(record)
+    return CachedRows(_open(rows), about)
+
+
+def batches_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as batches of bounded size: the offsets of a batch's texts have 32 bits."""
+    columns: dict[str, list] = {name: [] for name in schema.names}
+    first, *_ = columns.values()
+    characters = 0
+    for row in rows:
+        for name, values in columns.items():
+            value = row[name]
+            values.append(value)
+            characters += len(value) if isinstance(value, str) else 0
+        if len(first) == MOST_ROWS or characters > MOST_CHARACTERS:
+            yield pa.record_batch(columns, schema=schema)
+            characters = 0
+            for values in columns.values():
+                values.clear()
+    if first:
+        yield pa.record_batch(columns, schema=schema)
+
+
+def _paths(key: str) -> tuple[Path, Path]:
+    from datasets import config
+
+    stem = Path(config.HF_DATASETS_CACHE) / "distsent" / key
+    return stem.with_suffix(".arrow"), stem.with_suffix(".json")
+
+
+def _open(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _size_and_hash(path: Path) -> list[int | str]:
+    digest = xxh3_128()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        return [file.tell(), digest.hexdigest()]
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Another name in the same folder. What is left under it is deleted."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(name: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        fix = "set HF_DATASETS_CACHE to another folder"
+        why = f"cannot be written ({error.strerror or error})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why, fix = "has no space left", "free some, or set HF_DATASETS_CACHE to another folder"
+        raise UserError(f"{name}: the cache of its rows, {folder}, {why}; {fix}") from error

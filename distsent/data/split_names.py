@@ -1,0 +1,83 @@
+"""Which split a name stands for, and which shards belong together: read from names alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from distsent.errors import UserError
+from distsent.formats.compression import SUFFIXES as COMPRESSIONS
+from distsent.formats.compression import data_suffix
+from distsent.formats.records import first_few
+
+SPLITS = ("train", "validation", "test")
+# As datasets reads them; "eval" is a test split there, too
+KEYWORDS = {
+    **{"train": "train", "training": "train"},
+    **{"validation": "validation", "valid": "validation", "dev": "validation", "val": "validation"},
+    **{"test": "test", "testing": "test", "eval": "test", "evaluation": "test"},
+}
+_SHARD = re.compile(r"(?P<rest>.*?)-(?P<index>\d{3,})-of-(?P<of>\d{3,})(-[0-9a-f]{8,})?")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+class Shard(NamedTuple):
+    """The place of a file in a set: train-00002-of-00005.parquet is number 2 of 5."""
+
+    rest: str  # the name without it
+    number: int
+    of: int
+
+
+def stem(path: Path) -> str:
+    """The name without the suffixes of compression and format: "train" of "train.csv.gz"."""
+    name = path.stem if path.suffix.lower() in COMPRESSIONS else path.name
+    return Path(name).stem
+
+
+def shard_of(path: Path) -> Shard | None:
+    """Its place in a set of shards, if the name has one."""
+    found = _SHARD.fullmatch(stem(path))
+    return Shard(found["rest"], int(found["index"]), int(found["of"])) if found else None
+
+
+def set_of(path: Path) -> tuple[str, str]:
+    """What the files of a set of shards have in common: (name without the number, suffix)."""
+    shard = shard_of(path)
+    return shard.rest if shard else stem(path), data_suffix(path)
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case: "labeledTrainData" has three."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def split_called(name: str) -> str | None:
+    """The split that this is a usual name of, as a whole."""
+    return KEYWORDS.get(name.lower())
+
+
+def split_in(name: str) -> str | None:
+    """The split that a word of the name stands for; None if there is none, or several."""
+    found = {KEYWORDS[word] for word in words(name) if word in KEYWORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def check_shards(paths: Iterable[Path], where: str, fix: str) -> None:
+    """Raises UserError, which `where` begins and `fix` ends, unless all sets are complete."""
+    sets: dict[tuple[Path, str, str, int], list[Path]] = {}
+    for path in paths:
+        if shard := shard_of(path):
+            key = (path.parent, shard.rest, path.name.partition(".")[2], shard.of)
+            sets.setdefault(key, []).append(path)
+    for (_, rest, suffix, of), some in sets.items():
+        numbers = [shard.number for path in some if (shard := shard_of(path))]
+        missing = [f"{rest}-{i:05d}-of-{of:05d}.{suffix}" for i in range(of) if i not in numbers]
+        twice = [path.name for path, n in zip(some, numbers, strict=True) if numbers.count(n) > 1]
+        if missing:
+            lack = f"{len(missing)} of {of} shards are missing: {first_few(missing)}"
+            raise UserError(f"{where}: {lack}; {fix}")
+        if twice:
+            raise UserError(f"{where}: shards exist twice: {first_few(twice)}; keep one of each")

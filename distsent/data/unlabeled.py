@@ -1,0 +1,54 @@
+"""Held-out splits without labels, as competitions publish them: they cannot be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distsent.data.labels import normalize_label
+from distsent.data.rows import Columns, Rows
+from distsent.formats.records import first_few
+
+Found = Mapping[str, Sequence[tuple[str, list[str]]]]  # per split: (file, its columns)
+
+
+def without_label_column(found: Found, columns: Columns) -> dict[str, str]:
+    """The splits whose files lack the label column, with a line for each.
+
+    All other columns must be those of the training files: a strange one may be the label under
+    another name.
+    """
+    known = {name for _, names in found.get("train", ()) for name in names}
+    return {
+        split: f"{split}: not used, {first_few([file for file, _ in files])} has no label column"
+        for split, files in found.items()
+        if split != "train" and known
+        if not any(columns.label in columns.in_file(names) for _, names in files)
+        if all(names and known.issuperset(names) for _, names in files)
+    }
+
+
+def without_labels(rows: Mapping[str, Rows], classes: Collection[str]) -> dict[str, str]:
+    """The held-out splits in which no row has a label, with a line for each.
+
+    -1 is a label only if it is one of `classes`.
+    """
+    empty = {None, ""} | ({"-1"} - set(classes))
+    return {
+        split: f"{split}: not used, none of its {_count(len(some))} has a label"
+        for split, some in rows.items()
+        if split != "train" and len(some)
+        if all(_values(part.table.column(some.columns.label)) <= empty for part in some.parts)
+    }
+
+
+def _values(column: pa.ChunkedArray) -> set[str | None]:
+    if pa.types.is_nested(column.type):
+        return {"nested"}
+    return {normalize_label(value) for value in pc.unique(column).to_pylist()}
+
+
+def _count(n: int) -> str:
+    return f"{n:,} row" if n == 1 else f"{n:,} rows"
