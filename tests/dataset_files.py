@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as parquet
 import pytest
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
+from tests.spreadsheet_files import write_xlsx
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -32,6 +34,10 @@ def write(path: Path, columns: Columns) -> Path:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if path.suffix in (".parquet", ".pq"):
         parquet.write_table(pa.table(dict(columns)), path)
+    elif path.suffix in (".arrow", ".feather"):
+        feather.write_feather(pa.table(dict(columns)), path)
+    elif path.suffix == ".xlsx":
+        write_xlsx(path, {"Sheet1": [[*columns], *([*row.values()] for row in rows)]})
     elif path.suffix in (".jsonl", ".ndjson", ".jl"):
         path.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"

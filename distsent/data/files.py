@@ -19,7 +19,7 @@ from distsent.data.labels import normalize_label
 from distsent.data.rows import Columns, Part
 from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
-from distsent.formats.columnar import ParquetReader
+from distsent.formats.columnar import ColumnarReader
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES, open_file
 from distsent.formats.options import FileOptions
@@ -138,7 +138,7 @@ class TableFile(RowSource):
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         reader, columns = self._reader, self.reading.columns
         names = columns.in_file(self._columns())
-        if isinstance(reader, ParquetReader) and self.label is None:
+        if isinstance(reader, ColumnarReader) and self.label is None:
             about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
             schema = plain_schema(reader.schema, names)
             batches = plain_batches(reader.batches(list(names.values())), names, schema)

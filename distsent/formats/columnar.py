@@ -1,46 +1,124 @@
-"""Files of columns: parquet."""
+"""Files of columns: parquet, Arrow's IPC files and streams (feather too)."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from distsent.errors import UserError
+from distsent.formats.compression import seekable, source_of
 from distsent.formats.reader import Reader
-from distsent.formats.records import readable
+from distsent.formats.records import first_few, readable
 
 ROWS = 4096  # read at once
 
 
-class ParquetReader(Reader):
-    """parquet: some thousand rows at a time."""
+class ColumnarReader(Reader):
+    """A file that knows its columns and the number of its rows."""
 
-    format = "parquet"
     _taken = 0
 
-    def _open(self) -> None:
-        from pyarrow.parquet import ParquetFile
-
-        self._file = ParquetFile(self.path)
-        self.schema = self._file.schema_arrow
-        self.columns = self.schema.names
-        self.rows = self._total = self._file.metadata.num_rows
+    def done(self) -> float:
+        return self._taken / max(1, self.rows or 0)
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """The rows as Arrow record batches, with the types of the file."""
         with self, readable(self.name):
-            yield from self._file.iter_batches(ROWS, columns=list(columns))
+            yield from self._batches(columns)
 
-    def done(self) -> float:
-        return self._taken / max(1, self._total)
+    def _open(self) -> None:
+        source = source_of(self.path, self.name, self.options.compression)
+        self._file: IO[bytes] = seekable(source)
+        try:
+            self.schema, self.rows = self._open_table(self._file)
+        except UserError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            self._file.close()
+            why = str(error).splitlines()[0].rstrip(".")[:80]
+            raise UserError(f"{self.name}: not {self.format}, or damaged ({why})") from None
+        self.resolved["compression"] = source.compression
+        self.columns = self.schema.names
+
+    def _open_table(self, file: IO[bytes]) -> tuple[pa.Schema, int]:
+        """Schema and number of rows."""
+        raise NotImplementedError
+
+    def _batches(self, columns: Sequence[str]) -> Iterable[Any]:
+        """Tables or batches that have at least these columns."""
+        raise NotImplementedError
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
-        for batch in self._file.iter_batches(ROWS, columns=list(columns)):
-            for values in zip(*(self._python(batch.column(name)) for name in columns), strict=True):
+        known = [name for name in columns if name in self.schema.names]
+        if twice := [name for name in known if self.schema.names.count(name) > 1]:
+            raise UserError(f"{self.name}: two columns are called {first_few(twice)}; rename one")
+        for batch in self._batches(known):
+            lists = [values_of(batch.column(name)) for name in known]
+            for row in range(batch.num_rows):
                 self._taken += 1
-                yield dict(zip(columns, values, strict=True)), ""
+                yield {name: values[row] for name, values in zip(known, lists, strict=True)}, ""
 
-    @staticmethod
-    def _python(column: Any) -> list:
+
+class ParquetReader(ColumnarReader):
+    """parquet: some row groups at a time."""
+
+    format = "parquet"
+
+    def _open_table(self, file: IO[bytes]) -> tuple[pa.Schema, int]:
+        from pyarrow.parquet import ParquetFile
+
+        self._table = ParquetFile(file)
+        return self._table.schema_arrow, self._table.metadata.num_rows
+
+    def _batches(self, columns: Sequence[str]) -> Iterable[Any]:
+        return self._table.iter_batches(ROWS, columns=[*columns])
+
+
+class ArrowReader(ColumnarReader):
+    """arrow: an IPC file (feather) or an IPC stream, which save_to_disk writes."""
+
+    format = "arrow"
+
+    def _open_table(self, file: IO[bytes]) -> tuple[pa.Schema, int]:
+        stream = file.read(6) != b"ARROW1"
+        file.seek(0)
+        open_ipc = pa.ipc.open_stream if stream else pa.ipc.open_file
+        reader = open_ipc(file)
+        rows = sum(batch.num_rows for batch in _every(reader, stream))
+        file.seek(0)
+        self._reader, self._stream = open_ipc(file), stream
+        return reader.schema, rows
+
+    def _batches(self, columns: Sequence[str]) -> Iterable[Any]:
+        for batch in _every(self._reader, self._stream):
+            # Damaged offsets would read beyond the buffers
+            batch.select([*columns]).validate(full=True)
+            for start in range(0, batch.num_rows, ROWS):
+                yield batch.slice(start, ROWS)
+
+
+def _every(reader: Any, stream: bool) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream or a file."""
+    if stream:
+        yield from reader
+        return
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)
+
+
+def values_of(column: pa.Array) -> list[Any]:
+    """The values of a column. Bytes that are not UTF-8 are lone surrogates in its texts."""
+    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
+    if kinds.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    raw = kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
+    if not raw:
         try:
             return column.to_pylist()
         except UnicodeDecodeError:
-            raw = column.cast("large_binary").to_pylist()
-            return [None if x is None else x.decode(errors="surrogateescape") for x in raw]
+            column = column.cast("large_binary")
+    found = column.to_pylist()
+    return [None if x is None else x.decode(errors="surrogateescape") for x in found]

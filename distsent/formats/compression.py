@@ -5,12 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -91,6 +93,17 @@ def source_of(path: Path, name: str, compression: str = "auto") -> Source:
         return Source(path, name, kind, inner)
     member = _only_member(path, name)
     return Source(path, name, kind, PurePosixPath(member).name, member)
+
+
+def seekable(source: Source) -> IO[bytes]:
+    """The decompressed bytes as a file with random access: a temporary one if it is compressed."""
+    if source.compression == "none":
+        return open(source.path, "rb")
+    file = TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    with source.opened() as stream:
+        shutil.copyfileobj(stream, file, BLOCK)
+    file.seek(0)
+    return file
 
 
 def data_suffix(path: Path) -> str:

@@ -9,17 +9,16 @@ from itertools import islice
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
+from distsent.formats.lines import FASTTEXT
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
 from distsent.formats.streams import open_text
 
-FASTTEXT = "__label__"
-_BINARY = {b"PAR1": "parquet"}
-
-
-def refuse(source: Source, head: bytes, wanted: str) -> None:
-    """Raises UserError for a known format that is not read."""
+_BINARY = {
+    **{b"PAR1": "parquet", b"ARROW1\0\0": "arrow", b"\xff\xff\xff\xff": "arrow"},
+    **{b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel"},
+}
 
 
 def binary_format(head: bytes) -> str:
@@ -45,7 +44,8 @@ def text_format(source: Source, options: FileOptions, strict: bool, recorded: Re
         head = "".join(islice(text, 50))
         if is_json(head.encode("utf-8", "replace")):
             return "json"
-        if all(line.startswith(FASTTEXT) for line in text.again() if line.strip()) and head.strip():
+        marked = [line.startswith(FASTTEXT) for line in text.again() if line.strip()]
+        if sum(marked) > len(marked) / 2:
             return "fasttext"
         if recorded and recorded.format in ("csv", "lines", "label_text"):
             return recorded.format

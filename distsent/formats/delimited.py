@@ -86,7 +86,7 @@ class DelimitedReader(Reader):
         if found.numbered:
             first = ["", *first]
         rows = header.survey(records, first, deep=bool(options.names))
-        has_header = _check_header(self.name, options, rows)
+        has_header = header_exists(self.name, options, rows)
         columns = [*first] if has_header else [*map(str, range(len(first)))]
         columns = [*(options.names or map(_bare, columns))]
         return Layout(
@@ -126,8 +126,8 @@ def _bare(name: str) -> str:
     return name.strip() or name
 
 
-def _check_header(name: str, options: FileOptions, rows: header.Survey) -> bool:
-    """Whether the first record is a header. Raises UserError where that is in doubt."""
+def header_exists(name: str, options: FileOptions, rows: header.Survey) -> bool:
+    """Whether the first record is a header, by all rows. Raises UserError where that is in doubt."""
     if options.names and options.header == "auto":
         if [*map(str.strip, rows.first)] == [*map(str.strip, options.names)]:
             return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
-from distsent.formats.likely_encoding import count_zeros, diagnose, line_ends, wide_encoding
+from distsent.formats.likely_encoding import count_zeros, diagnose, wide_encoding
 
 MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
     **{codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"},
@@ -26,6 +26,9 @@ class Encoding:
     codec: str
     mark: int = 0
     notes: tuple[str, ...] = ()
+    lines: int = 0
+    line_end: str = "\n"  # "\r" where no other ends a line; lines that end with "\r\n" have both
+    stray_returns: int = 0  # carriage returns that end no line, if line_end is "\n"
 
     @property
     def name(self) -> str:
@@ -46,7 +49,11 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
         raise UserError(f"{source.name}: {why if guess else f'{why}; {REPLACE}'}")
     if doubt := "" if mark else _doubt(survey, wanted, codec):
         raise UserError(f"{source.name}: {doubt}")
-    return Encoding(codec, len(mark), survey.notes(codec))
+    ends = (survey.lines, "\n", survey.returns - survey.both)
+    if survey.returns and not survey.lines:
+        ends = (survey.returns, "\r", 0)
+    lines = ends[0] + (not survey.ended)
+    return Encoding(codec, len(mark), survey.notes(codec), lines, *ends[1:])
 
 
 def _codec(name: str, wanted: str, marked: str) -> str:
@@ -68,9 +75,27 @@ class _Survey:
     c1: int = 0  # control characters that are letters and quotes in cp1252
     zeros: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     size: int = 0  # bytes
+    lines: int = 0  # newlines
+    returns: int = 0  # carriage returns
+    both: int = 0  # carriage returns before newlines
+    ended: bool = True  # the last line ends
     escaped: bool = False  # as in 7-bit Japanese, Chinese or Korean
     beyond_ascii: bool = False
     utf8: bool = True  # the bytes are UTF-8, whatever the codec is
+
+    def count_ends(self, text: str, last: str) -> None:
+        """Counts the line ends of a block that follows the character `last`."""
+        self.lines += text.count("\n")
+        if "\r" in text:
+            self.returns += text.count("\r")
+            self.both += text.count("\r\n")
+        self.both += last == "\r" and text.startswith("\n")
+        self.ended = text.endswith(("\n", "\r")) if text else self.ended
+
+    def line_at(self, text: str) -> int:
+        """The number of the line in which a text after the blocks so far ends."""
+        lines = self.lines + text.count("\n")
+        return 1 + (lines or self.returns + text.count("\r"))
 
     def notes(self, codec: str) -> tuple[str, ...]:
         """What the user should know."""
@@ -84,7 +109,7 @@ class _Survey:
 
 def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
     """Reads all of a file."""
-    found, line, run = _Survey(), 1, 0
+    found, run, last = _Survey(), 0, ""
     decoder = codecs.getincrementaldecoder(codec)(errors)
     utf8 = codecs.getincrementaldecoder("utf-8")()
     for block in source.blocks(mark):
@@ -92,10 +117,11 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             before = error.object[: error.start].decode(codec, "replace")
-            byte = f"byte 0x{error.object[error.start]:02x}, line {line + line_ends(before)}"
+            byte = f"byte 0x{error.object[error.start]:02x}, line {found.line_at(before)}"
             found.fault = byte if errors == "strict" else ""
             return found
-        line += line_ends(text)
+        found.count_ends(text, last)
+        last = text[-1:] or last
         run = 0 if "\n" in text or "\r" in text else run + len(text)
         if run > LONGEST:
             raise UserError(f"{source.name}: a line of more than {LONGEST >> 20} Mi characters")
@@ -123,6 +149,8 @@ def _doubt(survey: _Survey, wanted: str, codec: str) -> str:
         return f'data.encoding = "{codec}", but the file does not start with a mark; {fix}'
     if wide and wide != codec:
         return f'text in {wide} without a mark; data.encoding = "{wide}" reads it'
+    if not wide and sum(survey.zeros) * 3 > survey.size:
+        return "mostly NUL characters, so it is damaged or no text; copy or download it again"
     if codec != "utf-8" and survey.utf8 and survey.beyond_ascii and not _is_asian(codec):
         fix = "leave the key out: UTF-8 is detected"
         return f"data.encoding = {wanted!r}, but the text is UTF-8; {fix}"

@@ -20,11 +20,6 @@ _CHARACTER = re.compile("[\x80-\ud7ff\ue000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
-def line_ends(text: str) -> int:
-    """How many lines end in the text."""
-    return text.count("\n") or text.count("\r")
-
-
 def count_zeros(zeros: list[int], block: bytes, at: int) -> None:
     """Adds the NUL bytes of a block at byte `at` to the counts by position modulo 4."""
     if b"\0" in block:

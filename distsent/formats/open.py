@@ -2,25 +2,30 @@
 
 from pathlib import Path
 
-from distsent.errors import UserError
-from distsent.formats.columnar import ParquetReader
+from distsent.formats.columnar import ArrowReader, ParquetReader
 from distsent.formats.compression import Source, source_of
-from distsent.formats.content import binary_format, is_json, refuse, text_format
+from distsent.formats.content import binary_format, is_json, text_format
 from distsent.formats.delimited import DelimitedReader
 from distsent.formats.json_rows import JsonReader
-from distsent.formats.lines import TextReader
+from distsent.formats.lines import FastTextReader, LabelTextReader, LinesReader
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
 from distsent.formats.records import readable
+from distsent.formats.refused import refuse
+from distsent.formats.spreadsheet import ExcelReader
 from distsent.formats.streams import head_of
 
 # A new format is a Reader here and a suffix below
 READERS: dict[str, type[Reader]] = {
-    **{"csv": DelimitedReader, "json": JsonReader, "lines": TextReader, "parquet": ParquetReader},
+    **{"csv": DelimitedReader, "lines": LinesReader, "label_text": LabelTextReader},
+    **{"fasttext": FastTextReader, "json": JsonReader, "excel": ExcelReader},
+    **{"parquet": ParquetReader, "arrow": ArrowReader},
 }
 SUFFIXES = {
     **{".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet"},
+    **{".arrow": "arrow", ".feather": "arrow", ".arrows": "arrow"},
+    **{".xlsx": "excel", ".xls": "excel", ".ods": "excel", ".xlsm": "excel", ".xlsb": "excel"},
     **{".json": "json", ".jsonl": "json", ".ndjson": "json", ".jl": "json"},
 }
 TABLES = tuple(SUFFIXES)  # formats with columns; a .txt may be one
@@ -44,18 +49,15 @@ def open_file(
     with readable(name):
         source = source_of(path, name, options.compression)
         kind = _format(source, options, strict, recorded)
-    if kind not in READERS:
-        raise UserError(f"{name}: data.format = {kind!r} is not supported yet")
-    reader = READERS[kind]
     if part:
         return JsonReader(path, name, options, strict, recorded, part)
-    return reader(path, name, options, strict, recorded)
+    return READERS[kind](path, name, options, strict, recorded)
 
 
 def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
     """The name of a format. Bytes that only one format has decide before the suffix does."""
     head = head_of(source)
-    refuse(source, head, options.format)
+    refuse(source, head)
     if options.format != "auto":
         return options.format
     if binary := binary_format(head):
@@ -63,4 +65,6 @@ def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs
     named = SUFFIXES.get(source.suffix)
     if named == "csv" and is_json(head):
         return "json"
+    if named == "excel":  # tables with tabs, or what else is a text but called .xls
+        named = None
     return named or text_format(source, options, strict, recorded)

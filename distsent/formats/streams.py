@@ -20,6 +20,8 @@ class TextStream(TextIOWrapper):
         super().__init__(file, how.codec, errors, newline)
         self.source, self._how = source, how
         self.compression, self.notes = source.compression, how.notes
+        self.lines, self.line_end = how.lines, how.line_end
+        self.stray_returns = how.stray_returns
         self._size = max(1, source.path.stat().st_size)
 
     def again(self, newline: str | None = None) -> TextStream:

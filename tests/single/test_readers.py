@@ -11,11 +11,12 @@ import pytest
 
 from distsent.data.dataset import open_dataset
 from distsent.data.texts import TextFile
-from distsent.formats.open import TABLES, open_file
+from distsent.formats.open import open_file
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+WRITTEN = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".feather", ".xlsx")
 TEXTS = ["a\r\nb", "a\rb", "line\u2028separator", '"quoted"', "tab\tsemicolon;", "é 🎬"]
 
 
@@ -25,7 +26,7 @@ def trained(path: Path) -> list[str]:
     return open_dataset(data(path.parent), 1).splits["train"].texts(slice(None))
 
 
-@pytest.mark.parametrize("suffix", TABLES)
+@pytest.mark.parametrize("suffix", WRITTEN)
 def test_training_and_prediction_read_the_same_texts(tmp_path: Path, suffix: str):
     columns = {"text": TEXTS, "label": [i % 2 for i in range(len(TEXTS))]}
     path = write(tmp_path / f"train{suffix}", columns)
@@ -121,7 +122,7 @@ def test_a_file_without_rows(tmp_path: Path):
 
 
 def test_readers_close_their_files(tmp_path: Path):
-    for suffix in (*TABLES, ".txt"):
+    for suffix in (*WRITTEN, ".txt"):
         path = write(tmp_path / f"x{suffix}", {"text": ["a", "b"]})
         with open_file(path, path.name) as reader:
             assert 0.0 <= reader.done() <= 1.0

@@ -1,0 +1,150 @@
+"""Formats that are known but not read: each with its name and a way out."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+from distsent.errors import UserError
+from distsent.formats.compression import Source, seekable
+from distsent.formats.records import readable
+
+UNPACK = "unpack it and name a file of it"
+EXPORT = "export it as csv, and name that"
+_SST = r"import re,sys;[print(x[1],*re.findall(r'\d ([^()]+)\)',x))for x in sys.stdin]"
+
+
+class Refused(NamedTuple):
+    """A format. `fix` may contain {file} and {stem}: the file's name, with and without suffix."""
+
+    name: str
+    fix: str
+
+
+def _pandas(reader: str) -> str:
+    """The command that converts a file with a function of pandas."""
+    to = "to_csv('{stem}.csv', index=False)"
+    return f'python -c "import pandas; pandas.{reader}.{to}" converts it'
+
+
+PICKLE = Refused(
+    "pickled Python objects, which can run code",
+    "if you trust it, " + _pandas("read_pickle('{file}')"),
+)
+WEB_PAGE = Refused(
+    "an HTML page", "a download may have ended at a log-in or error page: fetch the file itself"
+)
+XML = Refused("XML", _pandas("read_xml('{file}', parser='etree')"))
+SGML = Refused("SGML", "convert it to csv, a text and a label in each row")
+SQLITE = Refused(
+    "a database of SQLite",
+    'sqlite3 -header -csv {file} "select * from TABLE" > {stem}.csv converts a table of it',
+)
+NUMPY = Refused("arrays of NumPy", "write their texts and labels to a csv or parquet file")
+HDF5 = Refused("HDF5", _pandas("read_hdf('{file}')"))
+WORD = Refused("a document, not a table", "save its texts as csv, one in each row")
+STATA = Refused("a file of Stata", _pandas("read_stata('{file}')"))
+SPSS = Refused("a file of SPSS", EXPORT)
+LFS = Refused("a pointer of git-lfs, not the file itself", "git lfs pull fetches the file")
+NESTED = Refused("a zip in a compressed file", UNPACK)
+IMAGE = Refused("an image", "name a file of texts")
+OLD_FEATHER = Refused(
+    "feather of version 1", _pandas("read_feather('{file}')") + ", with pyarrow of before 2020"
+)
+TREES = Refused(
+    "parse trees of the Stanford Sentiment Treebank",
+    f'python -c "{_SST}" < {{file}} > {{stem}}.lines and data.format = "label_text" read it',
+)
+R = Refused("data of R", 'in R: write.csv(readRDS("{file}"), "{stem}.csv", row.names = FALSE)')
+
+_MAGIC = {
+    **{b"SQLite format 3\0": SQLITE, b"%PDF": Refused("PDF", WORD.fix), b"{\\rtf": WORD},
+    **{b"\x93NUMPY": NUMPY, b"\x89HDF": HDF5, b"version https://git-lfs": LFS, b"$FL2": SPSS},
+    **{b"<stata_dta>": STATA, b"\x89PNG": IMAGE, b"\xff\xd8\xff": IMAGE, b"GIF8": IMAGE},
+    **{b"RDX2\n": R, b"RDX3\n": R, b"X\n\0\0\0": R, b"FEA1": OLD_FEATHER},
+    **{b"ORC": Refused("ORC", _pandas("read_orc('{file}')"))},
+    **{b"PARE": Refused("encrypted parquet", "decrypt it")},
+    **{b"Obj\1": Refused("Avro", EXPORT), b"MATLAB 5.0": Refused("data of MATLAB", EXPORT)},
+    **{b"7z\xbc\xaf\x27\x1c": Refused("a 7z archive", UNPACK)},
+    **{b"Rar!": Refused("a rar archive", UNPACK), b"LZIP": Refused("compressed by lzip", UNPACK)},
+    **{b"\x04\x22\x4d\x18": Refused("compressed by lz4", UNPACK)},
+    **{b"\x1f\x9d": Refused("compressed by compress (.Z)", UNPACK)},
+    **{b"\x1f\x8b": Refused("compressed twice", "decompress it once")},
+    **{b"BZh9": Refused("compressed twice", "decompress it once")},
+    **{b"\x28\xb5\x2f\xfd": Refused("compressed twice", "decompress it once")},
+    **{b"\xfd7zXZ": Refused("compressed twice", "decompress it once")},
+}
+_SUFFIXES = {
+    **{".xml": XML, ".sgm": SGML, ".sgml": SGML, ".html": WEB_PAGE, ".htm": WEB_PAGE},
+    **{".pkl": PICKLE, ".pickle": PICKLE, ".joblib": PICKLE, ".npz": NUMPY, ".npy": NUMPY},
+    **{".docx": WORD, ".doc": WORD, ".pdf": WORD, ".odt": WORD, ".h5": HDF5, ".hdf5": HDF5},
+    **{".sqlite": SQLITE, ".sqlite3": SQLITE, ".db": SQLITE},
+}
+_OLD_PICKLE = re.compile(rb"\(dp\d|\(lp\d|\]q\0|\}q\0|ccopy_reg\n|c__builtin__\n|cpandas|cnumpy")
+_TREE = re.compile(rb"\(\d \([^\n]*\)\r?\n")
+_ARFF = re.compile(rb"(?:\s|%[^\n]*\n)*@relation\b", re.IGNORECASE)
+_ATTRIBUTE = re.compile(r"^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE | re.MULTILINE)
+_XML = re.compile(rb"\s*(<\?xml|<!DOCTYPE(?! *html))", re.IGNORECASE)
+_HTML = re.compile(rb"\s*(<!DOCTYPE *html|<html)", re.IGNORECASE)
+
+
+def refuse(source: Source, head: bytes) -> None:
+    """Raises UserError for a file of such a format, which its first bytes (or its name) show."""
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    if _ARFF.match(head):
+        raise UserError(f"{source.name}: {_arff(source, head)}")
+    if found := _by_content(head) or _by_members(source, head):
+        _raise(source, found)
+    markup = head.lstrip().startswith(b"<")
+    if (named := _SUFFIXES.get(source.suffix)) and (markup or not _is_text(head)):
+        _raise(source, named)
+
+
+def _raise(source: Source, found: Refused) -> None:
+    stem = source.path.name.split(".")[0]
+    fix = found.fix.format(file=source.path.name, stem=stem)
+    raise UserError(f"{source.name}: {found.name}: not read; {fix}")
+
+
+def _by_content(head: bytes) -> Refused | None:
+    if head.startswith((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")) or _OLD_PICKLE.match(head):
+        return PICKLE
+    if head[257:262] == b"ustar":
+        return Refused("a tar archive", "tar xf {file} unpacks it; name a file of it")
+    rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
+        (_HTML.match, WEB_PAGE), (_XML.match, XML), (_TREE.match, TREES),
+    )  # fmt: skip
+    return next((kind for matches, kind in rules if matches(head)), None) or next(
+        (kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None
+    )
+
+
+def _by_members(source: Source, head: bytes) -> Refused | None:
+    """Of a zip that is a document, arrays or pickles."""
+    if not head.startswith(b"PK\3\4"):
+        return None
+    with readable(source.name), seekable(source) as file, zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return PICKLE
+    if any(name.endswith(".npy") for name in names):
+        return NUMPY
+    if any(name.startswith("xl/") for name in names) or source.suffix == ".ods":
+        return None
+    return WORD if {"[Content_Types].xml", "mimetype"} & {*names} else NESTED
+
+
+def _is_text(head: bytes) -> bool:
+    return b"\0" not in head and head.isascii()
+
+
+def _arff(source: Source, head: bytes) -> str:
+    """ARFF is csv after a header of its own, from which the names can be had."""
+    names = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
+    shown = ", ".join(f'"{name}"' for name in names[:10])
+    file, stem = source.path.name, source.path.name.split(".")[0]
+    cut = f"sed '1,/^ *@data/Id' {file} > {stem}.csv"
+    keys = f'data.names = [{shown}], data.quoting = "\'" and data.escapechar = "\\\\"'
+    return f"ARFF: not read; {cut} leaves its rows, which {keys} read"

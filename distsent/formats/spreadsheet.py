@@ -1,0 +1,122 @@
+"""Spreadsheets: xlsx, xls and ods, through python-calamine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from distsent.errors import UserError
+from distsent.formats import header
+from distsent.formats.compression import seekable, source_of
+from distsent.formats.delimited import header_exists
+from distsent.formats.reader import Reader
+from distsent.formats.records import first_few, shorten
+
+EXACT = 10**15  # whole numbers below it are in the file as they were typed
+
+
+class ExcelReader(Reader):
+    """excel: one sheet. Whole numbers are texts, as in csv; dates and other numbers are not."""
+
+    format = "excel"
+    _taken = 0
+
+    def done(self) -> float:
+        return self._taken / max(1, self.rows or 0)
+
+    def _open(self) -> None:
+        source = source_of(self.path, self.name, self.options.compression)
+        self._file: IO[bytes] = seekable(source)
+        book = self._book()
+        sheet = self._sheet(book)
+        cells = (list(map(_value, row)) for row in book.get_sheet_by_name(sheet).iter_rows())
+        self._table = [row for row in cells if any(value is not None for value in row)]
+        self.resolved.update(compression=source.compression, sheet_name=sheet)
+        if self._table:
+            self._find_columns()
+
+    def _book(self) -> Any:
+        try:
+            import python_calamine as calamine
+        except ImportError:
+            fix = "pip install 'distsent[excel]', or save the sheet as csv"
+            raise UserError(f"{self.name}: spreadsheets need python-calamine: {fix}") from None
+        try:
+            return calamine.CalamineWorkbook.from_filelike(self._file)
+        except calamine.PasswordError:
+            why = "protected by a password; save it without one"
+        except Exception as error:  # of calamine, which has no base class for all of them
+            why = f"no spreadsheet, or damaged ({str(error).splitlines()[0][:80]})"
+        raise UserError(f"{self.name}: {why}")
+
+    def _sheet(self, book: Any) -> str:
+        """The sheet that data.sheet_name names, or the only one with rows that is not hidden."""
+        names = book.sheet_names
+        wanted = self.options.sheet_name
+        if wanted is not None:
+            if wanted not in names:
+                raise UserError(f"{self.name}: no sheet {wanted!r}; there are {_quoted(names)}")
+            return wanted
+        full = [name for name in names if book.get_sheet_by_name(name).height]
+        shown = [
+            sheet.name for sheet in book.sheets_metadata if str(sheet.visible).endswith(".Visible")
+        ]
+        hidden = [name for name in full if name not in shown]
+        full = [name for name in full if name in shown] or full
+        if hidden and hidden != full:
+            self.notes.append(f"hidden sheets ({_quoted(hidden)}) are not read")
+        if len(full) > 1:
+            which = f"data.sheet_name = {shorten(full[0])} names one"
+            raise UserError(f"{self.name}: {len(full)} sheets ({_quoted(full)}); {which}")
+        return full[0] if full else names[0]
+
+    def _find_columns(self) -> None:
+        first, *rows = self._table
+        above = sum(value is not None for value in first) == 1 and first[0] is not None
+        wide = sum(sum(value is not None for value in row) > 1 for row in rows)
+        if above and wide > len(rows) / 2:
+            found = f"the first row has nothing but {shorten(first[0])}, others have more"
+            raise UserError(f"{self.name}: {found}; remove the rows above the header")
+        names = [*map(_word, first)]
+        records = ((line, [*map(_word, row)], [""]) for line, row in enumerate(rows, 2))
+        survey = header.survey(records, names, deep=bool(self.options.names))
+        has_header = header_exists(self.name, self.options, survey)
+        given = self.options.names or ()
+        if given and len(given) != len(names):
+            said = f"data.names has {len(given)} names for {len(names)} columns"
+            raise UserError(f"{self.name}: {said}")
+        positions = [*map(str, range(len(names)))]
+        self.columns = [*(given or ([n.strip() for n in names] if has_header else positions))]
+        self._table = self._table[has_header:]
+        self.rows = len(self._table)
+        self.resolved["header"] = has_header
+        self.resolved.update({"names": [*given]} if given else {})
+        if survey.unnamed and has_header and not given:
+            what = "values in unnamed columns, which are not read"
+            self.notes.append(f"{survey.unnamed:,} row{'s' * (survey.unnamed != 1)} with {what}")
+
+    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+        names = self.columns or []
+        wanted = [(name, names.index(name)) for name in columns if name in names]
+        for row in self._table:
+            self._taken += 1
+            yield {name: row[index] for name, index in wanted}, ""
+
+
+def _value(cell: Any) -> Any:
+    """A cell as it is shown; None if it is empty."""
+    if cell == "":
+        return None
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < EXACT:
+        return str(int(cell))
+    return cell
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return first_few([*map(repr, names)])
