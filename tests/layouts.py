@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,8 @@ NUMBERED = {
     "train": [("a", "good"), ("b", "bad"), ("c", "good"), ("d", "bad")],
     "test": [("e", "bad"), ("f", "good")],
 }
+JSON_SPLITS = json.dumps({"train": pairs(FOUR), "test": pairs(TWO), "more": [["x", "bad"]]})
+PLACES = {"text_position": 0, "label_position": 1}
 LAYOUTS = {
     "file": Layout("a file of training rows", {"all.csv": FOUR}, CUT, source="all.csv"),
     "file per split": Layout("a file per split", {"train.csv": FOUR, "test.csv": TWO}),
@@ -130,6 +133,18 @@ LAYOUTS = {
     "save_to_disk": Layout("a DatasetDict's save_to_disk", {"saved": saved("dict")}, source="saved"),
     "save_to_disk of one": Layout(
         "a Dataset's save_to_disk", {"saved": saved("one")}, CUT, source="saved"
+    ),
+    "splits as keys": Layout(
+        "a JSON file with the splits as keys (CLINC150)",
+        {"all.json": JSON_SPLITS},
+        PLACES,
+        source="all.json",
+    ),
+    "splits as keys, named": Layout(
+        "the same, with other names, in a folder",
+        {"all.json": JSON_SPLITS.replace('"test"', '"oos"')},
+        {"test": "oos", **PLACES},
+        source="all.json",
     ),
     "aclImdb": Layout(
         "the aclImdb tree",

@@ -101,16 +101,27 @@ class RowSource:
 
 
 class TableFile(RowSource):
-    """A file with a row for each text. `label`: of all its rows, where each class has files."""
+    """A file with a row for each text, or one part of it, where a JSON file holds the splits.
 
-    def __init__(self, path: Path, name: str, reading: Reading, label: str | None = None) -> None:
-        super().__init__(name, reading)
-        self.path, self.label, self.paths = path, label, (path,)
+    `label`: that of all its rows, where each class has files.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        reading: Reading,
+        label: str | None = None,
+        part: str = "",
+    ) -> None:
+        super().__init__(f"{name} {part}".rstrip(), reading)
+        self.path, self.label, self.part_name = path, label, part
+        self.paths = () if part else (path,)
 
     @cached_property
     def digest(self) -> str:
-        label = "" if self.label is None else f"{self.label!r} "
-        return f"{label}{data_suffix(self.path)} {sha256(self.path, self.name)}"
+        only = repr((self.label, self.part_name))
+        return f"{only} {data_suffix(self.path)} {sha256(self.path, self.name)}"
 
     @property
     def _options(self) -> FileOptions:
@@ -121,8 +132,8 @@ class TableFile(RowSource):
 
     @cached_property
     def _reader(self) -> Reader:
-        recorded = self.reading.recorded
-        return open_file(self.path, self.name, self._options, strict=True, recorded=recorded)
+        options, recorded = self._options, self.reading.recorded
+        return open_file(self.path, self.name, options, True, recorded, self.part_name)
 
     def _columns(self) -> list[str]:
         columns, found = self.reading.columns, self._reader.columns
@@ -133,7 +144,8 @@ class TableFile(RowSource):
         return [*(found or ()), *([columns.label] if self.label is not None else ())]
 
     def sample(self) -> list[Column]:
-        return sample_columns(self.path, self.name, self._options, self.reading.recorded)
+        options, recorded = self._options, self.reading.recorded
+        return sample_columns(self.path, self.name, options, recorded, self.part_name)
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         reader, columns = self._reader, self.reading.columns
@@ -161,10 +173,14 @@ class TableFile(RowSource):
 
 
 def sample_columns(
-    path: Path, name: str, options: FileOptions | None = None, recorded: ReadAs | None = None
+    path: Path,
+    name: str,
+    options: FileOptions | None = None,
+    recorded: ReadAs | None = None,
+    part: str = "",
 ) -> list[Column]:
     """The columns of a file with the values of its first rows. Its bad rows are passed over."""
-    with open_file(path, name, options, recorded=recorded) as reader:
+    with open_file(path, name, options, False, recorded, part) as reader:
         columns = [Column(name) for name in reader.columns or ()]
         rows = islice(reader.records([column.name for column in columns]), SAMPLE)
         good = [values for _, values, error in rows if not error and isinstance(values, dict)]

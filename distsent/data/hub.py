@@ -3,7 +3,7 @@
 import hashlib
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,8 @@ from urllib.request import getproxies
 from distsent.data.arrow import explain, silenced
 from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.rows import Columns, Part
-from distsent.data.split_names import SPLITS
+from distsent.data.split_names import SPLITS, choose_splits
 from distsent.errors import UserError
-from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import DataSection
 
@@ -39,22 +38,8 @@ class Hub:
     @cached_property
     def _chosen(self) -> dict[str, list[str]]:
         """For each split the splits of the hub that it consists of."""
-        chosen = {}
-        for split, named in self._named.items():
-            names = [named] if isinstance(named, str) else list(named or [split])
-            if isinstance(named, Mapping) or (named and not set(names) <= set(self._data)):
-                value, there = to_toml_value(named), ", ".join(self._data)
-                raise UserError(f"data.{split} = {value}: the splits of {self.name} are {there}")
-            if set(names) <= set(self._data):
-                chosen[split] = names
-        used = [name for names in chosen.values() for name in names]
-        if twice := sorted({name for name in used if used.count(name) > 1}):
-            raise UserError(f"data.train, data.validation, data.test: {twice[0]!r} is named twice")
-        if not chosen:
-            there = ", ".join(self._data)
-            fix = f'data.train = "{next(iter(self._data))}" names the training rows'
-            raise UserError(f"data.source = {self.asked!r}: its splits are {there}; {fix}")
-        return chosen
+        where = f"data.source = {self.asked!r}"
+        return choose_splits(self._named, [*map(str, self._data)], where)
 
     def fingerprint(self) -> str:
         # Of commit, configuration and split

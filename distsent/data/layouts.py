@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from distsent.data.class_files import ClassFolders, find_class_files, find_class_folders
 from distsent.data.files import Files, Reading, RowSource, TableFile
@@ -17,6 +18,7 @@ from distsent.data.saved_dataset import find_saved_files, find_saved_splits
 from distsent.data.split_names import (
     SPLITS,
     check_shards,
+    choose_splits,
     set_of,
     split_called,
     split_in,
@@ -24,6 +26,7 @@ from distsent.data.split_names import (
 )
 from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
+from distsent.formats.json_rows import parts_of
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few, shorten
 from distsent.job.keys import to_toml_value
@@ -43,6 +46,8 @@ def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
         found = find_by_name(folder, named)
     else:
         folder, found = Folder(Path(), Path(), reading), {}
+        if path and (parts := split_keys(path, reading)):
+            return Files(_parts(folder, path, parts, named), folder.notes)
         if path and "train" not in named:
             check_shards([path], f"data.source = {str(path)!r}", "name their folder")
             found = {"train": [TableFile(path, path.name, reading)]}
@@ -52,6 +57,23 @@ def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
     found |= {split: named_rows(split, value, folder) for split, value in named.items()}
     check_overlap(found)
     return Files(found, folder.notes)
+
+
+def split_keys(path: Path, reading: Reading) -> list[str]:
+    """The splits that a JSON file holds as keys; none if it is no such file."""
+    is_json = data_suffix(path) == ".json" or reading.options.format == "json"
+    return [*parts_of(path, path.name, reading.options)] if is_json else []
+
+
+def _parts(folder: Folder, path: Path, parts: list[str], named: Mapping[str, Any]) -> Splits:
+    chosen = choose_splits(named, parts, f"data.source = {str(path)!r}")
+    used = [name for names in chosen.values() for name in names]
+    if others := [name for name in parts if name not in used]:
+        folder.notes.append(f"{path.name}: not read: {first_few(others)}")
+    return {
+        split: [TableFile(path, path.name, folder.reading, part=name) for name in names]
+        for split, names in chosen.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -120,6 +142,9 @@ def find_by_name(folder: Folder, named: Collection[str] = (), depth: int = 0) ->
         return {}
     for place in places:
         if rows := find_rows(place):
+            lone = rows[0].paths[0]
+            if len(rows) == 1 and lone.is_file() and (parts := split_keys(lone, folder.reading)):
+                return _parts(place, lone, parts, {})
             return {"train": rows}
     if len(folder.folders) == 1 and depth < DEEPEST:
         only = folder.folders[0]

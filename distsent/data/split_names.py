@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distsent.errors import UserError
 from distsent.formats.compression import SUFFIXES as COMPRESSIONS
 from distsent.formats.compression import data_suffix
 from distsent.formats.records import first_few
+from distsent.job.keys import to_toml_value
 
 SPLITS = ("train", "validation", "test")
 # As datasets reads them; "eval" is a test split there, too
@@ -63,6 +64,33 @@ def split_in(name: str) -> str | None:
     """The split that a word of the name stands for; None if there is none, or several."""
     found = {KEYWORDS[word] for word in words(name) if word in KEYWORDS}
     return found.pop() if len(found) == 1 else None
+
+
+def choose_splits(
+    named: Mapping[str, Any], there: Sequence[str], where: str
+) -> dict[str, list[str]]:
+    """For each split the names, of those that are `there`, which a job has `named` or are usual.
+
+    Raises UserError, which begins with `where`, if there are none.
+    """
+    chosen: dict[str, list[str]] = {}
+    for split in SPLITS:
+        wanted = named.get(split)
+        usual = [split] if split in there else [n for n in there if split_called(n) == split]
+        names = [wanted] if isinstance(wanted, str) else list(wanted or usual)
+        if isinstance(wanted, Mapping) or not set(names) <= {*there} or len(usual) > 1 < len(names):
+            value = f"data.{split} = {to_toml_value(wanted)}: " if wanted else f"{where}: "
+            raise UserError(f"{value}the splits are {', '.join(there)}; data.{split} names one")
+        chosen |= {split: names} if names else {}
+    used = [name for names in chosen.values() for name in names]
+    if twice := sorted({name for name in used if used.count(name) > 1}):
+        raise UserError(
+            f"{where}: {twice[0]!r} is in two of data.train, data.validation, data.test"
+        )
+    if not chosen:
+        fix = f"data.train = {to_toml_value(there[0])} names the training rows"
+        raise UserError(f"{where}: its splits are {', '.join(there)}; {fix}")
+    return chosen
 
 
 def check_shards(paths: Iterable[Path], where: str, fix: str) -> None:

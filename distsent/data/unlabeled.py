@@ -15,12 +15,15 @@ Found = Mapping[str, Sequence[tuple[str, list[str]]]]  # per split: (file, its c
 
 
 def without_label_column(found: Found, columns: Columns) -> dict[str, str]:
-    """The splits whose files lack the label column, with a line for each.
+    """The splits whose files lack the label column, which training has, with a line for each.
 
     All other columns must be those of the training files: a strange one may be the label under
     another name.
     """
-    known = {name for _, names in found.get("train", ()) for name in names}
+    trained = [names for _, names in found.get("train", ())]
+    if not all(columns.label in columns.in_file(names) for names in trained):
+        return {}
+    known = {name for names in trained for name in names}
     return {
         split: f"{split}: not used, {first_few([file for file, _ in files])} has no label column"
         for split, files in found.items()
