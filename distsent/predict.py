@@ -58,6 +58,12 @@ def main(arguments: list[str]) -> int:
             print(line, end="", file=sys.stderr, flush=True)
     if shown:
         print(file=sys.stderr)
+    if predictor.truncated:
+        cut, most = predictor.truncated, predictor.max_length
+        line = (
+            f"distsent: {cut:,} of {total:,} texts have more than {most} tokens and are truncated"
+        )
+        print(line, file=sys.stderr)
     if bad:
         line = f'distsent: {bad:,} of {total:,} rows have no label; see their "error"'
         print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.intervals import score_intervals
-from distsent.evaluation.predictor import class_names, find_model_folder
+from distsent.evaluation.predictor import class_names, find_model_folder, own_max_length
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
@@ -33,6 +33,7 @@ class EvaluationRequest:
     """A saved model, and the job whose `split` it is evaluated on.
 
     `single_split`: read the split as it is in the source, instead of splitting as for training.
+    `own_length`: truncate as the model does, instead of at `data.max_length`.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class EvaluationRequest:
     job: Job
     split: str
     single_split: bool
+    own_length: bool = False
 
 
 def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRequest:
@@ -53,10 +55,8 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     if record is None:
         if not other_dataset:
             raise UserError(f"{path}: a model without a job; set data.source, e.g. to ./test.csv")
-        if "data.max_length" not in keys:
-            overrides = [*overrides, f"data.max_length={_max_length(folder)}"]
-        job = load_job(None, overrides)
-        return EvaluationRequest(folder, folder.name, job, split, single_split)
+        own_length, job = "data.max_length" not in keys, load_job(None, overrides)
+        return EvaluationRequest(folder, folder.name, job, split, single_split, own_length)
     tree = record["job"]
     if "precision" in tree.get("train", {}):  # the one of the training run, not the fastest here
         tree["train"]["precision"] = devices.pinned_precision(tree["train"]["precision"], record)
@@ -66,14 +66,6 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
         tree["run"]["dir"] = str(saved.parent.parent)  # the token store moves along with the run
     job = load_saved_job(tree, str(saved), overrides)
     return EvaluationRequest(folder, tree["job"]["name"], job, split, single_split)
-
-
-def _max_length(folder: Path) -> int:
-    """The maximum number of tokens that the files beside the weights state; at most 512."""
-    tokenizer = read_json(folder / "tokenizer_config.json") or {}
-    model = read_json(folder / "config.json") or {}
-    limits = (tokenizer.get("model_max_length", 512), model.get("max_position_embeddings", 512))
-    return int(min(*limits, 512))
 
 
 def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, Any]:
@@ -92,13 +84,15 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     model = loaded.model
     classifier.check_vocabulary(model, tokenizer, f"model = {folder!r}")
     settle_padding(tokenizer, model.config)
-    for note in loaded.notes if world.is_main else ():
-        print(f"distsent: {note}", file=sys.stderr)
-    names = class_names(model)
-    length, limit = job.data.max_length, classifier.token_limit(model)
+    names, limit = class_names(model), classifier.token_limit(model)
+    length = own_max_length(model, tokenizer) if request.own_length else job.data.max_length
     if length > limit:
         raise UserError(f"data.max_length = {length}: this model takes at most {limit} tokens")
+    data = replace(job.data, max_length=length)
+    request = replace(request, job=replace(job, data=data))
     store = _open_store(request, world, names, tokenizer)
+    for note in (*loaded.notes, *store.warnings) if world.is_main else ():
+        print(f"distsent: {note}", file=sys.stderr)
     torch.nn.Module.to(model, device)
     forward, _ = choose_forward(model, tokenizer, job.model.packed)
     split = store.splits[request.split]

@@ -54,6 +54,11 @@ def class_names(model: PreTrainedModel) -> list[str]:
     return [str(names[i]) for i in sorted(names)]
 
 
+def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
+    """The largest number of tokens for which a saved classifier was made."""
+    return min(tokenizer.model_max_length, classifier.token_limit(model))
+
+
 class Predictor:
     """A classifier that labels texts. Longer texts than the model takes are cut, as in training."""
 
@@ -73,7 +78,8 @@ class Predictor:
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
-        self.max_length = max_length or min(self.tokenizer.model_max_length, limit)
+        self.max_length = max_length or own_max_length(model, self.tokenizer)
+        self.truncated = 0  # texts that were longer, so far
         self._precision = precision
         self._batch_tokens = batch_tokens_for(self.device, 8192)
 
@@ -89,6 +95,7 @@ class Predictor:
             return np.zeros((0, len(self.labels)), dtype=np.float32)
         options: Any = {"truncation": True, "max_length": self.max_length, "verbose": False}
         encoded = self.tokenizer(list(texts), None if pairs is None else list(pairs), **options)
+        self.truncated += sum(bool(one.overflowing) for one in encoded.encodings)
         ids = [np.asarray(x, dtype=np.int64) for x in encoded["input_ids"]]
         types = [np.asarray(x) for x in encoded.get("token_type_ids", ())]
         lengths = np.array([len(x) for x in ids])

@@ -4,13 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, f1_score
+from transformers import BertConfig, BertForSequenceClassification
 
 from distsent import evaluate
 from distsent.errors import UserError
 from distsent.evaluation.predictor import Predictor
-from tests import dataset_files, fixtures
+from tests import dataset_files, fixtures, tiny_models
 
 
 def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -133,6 +136,32 @@ def test_a_moved_run_still_finds_its_dataset(finished: Path, tmp_path: Path, cap
         scores(capsys, moved)["confusion"]
         == fixtures.result(finished / "plain")["eval"]["test"]["confusion"]
     )
+
+
+def test_a_bare_model_reads_as_many_tokens_as_it_was_made_for(tmp_path: Path, capsys) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    names = {"id2label": dict(enumerate(fixtures.LABELS)), "vocab_size": tiny_models.VOCABULARY}
+    model = fixtures.model(tmp_path / "model")  # its tokenizer; positions for 700 tokens
+    torch.manual_seed(0)
+    config = BertConfig(**sizes, **names, max_position_embeddings=700, initializer_range=1.0)
+    BertForSequenceClassification(config).save_pretrained(model)
+    rows = fixtures.rows(6, longest=600, seed=5)
+    file = fixtures.jsonl(tmp_path / "test.jsonl", rows)
+    settings, losses = model / "tokenizer_config.json", {}
+    for length in (1000, 100):
+        settings.write_text(
+            json.dumps(json.loads(settings.read_text()) | {"model_max_length": length})
+        )
+        predictor = Predictor(model)
+        answers = predictor([str(row["text"]) for row in rows])
+        true = [answer["scores"][row["label"]] for answer, row in zip(answers, rows, strict=True)]
+        losses[length] = -np.log(true).mean()
+        assert evaluate.main([str(model), f"data.source={file}"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["loss"] == pytest.approx(losses[length], rel=1e-5)
+        cut = "distsent: test: 6 of 6 texts (100.0%) have more than 100 tokens and are truncated\n"
+        assert (err, predictor.truncated) == ((cut, 6) if length == 100 else ("", 0))
+    assert losses[100] != pytest.approx(losses[1000], rel=1e-3)
 
 
 @pytest.mark.parametrize(("words", "line"), [

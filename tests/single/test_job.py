@@ -254,10 +254,11 @@ USAGE_ERROR = [
                                        "e.g. batch_size = 64"),
     ("[train]\nepochs = true", (), "job.toml: train.epochs = true: expected a number > 0, e.g. "
                                    "epochs = 5.0"),
-    ("[data]\nsource = 3", (), 'job.toml: data.source = 3: expected text, in quotes, e.g. source = "demo"'),
+    ("[data]\nsource = 3", (), "job.toml: data.source = 3: expected text, in quotes, e.g. "
+                               'source = "demo"'),
     ('[data]\nsource = ""', (), 'job.toml: data.source = "": expected text, e.g. source = "demo"'),
-    ("[data]\nsource = 2024-01-01", (), "job.toml: data.source = 2024-01-01: expected text, in quotes, "
-                                        'e.g. source = "demo"'),
+    ("[data]\nsource = 2024-01-01", (), "job.toml: data.source = 2024-01-01: expected text, in "
+                                        'quotes, e.g. source = "demo"'),
     ('[data]\ntext_column = "a\\nb"', (), 'job.toml: data.text_column = "a\\nb": expected text, '
                                           'e.g. text_column = "text"'),
     ("[optim.lr]\nmax = 1", (), "job.toml: optim.lr = { max = 1 }: expected a number > 0, e.g. lr "
