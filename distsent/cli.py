@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from distsent.distributed.launchers import is_main_process
-from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
+from distsent.distributed.launchers import is_first_on_host, is_main_process
+from distsent.errors import FAILED, STOPPED, HostError, NonFinite, Stopped, UserError, WorkerFailed
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
@@ -29,6 +29,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
+    except HostError as error:
+        code = print_and_exit_code(error.lines, error.code, first=is_first_on_host())
     except UserError as error:
         code = print_and_exit_code([*error.lines, *repaired_command(error.fix)], error.code)
     except Stopped as error:
@@ -67,17 +69,20 @@ def use_utf8() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def print_and_exit_code(lines: Sequence[str], code: int) -> int:
-    """Print `lines` to standard error, on rank 0 only, and return `code`.
+def print_and_exit_code(lines: Sequence[str], code: int, first: bool | None = None) -> int:
+    """Print `lines` to standard error, on rank 0 only (else where `first`), and return `code`.
 
     Elastic workers all print: each may have failed for a reason of its own.
     """
-    if is_main_process() or os.environ.get("HOROVOD_ELASTIC") == "1":
+    first = is_main_process() if first is None else first
+    if first or os.environ.get("HOROVOD_ELASTIC") == "1":
         with suppress(OSError):  # the terminal may be gone
             for line in lines:
                 sys.stderr.write(f"distsent: {line}\n")
     else:
-        time.sleep(1.0)  # a launcher kills all workers when the first exits: let rank 0 print
+        # A launcher kills all workers when the first exits: let rank 0 print. On a busy machine it
+        # may be seconds behind, if they did not wait for each other before.
+        time.sleep(1.0 if code == STOPPED else 5.0)
     return code
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distsent import cli
+from distsent.distributed.host_name import host_name_fix, host_name_problem
 from distsent.distributed.launchers import LOCAL_SIZE, RANK, WORLD_SIZE
 from distsent.errors import FAILED, FINISHED
 from distsent.runtime import slurm_probe
@@ -105,6 +107,11 @@ def check_mpi4py(probe: Mapping[str, Any], banner: str) -> Check:
     return Check(OK if same or not banner else WARN, "mpi4py", found, fix)
 
 
+def check_host_name(name: str) -> Check:
+    problem = host_name_problem(name)
+    return Check(WARN if problem else OK, "host name", problem or name, host_name_fix(name))
+
+
 def check_cores(allowed: int, quota: int | None, omp: str, workers: int) -> Check:
     """`quota`: cores' worth of time that the container may use; None without a limit."""
     usable = min(allowed, quota or allowed)
@@ -186,6 +193,7 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
         check_mpi4py(probes["mpi4py"], banner),
         check_version("transformers", versions.get("transformers", ""), "5.0"),
         check_version("datasets", versions.get("datasets", ""), "4.0"),
+        check_host_name(socket.gethostname()),
         check_cores(cores, cpu_quota(), omp, workers),
         check_space("shared memory", "in /dev/shm", shm, 1, shm_fix),
         check_disk("runs", run_dir, "free some space, or set another run.dir"),

@@ -28,6 +28,10 @@ class UserError(Exception):
         return "\n".join(self.lines)
 
 
+class HostError(UserError):
+    """What is wrong with one host, before its workers are connected: rank 0 may not see it."""
+
+
 class WorkerFailed(RuntimeError):
     """Another worker failed. All workers learn of it and raise this."""
 

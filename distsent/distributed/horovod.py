@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from distsent.distributed.host_name import host_name_fix, host_name_problem
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
+from distsent.errors import FAILED, HostError
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +29,13 @@ GLOO_TIMEOUT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
 
 
 def init(elastic: bool) -> HorovodWorld:
-    """Join Horovod's world. Raises ImportError where Horovod is not installed."""
+    """Join Horovod's world. Raises ImportError where Horovod is not installed.
+
+    Raises HostError where Gloo would end in a segmentation fault.
+    """
+    name = socket.gethostname()
+    if os.environ.get("HOROVOD_CONTROLLER") == "gloo" and (problem := host_name_problem(name)):
+        raise HostError(f"{problem}; {host_name_fix(name)}", code=FAILED)
     defaults = GLOO_TIMEOUT if elastic else UNFUSED | YIELD_WHEN_IDLE | GLOO_TIMEOUT
     for key, value in defaults.items():
         os.environ.setdefault(key, value)

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 
 from distsent.distributed.world import World
-from distsent.errors import UserError
+from distsent.errors import HostError, UserError
 
 # The most specific launcher comes first. SLURM's variables count only inside a step (srun): in a
 # batch script SLURM_NTASKS describes the allocation, not this process.
 RANK = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+LOCAL_RANK = ("HOROVOD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 WORLD_SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 LOCAL_SIZE = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 # The processes above a worker: it must not train on without them (runtime/launcher_watch.py).
@@ -19,6 +20,11 @@ USE_PMIX = "use `srun --mpi=pmix` (`srun --mpi=list` shows others), or start wit
 def is_main_process(env: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is rank 0 of its launcher, or was started without one."""
     return all(env.get(name, "0") == "0" for name in RANK)
+
+
+def is_first_on_host(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the first worker on its host, or was started without a launcher."""
+    return all(env.get(name, "0") == "0" for name in LOCAL_RANK)
 
 
 def launcher_world_size(env: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
@@ -45,7 +51,7 @@ def init_world(env: Mapping[str, str] = os.environ) -> World:
         from distsent.distributed import horovod
     except ImportError as error:
         fix = "install it with `make setup`, or run `python -m distsent.train` without a launcher"
-        raise UserError(f"{promise} Horovod cannot be imported ({error}): {fix}") from None
+        raise HostError(f"{promise} Horovod cannot be imported ({error}): {fix}") from None
     world = horovod.init(elastic)
     if not elastic and world.size != count:
         raise UserError(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INSTALL_HINT = "pictures need matplotlib; pip install 'distsent[plots]'"
+MAX_NAMES = 60  # of classes along an axis: more are illegible, and a thousand take a minute to draw
 MAX_POINTS = 50  # longer curves of training losses are averaged down to this
 
 
@@ -71,8 +72,10 @@ def plot_confusion(run: FinishedRun, split: str, title: str) -> Figure:
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title=title, xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(run.labels)), run.labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(run.labels)), run.labels)
+    named = range(0, len(run.labels), -(-len(run.labels) // MAX_NAMES))
+    names = [run.labels[i] for i in named]
+    axes.set_xticks(named, names, rotation=45, ha="right")
+    axes.set_yticks(named, names)
     if len(run.labels) <= 20:
         for row, column in np.ndindex(*cells.shape):
             color = "white" if shares[row, column] > 0.5 else "black"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distsent import cli
-from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import HostError, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.job import load_job
 from tests import fixtures, launcher
 
@@ -109,6 +109,21 @@ def test_an_error_that_keys_repair_ends_with_the_command(
     assert {
         key: getattr(load_job(None, words[2:-2]).data, key.partition(".")[2]) for key in fix
     } == fix
+
+
+@pytest.mark.parametrize(("local_rank", "printed"), [("0", "distsent: no name\n"), ("1", "")])
+def test_what_is_wrong_with_a_host_is_printed_by_its_first_worker(
+    local_rank: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def main(arguments: list[str]) -> int:
+        raise HostError("no name", code=1)
+
+    monkeypatch.setenv("HOROVOD_RANK", "5")
+    monkeypatch.setenv("HOROVOD_LOCAL_RANK", local_rank)
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: None)
+    with pytest.raises(SystemExit) as exit:
+        cli.run(main)
+    assert (exit.value.code, capsys.readouterr().err) == (1, printed)
 
 
 def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> None:
