@@ -110,7 +110,7 @@ def format_store(store: TokenStore) -> str:
             f"{split['longest']:>7} {split['truncated'] / rows:>9.1%}"
         )
     notes = [f"note: {line}" for line in store.warnings]
-    return "\n".join([*lines, *notes, f"token store: {store.folder}"])
+    return "\n".join([*lines, "", *store.class_table, "", *notes, f"token store: {store.folder}"])
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from distsent.data.column_choice import Column, column_errors
+from distsent.data.label_values import QUOTED, quote
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.rows import Columns, Rows, take_values
 from distsent.errors import UserError
-from distsent.formats.records import decode_error
+from distsent.formats.records import decode_error, shorten
 
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
@@ -113,39 +114,47 @@ def find_good_rows(
     """
     out: dict[str, np.ndarray] = {}
     errors: list[str] = []
+    unknown: list[str] = []
     warnings: list[str] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
-    outside = f"a label outside the classes {', '.join(labels.names)}"
+    outside = f"a label outside the classes {quote(labels.names, marks=False)}"
+    unlabeled = "the label -1 (not labeled; if it is a class, name it in data.labels)"
     for split, rows in splits.items():
         codes, (empty, _) = labels.indices[split], scans[split]
         faults = {
             "no text (null, empty or only white space)": empty,
             "no label": codes == MISSING,
-            "the label -1 (not labeled; if it is a class, name it in data.labels)": codes
-            == UNLABELED,
-            outside: codes == UNKNOWN,
+            unlabeled: codes == UNLABELED,
         }
         for fault, where in faults.items():
-            errors += _lines(rows, np.flatnonzero(where), fault, show_label=fault == outside)
-        if faults[outside].any():
+            errors += _lines(rows, np.flatnonzero(where), fault)
+        others = np.flatnonzero(codes == UNKNOWN)
+        (unknown if labels.trained else errors).extend(_lines(rows, others, outside, True))
+        mixed = (codes == UNLABELED).any() and (codes >= 0).any()
+        if len(others) or mixed:
             fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and (codes == UNLABELED).all():
             warnings.append(f"{split}: not used, none of its {_count(len(codes))} has a label")
             continue
         out[split] = np.flatnonzero(~empty & (codes >= 0))
-        bad = len(codes) - len(out[split])
-        if drop and bad:
-            warnings.append(
-                f"{split}: dropped {bad:,} of {_count(len(codes))} without text or label"
-            )
+        if drop and len(out[split]) < len(codes):
+            warnings.append(f"{split}: dropped {_dropped(codes, out[split])}")
     if errors and not drop:
-        raise UserError(
-            *errors[:-1], f"{errors[-1]}; data.drop_bad_rows = true leaves such rows out", fix=fix
-        )
+        errors[-1] += "; data.drop_bad_rows = true leaves such rows out"
+    if unknown or (errors and not drop):
+        raise UserError(*([] if drop else errors), *unknown, fix=fix)
     return out, warnings
 
 
-def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool) -> Iterator[str]:
+def _dropped(codes: np.ndarray, kept: np.ndarray) -> str:
+    line = f"{len(codes) - len(kept):,} of {_count(len(codes))} without text or label"
+    kinds = {"the label -1": UNLABELED, "a label outside the classes": UNKNOWN}
+    found = ((np.count_nonzero(codes == code), kind) for kind, code in kinds.items())
+    some = " and ".join(f"{n:,} with {kind}" for n, kind in found if n)
+    return f"{line} ({some})" if some else line
+
+
+def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False) -> Iterator[str]:
     """A line for each file with bad rows."""
     bounds = np.searchsorted(bad, rows.starts)
     for i, part in enumerate(rows.parts):
@@ -156,7 +165,7 @@ def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool) -> Iterato
         if show_label:
             column = part.table.column(rows.columns.label)
             values = take_values(column, here[:SHOWN] - rows.starts[i])
-            shown = [f"{name} ({value!r})" for name, value in zip(shown, values, strict=True)]
+            shown = [f"{name} ({_short(value)})" for name, value in zip(shown, values, strict=True)]
         more = f" and {len(here) - SHOWN:,} more" if len(here) > SHOWN else ""
         yield f"{part.name}: {_count(len(here))} with {fault}: {', '.join(shown)}{more}"
 
@@ -181,7 +190,10 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
                 errors.append(f"{found}; if it is not a class, name the classes in data.labels")
             else:
                 warnings.append(f"class {name!r} has no rows in any split")
-        if np.count_nonzero(counts[base]) == 1:
+        if np.sum([*counts.values()], axis=0).max() < 2:
+            found = "no class has two rows; are these labels?"
+            errors.append(f"{quote(labels.names)}: {found}")
+        elif np.count_nonzero(counts[base]) == 1:
             only = labels.names[int(counts[base].argmax())]
             errors.append(f"all training rows are of one class, {only!r}: nothing to learn")
     if errors:
@@ -202,12 +214,8 @@ def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
             yield f"{name}: {found}; scores on them are too high"
 
 
-def find_undrawn_classes(labels: np.ndarray, names: Sequence[str]) -> Iterator[str]:
-    """A warning about classes without a row among those that data.max_rows has drawn."""
-    counts = np.bincount(labels, minlength=len(names))
-    if undrawn := [repr(name) for name, n in zip(names, counts, strict=True) if not n]:
-        drawn = f"{len(labels):,} rows that data.max_rows selected"
-        yield f"train: the {drawn} contain none of {', '.join(undrawn)}"
+def _short(label: Any) -> str:
+    return repr(label) if len(repr(label)) <= QUOTED // SHOWN else shorten(label)[: QUOTED // SHOWN]
 
 
 def _count(n: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -20,7 +19,8 @@ from distsent.data.column_choice import Column
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading
 from distsent.data.hub import Hub
-from distsent.data.labels import read_labels
+from distsent.data.label_names import Naming
+from distsent.data.labels import Labels, read_labels
 from distsent.data.layouts import find_files
 from distsent.data.rows import Columns, Part, Rows
 from distsent.data.split_names import SPLITS
@@ -33,11 +33,16 @@ from distsent.job.schema import DataSection
 
 
 def open_dataset(
-    data: DataSection, seed: int, only: str | None = None, recorded: ReadAs | None = None
+    data: DataSection,
+    seed: int,
+    only: str | None = None,
+    recorded: ReadAs | None = None,
+    naming: Naming | None = None,
 ) -> TextDataset:
     """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train.
 
     `recorded`: how a training read its files. It decides what the files here leave open.
+    `naming`: what names the classes, if it is not the job.
     """
     name, path = data.source, Path(data.source).expanduser()
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
@@ -47,7 +52,8 @@ def open_dataset(
         source = Hub(data)
     else:
         source = find_files(data, None if name == "demo" else path, Reading.of(data, recorded))
-    return TextDataset(data, seed, source, only, recorded)
+    naming = naming or Naming.of_job(data.labels, known_classes(name))
+    return TextDataset(data, seed, source, naming, only, recorded)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Content:
     """What a dataset contains."""
 
     splits: dict[str, Split]
-    label_names: tuple[str, ...]
+    labels: Labels  # of all rows
     warnings: list[str]
     read_as: dict[str, ReadAs]  # how each file was read, by its name
 
@@ -94,11 +100,12 @@ class TextDataset:
         data: DataSection,
         seed: int,
         source: Source,
+        naming: Naming,
         only: str | None = None,
         recorded: ReadAs | None = None,
     ) -> None:
         self.data, self.seed, self.source = data, seed, source
-        self.only, self.recorded = only, recorded
+        self.naming, self.only, self.recorded = naming, only, recorded
         self.notes = source.notes  # what the names of the files leave open, a line each
         # A source that is a single file is the wanted split, whatever its name
         lone = Path(data.source).is_file() and only not in source.splits
@@ -114,23 +121,23 @@ class TextDataset:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return self._content.label_names
+        return self._content.labels.names
+
+    @property
+    def label_values(self) -> dict[str, str]:
+        """The class name of each value of the label column."""
+        return self._content.labels.values
 
     def find_warnings(self) -> list[str]:
         """What a user should know about the rows, one line each. Raises as `splits`."""
-        content = self._content
-        splits, names = content.splits, content.label_names
-        hashes = {name: split.hashes for name, split in splits.items()}
-        lines = [*content.warnings, *checks.find_repeated_texts(hashes)]
-        if self.data.max_rows and not self.only:
-            lines += checks.find_undrawn_classes(splits["train"].labels, names)
-        return lines
+        hashes = {name: split.hashes for name, split in self.splits.items()}
+        return [*self._content.warnings, *checks.find_repeated_texts(hashes)]
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of content, columns and selection: equal fingerprints, equal rows and order."""
         d, columns = self.data, Columns.of(self.data)
-        names = (d.labels, d.fold_labels, known_classes(d.source))
+        names = (self.naming, d.fold_labels)
         cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
         # Where nothing is drawn, runs of several seeds share a store
         draws = d.validation_fraction or d.test_fraction or d.max_rows or d.max_eval_rows
@@ -151,10 +158,9 @@ class TextDataset:
         try:
             return self.read()
         except UserError as error:
-            seed, only, recorded = self.seed, self.only, self.recorded
-            raise diagnose(
-                error, self.data, lambda data: open_dataset(data, seed, only, recorded).read()
-            ) from None
+            naming = self.naming if self.naming.trained else None
+            how = (self.seed, self.only, self.recorded, naming)
+            raise diagnose(error, self.data, lambda data: open_dataset(data, *how).read()) from None
 
     def read(self) -> Content:
         """What the dataset contains. Raises at the first kind of mistake."""
@@ -167,18 +173,18 @@ class TextDataset:
             parts = [part for some in rows.values() for part in some.parts]
             rows = {selection.POOL: Rows(parts, Columns.of(data))}
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
-        wanted = data.labels if isinstance(data.labels, tuple) else None
-        labels = read_labels(rows, wanted, known_classes(data.source))
+        labels = read_labels(rows, self.naming, data.fold_labels)
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
-        warnings = [*warnings, *dropped, *checks.check_classes(good, labels)]
+        warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
         chosen = {name: (name, some) for name, some in good.items()}
         if not self.only:
-            chosen = selection.select_rows(labels.indices, good, data, self.seed)
+            chosen, notes = selection.select_rows(labels, good, data, self.seed)
+            warnings += notes
         splits = {
             name: Split(rows[old], some, labels.indices[old][some], scans[old][1][some])
             for name, (old, some) in chosen.items()
         }
-        return Content(splits, labels.names, warnings, read_as)
+        return Content(splits, labels, warnings, read_as)
 
     def _read_rows(self) -> tuple[dict[str, Rows], list[str]]:
         """All rows of the splits that have labels, and a line for each split that has none."""
@@ -196,8 +202,7 @@ class TextDataset:
         sure = [name for name in used if not getattr(data, f"{name}_fraction", 0)]
         self._raise_errors(sure, lines, fix)
         rows = {name: Rows(source.parts(old_names[name], columns), columns) for name in used}
-        classes = data.labels if isinstance(data.labels, tuple | Mapping) else ()
-        unused |= without_labels(rows, classes)
+        unused |= without_labels(rows, self.naming.indices)
         rows = {name: some for name, some in rows.items() if name not in unused}
         self._raise_errors(list(rows), [], {})
         if self.only in unused:

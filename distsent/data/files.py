@@ -15,7 +15,7 @@ import pyarrow as pa
 from distsent.data import row_cache
 from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.columnar import class_names, plain_batches, plain_schema
-from distsent.data.labels import normalize_label
+from distsent.data.label_values import label_error, normalize_label
 from distsent.data.rows import Columns, Part
 from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
@@ -168,8 +168,11 @@ class TableFile(RowSource):
             bare = isinstance(values, str)
             out = {c: values if bare else values.get(names[c]) for c in columns.texts}
             label = values.get(names[columns.label]) if self.label is None else self.label
+            where = f"{self.name}, row {row}"
+            if error := label_error(label):
+                raise UserError(f"{where}: column {names[columns.label]!r}: {error}")
             out[columns.label] = normalize_label(label)
-            yield checked(out, f"{self.name}, row {row}", names, drop)
+            yield checked(out, where, names, drop)
 
 
 def sample_columns(

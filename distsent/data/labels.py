@@ -1,22 +1,22 @@
 """From the values of a label column (numbers, words, booleans) to class indices and names."""
 
-import json
-import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from distsent.data.rows import Rows
+from distsent.data.label_names import Naming, name_classes, name_values, unify_spelling
+from distsent.data.label_values import count_labels, label_indices, quote
+from distsent.data.rows import Part, Rows
 from distsent.errors import UserError
-from distsent.formats.records import first_few
 
 # In place of a class index: null, the number -1, a value that is not a class
 MISSING, UNLABELED, UNKNOWN = -1, -2, -3
 MAX_CLASSES = 1000
-_INTEGER, _NUMBER = re.compile(r"-?(0|[1-9]\d*)"), re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+FEW = 10  # classes that may have a row or two each
+# Words that other programs write where a value is missing
+_MISSING_WORDS = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "-", "?"}
 
 
 class Labels(NamedTuple):
@@ -24,95 +24,92 @@ class Labels(NamedTuple):
 
     names: tuple[str, ...]  # in index order
     indices: dict[str, np.ndarray]  # per split, int64 (n,), negative where a row has none
+    values: dict[str, str]  # the name of each value; evaluation reads other files by it
+    notes: list[str]  # what the user should know, one line each
+    trained: bool  # by a model: rows of other classes are never left out, it is wrong on them
 
 
-def read_labels(
-    splits: dict[str, Rows], wanted: Sequence[str] | None, known: Sequence[str] | None
-) -> Labels:
-    """The labels of all rows. Raises UserError where the names do not match the values.
-
-    `wanted`: class names of the job; `known`: those of a well-known dataset with numbers.
-    """
+def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> Labels:
+    """The labels of all rows. Raises UserError where the names do not match the values."""
     parts = [part for rows in splits.values() for part in rows.parts]
     # A file without rows need not have class names
     parts = [part for part in parts if part.table.num_rows] or parts
     column = next(iter(splits.values())).columns.label
+    where = f"{name_files(parts)}: column {column!r}"
     by_names = {part.label_names: part.name for part in parts}
     if len(by_names) > 1:
-        found = (f"{file}: {', '.join(names or ['none'])}" for names, file in by_names.items())
+        found = (
+            f"{file}: {quote(names or ['none'], marks=False)}" for names, file in by_names.items()
+        )
         raise UserError(f"the files name their classes differently ({'; '.join(found)})")
     if own := next(iter(by_names)):
-        names = tuple(wanted or own)
-        # The same names in another order, or all different
-        if set(own) != set(names) and (len(own) != len(names) or set(own) & set(names)):
-            raise UserError(f"data.labels = {', '.join(names)}: the classes are {', '.join(own)}")
-        index = {str(i): names.index(name) if name in names else i for i, name in enumerate(own)}
+        classes = name_classes(own, naming, where)
+        index = dict(classes.indices)
+        values = {name: classes.names[index[str(i)]] for i, name in enumerate(own)}
+        notes = [*classes.notes]
     else:
-        values = {
-            normalize_label(value)
-            for part in parts
-            for value in _unique_values(part.table.column(column), part.name, column)
-        }
-        present = {value for value in values if value}
-        names, index = _index_values(present, tuple(wanted or ()), tuple(known or ()), column)
-    return Labels(names, {split: _indices(rows, index) for split, rows in splits.items()})
+        counts = _count_values(splits, column, where)
+        spelling, notes = unify_spelling(counts, naming, fold, where)
+        classes = name_values({spelling[word] for word in counts}, naming, where)
+        index = {**classes.indices}
+        index |= {w: index[one] for w, one in spelling.items() if one in classes.indices}
+        values = {word: classes.names[i] for word, i in index.items()}
+        odd = _missing_words({w: n for w, n in counts.items() if w not in naming.indices}, where)
+        notes += [*classes.notes, *odd, *_look_like_ids(counts, spelling, where)]
+    codes = {"-1": UNLABELED, **index, "": MISSING}
+    indices = {
+        split: np.concatenate(
+            [np.empty(0, np.int64)]
+            + [label_indices(part, column, codes, UNKNOWN) for part in rows.parts]
+        )
+        for split, rows in splits.items()
+    }
+    return Labels(classes.names, indices, values, notes, naming.trained)
 
 
-def normalize_label(value: Any) -> str | None:
-    """A label as text: 1, 1.0 and "1" are the same class. None and "" are None."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    word = value if isinstance(value, str) else json.dumps(value)
-    return word[:-2] if re.fullmatch(r"-?\d+\.0", word) else word
+def name_files(parts: list[Part]) -> str:
+    """The file names, for a message."""
+    names = list(dict.fromkeys(part.name for part in parts))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def _index_values(
-    values: set[str], wanted: tuple[str, ...], known: tuple[str, ...], column: str
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Names in index order, and the index of each value that has one."""
-    integers = all(map(_INTEGER.fullmatch, values))
-    if not integers and all(map(_NUMBER.fullmatch, values)):
-        odd = f"numbers such as {min(v for v in values if not _INTEGER.fullmatch(v))}"
-        raise UserError(f"column {column!r} contains {odd}: classes are integers or words")
-    some = first_few([*map(repr, sorted(values)[:6])])
-    if not values.isdisjoint(wanted):
-        names = wanted
-    elif integers and (wanted or known):
-        return wanted or known, {str(i): i for i in range(len(wanted or known))}
-    elif wanted:
-        lack = f"data.labels = {', '.join(wanted)}: none of them occurs"
-        raise UserError(f"{lack} in column {column!r}, which contains {some}")
-    else:
-        names = tuple(sorted(values - {"-1"}, key=int) if integers else sorted(values))
-    if len(names) > MAX_CLASSES:
-        found = f"{len(names):,} different values ({some})"
-        raise UserError(f"column {column!r} contains {found}: are they classes?")
-    return names, {name: i for i, name in enumerate(names)}
+def _count_values(splits: dict[str, Rows], column: str, where: str) -> Counter[str]:
+    """The rows of each label. A split with nothing but -1 is one without labels."""
+    total: Counter[str] = Counter()
+    for rows in splits.values():
+        counts: Counter[str] = Counter()
+        for part in rows.parts:
+            counts += count_labels(part, column)
+            _check_number(counts, where)
+        del counts[""]
+        if set(counts) != {"-1"}:
+            total += counts
+    _check_number(total, where)
+    return total
 
 
-def _unique_values(column: pa.ChunkedArray, file: str, name: str) -> list:
-    """The values of a column of numbers, words or booleans."""
-    kind, t = column.type, pa.types
-    kind = kind.value_type if t.is_dictionary(kind) else kind
-    kinds = (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string, t.is_null)
-    if not any(test(kind) for test in kinds):
-        raise UserError(f"{file}: column {name!r} contains {kind}, neither numbers nor words")
-    return pc.unique(column).to_pylist()
+def _check_number(values: Counter[str], where: str) -> None:
+    if len(values) > MAX_CLASSES:
+        found = f"{len(values):,} different values ({quote(sorted(values))})"
+        raise UserError(
+            f"{where} contains {found}, at most {MAX_CLASSES:,} are possible; it looks like a "
+            "text or an id column: are they classes?"
+        )
 
 
-def _indices(rows: Rows, index: dict[str, int]) -> np.ndarray:
-    """Class indices of all rows, int64 (n,)."""
-    out = [np.empty(0, dtype=np.int64)]
-    indices = {"-1": UNLABELED, **index, "": MISSING}
-    for part in rows.parts:
-        column = part.table.column(rows.columns.label)
-        if pa.types.is_dictionary(column.type):
-            column = pc.cast(column, column.type.value_type)
-        values = pc.unique(column)
-        if len(values):
-            codes = [indices.get(normalize_label(v) or "", UNKNOWN) for v in values.to_pylist()]
-            places = pc.index_in(column, value_set=values).to_numpy()
-            out.append(np.array(codes, dtype=np.int64)[places])
-    return np.concatenate(out)
+def _missing_words(counts: Mapping[str, int], where: str) -> Iterator[str]:
+    """A note for each label that may mean that there is none."""
+    for word, n in sorted(counts.items()):
+        if word.casefold() in _MISSING_WORDS:
+            found = f"{n:,} {'row has' if n == 1 else 'rows have'} the label {word!r}"
+            yield (f"{where}: {found}: is it a missing value? data.drop_bad_rows does not drop it")
+
+
+def _look_like_ids(
+    counts: Mapping[str, int], spelling: Mapping[str, str], where: str
+) -> Iterator[str]:
+    """A note about a column with about as many values as rows."""
+    rows, classes = sum(counts.values()), len({*spelling.values()})
+    if classes >= FEW and 2 * classes > rows:
+        found = f"{classes:,} different values in {rows:,} rows ({quote(sorted(counts))})"
+        yield f"{where}: {found} look like a text or an id column: are they classes?"

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from distsent.data.class_files import COLUMNS
 from distsent.data.files import Reading, RowSource, checked, sha256
-from distsent.data.labels import normalize_label
+from distsent.data.label_values import normalize_label
 from distsent.data.row_cache import batches_of
 from distsent.data.split_names import split_in, words
 from distsent.errors import UserError

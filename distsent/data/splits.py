@@ -1,11 +1,13 @@
 """Which rows become train, validation and test: a pure function of labels, job and seed."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import PCG64, Generator
 
+from distsent.data.label_values import quote
+from distsent.data.labels import Labels
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 
@@ -14,34 +16,56 @@ POOL = "pool"  # the name of all splits together, for data.pool_splits
 VALIDATION, TEST, TRAIN_ROWS, EVAL_ROWS = 1, 2, 3, 4
 
 
-def select_rows(
-    labels: dict[str, np.ndarray], good: dict[str, np.ndarray], data: DataSection, seed: int
-) -> dict[str, tuple[str, np.ndarray]]:
-    """For each new split where its rows come from: (old split, rows, int64 ascending).
+class Selection(NamedTuple):
+    """Which rows become which split."""
 
-    `labels`: class indices of all rows of the old splits, (n,); `good`: their rows that count.
+    chosen: dict[str, tuple[str, np.ndarray]]  # per new split: old split, rows, int64 ascending
+    notes: list[str]  # where classes are too rare for the job, a line each
+
+
+def select_rows(
+    labels: Labels, good: dict[str, np.ndarray], data: DataSection, seed: int
+) -> Selection:
+    """The new splits. `labels`: of all rows of the old splits; `good`: their rows that count.
+
+    Train keeps a row of each class, unless data.max_rows is less than their number.
     """
-    validation, test = data.validation_fraction, data.test_fraction
-    cuts = {"validation": (validation, VALIDATION), "test": (test, TEST)}
-    base = POOL if POOL in good else "train"
+    cuts = {
+        "validation": (data.validation_fraction, VALIDATION),
+        "test": (data.test_fraction, TEST),
+    }
+    base, notes = POOL if POOL in good else "train", list[str]()
     chosen = {name: (name, rows) for name, rows in good.items() if name != base}
     rest = all_rows = good[base]
     for name, (fraction, purpose) in cuts.items():
         if fraction:
             # Shares of all rows, not of what an earlier cut has left
             size = round(fraction * len(all_rows))
-            part = stratified(rest, labels[base], size, _random(seed, purpose))
+            part = stratified(rest, labels.indices[base], size, _random(seed, purpose))
             if len(part) == 0:
                 n = len(all_rows)
                 raise UserError(f"data.{name}_fraction = {fraction}: selects no rows out of {n:,}")
+            if len(part) < size:
+                why = "train keeps a row of each class, and some have too few to share"
+                notes.append(f"{name}: {len(part):,} rows instead of {size:,}: {why}")
             chosen[name], rest = (base, part), np.setdiff1d(rest, part, assume_unique=True)
-    chosen["train"] = (base, draw(rest, data.max_rows, _random(seed, TRAIN_ROWS)))
-    for offset, name in enumerate(cuts):
+    chosen["train"] = base, rest
+    for offset, name in enumerate(("train", *cuts)):
         if name in chosen:
             source, rows = chosen[name]
-            rows = draw(rows, data.max_eval_rows, _random(seed, EVAL_ROWS + offset))
-            chosen[name] = source, rows
-    return {name: chosen[name] for name in ("train", *cuts) if name in chosen}
+            key = "max_eval_rows" if offset else "max_rows"
+            random = _random(seed, TRAIN_ROWS + offset)
+            most, codes = getattr(data, key), labels.indices[source]
+            drawn = (
+                draw(rows, most, random) if offset else draw_all_classes(rows, codes, most, random)
+            )
+            lost = np.setdiff1d(codes[rows], codes[drawn])
+            if len(lost):
+                some = f"{len(drawn):,} rows that data.{key} selected"
+                names = quote(labels.names[code] for code in lost)
+                notes.append(f"{name}: the {some} contain none of {names}")
+            chosen[name] = source, drawn
+    return Selection({name: chosen[name] for name in ("train", *cuts) if name in chosen}, notes)
 
 
 def find_split_errors(
@@ -70,14 +94,20 @@ def find_split_errors(
 
 
 def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) -> np.ndarray:
-    """`size` of `rows`, ascending, with the share of each class as exact as integers allow."""
+    """About `size` of `rows`, ascending: of each class its exact share, rounded up or down.
+
+    Leaves a row of each class. The part is smaller where classes are too rare for that.
+    """
     classes, members = np.unique(labels[rows], return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
     shares = size * counts / max(1, len(rows))
-    takes = np.floor(shares).astype(np.int64)
-    largest_rest = np.argsort(-(shares - takes), kind="stable")
-    takes[largest_rest[: size - takes.sum()]] += 1
+    takes = np.minimum(np.floor(shares).astype(np.int64), np.maximum(counts - 1, 0))
     order = np.lexsort((rng.random(len(rows)), members))
+    # By chance among the rare, where the order of the classes would favor the first ones
+    tie = np.where(shares >= 1, -1.0, rng.random(len(classes)))
+    largest_rest = np.lexsort((tie, takes - shares))
+    able = largest_rest[(shares > takes)[largest_rest] & (takes + 1 < counts)[largest_rest]]
+    takes[able[: size - takes.sum()]] += 1
     starts = np.cumsum(counts) - counts
     taken = [order[start : start + take] for start, take in zip(starts, takes, strict=True)]
     return np.sort(rows[np.concatenate(taken)]) if taken else rows[:0]
@@ -88,6 +118,22 @@ def draw(rows: np.ndarray, most: int | None, rng: Generator) -> np.ndarray:
     if most is None or most >= len(rows):
         return rows
     return np.sort(rows[np.argsort(rng.random(len(rows)), kind="stable")[:most]])
+
+
+def draw_all_classes(
+    rows: np.ndarray, labels: np.ndarray, most: int | None, rng: Generator
+) -> np.ndarray:
+    """As `draw`, but with a row of every class, or of as many classes as `most` allows.
+
+    The same rows as `draw` takes where these have all classes. Larger draws contain smaller ones.
+    """
+    if most is None or most >= len(rows):
+        return rows
+    order = np.argsort(rng.random(len(rows)), kind="stable")
+    _, first_of_class = np.unique(labels[rows[order]], return_index=True)
+    later = np.ones(len(rows), dtype=bool)
+    later[first_of_class] = False
+    return np.sort(rows[order[np.argsort(later, kind="stable")[:most]]])
 
 
 def _random(seed: int, purpose: int) -> Generator:

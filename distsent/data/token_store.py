@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distsent.data.class_table import class_table
 from distsent.data.dataset import open_dataset
+from distsent.data.label_names import Naming
 from distsent.data.lock import locked
 from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
@@ -91,6 +93,12 @@ class TokenStore:
         return cls(folder, splits, tuple(meta["label_names"]), meta)
 
     @property
+    def class_table(self) -> list[str]:
+        """The rows of each class in each split, as lines of a table."""
+        counts = {name: split["classes"] for name, split in self.meta["splits"].items()}
+        return class_table(self.label_names, counts)
+
+    @property
     def warnings(self) -> list[str]:
         """What a user should know about the dataset, one line each."""
         lines, limit = [*self.meta["warnings"]], self.meta["max_length"]
@@ -113,14 +121,16 @@ def open_token_store(
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
     only: str | None = None,
+    naming: Naming | None = None,
 ) -> TokenStore:
     """The token store of a job's dataset, built first if it is missing. `folder` has all stores.
 
     All `workers` call this and share the work; the bytes do not depend on their number.
     `progress` gets (rows done, rows in all), or (0, 0) while another process builds the store; if
     it raises, nothing is left. `log` gets lines for the user. `only`: one split, to score it.
+    `naming`: what names the classes, if it is not the job.
     """
-    dataset = open_dataset(data, seed, only)
+    dataset = open_dataset(data, seed, only, naming=naming)
     encode = BatchTokenizer(tokenizer, max_length, pairs=data.pair_column is not None)
     report = progress or (lambda done, total: None)
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))

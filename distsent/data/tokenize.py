@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-FORMAT = 2  # of the files below. It is part of the key: stores of other formats are left alone
+FORMAT = 3  # of the files below. It is part of the key: stores of other formats are left alone
 BATCH = 1000  # texts in memory at once
 HEADER = 128  # bytes of an array file before its values
 
@@ -109,7 +109,8 @@ def join_parts(
     # No times, no paths: equal stores have equal bytes
     meta: dict[str, Any] = {"format": FORMAT, "corpus": dataset.fingerprint}
     meta |= {"tokenizer": encode.digest, "max_length": encode.max_length}
-    meta |= {"warnings": warnings, "label_names": names, "splits": {}, "files": {}}
+    meta |= {"warnings": warnings, "label_names": names, "label_values": dataset.label_values}
+    meta |= {"splits": {}, "files": {}}
     for name, split in dataset.splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distsent.data.labels import normalize_label
+from distsent.data.label_values import normalize_label
 from distsent.data.rows import Columns, Rows
 from distsent.formats.records import first_few
 

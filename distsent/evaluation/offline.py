@@ -1,12 +1,14 @@
 """Evaluate a saved model, on its own dataset or on another, on any number of workers."""
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distsent.data.label_names import Naming
 from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.errors import UserError
@@ -34,6 +36,7 @@ class EvaluationRequest:
 
     `single_split`: read the split as it is in the source, instead of splitting as for training.
     `own_length`: truncate as the model does, instead of at `data.max_length`.
+    `label_values`: the class that each label had in training; None if that is not known.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class EvaluationRequest:
     split: str
     single_split: bool
     own_length: bool = False
+    label_values: Mapping[str, str] | None = None
 
 
 def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRequest:
@@ -65,7 +69,8 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     elif "run.dir" not in keys:
         tree["run"]["dir"] = str(saved.parent.parent)  # the token store moves along with the run
     job = load_saved_job(tree, str(saved), overrides)
-    return EvaluationRequest(folder, tree["job"]["name"], job, split, single_split)
+    name, values = tree["job"]["name"], record.get("label_values")
+    return EvaluationRequest(folder, name, job, split, single_split, label_values=values)
 
 
 def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, Any]:
@@ -110,15 +115,22 @@ def _open_store(
     """The token store of the split. Raises UserError unless its classes are the model's."""
     data = request.job.data
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
-    only = request.split if request.single_split else None
+    only, naming = request.split if request.single_split else None, None
     if only and data.labels is None and not unnamed:
-        data = replace(data, labels=tuple(names))  # the model's class names say what labels mean
+        naming = Naming.of_model(names, request.label_values)
     store_folder, seed = token_store_folder(request.job), request.job.seeds[0]
 
     def build() -> str:
         workers = World()
         store = open_token_store(
-            data, seed, tokenizer, data.max_length, store_folder, workers=workers, only=only
+            data,
+            seed,
+            tokenizer,
+            data.max_length,
+            store_folder,
+            workers=workers,
+            only=only,
+            naming=naming,
         )
         return str(store.folder)
 

@@ -11,6 +11,7 @@ from typing import Any
 from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
 from distsent.job.job import Job
 from distsent.job.keys import parse_value
+from distsent.job.label_file import read_label_file
 from distsent.job.rules import exists_locally, looks_local
 from distsent.job.schema import KEYS
 
@@ -27,6 +28,7 @@ def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ())
     in_file = _read_file(os.fspath(path), errors) if path is not None else []
     in_overrides = _read_overrides(overrides, errors)
     assignments = [_expand_path(item) for item in (*in_file, *in_overrides)]
+    assignments = _with_label_names(assignments, errors)
     errors += _path_errors({item.key: item for item in assignments}.values())
     return Job.from_assignments(assignments, errors)
 
@@ -36,7 +38,8 @@ def load_saved_job(tree: Mapping[str, Any], origin: str, overrides: Sequence[str
     errors: list[str] = []
     changes = [_expand_path(item) for item in _read_overrides(overrides, errors)]
     errors += _path_errors(changes)
-    return Job.from_assignments([*flatten(origin, dict(tree)), *changes], errors)
+    assignments = _with_label_names([*flatten(origin, dict(tree)), *changes], errors)
+    return Job.from_assignments(assignments, errors)
 
 
 def _read_file(path: str, errors: list[str]) -> list[Assignment]:
@@ -116,6 +119,20 @@ def _expand_path(item: Assignment) -> Assignment:
     if item.key in INPUTS and exists_locally(item.key, item.value):
         return replace(item, value=f"./{item.value}")
     return replace(item, value=os.path.expanduser(item.value))
+
+
+def _with_label_names(assignments: list[Assignment], errors: list[str]) -> list[Assignment]:
+    """The names that a file in data.labels contains in its place: a job records what it means."""
+    last = {item.key: item for item in assignments}
+    item, source = last.get("data.labels"), last.get("data.source")
+    if item is None or not isinstance(item.value, str) or KEYS[item.key].read(item.value) is None:
+        return assignments
+    try:
+        names = read_label_file(item.value, str(source.value) if source else "")
+    except ValueError as error:
+        errors.append(item.error(str(error)))
+        return [other for other in assignments if other.key != item.key]
+    return [*assignments, replace(item, value=names)]
 
 
 def _path_errors(assignments: Iterable[Assignment]) -> Iterator[str]:

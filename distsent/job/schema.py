@@ -87,10 +87,11 @@ class DataSection:
         either(list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
                either(table_of(text, "a table from values to distinct names"),
                       matching(r".*\S.*", "a file of class names"))),
-        "class names in the order of their numbers, a table that names the values, or a file of "
-        "names, one per line", unset="read from the data", example=("negative", "positive"))
-    fold_labels: bool = key(False, boolean,
-        "treat labels as equal that differ by outer white space, case or Unicode form alone")
+        "class names in the order of their values, a table that names the values, or a file of "
+        "either", unset="read from the data", example=("negative", "positive"))
+    fold_labels: str | bool = key("auto", choice("auto", True, False),
+        "labels that differ in white space, case, Unicode form or leading zeros alone are: `true`: "
+        "one class; `false`: different classes; `auto`: an error")
     format: str = key("auto",
         choice("auto", "csv", "lines", "label_text", "fasttext", "json", "parquet", "arrow",
                "excel"),

@@ -122,6 +122,7 @@ class RunClaim:
             )
         with disk_errors_as_user_errors(self.folder.path):
             record = read_json(self.folder.job) | {"rows": rows, "precision": precision}
+            record["label_values"] = store.meta["label_values"]
             write_json(self.folder.job, record)
 
 

@@ -184,7 +184,8 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
-    for line in (note, *loaded.notes, padding_note, *store.warnings, summary):
+    table = store.class_table
+    for line in (note, *loaded.notes, padding_note, *table, *store.warnings, summary):
         report.info(line)
     return Session(
         job=job,

@@ -130,14 +130,9 @@ def test_labels_outside_the_classes(tmp_path: Path):
     assert wrong(tmp_path, labels=("neg", "pos")) == [
         f"train.csv: 1 row with a label outside the classes neg, pos: row 3 ('neutral'); {FIX}"
     ]
-    folder(tmp_path / "n", train=texts(["a", "b", "c", "d"], [0, 1, 7, -3]), test=GOOD)
-    assert wrong(tmp_path / "n", labels=("neg", "pos")) == [
-        "train.parquet: 2 rows with a label outside the classes neg, pos: row 3 (7), row 4 "
-        f"(-3); {FIX}"
-    ]
     assert wrong(tmp_path, labels=("a", "b")) == [
-        "data.labels = a, b: none of them occurs in column 'label', which contains 'neg', "
-        "'neutral', 'pos'"
+        "train.csv, test.csv: column 'label': none of the values that data.labels names ('a', 'b') "
+        "occurs; it contains 'neg', 'neutral', 'pos'"
     ]
 
 
@@ -170,7 +165,9 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
 def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):
     folder(tmp_path, train=texts(["a", "", None, "b", "c", "d"], [0, 1, 0, None, -1, 1]), test=GOOD)
     dataset = open_dataset(data(tmp_path, drop_bad_rows=True), 1)
-    assert dataset.find_warnings() == ["train: dropped 4 of 6 rows without text or label"]
+    assert dataset.find_warnings() == [
+        "train: dropped 4 of 6 rows without text or label (1 with the label -1)"
+    ]
     split = dataset.splits["train"]
     assert (split.texts(slice(None)), split.labels.tolist(), split.rows.tolist()) == (
         ["a", "d"],
@@ -222,11 +219,13 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         test={"text": ["a"], "label": [[0]]},
     )
     assert wrong(tmp_path / "l") == [
-        "train.parquet: column 'label' contains list<element: int64>, neither numbers nor words"
+        "train.parquet, row 1: column 'label' (list<element: int64>): [0]: several labels per text "
+        "are not supported yet"
     ]
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
     assert wrong(tmp_path / "f") == [
-        "column 'label' contains numbers such as 0.25: classes are integers or words"
+        "train.parquet, test.parquet: column 'label' contains numbers such as 0.25 ('0', '0.25', "
+        "'1'): classes are integers or words; if they are classes, name all of them in data.labels"
     ]
     many = reviews(1001)
     folder(
@@ -234,8 +233,11 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         train={"text": many["text"], "label": many["text"]},
         test={"text": ["x"], "label": ["y"]},
     )
-    assert wrong(tmp_path / "m")[0].startswith(
-        "column 'label' contains 1,002 different values ('the film 0 was dull, so', "
+    (line,) = wrong(tmp_path / "m")
+    assert line == (
+        "train.parquet, test.parquet: column 'label' contains 1,001 different values ('the film 0 "
+        "was dull, so', 'the film 1 was good, very so', 'the film 10 was dull, so' and 998 more), "
+        "at most 1,000 are possible; it looks like a text or an id column: are they classes?"
     )
 
 
@@ -321,12 +323,18 @@ def test_a_class_without_rows(tmp_path: Path):
     ]
 
 
-def test_a_class_that_the_draw_has_missed(tmp_path: Path):
-    columns = texts([f"text {i}" for i in range(100)], [int(i == 0) for i in range(100)])
-    folder(tmp_path, train=columns, test=GOOD)
-    assert open_dataset(data(tmp_path, max_rows=5), 2).find_warnings() == [
-        "train: the 5 rows that data.max_rows selected contain none of '1'"
+def test_a_draw_of_training_rows_keeps_each_class_where_it_can(tmp_path: Path):
+    columns = texts([f"text {i}" for i in range(100)], [i if i < 3 else 0 for i in range(100)])
+    folder(tmp_path, train=columns, test=texts([f"x {i}" for i in range(9)], [0, 1, 2] * 3))
+    dataset = open_dataset(data(tmp_path, max_rows=3), 2)
+    assert (dataset.find_warnings(), set(dataset.splits["train"].labels)) == ([], {0, 1, 2})
+    few = open_dataset(data(tmp_path, max_rows=2, max_eval_rows=2), 2)
+    lines = few.find_warnings()
+    assert [line.split(" contain")[0] for line in lines] == [
+        "train: the 2 rows that data.max_rows selected",
+        "test: the 2 rows that data.max_eval_rows selected",
     ]
+    assert len(set(few.splits["train"].labels)) == 2
 
 
 def test_texts_that_also_occur_in_train(tmp_path: Path):

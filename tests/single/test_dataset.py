@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.data import splits
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.rows import take_values
 from distsent.formats.open import TABLES
@@ -186,7 +185,7 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         dataset = open_dataset(data(tmp_path, labels=wanted), 1)
         assert (dataset.label_names, dataset.splits["train"].labels.tolist()) == (names, labels)
     assert mistakes(lambda: open_dataset(data(tmp_path, labels=("a", "b", "c")), 1).splits) == [
-        "data.labels = a, b, c: the classes are neg, pos"
+        "train.parquet, test.parquet: column 'label': data.labels = a, b, c: the classes are neg, pos"
     ]
     classed(tmp_path / "test.parquet", ["pos", "neg"], [1, 0])
     assert mistakes(lambda: open_dataset(data(tmp_path), 1).splits) == [
@@ -275,23 +274,6 @@ def test_fractions_that_contradict_the_dataset(tmp_path: Path):
     assert mistakes(
         lambda: open_dataset(data(whole / "train.parquet", test_fraction=0.01), 1).splits
     ) == ["data.test_fraction = 0.01: selects no rows out of 10"]
-
-
-@given(
-    counts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
-    fraction=st.floats(0.02, 0.9),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_stratified_cuts_take_each_class_its_share(counts: list[int], fraction: float, seed: int):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    rows = np.arange(len(labels)) * 3
-    everything = np.full(rows[-1] + 1, -1)
-    everything[rows] = labels
-    size = round(fraction * len(rows))
-    part = splits.stratified(rows, everything, size, np.random.default_rng(seed))
-    assert len(part) == size and set(part) <= set(rows) and (np.diff(part) > 0).all()
-    taken = np.bincount(everything[part], minlength=len(counts))
-    assert (np.abs(taken - size * np.array(counts) / len(rows)) < 1).all()
 
 
 def test_texts_may_be_read_in_any_order_and_twice(tmp_path: Path):

@@ -1,0 +1,178 @@
+"""Names for the values of a label column: which class each value means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from distsent.data.label_values import INTEGER, NUMBER, fold, normalize_label, quote
+from distsent.errors import UserError
+from distsent.job.keys import to_toml_value
+
+SPELLING = "white space, case, Unicode form or leading zeros"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What names the classes. Without names, each value names its own class."""
+
+    names: tuple[str, ...] = ()  # in index order
+    table: Mapping[str, str] | None = None  # the name of each value
+    numbered: tuple[str, ...] = ()  # of a well-known dataset: the names of 0, 1, ...
+    trained: bool = False  # the names are those of a trained model
+
+    @classmethod
+    def of_job(cls, labels: Any, numbered: Sequence[str] | None) -> "Naming":
+        """By `data.labels`."""
+        if isinstance(labels, Mapping):
+            table = {normalize_label(value) or "": name for value, name in labels.items()}
+            if len(table) < len(labels) or "" in table:
+                raise UserError(f"data.labels = {quote(labels, marks=False)}: names a value twice")
+            return cls(tuple(dict.fromkeys(table.values())), table)
+        return cls(tuple(labels or ()), numbered=tuple(numbered or ()))
+
+    @classmethod
+    def of_model(cls, names: Sequence[str], values: Mapping[str, str] | None) -> "Naming":
+        """By a trained model. `values`: the name that each value had in its training data."""
+        plain = all(value == name for value, name in (values or {}).items())
+        table = None if plain else {**{name: name for name in names}, **(values or {})}
+        return cls(tuple(names), table, trained=True)
+
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        """The class of each value that has one whatever the other values are."""
+        index = {name: i for i, name in enumerate(self.names)}
+        if self.table is not None:
+            return {value: index[name] for value, name in self.table.items()}
+        return {normalize_label(name) or name: i for name, i in index.items()}
+
+
+class Classes(NamedTuple):
+    """Names in index order, the class of each value, and what the user should know."""
+
+    names: tuple[str, ...]
+    indices: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def unify_spelling(
+    counts: Mapping[str, int], naming: Naming, wanted: str | bool, where: str
+) -> tuple[dict[str, str], list[str]]:
+    """The label that each label counts as, and notes. `wanted`: data.fold_labels.
+
+    Of equal labels the one that data.labels names stays, or the most frequent one. Raises
+    UserError where labels are nearly equal and the job does not say what they are.
+    """
+    known, groups = naming.indices, dict[str, list[str]]()
+    for word in sorted({*counts, *known}):
+        groups.setdefault(fold(word), []).append(word)
+    similar = []
+    for group in groups.values():
+        group.sort(key=lambda word: (word not in known, -counts.get(word, 0), word))
+        if len(group) > 1 and any(word not in known for word in group):
+            similar.append(group)
+    one_each = {word: word if word in known else word.strip() for word in counts}
+    if not similar:
+        return (one_each if wanted is True else {word: word for word in counts}), []
+    shown = [
+        " and ".join(f"{w!r} ({_rows(counts, w)})" for w in _short(group)) for group in similar
+    ]
+    found = f"{quote(shown, marks=False)} differ in {SPELLING} alone"
+    if wanted == "auto":
+        fix = "data.fold_labels = true makes them one class, false keeps them apart"
+        raise UserError(f"{where}: {found}; {fix}", fix={"data.fold_labels": True})
+    if wanted is False:
+        return {word: word for word in counts}, [f"{where}: {found}; they are different classes"]
+    for group in similar:
+        if group[1] in known:
+            raise UserError(f"{where}: {found}; data.labels names more than one of them")
+        one_each |= dict.fromkeys(group, group[0] if group[0] in known else group[0].strip())
+    return one_each, [f"{where}: {found}; each counts as the first"]
+
+
+def _short(words: Sequence[str]) -> list[str]:
+    return [word if len(word) <= 20 else f"{word[:17]}..." for word in words[:3]]
+
+
+def _rows(counts: Mapping[str, int], word: str) -> str:
+    return f"{counts[word]:,} rows" if word in counts else "in data.labels"
+
+
+def name_values(values: set[str], naming: Naming, where: str) -> Classes:
+    """The classes of these values. Raises UserError for values that have no certain name."""
+    numbers, known = all(map(NUMBER.fullmatch, values)), naming.indices
+    some = quote(sorted(values, key=float if numbers else None))
+    outside = values - {*known, "-1"}
+    if not naming.names:
+        return _named_by_themselves(values, naming.numbered, where)
+    if values and values.isdisjoint(known):
+        by_number = (naming.table is None or naming.trained) and numbers
+        if by_number and not any(map(NUMBER.fullmatch, known)):
+            return _named_in_order(values, naming, where)
+        lack = f"none of the values that data.labels names ({quote(known)}) occurs"
+        raise UserError(f"{where}: {lack}; it contains {some}")
+    if outside and numbers and (naming.table is None or naming.trained):
+        what = "the model has learned" if naming.trained else "data.labels names"
+        found = f"{where} contains {some}, and {what} {quote(known)} only"
+        raise UserError(f"{found}; {_table(values)}")
+    return Classes(naming.names, known)
+
+
+def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str) -> Classes:
+    integers = all(map(INTEGER.fullmatch, values))
+    if numbered and integers:
+        return Classes(numbered, {str(i): i for i in range(len(numbered))})
+    if integers:
+        names = sorted(values - {"-1"}, key=int)
+    else:
+        names = sorted(values)
+        odd = [word for word in names if "." in word or "e" in word]
+        if odd and all(map(NUMBER.fullmatch, values)):
+            shown = quote(sorted(values, key=float))
+            problem = f"{where} contains numbers such as {min(odd)} ({shown})"
+            fix = "if they are classes, name all of them in data.labels"
+            raise UserError(f"{problem}: classes are integers or words; {fix}")
+    return Classes(tuple(names), {name: i for i, name in enumerate(names)})
+
+
+def _named_in_order(values: set[str], naming: Naming, where: str) -> Classes:
+    """Numbers get names by their value: 0 to n-1, or as many numbers as names."""
+    names, by_value = naming.names, sorted(values, key=float)
+    labeled = [value for value in by_value if value != "-1"]
+    whole = {int(float(value)) for value in labeled if float(value).is_integer()}
+    from_zero = len(whole) == len(labeled) and 0 in whole and whole <= {*range(len(names))}
+    if len(by_value) == len(names) and "-1" in values:
+        labeled, from_zero = by_value, False
+    if not from_zero and len(labeled) != len(names):
+        found = f"{where} contains {quote(by_value)}"
+        lack = f"and data.labels has {len(names)} names ({quote(names, marks=False)})"
+        raise UserError(f"{found} {lack}: which name is which number? {_table(labeled)}")
+    index = {value: int(float(value)) if from_zero else i for i, value in enumerate(labeled)}
+    shown = quote([f"{value} = {names[i]}" for value, i in index.items()], marks=False)
+    notes = () if from_zero and not naming.trained else (f"{where}: {shown}",)
+    return Classes(names, index, notes)
+
+
+def _table(values: Sequence[str] | set[str]) -> str:
+    """How to name each value."""
+    first = sorted(values)[:2]
+    table = ", ".join(f'{to_toml_value(str(value)[:20])} = "..."' for value in first)
+    return f"data.labels = {{ {table}, ... }} names each value"
+
+
+def name_classes(own: tuple[str, ...], naming: Naming, where: str) -> Classes:
+    """The classes of a file that has names of its own for 0, 1, ..."""
+    names, index = naming.names or own, naming.indices
+    found = f"data.labels = {quote(names, marks=False)}: the classes are"
+    if naming.table is not None:
+        by_name = {str(i): index[name] for i, name in enumerate(own) if name in index}
+        by_number = {str(i): index[str(i)] for i in range(len(own)) if str(i) in index}
+        table = by_name if len(by_name) == len(own) else {} if naming.trained else by_number
+        if len(table) == len(own):
+            return Classes(names, table)
+        raise UserError(f"{where}: {found} {quote(own, marks=False)}")
+    # The same names in another order, or all different
+    different = len(own) == len(names) and not set(own) & set(names) and not naming.trained
+    if set(own) != set(names) and not different:
+        raise UserError(f"{where}: {found} {quote(own, marks=False)}")
+    return Classes(names, {str(i): names.index(n) if n in names else i for i, n in enumerate(own)})

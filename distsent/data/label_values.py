@@ -1,0 +1,122 @@
+"""What a label column contains: which values are labels, and how often each occurs."""
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distsent.data.rows import Part
+from distsent.errors import UserError
+from distsent.formats.records import printable, shorten
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+QUOTED = 80  # characters of data that a message quotes
+_DIGITS = re.compile(r"\+?(-?)0*(\d+)(?:\.(\d*?)0*)?", re.ASCII)
+_WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
+
+
+def normalize_label(value: Any) -> str | None:
+    """A label as text: 1, 1.0 and "1" are the same class. None, NaN and blanks are None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    word = value if isinstance(value, str) else json.dumps(value)
+    if not word or word.isspace():
+        return None
+    return whole[1] if (whole := _WHOLE.fullmatch(word)) else word
+
+
+def label_error(value: Any) -> str:
+    """Why a value is not a label; empty if it is one, or none at all (null, NaN, "")."""
+    if value is None or isinstance(value, str | bool | int):
+        return ""
+    if isinstance(value, float):
+        return f"{value} is not a label" if math.isinf(value) else ""
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return f"{shorten(value)}: several labels per text are not supported yet"
+    return f"{shorten(value)} is not a label: expected a word or an integer"
+
+
+def fold(word: str) -> str:
+    """Equal for labels that differ in white space, case, Unicode form or leading zeros alone."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold())
+    text = "".join(mark for mark in text if unicodedata.category(mark) != "Cf")  # zero width
+    text = " ".join(text.split())
+    if not (number := _DIGITS.fullmatch(text)):
+        return text
+    sign, whole, rest = number.groups("")
+    return f"{sign}{whole}.{rest}" if rest else f"{sign}{whole}"
+
+
+def count_labels(part: Part, column: str) -> Counter[str]:
+    """The rows of each label; "": rows without. Raises UserError for what is not a label."""
+    counts: Counter[str] = Counter()
+    found = pc.value_counts(_plain(part, column))
+    values, numbers = found.field(0).to_pylist(), found.field(1).to_pylist()
+    for word, n in zip(_words(part, column, values), numbers, strict=True):
+        counts[word] += n
+    return counts
+
+
+def label_indices(part: Part, column: str, index: Mapping[str, int], other: int) -> np.ndarray:
+    """`index` of the label of each row ("": without), int64 (n,); `other` where it has none."""
+    plain = _plain(part, column)
+    values = pc.unique(plain)
+    if not len(values):
+        return np.empty(0, dtype=np.int64)
+    codes = [index.get(word, other) for word in _words(part, column, values.to_pylist())]
+    places = pc.index_in(plain, value_set=values).to_numpy()
+    return np.array(codes, dtype=np.int64)[places]
+
+
+def _words(part: Part, column: str, values: Iterable[Any]) -> Iterable[str]:
+    for value in values:
+        if error := label_error(value):
+            row = pc.index(_plain(part, column), value).as_py()
+            raise UserError(f"{part.name}, row {row + 1}: column {column!r}: {error}")
+        word = normalize_label(value) or ""
+        yield word if word and fold(word) else ""
+
+
+def _plain(part: Part, column: str) -> pa.ChunkedArray:
+    """The column with values of a simple type. Raises UserError for other types."""
+    values, t = part.table.column(column), pa.types
+    kind = values.type.value_type if t.is_dictionary(values.type) else values.type
+    simple = (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string, t.is_null)
+    if not any(test(kind) for test in simple):
+        if t.is_string_view(kind) or t.is_decimal(kind):
+            kind = pa.string()
+        else:
+            raise _type_error(part.name, column, values)
+    return values if kind == values.type else pc.cast(values, kind)
+
+
+def _type_error(file: str, column: str, values: pa.ChunkedArray) -> UserError:
+    kind, first = str(values.type)[:QUOTED], pc.index(pc.is_valid(values), True).as_py()
+    if first < 0:
+        return UserError(f"{file}: column {column!r} contains {kind}, neither words nor integers")
+    error = label_error(values[first].as_py())
+    return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}")
+
+
+def quote(words: Iterable[str], marks: bool = True) -> str:
+    """The first words, at most 80 characters of them, and how many more there are."""
+    shown: list[str] = []
+    words, size = list(words), 0
+    for word in words:
+        word = word if len(word) <= QUOTED // 2 else f"{word[: QUOTED // 2 - 3]}..."
+        size += len(word)
+        if shown and size > QUOTED:
+            break
+        shown.append(printable(repr(word) if marks else word))
+    more = len(words) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
