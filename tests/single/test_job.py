@@ -68,7 +68,6 @@ def test_file_then_command_line():
      ("1e5", "2024-11-25", "true", "none")),
     ("""data.labels=["a, b", 'c', it's, C#]""", "data.labels", ("a, b", "c", "it's", "C#")),
     ("data.labels=none", "data.labels", None),
-    ("data.labels=2024.txt", "data.labels", "2024.txt"),
     ("data.labels={0=1, 1=no}", "data.labels", {"0": "1", "1": "no"}),
     ('data.labels={0="a, b", "1"=c}', "data.labels", {"0": "a, b", "1": "c"}),
     ("data.train=[2024-11-25,b.csv]", "data.train", ("2024-11-25", "b.csv")),
@@ -504,6 +503,55 @@ def test_every_default_and_example_is_what_its_key_accepts():
         assert (known.default is None) == bool(known.unset), (
             f"{dotted}: to_toml could not write an unset value"
         )
+
+
+NAMES = ("negative", "so so", "positive")
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ("negative\nso so\npositive\n", NAMES),
+        ("\ufeffnegative \r\nso so\r\npositive", NAMES),
+        ("1\tnegative\n2\tso so\n3\tpositive\n\n", dict(zip("123", NAMES, strict=True))),
+        ("pos\tpositive\nneg\tnegative", {"pos": "positive", "neg": "negative"}),
+        ("0 stars\n1 star", ("0 stars", "1 star")),
+    ],
+)
+def test_a_file_may_name_the_classes(content: str, labels: object):
+    """The job holds what the file says: it means the same in another folder."""
+    reviews = Path("reviews")
+    reviews.mkdir()
+    (reviews / "train.csv").touch()
+    (reviews / "classes.txt").write_text(content, encoding="utf-8", newline="")
+    for source in ("reviews", "reviews/train.csv"):
+        job = load_job(None, [f"data.source={source}", "data.labels=classes.txt"])
+        assert job.data.labels == labels
+    assert load_job(None, ["data.labels=reviews/classes.txt"]).data.labels == labels
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such file, neither in {here} nor beside data.source; the names themselves are a "
+               "list, e.g. [negative,positive]"),
+        (b"a\n\nb\n", "line 2 is blank; expected a class name a line"),
+        (b"a\n", "expected two or more class names, one a line"),
+        (b"", "line 1 is blank; expected a class name a line"),
+        (b"a\nb\na\n", "line 3: the name 'a' occurs twice"),
+        (b"1\ta\n1\tb\n", "line 2: the value '1' occurs twice"),
+        (b"1\ta\n2\ta\n", "line 2: the name 'a' occurs twice"),
+        (b"1\ta\n2 b\n", "line 1: expected a class name a line, or a value, a tab and its name"),
+        (b"caf\xe9\n", "not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_name_the_classes(content: bytes | None, problem: str):
+    if content is not None:
+        Path("classes.txt").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_job(None, ["data.labels=classes.txt"])
+    problem = problem.format(here=Path.cwd())
+    assert caught.value.lines == (f'command line: data.labels = "classes.txt": {problem}',)
 
 
 def test_the_documented_keys_are_the_schema():
