@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,6 @@ def _open_store(
     if request.split not in store.splits:
         found = ", ".join(store.splits)
         raise UserError(f"data.source: no {request.split} split; it has {found}: set --split")
-    for line in store.warnings if only and world.is_main else ():
-        print(f"distsent: {line}", file=sys.stderr)
     classes = list(store.label_names)
     if len(classes) != len(names) if unnamed else classes != names:
         raise UserError(
