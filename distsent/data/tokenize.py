@@ -44,7 +44,9 @@ class BatchTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         side = tokenizer.truncation_side
-        types = pairs and "token_type_ids" in tokenizer.model_input_names
+        # XLNet and Funnel give one of a single text's special tokens a type of its own.
+        types = pairs or any(self._backend.encode("a").type_ids)
+        types = types and "token_type_ids" in tokenizer.model_input_names
         content = f"{self._backend.to_str()} {side} {types}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)

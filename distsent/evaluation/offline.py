@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distsent.evaluation.predictor import class_names, find_model_folder, own_ma
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
+from distsent.model.half_precision import usable_precision
 from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
@@ -79,7 +81,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     world.assert_equal_across_ranks([job.to_dict(), request.split], "the request")
     devices.share_cores(world)
     device = devices.select_device(world.local_rank)
-    precision, _ = world.on_main(
+    precision, note = world.on_main(
         lambda: devices.resolve_precision(job.train.precision, device), "evaluate.precision"
     )
     tokenizer = world.all_or_raise(
@@ -96,10 +98,13 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     data = replace(job.data, max_length=length)
     request = replace(request, job=replace(job, data=data))
     store = _open_store(request, world, names, tokenizer)
-    for note in (*loaded.notes, *store.warnings) if world.is_main else ():
-        print(f"distsent: {note}", file=sys.stderr)
+    for line in (*loaded.notes, *store.warnings) if world.is_main else ():
+        print(f"distsent: {line}", file=sys.stderr)
     torch.nn.Module.to(model, device)
     forward, _ = choose_forward(model, tokenizer, job.model.packed)
+    key = "train.precision" if note is None else None
+    usable = partial(usable_precision, forward, tokenizer, precision, key)
+    precision, _ = world.all_or_raise(usable, "evaluate.usable")
     split = store.splits[request.split]
     options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
     scores, _ = evaluate_split(world, forward, split, names, **options)

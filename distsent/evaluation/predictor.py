@@ -16,6 +16,7 @@ from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.metrics import softmax
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
+from distsent.model.half_precision import usable_precision
 from distsent.model.load_errors import explain_load_errors, folder_problem
 from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime.run_folder import RunFolder
@@ -74,6 +75,7 @@ class Predictor:
         settle_padding(self.tokenizer, model.config)
         torch.nn.Module.to(model, self.device)
         self.forward, _ = choose_forward(model, self.tokenizer)
+        usable_precision(self.forward, self.tokenizer, precision, "--precision")
         self.labels = class_names(model)
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:

@@ -22,7 +22,8 @@ from transformers.pytorch_utils import Conv1D
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
-from distsent.model.classifier import build_classifier, load_config
+from distsent.model.classifier import build_classifier
+from distsent.model.config import load_config
 from distsent.model.weights import Loaded
 
 # bitsandbytes warns about missing kernels that it does not need, on every worker.

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
+from distsent.model.classifier import shortest_input
 
 # Equal lengths, a multiple of the number of examples, and one beyond the usual attention windows.
 LENGTHS = (3, 3, 7, 9, 9, 9, 14, 100)
@@ -96,7 +97,8 @@ def _examples(config: Any, longest: int) -> list[np.ndarray]:
     rng, special = np.random.default_rng(0), set(special_token_ids(config))
     ids = [i for i in range(config.vocab_size) if i not in special]
     # Some architectures have fewer positions than they say: LUKE and MPNet start at their second.
-    out = [rng.choice(ids, min(n, max(longest - 8, 8))) for n in LENGTHS]
+    shortest = shortest_input(config)
+    out = [rng.choice(ids, max(min(n, max(longest - 8, 8)), shortest)) for n in LENGTHS]
     end = getattr(config, "eos_token_id", None)
     for x in out if isinstance(end, int) and end < config.vocab_size else ():
         x[-1] = end

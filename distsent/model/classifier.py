@@ -10,14 +10,15 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, BertConfig, PreTrainedModel
 from transformers import AutoModelForSequenceClassification as AutoClassifier
+from transformers import BertConfig, PreTrainedModel
 
 from distsent.errors import UserError
 from distsent.job.schema import ModelSection
+from distsent.model.config import NO_REMOTE_CODE, describe_problem, load_config
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
-from distsent.model.load_errors import check_model_folder, explain_load_errors
-from distsent.model.tokenizer import NO_REMOTE_CODE, settle_padding
+from distsent.model.load_errors import check_model_folder
+from distsent.model.tokenizer import settle_padding
 from distsent.model.weights import Loaded, load_weights
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
@@ -26,20 +27,6 @@ transformers.utils.logging.disable_progress_bar()
 
 LOAD_OPTIONS: Any = {"dtype": torch.float32, "use_safetensors": True, **NO_REMOTE_CODE}
 UNLIMITED = 1 << 30  # tokens
-
-
-def load_config(name: str, revision: str | None = None, **changes: Any) -> Any:
-    """An encoder's configuration. Raises UserError if there is no such encoder."""
-    check_model_folder(name, "model.name")
-    options = {"revision": revision or "main", **changes, **NO_REMOTE_CODE}
-    with explain_load_errors(name, "model.name"):
-        config = AutoConfig.from_pretrained(name, **options)
-    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise UserError(
-            f"model.name = {name!r}: transformers has no text classifier with the architecture "
-            f"{config.model_type!r}; choose an encoder such as BERT, RoBERTa or ModernBERT"
-        )
-    return config
 
 
 def build_classifier(
@@ -56,7 +43,7 @@ def build_classifier(
         )  # fmt: skip
     else:
         config = load_config(model.name, model.revision, **names)
-    _describe_this_problem(config)
+    describe_problem(config)
     if tokenizer is not None:
         settle_padding(tokenizer, config)
     if model.dropout is not None:
@@ -71,19 +58,6 @@ def build_classifier(
     if model.dropout is None:
         return loaded
     return loaded.with_notes(unset_dropout_rates(loaded.model, model.dropout))
-
-
-def _describe_this_problem(config: Any) -> None:
-    """Overwrite what a configuration says about the task that its model was saved for.
-
-    transformers' pipelines, and the losses of its models, act on these.
-    """
-    config.problem_type = "single_label_classification"
-    config.return_dict = True
-    config.output_attentions = config.output_hidden_states = False
-    for key in ("task_specific_params", "function_to_apply"):
-        if getattr(config, key, None) is not None:
-            setattr(config, key, None)
 
 
 def load_classifier(folder: str) -> Loaded:
@@ -114,6 +88,15 @@ def token_limit(model: PreTrainedModel) -> int:
     if not isinstance(limit, int) or limit <= 0:  # XLNet: -1
         return UNLIMITED
     return limit - position_offset(model)
+
+
+def shortest_input(config: Any) -> int:
+    """The smallest number of tokens that the encoder takes, padding included.
+
+    Funnel halves them after each block but the last, and fails if one alone is left.
+    """
+    blocks = getattr(config, "block_sizes", None) if config.model_type == "funnel" else None
+    return 2 ** (len(blocks) - 1) + 1 if blocks else 1
 
 
 def position_offset(model: nn.Module) -> int:

@@ -5,16 +5,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
 from distsent.batching.packing import PackedBatch
 from distsent.errors import UserError
 from distsent.model import attention, batching_check
-from distsent.model.classifier import position_offset, token_limit
+from distsent.model.classifier import position_offset, shortest_input, token_limit
 from distsent.model.cls_only_layer import cls_only_last_layer
 from distsent.model.dropout import DropoutContext, TokenDropout
 from distsent.model.padded_dropout import HashedDropout, example_axes
+from distsent.model.tokenizer import padding_id
 
 # Ways in which examples share a call of the encoder, fastest first. One at a time is always exact.
 PACKED, PADDED, EQUAL, SINGLE = "packed", "padded", "equal lengths", "one at a time"
@@ -69,6 +71,7 @@ class PaddedForward:
         self, model: PreTrainedModel, pad: int, scoring: str = PADDED, training: str = PADDED
     ) -> None:
         self.model, self.pad, self._scoring, self._training = model, pad, scoring, training
+        self._shortest = shortest_input(model.config)
         self._axes: tuple[int | None, ...] | None = None  # of the dropouts, when first needed
         # Their embeddings have gradients although texts do not hold them.
         self.added_ids = (pad, *batching_check.special_token_ids(model.config))
@@ -86,7 +89,8 @@ class PaddedForward:
 
         def rows(x_T: torch.Tensor, value: int) -> torch.Tensor:
             examples = x_T[: batch.tokens].split(batch.lengths)[a:b]
-            return nn.utils.rnn.pad_sequence(examples, True, value)
+            padded = nn.utils.rnn.pad_sequence(examples, True, value)
+            return F.pad(padded, (0, max(0, self._shortest - padded.shape[1])), value=value)
 
         mask = rows(torch.ones_like(batch.ids_T), 0)
         inputs = {"input_ids": rows(batch.ids_T, self.pad), "attention_mask": mask}
@@ -165,7 +169,7 @@ def build_forward(
     scoring, training = ways
     if scoring == PACKED:
         return PackedForward(model), None
-    forward = PaddedForward(model, tokenizer.pad_token_id or 0, scoring, training)
+    forward = PaddedForward(model, padding_id(model.config, tokenizer), scoring, training)
     name = type(model).__name__
     if scoring == PADDED == training:
         note = f"{name} cannot run packed: its batches are padded"

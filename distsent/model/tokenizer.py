@@ -8,17 +8,12 @@ from transformers import (  # type: ignore[attr-defined]
     BertTokenizerFast,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from distsent.data.demo import vocabulary
 from distsent.errors import UserError
+from distsent.model.config import NO_REMOTE_CODE, is_decoder, load_config, takes_token_types
 from distsent.model.load_errors import explain_load_errors
 
-# Without this, transformers asks on the terminal whether it may run a model's code.
-NO_REMOTE_CODE = {"trust_remote_code": False}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -28,6 +23,7 @@ def load_tokenizer(
     """The tokenizer of an encoder. Raises UserError if it cannot be loaded or is not usable."""
     if name == "demo":
         return demo_tokenizer()
+    config = load_config(name, revision, key)
     options = {"revision": revision or "main", **NO_REMOTE_CODE}
     with explain_load_errors(name, key):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -39,37 +35,54 @@ def load_tokenizer(
         problem = "has no vocabulary; is tokenizer.json missing?"
     if problem:
         raise UserError(f"{key} = {name!r}: its tokenizer {problem}")
+    _settle_types(tokenizer, config, f"{key} = {name!r}")
     return tokenizer
 
 
-def settle_padding(tokenizer: Any, config: Any) -> None:
-    """Make tokenizer and configuration agree on a padding token, where they can.
+def _settle_types(tokenizer: Any, config: Any, key: str) -> None:
+    """Make no token types for an encoder without them, in training and in pipelines."""
+    names, backend = tokenizer.model_input_names, tokenizer.backend_tokenizer
+    if not takes_token_types(config):
+        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+    elif "token_type_ids" in names:
+        made = max(*backend.encode("a").type_ids, *backend.encode("a", "b").type_ids, 0)
+        known = getattr(config, "type_vocab_size", None) or made + 1
+        if made >= known:
+            problem = f"its tokenizer makes token types up to {made}, but its encoder has {known}"
+            raise UserError(f"{key}: {problem}: they do not match")
 
-    Heads of decoders read the last token that is not `config.pad_token_id`. Encoders keep the one
-    of their configuration, from which some count positions. Raises UserError for a decoder without
-    padding and end-of-text tokens.
+
+def settle_padding(tokenizer: Any, config: Any) -> None:
+    """Make tokenizer and configuration agree on padding, so that pipelines pad like distsent.
+
+    Encoders keep the padding token of their configuration, from which some count positions. Heads
+    of decoders read the last token that is not `config.pad_token_id`. Raises UserError for a
+    decoder without padding and end-of-text tokens.
     """
     found, known = getattr(config, "pad_token_id", None), tokenizer.get_vocab().values()
-    padding = found if found in known else None
-    if tokenizer.pad_token_id is None and padding is not None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
-    if not is_decoder(config):
-        return
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
+    if tokenizer.pad_token_id is None and found in known:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(found)
+    if is_decoder(config):
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
             raise UserError(
                 f"model.name: {config.model_type} reads the last token before the padding, but its "
                 'tokenizer has no padding token: set "pad_token" in its tokenizer_config.json'
             )
-        tokenizer.pad_token = tokenizer.eos_token
-    config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if is_decoder(config) or found is None or found >= config.vocab_size:
+        config.pad_token_id = tokenizer.pad_token_id
+    if config.model_type != "xlnet":  # it reads the last token, padding or not
+        tokenizer.padding_side = "right"  # on the left, padding shifts positions in pipelines
+    if "attention_mask" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
 
 
-def is_decoder(config: Any) -> bool:
-    """Whether the architecture only predicts next tokens: GPT-2, Llama, Qwen, XLNet."""
-    kind = config.model_type
-    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return causal and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def padding_id(config: Any, tokenizer: Any) -> int:
+    """The token to pad with: the configuration's, because the model itself knows only that one."""
+    found = getattr(config, "pad_token_id", None)
+    if isinstance(found, int) and 0 <= found < config.vocab_size:
+        return found
+    return int(tokenizer.pad_token_id or 0)
 
 
 def demo_tokenizer() -> PreTrainedTokenizerBase:

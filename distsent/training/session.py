@@ -22,6 +22,7 @@ from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
 from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
+from distsent.model.half_precision import usable_precision
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
@@ -165,6 +166,12 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     replica_check.check_loaded_model(world, model)
     ways = world.on_main(lambda: choose_ways(model, job.model.packed, training=True), "run.ways")
     forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
+    key = "train.precision" if note is None else None
+    usable = partial(usable_precision, forward, tokenizer, precision, key)
+    precision, fault = world.all_or_raise(usable, "run.usable")
+    if fault:
+        note = fault
+        world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
 
     tokens, batch_size = store.splits["train"], job.train.batch_size
     sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
@@ -211,8 +218,6 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
 def prepare_tokenizer(job: Job) -> Any:
     """Raises UserError if the model or the packages of an adapter are not available."""
     adapter.check_adapter(job)
-    if job.model.name != "demo":
-        classifier.load_config(job.model.name, job.model.revision)
     return load_tokenizer(job.model.name, job.model.revision)
 
 

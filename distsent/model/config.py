@@ -1,0 +1,67 @@
+"""An encoder's configuration: read, checked, and made to describe the problem of this job."""
+
+from inspect import signature
+from typing import Any
+
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from distsent.errors import UserError
+from distsent.model.load_errors import check_model_folder, explain_load_errors
+
+# Without this, transformers asks on the terminal whether it may run a model's code.
+NO_REMOTE_CODE = {"trust_remote_code": False}
+
+
+def load_config(
+    name: str, revision: str | None = None, key: str = "model.name", **changes: Any
+) -> Any:
+    """An encoder's configuration. Raises UserError if there is no such encoder."""
+    check_model_folder(name, key)
+    options = {"revision": revision or "main", **changes, **NO_REMOTE_CODE}
+    with explain_load_errors(name, key):
+        config = AutoConfig.from_pretrained(name, **options)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"{key} = {name!r}: transformers has no text classifier with the architecture "
+            f"{config.model_type!r}; choose an encoder such as BERT, RoBERTa or ModernBERT"
+        )
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"{key} = {name!r}: its weights are quantized (quantization_config in its "
+            "config.json); use the original weights: adapter.bits = 4 quantizes them"
+        )
+    return config
+
+
+def describe_problem(config: Any) -> None:
+    """Overwrite what a configuration says about the task that its model was saved for.
+
+    transformers' pipelines, and the losses of its models, act on these.
+    """
+    config.problem_type = "single_label_classification"
+    config.return_dict = True
+    config.output_attentions = config.output_hidden_states = False
+    if config.model_type == "xlnet":
+        config.use_mems_eval = False  # pipelines cannot split a batch of its memories
+    for key in ("task_specific_params", "function_to_apply"):
+        if getattr(config, key, None) is not None:
+            setattr(config, key, None)
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether the architecture only predicts next tokens: GPT-2, Llama, Qwen, XLNet."""
+    kind = config.model_type
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return causal and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def takes_token_types(config: Any) -> bool:
+    """Whether the architecture tells the texts of a pair apart by the types of their tokens."""
+    found: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    model = found[0] if isinstance(found, tuple) else found
+    types = getattr(config, "type_vocab_size", None)
+    return "token_type_ids" in signature(model.forward).parameters and types not in (0, 1)
