@@ -77,6 +77,11 @@ class Source:
 
 def source_of(path: Path, name: str, compression: str = "auto") -> Source:
     """The file at `path`. Raises UserError unless it is compressed as `compression` says."""
+    with readable(name):
+        return _source_of(path, name, compression)
+
+
+def _source_of(path: Path, name: str, compression: str) -> Source:
     with open(path, "rb") as file:
         head = file.read(8)
     found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")

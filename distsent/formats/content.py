@@ -1,24 +1,28 @@
-"""What a file is by its first bytes, or, for a text of any name, by all of its lines."""
+"""The format of a file by its first bytes, or, for a text of any name, by all of its lines."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
-from distsent.formats.lines import FASTTEXT
+from distsent.formats.lines import FASTTEXT, first_words
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
-from distsent.formats.streams import open_text
+from distsent.formats.streams import TextStream, open_text
 
 _BINARY = {
     **{b"PAR1": "parquet", b"ARROW1\0\0": "arrow", b"\xff\xff\xff\xff": "arrow"},
     **{b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel"},
 }
+_OBJECT = re.compile(r'\ufeff?\s*(\[\s*)?\{\s*"')
+MARKS = "\t;,|"
 
 
 def binary_format(head: bytes) -> str:
@@ -26,61 +30,69 @@ def binary_format(head: bytes) -> str:
     return next((kind for magic, kind in _BINARY.items() if head.startswith(magic)), "")
 
 
-def is_json(head: bytes) -> bool:
-    """Whether a text begins with a JSON object, or with a list of them."""
-    text = head.decode("utf-8-sig", "replace").lstrip()
-    if text.startswith("[") and text[1:].lstrip().startswith("{"):
+def is_json(head: str) -> bool:
+    """Whether a text begins with a JSON object, a list of them, or a line that is a list."""
+    if _OBJECT.match(head):
         return True
+    line = next((line for line in head.splitlines() if line.strip()), "")
     try:
-        return text.startswith("{") and isinstance(json.JSONDecoder().raw_decode(text)[0], dict)
-    except ValueError:
+        return isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
         return False
 
 
 def text_format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
     """The format of a text whose name says nothing: it may be lines, a table, fastText, JSON."""
-    name = source.name
-    with open_text(source.path, name, options) as text:
-        head = "".join(islice(text, 50))
-        if is_json(head.encode("utf-8", "replace")):
+    with open_text(source.path, source.name, options) as text:
+        if is_json("".join(islice(text, 50))):
             return "json"
-        marked = [line.startswith(FASTTEXT) for line in text.again() if line.strip()]
-        if sum(marked) > len(marked) / 2:
+        marked = Counter(line.startswith(FASTTEXT) for line in text.again() if line.strip())
+        if marked[True] > marked[False]:
             return "fasttext"
         if recorded and recorded.format in ("csv", "lines", "label_text"):
             return recorded.format
-        marks = "\t" if not strict and source.suffix == ".txt" else "\t;,|"
-        table = next((mark for mark in marks if _is_table(text.again(newline=""), mark)), "")
-    if strict and table:
-        return "csv"
-    if table:
-        which = 'data.format = "csv" reads columns, "lines" reads each line as a text'
-        raise UserError(f"{name}: each line has the same number of {table!r}; {which}")
-    if not strict:
-        return "lines"
-    return _ask(name, head)
+        marks = MARKS if strict or source.suffix != ".txt" else "\t"
+        table = next((mark for mark in marks if _is_table(text, mark)), "")
+        if not marked or not (strict or table):
+            return "lines"
+        if strict and table:
+            return "csv"
+        raise _in_doubt(source.name, text, table)
 
 
-def _is_table(lines: Iterable[str], delimiter: str) -> bool:
+def _is_table(text: TextStream, delimiter: str) -> bool:
     """Whether each record has the same number of fields, two or more."""
-    counts = set()
+    return any(
+        _same_width(csv.reader(text.again(""), delimiter=delimiter, quoting=quoting))
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)
+    )
+
+
+def _same_width(records: Iterable[list[str]]) -> bool:
+    width = 0
     try:
-        for fields in csv.reader(lines, delimiter=delimiter):
-            if fields:
-                counts.add(len(fields))
-                if len(counts) > 1:
-                    return False
+        for fields in records:
+            if fields and (len(fields) < 2 or len(fields) != (width or len(fields))):
+                return False
+            width = len(fields) or width
     except csv.Error:
         return False
-    return bool(counts) and counts != {1}
+    return width > 1
 
 
-def _ask(name: str, head: str) -> str:
-    first = next((line for line in head.splitlines() if line.strip()), "")
-    if not first:
-        raise UserError(f"{name}: the file is empty")
-    word, _, rest = first.partition(" ")
-    keys = 'data.format = "label_text" if each line is a label, a blank and a text'
-    shown = f"({shorten(word)} and {shorten(rest)} in the first)"
-    other = 'data.format = "csv" with data.delimiter if it is a table'
-    raise UserError(f"{name}: a text without columns; {keys} {shown}; {other}")
+def _in_doubt(name: str, text: TextStream, table: str) -> UserError:
+    """The error of a text that may be read in several ways."""
+    if table:
+        fix = 'data.format = "csv" reads columns, "lines" reads each line as a text'
+        why = f"all lines have the same number of {'tabs' if table == chr(9) else repr(table)}"
+        return UserError(f"{name}: {why}; {fix}")
+    first, words, lines = first_words(text)
+    label, _, rest = first.strip().partition(" ")
+    if len(words) <= lines / 2:
+        shown = f"a label, a blank and a text ({shorten(label)} and {shorten(rest)} in the first)"
+        keys = 'data.format = "label_text" reads that'
+        return UserError(
+            f"{name}: each line may be {shown}; {keys}", fix={"data.format": "label_text"}
+        )
+    keys = 'data.delimiter or data.format = "label_text" says where the label is'
+    return UserError(f"{name}: lines without columns ({shorten(first.strip())}); {keys}")

@@ -42,11 +42,17 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
         head = file.read(4)
     mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
     codec = _codec(source.name, wanted, MARKS.get(mark, ""))
+    if codec in ("utf-16", "utf-32"):
+        zeros = _survey(source, "latin-1", 0, errors)
+        which = wide_encoding(zeros.zeros, zeros.size) or f"{codec}-le"
+        fix = f'data.encoding = "{which}" says which one it is'
+        why = f'data.encoding = "{wanted}", but the file does not start with a mark; {fix}'
+        raise UserError(f"{source.name}: {why}", fix={"data.encoding": which})
     survey = _survey(source, codec, len(mark), errors)
     if survey.fault:
-        guess = codec == "utf-8" and wanted == "auto" and not mark
-        why = diagnose(source, survey.fault) if guess else f"not {codec} ({survey.fault})"
-        raise UserError(f"{source.name}: {why if guess else f'{why}; {REPLACE}'}")
+        if codec == "utf-8" and wanted == "auto" and not mark:
+            raise diagnose(source, survey.fault)
+        raise UserError(f"{source.name}: not {codec} ({survey.fault}); {REPLACE}")
     if doubt := "" if mark else _doubt(survey, wanted, codec):
         raise UserError(f"{source.name}: {doubt}")
     ends = (survey.lines, "\n", survey.returns - survey.both)
@@ -59,6 +65,8 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
 def _codec(name: str, wanted: str, marked: str) -> str:
     """What `wanted` and the mark say together."""
     known = "" if wanted == "auto" else codecs.lookup(wanted).name.removesuffix("-sig")
+    if known and not codecs.lookup(known).incrementaldecoder:
+        raise UserError(f"{name}: data.encoding = {wanted!r} is no encoding of files")
     if marked and known and known not in (marked, marked[:6]):
         said = f"starts with the mark of {marked}, which data.encoding = {wanted!r} contradicts"
         raise UserError(f"{name}: {said}; leave the key out: the mark decides")
@@ -144,9 +152,6 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
 def _doubt(survey: _Survey, wanted: str, codec: str) -> str:
     """Why a text without a mark cannot be trusted though it can be read; empty if it can."""
     wide = wide_encoding(survey.zeros, survey.size)
-    if codec in ("utf-16", "utf-32"):
-        fix = f'data.encoding = "{wide or codec + "-le"}" says which one it is'
-        return f'data.encoding = "{codec}", but the file does not start with a mark; {fix}'
     if wide and wide != codec:
         return f'text in {wide} without a mark; data.encoding = "{wide}" reads it'
     if not wide and sum(survey.zeros) * 3 > survey.size:

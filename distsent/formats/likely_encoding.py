@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
+from distsent.errors import UserError
 from distsent.formats.compression import Source
 from distsent.formats.records import shorten
 
@@ -27,14 +28,28 @@ def count_zeros(zeros: list[int], block: bytes, at: int) -> None:
             zeros[i] += block[(i - at) % 4 :: 4].count(0)
 
 
-def wide_encoding(zeros: list[int], size: int, share: float = 0.2) -> str:
+def wide_encoding(zeros: list[int], size: int) -> str:
     """UTF-16 or UTF-32, if NUL bytes lie as they do there; empty if not."""
-    pattern = "".join("0" if n > size / 4 * share else "x" for n in zeros)
-    return _WIDE.get(pattern, "")
+    return _WIDE.get("".join("0" if n > size / 20 else "x" for n in zeros), "")
 
 
-def diagnose(source: Source, fault: str) -> str:
-    """What a file is that has a fault as UTF-8, and the key that reads it."""
+def _wide_chinese(zeros: list[int], size: int) -> str:
+    """UTF-16 by the line ends and digits alone: other characters there have no NUL bytes."""
+    even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
+    if even + odd < size / 1000 or (even and odd):
+        return ""
+    return "utf-16-le" if odd else "utf-16-be"
+
+
+def diagnose(source: Source, fault: str) -> UserError:
+    """The error of a file that has a fault as UTF-8, with the key that reads it."""
+    why, likely = _diagnose(source, fault)
+    fix = {"data.encoding": likely[0]} if len(likely) == 1 else {}
+    return UserError(f"{source.name}: {why}", fix=fix)
+
+
+def _diagnose(source: Source, fault: str) -> tuple[str, list[str]]:
+    """(what a file is, its likely encodings)."""
     bad = beyond = control = size = at = 0
     sample, zeros = bytearray(), [0, 0, 0, 0]
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -47,33 +62,56 @@ def diagnose(source: Source, fault: str) -> str:
         at, size = at + len(block), size + len(text)
         if len(sample) < SAMPLE:
             sample += b"".join(x for x in block.splitlines(keepends=True) if not x.isascii())
-    for share in (0.2, 0.002):  # Chinese has NUL bytes in line ends, digits and commas alone
-        if (wide := wide_encoding(zeros, at, share)) and _decodes(source, wide):
-            return f'text in {wide} without a mark; data.encoding = "{wide}" reads it'
+    for wide in (wide_encoding(zeros, at), _wide_chinese(zeros, at)):
+        if wide and _decodes(source, wide):
+            return f'text in {wide} without a mark; data.encoding = "{wide}" reads it', [wide]
     if control > size / 50:
-        return "neither text nor a known binary format; convert it to csv, or name another file"
+        return "neither text nor a known binary format; convert it to csv, or name another", []
     if beyond > bad:
         fix = 'data.encoding_errors = "replace" reads U+FFFD for them'
-        return f"UTF-8 except for {bad:,} bytes (the first: {fault}); {fix}"
-    if not (codec := _likely(source, bytes(sample[:SAMPLE]))):
-        return f'not UTF-8 ({fault}); data.encoding names another encoding, such as "cp1252"'
-    line = next(line for line in bytes(sample).splitlines() if line.strip())
-    shown = shorten(line.decode(codec, "replace"))
-    return f'not UTF-8 ({fault}), likely {codec} ({shown}); data.encoding = "{codec}" reads it'
+        return f"UTF-8 except for {bad:,} bytes (the first: {fault}); {fix}", []
+    likely = _likely(source, bytes(sample[:SAMPLE]))
+    if not likely:
+        return f'not UTF-8 ({fault}); data.encoding names another encoding, such as "cp1252"', []
+    shown = " or ".join(f"{codec} ({text})" for codec, text in likely.items())
+    keys = " or ".join(f'"{codec}"' for codec in likely)
+    return f"not UTF-8 ({fault}), likely {shown}; data.encoding = {keys} reads it", [*likely]
 
 
-def _likely(source: Source, sample: bytes) -> str:
-    """The encoding that the sample looks like and that reads the whole file; empty if none."""
+def _likely(source: Source, sample: bytes) -> dict[str, str]:
+    """At most three encodings that the sample looks like and that read the whole file.
+
+    With each, some of the text: users know which one is right.
+    """
     from charset_normalizer import from_bytes
 
-    found = [match.encoding for match in from_bytes(sample, cp_isolation=[*LIKELY])]
-    for codec in found:
-        text = sample.decode(codec, "replace")
-        same = (x for x in LIKELY if sample.decode(x, "replace") == text)
-        for equal in (*same, codec):
-            if _decodes(source, equal):
-                return equal
-    return ""
+    matches = [*from_bytes(sample, cp_isolation=[*LIKELY])]
+    texts: dict[str, str] = {}
+    for match in matches:
+        text = sample.decode(match.encoding, "replace")
+        worse = match.chaos > matches[0].chaos + 0.1 or match.coherence < matches[0].coherence - 0.1
+        if text in texts.values() or (texts and worse):
+            continue
+        equal = (codec for codec in LIKELY if sample.decode(codec, "replace") == text)
+        if codec := next((codec for codec in equal if _decodes(source, codec)), ""):
+            texts[codec] = text
+    some = sorted(texts, key=LIKELY.index)[:3]
+    at = _difference(*(texts[codec] for codec in some[:2]))
+    return {codec: _excerpt(texts[codec], at) for codec in some}
+
+
+def _difference(text: str = "", other: str = "") -> int:
+    """The first place where two texts differ; of one text, where it is not ASCII."""
+    if not other:
+        return next((i for i, letter in enumerate(text) if not letter.isascii()), 0)
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((i for i, (one, two) in pairs if one != two), 0)
+
+
+def _excerpt(text: str, at: int) -> str:
+    """The words at a place of a text."""
+    start = max(text.rfind("\n", 0, at) + 1, at - 12)
+    return shorten(text[start : at + 12].split("\n")[0].strip())
 
 
 def _decodes(source: Source, codec: str) -> bool:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from distsent.errors import UserError
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few
+from distsent.formats.records import first_few, shorten
+from distsent.formats.streams import TextStream
 
 FASTTEXT = "__label__"
 # A label is a word, of what fastText takes for one
 _LABEL = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]+)")
 _BLANK = re.compile("[ \t]+")
 FEW = 10  # lines in which all first words may differ
+MANY = 1000  # labels that are kept, to know them again
+
+
+def first_words(text: TextStream) -> tuple[str, set[str], int]:
+    """(first line, words that lines begin with, number of lines), without blank lines."""
+    first, words, lines = "", set[str](), 0
+    with text.again(text.line_end) as again:
+        for line in again:
+            if line.strip():
+                first, lines = first or line, lines + 1
+                words.add(_BLANK.split(line.rstrip("\r\n"), maxsplit=1)[0])
+    return first, words, lines
 
 
 class LinesReader(Reader):
@@ -41,9 +54,14 @@ class LinesReader(Reader):
 
 
 class LabelTextReader(LinesReader):
-    """label_text: a label, a blank, and a text in each line. Blank lines are no rows."""
+    """label_text: a label, a blank, and a text in each line. Blank lines are no rows.
+
+    To predict, a line must begin with a label of the training: else it may be a text alone, and
+    lose its first word.
+    """
 
     format = "label_text"
+    _known: frozenset[str] = frozenset()
 
     def _open(self) -> None:
         super()._open()
@@ -51,25 +69,31 @@ class LabelTextReader(LinesReader):
         if len(names) != 2:
             said = f"data.names has {len(names)} names, but a line has two: of its label and text"
             raise UserError(f"{self.name}: {said}")
-        labels = [self.split(line)[0] for line in self._rows()]
-        self.rows, self.columns = len(labels), [*names] if labels else None
-        self._check(labels)
+        _, words, self.rows = first_words(self._file)
+        self.columns = [*names] if self.rows else None
+        self._check(words)
 
-    def _check(self, labels: Sequence[str | None]) -> None:
-        """Raises UserError if the first words do not recur: they are texts, not labels."""
-        if len(labels) > FEW and len(different := {*labels}) > len(labels) / 2:
-            many = f"{len(different):,} different words begin {len(labels):,} lines"
-            fix = 'no labels, as data.format = "label_text" expects; "lines" reads texts alone'
-            shown = first_few(sorted(map(repr, different)))
-            raise UserError(f"{self.name}: {many} ({shown}): {fix}")
-
-    def _rows(self) -> Iterator[str]:
-        return (line for line in self._lines() if line.strip())
+    def _check(self, words: Collection[str]) -> None:
+        """Raises UserError if first words do not recur: they are no labels, but of texts."""
+        self.resolved["first_words"] = sorted(words) if len(words) <= MANY else None
+        known = self.recorded.options.get("first_words") if self.recorded else None
+        self._known = frozenset(() if self.strict else known or ())
+        many = f"{len(words):,} different words begin {self.rows:,} lines"
+        if self._known.isdisjoint(words) and self._known and words:
+            many = "no line begins with a label of the training"
+        elif (self.rows or 0) <= FEW or len(words) <= (self.rows or 0) / 2:
+            return
+        fix = 'data.format = "lines" reads each line as a text, without a label'
+        shown = first_few(sorted(map(repr, words)))
+        raise UserError(f"{self.name}: {many} ({shown}); {fix}")
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
-        for line in self._rows():
-            *pair, error = self.split(line)
-            yield dict(zip(self.columns or (), pair, strict=True)), error
+        for line in self._lines():
+            if line.strip():
+                label, text, error = self.split(line)
+                if self._known and label not in self._known:
+                    error = f"begins with {shorten(label)}, which is no label of the training"
+                yield dict(zip(self.columns or (), (label, text), strict=True)), error
 
     @staticmethod
     def split(line: str) -> tuple[str | None, str | None, str]:
@@ -83,7 +107,7 @@ class FastTextReader(LabelTextReader):
 
     format = "fasttext"
 
-    def _check(self, labels: Sequence[str | None]) -> None:
+    def _check(self, words: Collection[str]) -> None:
         """Any labels will do: they are marked."""
 
     @staticmethod

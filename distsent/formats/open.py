@@ -63,7 +63,7 @@ def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs
     if binary := binary_format(head):
         return binary
     named = SUFFIXES.get(source.suffix)
-    if named == "csv" and is_json(head):
+    if named == "csv" and is_json(head.decode(errors="replace")):
         return "json"
     if named == "excel":  # tables with tabs, or what else is a text but called .xls
         named = None

@@ -16,6 +16,7 @@ _WORDS = {
     "compression": lambda name: "" if name == "none" else name,
     "header": lambda there: "" if there else "no header line",
     "names": lambda names: f"columns {', '.join(names)}",
+    "first_words": lambda words: "",
     "sheet_name": lambda name: f"sheet {name!r}",
 }
 

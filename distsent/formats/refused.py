@@ -80,13 +80,15 @@ _SUFFIXES = {
     **{".xml": XML, ".sgm": SGML, ".sgml": SGML, ".html": WEB_PAGE, ".htm": WEB_PAGE},
     **{".pkl": PICKLE, ".pickle": PICKLE, ".joblib": PICKLE, ".npz": NUMPY, ".npy": NUMPY},
     **{".docx": WORD, ".doc": WORD, ".pdf": WORD, ".odt": WORD, ".h5": HDF5, ".hdf5": HDF5},
+    **{".dta": STATA, ".sav": SPSS, ".rds": R, ".rdata": R, ".pt": PICKLE, ".pth": PICKLE},
     **{".sqlite": SQLITE, ".sqlite3": SQLITE, ".db": SQLITE},
 }
 _OLD_PICKLE = re.compile(rb"\(dp\d|\(lp\d|\]q\0|\}q\0|ccopy_reg\n|c__builtin__\n|cpandas|cnumpy")
 _TREE = re.compile(rb"\(\d \([^\n]*\)\r?\n")
 _ARFF = re.compile(rb"(?:\s|%[^\n]*\n)*@relation\b", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE | re.MULTILINE)
-_XML = re.compile(rb"\s*(<\?xml|<!DOCTYPE(?! *html))", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml", re.IGNORECASE)
+_SGML = re.compile(rb"\s*<!DOCTYPE", re.IGNORECASE)
 _HTML = re.compile(rb"\s*(<!DOCTYPE *html|<html)", re.IGNORECASE)
 
 
@@ -114,7 +116,7 @@ def _by_content(head: bytes) -> Refused | None:
     if head[257:262] == b"ustar":
         return Refused("a tar archive", "tar xf {file} unpacks it; name a file of it")
     rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
-        (_HTML.match, WEB_PAGE), (_XML.match, XML), (_TREE.match, TREES),
+        (_HTML.match, WEB_PAGE), (_XML.match, XML), (_SGML.match, SGML), (_TREE.match, TREES),
     )  # fmt: skip
     return next((kind for matches, kind in rules if matches(head)), None) or next(
         (kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None
