@@ -94,7 +94,10 @@ def repaired_command(fix: Mapping[str, Any]) -> list[str]:
 
     kept, words = [], iter(sys.argv[1:])
     for word in words:
-        if word.partition("=")[0] not in fix:
+        name = word.partition("=")[0]
+        if name.startswith("--"):  # such as --text-column, which stands for data.text_column
+            name = f"data.{name[2:].replace('-', '_')}"
+        if name not in fix:
             kept.append(shlex.quote(word))
         elif "=" not in word:
             next(words, None)  # the value of an option that is replaced

@@ -1,8 +1,9 @@
-"""Label texts:  python -m distsent.predict RUN_OR_MODEL [TEXT ...] [--file FILE]
+"""Label texts:  python -m distsent.predict RUN_OR_MODEL [TEXT ...] [--file FILE data.key=value ...]
 
 Prints one JSON object per text, in their order: label, score, and the score of every label. Texts
-come from the arguments, from --file (txt: one per line; csv, tsv, jsonl, parquet: a column), or
-from standard input, one per line, answered as they come. A row without text gets an "error".
+come from the arguments, from --file (a file or folder of any kind that training reads; labels are
+not needed), or from standard input, one per line, answered as they come. A row without text gets an
+"error". A file is read as the run read its own, unless data.key=value says otherwise.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsent import cli
 from distsent.errors import FINISHED, UserError
 
 if TYPE_CHECKING:
+    from distsent.data.text_folder import TextFolder
     from distsent.data.texts import Text, TextFile
 
 CHUNK = 2048  # texts in memory at once: enough to sort by length, few enough to stream
@@ -27,13 +30,11 @@ CHUNK = 2048  # texts in memory at once: enough to sort by length, few enough to
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     # Heavy imports, only for a valid command line
-    from distsent.data.texts import TextFile
     from distsent.distributed.world import World
     from distsent.evaluation.predictor import Predictor
     from distsent.runtime.device import share_cores
 
-    columns = options.text_column or "text", options.pair_column
-    file = TextFile(options.file, *columns) if options.file else None
+    file = open_texts(options) if options.file else None
     share_cores(World())
     predictor = Predictor(options.model, options.precision, max_length=options.max_length)
     for note in predictor.notes:
@@ -43,11 +44,12 @@ def main(arguments: list[str]) -> int:
     start = time.perf_counter()
     for batch in batches(options, file):
         good = [text for text in batch if not text.error]
-        pairs = [text.pair or "" for text in good] if options.pair_column else None
+        pairs = [text.pair or "" for text in good] if file and file.has_pairs else None
         answers = iter(predictor([text.text for text in good], pairs))
-        for row, text, pair, error in batch:
+        for row, text, pair, error, name in batch:
             answer = {"error": f"row {row}: {error}"} if error else next(answers)
-            asked = {"text": text} if pair is None else {"text": text, "pair": pair}
+            asked = {"file": name} if name else {}
+            asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
             print(json.dumps({**asked, **answer}, ensure_ascii=False))
         sys.stdout.flush()
         total += len(batch)
@@ -70,7 +72,24 @@ def main(arguments: list[str]) -> int:
     return FINISHED
 
 
-def batches(options: argparse.Namespace, file: TextFile | None) -> Iterator[list[Text]]:
+def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
+    """The file or folder of texts; standard error says how it is read."""
+    from distsent.data.text_folder import TextFolder
+    from distsent.data.texts import TextFile
+    from distsent.evaluation.saved_job import file_section
+
+    data, recorded = file_section(options.model, options.keys)
+    path = Path(options.file)
+    kind = TextFolder if path.is_dir() else TextFile
+    file = kind(path, data, recorded)
+    for line in (file.read_as.line(), *file.read_as.notes):
+        print(f"distsent: {options.file}: {line}", file=sys.stderr)
+    return file
+
+
+def batches(
+    options: argparse.Namespace, file: TextFile | TextFolder | None
+) -> Iterator[list[Text]]:
     """The texts, at most CHUNK at a time."""
     from distsent.data.stdin_batches import stdin_batches
     from distsent.data.texts import bare_text
@@ -89,21 +108,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = cli.Parser("predict", __doc__)
     parser.add_model("TEXT")
     add = parser.add_argument
-    add("--file", help="txt, csv, tsv, json, jsonl or parquet file of texts")
-    add("--text-column", metavar="NAME", help="column of the texts in --file (text)")
-    add("--pair-column", metavar="NAME", help="column of second texts, for models of pairs")
+    add("--file", metavar="FILE", help="file or folder of texts")
+    add("--text-column", metavar="NAME", help="data.text_column: column of the texts in --file")
+    add("--pair-column", metavar="NAME", help="data.pair_column: column of the second texts")
     length = "tokens per text; the rest is cut off (as in training)"
     add("--max-length", metavar="N", type=int, help=length)
     precisions = ("float32", "bf16", "fp16")
     add("--precision", choices=precisions, default="float32", help="of the numbers (float32)")
     options = parser.parse_intermixed_args(arguments)
     options.model, options.text = parser.model_of(options.words)
-    if options.text and options.file:
-        raise UserError("texts as arguments and --file: give one of them")
-    for option in ("text", "pair"):
-        column = getattr(options, f"{option}_column")
-        if column and not options.file:
-            raise UserError(f"--{option}-column {column}: names a column of --file: there is none")
+    columns = {f"data.{name}": getattr(options, name) for name in ("text_column", "pair_column")}
+    options.keys = [f"{name}={value}" for name, value in columns.items() if value]
+    if options.keys and not options.file:
+        raise UserError(f"{options.keys[0]}: names a column of --file: there is none")
+    if options.file:
+        for word in options.text:
+            if not word.startswith("data.") or "=" not in word:
+                raise UserError(f"{word!r} and --file: give texts or a file, or data.key=value")
+        options.keys, options.text = [*options.keys, *options.text], []
     return options
 
 

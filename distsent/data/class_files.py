@@ -32,11 +32,11 @@ def find_class_folders(folder: Path) -> dict[str, Path]:
     """The classes and their folders, if `folder` holds two or more folders of texts alone."""
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     folders = [path for path in folders if path.name not in NO_CLASS and path.name[0] not in "._"]
-    fit = all(_is_of_texts(path) and not split_in(path.name) for path in folders)
+    fit = all(is_of_texts(path) and not split_in(path.name) for path in folders)
     return {path.name: path for path in folders} if fit and len(folders) > 1 else {}
 
 
-def _is_of_texts(folder: Path) -> bool:
+def is_of_texts(folder: Path) -> bool:
     """Whether a folder holds texts alone: files called .txt, or without a suffix of letters."""
     files = [path for path in folder.iterdir() if path.name[0] not in "._"]
     return bool(files) and all(

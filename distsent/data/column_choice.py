@@ -60,6 +60,15 @@ class Column:
             if len(self.counts) > MOST_CLASSES:
                 self.counts = None
 
+    def merge(self, other: Column) -> None:
+        """The values of the same column of another file."""
+        self.rows, self.missing = self.rows + other.rows, self.missing + other.missing
+        self.sample += other.sample[: SAMPLE - len(self.sample)]
+        if self.counts is not None and other.counts is not None:
+            self.counts.update(other.counts)
+        if self.counts is None or other.counts is None or len(self.counts) > MOST_CLASSES:
+            self.counts = None
+
     @property
     def words(self) -> float:
         """Mean number of words; six characters count as one where blanks are rare."""

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from distsent.data import checks, demo
 from distsent.data import splits as selection
-from distsent.data.column_choice import Column
+from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.diagnosis import diagnose
-from distsent.data.files import Files, Reading
+from distsent.data.files import Files, Reading, table_columns
 from distsent.data.hub import Hub
 from distsent.data.label_names import Naming
 from distsent.data.labels import Labels, read_labels
@@ -237,8 +237,9 @@ class Demo:
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"demo {split}", ["text", "label"])]
 
-    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
-        return [(file, [*map(Column, names)]) for file, names in self.columns(split)]
+    def sample(self, split: str, most: int | None = SAMPLE) -> list[tuple[str, list[Column]]]:
+        (part,) = self.parts(split, Columns("text", None, "label"))
+        return [(part.name, table_columns(part.table.slice(0, most)))]
 
     def parts(self, split: str, columns: Columns) -> list[Part]:
         reviews = demo.reviews()[split]

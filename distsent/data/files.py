@@ -64,9 +64,11 @@ class RowSource:
         """The columns of the files. Raises UserError for files that cannot be read."""
         return list(self._kept.about["columns"] if self._kept else self._columns())
 
-    def sample(self) -> list[Column]:
-        """The columns, with some values if they are known."""
-        return [*map(Column, self.columns())]
+    def sample(self, most: int | None = SAMPLE) -> list[Column]:
+        """The columns, with the values of `most` rows (None: of all)."""
+        table = self.part().table.slice(0, most)
+        names = {self.reading.columns.text: "text", self.reading.columns.label: "label"}
+        return table_columns(table.select([*names]).rename_columns([*names.values()]))
 
     def part(self) -> Part:
         """The rows, from the cache if they are there."""
@@ -143,9 +145,14 @@ class TableFile(RowSource):
             next(self._reader.records(()), None)  # raises the error of the first row
         return [*(found or ()), *([columns.label] if self.label is not None else ())]
 
-    def sample(self) -> list[Column]:
+    def sample(self, most: int | None = SAMPLE) -> list[Column]:
         options, recorded = self._options, self.reading.recorded
-        return sample_columns(self.path, self.name, options, recorded, self.part_name)
+        columns = sample_columns(self.path, self.name, options, recorded, self.part_name, most)
+        if self.label is not None:
+            rows = max((column.rows for column in columns), default=0)
+            columns.append(Column("label"))
+            columns[-1].add([self.label] * rows)
+        return columns
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         reader, columns = self._reader, self.reading.columns
@@ -181,14 +188,30 @@ def sample_columns(
     options: FileOptions | None = None,
     recorded: ReadAs | None = None,
     part: str = "",
+    most: int | None = SAMPLE,
 ) -> list[Column]:
     """The columns of a file with the values of its first rows. Its bad rows are passed over."""
     with open_file(path, name, options, False, recorded, part) as reader:
         columns = [Column(name) for name in reader.columns or ()]
-        rows = islice(reader.records([column.name for column in columns]), SAMPLE)
-        good = [values for _, values, error in rows if not error and isinstance(values, dict)]
-    for column in columns:
-        column.add([values.get(column.name) for values in good])
+        records = islice(reader.records([column.name for column in columns]), most)
+        while some := [*islice(records, SAMPLE)]:
+            good = [values for _, values, error in some if not error]
+            if reader.columns is None and any(isinstance(values, str) for values in good):
+                columns = columns or [Column("text")]
+                columns[0].add(good)
+                continue
+            good = [values for values in good if isinstance(values, dict)]
+            for column in columns:
+                column.add([values.get(column.name) for values in good])
+    return columns
+
+
+def table_columns(table: pa.Table) -> list[Column]:
+    """The columns of a table with their values."""
+    columns = [*map(Column, table.column_names)]
+    for batch in table.to_batches(SAMPLE):
+        for column, values in zip(columns, batch.columns, strict=True):
+            column.add(values.to_pylist())
     return columns
 
 
@@ -242,9 +265,13 @@ class Files:
         """(file, its columns) for each file of the split."""
         return [(one.name, one.columns()) for one in self._sources[split]]
 
-    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
-        """(file, its columns with some values) for each file of the split."""
-        return [(one.name, one.sample()) for one in self._sources[split]]
+    def sources(self, split: str) -> list[RowSource]:
+        """What the split is made of."""
+        return [*self._sources[split]]
+
+    def sample(self, split: str, most: int | None = SAMPLE) -> list[tuple[str, list[Column]]]:
+        """(file, its columns with the values of `most` rows) for each file of the split."""
+        return [(one.name, one.sample(most)) for one in self._sources[split]]
 
     def parts(self, split: str, columns: Columns) -> list[Part]:
         """The rows of each file. `columns` are those of the reading."""

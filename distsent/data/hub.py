@@ -13,6 +13,7 @@ from urllib.request import getproxies
 
 from distsent.data.arrow import explain, silenced
 from distsent.data.column_choice import SAMPLE, Column
+from distsent.data.files import table_columns
 from distsent.data.rows import Columns, Part
 from distsent.data.split_names import SPLITS, choose_splits
 from distsent.errors import UserError
@@ -51,9 +52,10 @@ class Hub:
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         return [(f"{self.name} {n}", self._data[n].column_names) for n in self._chosen[split]]
 
-    def sample(self, split: str) -> list[tuple[str, list[Column]]]:
-        """(name, the columns with some values) of the split."""
-        return [(f"{self.name} {n}", sample_rows(self._data[n])) for n in self._chosen[split]]
+    def sample(self, split: str, most: int | None = SAMPLE) -> list[tuple[str, list[Column]]]:
+        """(name, the columns with the values of `most` rows) of the split."""
+        tables = {n: self._data[n].data.table.slice(0, most) for n in self._chosen[split]}
+        return [(f"{self.name} {n}", table_columns(table)) for n, table in tables.items()]
 
     def parts(self, split: str, columns: Columns) -> list[Part]:
         return [self._part(name, columns) for name in self._chosen[split]]
@@ -99,15 +101,6 @@ class Hub:
             config = f" (data.config = {self.config!r})" if "onfig" in text else ""
             return UserError(f"{asked}: {text}{config}")
         return explain(error, self.name)
-
-
-def sample_rows(rows: Any) -> list[Column]:
-    """The columns of a datasets.Dataset with some values."""
-    rows = rows.select(range(min(SAMPLE, len(rows))))
-    columns = [*map(Column, rows.column_names)]
-    for column in columns:
-        column.add(rows[column.name][:])
-    return columns
 
 
 @contextmanager

@@ -1,14 +1,19 @@
 """Texts to label, from a file of any size. A bad row has an error in place of its text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from distsent.data.column_choice import column_errors
+from distsent.data.checks import find_column_errors
 from distsent.data.files import sample_columns
+from distsent.data.rows import Columns
 from distsent.errors import UserError
 from distsent.formats.open import open_file
+from distsent.formats.options import FileOptions
+from distsent.formats.read_as import ReadAs
 from distsent.formats.records import printable, text_error
+from distsent.job.schema import DataSection
 
 
 class Text(NamedTuple):
@@ -18,30 +23,28 @@ class Text(NamedTuple):
     text: str
     pair: str | None = None
     error: str = ""
+    file: str = ""  # where texts come from several
 
 
 class TextFile:
-    """The texts of a file, in its order. Raises UserError for a file that cannot be read."""
+    """The texts of a file, in its order. Raises UserError for a file that cannot be read.
 
-    def __init__(self, path: str | Path, column: str = "text", pair: str | None = None) -> None:
-        file, suffix, error = Path(path), Path(path).suffix.lower(), ""
-        if file.is_dir():
-            error = "a folder, not a file"
-        elif not file.is_file():
-            error = "no such file"
-        elif suffix == ".txt" and pair:
-            error = "one text per line and no columns; pairs need csv, jsonl or parquet"
-        if error:
-            raise UserError(f"{path}: {error}")
-        self._columns = [column, *([pair] if pair else [])]
-        self._reader = open_file(file, str(path))
+    `data`: the keys that describe the file; its labels are not read. `recorded`: how the files of
+    the training run were read, which decides what this file leaves open.
+    """
+
+    def __init__(
+        self, path: str | Path, data: DataSection | None = None, recorded: ReadAs | None = None
+    ) -> None:
+        file, data = Path(path), data or DataSection()
+        if not file.exists():
+            raise UserError(f"{path}: no such file")
+        options = FileOptions.of(data)
+        self._reader = open_file(file, str(path), options, recorded=recorded)
+        self.read_as = self._reader.read_as
         self.done = self._reader.done  # the share of the file that was read
-        # Unknown columns are no error: a file of bare texts, or one without rows
-        if self._reader.columns is not None:
-            wanted = dict(zip(("--text-column", "--pair-column"), self._columns, strict=False))
-            if any(self._reader.columns.count(name) != 1 for name in self._columns):
-                lines, fix = column_errors(str(path), wanted, sample_columns(file, str(path)))
-                raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
+        self.has_pairs = data.pair_column is not None or data.pair_position is not None
+        self._columns = _find_columns(self._reader.columns, file, data)
 
     def __iter__(self) -> Iterator[Text]:
         for row, values, error in self._reader.records(self._columns):
@@ -59,6 +62,23 @@ class TextFile:
 def bare_text(row: int, text: str, error: str = "") -> Text:
     """A text without columns. Bytes that are not UTF-8 are lone surrogates in it."""
     return Text(row, printable(text), None, error or _error(text))
+
+
+def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) -> list[str]:
+    """What the file calls the columns of texts. Raises UserError for one that it lacks."""
+    columns = replace(Columns.of(data), label="")
+    if found is None:  # bare texts, or no rows
+        if columns.pair and data.format in ("auto", "lines") and file.stat().st_size:
+            raise UserError(f"{file}: one text per line; pairs need a file with columns")
+        return [*columns.texts]
+    path, options = str(file), FileOptions.of(data)
+    lines, fix = find_column_errors(
+        [(path, [*found])], columns, lambda: [(path, sample_columns(file, path, options))]
+    )
+    if lines:
+        raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
+    names = columns.in_file(found)
+    return [names[column] for column in columns.texts]
 
 
 def _error(value: object) -> str:

@@ -120,12 +120,9 @@ def _similar_section(name: str) -> str:
 
 
 def to_word(key: str, value: Any) -> str:
-    """`key=value` (or `--option value`) for a shell, which reads as that value again."""
+    """`key=value` for a shell, which reads as that value again."""
     plain = isinstance(value, str) and parse_value(value) == value
-    text = value if plain else to_toml_value(value)
-    if key.startswith("--"):
-        return f"{key} {shlex.quote(str(value))}"
-    return shlex.quote(f"{key}={text}")
+    return shlex.quote(f"{key}={value if plain else to_toml_value(value)}")
 
 
 def _to_argument(value: Any) -> str:

@@ -23,7 +23,7 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "batching": {"data"},
     "model": {"batching", "data", "job"},
     "runtime": {"distributed", "job", "model"},
-    "evaluation": {"batching", "data", "distributed", "job", "model", "runtime"},
+    "evaluation": {"batching", "data", "distributed", "formats", "job", "model", "runtime"},
     "reporting": {"data", "evaluation", "job", "runtime"},
     "training": {
         "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",

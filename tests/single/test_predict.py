@@ -80,7 +80,10 @@ def test_bad_rows_have_an_error_and_the_others_a_label(
                               "around texts that contain the delimiter", "",
     ]  # fmt: skip
     assert ["label" in one for one in answers] == [True, False, False, True]
-    assert err == 'distsent: 2 of 4 rows have no label; see their "error"\n'
+    assert err.splitlines() == [
+        f"distsent: {tmp_path / 'x.csv'}: csv, delimiter ',', 4 rows",
+        'distsent: 2 of 4 rows have no label; see their "error"',
+    ]
 
 
 def test_standard_input_is_labeled_line_by_line(
@@ -151,10 +154,10 @@ def test_a_missing_text_column_costs_no_loading_and_ends_with_the_command(
     path = dataset_files.write(tmp_path / "x.csv", {"Text": ["a"], "label": ["b"]})
     ended = launcher.run("-m", "distsent.predict", str(finished / "plain"), "--file", str(path))
     assert (ended.code, ended.output) == (
-        2, f"distsent: {path}: no column 'text' (--text-column); did you mean 'Text'? there are "
+        2, f"distsent: {path}: no column 'text' (data.text_column); did you mean 'Text'? there are "
            "Text, label\n"
            f"distsent: try: python -m distsent.predict {finished / 'plain'} --file {path} "
-           "--text-column Text\n",
+           "data.text_column=Text\n",
     )  # fmt: skip
 
 
@@ -163,15 +166,14 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
     adapter = finished / "lora" / "model" / "adapter"
     empty.touch()
     cases = {
-        (str(finished / "plain"), "a", "--file", "x.csv"): "texts as arguments and --file: give "
-                                                           "one of them",
-        (str(finished / "plain"), "a", "--pair-column", "b"): "--pair-column b: names a column "
+        (str(finished / "plain"), "a", "--file", "x.csv"): "'a' and --file: give texts or a file, "
+                                                           "or data.key=value",
+        (str(finished / "plain"), "a", "--pair-column", "b"): "data.pair_column=b: names a column "
                                                               "of --file: there is none",
-        (str(finished / "plain"), "a", "--text-column", "b"): "--text-column b: names a column "
+        (str(finished / "plain"), "a", "--text-column", "b"): "data.text_column=b: names a column "
                                                               "of --file: there is none",
-        (str(finished / "plain"), "--file", str(tmp_path)): f"{tmp_path}: a folder, not a file",
         (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' "
-                                                         "(--text-column); the file is empty",
+                                                         "(data.text_column); the file is empty",
         (str(encoder), "a"): f"{encoder}: an encoder without a classification head (its weights "
                              "lack classifier.bias, "
                              "classifier.weight); train a classifier from it with "

@@ -80,7 +80,7 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path):
     path.write_text("text,label,text\na,0,b\n")
     fix = "2 columns are called 'text' ({}): columns 1 and 3; rename them"
     assert mistakes(lambda: trained(path)) == [f"train.csv: {fix.format('data.text_column')}"]
-    assert mistakes(lambda: TextFile(path)) == [f"{path}: {fix.format('--text-column')}"]
+    assert mistakes(lambda: TextFile(path)) == [f"{path}: {fix.format('data.text_column')}"]
 
 
 def test_the_first_json_rows_may_lack_a_column(tmp_path: Path):

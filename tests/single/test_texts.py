@@ -6,6 +6,7 @@ import pytest
 
 from distsent.data.stdin_batches import stdin_batches
 from distsent.data.texts import TextFile
+from distsent.job.schema import DataSection
 from tests import dataset_files
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
@@ -21,7 +22,7 @@ def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) ->
         (i, text, "") for i, text in enumerate(TEXTS, 1)
     ]
     assert file.done() == 1.0
-    assert [(one.text, one.pair) for one in TextFile(path, "text", "more")] == list(
+    assert [(one.text, one.pair) for one in TextFile(path, DataSection(pair_column="more"))] == list(
         zip(TEXTS, "abcde", strict=True)
     )
 
@@ -62,7 +63,7 @@ def test_bad_rows_have_an_error_and_cost_no_others(tmp_path: Path) -> None:
 def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: Path) -> None:
     path = dataset_files.write(tmp_path / name, {"Texts": ["a"], "label": ["b"]})
     assert dataset_files.mistakes(lambda: TextFile(path)) == [
-        f"{path}: no column 'text' (--text-column); did you mean 'Texts'? there are Texts, label"
+        f"{path}: no column 'text' (data.text_column); did you mean 'Texts'? there are Texts, label"
     ]
 
 
@@ -78,13 +79,9 @@ def test_an_unreadable_file_is_one_line(name: str, content: str, line: str, tmp_
     assert found.startswith(f"{tmp_path / name}: {line}") and "\n" not in found
 
 
-def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
+def test_no_file_is_one_line(tmp_path: Path) -> None:
     assert dataset_files.mistakes(lambda: TextFile(tmp_path / "no.csv")) == [
         f"{tmp_path / 'no.csv'}: no such file"
-    ]
-    (tmp_path / "folder.csv").mkdir()
-    assert dataset_files.mistakes(lambda: TextFile(tmp_path / "folder.csv")) == [
-        f"{tmp_path / 'folder.csv'}: a folder, not a file"
     ]
 
 
@@ -110,7 +107,7 @@ def test_a_malformed_header_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('"text\ngood\n')
     (found,) = dataset_files.mistakes(lambda: TextFile(tmp_path / "x.csv"))
     assert found == (
-        f"{tmp_path / 'x.csv'}: no column 'text' (--text-column); did you mean '\"text'? "
+        f"{tmp_path / 'x.csv'}: no column 'text' (data.text_column); did you mean '\"text'? "
         'there are "text'
     )
 
