@@ -22,9 +22,9 @@ def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) ->
         (i, text, "") for i, text in enumerate(TEXTS, 1)
     ]
     assert file.done() == 1.0
-    assert [(one.text, one.pair) for one in TextFile(path, DataSection(pair_column="more"))] == list(
-        zip(TEXTS, "abcde", strict=True)
-    )
+    assert [
+        (one.text, one.pair) for one in TextFile(path, DataSection(pair_column="more"))
+    ] == list(zip(TEXTS, "abcde", strict=True))
 
 
 def test_a_txt_file_is_a_text_a_line(tmp_path: Path) -> None:
