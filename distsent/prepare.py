@@ -109,7 +109,7 @@ def format_store(store: TokenStore) -> str:
             f"{name:10} {rows:>10,} {classes:>7} {tokens:>14,} {tokens / rows:>6.1f} "
             f"{split['longest']:>7} {split['truncated'] / rows:>9.1%}"
         )
-    notes = [f"note: {line}" for line in store.warnings]
+    notes = [f"note: {line}" for line in store.notes]
     return "\n".join([*lines, "", *store.class_table, "", *notes, f"token store: {store.folder}"])
 
 

@@ -55,14 +55,10 @@ def _position_errors(
         if place >= len(names):
             yield f"{file}: {key} = {place}: there are {len(names)} columns, counted from 0"
             continue
-        if names.count(names[place]) > 1:
-            yield f"{file}: {key} = {place}: two columns are called {names[place]!r}; rename one"
-        there = (
-            names.index(expected[place]) if expected[place:] and expected[place] in names else place
-        )
-        if there != place:
+        elsewhere = [i for i, name in enumerate(names) if expected[place : place + 1] == [name]]
+        if elsewhere and place not in elsewhere:
             other = f"{expected[place]!r} in {first[0]} and {names[place]!r} here"
-            yield f"{file}: {key} = {place} is {other}, where that is column {there}"
+            yield f"{file}: {key} = {place} is {other}, where that is column {elsewhere[0]}"
 
 
 def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -30,4 +30,7 @@ def diagnose(
 
 def with_keys(data: DataSection, keys: Mapping[str, Any]) -> DataSection:
     """The section with other values of some keys ("data.text_column")."""
-    return replace(data, **{key.removeprefix("data."): value for key, value in keys.items()})
+    values: dict[str, Any] = {
+        key.removeprefix("data."): tuple(x) if isinstance(x, list) else x for key, x in keys.items()
+    }
+    return replace(data, **values)

@@ -47,6 +47,12 @@ class Reading:
         return cls(Columns.of(data), FileOptions.of(data), data.drop_bad_rows, recorded)
 
 
+def recorded_reading(record: Mapping[str, Any]) -> ReadAs | None:
+    """How the run of this record (its job.json) read the first of its training files."""
+    files = record.get("read_as") or {}
+    return ReadAs.of(next(iter(files.values()))) if files else None
+
+
 class RowSource:
     """Rows that are read together: those of a file, or of the files of a layout."""
 
@@ -158,6 +164,9 @@ class TableFile(RowSource):
         reader, columns = self._reader, self.reading.columns
         names = columns.in_file(self._columns())
         if isinstance(reader, ColumnarReader) and self.label is None:
+            if twice := [name for name in self._keys(names).values() if isinstance(name, int)]:
+                found = f"{self.name}: column {twice[0]} has the name of another one"
+                raise UserError(f"{found}; rename it: {reader.format} is read by name")
             about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
             schema = plain_schema(reader.schema, names)
             batches = plain_batches(reader.batches(list(names.values())), names, schema)
@@ -168,18 +177,22 @@ class TableFile(RowSource):
 
     def _rows(self, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         columns, drop = self.reading.columns, self.reading.drop
-        wanted = [
-            name for column, name in names.items() if self.label is None or column != columns.label
-        ]
+        keys = self._keys(names)
+        wanted = [key for c, key in keys.items() if self.label is None or c != columns.label]
         for row, values, _ in self._reader.records(wanted):
             bare = isinstance(values, str)
-            out = {c: values if bare else values.get(names[c]) for c in columns.texts}
-            label = values.get(names[columns.label]) if self.label is None else self.label
+            out = {c: values if bare else values.get(keys[c]) for c in columns.texts}
+            label = values.get(keys[columns.label]) if self.label is None else self.label
             where = f"{self.name}, row {row}"
             if error := label_error(label):
                 raise UserError(f"{where}: column {names[columns.label]!r}: {error}")
             out[columns.label] = normalize_label(label)
             yield checked(out, where, names, drop)
+
+    def _keys(self, names: Mapping[str, str]) -> dict[str, str | int]:
+        """What the reader calls the columns: the positions of those whose names are not unique."""
+        found, places = self._columns(), dict(self.reading.columns.positions)
+        return {c: name if found.count(name) == 1 else places[c] for c, name in names.items()}
 
 
 def sample_columns(

@@ -30,6 +30,7 @@ from distsent.data.label_names import Naming
 from distsent.data.lock import locked
 from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
+from distsent.formats.read_as import ReadAs, lines_of
 from distsent.fsync import sync
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ class TokenStore:
         return class_table(self.label_names, counts)
 
     @property
+    def read_as(self) -> dict[str, ReadAs]:
+        """How each file of the dataset was read, by its name."""
+        return {name: ReadAs.of(how) for name, how in self.meta["read_as"].items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """How the files were read, and what a user should know about the dataset, a line each."""
+        return [*lines_of(self.read_as), *self.warnings]
+
+    @property
     def warnings(self) -> list[str]:
         """What a user should know about the dataset, one line each."""
         lines, limit = [*self.meta["warnings"]], self.meta["max_length"]
@@ -122,6 +133,7 @@ def open_token_store(
     log: Callable[[str], None] | None = None,
     only: str | None = None,
     naming: Naming | None = None,
+    recorded: ReadAs | None = None,
 ) -> TokenStore:
     """The token store of a job's dataset, built first if it is missing. `folder` has all stores.
 
@@ -130,13 +142,15 @@ def open_token_store(
     it raises, nothing is left. `log` gets lines for the user. `only`: one split, to score it.
     `naming`: what names the classes, if it is not the job.
     """
-    dataset = open_dataset(data, seed, only, naming=naming)
+    dataset = open_dataset(data, seed, only, recorded, naming)
     encode = BatchTokenizer(tokenizer, max_length, pairs=data.pair_column is not None)
     report = progress or (lambda done, total: None)
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:
 
         def start() -> tuple[str, str, str, list[str]]:
+            for note in dataset.notes:
+                log(note)
             content = (FORMAT, dataset.fingerprint, encode.digest, encode.max_length)
             store = folder / hashlib.sha256(repr(content).encode()).hexdigest()[:32]
             temporary = stack.enter_context(_building(store, report, log))

@@ -113,6 +113,7 @@ def join_parts(
     meta |= {"tokenizer": encode.digest, "max_length": encode.max_length}
     meta |= {"warnings": warnings, "label_names": names, "label_values": dataset.label_values}
     meta |= {"splits": {}, "files": {}}
+    meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in dataset.splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])

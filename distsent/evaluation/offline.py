@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.label_names import Naming
 from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
@@ -26,8 +27,8 @@ from distsent.runtime.run_folder import read_json
 
 # Keys that describe the dataset of the training run: they mean nothing for another dataset.
 DATASET_KEYS = (
-    "config", "revision", "labels", "max_rows", "max_eval_rows", "validation_fraction",
-    "test_fraction", "pool_splits", "store",
+    "config", "revision", "train", "validation", "test", "labels", "max_rows", "max_eval_rows",
+    "validation_fraction", "test_fraction", "pool_splits", "store",
 )  # fmt: skip
 SPLIT_KEYS = {"data.validation_fraction", "data.test_fraction", "data.pool_splits"}
 
@@ -48,6 +49,7 @@ class EvaluationRequest:
     single_split: bool
     own_length: bool = False
     label_values: Mapping[str, str] | None = None
+    recorded: ReadAs | None = None  # how the training read its files, for files of another dataset
 
 
 def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRequest:
@@ -71,8 +73,11 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     elif "run.dir" not in keys:
         tree["run"]["dir"] = str(saved.parent.parent)  # the token store moves along with the run
     job = load_saved_job(tree, str(saved), overrides)
+    recorded = recorded_reading(record) if other_dataset else None
     name, values = tree["job"]["name"], record.get("label_values")
-    return EvaluationRequest(folder, name, job, split, single_split, label_values=values)
+    return EvaluationRequest(
+        folder, name, job, split, single_split, recorded=recorded, label_values=values
+    )
 
 
 def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     data = replace(job.data, max_length=length)
     request = replace(request, job=replace(job, data=data))
     store = _open_store(request, world, names, tokenizer)
-    for line in (*loaded.notes, *store.warnings) if world.is_main else ():
+    for line in (*loaded.notes, *store.notes) if world.is_main else ():
         print(f"distsent: {line}", file=sys.stderr)
     torch.nn.Module.to(model, device)
     forward, _ = choose_forward(model, tokenizer, job.model.packed)
@@ -136,6 +141,7 @@ def _open_store(
             workers=workers,
             only=only,
             naming=naming,
+            recorded=request.recorded,
         )
         return str(store.folder)
 

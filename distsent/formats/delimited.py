@@ -55,12 +55,14 @@ class DelimitedReader(Reader):
         self.resolved.update(layout.resolved)
         self.notes.extend(layout.notes)
 
-    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    def _read(self, columns: Sequence[str | int]) -> Iterator[tuple[Any, str]]:
         layout, names = self._layout, self.columns or []
-        wanted = [(name, names.index(name)) for name in columns if name in names]
+        places = {name: place for place, name in reversed([*enumerate(names)])}
+        known = [c for c in columns if isinstance(c, int) or c in places]
+        wanted = [(c, c if isinstance(c, int) else places[c]) for c in known]
         for line, fields, _ in _rows(parse(self._file, layout.dialect), layout.has_header):
             if len(fields) == layout.width:
-                yield {name: fields[index] for name, index in wanted}, ""
+                yield {column: fields[index] for column, index in wanted}, ""
             else:
                 wrong = wrong_width(len(fields), layout.width, line)
                 yield {}, f"{wrong}; put quotes around texts that contain the delimiter"

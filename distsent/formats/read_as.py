@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 # How the values of [data] keys read in the line; "" leaves what goes without saying out.
@@ -48,3 +48,24 @@ class ReadAs:
     def of(cls, stored: Mapping[str, Any]) -> ReadAs:
         """From the JSON."""
         return cls(**{**stored, "notes": tuple(stored["notes"])})
+
+
+SHOWN = 3  # files that are read alike and still get a line each
+
+
+def lines_of(files: Mapping[str, ReadAs]) -> list[str]:
+    """How files were read, by their names: a line for each, and its notes; one for many alike."""
+    alike: dict[str, list[str]] = {}
+    for name, how in files.items():
+        alike.setdefault(replace(how, rows=None, notes=()).line(), []).append(name)
+    lines = []
+    for names in alike.values():
+        first, counts = files[names[0]], [files[name].rows for name in names]
+        if len(names) > SHOWN:
+            rows = None if None in counts else sum(count or 0 for count in counts)
+            more = f"{names[0]} and {len(names) - 1:,} more files"
+            lines.append(f"read {more} as {replace(first, rows=rows).line()}")
+        else:
+            lines += [f"read {name} as {files[name].line()}" for name in names]
+        lines += [f"{name}: {note}" for name in names for note in files[name].notes]
+    return lines

@@ -49,8 +49,11 @@ class Reader(AbstractContextManager["Reader", None]):
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def records(self, columns: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
-        """(row from 1, values by column or a bare str, error), once. Reads at least `columns`."""
+    def records(self, columns: Sequence[str | int]) -> Iterator[tuple[int, Any, str]]:
+        """(row from 1, values by column or a bare str, error), once. Reads at least `columns`.
+
+        A delimited text takes positions, too: for columns whose names others have as well.
+        """
         with self, readable(self.name):
             for row, (values, error) in enumerate(self._read(columns), 1):
                 if error and self.strict:
@@ -67,6 +70,6 @@ class Reader(AbstractContextManager["Reader", None]):
         self.resolved.update(self._file.options)
         self.notes.extend(self._file.notes)
 
-    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    def _read(self, columns: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         """(values, error) of each row."""
         raise NotImplementedError

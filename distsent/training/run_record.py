@@ -74,7 +74,7 @@ class RunClaim:
                 return result
             self.holds = True
             about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
-            kept = {key: self._started.get(key) for key in ("rows", "precision")}
+            kept = {key: self._started.get(key) for key in ("rows", "precision", "read_as")}
             write_json(folder.job, {**about, "start": start, **kept})
         return None
 
@@ -123,6 +123,7 @@ class RunClaim:
         with disk_errors_as_user_errors(self.folder.path):
             record = read_json(self.folder.job) | {"rows": rows, "precision": precision}
             record["label_values"] = store.meta["label_values"]
+            record["read_as"] = store.meta["read_as"]
             write_json(self.folder.job, record)
 
 

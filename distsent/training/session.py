@@ -192,7 +192,7 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
     table = store.class_table
-    for line in (note, *loaded.notes, padding_note, *table, *store.warnings, summary):
+    for line in (note, *loaded.notes, padding_note, *table, *store.notes, summary):
         report.info(line)
     return Session(
         job=job,
