@@ -11,10 +11,12 @@ from xxhash import xxh3_64_intdigest
 from distsent.data.column_choice import Column, column_errors
 from distsent.data.label_values import QUOTED, quote
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
-from distsent.data.rows import Columns, Rows, take_values
+from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
 from distsent.formats.records import decode_error, shorten
+from distsent.job.keys import to_toml_value
 
+NOT_LABELED = "the label -1 (not labeled; if it is a class, name it in data.labels)"
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
 
@@ -106,44 +108,54 @@ def find_good_rows(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The rows of each split with text and label, int64 ascending, and warnings.
 
-    Raises UserError for other rows unless `drop`.
+    Raises UserError for other rows unless `drop`, and for those that must not be left out.
     """
     out: dict[str, np.ndarray] = {}
-    errors: list[str] = []
-    unknown: list[str] = []
+    bad: list[str] = []
+    fatal: list[str] = []
     warnings: list[str] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
-    outside = f"a label outside the classes {quote(labels.names, marks=False)}"
-    unlabeled = "the label -1 (not labeled; if it is a class, name it in data.labels)"
     for split, rows in splits.items():
         codes, (empty, _) = labels.indices[split], scans[split]
-        faults = {
-            "no text (null, empty or only white space)": empty,
-            "no label": codes == MISSING,
-            unlabeled: codes == UNLABELED,
-        }
-        for fault, where in faults.items():
-            errors += _lines(rows, np.flatnonzero(where), fault)
-        others = np.flatnonzero(codes == UNKNOWN)
-        (unknown if labels.trained else errors).extend(_lines(rows, others, outside, True))
-        mixed = (codes == UNLABELED).any() and (codes >= 0).any()
-        if len(others) or mixed:
+        bad += _lines(rows, np.flatnonzero(empty), "no text (null, empty or only white space)")
+        bad += _lines(rows, np.flatnonzero(codes == MISSING), "no label")
+        unlabeled, other = np.flatnonzero(codes == UNLABELED), np.flatnonzero(codes == UNKNOWN)
+        if ambiguous := _may_be_a_class(codes, rows, labels):
+            fatal += (f"{line}; {ambiguous}" for line in _lines(rows, unlabeled, "the label -1"))
+        else:
+            bad += _lines(rows, unlabeled, NOT_LABELED)
+        outside = f"a label outside the classes {quote(labels.names, marks=False)}"
+        # A model is wrong on rows of other classes: without them its scores would be too high
+        (fatal if labels.naming.trained else bad).extend(_lines(rows, other, outside, True))
+        if len(other) or ambiguous:
             fix = {}  # leaving out what has another name would change the meaning of labels
-        if drop and split not in ("train", "pool") and (codes == UNLABELED).all():
-            warnings.append(f"{split}: not used, none of its {_count(len(codes))} has a label")
+        if drop and split not in ("train", "pool") and len(unlabeled) == len(codes):
+            warnings.append(f"{split}: not used, none of its {count_rows(len(codes))} has a label")
             continue
         out[split] = np.flatnonzero(~empty & (codes >= 0))
         if drop and len(out[split]) < len(codes):
             warnings.append(f"{split}: dropped {_dropped(codes, out[split])}")
-    if errors and not drop:
-        errors[-1] += "; data.drop_bad_rows = true leaves such rows out"
-    if unknown or (errors and not drop):
-        raise UserError(*([] if drop else errors), *unknown, fix=fix)
+    if bad and not drop:
+        bad[-1] += "; data.drop_bad_rows = true leaves such rows out"
+    if fatal or (bad and not drop):
+        raise UserError(*([] if drop else bad), *fatal, fix=fix)
     return out, warnings
 
 
+def _may_be_a_class(codes: np.ndarray, rows: Rows, labels: Labels) -> str:
+    """What to do where -1, which data.labels does not decide, is as frequent as some class."""
+    named = labels.naming.names or labels.naming.numbered or rows.parts[0].label_names
+    sizes = np.unique(codes[codes >= 0], return_counts=True)[1]
+    if named or not 0 < sizes.min(initial=len(codes)) <= np.count_nonzero(codes == UNLABELED):
+        return ""
+    names = [*labels.names[:5], *(["..."] if len(labels.names) > 5 else [])]
+    with_it, without = to_toml_value(["-1", *names]), to_toml_value(names)
+    keys = f"data.labels = {without} with data.drop_bad_rows = true if it means not labeled"
+    return f"set data.labels = {with_it} if it is a class, or {keys}"
+
+
 def _dropped(codes: np.ndarray, kept: np.ndarray) -> str:
-    line = f"{len(codes) - len(kept):,} of {_count(len(codes))} without text or label"
+    line = f"{len(codes) - len(kept):,} of {count_rows(len(codes))} without text or label"
     kinds = {"the label -1": UNLABELED, "a label outside the classes": UNKNOWN}
     found = ((np.count_nonzero(codes == code), kind) for kind, code in kinds.items())
     some = " and ".join(f"{n:,} with {kind}" for n, kind in found if n)
@@ -163,7 +175,7 @@ def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False) ->
             values = take_values(column, here[:SHOWN] - rows.starts[i])
             shown = [f"{name} ({_short(value)})" for name, value in zip(shown, values, strict=True)]
         more = f" and {len(here) - SHOWN:,} more" if len(here) > SHOWN else ""
-        yield f"{part.name}: {_count(len(here))} with {fault}: {', '.join(shown)}{more}"
+        yield f"{part.name}: {count_rows(len(here))} with {fault}: {', '.join(shown)}{more}"
 
 
 def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]:
@@ -180,7 +192,7 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
         for i, name in enumerate(labels.names):
             if counts[base][i]:
                 continue
-            others = [f"{s} has {_count(int(n[i]))}" for s, n in counts.items() if n[i]]
+            others = [f"{s} has {count_rows(int(n[i]))}" for s, n in counts.items() if n[i]]
             if others:
                 found = f"class {name!r} has no training rows, but {' and '.join(others)} of it"
                 errors.append(f"{found}; if it is not a class, name the classes in data.labels")
@@ -212,7 +224,3 @@ def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 def _short(label: Any) -> str:
     return repr(label) if len(repr(label)) <= QUOTED // SHOWN else shorten(label)[: QUOTED // SHOWN]
-
-
-def _count(n: int) -> str:
-    return f"{n:,} row" if n == 1 else f"{n:,} rows"

@@ -1,11 +1,13 @@
 """Names for the values of a label column: which class each value means."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from distsent.data.label_values import INTEGER, NUMBER, fold, normalize_label, quote
+from distsent.data.label_values import INTEGER, NUMBER, QUOTED, fold, normalize_label, quote
+from distsent.data.rows import count_rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value
 
@@ -74,10 +76,8 @@ def unify_spelling(
     one_each = {word: word if word in known else word.strip() for word in counts}
     if not similar:
         return (one_each if wanted is True else {word: word for word in counts}), []
-    shown = [
-        " and ".join(f"{w!r} ({_rows(counts, w)})" for w in _short(group)) for group in similar
-    ]
-    found = f"{quote(shown, marks=False)} differ in {SPELLING} alone"
+    shown = quote((_describe(group, counts) for group in similar), marks=False, longest=QUOTED)
+    found = f"{shown} differ in {SPELLING} alone"
     if wanted == "auto":
         fix = "data.fold_labels = true makes them one class, false keeps them apart"
         raise UserError(f"{where}: {found}; {fix}", fix={"data.fold_labels": True})
@@ -90,12 +90,14 @@ def unify_spelling(
     return one_each, [f"{where}: {found}; each counts as the first"]
 
 
-def _short(words: Sequence[str]) -> list[str]:
-    return [word if len(word) <= 20 else f"{word[:17]}..." for word in words[:3]]
-
-
-def _rows(counts: Mapping[str, int], word: str) -> str:
-    return f"{counts[word]:,} rows" if word in counts else "in data.labels"
+def _describe(words: Sequence[str], counts: Mapping[str, int]) -> str:
+    # What differs in its code points alone would look the same
+    alike = len({unicodedata.normalize("NFKC", word) for word in words}) < len(words)
+    names = [ascii(word) if alike else repr(word) for word in words[:2]]
+    rows = [count_rows(counts[word]) if word in counts else "data.labels" for word in words]
+    short = (name if len(name) <= 22 else f"{name[:19]}...'" for name in names)
+    more = [f"{len(words) - 2:,} more"] if len(words) > 2 else []
+    return " and ".join([*(f"{n} ({r})" for n, r in zip(short, rows, strict=False)), *more])
 
 
 def name_values(values: set[str], naming: Naming, where: str) -> Classes:

@@ -108,12 +108,12 @@ def _type_error(file: str, column: str, values: pa.ChunkedArray) -> UserError:
     return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}")
 
 
-def quote(words: Iterable[str], marks: bool = True) -> str:
+def quote(words: Iterable[str], marks: bool = True, longest: int = QUOTED // 2) -> str:
     """The first words, at most 80 characters of them, and how many more there are."""
     shown: list[str] = []
     words, size = list(words), 0
     for word in words:
-        word = word if len(word) <= QUOTED // 2 else f"{word[: QUOTED // 2 - 3]}..."
+        word = word if len(word) <= longest else f"{word[: longest - 3]}..."
         size += len(word)
         if shown and size > QUOTED:
             break

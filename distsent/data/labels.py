@@ -8,7 +8,7 @@ import numpy as np
 
 from distsent.data.label_names import Naming, name_classes, name_values, unify_spelling
 from distsent.data.label_values import count_labels, label_indices, quote
-from distsent.data.rows import Part, Rows
+from distsent.data.rows import Part, Rows, count_rows
 from distsent.errors import UserError
 
 # In place of a class index: null, the number -1, a value that is not a class
@@ -26,7 +26,7 @@ class Labels(NamedTuple):
     indices: dict[str, np.ndarray]  # per split, int64 (n,), negative where a row has none
     values: dict[str, str]  # the name of each value; evaluation reads other files by it
     notes: list[str]  # what the user should know, one line each
-    trained: bool  # by a model: rows of other classes are never left out, it is wrong on them
+    naming: Naming  # what named the classes
 
 
 def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> Labels:
@@ -64,7 +64,7 @@ def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> La
         )
         for split, rows in splits.items()
     }
-    return Labels(classes.names, indices, values, notes, naming.trained)
+    return Labels(classes.names, indices, values, notes, naming)
 
 
 def name_files(parts: list[Part]) -> str:
@@ -101,7 +101,7 @@ def _missing_words(counts: Mapping[str, int], where: str) -> Iterator[str]:
     """A note for each label that may mean that there is none."""
     for word, n in sorted(counts.items()):
         if word.casefold() in _MISSING_WORDS:
-            found = f"{n:,} {'row has' if n == 1 else 'rows have'} the label {word!r}"
+            found = f"{count_rows(n)} with the label {word!r}"
             yield (f"{where}: {found}: is it a missing value? data.drop_bad_rows does not drop it")
 
 
@@ -110,6 +110,6 @@ def _look_like_ids(
 ) -> Iterator[str]:
     """A note about a column with about as many values as rows."""
     rows, classes = sum(counts.values()), len({*spelling.values()})
-    if classes >= FEW and 2 * classes > rows:
+    if classes >= FEW and 2 * classes >= rows:
         found = f"{classes:,} different values in {rows:,} rows ({quote(sorted(counts))})"
         yield f"{where}: {found} look like a text or an id column: are they classes?"

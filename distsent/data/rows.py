@@ -112,3 +112,8 @@ def take_values(column: pa.ChunkedArray, rows: np.ndarray) -> list:
         places = pa.array(rows[here] - first - bounds[index])
         out += window.chunk(index).take(places).to_pylist()
     return out
+
+
+def count_rows(n: int) -> str:
+    """A number of rows, for a message."""
+    return f"{n:,} row" if n == 1 else f"{n:,} rows"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from distsent.data.label_values import normalize_label
-from distsent.data.rows import Columns, Rows
+from distsent.data.label_values import count_labels
+from distsent.data.rows import Columns, Rows, count_rows
 from distsent.formats.records import first_few
 
 Found = Mapping[str, Sequence[tuple[str, list[str]]]]  # per split: (file, its columns)
@@ -38,20 +35,10 @@ def without_labels(rows: Mapping[str, Rows], classes: Collection[str]) -> dict[s
 
     -1 is a label only if it is one of `classes`.
     """
-    empty = {None, ""} | ({"-1"} - set(classes))
+    empty = {""} | ({"-1"} - set(classes))
     return {
-        split: f"{split}: not used, none of its {_count(len(some))} has a label"
+        split: f"{split}: not used, none of its {count_rows(len(some))} has a label"
         for split, some in rows.items()
         if split != "train" and len(some)
-        if all(_values(part.table.column(some.columns.label)) <= empty for part in some.parts)
+        if all(count_labels(part, some.columns.label).keys() <= empty for part in some.parts)
     }
-
-
-def _values(column: pa.ChunkedArray) -> set[str | None]:
-    if pa.types.is_nested(column.type):
-        return {"nested"}
-    return {normalize_label(value) for value in pc.unique(column).to_pylist()}
-
-
-def _count(n: int) -> str:
-    return f"{n:,} row" if n == 1 else f"{n:,} rows"

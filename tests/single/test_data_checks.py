@@ -113,11 +113,22 @@ def test_rows_without_label(tmp_path: Path, suffix: str):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_rows_that_are_not_labeled(tmp_path: Path, suffix: str):
-    folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
+    """-1 is the mark of rows without label, unless it is as frequent as a class."""
+    five = [0, -1, 1, 0, 1]
+    folder(tmp_path, suffix, train=texts(["a", "b", "c", "d", "e"], five), test=GOOD)
     assert wrong(tmp_path) == [
         f"train{suffix}: 1 row with the label -1 (not labeled; if it is a class, name it in "
         f"data.labels): row 2; {FIX}"
     ]
+    folder(tmp_path, suffix, train=texts(["a", "b", "c", "d"], [0, -1, 1, 0]), test=GOOD)
+    for drop in (False, True):
+        assert wrong(tmp_path, drop_bad_rows=drop) == [
+            f'train{suffix}: 1 row with the label -1: row 2; set data.labels = ["-1", "0", "1"] if '
+            'it is a class, or data.labels = ["0", "1"] with data.drop_bad_rows = true if it means '
+            "not labeled"
+        ]
+    dataset = open_dataset(data(tmp_path, drop_bad_rows=True, labels=("0", "1")), 1)
+    assert len(dataset.splits["train"]) == 3
 
 
 def test_labels_outside_the_classes(tmp_path: Path):
@@ -219,7 +230,7 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         test={"text": ["a"], "label": [[0]]},
     )
     assert wrong(tmp_path / "l") == [
-        "train.parquet, row 1: column 'label' (list<element: int64>): [0]: several labels per text "
+        "test.parquet, row 1: column 'label' (list<element: int64>): [0]: several labels per text "
         "are not supported yet"
     ]
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)

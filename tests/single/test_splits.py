@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distsent.data.label_names import Naming
 from distsent.data.labels import Labels
 from distsent.data.splits import POOL, draw_all_classes, select_rows, stratified
 from distsent.errors import UserError
@@ -32,7 +33,7 @@ def select(counts: Sequence[int], seed: int, **keys: float):
     """(labels of all rows, selection) of a dataset with these numbers of rows per class."""
     rows, codes = shuffled(counts)
     names = tuple(map(str, range(len(counts))))
-    labels = Labels(names, {POOL: codes}, {}, [], False)
+    labels = Labels(names, {POOL: codes}, {}, [], Naming())
     return codes, select_rows(labels, {POOL: rows}, data("x", **keys), seed)
 
 
