@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import BertConfig, BertForSequenceClassification
 
-from distsent import evaluate
+from distsent import evaluate, train
 from distsent.errors import UserError
 from distsent.evaluation.predictor import Predictor
 from tests import dataset_files, fixtures, tiny_models
@@ -189,3 +189,39 @@ def test_labels_unknown_to_the_model_are_one_line(finished: Path, tmp_path: Path
         lambda: evaluate.main([str(finished / "plain"), f"data.source={path}"])
     )
     assert "a label outside the classes bad, fair, good: row 2 ('superb')" in line
+
+
+def test_values_mean_what_they_meant_in_training(tmp_path: Path, capsys) -> None:
+    """Trained on 1, 2, 3; a file with the same values, some of them, or the names; not 0, 1, 2."""
+    texts = [row["text"] for row in fixtures.rows(30)]
+
+    def table(name: str, labels: list[object]) -> Path:
+        return dataset_files.write(tmp_path / name, {"text": texts[: len(labels)], "label": labels})
+
+    run = tmp_path / "run"
+    words = [
+        f"data.source={table('train.csv', [1, 2, 3] * 10)}", f"run.dir={tmp_path}", "job.name=run",
+        f"model.name={fixtures.model(tmp_path / 'encoder')}", "data.labels=[bad,fair,good]",
+        "data.test_fraction=0.2", "data.max_length=40", "train.max_steps=1", "train.batch_size=8",
+        "log.tensorboard=false",
+    ]  # fmt: skip
+    assert train.main(words) == 0
+    log = (run / "train.log").read_text(encoding="utf-8")
+    for line in ("class  train  test", "fair       8     2", "1 = bad, 2 = fair, 3 = good"):
+        assert line in log
+    assert json.loads((run / "job.json").read_text())["label_values"] == {
+        "1": "bad", "2": "fair", "3": "good"
+    }  # fmt: skip
+    capsys.readouterr()
+    files = {
+        "numbers.csv": [3, 1] * 6, "floats.parquet": [3.0, 1.0] * 6, "words.csv": ["good", "bad"] * 6
+    }  # fmt: skip
+    found = [scores(capsys, run, f"data.source={table(*item)}") for item in files.items()]
+    assert found[0]["confusion"] == found[1]["confusion"] == found[2]["confusion"]
+    assert [sum(row) for row in found[0]["confusion"]] == [6, 0, 6]
+    for labels in ([0, 1, 2], [0], ["1", "Good"]):
+        path = table("other.csv", labels * 2)
+        (line,) = dataset_files.mistakes(
+            lambda p=path: evaluate.main([str(run), f"data.source={p}"])
+        )
+        assert line.startswith("other.csv: column 'label'")
