@@ -11,7 +11,7 @@ import pyarrow.types as kinds
 from distsent.errors import UserError
 from distsent.formats.compression import seekable, source_of
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, readable
+from distsent.formats.records import first_few, one_line, readable
 
 ROWS = 4096  # read at once
 
@@ -38,7 +38,7 @@ class ColumnarReader(Reader):
             raise
         except (pa.ArrowException, OSError) as error:
             self._file.close()
-            why = str(error).splitlines()[0].rstrip(".")[:80]
+            why = one_line(str(error)).rstrip(".")[:80]
             raise UserError(f"{self.name}: not {self.format}, or damaged ({why})") from None
         self.resolved["compression"] = source.compression
         self.columns = self.schema.names

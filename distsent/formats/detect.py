@@ -8,7 +8,7 @@ from distsent.errors import UserError
 from distsent.formats.dialect import Dialect
 from distsent.formats.evidence import Evidence, Lines, examine
 from distsent.formats.options import FileOptions
-from distsent.formats.records import printable, shorten
+from distsent.formats.records import one_line, shorten
 
 # Those of a group are tried only where none of the groups before it fits
 DELIMITERS = (",;\t|", "@~^\x01")
@@ -175,7 +175,7 @@ def _first_fault(asked: Asked, found: Evidence) -> str:
 
 def excerpt(text: str) -> str:
     """The beginning of a line, with quotes as they are."""
-    text = printable(text.strip())
+    text = one_line(text.strip())
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

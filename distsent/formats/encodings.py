@@ -80,6 +80,7 @@ class _Survey:
     fault: str = ""  # the first bytes that cannot be decoded
     nul: int = 0
     replaced: int = 0
+    characters: int = 0
     c1: int = 0  # control characters that are letters and quotes in cp1252
     zeros: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     size: int = 0  # bytes
@@ -135,6 +136,7 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
             raise UserError(f"{source.name}: a line of more than {LONGEST >> 20} Mi characters")
         count_zeros(found.zeros, block, found.size)
         found.size += len(block)
+        found.characters += len(text)
         found.escaped |= b"\x1b$" in block
         found.nul += text.count("\0") if b"\0" in block else 0
         if not block.isascii():
@@ -152,6 +154,9 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
 def _doubt(survey: _Survey, wanted: str, codec: str) -> str:
     """Why a text without a mark cannot be trusted though it can be read; empty if it can."""
     wide = wide_encoding(survey.zeros, survey.size)
+    if survey.replaced * 5 > survey.characters:
+        share = f"{survey.replaced:,} of {survey.characters:,} characters"
+        return f"no text in {codec}: {share} cannot be decoded; another data.encoding may fit"
     if wide and wide != codec:
         return f'text in {wide} without a mark; data.encoding = "{wide}" reads it'
     if not wide and sum(survey.zeros) * 3 > survey.size:

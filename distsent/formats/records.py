@@ -1,5 +1,6 @@
 """Checks of single values, and one line for everything that is wrong with a file."""
 
+import errno
 import json
 import lzma
 import re
@@ -14,6 +15,7 @@ import pyarrow as pa
 from distsent.errors import UserError
 
 _UNDECODABLE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
+_LINE_ENDS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -28,8 +30,9 @@ def readable(name: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException, NotImplementedError, *_DAMAGE) as error:
         line = getattr(error, "strerror", None) or (str(error) or type(error).__name__)
-        why = f"cannot be read ({line.splitlines()[0].rstrip('.')[:80]})"
-        damaged = isinstance(error, _DAMAGE) or getattr(error, "errno", 0) is None
+        why = f"cannot be read ({one_line(line).rstrip('.')[:80]})"
+        # EINVAL: a damaged archive leads to a place before its beginning
+        damaged = isinstance(error, _DAMAGE) or getattr(error, "errno", 0) in (None, errno.EINVAL)
         fix = "; damaged or incomplete: copy or download it again" if damaged else ""
         raise UserError(f"{name}: {why}{fix}") from None
 
@@ -53,13 +56,19 @@ def text_error(value: Any) -> str:
 
 def shorten(value: Any) -> str:
     """A value as JSON of at most 40 characters."""
-    text = printable(json.dumps(value, ensure_ascii=False, default=str))
+    text = one_line(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def first_few(values: Sequence[str]) -> str:
     """At most five of the values, as an enumeration."""
-    return ", ".join([*values[:5], *(["..."] if len(values) > 5 else [])])
+    shown = [one_line(value)[:60] for value in values[:5]]
+    return ", ".join([*shown, *(["..."] if len(values) > 5 else [])])
+
+
+def one_line(text: str) -> str:
+    """A text without line ends of any kind, and with U+FFFD for what cannot be encoded."""
+    return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from distsent.formats import header
 from distsent.formats.compression import seekable, source_of
 from distsent.formats.delimited import header_exists
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, shorten
+from distsent.formats.records import first_few, one_line, shorten
 
 EXACT = 10**15  # whole numbers below it are in the file as they were typed
 
@@ -27,27 +27,32 @@ class ExcelReader(Reader):
     def _open(self) -> None:
         source = source_of(self.path, self.name, self.options.compression)
         self._file: IO[bytes] = seekable(source)
-        book = self._book()
-        sheet = self._sheet(book)
-        cells = (list(map(_value, row)) for row in book.get_sheet_by_name(sheet).iter_rows())
-        self._table = [row for row in cells if any(value is not None for value in row)]
+        try:
+            sheet, self._table = self._cells()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a library in Rust says of damaged bytes
+            why = one_line(str(error))[:80]
+            raise UserError(f"{self.name}: no spreadsheet, or damaged ({why})") from None
         self.resolved.update(compression=source.compression, sheet_name=sheet)
         if self._table:
             self._find_columns()
 
-    def _book(self) -> Any:
+    def _cells(self) -> tuple[str, list[list[Any]]]:
+        """The name of the sheet, and its rows that are not empty."""
         try:
-            import python_calamine as calamine
+            from python_calamine import CalamineWorkbook, PasswordError
         except ImportError:
             fix = "pip install 'distsent[excel]', or save the sheet as csv"
             raise UserError(f"{self.name}: spreadsheets need python-calamine: {fix}") from None
         try:
-            return calamine.CalamineWorkbook.from_filelike(self._file)
-        except calamine.PasswordError:
-            why = "protected by a password; save it without one"
-        except Exception as error:  # of calamine, which has no base class for all of them
-            why = f"no spreadsheet, or damaged ({str(error).splitlines()[0][:80]})"
-        raise UserError(f"{self.name}: {why}")
+            book = CalamineWorkbook.from_filelike(self._file)
+        except PasswordError:
+            fix = "save it without one"
+            raise UserError(f"{self.name}: protected by a password; {fix}") from None
+        sheet = self._sheet(book)
+        rows = (list(map(_value, row)) for row in book.get_sheet_by_name(sheet).iter_rows())
+        return sheet, [row for row in rows if any(value is not None for value in row)]
 
     def _sheet(self, book: Any) -> str:
         """The sheet that data.sheet_name names, or the only one with rows that is not hidden."""
