@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,7 @@ INDEX = "model.safetensors.index.json"
 # Weights in formats that distsent does not read, the likeliest first
 FOREIGN = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack", "*.gguf", "*.onnx", "*.ckpt",
            "*.pt", "*.pth", "*.bin")  # fmt: skip
+QUANTIZED = ("I8", "U8", "F8_E4M3", "F8_E5M2")  # transformers would take them for numbers
 CONVERT = "docs/jobs.md shows how to convert them once"
 
 
@@ -84,14 +86,22 @@ def _weights_problem(folder: Path) -> str | None:
             return f"{found} ({missing[0]}); copy or download them again"
     for name in names:
         try:
-            with safe_open(folder / name, framework="pt"):
-                pass
+            with safe_open(folder / name, framework="pt") as file:
+                keys = file.keys()
+                kinds = {key: file.get_slice(key).get_dtype() for key in keys}
         except SafetensorError as error:
             size = (folder / name).stat().st_size
             reason = str(error).removeprefix("Error while deserializing header: ")
             found = f"{name} is damaged or cut short ({size:,} bytes: {reason})"
             return f"{found}; copy or download it again"
-    return None if names else _foreign_weights(folder)
+        for key, kind in kinds.items():
+            if kind in QUANTIZED and key.endswith("weight"):
+                return f"its weights are quantized ({key} is {kind}); use the original weights"
+    if not names:
+        return _foreign_weights(folder)
+    if not index.is_file() and "model.safetensors" not in names:
+        return f"there is no model.safetensors, only {names[0]}: rename it if it holds the weights"
+    return None
 
 
 def _foreign_weights(folder: Path) -> str:
@@ -118,6 +128,10 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
                 "its only weights are a pickle (pytorch_model.bin), which distsent never reads"
             )
             fix = CONVERT
+        elif "tiktoken" in text and find_spec("sentencepiece") is None:
+            # transformers tries that last, and names only that.
+            problem = "its tokenizer is a sentencepiece model, which needs sentencepiece"
+            fix = "pip install 'distsent[sentencepiece]'"
         else:
             if not isinstance(error, OSError | ValueError | SafetensorError):
                 text = f"{type(error).__name__}: {text}"

@@ -108,7 +108,7 @@ def _prefixes(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
 def _problem(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
     """Why the loaded weights must not be used."""
     unexpected = info["unexpected_keys"]
-    if updates := [name for name in unexpected if "lora_" in name]:
+    if updates := [name for name in unexpected if "lora_" in name or ".base_layer." in name]:
         fix = "merge them into the model with peft's merge_and_unload(), and save it"
         return f"its weights hold LoRA updates beside the model ({listed(updates)}); {fix}"
     if wrong := sorted(x for x in info["mismatched_keys"] if not is_head(model, x[0])):
@@ -121,8 +121,9 @@ def _problem(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
         problem = f"its weights lack {len(missing)} of {of} tensors below the head"
         problem += f" ({listed(missing)})"
         if prefixes := _prefixes(model, info):
-            problem += f"; they hold tensors of these names under {' and '.join(prefixes)}: rename"
-            return f"{problem} those to use, without the prefix"
+            found = " and ".join(repr(prefix) for prefix in prefixes)
+            fix = "rename those to use, without the prefix"
+            return f"{problem}; they hold tensors of these names under {found}: {fix}"
         if unexpected:
             problem += f", and hold {len(unexpected)} others ({listed(unexpected)})"
         return f"{problem}; is its config.json that of another model?"

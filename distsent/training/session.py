@@ -154,24 +154,11 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     job, world, claim, report = run.job, run.world, run.claim, run.report
     report.starting()
     threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
-    resolve = partial(devices.resolve_precision, claim.precision, device)
-    precision, note = world.on_main(resolve, "run.precision")
     tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
     store = prepare_store(job, tokenizer, world, run.stop)
+    loaded, forward, precision = open_model(run, tokenizer, store, device)
     world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
-    prepare = partial(prepare_model, job, tokenizer, store, precision)
-    loaded: Any = world.all_or_raise(prepare, "run.model")
     model = loaded.model
-    model.to(device)
-    replica_check.check_loaded_model(world, model)
-    ways = world.on_main(lambda: choose_ways(model, job.model.packed, training=True), "run.ways")
-    forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
-    key = "train.precision" if note is None else None
-    usable = partial(usable_precision, forward, tokenizer, precision, key)
-    precision, fault = world.all_or_raise(usable, "run.usable")
-    if fault:
-        note = fault
-        world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
 
     tokens, batch_size = store.splits["train"], job.train.batch_size
     sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
@@ -192,7 +179,7 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
     table = store.class_table
-    for line in (note, *loaded.notes, padding_note, *table, *store.notes, summary):
+    for line in (*loaded.notes, *table, *store.notes, summary):
         report.info(line)
     return Session(
         job=job,
@@ -213,6 +200,26 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         total_steps=total,
         peak_flops=peak,
     )
+
+
+def open_model(
+    run: TrainingRun, tokenizer: Any, store: TokenStore, device: torch.device
+) -> tuple[Loaded, Forward, str]:
+    """The model on the device, how it runs, and the precision in which it computes."""
+    job, world = run.job, run.world
+    resolve = partial(devices.resolve_precision, run.claim.precision, device)
+    precision, note = world.on_main(resolve, "run.precision")
+    prepare = partial(prepare_model, job, tokenizer, store, precision)
+    loaded: Any = world.all_or_raise(prepare, "run.model")
+    model = loaded.model
+    model.to(device)
+    replica_check.check_loaded_model(world, model)
+    ways = world.on_main(lambda: choose_ways(model, job.model.packed, training=True), "run.ways")
+    forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
+    key = "train.precision" if note is None else None
+    usable = partial(usable_precision, forward, tokenizer, precision, key)
+    precision, fault = world.all_or_raise(usable, "run.usable")
+    return loaded.with_notes(fault or note, padding_note), forward, precision
 
 
 def prepare_tokenizer(job: Job) -> Any:
