@@ -189,24 +189,34 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
     warnings: list[str] = []
     base = next(iter(counts), None)
     if base in ("train", "pool"):
-        for i, name in enumerate(labels.names):
-            if counts[base][i]:
-                continue
-            others = [f"{s} has {count_rows(int(n[i]))}" for s, n in counts.items() if n[i]]
-            if others:
-                found = f"class {name!r} has no training rows, but {' and '.join(others)} of it"
-                errors.append(f"{found}; if it is not a class, name the classes in data.labels")
-            else:
-                warnings.append(f"class {name!r} has no rows in any split")
-        if np.sum([*counts.values()], axis=0).max() < 2:
-            found = "no class has two rows; are these labels?"
-            errors.append(f"{quote(labels.names)}: {found}")
+        total = np.sum([*counts.values()], axis=0)
+        errors += _not_in_training(
+            np.flatnonzero((counts[base] == 0) & (total > 0)), counts, labels
+        )
+        if len(nowhere := np.flatnonzero(total == 0)):
+            names = quote(labels.names[i] for i in nowhere)
+            which = f"class {names} has" if len(nowhere) == 1 else f"classes {names} have"
+            warnings.append(f"{which} no rows in any split")
+        if total.max() < 2:
+            errors.append(f"{labels.where}: no class has two rows ({quote(labels.names)})")
         elif np.count_nonzero(counts[base]) == 1:
             only = labels.names[int(counts[base].argmax())]
-            errors.append(f"all training rows are of one class, {only!r}: nothing to learn")
+            errors.append(f"all training rows are of one class, {quote([only])}: nothing to learn")
     if errors:
         raise UserError(*errors)
     return warnings
+
+
+def _not_in_training(
+    classes: np.ndarray, counts: Mapping[str, np.ndarray], labels: Labels
+) -> Iterator[str]:
+    for i in classes[:SHOWN]:
+        others = [f"{split} has {count_rows(int(n[i]))}" for split, n in counts.items() if n[i]]
+        found = f"class {quote([labels.names[i]])} has no training rows, but"
+        fix = "if it is not a class, name the classes in data.labels"
+        yield f"{found} {' and '.join(others)} of it; {fix}"
+    if len(classes) > SHOWN:
+        yield f"{len(classes) - SHOWN:,} more classes have no training rows"
 
 
 def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -27,6 +27,7 @@ class Labels(NamedTuple):
     values: dict[str, str]  # the name of each value; evaluation reads other files by it
     notes: list[str]  # what the user should know, one line each
     naming: Naming  # what named the classes
+    where: str  # files and column, for messages
 
 
 def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> Labels:
@@ -64,7 +65,7 @@ def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> La
         )
         for split, rows in splits.items()
     }
-    return Labels(classes.names, indices, values, notes, naming)
+    return Labels(classes.names, indices, values, notes, naming, where)
 
 
 def name_files(parts: list[Part]) -> str:

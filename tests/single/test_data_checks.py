@@ -322,6 +322,23 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
     ]
 
 
+def test_many_classes_that_train_lacks_are_counted(tmp_path: Path):
+    train, test = [f"class {i % 9}" for i in range(40)], [f"class {i % 30}" for i in range(40)]
+    texts_of = [f"text {i}" for i in range(40)]
+    folder(tmp_path, train=texts(texts_of, train), test=texts(texts_of, test))
+    lines = wrong(tmp_path)
+    assert len(lines) == 4 and lines[0].startswith("class 'class 10' has no training rows, but ")
+    assert lines[3] == "18 more classes have no training rows"
+
+
+def test_no_class_has_two_rows(tmp_path: Path):
+    folder(tmp_path, train=texts(["a", "b", "c"], ["x", "y", "z"]))
+    path = tmp_path / "train.parquet"
+    assert wrong(path, test_fraction=0.5) == [
+        "train.parquet: column 'label': no class has two rows ('x', 'y', 'z')"
+    ]
+
+
 def test_a_single_class(tmp_path: Path):
     folder(tmp_path, train=texts(["a", "b"], ["x", "x"]), test=texts(["c"], ["x"]))
     assert wrong(tmp_path) == ["all training rows are of one class, 'x': nothing to learn"]

@@ -33,7 +33,7 @@ def select(counts: Sequence[int], seed: int, **keys: float):
     """(labels of all rows, selection) of a dataset with these numbers of rows per class."""
     rows, codes = shuffled(counts)
     names = tuple(map(str, range(len(counts))))
-    labels = Labels(names, {POOL: codes}, {}, [], Naming())
+    labels = Labels(names, {POOL: codes}, {}, [], Naming(), "")
     return codes, select_rows(labels, {POOL: rows}, data("x", **keys), seed)
 
 
