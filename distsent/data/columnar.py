@@ -29,14 +29,27 @@ def plain_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The batches with the columns of `schema`, which is a `plain_schema`."""
     for batch in batches:
-        columns = [batch.column(names[field.name]).cast(field.type) for field in schema]
+        columns = [_cast(batch.column(names[field.name]), field.type) for field in schema]
         yield pa.record_batch(columns, schema=schema)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The same values without dictionaries and views."""
+    """The same values without dictionaries and views. Spark writes texts as bytes."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
-    if pa.types.is_string_view(kind):
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         return pa.string()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return pa.string() if pa.types.is_binary(kind) else pa.large_string()
     return kind
+
+
+def _cast(column: Any, kind: pa.DataType) -> Any:
+    """The column as this plain type. Bytes become a text unseen: data/checks.py finds bad ones."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_binary_view(column.type):
+        column = column.cast(pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return column.view(kind)
+    return column.cast(kind)
