@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
@@ -23,6 +22,7 @@ _BINARY = {
 }
 _OBJECT = re.compile(r'\ufeff?\s*(\[\s*)?\{\s*"')
 MARKS = "\t;,|"
+HEAD = 1 << 16  # characters that show whether a text is JSON
 
 
 def binary_format(head: bytes) -> str:
@@ -44,7 +44,7 @@ def is_json(head: str) -> bool:
 def text_format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
     """The format of a text whose name says nothing: it may be lines, a table, fastText, JSON."""
     with open_text(source.path, source.name, options) as text:
-        if is_json("".join(islice(text, 50))):
+        if is_json(text.read(HEAD)):
             return "json"
         marked = Counter(line.startswith(FASTTEXT) for line in text.again() if line.strip())
         if marked[True] > marked[False]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from distsent.errors import UserError
 from distsent.formats.compression import Source
 from distsent.formats.likely_encoding import count_zeros, diagnose, wide_encoding
+from distsent.formats.records import counted
 
 MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
     **{codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"},
@@ -109,11 +110,11 @@ class _Survey:
     def notes(self, codec: str) -> tuple[str, ...]:
         """What the user should know."""
         counts = (
-            (self.nul, "NUL characters, read as they are"),
-            (self.replaced, "characters U+FFFD for bytes that cannot be decoded"),
-            (self.c1, f"control characters of {codec}; cp1252 has letters in their place"),
+            (self.nul, "NUL character", "read as in the file"),
+            (self.replaced, "U+FFFD character", "read for bytes that cannot be decoded"),
+            (self.c1, f"control character of {codec}", "where cp1252 has letters"),
         )
-        return tuple(f"{count:,} {meaning}" for count, meaning in counts if count)
+        return tuple(f"{counted(n, what)}, {meaning}" for n, what, meaning in counts if n)
 
 
 def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:

@@ -9,11 +9,11 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.formats.json_shapes import named_rows, parts_of_value, rows_of_value
-from distsent.formats.json_values import NotJson, Twice, parse, values
+from distsent.formats.json_values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, shorten
+from distsent.formats.records import counted, first_few, shorten
 from distsent.formats.streams import TextStream, open_text
 
 HEAD = 100  # lines that are searched for column names
@@ -152,7 +152,7 @@ class JsonReader(Reader):
             if self._names:
                 (value,) = named_rows([value], self._names)
             if not error and self._names and isinstance(value, list):
-                error = f"{len(value)} values where there are {len(self._names)} columns"
+                error = f"{counted(len(value), 'value')} for {len(self._names)} columns"
             if not error and not isinstance(value, kinds):
                 error = f"{shorten(value)} is not an object with columns"
             if isinstance(value, Twice) and (twice := wanted & value.names):
@@ -180,9 +180,13 @@ def _is_lines(text: TextStream) -> bool:
     """
     suffix = text.source.suffix
     with text:
-        head = [line.strip() for line in islice((x for x in text if not x.isspace()), 2)]
+        # A list may be one line as long as the file
+        begin = iter(lambda: text.readline(CHUNK), "")
+        head = [line.strip() for line in islice((x for x in begin if not x.isspace()), 2)]
     if not head:
         return True
+    if head[0].startswith("[") and len(head[0]) > CHUNK / 2:
+        return False
     try:
         value = parse(head[0])
     except NotJson as error:

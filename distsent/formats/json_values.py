@@ -78,9 +78,12 @@ class _Buffer:
     def next(self) -> str:
         """The next character that is no blank; empty at the end."""
         while True:
+            here = self._window[self._at : self._at + 1]
+            if here and here not in " \t\r\n":
+                return here
             self._at = _SPACE.match(self._window, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._window) or not self._more():
-                return self._window[self._at : self._at + 1]
+            if self._at == len(self._window) and not self._more():
+                return ""
 
     def skip(self) -> None:
         self._at += 1

@@ -7,13 +7,13 @@ import re
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
-from distsent.formats.records import shorten
+from distsent.formats.records import counted, shorten
 
 SAMPLE = 1 << 18  # bytes by which a likely encoding is chosen
 # Of those that read the same text, the first is named; so Western comes first
 LIKELY = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r"),
-    *("gb18030", "big5", "cp932", "euc_jp", "cp949", "mac_roman", "cp437", "tis_620"),
+    *("gb18030", "big5", "cp932", "euc_jp", "cp949", "mac_roman", "cp437", "tis_620", "latin-1"),
 )
 _WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
@@ -69,7 +69,7 @@ def _diagnose(source: Source, fault: str) -> tuple[str, list[str]]:
         return "neither text nor a known binary format; convert it to csv, or name another", []
     if beyond > bad:
         fix = 'data.encoding_errors = "replace" reads U+FFFD for them'
-        return f"UTF-8 except for {bad:,} bytes (the first: {fault}); {fix}", []
+        return f"UTF-8 except for {counted(bad, 'byte')} (the first: {fault}); {fix}", []
     likely = _likely(source, bytes(sample[:SAMPLE]))
     if not likely:
         return f'not UTF-8 ({fault}); data.encoding names another encoding, such as "cp1252"', []
@@ -85,7 +85,7 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
     """
     from charset_normalizer import from_bytes
 
-    matches = [*from_bytes(sample, cp_isolation=[*LIKELY])]
+    matches = [*from_bytes(sample, cp_isolation=[*LIKELY[:-1]])]
     texts: dict[str, str] = {}
     for match in matches:
         text = sample.decode(match.encoding, "replace")
@@ -95,6 +95,8 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
         equal = (codec for codec in LIKELY if sample.decode(codec, "replace") == text)
         if codec := next((codec for codec in equal if _decodes(source, codec)), ""):
             texts[codec] = text
+    if not texts and sample:  # bytes that most encodings lack
+        texts["latin-1"] = sample.decode("latin-1")
     some = sorted(texts, key=LIKELY.index)[:3]
     at = _difference(*(texts[codec] for codec in some[:2]))
     return {codec: _excerpt(texts[codec], at) for codec in some}

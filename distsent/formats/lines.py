@@ -8,7 +8,7 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, shorten
+from distsent.formats.records import counted, first_few, shorten
 from distsent.formats.streams import TextStream
 
 FASTTEXT = "__label__"
@@ -43,7 +43,9 @@ class LinesReader(Reader):
         super()._open()
         self.rows = self._file.lines
         if many := self._file.stray_returns:
-            self.notes.append(f"{many:,} carriage returns within lines, read as they are")
+            self.notes.append(
+                f"{counted(many, 'carriage return')} within lines, read as in the file"
+            )
 
     def _lines(self) -> Iterator[str]:
         """The lines, without the line end of the file: a carriage return may be text."""

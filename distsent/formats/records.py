@@ -71,6 +71,11 @@ def one_line(text: str) -> str:
     return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """A text with U+FFFD for what cannot be encoded."""
     return _SURROGATE.sub("\ufffd", text)

@@ -10,7 +10,7 @@ from distsent.formats import header
 from distsent.formats.compression import seekable, source_of
 from distsent.formats.delimited import header_exists
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, one_line, shorten
+from distsent.formats.records import counted, first_few, one_line, shorten
 
 EXACT = 10**15  # whole numbers below it are in the file as they were typed
 
@@ -98,7 +98,7 @@ class ExcelReader(Reader):
         self.resolved.update({"names": [*given]} if given else {})
         if survey.unnamed and has_header and not given:
             what = "values in unnamed columns, which are not read"
-            self.notes.append(f"{survey.unnamed:,} row{'s' * (survey.unnamed != 1)} with {what}")
+            self.notes.append(f"{counted(survey.unnamed, 'row')} with {what}")
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
         names = self.columns or []

@@ -84,7 +84,7 @@ def test_rows_that_are_lists_have_positions_or_given_names(tmp_path: Path):
     path.write_text(json.dumps([*PAIRS, ["only one"]]))
     assert read(path, strict=False, names=("text", "label")) == [
         *ROWS,
-        "1 values where there are 2 columns",
+        "1 value for 2 columns",
     ]
 
 

@@ -149,7 +149,7 @@ DOUBTS = {
                              "but the text is UTF-8; leave the key out"),
     "a mark and another key": (CAFE.encode("utf-16"), {"encoding": "cp1252"}, "starts with the mark "
                                "of utf-16-le, which data.encoding = 'cp1252' contradicts"),
-    "a few bad bytes": (CAFE.encode() + b"caf\xe9\n", {}, "UTF-8 except for 1 bytes (the first: "
+    "a few bad bytes": (CAFE.encode() + b"caf\xe9\n", {}, "UTF-8 except for 1 byte (the first: "
                         'byte 0xe9, line 51); data.encoding_errors = "replace"'),
     "a cut utf-16": (CAFE.encode("utf-16")[:-1], {}, "not utf-16-le (byte 0x0a, line 50)"),
     "a key that does not fit": (b"a\n\x81\n", {"encoding": "cp1252"}, "not cp1252 (byte 0x81, line "
@@ -174,12 +174,14 @@ def test_keys_read_what_is_in_doubt(tmp_path: Path):
     path.write_bytes(b"a\0b\x80\n\0" + b"c" * 50)
     with open_text(path, "x", FileOptions(encoding_errors="replace")) as text:
         assert text.notes == (
-            "2 NUL characters, read as they are",
-            "1 characters U+FFFD for bytes that cannot be decoded",
+            "2 NUL characters, read as in the file",
+            "1 U+FFFD character, read for bytes that cannot be decoded",
         )
     path.write_bytes(b"it\x92s\n")
     with open_text(path, "x", FileOptions(encoding="latin-1")) as text:
-        assert text.notes[0].startswith("1 control characters of iso8859-1; cp1252 has letters")
+        assert text.notes[0].startswith(
+            "1 control character of iso8859-1, where cp1252 has letters"
+        )
 
 
 @pytest.mark.parametrize(
