@@ -96,8 +96,8 @@ def _examples(config: Any, longest: int) -> list[np.ndarray]:
     """Token ids without special ones, but with the end that some heads look for."""
     rng, special = np.random.default_rng(0), set(special_token_ids(config))
     ids = [i for i in range(config.vocab_size) if i not in special]
-    # Some architectures have fewer positions than they say: LUKE and MPNet start at their second.
     shortest = shortest_input(config)
+    # Some architectures have fewer positions than they say: LUKE and MPNet start at their second.
     out = [rng.choice(ids, max(min(n, max(longest - 8, 8)), shortest)) for n in LENGTHS]
     end = getattr(config, "eos_token_id", None)
     for x in out if isinstance(end, int) and end < config.vocab_size else ():

@@ -105,10 +105,10 @@ class PaddedForward:
             return nullcontext()
         assert batch.step_key is not None, "a packed batch for training has a step key"
         keys_n = batch.keys_T[batch.cls_index_n[a:b]]
-        # Randomness other than dropout, by torch's generator, has no state to save either.
-        torch.manual_seed(int(keys_n[0]))
         if way != SINGLE and self._axes is None:
             self._axes = example_axes(self.model, self._inputs(batch, a, a + 1))
+        # Randomness other than dropout, by torch's generator, has no state to save either.
+        torch.manual_seed(int(keys_n[0]))
         return HashedDropout(keys_n, batch.step_key, None if way == SINGLE else self._axes)
 
 
@@ -136,7 +136,8 @@ def choose_forward(
 def choose_ways(model: PreTrainedModel, packed: str, training: bool) -> tuple[str, str]:
     """How examples share the encoder: (in scoring, in training), the first way that is exact.
 
-    Without `training` the second is not measured. Raises UserError if `packed` = "always" fails.
+    Without `training` the second is not measured. Raises UserError if `packed` = "always" is not
+    exact.
     """
     longest = token_limit(model)
 
@@ -174,12 +175,11 @@ def build_forward(
     if scoring == PADDED == training:
         note = f"{name} cannot run packed: its batches are padded"
         return forward, note if packed == "auto" else None
-    reason = (
-        "padding would change its scores"
-        if scoring != PADDED
-        else ("its dropout masks would depend on the batch")
+    changed = "dropout masks" if scoring == PADDED else "scores"
+    return (
+        forward,
+        f"{name} runs {SLOWLY[training]} in training: padding would change its {changed}",
     )
-    return forward, f"{name} runs {SLOWLY[training]} in training: {reason}"
 
 
 def encoder_stack(model: PreTrainedModel) -> nn.Module:

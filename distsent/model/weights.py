@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from distsent.errors import UserError
+from distsent.model.big_bird import use_full_attention
 from distsent.model.load_errors import explain_load_errors
 
 # What training code wraps around an encoder: DataParallel, Lightning, torch.compile, PEFT,
@@ -60,6 +61,7 @@ def load_weights(name: str, key: str, seed: int, **options: Any) -> Loaded:
         raise UserError(f"{key} = {name!r}: {problem}")
     new = sorted({*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])})
     notes = note, new and f"newly initialized: {listed(new)}", _unused(model, info)
+    notes = *notes, use_full_attention(model)
     return Loaded(model, tuple(new)).with_notes(*(note or None for note in notes))
 
 

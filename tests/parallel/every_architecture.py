@@ -1,0 +1,92 @@
+"""Every architecture through train, evaluate, predict and pipeline, in one start of the workers.
+
+    python -m tests.parallel.every_architecture FOLDER [NAME ...]
+
+FOLDER holds `dataset` and a folder per architecture in `encoders`. `npN/outcomes.json` tells for
+each, at -np N, how its batches ran, its loss curve and the scores of the test texts; or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from distsent.distributed.launchers import init_world
+from distsent.distributed.world import World
+from distsent.errors import UserError
+from distsent.evaluation import intervals
+from distsent.evaluation.offline import evaluate_saved_model, resolve_request
+from distsent.evaluation.predictor import Predictor
+from distsent.job import load_job
+from distsent.reporting import plots
+from distsent.runtime import device as devices
+from distsent.training.session import TrainingRun
+from tests import fixtures
+from tests.parallel.driver import NoSignals
+
+OVERRIDES = (
+    "data.max_length=32", "model.dropout=0.1", "train.batch_size=6", "train.max_steps=4",
+    "optim.lr=1e-3", "eval.every=end", "log.every=1", "log.tensorboard=false",
+)  # fmt: skip
+BUDGETS = {1: 10_000, 2: 40}  # tokens, by number of workers: both must leave the curve as it is
+
+
+def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
+    """What a user gets who trains the architecture and then scores the test texts."""
+    runs, budget = folder / f"np{world.size}", BUDGETS[world.size]
+    own = f"job.name={name}", f"run.dir={runs}", f"model.name={folder / 'encoders' / name}"
+    source = f"data.source={folder / 'dataset'}", f"train.token_budget={budget}"
+    job = load_job(None, [*OVERRIDES, *own, *source])
+    try:
+        TrainingRun(job, world, NoSignals()).train()
+    except UserError as error:
+        return {"error": str(error)}
+    run = runs / name
+    evaluated = evaluate_saved_model(resolve_request(str(run), [], "test"), world)
+    if not world.is_main:
+        return {}
+    texts = [line["text"] for line in fixtures.rows(12, seed=2)]
+    saved = load_file(run / "predictions" / "test.safetensors")
+    predicted = [list(answer["scores"].values()) for answer in Predictor(run)(texts)]
+    classify = pipeline("text-classification", str(run / "model"), top_k=None, device="cpu")
+    piped = [
+        [next(x["score"] for x in answer if x["label"] == label) for label in fixtures.LABELS]
+        for answer in classify(texts)
+    ]
+    lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
+    return {
+        "batches": " ".join(line for line in lines if "ForSequenceClassification" in line),
+        "curve": [[line["loss"], line["grad_norm"]] for line in fixtures.metrics(run)],
+        "evaluated": evaluated["loss"],
+        "trained": saved["logits"].double().softmax(-1).tolist(),
+        "predicted": predicted,
+        "piped": piped,
+    }
+
+
+def outcomes(folder: Path, names: Sequence[str], world: World) -> None:
+    found = {}
+    # These take longer than the training.
+    plain = patch.object(plots, "available", return_value=False)
+    quick = patch.object(devices, "peak_flops", return_value=1e12)
+    few = patch.object(intervals, "DRAWS", 10)
+    with plain, quick, few:
+        for name in names:
+            torch.manual_seed(world.rank)  # no worker may depend on its generator
+            found[name] = outcome(folder, name, world)
+    if world.is_main:
+        (folder / f"np{world.size}" / "outcomes.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    here = init_world()
+    outcomes(Path(sys.argv[1]), sys.argv[2:], here)
+    here.shutdown()

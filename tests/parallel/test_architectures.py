@@ -1,0 +1,152 @@
+"""Every architecture that people fine-tune trains and scores alike everywhere, or is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from transformers import pipeline
+
+from distsent import cli, train
+from distsent.distributed.world import World
+from tests import architectures, fixtures, launcher
+from tests.architectures import ARCHITECTURES
+from tests.parallel.every_architecture import OVERRIDES, outcomes
+
+REFUSED = {"canine", "ibert"}  # their token embeddings are not tables of rows that can be exchanged
+TRAINED = [name for name in ARCHITECTURES if name not in REFUSED]
+TYPED = ("roberta", "deberta-v2", "xlnet")  # packed, padded, equal lengths
+
+Outcomes = Callable[[int], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("architectures")
+    fixtures.corpus(folder / "dataset", train=24, validation=0, test=12)
+    for name in ARCHITECTURES:
+        architectures.save(name, folder / "encoders" / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Outcomes:
+    """np -> the outcomes of all architectures at -np `np`, in one start of the workers."""
+
+    @cache
+    def read(np: int) -> dict[str, Any]:
+        module = "tests.parallel.every_architecture"
+        if np == 1:
+            outcomes(folder, list(ARCHITECTURES), World())
+        else:
+            ended = launcher.run("-m", module, str(folder), *ARCHITECTURES, np=np)
+            assert ended.code == 0, ended.output
+            print(f"np {np}: {ended.seconds:.0f} s")
+        return json.loads((folder / f"np{np}" / "outcomes.json").read_text())
+
+    return read
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("np", [1, 2])
+def test_training_predict_and_pipeline_give_each_text_the_same_scores(
+    found: Outcomes, np: int, name: str
+) -> None:
+    one = found(np)[name]
+    for way in ("trained", "piped"):
+        assert numpy.array(one[way]) == pytest.approx(numpy.array(one["predicted"]), abs=1e-5), way
+    truth = [i % 3 for i in range(12)]
+    losses = [-numpy.log(row[label]) for row, label in zip(one["predicted"], truth, strict=True)]
+    assert one["evaluated"] == pytest.approx(numpy.mean(losses), rel=1e-5)
+    assert numpy.std(one["predicted"], axis=0).max() > 1e-4, "the scores depend on the text"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_dropout_and_curve_depend_on_neither_workers_nor_token_budget(
+    found: Outcomes, name: str
+) -> None:
+    one, two = (numpy.array(found(n)[name]["curve"]) for n in (1, 2))
+    assert len(one) == 4 and two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_cannot_be_trained_is_refused_in_one_line(found: Outcomes, name: str) -> None:
+    for np in (1, 2):
+        assert (
+            "is not supported: its input embedding is not nn.Embedding" in found(np)[name]["error"]
+        )
+
+
+def test_the_page_of_all_architectures_is_right(found: Outcomes) -> None:
+    docs = launcher.ROOT / "docs" / "architectures.md"
+    for np in (1, 2):
+        lines = {name: one.get("error") or one["batches"] for name, one in found(np).items()}
+        assert docs.read_text(encoding="utf-8") == architectures.page(lines)
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_the_commands_as_typed(folder: Path, found: Outcomes, name: str) -> None:
+    words = (
+        f"model.name=encoders/{name}",
+        "data.source=dataset",
+        f"job.name={name}",
+        "run.dir=typed",
+    )
+    text, expected = fixtures.rows(1, seed=2)[0]["text"], found(2)[name]
+    for np, command, arguments in (
+        (2, "train", [*OVERRIDES, *words]), (None, "evaluate", [f"typed/{name}"]),
+        (None, "predict", [f"typed/{name}", text]),
+    ):  # fmt: skip
+        ended = launcher.run("-m", f"distsent.{command}", *arguments, np=np, cwd=folder)
+        assert ended.code == 0, ended.output
+        answer = json.loads(ended.output.splitlines()[-1]) if np is None else {}
+        if command == "evaluate":
+            assert answer["loss"] == pytest.approx(expected["evaluated"], rel=1e-5)
+        elif command == "predict":
+            assert [*answer["scores"].values()] == pytest.approx(expected["predicted"][0], abs=1e-5)
+    classify = pipeline("text-classification", str(folder / "typed" / name / "model"), top_k=None)
+    scores = {answer["label"]: answer["score"] for answer in classify([text])[0]}
+    assert [scores[label] for label in fixtures.LABELS] == pytest.approx(
+        expected["predicted"][0], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "line"),
+    [
+        (
+            "mpnet",
+            ["model.packed=always"],
+            "model.packed = 'always': MPNetForSequenceClassification",
+        ),
+        ("xmod", [], "model.name: XmodForSequenceClassification does not run on the token ids"),
+    ],
+)
+def test_a_model_that_would_be_wrong_ends_in_one_line(
+    folder: Path,
+    name: str,
+    words: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    encoder = folder / "encoders" / name
+    if name == "xmod":  # as published: without a language
+        config = json.loads((encoder / "config.json").read_text()) | {"default_language": None}
+        (encoder / "config.json").write_text(json.dumps(config))
+    asked = (
+        f"model.name={encoder}",
+        f"data.source={folder / 'dataset'}",
+        f"run.dir={folder / 'bad'}",
+    )
+    monkeypatch.setattr(sys, "argv", ["train", *OVERRIDES, *asked, *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(train.main)
+    error = capfd.readouterr().err
+    assert ended.value.code == 2 and line in error and "Traceback" not in error
