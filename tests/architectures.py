@@ -5,7 +5,7 @@ python -m tests.architectures > docs/architectures.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ from transformers import (
 from distsent.errors import UserError
 from distsent.job.schema import ModelSection
 from distsent.model.classifier import build_classifier, token_embedding
-from distsent.model.forward import EQUAL, SINGLE, SLOWLY, build_forward, choose_ways
+from distsent.model.forward import PADDED, SLOWLY, build_forward, choose_ways
 from distsent.model.tokenizer import load_tokenizer
 from tests import fixtures, tiny_models
 
@@ -175,33 +175,40 @@ How the examples of a batch run is not looked up here: distsent measures it at e
 """
 
 
-def page(batches: Mapping[str, str]) -> str:
-    """docs/architectures.md, from what the log says of each architecture's batches, or its error."""
-    return TITLE + "".join(_row(name, batches[name]) for name in sorted(batches))
+def page(lines: Mapping[str, Sequence[str]]) -> str:
+    """docs/architectures.md, from the lines of each architecture's log that begin with its class.
+
+    A refused architecture has one line, its error.
+    """
+    return TITLE + "".join(_row(name, lines[name]) for name in sorted(lines))
 
 
-def _row(name: str, line: str) -> str:
-    ways = {"padded": "are padded", "equal lengths": SLOWLY[EQUAL], "one at a time": SLOWLY[SINGLE]}
-    way = next(
-        (way for way, words in ways.items() if words in line), "refused" if line else "packed"
-    )
-    remark = line.partition(": ")[2] if way != "padded" else ""
-    return f"| {name} | {way} | {remark} |\n"
+def _row(name: str, lines: Sequence[str]) -> str:
+    way, remarks = "packed", []
+    for line in lines:
+        said, _, reason = line.partition(" ")[2].partition(": ")
+        ways = {"trains on " + words: way for way, words in SLOWLY.items()}
+        ways |= {"cannot run packed": PADDED, "is not supported": "refused"}
+        way = ways.get(said, way)
+        if reason != "its batches are padded":
+            remarks.append(reason if said in ways else f"{said}: {reason}")
+    return f"| {name} | {way} | {'; '.join(remarks)} |\n"
 
 
-def batches(name: str) -> str:
-    """What the log says of the architecture's batches, or the error that refuses it."""
+def lines(name: str) -> list[str]:
+    """What the log says of the architecture, or the error that refuses it."""
     with TemporaryDirectory() as folder:
         asked = ModelSection(name=str(save(name, Path(folder))), dropout=0.1)
         tokenizer = load_tokenizer(asked.name)
-        built = build_classifier(asked, tokenizer, fixtures.LABELS, seed=0).model
+        loaded = build_classifier(asked, tokenizer, fixtures.LABELS, seed=0)
     try:
-        token_embedding(built)
-        ways = choose_ways(built, "auto", training=True)
+        token_embedding(loaded.model)
+        ways = choose_ways(loaded.model, "auto", training=True)
     except UserError as error:
-        return str(error)
-    return build_forward(built, tokenizer, "auto", ways)[1] or ""
+        return [str(error)]
+    notes = *loaded.notes, build_forward(loaded.model, tokenizer, "auto", ways)[1]
+    return [note for note in notes if note and note.startswith(type(loaded.model).__name__)]
 
 
 if __name__ == "__main__":
-    print(page({name: batches(name) for name in ARCHITECTURES}), end="")
+    print(page({name: lines(name) for name in ARCHITECTURES}), end="")

@@ -175,11 +175,8 @@ def build_forward(
     if scoring == PADDED == training:
         note = f"{name} cannot run packed: its batches are padded"
         return forward, note if packed == "auto" else None
-    changed = "dropout masks" if scoring == PADDED else "scores"
-    return (
-        forward,
-        f"{name} runs {SLOWLY[training]} in training: padding would change its {changed}",
-    )
+    what = "dropout masks" if scoring == PADDED else "scores"
+    return forward, f"{name} trains on {SLOWLY[training]}: padding would change its {what}"
 
 
 def encoder_stack(model: PreTrainedModel) -> nn.Module:

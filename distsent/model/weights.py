@@ -61,8 +61,8 @@ def load_weights(name: str, key: str, seed: int, **options: Any) -> Loaded:
         raise UserError(f"{key} = {name!r}: {problem}")
     new = sorted({*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])})
     notes = note, new and f"newly initialized: {listed(new)}", _unused(model, info)
-    notes = *notes, use_full_attention(model)
-    return Loaded(model, tuple(new)).with_notes(*(note or None for note in notes))
+    loaded = Loaded(model, tuple(new)).with_notes(*(note or None for note in notes))
+    return loaded.with_notes(use_full_attention(model))
 
 
 def listed(names: Iterable[str]) -> str:

@@ -3,12 +3,13 @@
     python -m tests.parallel.every_architecture FOLDER [NAME ...]
 
 FOLDER holds `dataset` and a folder per architecture in `encoders`. `npN/outcomes.json` tells for
-each, at -np N, how its batches ran, its loss curve and the scores of the test texts; or an error.
+each, at -np N, what the log says of it, its loss curve and the scores of the test texts; or an error.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
     try:
         TrainingRun(job, world, NoSignals()).train()
     except UserError as error:
-        return {"error": str(error)}
+        return {"lines": [str(error)]}
     run = runs / name
     evaluated = evaluate_saved_model(resolve_request(str(run), [], "test"), world)
     if not world.is_main:
@@ -61,9 +62,10 @@ def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
         [next(x["score"] for x in answer if x["label"] == label) for label in fixtures.LABELS]
         for answer in classify(texts)
     ]
-    lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
+    log = (run / "train.log").read_text(encoding="utf-8").splitlines()
+    lines = [line[len("2000-01-01 00:00:00 ") :] for line in log]  # without the time
     return {
-        "batches": " ".join(line for line in lines if "ForSequenceClassification" in line),
+        "lines": [line for line in lines if re.match(r"\w+ForSequenceClassification ", line)],
         "curve": [[line["loss"], line["grad_norm"]] for line in fixtures.metrics(run)],
         "evaluated": evaluated["loss"],
         "trained": saved["logits"].double().softmax(-1).tolist(),

@@ -79,14 +79,15 @@ def test_dropout_and_curve_depend_on_neither_workers_nor_token_budget(
 def test_what_cannot_be_trained_is_refused_in_one_line(found: Outcomes, name: str) -> None:
     for np in (1, 2):
         assert (
-            "is not supported: its input embedding is not nn.Embedding" in found(np)[name]["error"]
+            "is not supported: its input embedding is not nn.Embedding"
+            in found(np)[name]["lines"][0]
         )
 
 
 def test_the_page_of_all_architectures_is_right(found: Outcomes) -> None:
     docs = launcher.ROOT / "docs" / "architectures.md"
     for np in (1, 2):
-        lines = {name: one.get("error") or one["batches"] for name, one in found(np).items()}
+        lines = {name: one["lines"] for name, one in found(np).items()}
         assert docs.read_text(encoding="utf-8") == architectures.page(lines)
 
 
@@ -125,7 +126,11 @@ def test_the_commands_as_typed(folder: Path, found: Outcomes, name: str) -> None
             ["model.packed=always"],
             "model.packed = 'always': MPNetForSequenceClassification",
         ),
-        ("xmod", [], "model.name: XmodForSequenceClassification does not run on the token ids"),
+        (
+            "xmod",
+            [],
+            "model.name: XmodForSequenceClassification fails on a batch of two short texts",
+        ),
     ],
 )
 def test_a_model_that_would_be_wrong_ends_in_one_line(

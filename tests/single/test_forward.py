@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 
-from distsent.batching.dropout_keys import dropout_keys
+from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
 from distsent.errors import UserError
 from distsent.model import dropout
 from distsent.model.attention import attend
-from distsent.model.forward import PACKED, PADDED, PackedForward, PaddedForward, choose_ways
+from distsent.model.forward import PACKED, PADDED, SINGLE, PackedForward, PaddedForward, choose_ways
 from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
@@ -318,3 +318,23 @@ def test_encoders_with_relative_positions_are_padded(name: str) -> None:
     assert ways(model) == (PADDED, PADDED)
     with pytest.raises(UserError, match=r"model.packed = 'always'"):
         choose_ways(model, "always", training=True)
+
+
+def test_whatever_else_is_random_is_the_same_for_an_example_alone() -> None:
+    """OPT skips layers at random: its examples train one at a time, with their own generator."""
+    model = architectures.model("opt")
+    model.config.dropout = model.config.layerdrop = 0.5
+    assert ways(model) == (PADDED, SINGLE)
+    model.model.decoder.layerdrop = 0.5
+    forward = PaddedForward(model.train(), 1, *ways(model))
+    some = np.array([1, 2, 4])
+    batch = [
+        pack(
+            [examples()[i] for i in rows],
+            np.zeros(len(rows)),
+            keys_T=dropout_keys(7, 3, rows, LENGTHS[rows]),
+            step_key=step_key(7, 3),
+        )
+        for rows in (some, some[1:])
+    ]
+    assert torch.equal(forward(batch[0])[1:], forward(batch[1]))
