@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from distsent.distributed.launchers import is_first_on_host, is_main_process
 from distsent.errors import FAILED, STOPPED, HostError, NonFinite, Stopped, UserError, WorkerFailed
+from distsent.job.check import to_word
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
@@ -32,7 +33,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except HostError as error:
         code = print_and_exit_code(error.lines, error.code, first=is_first_on_host())
     except UserError as error:
-        code = print_and_exit_code([*error.lines, *repaired_command(error.fix)], error.code)
+        code = print_and_exit_code([*error.lines, *repaired_commands(error)], error.code)
     except Stopped as error:
         code = print_and_exit_code([f"{error}; run the same command again to resume"], error.code)
     except (NonFinite, WorkerFailed) as error:  # the failing worker prints the traceback
@@ -86,12 +87,16 @@ def print_and_exit_code(lines: Sequence[str], code: int, first: bool | None = No
     return code
 
 
-def repaired_command(fix: Mapping[str, Any]) -> list[str]:
-    """A line with the command that was given, with the keys and options of `fix`; or no line."""
-    if not fix:
+def repaired_commands(error: UserError) -> list[str]:
+    """The command that was given, with the keys that repair an error, and with other such keys."""
+    if not error.fix:
         return []
-    from distsent.job.check import to_word
+    others = [f"or:  {_command({**error.fix, **keys})}" for keys in error.others]
+    return [f"try: {_command(error.fix)}", *others]
 
+
+def _command(fix: Mapping[str, Any]) -> str:
+    """The command that was given, with keys in place of those that it has."""
     kept, words = [], iter(sys.argv[1:])
     for word in words:
         name = word.partition("=")[0]
@@ -102,7 +107,14 @@ def repaired_command(fix: Mapping[str, Any]) -> list[str]:
         elif "=" not in word:
             next(words, None)  # the value of an option that is replaced
     kept += (to_word(key, value) for key, value in fix.items())
-    return [f"try: python -m distsent.{Path(sys.argv[0]).stem} {' '.join(kept)}"]
+    return f"python -m distsent.{Path(sys.argv[0]).stem} {' '.join(kept)}"
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether this is a file or folder that is not about jobs."""
+    if path.is_dir():
+        return not any(path.glob("*.toml"))
+    return path.is_file() and path.suffix != ".toml"
 
 
 class Parser(argparse.ArgumentParser):
@@ -121,12 +133,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("words", nargs="*", metavar="JOB.toml section.key=value", help=about)
 
     def job_of(self, words: Sequence[str]) -> tuple[str | None, list[str]]:
-        """(job file or None, overrides): the job file is the word without `=`."""
+        """(job file or None, overrides): the job file is the word without `=`.
+
+        A file or folder of a dataset in its place is data.source.
+        """
         files = [word for word in words if "=" not in word]
         if len(files) > 1:
             self.error(
                 f"{files[0]!r} and {files[1]!r}: expected one job file and section.key=value"
             )
+        rest = [word for word in words if word not in files]
+        if files and is_dataset(Path(files[0])):
+            return None, [f"data.source={files[0]}", *rest]
         # A last word like 1e-3 is a broken override: the job reports it with its other mistakes.
         if files and words[0] != files[0] and not files[0].endswith(".toml"):
             files = []

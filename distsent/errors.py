@@ -4,7 +4,7 @@
 exit is in exit_policy.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
@@ -13,16 +13,22 @@ FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 class UserError(Exception):
     """Mistakes in the job or the command line, one line each. Programs print them and exit.
 
-    `fix`: keys or options with the values that repair all of it; programs print the command.
+    `fix`: keys with the values that repair all of it; programs print the command. `others`: keys
+    that would repair it as well, where only the user knows which values are right.
     """
 
     def __init__(
-        self, *lines: str, code: int = USAGE_ERROR, fix: Mapping[str, Any] | None = None
+        self,
+        *lines: str,
+        code: int = USAGE_ERROR,
+        fix: Mapping[str, Any] | None = None,
+        others: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(*lines)
         self.lines = lines
         self.code = code  # FAILED: the job is fine, so trying again may help
         self.fix = dict(fix or {})
+        self.others = [dict(keys) for keys in others]
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

@@ -2,6 +2,9 @@
 
 The tokens go to the job's token store, where `train` finds them. Under mpirun or srun the ranks
 share the work, which needs mpi4py and a data.store that all nodes see.
+
+`--describe` shows what a dataset contains and how to train on it: columns, classes, problems, and
+the command. A file or folder in place of JOB.toml is data.source.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from distsent import cli
 from distsent.distributed.launchers import launcher_world_size
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
-from distsent.errors import FINISHED, UserError
-from distsent.job import load_job
+from distsent.errors import FINISHED, USAGE_ERROR, UserError
+from distsent.job import Job, load_job
+from distsent.job.schema import DataSection, JobSection
 
 if TYPE_CHECKING:
     from distsent.data.token_store import TokenStore
@@ -28,8 +32,12 @@ def main(arguments: list[str]) -> int:
     parser.add_job()
     help = "write the folder of each token store to FILE, one per line (one store per seed)"
     parser.add_argument("--store-list", type=Path, metavar="FILE", help=help)
+    about = "show what the dataset contains and how to train on it, and exit"
+    parser.add_argument("--describe", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
     asked = load_job(*parser.job_of(options.words))
+    if options.describe:
+        return print_description(asked, options.words)
     world = join_mpi()
     # Heavy imports, only for a valid job
     from distsent.data.token_store import open_token_store, token_store_folder
@@ -49,6 +57,19 @@ def main(arguments: list[str]) -> int:
         options.store_list.parent.mkdir(parents=True, exist_ok=True)
         options.store_list.write_text("".join(folders), encoding="utf-8")
     return FINISHED
+
+
+def print_description(job: Job, words: list[str]) -> int:
+    """Print a screen about the dataset."""
+    from distsent.data.describe import describe, name_of, to_lines
+
+    default = DataSection()
+    given = [word.partition("=")[0].strip() for word in words]
+    given += [f"data.{k}" for k, value in vars(job.data).items() if value != getattr(default, k)]
+    found = describe(job.data, given)
+    name = job.job.name if job.job.name != JobSection().name else name_of(job.data.source)
+    print("\n".join(to_lines(found, name)))
+    return FINISHED if found.ready else USAGE_ERROR
 
 
 def join_mpi() -> World:

@@ -13,18 +13,20 @@ def diagnose(
 ) -> UserError:
     """`error`, and what else `read(data)` finds once its fix is applied.
 
-    The fix of the result repairs everything: it was tried. There is none if some mistake has none.
+    The fix of the result repairs everything: it was tried (`others` were not). There is none if
+    some mistake has none.
     """
-    lines, fix = [*error.lines], dict[str, Any]()
+    lines, fix, others = [*error.lines], dict[str, Any](), list[dict[str, Any]]()
     while error.fix.keys() - fix.keys():
         fix |= error.fix
+        others += error.others
         try:
             read(with_keys(data, fix))
         except UserError as another:
             error = another
             lines += (line for line in error.lines if line not in lines)
         else:
-            return UserError(*lines, fix=fix)
+            return UserError(*lines, fix=fix, others=others)
     return UserError(*lines, code=error.code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -202,11 +203,12 @@ def sample_columns(
     recorded: ReadAs | None = None,
     part: str = "",
     most: int | None = SAMPLE,
+    strict: bool = True,
 ) -> list[Column]:
-    """The columns of a file with the values of its first rows. Its bad rows are passed over."""
-    with open_file(path, name, options, False, recorded, part) as reader:
+    """The columns of a file with the values of its first rows; of those before a bad row."""
+    with open_file(path, name, options, strict, recorded, part) as reader:
         columns = [Column(name) for name in reader.columns or ()]
-        records = islice(reader.records([column.name for column in columns]), most)
+        records = islice(_until_bad(reader.records([c.name for c in columns])), most)
         while some := [*islice(records, SAMPLE)]:
             good = [values for _, values, error in some if not error]
             if reader.columns is None and any(isinstance(values, str) for values in good):
@@ -217,6 +219,11 @@ def sample_columns(
             for column in columns:
                 column.add([values.get(column.name) for values in good])
     return columns
+
+
+def _until_bad(records: Iterable[Any]) -> Iterator[Any]:
+    with suppress(UserError):
+        yield from records
 
 
 def table_columns(table: pa.Table) -> list[Column]:

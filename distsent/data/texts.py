@@ -73,7 +73,9 @@ def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) ->
         return [*columns.texts]
     path, options = str(file), FileOptions.of(data)
     lines, fix = find_column_errors(
-        [(path, [*found])], columns, lambda: [(path, sample_columns(file, path, options))]
+        [(path, [*found])],
+        columns,
+        lambda: [(path, sample_columns(file, path, options, strict=False))],
     )
     if lines:
         raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)

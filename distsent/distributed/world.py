@@ -108,7 +108,8 @@ def error_to_json(error: Exception | None) -> dict[str, Any] | None:
     if error is None:
         return None
     if isinstance(error, UserError):
-        return {"lines": list(error.lines), "code": error.code, "fix": error.fix}
+        keys = {"fix": error.fix, "others": error.others}
+        return {"lines": list(error.lines), "code": error.code, **keys}
     if isinstance(error, Stopped):
         return {"stopped": str(error)}
     return {"failed": f"{type(error).__name__}: {error}"}
@@ -124,8 +125,9 @@ def raise_first(reports: Sequence[dict[str, Any] | None], own: Exception | None)
             continue
         if "lines" in report:
             where = f"rank {rank}: " if rank else ""
-            lines, fix = (f"{where}{line}" for line in report["lines"]), report.get("fix")
-            raise UserError(*lines, code=report["code"], fix=fix)
+            lines, code = (f"{where}{line}" for line in report["lines"]), report["code"]
+            keys = {name: report[name] for name in ("fix", "others") if name in report}
+            raise UserError(*lines, code=code, **keys)
         if "stopped" in report:
             raise Stopped(report["stopped"])
         raise own or WorkerFailed(f"rank {rank} failed: {report['failed']}")

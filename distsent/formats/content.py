@@ -85,7 +85,8 @@ def _in_doubt(name: str, text: TextStream, table: str) -> UserError:
     if table:
         fix = 'data.format = "csv" reads columns, "lines" reads each line as a text'
         why = f"all lines have the same number of {'tabs' if table == chr(9) else repr(table)}"
-        return UserError(f"{name}: {why}; {fix}")
+        ways = {"data.format": "csv"}, {"data.format": "lines"}
+        return UserError(f"{name}: {why}; {fix}", fix=ways[0], others=ways[1:])
     first, words, lines = first_words(text)
     label, _, rest = first.strip().partition(" ")
     if len(words) <= lines / 2:

@@ -136,7 +136,11 @@ def header_exists(name: str, options: FileOptions, rows: header.Survey) -> bool:
         if why := header.looks_like_names(rows):
             found = first_few([*map(shorten, rows.first)])
             fix = "data.header = true replaces it by data.names, false reads it as a row"
-            raise UserError(f"{name}: the first row ({found}) looks like a header ({why}); {fix}")
+            raise UserError(
+                f"{name}: the first row ({found}) looks like a header ({why}); {fix}",
+                fix={"data.header": True},
+                others=[{"data.header": False}],
+            )
         return False
     if options.header == "auto" and (why := header.looks_like_data(rows)):
         names = header.suggested_names(rows)
@@ -145,6 +149,7 @@ def header_exists(name: str, options: FileOptions, rows: header.Survey) -> bool:
         raise UserError(
             f"{name}: the first row looks like data ({why}): {fix}, {other}",
             fix={"data.names": names},
+            others=[{"data.header": True}],
         )
     if options.header is not False and rows.repeated and len(rows.first) > 1:
         row, line = rows.repeated

@@ -115,7 +115,9 @@ def _plain_or_escaped(asked: Asked, plain: Evidence, escaped: Evidence) -> Evide
         return escaped
     raise UserError(
         f"{asked.name}: a backslash before a quote may be a letter ({plain.rows:,} rows) or escape "
-        f"the quote ({escaped.rows:,} rows); data.escapechar = '\"' or '\\' says which"
+        f"the quote ({escaped.rows:,} rows); data.escapechar = '\"' or '\\' says which",
+        fix={"data.escapechar": "\\"},
+        others=[{"data.escapechar": '"'}],
     )
 
 
@@ -135,7 +137,9 @@ def _quoted_or_letters(asked: Asked, quoted: Evidence, letters: Evidence) -> Evi
     raise UserError(
         f"{asked.name}: quotes may be letters or stand around fields (from line {quotes.first} "
         f'on); data.quoting = "csv" reads {quoted.rows:,} rows, "none" {letters.rows:,} rows with '
-        "quotes in the texts"
+        "quotes in the texts",
+        fix={"data.quoting": "none"},
+        others=[{"data.quoting": "csv"}],
     )
 
 
@@ -198,9 +202,12 @@ def _one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
     if asked.recorded.get("delimiter") in by_mark:
         return by_mark[str(asked.recorded["delimiter"])]
     marks = " or ".join(shorten(mark) for mark in by_mark)
+    keys = [{"data.delimiter": mark} for mark in by_mark]
     raise UserError(
         f"{asked.name}: more than one delimiter gives all rows the same number of fields; "
-        f"data.delimiter = {marks} says which one is right"
+        f"data.delimiter = {marks} says which one is right",
+        fix=keys[0],
+        others=keys[1:],
     )
 
 

@@ -44,8 +44,8 @@ def _wide_chinese(zeros: list[int], size: int) -> str:
 def diagnose(source: Source, fault: str) -> UserError:
     """The error of a file that has a fault as UTF-8, with the key that reads it."""
     why, likely = _diagnose(source, fault)
-    fix = {"data.encoding": likely[0]} if len(likely) == 1 else {}
-    return UserError(f"{source.name}: {why}", fix=fix)
+    keys = [{"data.encoding": codec} for codec in likely]
+    return UserError(f"{source.name}: {why}", fix=keys[0] if keys else None, others=keys[1:])
 
 
 def _diagnose(source: Source, fault: str) -> tuple[str, list[str]]:
