@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -28,10 +29,13 @@ class Naming:
         """By `data.labels`."""
         if isinstance(labels, Mapping):
             table = {normalize_label(value) or "": name for value, name in labels.items()}
-            if len(table) < len(labels) or "" in table:
-                raise UserError(f"data.labels = {quote(labels, marks=False)}: names a value twice")
-            return cls(tuple(dict.fromkeys(table.values())), table)
-        return cls(tuple(labels or ()), numbered=tuple(numbered or ()))
+            naming = cls(tuple(dict.fromkeys(table.values())), table)
+        else:
+            naming = cls(tuple(labels or ()), numbered=tuple(numbered or ()))
+        if len(naming.indices) < len(labels or ()) or "" in naming.indices:
+            twice = 'two of these are the same label (1, 1.0 and "1" are)'
+            raise UserError(f"data.labels = {quote(labels, marks=False)}: {twice}")
+        return naming
 
     @classmethod
     def of_model(cls, names: Sequence[str], values: Mapping[str, str] | None) -> "Naming":
@@ -84,7 +88,7 @@ def unify_spelling(
     if wanted is False:
         return {word: word for word in counts}, [f"{where}: {found}; they are different classes"]
     for group in similar:
-        if group[1] in known:
+        if len({known[word] for word in group if word in known}) > 1:
             raise UserError(f"{where}: {found}; data.labels names more than one of them")
         one_each |= dict.fromkeys(group, group[0] if group[0] in known else group[0].strip())
     return one_each, [f"{where}: {found}; each counts as the first"]
@@ -103,7 +107,7 @@ def _describe(words: Sequence[str], counts: Mapping[str, int]) -> str:
 def name_values(values: set[str], naming: Naming, where: str) -> Classes:
     """The classes of these values. Raises UserError for values that have no certain name."""
     numbers, known = all(map(NUMBER.fullmatch, values)), naming.indices
-    some = quote(sorted(values, key=float if numbers else None))
+    some = quote(sorted(values, key=_by_value) if numbers else sorted(values))
     outside = values - {*known, "-1"}
     if not naming.names:
         return _named_by_themselves(values, naming.numbered, where)
@@ -112,7 +116,8 @@ def name_values(values: set[str], naming: Naming, where: str) -> Classes:
         if by_number and not any(map(NUMBER.fullmatch, known)):
             return _named_in_order(values, naming, where)
         lack = f"none of the values that data.labels names ({quote(known)}) occurs"
-        raise UserError(f"{where}: {lack}; it contains {some}")
+        how = f"; {_table(values)}" if len(values) == len(naming.names) else ""
+        raise UserError(f"{where}: {lack}; it contains {some}{how}")
     if outside and numbers and (naming.table is None or naming.trained):
         what = "the model has learned" if naming.trained else "data.labels names"
         found = f"{where} contains {some}, and {what} {quote(known)} only"
@@ -125,12 +130,12 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
     if numbered and integers:
         return Classes(numbered, {str(i): i for i in range(len(numbered))})
     if integers:
-        names = sorted(values - {"-1"}, key=int)
+        names = sorted(values - {"-1"}, key=_by_value)
     else:
         names = sorted(values)
         odd = [word for word in names if "." in word or "e" in word]
         if odd and all(map(NUMBER.fullmatch, values)):
-            shown = quote(sorted(values, key=float))
+            shown = quote(sorted(values, key=_by_value))
             problem = f"{where} contains numbers such as {min(odd)} ({shown})"
             fix = "if they are classes, name all of them in data.labels"
             raise UserError(f"{problem}: classes are integers or words; {fix}")
@@ -139,20 +144,25 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
 
 def _named_in_order(values: set[str], naming: Naming, where: str) -> Classes:
     """Numbers get names by their value: 0 to n-1, or as many numbers as names."""
-    names, by_value = naming.names, sorted(values, key=float)
+    names, by_value = naming.names, sorted(values, key=_by_value)
     labeled = [value for value in by_value if value != "-1"]
-    whole = {int(float(value)) for value in labeled if float(value).is_integer()}
-    from_zero = len(whole) == len(labeled) and 0 in whole and whole <= {*range(len(names))}
+    found = {Decimal(value) for value in labeled}
+    places = [number for number in range(len(names)) if number in found]
+    from_zero = len(places) == len(labeled) and places[:1] == [0]
     if len(by_value) == len(names) and "-1" in values:
         labeled, from_zero = by_value, False
     if not from_zero and len(labeled) != len(names):
-        found = f"{where} contains {quote(by_value)}"
+        numbers = f"{where} contains {quote(by_value)}"
         lack = f"and data.labels has {len(names)} names ({quote(names, marks=False)})"
-        raise UserError(f"{found} {lack}: which name is which number? {_table(labeled)}")
-    index = {value: int(float(value)) if from_zero else i for i, value in enumerate(labeled)}
+        raise UserError(f"{numbers} {lack}: which name is which number? {_table(labeled)}")
+    index = dict(zip(labeled, places if from_zero else range(len(names)), strict=False))
     shown = quote([f"{value} = {names[i]}" for value, i in index.items()], marks=False)
     notes = () if from_zero and not naming.trained else (f"{where}: {shown}",)
     return Classes(names, index, notes)
+
+
+def _by_value(number: str) -> tuple[Decimal, str]:
+    return Decimal(number), number
 
 
 def _table(values: Sequence[str] | set[str]) -> str:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from distsent.data.rows import Part
 from distsent.errors import UserError
-from distsent.formats.records import printable, shorten
+from distsent.formats.records import decode_error, printable, shorten
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
@@ -61,8 +61,8 @@ def count_labels(part: Part, column: str) -> Counter[str]:
     """The rows of each label; "": rows without. Raises UserError for what is not a label."""
     counts: Counter[str] = Counter()
     found = pc.value_counts(_plain(part, column))
-    values, numbers = found.field(0).to_pylist(), found.field(1).to_pylist()
-    for word, n in zip(_words(part, column, values), numbers, strict=True):
+    words = _words(part, column, found.field(0))
+    for word, n in zip(words, found.field(1).to_pylist(), strict=True):
         counts[word] += n
     return counts
 
@@ -73,18 +73,31 @@ def label_indices(part: Part, column: str, index: Mapping[str, int], other: int)
     values = pc.unique(plain)
     if not len(values):
         return np.empty(0, dtype=np.int64)
-    codes = [index.get(word, other) for word in _words(part, column, values.to_pylist())]
+    codes = [index.get(word, other) for word in _words(part, column, values)]
     places = pc.index_in(plain, value_set=values).to_numpy()
     return np.array(codes, dtype=np.int64)[places]
 
 
-def _words(part: Part, column: str, values: Iterable[Any]) -> Iterable[str]:
+def _words(part: Part, column: str, distinct: pa.Array) -> Iterable[str]:
+    try:
+        values = distinct.to_pylist()
+    except UnicodeDecodeError:
+        raise _decode_error(part, column, distinct) from None
     for value in values:
         if error := label_error(value):
             row = pc.index(_plain(part, column), value).as_py()
             raise UserError(f"{part.name}, row {row + 1}: column {column!r}: {error}")
         word = normalize_label(value) or ""
         yield word if word and fold(word) else ""
+
+
+def _decode_error(part: Part, column: str, distinct: pa.Array) -> UserError:
+    raw = pc.cast(_plain(part, column), pa.large_binary())
+    for value in pc.cast(distinct, pa.large_binary()).drop_null().to_pylist():
+        if error := decode_error(value.decode(errors="surrogateescape")):
+            row = pc.index(raw, value).as_py() + 1
+            return UserError(f"{part.name}, row {row}: column {column!r}: the label is {error}")
+    return UserError(f"{part.name}: column {column!r}: not UTF-8")
 
 
 def _plain(part: Part, column: str) -> pa.ChunkedArray:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-FORMAT = 3  # of the files below. It is part of the key: stores of other formats are left alone
+FORMAT = 4  # of the files below. It is part of the key: stores of other formats are left alone
 BATCH = 1000  # texts in memory at once
 HEADER = 128  # bytes of an array file before its values
 

@@ -79,6 +79,8 @@ def test_values_that_are_labels(values: Any, names: str, indices: list[int]):
          'row 1: column \'label\' (date32[day]): "2020-01-01" is not a label: expected a word or an '
          "integer"),
         ([1.0, math.inf, 0.0], "row 2: column 'label': inf is not a label"),
+        (pa.array([b"fine", None, b"caf\xe9"], pa.binary()).view(pa.string()),
+         "row 3: column 'label': the label is not UTF-8 (byte 0xe9)"),
     ],
 )  # fmt: skip
 def test_values_that_are_not_labels(values: Any, line: str):
@@ -216,9 +218,10 @@ def test_names_for_values(values, labels, indices, note):
         ([1, 2], FEEL, ["contains '1', '2' and data.labels has 3 names (neg, neu, pos)"]),
         ([0, 1, 7, -3], ("neg", "pos"), ["contains '-3', '0', '1', '7' and data.labels has 2 "]),
         ([0, 1, 2, 3, 4], ("1", "2", "3", "4", "5"), ["contains '0', '1', ", "names '1', '2', "]),
-        (["neg", "pos"], ("a", "b"), ["names ('a', 'b') occurs; it contains 'neg', 'pos'"]),
+        (["neg", "pos"], ("a", "b"), ["names ('a', 'b') occurs; it contains 'neg', 'pos'; data."]),
         ([5, 6], {"1": "a", "2": "b"}, ["names ('1', '2') occurs; it contains '5', '6'"]),
-        ([1, 2, 1], {"1": "a", "1.0": "b"}, ["names a value twice"]),
+        ([1, 2, 1], {"1": "a", "1.0": "b"}, ["two of these are the same label"]),
+        ([1, 2, 1], ("1", "1.0"), ["two of these are the same label"]),
         (["x" * 3000, "y" * 500], ("a", "b"), [f"'{'x' * 37}...', '{'y' * 37}...'"]),
         ([0.25, 1.0], None, ["contains numbers such as 0.25 ('0.25', '1')"]),
     ],
