@@ -47,13 +47,14 @@ def main(arguments: list[str]) -> int:
         pairs = [text.pair or "" for text in good] if file and file.has_pairs else None
         answers = iter(predictor([text.text for text in good], pairs))
         for row, text, pair, error, name in batch:
-            answer = {"error": f"row {row}: {error}"} if error else next(answers)
+            answer = {"error": error} if error else next(answers)
+            if "error" in answer:
+                answer, bad = {"error": f"row {row}: {answer['error']}"}, bad + 1
             asked = {"file": name} if name else {}
             asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
             print(json.dumps({**asked, **answer}, ensure_ascii=False))
         sys.stdout.flush()
         total += len(batch)
-        bad += len(batch) - len(good)
         if shown:
             speed = total / (time.perf_counter() - start)
             line = f"\r{shown.done():4.0%}  {total:,} texts  {speed:,.0f}/s  "

@@ -13,7 +13,7 @@ from distsent.data.label_values import QUOTED, quote
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
-from distsent.formats.records import decode_error, shorten
+from distsent.formats.records import BLANK, decode_error, shorten
 from distsent.job.keys import to_toml_value
 
 NOT_LABELED = "the label -1 (not labeled; if it is a class, name it in data.labels)"
@@ -92,7 +92,7 @@ def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_null(values.type):
         return np.ones(len(values), dtype=bool)
-    blank = pc.or_(pc.equal(pc.binary_length(values), 0), pc.utf8_is_space(values))
+    blank = pc.match_substring_regex(values, f"^{BLANK}$")
     return pc.fill_null(blank, True).to_numpy()
 
 
@@ -117,16 +117,16 @@ def find_good_rows(
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
         codes, (empty, _) = labels.indices[split], scans[split]
-        bad += _lines(rows, np.flatnonzero(empty), "no text (null, empty or only white space)")
-        bad += _lines(rows, np.flatnonzero(codes == MISSING), "no label")
+        bad += row_lines(rows, np.flatnonzero(empty), "no text (null, empty or only white space)")
+        bad += row_lines(rows, np.flatnonzero(codes == MISSING), "no label")
         unlabeled, other = np.flatnonzero(codes == UNLABELED), np.flatnonzero(codes == UNKNOWN)
         if ambiguous := _may_be_a_class(codes, rows, labels):
-            fatal += (f"{line}; {ambiguous}" for line in _lines(rows, unlabeled, "the label -1"))
+            fatal += (f"{line}; {ambiguous}" for line in row_lines(rows, unlabeled, "the label -1"))
         else:
-            bad += _lines(rows, unlabeled, NOT_LABELED)
+            bad += row_lines(rows, unlabeled, NOT_LABELED)
         outside = f"a label outside the classes {quote(labels.names, marks=False)}"
         # A model is wrong on rows of other classes: without them its scores would be too high
-        (fatal if labels.naming.trained else bad).extend(_lines(rows, other, outside, True))
+        (fatal if labels.naming.trained else bad).extend(row_lines(rows, other, outside, True))
         if len(other) or ambiguous:
             fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and len(unlabeled) == len(codes):
@@ -162,7 +162,7 @@ def _dropped(codes: np.ndarray, kept: np.ndarray) -> str:
     return f"{line} ({some})" if some else line
 
 
-def _lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False) -> Iterator[str]:
+def row_lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False) -> Iterator[str]:
     """A line for each file with bad rows."""
     bounds = np.searchsorted(bad, rows.starts)
     for i, part in enumerate(rows.parts):

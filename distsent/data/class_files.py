@@ -99,7 +99,8 @@ class ClassFolders(RowSource):
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         columns, options = self.reading.columns, self.reading.options
-        faults: list[str] = []
+        first: UserError | None = None
+        faults = 0
         for label, path in self._files():
             name = f"{self.name}/{path.parent.name}/{path.name}".removeprefix("./")
             with readable(name):
@@ -107,13 +108,13 @@ class ClassFolders(RowSource):
             try:
                 text = _decode(content, options.encoding, options.encoding_errors)
             except UnicodeDecodeError as error:
-                faults.append(name if faults else _explain(path, name, error, options.encoding))
+                first, faults = first or _explain(path, name, error, options.encoding), faults + 1
                 continue
-            if not faults:
+            if not first:
                 yield {columns.text: text, columns.label: label, FILE: name}
-        if faults:
-            more = f" ({len(faults):,} files are like this)" if len(faults) > 1 else ""
-            raise UserError(f"{faults[0]}{more}")
+        if first:
+            more = f" ({faults:,} files are like this)" if faults > 1 else ""
+            raise UserError(f"{first}{more}", fix=first.fix)
 
 
 def _decode(content: bytes, encoding: str, errors: str) -> str:
@@ -128,9 +129,10 @@ def _codec(encoding: str) -> str:
     return "utf-8" if encoding == "auto" else codecs.lookup(encoding).name
 
 
-def _explain(path: Path, name: str, error: UnicodeDecodeError, encoding: str) -> str:
+def _explain(path: Path, name: str, error: UnicodeDecodeError, encoding: str) -> UserError:
     line = error.object[: error.start].count(b"\n") + 1
     fault = f"byte 0x{error.object[error.start]:02x}, line {line}"
     if encoding == "auto":
-        return f"{name}: {diagnose(source_of(path, name), fault)}"
-    return f'{name}: not {encoding} ({fault}); data.encoding_errors = "replace" reads U+FFFD'
+        return diagnose(source_of(path, name), fault)
+    fix = 'data.encoding_errors = "replace" reads U+FFFD for such bytes'
+    return UserError(f"{name}: not {encoding} ({fault}); {fix}")

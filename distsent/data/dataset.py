@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,10 @@ from distsent.data import splits as selection
 from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading, table_columns
+from distsent.data.find_files import find_files
 from distsent.data.hub import Hub
 from distsent.data.label_names import Naming
 from distsent.data.labels import Labels, read_labels
-from distsent.data.layouts import find_files
 from distsent.data.rows import Columns, Part, Rows
 from distsent.data.split_names import SPLITS
 from distsent.data.unlabeled import without_label_column, without_labels
@@ -76,6 +76,14 @@ class Split:
         """The second texts; None without data.pair_column."""
         column = self.source.columns.pair
         return self.source.read(column, self.rows[rows]) if column else None
+
+    def without(self, rows: np.ndarray) -> Split:
+        """The split without some of its rows."""
+        kept = np.ones(len(self), dtype=bool)
+        kept[rows] = False
+        return replace(
+            self, rows=self.rows[kept], labels=self.labels[kept], hashes=self.hashes[kept]
+        )
 
     def origin(self, row: int) -> str:
         """File and row that the split's row number `row` comes from: "train.csv, row 17"."""

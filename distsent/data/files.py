@@ -165,7 +165,8 @@ class TableFile(RowSource):
         reader, columns = self._reader, self.reading.columns
         names = columns.in_file(self._columns())
         if isinstance(reader, ColumnarReader) and self.label is None:
-            if twice := [name for name in self._keys(names).values() if isinstance(name, int)]:
+            keys = columns.keys_in(self._columns())
+            if twice := [key for key in keys.values() if isinstance(key, int)]:
                 found = f"{self.name}: column {twice[0]} has the name of another one"
                 raise UserError(f"{found}; rename it: {reader.format} is read by name")
             about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
@@ -178,7 +179,7 @@ class TableFile(RowSource):
 
     def _rows(self, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         columns, drop = self.reading.columns, self.reading.drop
-        keys = self._keys(names)
+        keys = columns.keys_in(self._columns())
         wanted = [key for c, key in keys.items() if self.label is None or c != columns.label]
         for row, values, _ in self._reader.records(wanted):
             bare = isinstance(values, str)
@@ -189,11 +190,6 @@ class TableFile(RowSource):
                 raise UserError(f"{where}: column {names[columns.label]!r}: {error}")
             out[columns.label] = normalize_label(label)
             yield checked(out, where, names, drop)
-
-    def _keys(self, names: Mapping[str, str]) -> dict[str, str | int]:
-        """What the reader calls the columns: the positions of those whose names are not unique."""
-        found, places = self._columns(), dict(self.reading.columns.positions)
-        return {c: name if found.count(name) == 1 else places[c] for c, name in names.items()}
 
 
 def sample_columns(

@@ -1,4 +1,4 @@
-"""Which files are which split: those that a job names, or those that names and folders show.
+"""Which files are which split, as far as names and folders show it.
 
 Nothing is guessed. Where two readings are possible, the error shows the key that decides.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from distsent.data.class_files import ClassFolders, find_class_files, find_class_folders
-from distsent.data.files import Files, Reading, RowSource, TableFile
+from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.parallel_files import ParallelFiles, find_parallel_files
 from distsent.data.saved_dataset import find_saved_files, find_saved_splits
 from distsent.data.split_names import (
@@ -28,35 +27,11 @@ from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.json_rows import parts_of
 from distsent.formats.open import TABLES
-from distsent.formats.records import first_few, shorten
+from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
-from distsent.job.schema import DataSection
 
 Splits = dict[str, list[RowSource]]
 DEEPEST = 3  # folders inside each other that hold nothing else
-
-
-def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
-    """The dataset at `path`, a file or a folder, or that which data.train names alone."""
-    if path and not path.exists():
-        raise UserError(f"data.source = {str(path)!r}: no such file or folder")
-    named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
-    if path and path.is_dir():
-        folder = Folder(path, path, reading)
-        found = find_by_name(folder, named)
-    else:
-        folder, found = Folder(Path(), Path(), reading), {}
-        if path and (parts := split_keys(path, reading)):
-            return Files(_parts(folder, path, parts, named), folder.notes)
-        if path and "train" not in named:
-            check_shards([path], f"data.source = {str(path)!r}", "name their folder")
-            found = {"train": [TableFile(path, path.name, reading)]}
-        elif path:
-            fix = "leave one of them out"
-            raise UserError(f"data.train: data.source = {str(path)!r} is the training file; {fix}")
-    found |= {split: named_rows(split, value, folder) for split, value in named.items()}
-    check_overlap(found)
-    return Files(found, folder.notes)
 
 
 def split_keys(path: Path, reading: Reading) -> list[str]:
@@ -65,7 +40,7 @@ def split_keys(path: Path, reading: Reading) -> list[str]:
     return [*parts_of(path, path.name, reading.options)] if is_json else []
 
 
-def _parts(folder: Folder, path: Path, parts: list[str], named: Mapping[str, Any]) -> Splits:
+def parts_of_file(folder: Folder, path: Path, parts: list[str], named: Mapping[str, Any]) -> Splits:
     chosen = choose_splits(named, parts, f"data.source = {str(path)!r}")
     used = [name for names in chosen.values() for name in names]
     if others := [name for name in parts if name not in used]:
@@ -144,7 +119,7 @@ def find_by_name(folder: Folder, named: Collection[str] = (), depth: int = 0) ->
         if rows := find_rows(place):
             lone = rows[0].paths[0]
             if len(rows) == 1 and lone.is_file() and (parts := split_keys(lone, folder.reading)):
-                return _parts(place, lone, parts, {})
+                return parts_of_file(place, lone, parts, {})
             return {"train": rows}
     if len(folder.folders) == 1 and depth < DEEPEST:
         only = folder.folders[0]
@@ -271,50 +246,3 @@ def _several(folder: Folder, tables: Sequence[Path]) -> str:
         f"which of {first_few(names)} are training rows? data.train = {to_toml_value(names[0])} "
         f"names them; data.train = {to_toml_value(classes)} if each file is a class"
     )
-
-
-def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder) -> list[RowSource]:
-    """The rows that data.train, data.validation or data.test names, relative to a folder."""
-    if isinstance(value, Mapping):
-        paths = {key: _matching(split, pattern, folder) for key, pattern in value.items()}
-        if set(paths) == {"text", "label"}:
-            (texts,), (labels,) = paths["text"], paths["label"]
-            return [folder.parallel(texts, labels)]
-        classes = {k: some[0] for k, some in paths.items() if some[0].is_dir()}
-        rows = [folder.table(p, k) for k, some in paths.items() for p in some if p.is_file()]
-        return [*rows, *([ClassFolders(classes, ".", folder.reading)] if classes else [])]
-    out: list[RowSource] = []
-    patterns = [value] if isinstance(value, str) else value
-    for path in dict.fromkeys(p for pattern in patterns for p in _matching(split, pattern, folder)):
-        if path.is_file():
-            out.append(folder.table(path))
-        elif rows := find_rows(folder.inner(path), inside=True):
-            out += rows
-        else:
-            raise UserError(f"data.{split} = {shorten(value)}: {path} is a folder without rows")
-    return out
-
-
-def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
-    """The files of a pattern, sorted, or the file or folder of this name."""
-    path = folder.path / Path(pattern).expanduser()
-    if path.exists():
-        return [path]
-    found = sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
-    key = f"data.{split} = {to_toml_value(pattern)}"
-    if not found:
-        raise UserError(f"{key}: no such file in {folder.path}; there are {folder.shown()}")
-    check_shards(found, key, "get them, or name the files")
-    return found
-
-
-def check_overlap(splits: Splits) -> None:
-    """Raises UserError if a file is in two splits: scores on its rows would be too high."""
-    seen: dict[Path, str] = {}
-    for split, rows in splits.items():
-        for path in (path.resolve() for one in rows for path in one.paths):
-            if (other := seen.setdefault(path, split)) != split:
-                fix = f"data.{other} and data.{split} name the files of each"
-                raise UserError(
-                    f"{path.name} is both in the {other} and in the {split} split; {fix}"
-                )

@@ -50,6 +50,12 @@ class Columns:
         names = {name: name for name in self.all if name not in at and name in found}
         return {**names, **{name: found[place] for name, place in places.items()}}
 
+    def keys_in(self, found: Sequence[str]) -> dict[str, str | int]:
+        """As `in_file`, with the positions of columns whose names others have, too."""
+        at = dict(self.positions)
+        names = self.in_file(found)
+        return {c: at[c] if c in at and found.count(n) > 1 else n for c, n in names.items()}
+
 
 @dataclass(frozen=True)
 class Part:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distsent.data.class_files import ClassFolders, is_of_texts
 from distsent.data.files import Reading, RowSource, TableFile
-from distsent.data.layouts import find_files
+from distsent.data.find_files import find_files
 from distsent.data.rows import FILE
 from distsent.data.texts import Text, TextFile, bare_text
 from distsent.errors import UserError

@@ -12,7 +12,7 @@ from distsent.errors import UserError
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
-from distsent.formats.records import printable, text_error
+from distsent.formats.records import is_blank, printable, text_error
 from distsent.job.schema import DataSection
 
 
@@ -64,7 +64,7 @@ def bare_text(row: int, text: str, error: str = "") -> Text:
     return Text(row, printable(text), None, error or _error(text))
 
 
-def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) -> list[str]:
+def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) -> list[str | int]:
     """What the file calls the columns of texts. Raises UserError for one that it lacks."""
     columns = replace(Columns.of(data), label="")
     if found is None:  # bare texts, or no rows
@@ -79,11 +79,11 @@ def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) ->
     )
     if lines:
         raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
-    names = columns.in_file(found)
-    return [names[column] for column in columns.texts]
+    keys = columns.keys_in(found)
+    return [keys[column] for column in columns.texts]
 
 
 def _error(value: object) -> str:
     """Why a value cannot be labeled; empty if it can."""
-    empty = value is None or (isinstance(value, str) and not value.strip())
+    empty = value is None or (isinstance(value, str) and is_blank(value))
     return "no text" if empty else text_error(value)

@@ -28,6 +28,7 @@ from distsent.data.class_table import class_table
 from distsent.data.dataset import open_dataset
 from distsent.data.label_names import Naming
 from distsent.data.lock import locked
+from distsent.data.rows import Columns
 from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
 from distsent.formats.read_as import ReadAs, lines_of
@@ -118,6 +119,9 @@ class TokenStore:
             if cut:
                 share = f"{name}: {cut:,} of {rows:,} texts ({cut / rows:.1%})"
                 lines.append(f"{share} have more than {limit} tokens and are truncated")
+            if unknown := split["unknown"]:
+                share = f"{name}: {unknown:,} of {rows:,} texts ({unknown / rows:.1%})"
+                lines.append(f"{share} consist of words that the tokenizer does not know")
         return lines
 
 
@@ -143,7 +147,7 @@ def open_token_store(
     `naming`: what names the classes, if it is not the job.
     """
     dataset = open_dataset(data, seed, only, recorded, naming)
-    encode = BatchTokenizer(tokenizer, max_length, pairs=data.pair_column is not None)
+    encode = BatchTokenizer(tokenizer, max_length, pairs=Columns.of(data).pair is not None)
     report = progress or (lambda done, total: None)
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:

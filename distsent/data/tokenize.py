@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
+from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
+from distsent.data.token_content import NO_TEXT, TokenContent
 from distsent.errors import UserError
 from distsent.fsync import sync
 
@@ -47,7 +50,8 @@ class BatchTokenizer:
         # XLNet and Funnel give one of a single text's special tokens a type of its own.
         types = pairs or any(self._backend.encode("a").type_ids)
         types = types and "token_type_ids" in tokenizer.model_input_names
-        content = f"{self._backend.to_str()} {side} {types}"
+        self.content = TokenContent(tokenizer, pairs)
+        content = f"{self._backend.to_str()} {side} {types} {self.content.special.tolist()}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         special = self._backend.num_special_tokens_to_add(pairs)
         if max_length <= special:
@@ -71,7 +75,7 @@ def write_part(
     splits = dataset.splits
     bounds = {s: [len(split) * i // size for i in (rank, rank + 1)] for s, split in splits.items()}
     total, done = sum(stop - start for start, stop in bounds.values()), 0
-    truncated = dict.fromkeys(splits, 0)
+    found = {name: PartFindings() for name in splits}
     for name, (start, stop) in bounds.items():
         with ExitStack() as stack:
             files = {
@@ -82,31 +86,59 @@ def write_part(
                 files[what].write(bytes(HEADER))
             for first in range(start, stop, BATCH):
                 rows = slice(first, min(first + BATCH, stop))
-                truncated[name] += _write(files, splits[name], rows, encode)
+                _write(files, splits[name], rows, encode, found[name])
                 done += rows.stop - rows.start
                 report(done, total)
-    _part(to, "part", "json", rank).write_text(json.dumps(truncated))
+    content = {name: asdict(some) for name, some in found.items()}
+    _part(to, "part", "json", rank).write_text(json.dumps(content))
 
 
-def _write(files: Mapping[str, BinaryIO], split: Split, rows: slice, encode: BatchTokenizer) -> int:
-    """Append some rows; returns how many of them were truncated."""
+@dataclass
+class PartFindings:
+    """What tokenizing some rows of a split found."""
+
+    truncated: int = 0
+    unknown: int = 0  # rows of unknown tokens alone
+    empty: list[int] = field(default_factory=list)  # rows without a token of their text: left out
+
+
+def _write(
+    files: Mapping[str, BinaryIO],
+    split: Split,
+    rows: slice,
+    encode: BatchTokenizer,
+    found: PartFindings,
+) -> None:
+    """Append some rows, but those without a token of their text."""
     encodings = encode(split.texts(rows), split.pairs(rows))
-    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
-    if not lengths.all():
-        row = rows.start + int(lengths.argmin())
-        raise UserError(f"{split.origin(row)}: the tokenizer makes no token of this text")
+    ids, lengths = _ids(encodings, encode)
+    empty = encode.content.find_empty(encodings, ids, lengths)
+    if empty.any():
+        found.empty += (rows.start + np.flatnonzero(empty)).tolist()
+        encodings = [encodings[i] for i in np.flatnonzero(~empty)]
+        ids, lengths = _ids(encodings, encode)
     files["lengths"].write(lengths.tobytes())
-    for what, dtype in encode.streams.items():
-        values = (e.ids if what == "ids" else e.type_ids for e in encodings)
-        files[what].write(np.fromiter(chain.from_iterable(values), dtype).tobytes())
-    return sum(bool(encoding.overflowing) for encoding in encodings)
+    files["ids"].write(ids.tobytes())
+    if "types" in files:
+        types = chain.from_iterable(encoding.type_ids for encoding in encodings)
+        files["types"].write(np.fromiter(types, encode.streams["types"]).tobytes())
+    found.unknown += encode.content.count_unknown(ids, lengths)
+    found.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+
+
+def _ids(encodings: Sequence[Any], encode: BatchTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
+    ids = chain.from_iterable(encoding.ids for encoding in encodings)
+    return np.fromiter(ids, encode.streams["ids"], int(lengths.sum())), lengths
 
 
 def join_parts(
     folder: Path, dataset: TextDataset, encode: BatchTokenizer, parts: int, warnings: list[str]
 ) -> None:
     """Join the parts to arrays, then write `meta.json`: the folder is then a complete store."""
-    cuts = [json.loads(_part(folder, "part", "json", part).read_text()) for part in range(parts)]
+    found = _findings(folder, parts)
+    splits, dropped = drop_empty(dataset, {name: some.empty for name, some in found.items()})
+    warnings = [*warnings, *dropped]
     names = list(dataset.label_names)
     # No times, no paths: equal stores have equal bytes
     meta: dict[str, Any] = {"format": FORMAT, "corpus": dataset.fingerprint}
@@ -114,7 +146,7 @@ def join_parts(
     meta |= {"warnings": warnings, "label_names": names, "label_values": dataset.label_values}
     meta |= {"splits": {}, "files": {}}
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
-    for name, split in dataset.splits.items():
+    for name, split in splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
         lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
         tokens = int(lengths.sum())
@@ -130,7 +162,8 @@ def join_parts(
             "rows": len(split),
             "tokens": tokens,
             "longest": int(lengths.max()),
-            "truncated": sum(cut[name] for cut in cuts),
+            "truncated": found[name].truncated,
+            "unknown": found[name].unknown,
             "texts": xxh3_128_hexdigest(split.hashes.tobytes()),
             "classes": np.bincount(split.labels, minlength=len(names)).tolist(),
         }
@@ -144,6 +177,47 @@ def join_parts(
     (folder / "meta.json").write_text(text, encoding="utf-8")
     sync(folder / "meta.json")
     sync(folder)
+
+
+def _findings(folder: Path, parts: int) -> dict[str, PartFindings]:
+    """What all parts found, per split, in the order of the rows."""
+    out: dict[str, PartFindings] = {}
+    for part in range(parts):
+        for name, some in json.loads(_part(folder, "part", "json", part).read_text()).items():
+            total = out.setdefault(name, PartFindings())
+            total.truncated += some["truncated"]
+            total.unknown += some["unknown"]
+            total.empty += some["empty"]
+    return out
+
+
+def drop_empty(
+    dataset: TextDataset, empty: Mapping[str, list[int]]
+) -> tuple[dict[str, Split], list[str]]:
+    """The splits without these of their rows, and a line for each that loses some.
+
+    Raises UserError, naming the rows, unless the job drops bad rows.
+    """
+    splits = dict(dataset.splits)
+    lost = {name: np.array(rows, dtype=np.int64) for name, rows in empty.items() if rows}
+    if lost and not dataset.data.drop_bad_rows:
+        lines = [
+            line
+            for name, rows in lost.items()
+            for line in row_lines(splits[name].source, splits[name].rows[rows], NO_TEXT)
+        ]
+        lines[-1] += "; data.drop_bad_rows = true leaves such rows out"
+        raise UserError(*lines, fix={"data.drop_bad_rows": True})
+    warnings = []
+    for name, rows in lost.items():
+        split = splits[name]
+        splits[name] = left = split.without(rows)
+        warnings.append(f"{name}: dropped {len(rows):,} of {len(split):,} rows with {NO_TEXT}")
+        gone = np.setdiff1d(split.labels, left.labels)
+        if len(left) == 0 or (name == "train" and len(gone)):
+            what = f"class {dataset.label_names[gone[0]]!r}" if len(left) else f"the {name} split"
+            raise UserError(f"{what} has no rows left: all have {NO_TEXT}")
+    return splits, warnings
 
 
 def _join(paths: list[Path], dtype: np.dtype, count: int) -> None:

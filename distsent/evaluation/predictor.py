@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.packing import pack
+from distsent.data.token_content import NO_TEXT, TokenContent
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.metrics import softmax
@@ -85,42 +86,58 @@ class Predictor:
         self._precision = precision
         self._batch_tokens = batch_tokens_for(self.device, 8192)
 
-    @torch.inference_mode()
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Logits [n, C] float32 of n texts (or pairs of texts), in their order.
 
-        Raises UserError for a value that is not a text.
+        NaN for a text of which the tokenizer leaves nothing. Raises UserError for a value that is
+        not a text.
         """
+        return self._logits(texts, pairs)[0]
+
+    @torch.inference_mode()
+    def _logits(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The logits, and which texts have none, bool [n]."""
         _check_texts("texts", texts)
         _check_texts("pairs", pairs or ())
         if not texts:
-            return np.zeros((0, len(self.labels)), dtype=np.float32)
+            return np.zeros((0, len(self.labels)), dtype=np.float32), np.zeros(0, dtype=bool)
         options: Any = {"truncation": True, "max_length": self.max_length, "verbose": False}
         encoded = self.tokenizer(list(texts), None if pairs is None else list(pairs), **options)
         self.truncated += sum(bool(one.overflowing) for one in encoded.encodings)
         ids = [np.asarray(x, dtype=np.int64) for x in encoded["input_ids"]]
         types = [np.asarray(x) for x in encoded.get("token_type_ids", ())]
         lengths = np.array([len(x) for x in ids])
+        content, flat = TokenContent(self.tokenizer, pairs is not None), np.concatenate(ids)
+        empty = content.find_empty(encoded.encodings, flat, lengths)
         order = np.argsort(lengths, kind="stable")
-        logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for rows in split_by_tokens(order, lengths, self._batch_tokens):
+        order = order[~empty[order]]
+        logits = np.full((len(ids), len(self.labels)), np.nan, dtype=np.float32)
+        for rows in split_by_tokens(order, lengths, self._batch_tokens) if len(order) else ():
             row_types = [types[i] for i in rows] if types else None
             batch = pack([ids[i] for i in rows], np.zeros(len(rows)), row_types, device=self.device)
             with autocast(self.device, self._precision):
                 logits[rows] = self.forward(batch).float().cpu().numpy()
-        return logits
+        return logits, empty
 
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """One {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}} per text."""
+        """One {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}} per text.
+
+        {"error": ...} for a text of which the tokenizer leaves nothing.
+        """
+        logits, empty = self._logits(texts, pairs)
         return [
-            {
+            {"error": NO_TEXT}
+            if nothing
+            else {
                 "label": self.labels[int(row.argmax())],
                 "score": float(row.max()),
                 "scores": dict(zip(self.labels, row.tolist(), strict=True)),
             }
-            for row in softmax(self.logits(texts, pairs))
+            for row, nothing in zip(softmax(logits), empty, strict=True)
         ]
 
 

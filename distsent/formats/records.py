@@ -17,6 +17,14 @@ from distsent.errors import UserError
 _UNDECODABLE = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
 _LINE_ENDS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# White space, control characters, and what has no width or no ink; for re and for Arrow
+BLANK = (
+    r"[\x00-\x20\x7f-\x9f"
+    "\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]*"
+)
+_BLANK = re.compile(BLANK)
 
 
 # Without an errno: what decompressing and decoding say of damaged bytes
@@ -43,6 +51,11 @@ def decode_error(text: str, line: int = 0) -> str:
         return ""
     where = f", line {line}" if line else ""
     return f"not UTF-8 (byte 0x{ord(found[0]) - 0xDC00:02x}{where})"
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return bool(_BLANK.fullmatch(text))
 
 
 def text_error(value: Any) -> str:

@@ -168,8 +168,8 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
     ]
     (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
     assert wrong(tmp_path) == [
-        'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café"); '
-        'data.encoding = "cp1252" reads it'
+        'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café") or cp1251 '
+        '("cafй") or cp1253 ("caf\u03b9"); data.encoding = "cp1252" or "cp1251" or "cp1253" reads it'
     ]
 
 
@@ -279,8 +279,8 @@ def test_csv_that_is_not_well_formed(tmp_path: Path):
     ]
     train.write_bytes("text,label\na,1\ncafé,0\n".encode("latin-1"))
     assert wrong(tmp_path) == [
-        'train.csv: not UTF-8 (byte 0xe9, line 3), likely cp1252 ("café,0"); data.encoding = '
-        '"cp1252" reads it'
+        'train.csv: not UTF-8 (byte 0xe9, line 3), likely cp1252 ("café,0") or cp1251 '
+        '("cafй,0") or cp1253 ("caf\u03b9,0"); data.encoding = "cp1252" or "cp1251" or "cp1253" reads it'
     ]
 
 
@@ -288,13 +288,13 @@ def test_files_that_are_not_what_they_say(tmp_path: Path):
     folder(tmp_path, train=reviews(4), test=GOOD)
     (tmp_path / "test.parquet").write_bytes(b"this is not parquet")
     (line,) = wrong(tmp_path)
-    assert line.startswith("test.parquet: cannot be read (") and "arquet" in line.removeprefix(
+    assert line.startswith("test.parquet: not parquet, or damaged (") and "arquet" in line.removeprefix(
         "test.parquet"
     )
     torn = parquet_bytes(tmp_path / "train.parquet")
     (tmp_path / "train.parquet").write_bytes(torn[: len(torn) // 2])
     write(tmp_path / "test.parquet", GOOD)
-    assert wrong(tmp_path)[0].startswith("train.parquet: cannot be read (")
+    assert wrong(tmp_path)[0].startswith("train.parquet: not parquet, or damaged (")
 
 
 def parquet_bytes(path: Path) -> bytes:

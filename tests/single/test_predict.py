@@ -68,6 +68,16 @@ def test_files_of_every_format_give_the_same_in_the_order_of_their_rows(
     ] == [one["label"] for one in answers]
 
 
+def test_texts_of_which_nothing_is_left_have_an_error(finished: Path, capsys) -> None:
+    answers = predicted(capsys, finished / "plain", "[PAD]", TEXTS[0], "[SEP] [CLS]", "\u200b")
+    special = "no text (the tokenizer leaves special tokens alone of it)"
+    assert [one.get("error") for one in answers] == [
+        f"row 1: {special}", None, f"row 3: {special}", "row 4: no text"
+    ]  # fmt: skip
+    assert answers[1]["label"] == predicted(capsys, finished / "plain", TEXTS[0])[0]["label"]
+    assert predicted(capsys, finished / "plain", "[PAD]")[0]["error"] == f"row 1: {special}"
+
+
 def test_bad_rows_have_an_error_and_the_others_a_label(
     finished: Path, tmp_path: Path, capsys
 ) -> None:

@@ -24,8 +24,10 @@ from distsent.data import token_store as stores
 from distsent.data import tokenize
 from distsent.data.dataset import open_dataset
 from distsent.data.token_store import TokenStore, damage, open_token_store
+from distsent.data.tokenize import BatchTokenizer, join_parts, write_part
 from distsent.distributed.world import World
 from distsent.errors import UserError
+from distsent.formats.records import is_blank
 from distsent.job.schema import DataSection
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
@@ -125,7 +127,11 @@ def test_the_side_that_is_cut_is_the_tokenizers_choice(dataset: DataSection, tmp
 )
 @given(
     texts=st.lists(
-        st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=2, max_size=8
+        st.text(st.characters(codec="utf-8"), min_size=1).filter(
+            lambda text: not is_blank(text) and len(tokenizer()(text)["input_ids"]) > 2
+        ),
+        min_size=2,
+        max_size=8,
     ),
     length=st.integers(4, 20),
 )
@@ -412,3 +418,72 @@ def test_meta_tells_what_is_inside(dataset: DataSection, tmp_path: Path):
     assert train["tokens"] == len(store.splits["train"].ids)
     assert set(meta["files"]) == {path.name for path in store.folder.iterdir()} - {"meta.json"}
     assert str(tmp_path) not in json.dumps(meta)
+
+
+EMPTY = ["\u200b\ufeff", "[PAD] [SEP]", "\u2028", "[CLS]"]  # no ink, or nothing but special tokens
+
+
+def with_empty_texts(path: Path) -> Path:
+    texts = [*reviews(40)["text"], *EMPTY[:2], *reviews(40, 40)["text"], *EMPTY[2:]]
+    return folder(
+        path, ".csv", train={"text": texts, "label": [i % 2 for i in range(len(texts))]},
+        test={"text": ["a film", "[MASK]", "\U0001f602"], "label": [0, 1, 1]},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_texts_of_which_nothing_is_left_are_named_or_dropped(tmp_path: Path, ranks: int):
+    """Whatever the number of ranks: same lines, same bytes."""
+    path = with_empty_texts(tmp_path / "x")
+
+    def store(home: str, **keys: Any) -> TokenStore:
+        dataset, encode = (
+            open_dataset(data(path, **keys), 1),
+            BatchTokenizer(tokenizer(), 12, False),
+        )
+        (tmp_path / home).mkdir()
+        for rank in range(ranks):
+            write_part(tmp_path / home, dataset, encode, rank, ranks, lambda done, total: None)
+        join_parts(tmp_path / home, dataset, encode, ranks, dataset.find_warnings())
+        return TokenStore.open(tmp_path / home)
+
+    special = "no text (the tokenizer leaves special tokens alone of it)"
+    assert mistakes(lambda: store("all")) == [
+        "train.csv: 2 rows with no text (null, empty or only white space): row 41, row 83; "
+        "data.drop_bad_rows = true leaves such rows out"
+    ]
+    path.joinpath("train.csv").write_text(
+        path.joinpath("train.csv")
+        .read_text()
+        .replace("\u200b\ufeff", "good")
+        .replace("\u2028", "bad")
+    )
+    assert mistakes(lambda: store("some")) == [
+        f"train.csv: 2 rows with {special}: row 42, row 84",
+        f"test.csv: 1 row with {special}: row 2; data.drop_bad_rows = true leaves such rows out",
+    ]
+    made = store("kept", drop_bad_rows=True)
+    assert made.splits["train"].rows.tolist() == [i for i in range(84) if i not in (41, 83)]
+    assert (len(made.splits["test"]), made.splits["test"].labels.tolist()) == (2, [0, 1])
+    unknown = "test: 1 of 2 texts (50.0%) consist of words that the tokenizer does not know"
+    assert [line for line in made.warnings if "truncated" not in line] == [
+        f"train: dropped 2 of 84 rows with {special}",
+        f"test: dropped 1 of 3 rows with {special}",
+        unknown,
+    ]
+    one = open_token_store(
+        data(path, drop_bad_rows=True), 1, tokenizer(), 12, tmp_path / "s", workers=World()
+    )
+    assert content(one.folder) == content(made.folder)
+
+
+def test_pairs_of_which_one_text_is_nothing(tmp_path: Path):
+    columns = {
+        "text": ["the plot", "[SEP]", "a film", "a"], "label": [0, 1, 0, 1],
+        "more": ["was not good", "good", "[PAD][PAD]", "b"],
+    }  # fmt: skip
+    pairs = data(folder(tmp_path / "x", train=columns, test=columns), pair_position=2)
+    assert mistakes(lambda: made(pairs, tmp_path / "s", length=9))[0].startswith(
+        "train.parquet: 2 rows with no text (the tokenizer leaves special tokens alone of it): "
+        "row 2, row 3"
+    )

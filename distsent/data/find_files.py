@@ -1,0 +1,89 @@
+"""The files of a dataset: for each split those that the job names, or those found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from glob import glob
+from pathlib import Path
+
+from distsent.data.class_files import ClassFolders
+from distsent.data.files import Files, Reading, RowSource, TableFile
+from distsent.data.layouts import Folder, Splits, find_by_name, find_rows, parts_of_file, split_keys
+from distsent.data.split_names import (
+    SPLITS,
+    check_shards,
+)
+from distsent.errors import UserError
+from distsent.formats.records import shorten
+from distsent.job.keys import to_toml_value
+from distsent.job.schema import DataSection
+
+
+def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
+    """The dataset at `path`, a file or a folder, or that which data.train names alone."""
+    if path and not path.exists():
+        raise UserError(f"data.source = {str(path)!r}: no such file or folder")
+    named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
+    if path and path.is_dir():
+        folder = Folder(path, path, reading)
+        found = find_by_name(folder, named)
+    else:
+        folder, found = Folder(Path(), Path(), reading), {}
+        if path and (parts := split_keys(path, reading)):
+            return Files(parts_of_file(folder, path, parts, named), folder.notes)
+        if path and "train" not in named:
+            check_shards([path], f"data.source = {str(path)!r}", "name their folder")
+            found = {"train": [TableFile(path, path.name, reading)]}
+        elif path:
+            fix = "leave one of them out"
+            raise UserError(f"data.train: data.source = {str(path)!r} is the training file; {fix}")
+    found |= {split: named_rows(split, value, folder) for split, value in named.items()}
+    check_overlap(found)
+    return Files(found, folder.notes)
+
+
+def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder) -> list[RowSource]:
+    """The rows that data.train, data.validation or data.test names, relative to a folder."""
+    if isinstance(value, Mapping):
+        paths = {key: _matching(split, pattern, folder) for key, pattern in value.items()}
+        if set(paths) == {"text", "label"}:
+            (texts,), (labels,) = paths["text"], paths["label"]
+            return [folder.parallel(texts, labels)]
+        classes = {k: some[0] for k, some in paths.items() if some[0].is_dir()}
+        rows = [folder.table(p, k) for k, some in paths.items() for p in some if p.is_file()]
+        return [*rows, *([ClassFolders(classes, ".", folder.reading)] if classes else [])]
+    out: list[RowSource] = []
+    patterns = [value] if isinstance(value, str) else value
+    for path in dict.fromkeys(p for pattern in patterns for p in _matching(split, pattern, folder)):
+        if path.is_file():
+            out.append(folder.table(path))
+        elif rows := find_rows(folder.inner(path), inside=True):
+            out += rows
+        else:
+            raise UserError(f"data.{split} = {shorten(value)}: {path} is a folder without rows")
+    return out
+
+
+def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
+    """The files of a pattern, sorted, or the file or folder of this name."""
+    path = folder.path / Path(pattern).expanduser()
+    if path.exists():
+        return [path]
+    found = sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
+    key = f"data.{split} = {to_toml_value(pattern)}"
+    if not found:
+        raise UserError(f"{key}: no such file in {folder.path}; there are {folder.shown()}")
+    check_shards(found, key, "get them, or name the files")
+    return found
+
+
+def check_overlap(splits: Splits) -> None:
+    """Raises UserError if a file is in two splits: scores on its rows would be too high."""
+    seen: dict[Path, str] = {}
+    for split, rows in splits.items():
+        for path in (path.resolve() for one in rows for path in one.paths):
+            if (other := seen.setdefault(path, split)) != split:
+                fix = f"data.{other} and data.{split} name the files of each"
+                raise UserError(
+                    f"{path.name} is both in the {other} and in the {split} split; {fix}"
+                )
