@@ -288,9 +288,9 @@ def test_files_that_are_not_what_they_say(tmp_path: Path):
     folder(tmp_path, train=reviews(4), test=GOOD)
     (tmp_path / "test.parquet").write_bytes(b"this is not parquet")
     (line,) = wrong(tmp_path)
-    assert line.startswith("test.parquet: not parquet, or damaged (") and "arquet" in line.removeprefix(
-        "test.parquet"
-    )
+    assert line.startswith(
+        "test.parquet: not parquet, or damaged ("
+    ) and "arquet" in line.removeprefix("test.parquet")
     torn = parquet_bytes(tmp_path / "train.parquet")
     (tmp_path / "train.parquet").write_bytes(torn[: len(torn) // 2])
     write(tmp_path / "test.parquet", GOOD)
