@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from distsent.errors import UserError
-from distsent.formats.records import readable
+from distsent.formats.records import first_few, readable
 
 BLOCK = 1 << 20  # bytes read at once
 SUFFIXES = {
@@ -29,9 +30,11 @@ _MAGIC = {
     **{b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"},
     **{b"PK\3\4": "zip", b"PK\5\6": "zip"},
 }
+_CONTROL = re.compile(b"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_BZ2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # the first may be the last, empty one
 # Of containers that are formats of their own, not compressed files: what their members show
 _DOCUMENTS = ("[Content_Types].xml", "mimetype")
-_ARRAYS = (".npy",)
+_ARRAYS = (".npy", "data.pkl")
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,22 @@ def source_of(path: Path, name: str, compression: str = "auto") -> Source:
 
 
 def _source_of(path: Path, name: str, compression: str) -> Source:
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file, and all of it is read twice"
+        raise UserError(f"{name}: {what}; name a file")
     with open(path, "rb") as file:
-        head = file.read(8)
+        head = file.read(10)
     found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
+    if found == "bz2" and not any(block.startswith(head[4:]) for block in _BZ2_BLOCKS):
+        found = "none"  # a text that begins with BZh
     if found == "zip" and compression == "auto" and _is_document(path):
         found = "none"
     if compression not in ("auto", "none", found):
         fix = 'data.compression = "auto" decides by content'
         raise UserError(f"{name}: data.compression = {compression!r}, but it is not that; {fix}")
     kind = found if compression == "auto" else compression
-    inner = path.name
-    if kind != "none" and SUFFIXES.get(path.suffix.lower()) == kind:
-        inner = path.stem
+    # A download may be decompressed already and keep its name
+    inner = path.stem if path.suffix.lower() in SUFFIXES else path.name
     if kind != "zip":
         return Source(path, name, kind, inner)
     member = _only_member(path, name)
@@ -109,6 +116,11 @@ def seekable(source: Source) -> IO[bytes]:
         shutil.copyfileobj(stream, file, BLOCK)
     file.seek(0)
     return file
+
+
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file have no control characters but those of texts."""
+    return not _CONTROL.search(head)
 
 
 def data_suffix(path: Path) -> str:
@@ -133,8 +145,7 @@ def _only_member(path: Path, name: str) -> str:
         members = [member for member in archive.infolist() if not _is_extra(member)]
     names = [member.filename for member in members]
     if len(members) != 1:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        found = f"{len(names)} files ({shown})" if names else "no file"
+        found = f"{len(names)} files ({first_few(names)})" if names else "no file"
         fix = f"unpack it (unzip {path.name}) and name a file of it" if names else "it has no rows"
         raise UserError(f"{name}: a zip with {found}; one is read; {fix}")
     if members[0].flag_bits & 1:

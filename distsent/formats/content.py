@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from distsent.errors import UserError
-from distsent.formats.compression import Source
+from distsent.formats.compression import Source, is_text
 from distsent.formats.lines import FASTTEXT, first_words
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -27,7 +27,8 @@ HEAD = 1 << 16  # characters that show whether a text is JSON
 
 def binary_format(head: bytes) -> str:
     """The format of a file that is not a text; empty for a text."""
-    return next((kind for magic, kind in _BINARY.items() if head.startswith(magic)), "")
+    found = next((kind for magic, kind in _BINARY.items() if head.startswith(magic)), "")
+    return "" if found == "parquet" and is_text(head) else found
 
 
 def is_json(head: str) -> bool:

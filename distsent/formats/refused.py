@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable
+from shlex import quote
 from typing import NamedTuple
 
 from distsent.errors import UserError
-from distsent.formats.compression import Source, seekable
+from distsent.formats.compression import Source, is_text, seekable
 from distsent.formats.records import readable
 
 UNPACK = "unpack it and name a file of it"
@@ -40,7 +41,7 @@ XML = Refused("XML", _pandas("read_xml('{file}', parser='etree')"))
 SGML = Refused("SGML", "convert it to csv, a text and a label in each row")
 SQLITE = Refused(
     "a database of SQLite",
-    'sqlite3 -header -csv {file} "select * from TABLE" > {stem}.csv converts a table of it',
+    'sqlite3 -header -csv {quoted} "select * from TABLE" > {stem}.csv converts a table of it',
 )
 NUMPY = Refused("arrays of NumPy", "write their texts and labels to a csv or parquet file")
 HDF5 = Refused("HDF5", _pandas("read_hdf('{file}')"))
@@ -55,26 +56,27 @@ OLD_FEATHER = Refused(
 )
 TREES = Refused(
     "parse trees of the Stanford Sentiment Treebank",
-    f'python -c "{_SST}" < {{file}} > {{stem}}.lines and data.format = "label_text" read it',
+    f'python -c "{_SST}" < {{quoted}} > {{stem}}.lines and data.format = "label_text" read it',
 )
 R = Refused("data of R", 'in R: write.csv(readRDS("{file}"), "{stem}.csv", row.names = FALSE)')
 
-_MAGIC = {
-    **{b"SQLite format 3\0": SQLITE, b"%PDF": Refused("PDF", WORD.fix), b"{\\rtf": WORD},
-    **{b"\x93NUMPY": NUMPY, b"\x89HDF": HDF5, b"version https://git-lfs": LFS, b"$FL2": SPSS},
-    **{b"<stata_dta>": STATA, b"\x89PNG": IMAGE, b"\xff\xd8\xff": IMAGE, b"GIF8": IMAGE},
-    **{b"RDX2\n": R, b"RDX3\n": R, b"X\n\0\0\0": R, b"FEA1": OLD_FEATHER},
-    **{b"ORC": Refused("ORC", _pandas("read_orc('{file}')"))},
-    **{b"PARE": Refused("encrypted parquet", "decrypt it")},
-    **{b"Obj\1": Refused("Avro", EXPORT), b"MATLAB 5.0": Refused("data of MATLAB", EXPORT)},
-    **{b"7z\xbc\xaf\x27\x1c": Refused("a 7z archive", UNPACK)},
+_TWICE = Refused("compressed twice", "decompress it once")
+# What a text may begin with, too: the rest of the bytes tells
+_WORDS = {
+    **{b"$FL2": SPSS, b"GIF8": IMAGE, b"X\n\0\0\0": R, b"RDX2\n": R, b"RDX3\n": R},
+    **{b"FEA1": OLD_FEATHER, b"ORC": Refused("ORC", _pandas("read_orc('{file}')"))},
+    **{b"PARE": Refused("encrypted parquet", "decrypt it"), b"Obj\1": Refused("Avro", EXPORT)},
+    **{b"MATLAB 5.0": Refused("data of MATLAB", EXPORT), b"<stata_dta>": STATA},
     **{b"Rar!": Refused("a rar archive", UNPACK), b"LZIP": Refused("compressed by lzip", UNPACK)},
+}
+_MAGIC = {
+    **{b"SQLite format 3\0": SQLITE, b"%PDF-": Refused("PDF", WORD.fix), b"{\\rtf1": WORD},
+    **{b"\x93NUMPY": NUMPY, b"\x89HDF": HDF5, b"version https://git-lfs.": LFS},
+    **{b"\x89PNG": IMAGE, b"\xff\xd8\xff": IMAGE, b"\x1f\x8b": _TWICE, b"\xfd7zXZ\0": _TWICE},
+    **{b"BZh91AY&SY": _TWICE, b"\x28\xb5\x2f\xfd": _TWICE},
+    **{b"7z\xbc\xaf\x27\x1c": Refused("a 7z archive", UNPACK)},
     **{b"\x04\x22\x4d\x18": Refused("compressed by lz4", UNPACK)},
     **{b"\x1f\x9d": Refused("compressed by compress (.Z)", UNPACK)},
-    **{b"\x1f\x8b": Refused("compressed twice", "decompress it once")},
-    **{b"BZh9": Refused("compressed twice", "decompress it once")},
-    **{b"\x28\xb5\x2f\xfd": Refused("compressed twice", "decompress it once")},
-    **{b"\xfd7zXZ": Refused("compressed twice", "decompress it once")},
 }
 _SUFFIXES = {
     **{".xml": XML, ".sgm": SGML, ".sgml": SGML, ".html": WEB_PAGE, ".htm": WEB_PAGE},
@@ -83,9 +85,11 @@ _SUFFIXES = {
     **{".dta": STATA, ".sav": SPSS, ".rds": R, ".rdata": R, ".pt": PICKLE, ".pth": PICKLE},
     **{".sqlite": SQLITE, ".sqlite3": SQLITE, ".db": SQLITE},
 }
-_OLD_PICKLE = re.compile(rb"\(dp\d|\(lp\d|\]q\0|\}q\0|ccopy_reg\n|c__builtin__\n|cpandas|cnumpy")
+_OLD_PICKLE = re.compile(
+    rb"\(dp\d|\(lp\d|\]q\0|\}q\0|c(copy_reg|__builtin__|(pandas|numpy)[\w.]*)\n\w+\n"
+)
 _TREE = re.compile(rb"\(\d \([^\n]*\)\r?\n")
-_ARFF = re.compile(rb"(?:\s|%[^\n]*\n)*@relation\b", re.IGNORECASE)
+_ARFF = re.compile(rb"(?:\s|%[^\n]*\n)*@relation\b.*^\s*@attribute\b", re.I | re.M | re.S)
 _ATTRIBUTE = re.compile(r"^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE | re.MULTILINE)
 _XML = re.compile(rb"\s*<\?xml", re.IGNORECASE)
 _SGML = re.compile(rb"\s*<!DOCTYPE", re.IGNORECASE)
@@ -100,27 +104,28 @@ def refuse(source: Source, head: bytes) -> None:
     if found := _by_content(head) or _by_members(source, head):
         _raise(source, found)
     markup = head.lstrip().startswith(b"<")
-    if (named := _SUFFIXES.get(source.suffix)) and (markup or not _is_text(head)):
+    if (named := _SUFFIXES.get(source.suffix)) and (markup or not is_text(head)):
         _raise(source, named)
 
 
 def _raise(source: Source, found: Refused) -> None:
     stem = source.path.name.split(".")[0]
-    fix = found.fix.format(file=source.path.name, stem=stem)
+    fix = found.fix.format(file=source.path.name, quoted=quote(source.path.name), stem=stem)
     raise UserError(f"{source.name}: {found.name}: not read; {fix}")
 
 
 def _by_content(head: bytes) -> Refused | None:
     if head.startswith((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")) or _OLD_PICKLE.match(head):
         return PICKLE
-    if head[257:262] == b"ustar":
-        return Refused("a tar archive", "tar xf {file} unpacks it; name a file of it")
+    if head[257:262] == b"ustar" and not is_text(head):
+        return Refused("a tar archive", "tar xf {quoted} unpacks it; name a file of it")
     rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
         (_HTML.match, WEB_PAGE), (_XML.match, XML), (_SGML.match, SGML), (_TREE.match, TREES),
     )  # fmt: skip
-    return next((kind for matches, kind in rules if matches(head)), None) or next(
-        (kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None
-    )
+    if found := next((kind for matches, kind in rules if matches(head)), None):
+        return found
+    magics = _MAGIC if is_text(head) else _MAGIC | _WORDS
+    return next((kind for magic, kind in magics.items() if head.startswith(magic)), None)
 
 
 def _by_members(source: Source, head: bytes) -> Refused | None:
@@ -138,15 +143,11 @@ def _by_members(source: Source, head: bytes) -> Refused | None:
     return WORD if {"[Content_Types].xml", "mimetype"} & {*names} else NESTED
 
 
-def _is_text(head: bytes) -> bool:
-    return b"\0" not in head and head.isascii()
-
-
 def _arff(source: Source, head: bytes) -> str:
     """ARFF is csv after a header of its own, from which the names can be had."""
     names = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
     shown = ", ".join(f'"{name}"' for name in names[:10])
     file, stem = source.path.name, source.path.name.split(".")[0]
-    cut = f"sed '1,/^ *@data/Id' {file} > {stem}.csv"
+    cut = f"sed '1,/^ *@data/Id' {quote(file)} > {quote(f'{stem}.csv')}"
     keys = f'data.names = [{shown}], data.quoting = "\'" and data.escapechar = "\\\\"'
     return f"ARFF: not read; {cut} leaves its rows, which {keys} read"

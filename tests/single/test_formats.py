@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import sqlite3
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -264,10 +266,28 @@ def test_other_formats_are_refused_by_name(tmp_path: Path):
             assert str(read(path, strict)).startswith(NAMES[name]), (name, read(path, strict))
 
 
+@pytest.mark.parametrize(
+    "word", ["ORCHID", "PAR1", "FEA1", "BZhello", "Obj", "cat", "GIF8", "PK", "Rar!"]
+)
+def test_a_text_may_begin_like_a_binary_format(tmp_path: Path, word: str):
+    path = content(tmp_path / "x.csv", f"{word},label\nnumpy,pos\nb,neg\n")
+    assert len(read(path)[1]) == 2
+    content(tmp_path / "y.txt", f"{word}\n@relation\n")
+    assert read(tmp_path / "y.txt", strict=False)[1] == [word, "@relation"]
+
+
+def test_what_is_no_file_and_a_name_that_promises_too_much(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert (
+        read(tmp_path / "pipe.csv") == "no regular file, and all of it is read twice; name a file"
+    )
+    assert read(tmp_path).startswith("a folder; name a file")
+    path = content(tmp_path / "x.csv.gz", "text,label\na,pos\nb,neg\n")
+    assert len(read(path)[1]) == 2
+
+
 def test_the_commands_that_convert_work(tmp_path: Path):
     """That of SST in a shell; others name tools that may not be there."""
-    import subprocess
-
     tree = "(3 (2 (2 The) (2 Rock)) (4 (2 is) (4 n't)))\n(0 (2 bad) (2 film))\n"
     line = read(content(tmp_path / "sst.txt", tree * 9))
     command = line.partition("not read; ")[2].partition(" and data.format")[0]
