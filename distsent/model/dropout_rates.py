@@ -13,7 +13,7 @@ DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 def set_dropout_rates(config: Any, rate: float) -> None:
     """Set the rates in a configuration, from which the model is built and saved."""
     for key, _ in list(_rates(config)):
-        if rate == 0 or not any(word in key for word in LAYER_DROP):
+        if rate == 0 or not _drops_layers(key):
             setattr(config, key, rate)
 
 
@@ -22,13 +22,16 @@ def unset_dropout_rates(model: nn.Module, rate: float) -> str | None:
 
     Some modules keep a rate as a number, so that attention and heads have it in two places.
     """
-    kept = {key: value for key, value in _rates(model.config) if value not in (None, rate)}
-    for name, module in model.named_modules():
+    held = list(_rates(model.config))
+    for module in model.modules():
         if isinstance(module, DROPOUTS):
             module.p = rate
-        for key, value in vars(module).items():
-            if _is_rate(key, value) and value != rate:
-                kept[f"{name}.{key}"] = value
+        held += [(key, value) for key, value in vars(module).items() if _is_rate(key, value)]
+    kept = {
+        key: value
+        for key, value in held
+        if value not in (None, rate) and not (value == 0 and _drops_layers(key))
+    }
     if not kept:
         return None
     rest = ", ".join(f"{key} = {value:g}" for key, value in sorted(kept.items())[:4])
@@ -44,3 +47,7 @@ def _rates(config: Any) -> Iterator[tuple[str, float | None]]:
 def _is_rate(key: str, value: Any, optional: bool = False) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return "drop" in key and (number or (optional and value is None))
+
+
+def _drops_layers(key: str) -> bool:
+    return any(word in key for word in LAYER_DROP)

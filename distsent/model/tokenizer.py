@@ -69,7 +69,8 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
                 'tokenizer has no padding token: set "pad_token" in its tokenizer_config.json'
             )
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    if is_decoder(config) or found is None or found >= config.vocab_size:
+    wrong = found is None or found >= config.vocab_size
+    if tokenizer.pad_token_id in range(config.vocab_size) and (wrong or is_decoder(config)):
         config.pad_token_id = tokenizer.pad_token_id
     if config.model_type != "xlnet":  # it reads the last token, padding or not
         tokenizer.padding_side = "right"  # on the left, padding shifts positions in pipelines

@@ -4,6 +4,7 @@ transformers initializes what a checkpoint lacks and goes on. Here only the head
 that feeds it, may be new, and only in training.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,7 +80,7 @@ def is_head(model: PreTrainedModel, name: str) -> bool:
 
 
 def wrapper_prefix(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
-    """The one known prefix under which the file holds everything that the encoder lacks.
+    """The known prefix under which the file holds what the encoder lacks, or most of it.
 
     None if there is no such prefix, or more than one: a student and its teacher, for example.
     """
@@ -89,22 +90,22 @@ def wrapper_prefix(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
 
 
 def _prefixes(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
-    """All prefixes under which the file holds everything that the encoder lacks."""
-    base = f"{model.base_model_prefix}."
-    common: set[str] | None = None
+    """The prefixes under which the file holds most of what the encoder lacks."""
+    base, counts = f"{model.base_model_prefix}.", Counter[str]()
     for name in info["missing_keys"]:
         if not is_head(model, name) and name not in model.all_tied_weights_keys:
             tails = f".{name}", f".{name.removeprefix(base)}"
-            found = {
-                other[: 1 - len(tail)]
-                for other in info["unexpected_keys"]
-                for tail in tails
-                if other.endswith(tail)
-            }
-            common = found if common is None else common & found
-    common = common or set()
+            counts.update(
+                {
+                    other[: 1 - len(tail)]
+                    for other in info["unexpected_keys"]
+                    for tail in tails
+                    if other.endswith(tail)
+                }
+            )
+    best = {prefix for prefix, n in counts.items() if n == max(counts.values())}
     # "module.bert." repeats "module.": transformers itself accepts names with and without "bert."
-    return sorted(p for p in common if p.removesuffix(base) not in common - {p})
+    return sorted(p for p in best if p.removesuffix(base) not in best - {p})
 
 
 def _problem(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
