@@ -1,6 +1,7 @@
 """What entry points share: command lines, one-line errors and exit codes."""
 
 import argparse
+import errno
 import gc
 import io
 import os
@@ -20,6 +21,9 @@ from distsent.job.check import to_word
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
 GC_THRESHOLD = 100_000
+# What the system refuses is no mistake in the program: one line instead of a traceback.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+REFUSED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -28,6 +32,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     open_closed_streams()
     use_utf8()
     try:
+        check_current_folder()
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except HostError as error:
@@ -39,12 +44,31 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except (NonFinite, WorkerFailed) as error:  # the failing worker prints the traceback
         code = print_and_exit_code([str(error)], error.code)
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
+        drop_output()
+    except OSError as error:
+        if error.errno not in REFUSED or (error.filename is None and error.errno not in NO_SPACE):
+            raise
+        line = f"{error.filename or 'the output'}: {error.strerror}"
+        code = print_and_exit_code([line], FAILED, first=True)
+        drop_output()
     except KeyboardInterrupt:  # end as by the signal, without a traceback: shells look at that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.exit(code)
+
+
+def check_current_folder() -> None:
+    """Raises UserError if it has been deleted: torch's libraries would abort the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was deleted: cd to another one", code=FAILED) from None
+
+
+def drop_output() -> None:
+    """Let what standard output still holds go nowhere, so that Python's exit does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_closed_streams() -> None:

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
             print(format_seeds([read_json(run.folder.result) for run in runs]))
     finally:
         world.shutdown()
+        stop.ignore_further()
     return FINISHED
 
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import IO, Any
 
 RANK = re.compile(r"\[\d+(,\d+)?\]<std(out|err)>:")
@@ -75,7 +76,8 @@ class Screen:
 
 def copy(source: IO[str], target: IO[str], screen: Screen) -> None:
     for line in source:
-        screen.show(line, target)
+        with suppress(OSError):  # the terminal may be gone, and the workers must still save
+            screen.show(line, target)
 
 
 def main(command: list[str]) -> int:

@@ -77,3 +77,8 @@ class StopSignal:
         """Raises Stopped on request. Only for places where no other worker waits for this one."""
         if self.requested is not None:
             raise Stopped(f"stop requested: {self.requested}")
+
+    def ignore_further(self) -> None:
+        """The run has ended: no signal may change its exit code while Python exits."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

@@ -203,6 +203,21 @@ def test_closed_streams_and_other_bytes_are_no_traceback(tmp_path: Path) -> None
     assert latin.returncode == 2 and latin.stderr.startswith(line)
 
 
+def test_a_full_disk_behind_standard_output_and_a_deleted_folder_are_one_line(
+    tmp_path: Path,
+) -> None:
+    check = f"{sys.executable} -m distsent.train --check"
+    for command, line in (
+        (f"{check} >/dev/full", "the output: No space left on device"),
+        (f"rmdir $PWD; {check}", "the current folder was deleted: cd to another one"),
+    ):
+        options: dict[str, Any] = {"shell": True, "capture_output": True, "text": True}
+        tmp_path.mkdir(exist_ok=True)
+        environment = os.environ | {"PYTHONPATH": str(launcher.ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, **options)
+        assert (done.returncode, done.stderr) == (1, f"distsent: {line}\n")
+
+
 def test_ctrl_c_ends_a_program_as_the_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(arguments: list[str]) -> int:
         raise KeyboardInterrupt

@@ -23,6 +23,8 @@ def act(words):
             now += 3.0
         elif word == "other":  # as the heartbeat does for another worker's signal
             stop.request("SIGTERM on rank 1")
+        elif word == "end":
+            stop.ignore_further()
         elif word != "nohup":
             number, before = signal.Signals["SIG" + word], len(handled)
             os.kill(os.getpid(), number)
@@ -61,6 +63,7 @@ CASES = {  # what a process goes through: its reason to stop, or the code that i
     "XCPU pause TERM": "SIGXCPU",
     "other pause TERM": "SIGTERM on rank 1",  # this process's first signal
     "other pause TERM pause TERM": 75,
+    "TERM pause end TERM XCPU HUP": "SIGTERM",  # while Python exits
     "nohup HUP pause HUP": None,
     "nohup HUP pause TERM": "SIGTERM",
 }
