@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from distsent.errors import UserError
 from distsent.formats import header
 from distsent.formats.compression import data_suffix
-from distsent.formats.detect import Asked, detect, wrong_width
+from distsent.formats.detect import HEAD, Asked, detect, wrong_width
 from distsent.formats.dialect import Dialect, Record, parse
 from distsent.formats.evidence import Evidence
 from distsent.formats.options import FileOptions
@@ -17,6 +19,7 @@ from distsent.formats.reader import Reader
 from distsent.formats.records import first_few, shorten
 from distsent.formats.streams import TextStream
 
+SETTLED = 2_000_000_000  # nanoseconds: a file may change again within a tick of its time stamp
 TABBED = (".tsv", ".tab")
 
 
@@ -28,6 +31,7 @@ class Layout:
     columns: tuple[str, ...]
     width: int  # fields of a row; one more than columns where rows end with a delimiter
     has_header: bool
+    skips_empty: bool  # rows of delimiters alone above the header
     rows: int
     resolved: dict[str, Any]
     notes: tuple[str, ...]
@@ -43,11 +47,11 @@ class DelimitedReader(Reader):
         check_options(self.options, self.name)
         super()._open()
         stat = self.path.stat()
-        recorded = repr(self.recorded and sorted(self.recorded.options.items()))
-        key = (self.path, stat.st_mtime_ns, stat.st_size, self.options, recorded)
-        if key not in self._layouts:
-            self._layouts[key] = self._find_layout()
-        self._layout = layout = self._layouts[key]
+        asked = repr((self.options, self.recorded))
+        key = (self.path, stat.st_mtime_ns, stat.st_size, asked)
+        self._layout = layout = self._layouts.get(key) or self._find_layout()
+        if time.time_ns() - stat.st_mtime_ns > SETTLED:
+            self._layouts[key] = layout
         if layout.dialect.lineterminator == "\r":
             stream, self._file = self._file, self._file.again("\r")
             stream.close()
@@ -60,7 +64,10 @@ class DelimitedReader(Reader):
         places = {name: place for place, name in reversed([*enumerate(names)])}
         known = [c for c in columns if isinstance(c, int) or c in places]
         wanted = [(c, c if isinstance(c, int) else places[c]) for c in known]
-        for line, fields, _ in _rows(parse(self._file, layout.dialect), layout.has_header):
+        records = parse(self._file, layout.dialect)
+        if layout.has_header:
+            _take_first(records, skip_empty=layout.skips_empty)
+        for line, fields, _ in records:
             if len(fields) == layout.width:
                 yield {column: fields[index] for column, index in wanted}, ""
             else:
@@ -82,9 +89,9 @@ class DelimitedReader(Reader):
         found = detect(asked, _line_ends(stream))
         lines = asked.lines if found.dialect.lineterminator == "\n" else asked.lines_by_cr
         records = parse(lines(), found.dialect)
-        first = next(_rows(records, False), (0, [], []))[1]
+        first = _take_first(records, asked.has_header)
         if not first:
-            return Layout(found.dialect, options.names or (), 0, False, 0, {}, ())
+            return Layout(found.dialect, options.names or (), 0, False, False, 0, {}, ())
         if found.numbered:
             first = ["", *first]
         rows = header.survey(records, first, deep=bool(options.names))
@@ -96,20 +103,16 @@ class DelimitedReader(Reader):
             tuple(columns),
             found.row_width,
             has_header,
+            asked.has_header,
             rows.rows + (not has_header),
             _resolved(found, options, has_header, len(columns)),
             _notes(found, rows, has_header and not options.names),
         )
 
 
-def _rows(records: Iterator[Record], skip: bool) -> Iterator[Record]:
-    """The records from the first with any value on; without it if `skip`."""
-    for record in records:
-        if any(record[1]):
-            if not skip:
-                yield record
-            break
-    yield from records
+def _take_first(records: Iterator[Record], skip_empty: bool) -> list[str]:
+    """The fields of the first record, or of the first with any value; none at the end."""
+    return next((fields for _, fields, _ in records if not skip_empty or any(fields)), [])
 
 
 def _lines(stream: TextStream, newline: str) -> Iterator[str]:
@@ -119,9 +122,10 @@ def _lines(stream: TextStream, newline: str) -> Iterator[str]:
 
 
 def _line_ends(stream: TextStream) -> list[str]:
-    """What the lines may end with, the likeliest first: a carriage return alone is text, or so."""
-    first = next(iter(_lines(stream, "")), "")
-    return ["\r", "\n"] if first.endswith("\r") else ["\n"]
+    """What the lines may end with, the likeliest first; "\\n" includes "\\r\\n"."""
+    head = islice(_lines(stream, ""), HEAD)
+    ends = ["\r" if line.endswith("\r") else "\n" for line in head]
+    return [*dict.fromkeys(ends)] or ["\n"]
 
 
 def _bare(name: str) -> str:

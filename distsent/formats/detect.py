@@ -1,7 +1,8 @@
 """Which dialect a delimited file has: decided from all of it by evidence, or refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from distsent.errors import UserError
@@ -11,7 +12,8 @@ from distsent.formats.options import FileOptions
 from distsent.formats.records import one_line, shorten
 
 # Those of a group are tried only where none of the groups before it fits
-DELIMITERS = (",;\t|", "@~^\x01")
+COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
+HEAD = 100  # lines of a header at most
 
 
 @dataclass(frozen=True)
@@ -36,38 +38,84 @@ class Asked:
         return not self.options.names or len(self.options.names) == found.width
 
 
+class Damaged(UserError):
+    """Fields are quoted, but the quotes are not well-formed."""
+
+
 def detect(asked: Asked, lineterminators: Sequence[str]) -> Evidence:
     """The one reading that the file allows. Raises UserError for none, and for several.
 
     Rows with another number of fields than the rest are no reason to refuse a file whose quotes
     are well-formed: what rows there are is known.
     """
+    errors: list[UserError] = []
     for end in lineterminators:
-        for delimiters in _groups(asked, end):
-            tried = [_readings(asked, mark, end) for mark in delimiters]
-            valid = [[e for e in found if e.valid and asked.fits(e)] for found in tried]
-            chosen = [
-                _choose(asked, some, found)
-                for some, found in zip(valid, tried, strict=True)
-                if some
-            ]
-            if chosen:
-                return _one_delimiter(asked, chosen)
-    return best_reading(asked, lineterminators[-1])
+        try:
+            found = _valid_reading(asked, end)
+            if found and not _torn(found, lineterminators):
+                return _checked(asked, found, lineterminators)
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return best_reading(asked, lineterminators[0])
 
 
-def _groups(asked: Asked, end: str) -> list[list[str]]:
-    """Delimiters, by groups."""
+def _checked(asked: Asked, found: Evidence, lineterminators: Sequence[str]) -> Evidence:
+    """The reading, unless it leaves a doubt."""
+    others = [end for end in lineterminators if end != found.dialect.lineterminator]
+    # A header has no stray line ends, but the first row of data may have one
+    rivals = [] if asked.has_header else [_valid_reading(asked, end) for end in others]
+    if any(e and e.rows and not _torn(e, lineterminators) for e in rivals):
+        why = "lines may end with a carriage return or with a line feed, as both occur"
+        raise UserError(f"{asked.name}: {why}; write one of them")
+    if found.dialect.escaped_quotes and (line := found.quotes.double_backslash):
+        why = "two backslashes, where others stand before quotes, may be one or two"
+        fix = 'data.escapechar = "\\\\" reads a backslash and what follows it as what follows it'
+        raise UserError(f"{asked.name}, line {line}: {why}; {fix}")
+    return found
+
+
+def _torn(found: Evidence, lineterminators: Sequence[str]) -> bool:
+    """Whether carriage returns seem to end lines, though line feeds are likelier and inside one."""
+    by_cr = found.dialect.lineterminator == "\r"
+    return by_cr and found.line_ends and lineterminators[0] == "\n"
+
+
+def _valid_reading(asked: Asked, end: str) -> Evidence | None:
+    """The reading that gives all rows the same number of fields, if there is one."""
+    tried = [_readings(asked, mark, end) for mark in _delimiters(asked, end)]
+    valid = [[e for e in found if e.valid and asked.fits(e)] for found in tried]
+    chosen, damage = [], list[Damaged]()
+    for some, found in zip(valid, tried, strict=True):
+        try:
+            chosen += [_choose(asked, some, found)] if some else []
+        except Damaged as error:
+            damage.append(error)
+    if damage and not chosen:
+        raise damage[0]
+    return _one_delimiter(asked, chosen) if chosen else None
+
+
+def _delimiters(asked: Asked, end: str) -> list[str]:
+    """The candidates: they occur in the first row. Without any, there is one column."""
     if asked.options.delimiter != "auto":
-        return [[asked.options.delimiter]]
-    lines = asked.lines if end == "\n" else asked.lines_by_cr
-    head = next((line for line in lines() if line.strip()), "").rstrip("\r\n")
-    groups = []
-    for marks in DELIMITERS:
-        present = [mark for mark in marks if mark in head]
-        spaced = [f"{m} " for m in present if head.count(m) == head.count(f"{m} ")]
-        groups.append([*spaced, *present])
-    return [*filter(None, groups)] if groups[0] else [*filter(None, groups), [asked.default]]
+        return [asked.options.delimiter]
+    head = _head((asked.lines if end == "\n" else asked.lines_by_cr)())
+    common = [mark for mark in COMMON if mark in head]
+    spaced = [f"{m} " for m in common if head.count(m) == head.count(f"{m} ")]
+    rare = [mark for mark in RARE if mark in head and all(head.split(mark))]
+    return [*spaced, *common, *rare] if common else [asked.default, *rare]
+
+
+def _head(lines: Iterable[str]) -> str:
+    """The first line with anything in it, to the end of a field in quotes that begins there."""
+    head = ""
+    for line in islice(lines, HEAD):
+        head += line if head or line.strip() else ""
+        if head and head.replace('\\"', "").count('"') % 2 == 0:
+            return head.rstrip("\r\n")
+    return head.partition("\n")[0]
 
 
 def _readings(asked: Asked, delimiter: str, end: str, patient: bool = False) -> list[Evidence]:
@@ -79,15 +127,16 @@ def _readings(asked: Asked, delimiter: str, end: str, patient: bool = False) -> 
     letters = Dialect(delimiter, None, escape, lineterminator=end)
     found = []
     if options.quoting in ("auto", "none"):
-        found.append(examine(lines, letters, patient))
+        found.append(examine(lines, letters, asked.has_header, patient))
     if options.quoting != "none":
         quoted = replace(letters, quotechar=quote)
-        found.append(examine(lines, quoted, patient))
+        found.append(examine(lines, quoted, asked.has_header, patient))
         if found[-1].quotes.escaped and not options.escapechar:
-            escaped = examine(lines, replace(quoted, escaped_quotes=True), patient)
+            escaped = replace(quoted, escaped_quotes=True)
+            found.append(examine(lines, escaped, asked.has_header, patient))
             # A writer that escapes quotes neither doubles them nor leaves them outside of quotes
-            if not escaped.quotes.bare:
-                found.append(escaped)
+            if found[-1].quotes.bare:
+                found.pop()
     return found
 
 
@@ -134,9 +183,10 @@ def _quoted_or_letters(asked: Asked, quoted: Evidence, letters: Evidence) -> Evi
         return quoted
     if wanted := asked.recorded.get("quoting"):
         return letters if wanted == "none" else quoted
+    counts = [e.rows + (not asked.has_header) for e in (quoted, letters)]
     raise UserError(
         f"{asked.name}: quotes may be letters or stand around fields (from line {quotes.first} "
-        f'on); data.quoting = "csv" reads {quoted.rows:,} rows, "none" {letters.rows:,} rows with '
+        f'on); data.quoting = "csv" reads {counts[0]:,} rows, "none" {counts[1]:,} rows with '
         "quotes in the texts",
         fix={"data.quoting": "none"},
         others=[{"data.quoting": "csv"}],
@@ -155,15 +205,15 @@ def _signs_of_quoting(asked: Asked, letters: Evidence) -> str:
     return ""
 
 
-def _damaged(asked: Asked, tried: Sequence[Evidence], sign: str) -> UserError:
-    """The error of a file of quoted fields, in which quotes are not well-formed."""
-    letters, quoted = tried[:2]
+def _damaged(asked: Asked, tried: Sequence[Evidence], sign: str) -> Damaged:
+    """The error of such a file; `sign` says why its quotes are no letters."""
+    letters, quoted = tried[0], tried[-1]
     fix = (
         "correct it"
         if letters.bad
         else 'correct it, or data.quoting = "none" takes quotes as letters'
     )
-    return UserError(f"{asked.name}, {_first_fault(asked, quoted)}; {sign}; {fix}")
+    return Damaged(f"{asked.name}, {_first_fault(asked, quoted)}; {sign}; {fix}")
 
 
 def _first_fault(asked: Asked, found: Evidence) -> str:
@@ -172,7 +222,7 @@ def _first_fault(asked: Asked, found: Evidence) -> str:
     if error := found.malformed:
         row = found.malformed_row + offset
         where = f"row {row} (line {error.line})" if row else f"line {error.line}"
-        return f"{where}: {error.reason} ({excerpt(error.text)})"
+        return f"{where}: {error.reason} ({excerpt(error.lines[0].strip())})"
     row, line, width = found.first_bad
     return f"row {row + offset}: {wrong_width(width, found.row_width, line)}"
 
@@ -190,17 +240,23 @@ def wrong_width(width: int, expected: int, line: int) -> str:
 
 
 def _one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
-    """The reading whose delimiter is right. A blank behind every delimiter belongs to it."""
+    """The reading whose delimiter is right."""
     by_mark = {e.dialect.delimiter: e for e in chosen}
-    for mark in [*by_mark]:
-        if f"{mark} " in by_mark:
+    several = any(e.width > 1 for e in chosen)
+    quoted = any(e.dialect.quotechar and e.quotes.quoted for e in chosen)
+    for mark, found in [*by_mark.items()]:
+        # A blank behind every delimiter belongs to it
+        spaced = f"{mark} " in by_mark
+        # Quotes around fields are better evidence than letters that separate parts of them
+        torn = quoted and found.dialect.quotechar is None and found.quotes.opening
+        if spaced or torn or (several and found.width == 1):
             del by_mark[mark]
     if len(by_mark) == 1:
         return next(iter(by_mark.values()))
     if asked.default == "\t" and "\t" in by_mark:  # the name of the file says it
         return by_mark["\t"]
-    if asked.recorded.get("delimiter") in by_mark:
-        return by_mark[str(asked.recorded["delimiter"])]
+    if (used := str(asked.recorded.get("delimiter"))) in by_mark:
+        return by_mark[used]
     marks = " or ".join(shorten(mark) for mark in by_mark)
     keys = [{"data.delimiter": mark} for mark in by_mark]
     raise UserError(
@@ -213,11 +269,7 @@ def _one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
 
 def best_reading(asked: Asked, end: str) -> Evidence:
     """The reading with the fewest bad rows, where no reading is without. Raises UserError."""
-    tried = [
-        _readings(asked, mark, end, patient=True)
-        for delimiters in _groups(asked, end)
-        for mark in delimiters
-    ]
+    tried = [_readings(asked, mark, end, patient=True) for mark in _delimiters(asked, end)]
     known = [e for found in tried for e in found if not e.malformed]
     if not any(e.width or e.malformed for found in tried for e in found):
         return known[0]  # an empty file
@@ -248,7 +300,10 @@ def _wrong_names(asked: Asked, known: Sequence[Evidence]) -> UserError:
 def _unreadable(asked: Asked, tried: Sequence[Sequence[Evidence]]) -> UserError:
     """The error of a file that no dialect fits, with the best one's first fault."""
     every = [e for found in tried for e in found]
-    best = min(every, key=lambda e: (bool(e.malformed), e.bad))
+    letters, quoted = tried[0][0], tried[0][-1]
+    if letters is not quoted and (sign := _signs_of_quoting(asked, letters)):
+        return _damaged(asked, tried[0], sign)
+    best = max(every, key=lambda e: e.rows - e.bad)
     between = shorten(best.dialect.delimiter)
     fix = "data.delimiter and data.quoting say how fields are separated"
     return UserError(f"{asked.name}, {_first_fault(asked, best)}, read between {between}; {fix}")

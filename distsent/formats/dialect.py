@@ -8,8 +8,7 @@ from dataclasses import dataclass
 # Longer ones are refused: behind a quote that never closes, all of a file would be one field
 MAX_FIELD = 1 << 25
 # In place of characters that the csv module would act on. Decoded text has no lone surrogates.
-_CR, _LF, _DELIMITER, ESCAPED = map(chr, range(0xD800, 0xD804))
-_BEFORE_QUOTE = re.compile(r'(\\+)"')
+CR, LF, _DELIMITER, ESCAPED = map(chr, range(0xD800, 0xD804))
 # (number of its first line, fields, its lines); the lists are valid until the next record
 Record = tuple[int, list[str], list[str]]
 
@@ -21,16 +20,16 @@ class Dialect:
     delimiter: str = ","
     quotechar: str | None = '"'  # None: quotes are letters
     escapechar: str | None = None  # the character after it stands for itself, as in pandas
-    escaped_quotes: bool = False  # \" is a quote within quotes; other backslashes are letters
+    escaped_quotes: bool = False  # \" is a quote within quotes; a lone backslash is a letter
     lineterminator: str = "\n"  # or "\r"; "\n" includes "\r\n"
 
 
 class Malformed(Exception):
     """Quotes that are not well-formed, in the record that begins in line `line`."""
 
-    def __init__(self, reason: str, line: int, text: str) -> None:
+    def __init__(self, reason: str, line: int, lines: list[str]) -> None:
         super().__init__(reason)
-        self.reason, self.line, self.text = reason, line, text
+        self.reason, self.line, self.lines = reason, line, lines
 
 
 def parse(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
@@ -45,9 +44,10 @@ def parse(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
 
 def parse_hidden(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
     """As `parse`, with placeholders in fields and lines."""
+    ends = "\r" if dialect.lineterminator == "\r" else "\r\n"
     if dialect.quotechar is None and not dialect.escapechar:
         for number, line in enumerate(lines, 1):
-            if body := line.rstrip("\r\n"):
+            if body := line.rstrip(ends):
                 yield number, body.split(dialect.delimiter), [line]
         return
     hide, number = _hidden(dialect), 1
@@ -74,8 +74,7 @@ def parse_hidden(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
             number += len(taken)
             taken.clear()
     except csv.Error as error:
-        text = _shown_text(taken[0], dialect) if taken else ""
-        raise Malformed(_reason(str(error)), number, text) from None
+        raise Malformed(_reason(str(error)), number, _shown(dialect)(taken, taken)) from None
 
 
 def single(dialect: Dialect) -> str:
@@ -85,19 +84,20 @@ def single(dialect: Dialect) -> str:
 
 def _hidden(dialect: Dialect) -> Callable[[str], str]:
     """Puts placeholders into a line, so that csv splits at quotes, delimiters and ends alone."""
-    stray, mark = ("\r", _CR) if dialect.lineterminator == "\n" else ("\n", _LF)
+    by_cr = dialect.lineterminator == "\r"
+    stray, mark, ends = ("\n", LF, "\r") if by_cr else ("\r", CR, "\r\n")
     delimiter, one = dialect.delimiter, single(dialect)
     mysql_null = re.compile(rf"(^|{re.escape(one)})\\N(?={re.escape(one)}|[\r\n]*$)")
 
     def hide(line: str) -> str:
         if stray in line:
-            body = line.rstrip("\r\n")
+            body = line.rstrip(ends)
             line = body.replace(stray, mark) + line[len(body) :]
         if one != delimiter:
             line = line.replace(delimiter, one)
         if "\\" in line:
             if dialect.escaped_quotes:
-                line = _BEFORE_QUOTE.sub(_unescaped, line)
+                line = line.replace('\\"', ESCAPED)
             if dialect.escaped_quotes or dialect.escapechar == "\\":
                 line = mysql_null.sub(r"\1", line)
         return line
@@ -105,14 +105,9 @@ def _hidden(dialect: Dialect) -> Callable[[str], str]:
     return hide
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    count = len(found[1])
-    return "\\" * (count // 2) + (ESCAPED if count % 2 else '"')
-
-
 def _shown(dialect: Dialect) -> Callable[[list[str], list[str]], list[str]]:
     """Replaces the placeholders in the fields of a record by what they stand for."""
-    marks = [(_CR, "\r") if dialect.lineterminator == "\n" else (_LF, "\n")]
+    marks = [(CR, "\r") if dialect.lineterminator == "\n" else (LF, "\n")]
     if single(dialect) == _DELIMITER:
         marks.append((_DELIMITER, dialect.delimiter))
     if dialect.escaped_quotes:
@@ -126,10 +121,6 @@ def _shown(dialect: Dialect) -> Callable[[list[str], list[str]], list[str]]:
         return fields
 
     return show
-
-
-def _shown_text(line: str, dialect: Dialect) -> str:
-    return _shown(dialect)([line], [line])[0]
 
 
 def _reason(error: str) -> str:

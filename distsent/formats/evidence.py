@@ -1,11 +1,13 @@
 """What a whole delimited file says for and against one dialect, from one streaming pass."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from distsent.formats.dialect import ESCAPED, Dialect, Malformed, parse_hidden
+from distsent.formats.dialect import CR, ESCAPED, LF, Dialect, Malformed, parse_hidden
 from distsent.formats.quotes import Quotes, tally_of
 
+_LINE_END = re.compile(f"[\r\n{CR}{LF}]").search
 Lines = Callable[[], Iterable[str]]  # the lines of a file, from its beginning, at each call
 
 
@@ -14,6 +16,7 @@ class Evidence:
     """Of one dialect. Rows are the records behind the first one."""
 
     dialect: Dialect
+    line_ends: bool = False  # inside the first record
     width: int = 0  # fields of the first record
     row_width: int = 0  # of the rows; one more where they end with a delimiter or have R's numbers
     numbered: bool = False  # the rows begin with R's row numbers, which the header does not name
@@ -30,18 +33,21 @@ class Evidence:
         return bool(self.width) and not self.malformed and not self.bad
 
 
-def examine(lines: Lines, dialect: Dialect, patient: bool = False) -> Evidence:
+def examine(
+    lines: Lines, dialect: Dialect, has_header: bool = True, patient: bool = False
+) -> Evidence:
     """The evidence of a file. It ends at the first bad row, or if `patient` with the file."""
     found = Evidence(dialect)
     tally, mark, first = tally_of(dialect), dialect.quotechar or '"', True
     try:
         for line, fields, raw in parse_hidden(lines(), dialect):
-            if first and not any(fields):
-                continue  # only delimiters above the first row
+            if first and has_header and not any(fields):
+                continue  # only delimiters above the header
             if any(mark in text or ESCAPED in text for text in raw):
                 tally(found.quotes, fields, raw, line, first)
             if first:
                 found.width = found.row_width = len(fields)
+                found.line_ends = any(map(_LINE_END, fields))
             else:
                 found.rows += 1
                 _count(found, fields, line)
@@ -50,8 +56,7 @@ def examine(lines: Lines, dialect: Dialect, patient: bool = False) -> Evidence:
                 break
     except Malformed as error:
         found.malformed, found.malformed_row = error, found.rows + 1 - first
-        if '\\"' in error.text:
-            found.quotes.escaped += 1
+        found.quotes.escaped += any('\\"' in text for text in error.lines)
     return found
 
 

@@ -13,6 +13,7 @@ NULL = r"\N"  # of MySQL
 _NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
 _LONG, _MANY_WORDS = 200, 25  # letters and words of a text; questions of surveys are shorter
 _NAME_WORDS, _CLASSES = 4, 1000
+FEW = 5  # rows: fewer say little about a column
 
 
 @dataclass
@@ -78,9 +79,9 @@ def looks_like_names(found: Survey) -> str:
         return ""
     for column, values in found.words.items():
         name = found.first[column]
-        classes = len(values) * 5 <= found.rows
-        if found.rows and name not in values and not found.repeated:
-            if all(map(_NUMBER.fullmatch, values)) and not _NUMBER.fullmatch(name):
+        classes = len(values) > 1 and all(map(str.strip, values)) and len(values) * 5 <= found.rows
+        if found.rows >= FEW and name not in values and not found.repeated:
+            if values and all(map(_NUMBER.fullmatch, values)) and not _NUMBER.fullmatch(name):
                 return f"its column of {shorten(name)} has numbers alone below"
             if classes:
                 return f"{shorten(name)} never occurs in its column, which has {_some(values)}"

@@ -26,7 +26,7 @@ class Quotes:
     doubled: int = 0  # quotes as letters: rows with a field as only a csv writer writes them
     opening: int = 0  # quotes as letters: rows with a field that begins with one
     escaped: int = 0  # records with a quote behind a backslash
-    double_backslash: int = 0  # line of the first two backslashes that are not before a quote
+    double_backslash: int = 0  # line of the first two backslashes
 
     def always(self, rows: int) -> set[int]:
         """Columns quoted in every row, but for numbers and empty fields."""
@@ -69,7 +69,6 @@ def tally_of(dialect: Dialect) -> Tally:
                     else:
                         quotes.needless[column] += 1
                 quotes.quoted[column] += 1
-                quotes.escaped += ESCAPED in value or '\\"' in value
                 bare = bare or (dialect.escaped_quotes and quote in value)  # doubled quotes, too
             else:
                 bare = bare or quote in value or ESCAPED in value
@@ -77,6 +76,7 @@ def tally_of(dialect: Dialect) -> Tally:
                     quotes.unquoted_words[column] += 1
         quotes.bare += bare
         quotes.rows += not first
+        quotes.escaped += '\\"' in text
         if dialect.escaped_quotes and not quotes.double_backslash and "\\\\" in text:
             quotes.double_backslash = line
 
