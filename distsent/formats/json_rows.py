@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from distsent.formats.reader import Reader
 from distsent.formats.records import counted, first_few, shorten
 from distsent.formats.streams import TextStream, open_text
 
-HEAD = 100  # lines that are searched for column names
 LINES = (".jsonl", ".ndjson", ".jl")  # suffixes of files with a value per line
 BLOCKS = ("[", "{", "[{")  # first lines of a value on several lines
 
@@ -64,72 +63,62 @@ class JsonReader(Reader):
         super()._open()
         try:
             if _is_lines(self._file.again()):
-                self._find_columns(self._lines())
+                self._open_text(_each_line)
             elif _begins_list(self._file.again()):
-                self._open_list()
+                self._open_text(_each_value)
             else:
-                self._open_values()
+                self._open_object()
         except NotJson as error:
             raise UserError(f"{self.name}: {error}") from None
 
-    def _lines(self) -> Iterator[tuple[Any, str]]:
-        for line in self._file:
-            if not line.isspace():
-                try:
-                    yield parse(line.strip()), ""
-                except NotJson as error:
-                    yield None, str(error)
+    def _open_text(self, rows: Callable[[TextStream], Iterator[tuple[Any, str]]]) -> None:
+        """A first pass finds the columns, and whether a list ends well."""
+        self._find_columns(rows(self._file.again()))
+        self._rows = rows(self._file)
 
-    def _open_list(self) -> None:
-        """One pass over the list finds its columns, and whether it ends well."""
-        columns, lengths, self.rows = dict[str, None](), set[int](), 0
-        for value in values(self._file.again()):
-            self.rows += 1
-            columns |= dict.fromkeys(value) if isinstance(value, dict) else {}
-            lengths |= {len(value)} if isinstance(value, list) else set()
-        self._set_columns([*columns], lengths)
-        self._rows = _good(values(self._file))
-
-    def _open_values(self) -> None:
+    def _open_object(self) -> None:
         """An object, or several that are not each a line."""
         every = [*islice(values(self._file.again()), 2)]
         if len(every) == 2:
-            return self._find_columns(_good(values(self._file)))
-        (value,) = every
+            return self._open_text(_each_value)
+        rows, how = self._rows_of(*every)
+        self.notes.extend([f"the rows are {how}"] if how else [])
+        self._find_columns((row, "") for row in rows)
+        self._rows = self._followed(rows)
+
+    def _rows_of(self, value: Any) -> tuple[Sequence[Any], str]:
+        """The rows that an object holds, and how."""
         parts = parts_of_value(value)
         if self.part and self.part not in parts:
             raise UserError(f"{self.name}: no split {self.part!r}; there are {first_few([*parts])}")
         if self.part:
             rows, how = rows_of_value(self.name, parts[self.part])
-        elif parts and self.strict:
+            return [*rows], how
+        if parts and self.strict:
             fix = "name it as data.source, not as data.train or another split"
             raise UserError(f"{self.name}: holds the splits {first_few([*parts])}; {fix}")
-        elif parts:
+        if parts:
             tables = [[*rows_of_value(self.name, part)[0]] for part in parts.values()]
             counts = zip(parts, map(len, tables), strict=True)
-            rows, how = chain(*tables), f"splits {', '.join(f'{k} ({n:,})' for k, n in counts)}"
-        else:
-            rows, how = rows_of_value(self.name, value)
-        self.notes.extend([f"the rows are {how}"] if how else [])
-        self._open_rows([*rows])
+            return [*chain(*tables)], f"splits {', '.join(f'{k} ({n:,})' for k, n in counts)}"
+        rows, how = rows_of_value(self.name, value)
+        return [*rows], how
 
-    def _open_rows(self, rows: Sequence[Any]) -> None:
-        self.rows = len(rows)
-        names = (name for row in rows if isinstance(row, dict) for name in row)
-        self._set_columns([*dict.fromkeys(names)], {len(x) for x in rows if isinstance(x, list)})
-        self._rows = self._counted(rows)
-
-    def _counted(self, rows: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    def _followed(self, rows: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         for row, value in enumerate(rows, 1):
             self._share = row / len(rows)
             yield value, ""
 
     def _find_columns(self, rows: Iterator[tuple[Any, str]]) -> None:
-        head = [*islice(rows, HEAD)]
-        lengths = {len(value) for value, _ in head if isinstance(value, list)}
-        names = (name for value, _ in head if isinstance(value, dict) for name in value)
-        self._set_columns([*dict.fromkeys(names)], lengths)
-        self._rows = chain(head, rows)
+        """Those of all rows: any may lack some."""
+        columns, lengths, self.rows = dict[str, None](), set[int](), 0
+        for value, _ in rows:
+            self.rows += 1
+            if isinstance(value, dict):
+                columns.update(dict.fromkeys(value))
+            elif isinstance(value, list):
+                lengths.add(len(value))
+        self._set_columns([*columns], lengths)
 
     def _set_columns(self, names: Sequence[str], lengths: Iterable[int]) -> None:
         """Rows that are lists have the columns data.names, else their positions."""
@@ -160,8 +149,20 @@ class JsonReader(Reader):
             yield value, error
 
 
-def _good(rows: Iterator[Any]) -> Iterator[tuple[Any, str]]:
-    return ((value, "") for value in rows)
+def _each_line(text: TextStream) -> Iterator[tuple[Any, str]]:
+    with text:
+        for line in text:
+            if not line.isspace():
+                try:
+                    yield parse(line.strip()), ""
+                except NotJson as error:
+                    yield None, str(error)
+
+
+def _each_value(text: TextStream) -> Iterator[tuple[Any, str]]:
+    with text:
+        for value in values(text):
+            yield value, ""
 
 
 def _begins_list(text: TextStream) -> bool:

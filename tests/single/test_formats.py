@@ -111,7 +111,7 @@ def test_fasttext_has_one_marked_label_in_a_line(tmp_path: Path):
     [
         ("text\tlabel\na\tpos\nb, c\tneg\n", True, "csv, delimiter tab, 2 rows"),
         ("text|label\na|pos\nb|neg\n", True, "csv, delimiter '|', 2 rows"),
-        ('{"text": "a", "label": "pos"}\n{"text": "b", "label": "neg"}\n', True, "json"),
+        ('{"text": "a", "label": "pos"}\n{"text": "b", "label": "neg"}\n', True, "json, 2 rows"),
         ('[\n{"text": "a", "label": "pos"}\n]', False, "json, 1 row"),
         ("a, b\nc, d\n", False, "lines, 2 rows"),
         ("\n", False, "lines, 1 row"),

@@ -156,6 +156,13 @@ def test_a_bad_row_costs_its_own_row(tmp_path: Path):
     assert len(read(tmp_path / "x.jsonl")) == 2
 
 
+def test_a_column_may_begin_in_the_last_row(tmp_path: Path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a"}\n' * 300 + '{"label": 0}\n')
+    reader = open_file(path, "x.jsonl")
+    assert reader.columns == ["text", "label"] and reader.read_as.line() == "json, 301 rows"
+
+
 def test_a_list_needs_no_more_memory_than_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     largest = 0
     real = json_values._Buffer._more
