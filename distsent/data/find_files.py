@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
 from distsent.data.class_files import ClassFolders
 from distsent.data.files import Files, Reading, RowSource, TableFile
-from distsent.data.layouts import Folder, Splits, find_by_name, find_rows, parts_of_file, split_keys
+from distsent.data.folder import Folder
+from distsent.data.layouts import Splits, find_by_name, find_rows, parts_of_file, split_keys
 from distsent.data.split_names import (
     SPLITS,
     check_shards,
 )
 from distsent.errors import UserError
-from distsent.formats.records import shorten
+from distsent.formats.records import first_few, shorten
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
 
@@ -25,10 +26,10 @@ def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
         raise UserError(f"data.source = {str(path)!r}: no such file or folder")
     named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
     if path and path.is_dir():
-        folder = Folder(path, path, reading)
+        folder = Folder.of(path, reading)
         found = find_by_name(folder, named)
     else:
-        folder, found = Folder(Path(), Path(), reading), {}
+        folder, found = Folder.of(Path(), reading), {}
         if path and (parts := split_keys(path, reading)):
             return Files(parts_of_file(folder, path, parts, named), folder.notes)
         if path and "train" not in named:
@@ -38,8 +39,11 @@ def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
             fix = "leave one of them out"
             raise UserError(f"data.train: data.source = {str(path)!r} is the training file; {fix}")
     found |= {split: named_rows(split, value, folder) for split, value in named.items()}
-    check_overlap(found)
-    return Files(found, folder.notes)
+    used = check_overlap(found)
+    unread = [
+        folder.name(file) for file in dict.fromkeys(folder.unread) if file.resolve() not in used
+    ]
+    return Files(found, [*folder.notes, *([f"not read: {first_few(unread)}"] if unread else [])])
 
 
 def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder) -> list[RowSource]:
@@ -57,7 +61,7 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
     for path in dict.fromkeys(p for pattern in patterns for p in _matching(split, pattern, folder)):
         if path.is_file():
             out.append(folder.table(path))
-        elif rows := find_rows(folder.inner(path), inside=True):
+        elif rows := find_rows(folder.inner(path), split):
             out += rows
         else:
             raise UserError(f"data.{split} = {shorten(value)}: {path} is a folder without rows")
@@ -77,8 +81,8 @@ def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
     return found
 
 
-def check_overlap(splits: Splits) -> None:
-    """Raises UserError if a file is in two splits: scores on its rows would be too high."""
+def check_overlap(splits: Splits) -> Collection[Path]:
+    """All files. Raises UserError if one is in two splits: its scores would be too high."""
     seen: dict[Path, str] = {}
     for split, rows in splits.items():
         for path in (path.resolve() for one in rows for path in one.paths):
@@ -87,3 +91,4 @@ def check_overlap(splits: Splits) -> None:
                 raise UserError(
                     f"{path.name} is both in the {other} and in the {split} split; {fix}"
                 )
+    return seen

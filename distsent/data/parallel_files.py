@@ -21,6 +21,7 @@ from distsent.errors import UserError
 from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
+from distsent.job.keys import to_toml_value
 
 TEXTS = {"text", "texts", "sentence", "sentences", "sent", "sents", "x"}
 LABELS = {
@@ -30,9 +31,12 @@ LABELS = {
 NAMES = "mapping.txt"  # beside them, in TweetEval: number, tab, name
 
 
-def find_parallel_files(files: Sequence[Path]) -> dict[str | None, tuple[Path, Path | None]]:
+def find_parallel_files(
+    files: Sequence[Path], root: Path
+) -> dict[str | None, tuple[Path, Path | None]]:
     """For each split that the names say: texts, labels. Raises UserError for two files of one.
 
+    `root`: the folder that keys such as data.train are relative to.
     A test split may have no labels. Empty if the files are not texts and labels.
     """
     found: dict[str | None, dict[str, list[Path]]] = {}
@@ -47,7 +51,8 @@ def find_parallel_files(files: Sequence[Path]) -> dict[str | None, tuple[Path, P
         for kind, paths in kinds.items():
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
-                shown = f'{{ text = "{kinds["text"][0].name}", label = "{paths[0].name}" }}'
+                chosen = {kind: str(some[0].relative_to(root)) for kind, some in kinds.items()}
+                shown = to_toml_value(dict(sorted(chosen.items(), reverse=True)))
                 raise UserError(
                     f"{paths[0].parent}: {names} may all be {kind}s; "
                     f"data.{split or 'train'} = {shown} names two"

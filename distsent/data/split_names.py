@@ -20,6 +20,7 @@ KEYWORDS = {
     **{"validation": "validation", "valid": "validation", "dev": "validation", "val": "validation"},
     **{"test": "test", "testing": "test", "eval": "test", "evaluation": "test"},
 }
+UNLABELED = {"unlabeled", "unlabelled", "unsup", "unsupervised"}  # rows that no job can use
 _SHARD = re.compile(r"(?P<rest>.*?)-(?P<index>\d{3,})-of-(?P<of>\d{3,})(-[0-9a-f]{8,})?")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -62,8 +63,9 @@ def split_called(name: str) -> str | None:
 
 def split_in(name: str) -> str | None:
     """The split that a word of the name stands for; None if there is none, or several."""
-    found = {KEYWORDS[word] for word in words(name) if word in KEYWORDS}
-    return found.pop() if len(found) == 1 else None
+    said = words(name)
+    found = {KEYWORDS[word] for word in said if word in KEYWORDS}
+    return found.pop() if len(found) == 1 and UNLABELED.isdisjoint(said) else None
 
 
 def choose_splits(

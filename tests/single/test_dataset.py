@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.rows import take_values
-from distsent.formats.open import TABLES
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-LACK = f"no train, validation or test file ({', '.join(TABLES)}); the folder contains "
+LACK = "no file is called like a split, and no table or folder of classes is alone; it contains "
 NASTY = [
     'a "quoted" text',
     "commas, and, more",
@@ -350,8 +349,8 @@ def test_paths_that_lead_nowhere(tmp_path: Path):
     cases = {
         "nowhere": [source + "no such file or folder"],
         "notes/a.txt": ["a.txt: no column 'text' (data.text_column); the file is empty"],
-        "empty": [source + LACK + 'nothing; data.train = "FILE" names the file'],
-        "notes": [source + LACK + 'a.txt, b.txt; data.train = "a.txt" names the file'],
+        "empty": [source + LACK + 'nothing; data.train = "FILE" names the training rows'],
+        "notes": [source + LACK + 'a.txt, b.txt; data.train = "a.txt" names the training rows'],
     }
     for name, lines in cases.items():
         path = tmp_path / name

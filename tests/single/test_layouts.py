@@ -9,7 +9,8 @@ import pytest
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.formats.open import READERS
 from tests.dataset_files import data, mistakes, own_cache, write  # noqa: F401
-from tests.layouts import LAYOUTS, ROWS
+from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, ROWS, TEXTS, TWO, Layout, shards, tree
+from tests.single.test_dataset import hub_cache
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -33,3 +34,162 @@ def test_every_layout_gives_its_rows(tmp_path: Path, name: str):
         assert sorted(found["train"] + found["test"]) == sorted(expected["train"])
     else:
         assert found == expected
+
+
+LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 123\n"
+HERE = "data.source = '{folder}': "
+COPIES = {"labeledTrainData.tsv": FOUR, "unlabeledTrainData.tsv": {"text": ["a"]}}
+SPLIT = {"train": 4, "test": 2}
+# What is not clear is refused, with the key that decides; what a name says is read
+REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
+    "a shard is missing": (
+        Layout("", {k: v for k, v in shards("data/").items() if "00002" not in k}),
+        ["data.source = '{folder}/data': 1 of 4 shards are missing: train-00002-of-00004.parquet; "
+         "get them, too"],
+    ),
+    "a shard alone": (
+        Layout("", dict([*shards("").items()][:1]), source="train-00000-of-00004.parquet"),
+        ["data.source = '{folder}/train-00000-of-00004.parquet': 3 of 4 shards are missing: "
+         "train-00001-of-00004.parquet, train-00002-of-00004.parquet, "
+         "train-00003-of-00004.parquet; name their folder"],
+    ),
+    "two training files": (
+        Layout("", {"train1.csv": FOUR, "train2.csv": FOUR}),
+        [HERE + "the train split exists twice, as train1.csv and train2.csv; keep one, or choose: "
+         'data.train = "train1.csv"'],
+    ),
+    "one of them without labels": (Layout("", {**COPIES, "testData.tsv": TWO}), SPLIT),
+    "two splits twice": (
+        Layout("", {"train.tsv": FOUR, "dev_a.tsv": TWO, "dev_b.tsv": TWO, "test_a.tsv": TWO,
+                    "test_b.tsv": TWO}),
+        [HERE + 'the validation split exists twice, as dev_a.tsv and dev_b.tsv; keep one, or '
+         'choose: data.validation = "dev_a.tsv"',
+         HERE + 'the test split exists twice, as test_a.tsv and test_b.tsv; keep one, or choose: '
+         'data.test = "test_a.tsv"'],
+    ),
+    "one of them chosen": (
+        Layout("", {"train.tsv": FOUR, "test_a.tsv": TWO, "test_b.tsv": FOUR},
+               {"test": "test_a.tsv"}), SPLIT,
+    ),
+    "files that may be classes": (
+        Layout("", {"data/True.csv": {"text": ["a"]}, "data/Fake.csv": {"text": ["b"]}}),
+        ["data.source = '{folder}/data': which of Fake.csv, True.csv are training rows? "
+         'data.train = "data/Fake.csv" names them, data.train = "data/*.csv" names all; data.train '
+         '= {{ Fake = "data/Fake.csv", True = "data/True.csv" }} if each file is a class'],
+    ),
+    "several configurations": (
+        Layout("", {**shards("sst2/"), **shards("cola/")}),
+        [HERE + 'several datasets, cola, sst2; data.source = "{folder}/cola" names one'],
+    ),
+    "one of them": (Layout("", {**shards("a/"), **shards("b/")},
+                           {"train": "a/*.parquet", "test_fraction": 0.5}),
+                    {"train": 2, "test": 2}),
+    "parallel files of different length": (
+        Layout("", {"train_text.txt": TEXTS, "train_labels.txt": "1\n0\n"}, CUT),
+        ["train_text.txt has 4 lines, train_labels.txt 2: they belong together line by line, so "
+         "one of them is wrong"],
+    ),
+    "two files of labels": (
+        Layout("", {"train/sents.txt": TEXTS, "train/topics.txt": LABELS,
+                    "train/sentiments.txt": LABELS}),
+        ["{folder}/train: sentiments.txt and topics.txt may all be labels; data.train = "
+         '{{ text = "train/sents.txt", label = "train/sentiments.txt" }} names two'],
+    ),
+    "names that do not count from 0": (
+        Layout("", {"train_text.txt": TEXTS, "train_labels.txt": LABELS,
+                    "mapping.txt": "1\tbad\n2\tgood\n"}, CUT),
+        ['mapping.txt, beside train_labels.txt: expected a number from 0, a tab and a name per '
+         'line, found "1\\tbad" in the first line; correct or remove it'],
+    ),
+    "a class without a file": (
+        Layout("", {"train.pos": "a\n", "train.neg": "b\n", "test.pos": "c\n"}),
+        ["{folder}: a file of class neg is missing beside test.pos"],
+    ),
+    "a file in two splits": (
+        Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
+        ["test.csv is both in the test and in the train split; data.test and data.train name the "
+         "files of each"],
+    ),
+    "a pattern without files": (
+        Layout("", {"a.csv": FOUR}, {"train": "x*.csv"}),
+        ['data.train = "x*.csv": no such file in {folder}; there are a.csv'],
+    ),
+    "two names for the training file": (
+        Layout("", {"a.csv": FOUR}, {"train": "b.csv"}, source="a.csv"),
+        ["data.train: data.source = '{folder}/a.csv' is the training file; leave one of them out"],
+    ),
+    "a pointer of git-lfs": (
+        Layout("", {"train.parquet": LFS, "test.parquet": TWO}),
+        ["train.parquet: a pointer of git-lfs, not the file itself: not read; git lfs pull fetches "
+         "the file"],
+    ),
+    "a saved dataset that lacks a file": (
+        Layout("", {"state.json": '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'}),
+        ["{folder}: data-00000-of-00001.arrow of this saved dataset is missing"],
+    ),
+    "texts in two encodings": (
+        Layout("", {**tree(), "train/pos/x.txt": b"caf\xe9", "test/pos/x.txt": b"caf\xe9"},
+               {"encoding": "ascii"}),
+        ['train/pos/x.txt: not ascii (byte 0xe9, line 1); data.encoding_errors = "replace" reads '
+         "U+FFFD for such bytes"],
+    ),
+    "other columns at the same positions": (
+        Layout("", {"train.csv": FOUR, "test.csv": {"label": ["bad"], "text": ["a"]}},
+               {"text_position": 0, "label_position": 1}),
+        ["test.csv: data.text_position = 0 is 'text' in train.csv and 'label' here, where that is "
+         "column 1",
+         "test.csv: data.label_position = 1 is 'label' in train.csv and 'text' here, where that is "
+         "column 0"],
+    ),
+    "other names at the same positions": (
+        Layout("", {"train.csv": FOUR, "test.csv": {"Text": ["a", "b"], "Label": ["bad", "good"]}},
+               {"text_position": 0, "label_position": 1}), SPLIT,
+    ),
+    "the demo dataset and a file": (
+        Layout("", {}, {"test": "x.csv"}, source="demo"),
+        ['data.test = "x.csv": the demo dataset has its own splits; set data.source, or '
+         "data.train, too"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_clear_is_refused_with_the_key_that_decides(tmp_path: Path, name: str):
+    layout, expected = REFUSED[name]
+    source = layout.make(tmp_path)
+    keys = data("demo" if layout.source == "demo" else source, **layout.keys)
+    if isinstance(expected, dict):
+        splits = open_dataset(keys, 1).splits
+        assert {split: len(rows) for split, rows in splits.items()} == expected
+    else:
+        lines = [line.format(folder=tmp_path) for line in expected]
+        assert mistakes(lambda: open_dataset(keys, 1).splits) == lines
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path):
+    files = {"train.csv": FOUR, "test.csv": TWO, "sample_submission.csv": TWO, "x.json": TWO}
+    assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == (
+        "not read: sample_submission.csv, x.json",
+    )
+
+
+def test_files_without_a_folder_lie_in_the_current_one(tmp_path: Path, monkeypatch):
+    Layout("", {"in/a.csv": FOUR, "b.csv": TWO}).make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for source, keys in (("demo", {"train": "in/*.csv"}), ("in/a.csv", {})):
+        dataset = open_dataset(data(source, test="b.csv", **keys), 1)
+        assert rows_of(dataset) == ROWS
+        assert dataset.splits["test"].origin(0) == "b.csv, row 1"
+
+
+def test_splits_of_the_hub_under_other_names(own_cache: Path):  # noqa: F811
+    labels = {"train": [0, 1], "validation_matched": [0, 1], "validation_mismatched": [1]}
+    hub_cache(own_cache, "some/mnli", "default", labels, ["no", "yes"])
+    chosen = open_dataset(data("some/mnli", validation="validation_matched"), 1)
+    assert {split: len(rows) for split, rows in chosen.splits.items()} == {
+        "train": 2, "validation": 2,
+    }  # fmt: skip
+    assert mistakes(lambda: open_dataset(data("some/mnli", validation="matched"), 1).splits) == [
+        'data.validation = "matched": the splits are train, validation_matched, '
+        "validation_mismatched; data.validation names one"
+    ]

@@ -1,0 +1,86 @@
+"""A folder in which a dataset is searched: its files by what their names say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from distsent.data.files import Reading, RowSource, TableFile
+from distsent.data.parallel_files import ParallelFiles
+from distsent.data.split_names import words
+from distsent.errors import UserError
+from distsent.formats.compression import data_suffix
+from distsent.formats.open import TABLES
+from distsent.formats.records import first_few
+from distsent.job.keys import to_toml_value
+
+ABOUT = {"readme", "license", "licence", "requirements", "notes", "changelog"}  # a dataset
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that is searched. Messages name its files as they lie in `base`."""
+
+    path: Path
+    base: Path
+    root: Path  # what keys such as data.train are relative to
+    reading: Reading
+    notes: list[str] = field(default_factory=list)  # what the user should know
+    unread: list[Path] = field(default_factory=list)  # tables that are not called like splits
+
+    @classmethod
+    def of(cls, path: Path, reading: Reading) -> Folder:
+        """The folder that data.source names."""
+        return cls(path, path, path, reading)
+
+    def inner(self, path: Path, base: Path | None = None) -> Folder:
+        """A folder inside."""
+        return replace(self, path=path, base=base or self.base)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self._entries() if path.is_file()]
+
+    @property
+    def folders(self) -> list[Path]:
+        return [path for path in self._entries() if path.is_dir()]
+
+    @property
+    def tables(self) -> list[Path]:
+        """Files whose names say that they have columns, but for forms of a competition."""
+        tables = [path for path in self.files if data_suffix(path) in TABLES]
+        forms = [path for path in tables if "submission" in words(path.name)]
+        self.unread.extend(forms)
+        return [path for path in tables if path not in forms]
+
+    @property
+    def texts(self) -> list[Path]:
+        """Other files. A .txt may be a table, too, or a text about the others."""
+        return [path for path in self.files if data_suffix(path) not in TABLES]
+
+    def _entries(self) -> list[Path]:
+        return [path for path in sorted(self.path.iterdir()) if path.name[0] not in "._"]
+
+    def name(self, path: Path) -> str:
+        """What messages call a file."""
+        inside = self.base in (path, *path.parents)
+        return str(path.relative_to(self.base)) if inside else str(path)
+
+    def key(self, *paths: Path) -> str:
+        """A value of data.train that names one of the files, as TOML."""
+        inside = [path.relative_to(self.root) for path in paths if self.root in path.parents]
+        about = [path for path in inside if ABOUT.isdisjoint(words(path.name))]
+        return to_toml_value(str([*about, *inside, Path("FILE")][0]))
+
+    def table(self, path: Path, label: str | None = None) -> RowSource:
+        return TableFile(path, self.name(path), self.reading, label)
+
+    def parallel(self, texts: Path, labels: Path) -> RowSource:
+        names = self.name(texts), self.name(labels)
+        return ParallelFiles((texts, labels), names, self.reading)
+
+    def error(self, *problems: str) -> UserError:
+        return UserError(*(f"data.source = {str(self.path)!r}: {line}" for line in problems))
+
+    def shown(self) -> str:
+        return first_few([path.name for path in self._entries()]) or "nothing"
