@@ -39,7 +39,8 @@ class EvaluationRequest:
 
     `single_split`: read the split as it is in the source, instead of splitting as for training.
     `own_length`: truncate as the model does, instead of at `data.max_length`.
-    `label_values`: the class that each label had in training; None if that is not known.
+    `label_values`: the class that each label had in training, to read another dataset; None if
+    that is not known.
     """
 
     folder: Path
@@ -74,7 +75,7 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
         tree["run"]["dir"] = str(saved.parent.parent)  # the token store moves along with the run
     job = load_saved_job(tree, str(saved), overrides)
     recorded = recorded_reading(record) if other_dataset else None
-    name, values = tree["job"]["name"], record.get("label_values")
+    name, values = tree["job"]["name"], record.get("label_values") if other_dataset else None
     return EvaluationRequest(
         folder, name, job, split, single_split, recorded=recorded, label_values=values
     )
@@ -126,7 +127,8 @@ def _open_store(
     data = request.job.data
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
     only, naming = request.split if request.single_split else None, None
-    if only and data.labels is None and not unnamed:
+    other_dataset = request.single_split or request.label_values is not None
+    if other_dataset and data.labels is None and not unnamed:
         naming = Naming.of_model(names, request.label_values)
     store_folder, seed = token_store_folder(request.job), request.job.seeds[0]
 

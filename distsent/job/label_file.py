@@ -1,6 +1,7 @@
 """A file that names the classes: a name a line, or a value, a tab and its name."""
 
 import os
+import re
 
 
 def read_label_file(path: str, source: str) -> list[str] | dict[str, str]:
@@ -16,11 +17,16 @@ def read_label_file(path: str, source: str) -> list[str] | dict[str, str]:
         raise ValueError(f"{here}; the names themselves are a list, e.g. [negative,positive]")
     try:
         with open(place, encoding="utf-8-sig") as file:
-            lines = [line.strip(" \r\n") for line in file.read().rstrip().split("\n")]
+            text = file.read().rstrip()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
+    lines = [line.strip(" \r\n") for line in text.split("\n")]
+    if text.startswith(("[", "{", "<")):
+        raise ValueError("JSON or XML; expected a class name a line")
+    if all(re.fullmatch(r"-?\d+ *[,;:=].*", line) for line in lines):
+        raise ValueError("line 1: put a tab between a value and its name")
     # A blank line would move the names behind it to other numbers
     if "" in lines:
         raise ValueError(f"line {lines.index('') + 1} is blank; expected a class name a line")

@@ -543,6 +543,8 @@ def test_a_file_may_name_the_classes(content: str, labels: object):
         (b"1\ta\n2\ta\n", "line 2: the name 'a' occurs twice"),
         (b"1\ta\n2 b\n", "line 1: expected a class name a line, or a value, a tab and its name"),
         (b"caf\xe9\n", "not UTF-8 text"),
+        (b'{\n"0": "a",\n"1": "b"\n}', "JSON or XML; expected a class name a line"),
+        (b"0,a\n1,b\n", "line 1: put a tab between a value and its name"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_name_the_classes(content: bytes | None, problem: str):
