@@ -72,8 +72,16 @@ def find_by_name(folder: Folder, named: Collection[str] = (), depth: int = 0) ->
         fix = f"data.source = {to_toml_value(str(sets[0]))} names one"
         raise folder.error(f"several datasets, {first_few([p.name for p in sets])}; {fix}")
     lack = "no file is called like a split, and no table or folder of classes is alone"
-    fix = f"data.train = {folder.key(*folder.files)} names the training rows"
-    raise folder.error(f"{lack}; it contains {folder.shown()}; {fix}")
+    raise folder.error(f"{lack}; it contains {folder.shown()}; {_named(folder)}")
+
+
+def _named(folder: Folder) -> str:
+    """The keys that name files: by the words in their names, if these are of splits."""
+    found = {split: [p for p in folder.files if split_in(stem(p)) == split] for split in SPLITS}
+    keys = [f"data.{split} = {folder.key(*some)}" for split, some in found.items() if some]
+    if "data.train" in " ".join(keys):
+        return f"{', '.join(keys)} name{'s' * (len(keys) == 1)} files"
+    return f"data.train = {folder.key(*folder.files)} names the training rows"
 
 
 def find_splits(folder: Folder, wanted: Sequence[str]) -> Splits:

@@ -163,7 +163,8 @@ def _doubt(survey: _Survey, wanted: str, codec: str) -> str:
     if not wide and sum(survey.zeros) * 3 > survey.size:
         return "mostly NUL characters, so it is damaged or no text; copy or download it again"
     if codec != "utf-8" and survey.utf8 and survey.beyond_ascii and not _is_asian(codec):
-        fix = "leave the key out: UTF-8 is detected"
+        convert = f"iconv -f {wanted} -t utf-8 FILE > NEW"
+        fix = f"leave the key out (other files that need it: {convert})"
         return f"data.encoding = {wanted!r}, but the text is UTF-8; {fix}"
     if survey.escaped and wanted == "auto":
         fix = 'data.encoding = "iso2022_jp" or "iso2022_kr" reads it, "utf-8" takes it as it is'
