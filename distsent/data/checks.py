@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from distsent.data.column_choice import Column, column_errors
 from distsent.data.label_values import QUOTED, quote
 from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
+from distsent.formats.column_choice import Column, column_errors
 from distsent.formats.records import BLANK, decode_error, shorten
 from distsent.job.keys import to_toml_value
 
@@ -33,16 +33,26 @@ def find_column_errors(
     keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
     at = dict(columns.positions)
     wanted = {f"data.{role}_column": name for role, name in keys.items() if name and name not in at}
-    places = {f"data.{role}_position": at[name] for role, name in keys.items() if name in at}
     lines, fix = list[str](), dict[str, Any]()
     if any(found.count(name) != 1 for _, found in files for name in wanted.values()):
+        alike: dict[tuple[str, ...], list[tuple[str, list[Column]]]] = {}
         for file, found in sample():
+            alike.setdefault(tuple(column.name for column in found), []).append((file, found))
+        for (file, found), *others in alike.values():
             more, other = column_errors(file, wanted, found)
-            lines, fix = lines + more, other | fix
-    for file, names in files:
-        lines += _position_errors(file, names, places, files[0])
+            same = f"; {len(others)} more of the files are like this" if others else ""
+            lines, fix = lines + [f"{line}{same}" for line in more], other | fix
     # No fix for files whose columns have different names
     return lines, {key: x for key, x in fix.items() if all(x in found for _, found in files)}
+
+
+def find_position_errors(files: Sequence[tuple[str, list[str]]], columns: Columns) -> Iterator[str]:
+    """A line for each position of a column at which one of `files` (name, columns) has another."""
+    keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
+    at = dict(columns.positions)
+    places = {f"data.{role}_position": at[name] for role, name in keys.items() if name in at}
+    for file, names in files:
+        yield from _position_errors(file, names, places, files[0])
 
 
 def _position_errors(

@@ -114,7 +114,7 @@ class ClassFolders(RowSource):
                 yield {columns.text: text, columns.label: label, FILE: name}
         if first:
             more = f" ({faults:,} files are like this)" if faults > 1 else ""
-            raise UserError(f"{first}{more}", fix=first.fix)
+            raise UserError(f"{first}{more}", fix=first.fix, others=first.others)
 
 
 def _decode(content: bytes, encoding: str, errors: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import pyarrow as pa
 
 from distsent.data import checks, demo
 from distsent.data import splits as selection
-from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading, table_columns
 from distsent.data.find_files import find_files
@@ -26,6 +26,7 @@ from distsent.data.rows import Columns, Part, Rows
 from distsent.data.split_names import SPLITS
 from distsent.data.unlabeled import without_label_column, without_labels
 from distsent.errors import UserError
+from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.read_as import ReadAs
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
@@ -44,6 +45,20 @@ def open_dataset(
     `recorded`: how a training read its files. It decides what the files here leave open.
     `naming`: what names the classes, if it is not the job.
     """
+    try:
+        return _open_dataset(data, seed, only, recorded, naming)
+    except UserError as error:
+        how = (seed, only, recorded, naming)
+        raise diagnose(error, data, lambda data: _open_dataset(data, *how).read()) from None
+
+
+def _open_dataset(
+    data: DataSection,
+    seed: int,
+    only: str | None,
+    recorded: ReadAs | None,
+    naming: Naming | None,
+) -> TextDataset:
     name, path = data.source, Path(data.source).expanduser()
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
     if name == "demo" and data.train is None:
@@ -168,7 +183,9 @@ class TextDataset:
         except UserError as error:
             naming = self.naming if self.naming.trained else None
             how = (self.seed, self.only, self.recorded, naming)
-            raise diagnose(error, self.data, lambda data: open_dataset(data, *how).read()) from None
+            raise diagnose(
+                error, self.data, lambda data: _open_dataset(data, *how).read()
+            ) from None
 
     def read(self) -> Content:
         """What the dataset contains. Raises at the first kind of mistake."""
@@ -199,13 +216,9 @@ class TextDataset:
         source, columns, data = self.source, Columns.of(self.data), self.data
         old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
         files = {name: source.columns(old) for name, old in old_names.items()}
-        unused = without_label_column(files, columns)
+        unused = without_label_column(files, columns, lambda name: self._sample([old_names[name]]))
         used = [name for name in files if name not in unused]
-        lines, fix = checks.find_column_errors(
-            [file for name in used for file in files[name]],
-            columns,
-            lambda: chain.from_iterable(source.sample(old_names[name]) for name in used),
-        )
+        lines, fix = self._find_column_errors({name: files[name] for name in used}, old_names)
         # A split for which there is a fraction may turn out to have no labels
         sure = [name for name in used if not getattr(data, f"{name}_fraction", 0)]
         self._raise_errors(sure, lines, fix)
@@ -217,6 +230,28 @@ class TextDataset:
             lack = f"data.source = {data.source!r}: the {self.only} split has no labels"
             raise UserError(f"{lack} to score it by; predict labels it")
         return rows, [*unused.values()]
+
+    def _find_column_errors(
+        self, files: Mapping[str, list[tuple[str, list[str]]]], old_names: Mapping[str, str]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """A line per mistake in the columns of the first split, or else of the others; a fix."""
+        columns = Columns.of(self.data)
+        every = [file for some in files.values() for file in some]
+        if lines := [*checks.find_position_errors(every, columns)]:
+            return lines, {}
+        for names in ([*files][:1], [*files][1:]):
+            some = [file for name in names for file in files[name]]
+            sample = partial(self._sample, [old_names[name] for name in names])
+            lines, fix = checks.find_column_errors(some, columns, sample)
+            if lines:
+                # No fix for files whose columns have different names
+                found = {column for _, its in every for column in its}
+                lack = {c for c in columns.all if any(c not in its for _, its in some)}
+                return lines, {} if found & lack else fix
+        return [], {}
+
+    def _sample(self, splits: list[str]) -> Iterable[tuple[str, list[Column]]]:
+        return chain.from_iterable(map(self.source.sample, splits))
 
     def _raise_errors(self, splits: list[str], lines: list[str], fix: dict[str, Any]) -> None:
         """Raises UserError for `lines`, and for splits that the job needs and these do not give."""

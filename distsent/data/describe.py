@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from distsent.data.class_table import class_table
-from distsent.data.column_choice import (
+from distsent.data.dataset import TextDataset, open_dataset
+from distsent.data.diagnosis import with_keys
+from distsent.errors import UserError
+from distsent.formats.column_choice import (
     Candidate,
     Column,
     choose_columns,
@@ -19,9 +22,6 @@ from distsent.data.column_choice import (
     several_labels,
     text_candidates,
 )
-from distsent.data.dataset import TextDataset, open_dataset
-from distsent.data.diagnosis import with_keys
-from distsent.errors import UserError
 from distsent.formats.records import printable, shorten
 from distsent.job.check import to_word
 from distsent.job.keys import to_toml_value

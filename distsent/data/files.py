@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from distsent.data import row_cache
-from distsent.data.column_choice import SAMPLE, Column
 from distsent.data.columnar import class_names, plain_batches, plain_schema
 from distsent.data.label_values import label_error, normalize_label
 from distsent.data.rows import Columns, Part
 from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
+from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.columnar import ColumnarReader
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES, open_file

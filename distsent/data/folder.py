@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.parallel_files import ParallelFiles
@@ -79,8 +81,14 @@ class Folder:
         names = self.name(texts), self.name(labels)
         return ParallelFiles((texts, labels), names, self.reading)
 
-    def error(self, *problems: str) -> UserError:
-        return UserError(*(f"data.source = {str(self.path)!r}: {line}" for line in problems))
+    def inside(self, path: Path) -> str:
+        """The path as a value of data.train."""
+        return str(path.relative_to(self.root)) if self.root in path.parents else str(path)
+
+    def error(self, *problems: str, ways: Sequence[Mapping[str, Any]] = ()) -> UserError:
+        """`ways`: keys from which the user may choose."""
+        lines = (f"data.source = {str(self.path)!r}: {line}" for line in problems)
+        return UserError(*lines, fix=ways[0] if ways else None, others=ways[1:])
 
     def shown(self) -> str:
         return first_few([path.name for path in self._entries()]) or "nothing"

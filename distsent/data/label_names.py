@@ -139,7 +139,17 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
             problem = f"{where} contains numbers such as {min(odd)} ({shown})"
             fix = "if they are classes, name all of them in data.labels"
             raise UserError(f"{problem}: classes are integers or words; {fix}")
+        if lists := [word for word in names if _lists(word, values)]:
+            problem = f"{where} contains {quote(lists)}, which list other labels of it"
+            fix = "if they are classes, name all of them in data.labels"
+            raise UserError(f"{problem}: several labels per text are not supported yet; {fix}")
     return Classes(tuple(names), {name: i for i, name in enumerate(names)})
+
+
+def _lists(word: str, values: set[str]) -> bool:
+    """Whether a label is made of others, as "joy,fear" is where "joy" and "fear" are labels."""
+    parts = ({part.strip() for part in word.split(mark)} for mark in ",;|" if mark in word)
+    return any(len(some) > 1 and some <= values for some in parts)
 
 
 def _named_in_order(values: set[str], naming: Naming, where: str) -> Classes:

@@ -23,12 +23,15 @@ from distsent.data.split_names import (
     split_in,
     stem,
 )
+from distsent.errors import UserError
+from distsent.formats.column_choice import label_candidates
 from distsent.formats.compression import data_suffix
 from distsent.formats.json_rows import parts_of
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
 
 Splits = dict[str, list[RowSource]]
+MOST = 8  # files that a command names
 DEEPEST = 8  # folders inside each other that hold nothing else
 
 
@@ -117,13 +120,13 @@ def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
 
 def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Files that are called like splits; if one is not there, a file with the word in its name."""
-    texts = [path for path in folder.texts if path.suffix.lower() == ".txt"]
+    texts = [path for path in folder.texts if data_suffix(path) == ".txt"]
     sets: dict[tuple[str, str], list[Path]] = {}
     for path in (*folder.tables, *texts):
         sets.setdefault(set_of(path), []).append(path)
     called = {key: split_called(key[0]) for key in sets}
     found: dict[str, list[Path]] = {}
-    errors = []
+    errors, ways = list[str](), list[Mapping[str, Any]]()
     for split in wanted:
         some = [paths for key, paths in sets.items() if called[key] == split]
         if not some and ("train" in called.values() or not any(called.values())):
@@ -134,11 +137,12 @@ def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
             names = " and ".join(paths[0].name for paths in some)
             fix = f"keep one, or choose: data.{split} = {folder.key(some[0][0])}"
             errors.append(f"the {split} split exists twice, as {names}; {fix}")
+            ways = [{f"data.{split}": folder.inside(paths[0])} for paths in some]
         found |= {split: some[0]} if some else {}
     if "train" in wanted and "train" not in found and not any(called.values()):
         return {}
     if errors:
-        raise folder.error(*errors)
+        raise folder.error(*errors, ways=ways if len(errors) == 1 else ())
     for paths in found.values():
         check_shards(paths, f"data.source = {str(folder.path)!r}", "get them, too")
     folder.unread.extend(folder.tables if found else ())
@@ -157,7 +161,8 @@ def _folders(folder: Folder, wanted: Sequence[str]) -> Splits:
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
                 fix = f"data.{split} = {folder.key(paths[0])} names one"
-                raise folder.error(f"{names} may both be the {split} split; {fix}")
+                ways = [{f"data.{split}": folder.inside(path)} for path in paths]
+                raise folder.error(f"{names} may both be the {split} split; {fix}", ways=ways)
             if some := find_rows(folder.inner(paths[0]), split):
                 rows[split] = some
         if rows:
@@ -181,20 +186,29 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
     if len(classed := find_class_files(folder.texts)) == 1:
         (files,) = classed.values()
         return [folder.table(file, label) for label, file in sorted(files.items())]
-    inside = [file for file in folder.texts if split and file.suffix.lower() == ".txt"]
+    inside = [file for file in folder.texts if split and data_suffix(file) == ".txt"]
     tables = folder.tables or inside
     if len({set_of(file) for file in tables}) > 1:
-        raise folder.error(_several(folder, tables, split))
+        raise _several(folder, tables, split)
     check_shards(tables, f"data.source = {str(path)!r}", "get them, too")
     return [folder.table(file) for file in tables]
 
 
-def _several(folder: Folder, tables: Sequence[Path], split: str | None) -> str:
+def _several(folder: Folder, tables: Sequence[Path], split: str | None) -> UserError:
+    """The error of several tables that may be parts of one set, or a class each."""
     key, names = f"data.{split or 'train'}", [folder.name(path) for path in tables]
-    classes = {stem(path): str(path.relative_to(folder.root)) for path in tables[:5]}
-    every = folder.key(folder.path / f"*{tables[0].suffix}")
-    return (
+    every: Mapping[str, Any] = {key: [folder.inside(path) for path in tables[:MOST]]}
+    classes = {key: {stem(path): folder.inside(path) for path in tables[:MOST]}}
+    columns = [folder.table(path).sample() for path in tables]
+    alike = len({tuple(column.name for column in some) for some in columns}) == 1
+    labeled = any(one.score > 1 for one in label_candidates(columns[0]))
+    ways = [every, classes] if labeled else [classes, every]
+    if not alike or len(tables) > MOST:
+        ways = [{key: folder.inside(path)} for path in tables[:3]]
+    shown = to_toml_value(folder.inside(folder.path / f"*{tables[0].suffix}"))
+    problem = (
         f"which of {first_few(names)} are {split or 'training'} rows? {key} = "
-        f"{folder.key(*tables)} names them, {key} = {every} names all; "
-        f"{key} = {to_toml_value(classes)} if each file is a class"
+        f"{folder.key(*tables)} names them, {key} = {shown} names all; "
+        f"{key} = {to_toml_value(classes[key])} if each file is a class"
     )
+    return folder.error(problem, ways=ways)

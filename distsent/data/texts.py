@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from distsent.data.checks import find_column_errors
+from distsent.data.checks import find_column_errors, find_position_errors
 from distsent.data.files import sample_columns
 from distsent.data.rows import Columns
 from distsent.errors import UserError
@@ -77,6 +77,7 @@ def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) ->
         columns,
         lambda: [(path, sample_columns(file, path, options, strict=False))],
     )
+    lines += find_position_errors([(path, [*found])], columns)
     if lines:
         raise UserError(*lines, fix=fix if len(fix) == len(lines) else None)
     keys = columns.keys_in(found)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from distsent.data.label_values import count_labels
 from distsent.data.rows import Columns, Rows, count_rows
+from distsent.formats.column_choice import Column
 from distsent.formats.records import first_few
 
+Sample = Callable[[str], Iterable[tuple[str, list[Column]]]]
 Found = Mapping[str, Sequence[tuple[str, list[str]]]]  # per split: (file, its columns)
 
 
-def without_label_column(found: Found, columns: Columns) -> dict[str, str]:
+def without_label_column(found: Found, columns: Columns, sample: Sample) -> dict[str, str]:
     """The splits whose files lack the label column, which training has, with a line for each.
 
-    All other columns must be those of the training files: a strange one may be the label under
-    another name.
+    Other columns that training lacks must not look like classes: one may be the label under another
+    name. `sample`: the columns of a split's files with some values.
     """
     trained = [names for _, names in found.get("train", ())]
     if not all(columns.label in columns.in_file(names) for names in trained):
@@ -26,7 +28,13 @@ def without_label_column(found: Found, columns: Columns) -> dict[str, str]:
         for split, files in found.items()
         if split != "train" and known
         if not any(columns.label in columns.in_file(names) for _, names in files)
-        if all(names and known.issuperset(names) for _, names in files)
+        if all(names for _, names in files)
+        and (
+            all(known.issuperset(names) for _, names in files)
+            or not any(
+                c.name not in known and c.is_classes for _, some in sample(split) for c in some
+            )
+        )
     }
 
 

@@ -21,7 +21,7 @@ _BINARY = {
     **{b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel"},
 }
 _OBJECT = re.compile(r'\ufeff?\s*(\[\s*)?\{\s*"')
-MARKS = "\t;,|"
+MARKS = "\t;,|@"
 HEAD = 1 << 16  # characters that show whether a text is JSON
 
 

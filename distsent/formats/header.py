@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import eq
 
+from distsent.formats.column_choice import LABEL, TEXT, Column, choose_columns
 from distsent.formats.dialect import Record
 from distsent.formats.records import first_few, shorten
 
@@ -14,6 +15,7 @@ _NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?\s*", re.IGNOREC
 _LONG, _MANY_WORDS = 200, 25  # letters and words of a text; questions of surveys are shorter
 _NAME_WORDS, _CLASSES = 4, 1000
 FEW = 5  # rows: fewer say little about a column
+SAMPLE = 500  # rows by which columns get names
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Survey:
     words: dict[int, set[str]] = field(default_factory=dict)  # values of columns with few ones
     unnamed: int = 0  # rows with values in columns without name
     null: int = 0  # rows with \N
+    sample: list[list[str]] = field(default_factory=list)  # the first rows
 
 
 def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
@@ -38,6 +41,8 @@ def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
     found.words = {c: set() for c in range(width)} if deep else {}
     for line, fields, raw in records:
         found.rows += 1
+        if found.rows <= SAMPLE:
+            found.sample.append([*fields])
         if any(map(eq, fields, first)):
             if fields == first:
                 found.repeated = found.repeated or (found.rows, line)
@@ -90,13 +95,18 @@ def looks_like_names(found: Survey) -> str:
 
 def suggested_names(found: Survey) -> list[str]:
     """Names for the columns of a file without header: a text, a label, others."""
-    first = found.first
-    names = [f"column{i}" for i in range(len(first))]
-    names[max(range(len(first)), key=lambda i: len(first[i]))] = "text"
-    likely = [(n, i) for i, n in found.equal.items() if n < found.rows and names[i] != "text"]
-    if likely:
-        names[max(likely)[1]] = "label"
-    return names
+    names = [f"column{i}" for i in range(len(found.first))]
+    columns = [*map(Column, names)]
+    for i, column in enumerate(columns):
+        column.add([row[i] for row in (found.first, *found.sample) if i < len(row)])
+    chosen = choose_columns(columns)
+    longest = names[max(range(len(names)), key=lambda i: len(found.first[i]))]
+    text = chosen.get(TEXT, longest)
+    # Where rows are sorted by class, the first ones have one class
+    repeated = [(n, names[i]) for i, n in found.equal.items() if n < found.rows]
+    likely = [name for _, name in sorted(repeated, reverse=True) if name != text]
+    label = chosen.get(LABEL, likely[0] if likely else "")
+    return [{text: "text", label: "label"}.get(name, name) for name in names]
 
 
 def _some(values: Sequence[str] | set[str]) -> str:

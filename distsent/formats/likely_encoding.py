@@ -15,6 +15,7 @@ LIKELY = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r"),
     *("gb18030", "big5", "cp932", "euc_jp", "cp949", "mac_roman", "cp437", "tis_620", "latin-1"),
 )
+_JAPANESE = ("cp932", "euc_jp")
 _WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
 _CHARACTER = re.compile("[\x80-\ud7ff\ue000-\U0010ffff]")
@@ -97,9 +98,25 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
             texts[codec] = text
     if not texts and sample:  # bytes that most encodings lack
         texts["latin-1"] = sample.decode("latin-1")
-    some = sorted(texts, key=LIKELY.index)[:3]
+    japanese = next((codec for codec in _JAPANESE if _is_japanese(sample, codec)), "")
+    for codec in ("cp1252" if _is_western(sample) else "", japanese):
+        if codec and codec not in texts and _decodes(source, codec):
+            texts[codec] = sample.decode(codec, "replace")
+    some = sorted(texts, key=lambda codec: (codec != japanese, LIKELY.index(codec)))[:3]
     at = _difference(*(texts[codec] for codec in some[:2]))
     return {codec: _excerpt(texts[codec], at) for codec in some}
+
+
+def _is_western(sample: bytes) -> bool:
+    """Whether few letters are beyond ASCII, as in Western texts: too few for statistics."""
+    beyond = sum(byte > 127 for byte in sample)
+    return beyond < 0.2 * sum(byte > 127 or chr(byte).isalpha() for byte in sample)
+
+
+def _is_japanese(sample: bytes, codec: str) -> bool:
+    """Whether much of the sample is Hiragana, as in Japanese alone."""
+    text = "".join(c for c in sample.decode(codec, "replace") if not c.isascii())
+    return sum("\u3041" <= c <= "\u309f" for c in text) > len(text) / 8
 
 
 def _difference(text: str = "", other: str = "") -> int:

@@ -72,7 +72,9 @@ class ExcelReader(Reader):
             self.notes.append(f"hidden sheets ({_quoted(hidden)}) are not read")
         if len(full) > 1:
             which = f"data.sheet_name = {shorten(full[0])} names one"
-            raise UserError(f"{self.name}: {len(full)} sheets ({_quoted(full)}); {which}")
+            keys = [{"data.sheet_name": sheet} for sheet in full]
+            found = f"{len(full)} sheets ({_quoted(full)})"
+            raise UserError(f"{self.name}: {found}; {which}", fix=keys[0], others=keys[1:])
         return full[0] if full else names[0]
 
     def _find_columns(self) -> None:

@@ -41,6 +41,10 @@ HERE = "data.source = '{folder}': "
 COPIES = {"labeledTrainData.tsv": FOUR, "unlabeledTrainData.tsv": {"text": ["a"]}}
 SPLIT = {"train": 4, "test": 2}
 # What is not clear is refused, with the key that decides; what a name says is read
+NEITHER = [
+    "the dataset has neither a validation nor a test split: set data.validation_fraction or "
+    "data.test_fraction, e.g. 0.1"
+]
 REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     "a shard is missing": (
         Layout("", {k: v for k, v in shards("data/").items() if "00002" not in k}),
@@ -56,7 +60,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     "two training files": (
         Layout("", {"train1.csv": FOUR, "train2.csv": FOUR}),
         [HERE + "the train split exists twice, as train1.csv and train2.csv; keep one, or choose: "
-         'data.train = "train1.csv"'],
+         'data.train = "train1.csv"', *NEITHER,
+         "data.validation_fraction = 0.1: selects no rows out of 4"],
     ),
     "one of them without labels": (Layout("", {**COPIES, "testData.tsv": TWO}), SPLIT),
     "two splits twice": (
@@ -75,7 +80,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"data/True.csv": {"text": ["a"]}, "data/Fake.csv": {"text": ["b"]}}),
         ["data.source = '{folder}/data': which of Fake.csv, True.csv are training rows? "
          'data.train = "data/Fake.csv" names them, data.train = "data/*.csv" names all; data.train '
-         '= {{ Fake = "data/Fake.csv", True = "data/True.csv" }} if each file is a class'],
+         '= {{ Fake = "data/Fake.csv", True = "data/True.csv" }} if each file is a class', *NEITHER,
+         "data/Fake.csv, data/True.csv: column 'label': no class has two rows ('Fake', 'True')"],
     ),
     "several configurations": (
         Layout("", {**shards("sst2/"), **shards("cola/")}),

@@ -118,9 +118,8 @@ REST: list[tuple[Harm, str]] = [
      "test.jsonl: no column 'text' (data.text_column); the file is empty\n"
      "test.jsonl: no column 'label' (data.label_column); the file is empty"),
     (words("data.text_column=txet"),
-     "\n".join(f"{split}.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there "
-               "are text, label"
-               for split in ("train", "validation", "test")) + "\ntry: data.text_column=text"),
+     "train.jsonl: no column 'txet' (data.text_column); did you mean 'text'? there are text, "
+     "label\ntry: data.text_column=text"),
     (row(text=None), NO_TEXT),
     (row(text="  "), NO_TEXT),
     (row(text=...), NO_TEXT),

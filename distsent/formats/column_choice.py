@@ -17,6 +17,7 @@ SAMPLE = 2000  # rows whose lengths and kinds are measured
 MOST_CLASSES = 1000  # a column with more values is not a label
 LIST_WIDTH = 80  # characters of column names in a message
 
+TEXT, PAIR, LABEL = "data.text_column", "data.pair_column", "data.label_column"
 # Names that datasets give their columns, the most telling first
 TEXT_NAMES = (
     "text", "sentence", "review", "tweet", "comment", "content", "document", "utterance", "message",
@@ -115,7 +116,7 @@ def text_candidates(columns: Iterable[Column]) -> list[Candidate]:
         name, words = _name_score(column.name, TEXT_NAMES), column.words
         if column.sample and not column.is_prose:
             continue
-        values = min(1.0, words / 12) * (1 - column.share_missing) if column.sample else 0.0
+        values = min(1.0, words / 8) * (1 - column.share_missing) if column.sample else 0.0
         if name + values > 0.2:
             reasons = [f'named "{column.name}"'] if name > 0 else []
             reasons += [f"mean length {words:.0f} words"] if column.sample else []
@@ -149,11 +150,12 @@ def choose_columns(columns: Sequence[Column], pair: bool = False) -> dict[str, s
     texts = text_candidates(columns)
     labels = [one for one in label_candidates(columns) if one.name != (texts and texts[0].name)]
     if texts:
-        out["data.text_column"] = texts[0].name
+        out[TEXT] = texts[0].name
     if labels and not several_labels(columns):
-        out["data.label_column"] = labels[0].name
-    if pair and (other := second_text(texts)):
-        out |= dict(zip(("data.text_column", "data.pair_column"), other, strict=True))
+        out[LABEL] = labels[0].name
+    # The words of a text column that is named so tell more than a pair
+    if pair and out.get(TEXT) != "text" and (other := second_text(texts)):
+        out |= dict(zip((TEXT, PAIR), other, strict=True))
     return out
 
 
@@ -187,10 +189,14 @@ def column_errors(
     for option, name in wanted.items():
         if name not in found:
             used = {*wanted.values(), *fix.values()}
-            close = closest(option, name, [c for c in columns if c.name not in used])
-            hint = f"did you mean {close!r}? " if close else ""
+            keys = meant(option, name, [c for c in columns if c.name not in used])
+            likely = " and ".join(repr(close) for close in keys.values())
+            hint = f"did you mean {likely}? " if keys else ""
+            if option == LABEL and not keys and (several := several_labels(columns)):
+                hint = f"{list_names(several)} are 0 or 1: several labels per text, of which "
+                hint += f"{LABEL} takes one; "
             lines.append(printable(f"{file}: no column {name!r} ({option}); {hint}{there}"))
-            fix |= {option: close} if close else {}
+            fix |= keys
         elif (n := found.count(name)) > 1:
             places = [str(place) for place, other in enumerate(found, 1) if other == name]
             where = f"{', '.join(places[:-1])} and {places[-1]}"
@@ -199,25 +205,30 @@ def column_errors(
     return lines, fix
 
 
-def closest(option: str, name: str, columns: Sequence[Column]) -> str | None:
-    """The column that was probably meant by `name`: its spelling, then evidence, then a typo."""
+def meant(option: str, name: str, columns: Sequence[Column]) -> dict[str, str]:
+    """The columns that were probably meant by `name`: its spelling, then evidence, then a typo.
+
+    Where the text is one of a pair, both are meant.
+    """
     plain = {_plain(column.name): column.name for column in reversed(columns)}
     if _plain(name) in plain:
-        return plain[_plain(name)]
-    known, typo = _name_score(name, (*TEXT_NAMES, *LABEL_NAMES)) > 0, None
-    if close := difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7):
-        typo = plain[close[0]]
-    candidates = label_candidates if "label" in option else text_candidates
-    if "pair" in option or (typo and not known):
+        return {option: plain[_plain(name)]}
+    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
+    typo = {option: plain[close[0]]} if close else {}
+    known = _name_score(name, (*TEXT_NAMES, *LABEL_NAMES)) > 0
+    if option == PAIR or (typo and not known):
         return typo
-    likely = candidates(columns)
-    return likely[0].name if likely else typo
+    likely = choose_columns(columns, pair=True)
+    if option == LABEL:
+        return {LABEL: likely[LABEL]} if LABEL in likely else {}
+    likely.pop(LABEL, None)
+    return likely or typo
 
 
 def list_names(names: Sequence[str]) -> str:
     """Column names as an enumeration of at most 80 characters."""
     shown, width = list[str](), 0
-    for name in names:
+    for name in (name or '""' for name in names):
         width += len(name) + 2
         if width > LIST_WIDTH and shown:
             return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
