@@ -410,9 +410,10 @@ def test_a_preemption_within_its_grace_time_does_not_count_as_a_failure(tmp_path
     assert batch.calls("requests") == ["requeue 1"]
 
 
-def test_a_signal_before_the_start_starts_nothing(tmp_path):
+@pytest.mark.parametrize("name", ["USR1", "USR2", "TERM", "INT", "HUP", "XCPU"])
+def test_a_signal_before_the_start_starts_nothing(tmp_path, name):
     early = tmp_path / "early.sh"
-    early.write_text('#!/bin/bash\nsource slurm/run.sh\nkill -USR1 $$\ntrain jobs/imdb.toml "$@"\n')
+    early.write_text(f'#!/bin/bash\n. slurm/run.sh\nkill -{name} $$\ntrain jobs/imdb.toml "$@"\n')
     early.chmod(0o755)
     batch = Batch(tmp_path)
     done = batch.run(script=str(early))

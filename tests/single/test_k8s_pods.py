@@ -122,7 +122,8 @@ def test_sigterm_becomes_sigusr1_for_mpirun_and_the_exit_code_is_the_runs(tmp_pa
     assert process.wait(30) == 75 and (tmp_path / "saved").exists()
 
 
-def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path, number):
     process = start(
         tmp_path,
         "--",
@@ -130,7 +131,7 @@ def test_a_stop_before_the_ranks_listen_is_a_stop(tmp_path):
     )
     wait_until((tmp_path / "running").exists)
     time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(30) == 75
 
 
