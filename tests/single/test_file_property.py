@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from distsent.errors import UserError
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
+from tests.made_files import made_files
 from tests.public_files import FILES as PUBLIC
 from tests.written_files import Written, written_files
 
@@ -45,9 +46,10 @@ def read_alike(path: Path, **keys: Any) -> Outcome:
     if isinstance(trained, UserError):
         if not isinstance(predicted, UserError):
             assert any(error for _, _, error in predicted[1]) or path.suffix != ".csv"
+    elif isinstance(predicted, UserError):  # a table of texts, or texts with tabs?
+        assert "data.format" in str(predicted) and path.suffix == ".txt", predicted
     else:
-        assert not isinstance(predicted, UserError), predicted
-        assert predicted == trained
+        assert repr(predicted) == repr(trained)  # NaN differs from itself
     return trained
 
 
@@ -77,6 +79,9 @@ def test_a_written_file_is_read_exactly_or_refused(tmp_path_factory: pytest.Temp
     assert outcomes["read"] > 3 * outcomes["refused"], outcomes
 
 
+INSERTED = [b'"', b"\\", b"\n", b"\r", b"\0", b",", b"\t", b"\xff", b"{", b"]", b"NaN", b"\\ud800"]
+
+
 def damaged(random: random.Random, content: bytes, others: Sequence[bytes]) -> bytes:
     """Bytes flipped, cut out, repeated, joined with another file, or in another encoding."""
     out = bytearray(content)
@@ -86,7 +91,7 @@ def damaged(random: random.Random, content: bytes, others: Sequence[bytes]) -> b
             case 0:
                 out[at : at + 1] = bytes([random.randrange(256)])
             case 1:
-                out[at:at] = random.choice([b'"', b"\\", b"\n", b"\r", b"\0", b",", b"\t", b"\xff"])
+                out[at:at] = random.choice(INSERTED)
             case 2:
                 del out[at:]
             case 3:
@@ -104,17 +109,19 @@ def damaged(random: random.Random, content: bytes, others: Sequence[bytes]) -> b
 def undamaged() -> dict[str, bytes]:
     """Files of all formats, to be damaged."""
     public = {name: file.content.encode(file.encoding) for name, file in PUBLIC.items()}
-    return public | {path.name: path.read_bytes() for path in sorted(CASES.iterdir())}
+    cases = {path.name: path.read_bytes() for path in sorted(CASES.iterdir())}
+    return public | cases | made_files()
 
 
 def test_a_damaged_file_is_read_or_an_error_of_one_line(tmp_path: Path):
     names, contents = zip(*undamaged().items(), strict=True)
     keys: list[dict[str, Any]] = [{}, {}, {"quoting": "none"}, {"escapechar": "\\"}]
     keys += [{"header": False}, {"header": True, "quoting": "csv"}, {"encoding": "cp1252"}]
+    keys += [{"format": "label_text"}, {"format": "json"}, {"encoding_errors": "replace"}]
     for number in range(FILES):
         draw = random.Random(number)
         which = draw.randrange(len(contents))
-        path = tmp_path / f"x{Path(names[which]).suffix}"
+        path = tmp_path / f"x{''.join(Path(names[which]).suffixes)}"
         path.write_bytes(damaged(draw, contents[which], contents))
         try:
             read_alike(path, **draw.choice(keys))
