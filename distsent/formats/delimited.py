@@ -10,10 +10,12 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.formats import header
+from distsent.formats.asked import Asked
 from distsent.formats.compression import data_suffix
-from distsent.formats.detect import HEAD, Asked, detect, wrong_width
+from distsent.formats.detect import HEAD, detect
 from distsent.formats.dialect import Dialect, Record, parse
 from distsent.formats.evidence import Evidence
+from distsent.formats.faults import wrong_width
 from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
 from distsent.formats.records import first_few, shorten
@@ -44,7 +46,6 @@ class DelimitedReader(Reader):
     _layouts: dict[Any, Layout] = {}  # noqa: RUF012  of all files: most are opened twice
 
     def _open(self) -> None:
-        check_options(self.options, self.name)
         super()._open()
         stat = self.path.stat()
         asked = repr((self.options, self.recorded))
@@ -195,19 +196,3 @@ def _notes(found: Evidence, rows: header.Survey, named: bool) -> tuple[str, ...]
     if found.dialect.lineterminator == "\r":
         notes.append("lines end with a carriage return alone")
     return tuple(notes)
-
-
-def check_options(options: FileOptions, name: str) -> None:
-    """Raises UserError for keys that contradict each other."""
-    quote = {"auto": '"', "csv": '"', "none": ""}.get(options.quoting, options.quoting)
-    marks = {"data.delimiter": options.delimiter, "data.escapechar": options.escapechar}
-    error = ""
-    for key, mark in marks.items():
-        if mark and (mark in "\r\n" or (mark == quote and key == "data.delimiter")):
-            error = f"{key} = {shorten(mark)} is a quote or a line end"
-    if options.escapechar and options.escapechar == options.delimiter:
-        error = f"data.delimiter and data.escapechar are both {shorten(options.delimiter)}"
-    if options.names and len(set(options.names)) < len(options.names):
-        error = "data.names has a name twice"
-    if error:
-        raise UserError(f"{name}: {error}")

@@ -8,7 +8,7 @@ from distsent.formats.content import binary_format, is_json, text_format
 from distsent.formats.delimited import DelimitedReader
 from distsent.formats.json_rows import JsonReader
 from distsent.formats.lines import FastTextReader, LabelTextReader, LinesReader
-from distsent.formats.options import FileOptions
+from distsent.formats.options import FileOptions, check_options
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
 from distsent.formats.records import readable
@@ -46,6 +46,7 @@ def open_file(
     the splits that a JSON file holds, by its name in json_rows.parts_of().
     """
     options = options or FileOptions()
+    check_options(options, name)
     with readable(name):
         source = source_of(path, name, options.compression)
         kind = _format(source, options, strict, recorded)

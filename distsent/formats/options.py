@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from distsent.errors import UserError
+from distsent.formats.records import shorten
 from distsent.job.schema import DataSection
 
 
@@ -26,3 +28,22 @@ class FileOptions:
     def of(cls, data: DataSection) -> FileOptions:
         """Those of a job."""
         return cls(**{key.name: getattr(data, key.name) for key in fields(cls)})
+
+
+def check_options(options: FileOptions, name: str) -> None:
+    """Raises UserError for keys that contradict each other."""
+    quote = {"auto": '"', "csv": '"', "none": ""}.get(options.quoting, options.quoting)
+    delimiter, escape = options.delimiter, options.escapechar
+    given = {"delimiter": delimiter != "auto", "quoting": options.quoting != "auto"}
+    of_csv = [key for key, there in (given | {"escapechar": bool(escape)}).items() if there]
+    error = ""
+    if of_csv and options.format not in ("auto", "csv"):
+        error = f"data.{of_csv[0]} describes csv, and data.format is {options.format!r}"
+    elif delimiter == quote:
+        error = f"data.delimiter = {shorten(delimiter)} is the quote, too"
+    elif escape == delimiter:
+        error = f"data.delimiter and data.escapechar are both {shorten(delimiter)}"
+    elif options.names and len(set(options.names)) < len(options.names):
+        error = "data.names has a name twice"
+    if error:
+        raise UserError(f"{name}: {error}; leave one of them out")

@@ -22,6 +22,9 @@ class Quotes:
     bare: int = 0  # rows with a quote inside an unquoted field
     rows: int = 0  # with any quote character
     first: int = 0  # line of the first row with a quoted field
+    torn: int = 0  # fields on one line that hold a delimiter
+    lines: int = 0  # of records over several lines
+    lines_like_rows: int = 0  # those with as many delimiters as a row
     wrapped: int = 0  # quotes as letters: rows with a field that begins and ends with one
     doubled: int = 0  # quotes as letters: rows with a field as only a csv writer writes them
     opening: int = 0  # quotes as letters: rows with a field that begins with one
@@ -38,6 +41,10 @@ class Quotes:
     def as_written(self, rows: int) -> bool:
         """A csv writer would quote these fields and no others: where needed, or whole columns."""
         return not self.bare and set(self.needless) <= self.always(rows)
+
+    def swallow_rows(self) -> bool:
+        """Two quotes far apart seem to make one row of many, and quotes explain nothing else."""
+        return not self.torn and bool(self.lines) and 4 * self.lines_like_rows >= 3 * self.lines
 
 
 # Looks at the fields of one record, its lines, the number of the first one, and if it is the first
@@ -63,6 +70,7 @@ def tally_of(dialect: Dialect) -> Tally:
             if quoted:
                 at += 2 + value.count(quote)
                 quotes.first = quotes.first or line
+                quotes.torn += len(raw) == 1 and delimiter in value
                 if not needs(value):
                     if first:
                         quotes.names = True
@@ -76,6 +84,9 @@ def tally_of(dialect: Dialect) -> Tally:
                     quotes.unquoted_words[column] += 1
         quotes.bare += bare
         quotes.rows += not first
+        if len(raw) > 1:
+            quotes.lines += len(raw)
+            quotes.lines_like_rows += sum(x.count(delimiter) == len(fields) - 1 for x in raw)
         quotes.escaped += '\\"' in text
         if dialect.escaped_quotes and not quotes.double_backslash and "\\\\" in text:
             quotes.double_backslash = line
