@@ -18,7 +18,7 @@ from distsent.formats.records import decode_error, printable, shorten
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
-QUOTED = 80  # characters of data that a message quotes
+QUOTED, MOST = 80, 10  # characters and values that a message quotes
 _DIGITS = re.compile(r"\+?(-?)0*(\d+)(?:\.(\d*?)0*)?", re.ASCII)
 _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 
@@ -128,7 +128,7 @@ def quote(words: Iterable[str], marks: bool = True, longest: int = QUOTED // 2) 
     for word in words:
         word = word if len(word) <= longest else f"{word[: longest - 3]}..."
         size += len(word)
-        if shown and size > QUOTED:
+        if shown and (size > QUOTED or len(shown) == MOST):
             break
         shown.append(printable(repr(word) if marks else word))
     more = len(words) - len(shown)
