@@ -11,8 +11,9 @@ import json
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from xxhash import xxh3_128
 from distsent.data.lock import locked
 from distsent.errors import UserError
 
+OLD = 24 * 3600  # seconds after which an unfinished file is a leftover
 MOST_ROWS, MOST_CHARACTERS = 4096, 1 << 24  # of a batch: what a process holds in memory
 
 
@@ -34,8 +36,11 @@ class CachedRows:
     about: Mapping[str, Any]
 
 
-def load(key: str, name: str) -> CachedRows | None:
-    """The rows kept under `key`, if there are any and they are what was written."""
+def load(key: str, name: str = "") -> CachedRows | None:
+    """The rows kept under `key`, if there are any and they are what was written.
+
+    If they are not, a line says so of `name`.
+    """
     rows, record = _paths(key)
     try:
         noted = json.loads(record.read_text(encoding="utf-8"))
@@ -45,7 +50,9 @@ def load(key: str, name: str) -> CachedRows | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        print(f"distsent: {name}: its cached rows are damaged; reading it again", file=sys.stderr)
+        if name:
+            line = f"distsent: {name}: its cached rows are damaged; reading it again"
+            print(line, file=sys.stderr, flush=True)
         return None
 
 
@@ -60,8 +67,9 @@ def load_or_write(
     with _writable(name, rows.parent):
         rows.parent.mkdir(parents=True, exist_ok=True)
         with locked(rows.with_suffix(".lock"), lambda owner: None, lambda: None):
-            if found := load(key, name):
+            if found := load(key):
                 return found
+            _delete_leftovers(rows)
             schema, batches, about = read()
             with _temporary(rows) as temporary:
                 with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
@@ -122,6 +130,15 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Of processes that were killed. Where locks do not work, others may still write theirs."""
+    expiry = time.time() - OLD
+    for leftover in path.parent.glob(f".{path.stem}.*"):
+        with suppress(OSError):
+            if leftover.stat().st_mtime < expiry:
+                leftover.unlink()
 
 
 @contextmanager
