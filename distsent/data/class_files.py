@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from distsent.data.files import Reading, RowSource
 from distsent.data.row_cache import batches_of
+from distsent.data.row_check import Row
 from distsent.data.rows import FILE
 from distsent.data.split_names import split_in, words
 from distsent.errors import UserError
@@ -97,8 +98,8 @@ class ClassFolders(RowSource):
         how = ReadAs("a file per text", None, {"encoding": _codec(options.encoding)})
         return schema, batches_of(self._rows(), schema), self._about(how)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        columns, options = self.reading.columns, self.reading.options
+    def _rows(self) -> Iterator[Row]:
+        options = self.reading.options
         first: UserError | None = None
         faults = 0
         for label, path in self._files():
@@ -111,7 +112,7 @@ class ClassFolders(RowSource):
                 first, faults = first or _explain(path, name, error, options.encoding), faults + 1
                 continue
             if not first:
-                yield {columns.text: text, columns.label: label, FILE: name}
+                yield text, label, name
         if first:
             more = f" ({faults:,} files are like this)" if faults > 1 else ""
             raise UserError(f"{first}{more}", fix=first.fix, others=first.others)

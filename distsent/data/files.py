@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from distsent.data import row_cache
 from distsent.data.columnar import class_names, plain_batches, plain_schema
-from distsent.data.label_values import label_error, normalize_label
+from distsent.data.row_check import Row, RowCheck
 from distsent.data.rows import Columns, Part
 from distsent.data.split_names import SPLITS
 from distsent.errors import UserError
@@ -26,7 +26,7 @@ from distsent.formats.open import TABLES, open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
-from distsent.formats.records import readable, text_error
+from distsent.formats.records import readable
 from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
@@ -177,19 +177,18 @@ class TableFile(RowSource):
             batches = row_cache.batches_of(self._rows(names), schema)
         return schema, _counted(batches, reader.rows, self.name), about
 
-    def _rows(self, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        columns, drop = self.reading.columns, self.reading.drop
+    def _rows(self, names: Mapping[str, str]) -> Iterator[Row]:
+        columns, label = self.reading.columns, self.label
         keys = columns.keys_in(self._columns())
-        wanted = [key for c, key in keys.items() if self.label is None or c != columns.label]
+        check = RowCheck(self.name, [names[c] for c in columns.all], self.reading.drop)
+        texts, place = [keys[c] for c in columns.texts], keys[columns.label]
+        wanted = texts if label is not None else [*texts, place]
         for row, values, _ in self._reader.records(wanted):
-            bare = isinstance(values, str)
-            out = {c: values if bare else values.get(keys[c]) for c in columns.texts}
-            label = values.get(keys[columns.label]) if self.label is None else self.label
-            where = f"{self.name}, row {row}"
-            if error := label_error(label):
-                raise UserError(f"{where}: column {names[columns.label]!r}: {error}")
-            out[columns.label] = normalize_label(label)
-            yield checked(out, where, names, drop)
+            if isinstance(values, str):
+                yield check(row, [values] * len(texts), label)
+            else:
+                get = values.get
+                yield check(row, [*map(get, texts)], get(place) if label is None else label)
 
 
 def sample_columns(
@@ -235,18 +234,6 @@ def sha256(path: Path, name: str) -> str:
     """The hash of a file's bytes."""
     with readable(name), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checked(
-    row: dict[str, Any], where: str, names: Mapping[str, str], drop: bool
-) -> dict[str, Any]:
-    """The row, without values that are not text if `drop`. Raises UserError for them if not."""
-    for column, value in row.items():
-        if value is not None and (error := text_error(value)):
-            if not drop:
-                raise UserError(f"{where}: column {names[column]!r}: {error}")
-            row[column] = None
-    return row
 
 
 def _counted(

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from distsent.data.class_files import COLUMNS
-from distsent.data.files import Reading, RowSource, checked, sha256
-from distsent.data.label_values import normalize_label
+from distsent.data.files import Reading, RowSource, sha256
 from distsent.data.row_cache import batches_of
+from distsent.data.row_check import Row, RowCheck
 from distsent.data.split_names import split_in, words
 from distsent.errors import UserError
 from distsent.formats.open import open_file
@@ -88,8 +88,7 @@ class ParallelFiles(RowSource):
         how = ReadAs("lines", None, {"labels": self._labels_name})
         return schema, batches_of(self._rows(), schema), self._about(how, names)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        columns = self.reading.columns
+    def _rows(self) -> Iterator[Row]:
         options = replace(self.reading.options, format="lines")
         names = (self.name, self._labels_name)
         with ExitStack() as stack:
@@ -97,13 +96,12 @@ class ParallelFiles(RowSource):
                 stack.enter_context(open_file(path, name, options, strict=True))
                 for path, name in zip(self.paths, names, strict=True)
             ]
-            counts, named = [0, 0], dict(zip((columns.text, columns.label), COLUMNS, strict=True))
+            counts, check = [0, 0], RowCheck(self.name, COLUMNS, self.reading.drop)
             for pair in zip_longest(*(reader.records(()) for reader in readers)):
                 counts = [n + (row is not None) for n, row in zip(counts, pair, strict=True)]
                 if all(pair):
                     row, text, _ = pair[0]
-                    out = {columns.text: text, columns.label: normalize_label(pair[1][1])}
-                    yield checked(out, f"{self.name}, row {row}", named, self.reading.drop)
+                    yield check(row, [text], pair[1][1])
         if counts[0] != counts[1]:
             found = f"{self.name} has {counts[0]:,} lines, {self._labels_name} {counts[1]:,}"
             raise UserError(f"{found}: they belong together line by line, so one of them is wrong")

@@ -84,23 +84,21 @@ def load_or_write(
     return CachedRows(_open(rows), about)
 
 
-def batches_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def batches_of(
+    rows: Iterable[tuple[str | None, ...]], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     """Rows as batches of bounded size: the offsets of a batch's texts have 32 bits."""
-    columns: dict[str, list] = {name: [] for name in schema.names}
-    first, *_ = columns.values()
+    batch: list[tuple[str | None, ...]] = []
     characters = 0
     for row in rows:
-        for name, values in columns.items():
-            value = row[name]
-            values.append(value)
-            characters += len(value) if isinstance(value, str) else 0
-        if len(first) == MOST_ROWS or characters > MOST_CHARACTERS:
-            yield pa.record_batch(columns, schema=schema)
+        batch.append(row)
+        characters += sum(map(len, filter(None, row)))
+        if len(batch) == MOST_ROWS or characters > MOST_CHARACTERS:
+            yield pa.record_batch([*zip(*batch, strict=True)], schema=schema)
             characters = 0
-            for values in columns.values():
-                values.clear()
-    if first:
-        yield pa.record_batch(columns, schema=schema)
+            batch.clear()
+    if batch:
+        yield pa.record_batch([*zip(*batch, strict=True)], schema=schema)
 
 
 def _paths(key: str) -> tuple[Path, Path]:

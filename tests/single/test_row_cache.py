@@ -83,7 +83,7 @@ def test_many_that_need_the_same_rows_read_them_once(tmp_path: Path):
         reads.append(1)
         return (
             schema,
-            row_cache.batches_of(({"text": str(i)} for i in range(9000)), schema),
+            row_cache.batches_of(((str(i),) for i in range(9000)), schema),
             {"a": 1},
         )
 
