@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+from distsent.data.files import recorded_reading
 from distsent.evaluation.predictor import find_model_folder
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -24,6 +25,4 @@ def file_section(path: str | Path, overrides: list[str]) -> tuple[DataSection, R
     data = record.get("job", {}).get("data", {})
     kept = {key: value for key, value in data.items() if key in FILE_KEYS}
     job = load_saved_job({"data": kept}, str(saved), overrides)
-    read_as = [ReadAs.of(stored) for stored in record.get("read_as", {}).values()]
-    alike = all(one.options == read_as[0].options for one in read_as)
-    return job.data, read_as[0] if read_as and alike else None
+    return job.data, recorded_reading(record)
