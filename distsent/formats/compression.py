@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from tempfile import TemporaryFile
 from typing import IO, Any, cast
 
@@ -146,10 +147,14 @@ def _only_member(path: Path, name: str) -> str:
     names = [member.filename for member in members]
     if len(members) != 1:
         found = f"{len(names)} files ({first_few(names)})" if names else "no file"
-        fix = f"unpack it (unzip {path.name}) and name a file of it" if names else "it has no rows"
+        fix = (
+            f"unpack it (unzip {quote(str(path))}) and name a file of it"
+            if names
+            else "it has no rows"
+        )
         raise UserError(f"{name}: a zip with {found}; one is read; {fix}")
     if members[0].flag_bits & 1:
-        raise UserError(f"{name}: an encrypted zip; unpack it (unzip {path.name})")
+        raise UserError(f"{name}: an encrypted zip; unpack it (unzip {quote(str(path))})")
     if names[0].startswith(("/", "\\")) or ".." in PurePosixPath(names[0]).parts:
         raise UserError(f"{name}: a zip whose file lies outside of it ({names[0][:60]!r})")
     return names[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source
@@ -74,24 +74,18 @@ def _codec(name: str, wanted: str, marked: str) -> str:
     return marked or known or "utf-8"
 
 
-@dataclass
 class _Survey:
     """What a pass over the text of a file finds."""
 
-    fault: str = ""  # the first bytes that cannot be decoded
-    nul: int = 0
-    replaced: int = 0
-    characters: int = 0
-    c1: int = 0  # control characters that are letters and quotes in cp1252
-    zeros: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    size: int = 0  # bytes
-    lines: int = 0  # newlines
-    returns: int = 0  # carriage returns
-    both: int = 0  # carriage returns before newlines
-    ended: bool = True  # the last line ends
-    escaped: bool = False  # as in 7-bit Japanese, Chinese or Korean
-    beyond_ascii: bool = False
-    utf8: bool = True  # the bytes are UTF-8, whatever the codec is
+    def __init__(self) -> None:
+        self.fault = ""  # the first bytes that cannot be decoded
+        self.utf8 = True  # the bytes are UTF-8, whatever the codec is
+        self.beyond_ascii = self.escaped = False  # escaped: as in Japanese of 7 bits
+        self.size = self.characters = self.nul = self.replaced = 0
+        self.c1 = 0  # control characters that are letters and quotes in cp1252
+        self.zeros = [0, 0, 0, 0]  # NUL bytes by position modulo 4
+        self.lines = self.returns = self.both = 0  # newlines, carriage returns, one after the other
+        self.ended = True  # the last line ends
 
     def count_ends(self, text: str, last: str) -> None:
         """Counts the line ends of a block that follows the character `last`."""

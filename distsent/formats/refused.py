@@ -109,9 +109,14 @@ def refuse(source: Source, head: bytes) -> None:
 
 
 def _raise(source: Source, found: Refused) -> None:
-    stem = source.path.name.split(".")[0]
-    fix = found.fix.format(file=source.path.name, quoted=quote(source.path.name), stem=stem)
+    file, stem = _names(source)
+    fix = found.fix.format(file=file, quoted=quote(file), stem=stem)
     raise UserError(f"{source.name}: {found.name}: not read; {fix}")
+
+
+def _names(source: Source) -> tuple[str, str]:
+    """(path, path without any suffix)."""
+    return str(source.path), str(source.path.with_name(source.path.name.split(".")[0]))
 
 
 def _by_content(head: bytes) -> Refused | None:
@@ -147,7 +152,7 @@ def _arff(source: Source, head: bytes) -> str:
     """ARFF is csv after a header of its own, from which the names can be had."""
     names = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
     shown = ", ".join(f'"{name}"' for name in names[:10])
-    file, stem = source.path.name, source.path.name.split(".")[0]
+    file, stem = _names(source)
     cut = f"sed '1,/^ *@data/Id' {quote(file)} > {quote(f'{stem}.csv')}"
     keys = f'data.names = [{shown}], data.quoting = "\'" and data.escapechar = "\\\\"'
     return f"ARFF: not read; {cut} leaves its rows, which {keys} read"

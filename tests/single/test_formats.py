@@ -39,7 +39,8 @@ def read(path: Path, strict: bool = True, recorded: ReadAs | None = None, **keys
         return reader.read_as.line(), rows
     except UserError as error:
         assert str(error).startswith(path.name) and "\n" not in str(error)
-        return str(error).removeprefix(path.name).removeprefix(": ")
+        line = str(error).removeprefix(path.name).removeprefix(": ")
+        return line.replace(f"{path.parent}/", "")
 
 
 def content(path: Path, data: bytes | str) -> Path:
