@@ -5,6 +5,7 @@ pickles are never read), or `demo`, a small BERT with random weights.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from distsent.errors import UserError
 from distsent.job.schema import ModelSection
 from distsent.model.config import NO_REMOTE_CODE, describe_problem, load_config
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
-from distsent.model.load_errors import check_model_folder
 from distsent.model.tokenizer import settle_padding
 from distsent.model.weights import Loaded, load_weights
 
@@ -26,6 +26,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 LOAD_OPTIONS: Any = {"dtype": torch.float32, "use_safetensors": True, **NO_REMOTE_CODE}
+OTHER_PROBLEMS = ("multi_label_classification", "regression")
 UNLIMITED = 1 << 30  # tokens
 
 
@@ -62,7 +63,13 @@ def build_classifier(
 
 def load_classifier(folder: str) -> Loaded:
     """A trained classifier with its labels. Raises UserError for an encoder without a head."""
-    check_model_folder(folder, "model")
+    config = load_config(folder, key="model")
+    kind, one = config.problem_type, config.num_labels == 1
+    # Runs of older versions kept the problem of their base, and trained this one all the same.
+    if (kind in OTHER_PROBLEMS or one) and not (Path(folder).parent / "job.json").is_file():
+        found = "it has a single label" if one else f"its problem_type is {kind!r}"
+        problem = f"{found}, but evaluate and predict choose one of several labels"
+        raise UserError(f"model = {folder!r}: {problem}; use transformers' pipeline")
     loaded = load_weights(folder, "model", 0, **LOAD_OPTIONS)
     if missing := loaded.new_weights:
         raise UserError(
