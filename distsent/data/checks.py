@@ -17,6 +17,7 @@ from distsent.formats.records import BLANK, decode_error, shorten
 from distsent.job.keys import to_toml_value
 
 NOT_LABELED = "the label -1 (not labeled; if it is a class, name it in data.labels)"
+NO_LABEL_MARKS = ("-", "--", "?", "none", "null", "nan", "n/a", "na")
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
 
@@ -213,8 +214,20 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
             only = labels.names[int(counts[base].argmax())]
             errors.append(f"all training rows are of one class, {quote([only])}: nothing to learn")
     if errors:
-        raise UserError(*errors)
+        raise UserError(*errors, fix=_without_marks(labels.names, counts, base))
     return warnings
+
+
+def _without_marks(
+    names: Sequence[str], counts: Mapping[str, np.ndarray], base: str | None
+) -> dict[str, Any]:
+    """The keys that leave out rows with a mark in place of a label, if training has none."""
+    marks = [name for name in names if name.strip().lower() in NO_LABEL_MARKS]
+    kept = [name for name in names if name not in marks]
+    if not marks or base is None or len(kept) < 2:
+        return {}
+    trained = {name for name, n in zip(names, counts[base], strict=True) if n}
+    return {"data.labels": kept, "data.drop_bad_rows": True} if trained == {*kept} else {}
 
 
 def _not_in_training(

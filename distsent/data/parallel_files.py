@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from distsent.data.class_files import COLUMNS
 from distsent.data.files import Reading, RowSource, sha256
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row, RowCheck
-from distsent.data.split_names import split_in, words
+from distsent.data.split_names import split_called, split_in, words
 from distsent.errors import UserError
 from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs
@@ -53,15 +53,43 @@ def find_parallel_files(
                 names = " and ".join(path.name for path in paths)
                 chosen = {kind: str(some[0].relative_to(root)) for kind, some in kinds.items()}
                 shown = to_toml_value(dict(sorted(chosen.items(), reverse=True)))
+                ways = _ways(kinds, split, root)
                 raise UserError(
                     f"{paths[0].parent}: {names} may all be {kind}s; "
-                    f"data.{split or 'train'} = {shown} names two"
+                    f"data.{split or 'train'} = {shown} names two",
+                    fix=ways[0] if ways else None,
+                    others=ways[1:],
                 )
     return {
         split: (kinds["text"][0], kinds["label"][0] if "label" in kinds else None)
         for split, kinds in found.items()
         if "text" in kinds
     }
+
+
+def _ways(
+    kinds: Mapping[str, Sequence[Path]], split: str | None, root: Path
+) -> list[dict[str, dict[str, str]]]:
+    """For each file of labels the keys that name it, in the folders of all splits alike."""
+    texts, labels = kinds.get("text", ()), kinds.get("label", ())
+    if len(texts) != 1:
+        return []
+    folder = texts[0].parent
+    places = {split or "train": folder}
+    if split is None and folder != root:
+        named = {split_called(place.name): place for place in folder.parent.iterdir()}
+        places = {name: place for name, place in named.items() if name and place.is_dir()}
+    return [
+        {
+            f"data.{name}": {
+                "text": str((place / texts[0].name).relative_to(root)),
+                "label": str((place / label.name).relative_to(root)),
+            }
+            for name, place in places.items()
+            if (place / texts[0].name).is_file() and (place / label.name).is_file()
+        }
+        for label in labels
+    ]
 
 
 class ParallelFiles(RowSource):
