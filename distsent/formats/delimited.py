@@ -134,7 +134,7 @@ def _bare(name: str) -> str:
 
 
 def header_exists(name: str, options: FileOptions, rows: header.Survey) -> bool:
-    """Whether the first record is a header, by all rows. Raises UserError where that is in doubt."""
+    """Whether the first record is a header, by all rows. Raises UserError where in doubt."""
     if options.names and options.header == "auto":
         if [*map(str.strip, rows.first)] == [*map(str.strip, options.names)]:
             return True

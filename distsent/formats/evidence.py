@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from distsent.formats.dialect import CR, ESCAPED, LF, Dialect, Malformed, parse_hidden
 from distsent.formats.quotes import Quotes, tally_of
@@ -11,21 +10,23 @@ _LINE_END = re.compile(f"[\r\n{CR}{LF}]").search
 Lines = Callable[[], Iterable[str]]  # the lines of a file, from its beginning, at each call
 
 
-@dataclass(eq=False)
 class Evidence:
     """Of one dialect. Rows are the records behind the first one."""
 
-    dialect: Dialect
-    line_ends: bool = False  # inside the first record
-    width: int = 0  # fields of the first record
-    row_width: int = 0  # of the rows; one more where they end with a delimiter or have R's numbers
-    numbered: bool = False  # the rows begin with R's row numbers, which the header does not name
-    rows: int = 0
-    bad: int = 0  # rows with another number of fields
-    first_bad: tuple[int, int, int] = (0, 0, 0)  # the first one: row, line, fields
-    malformed: Malformed | None = None
-    malformed_row: int = 0
-    quotes: Quotes = field(default_factory=Quotes)
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.line_ends = False  # inside the first record
+        self.width = 0  # fields of the first record
+        self.row_width = (
+            0  # of the rows; one more where they end with a delimiter or have R's numbers
+        )
+        self.numbered = False  # the rows begin with R's row numbers, which the header does not name
+        self.rows = 0
+        self.bad = 0  # rows with another number of fields
+        self.first_bad: tuple[int, int, int] = (0, 0, 0)  # the first one: row, line, fields
+        self.malformed: Malformed | None = None
+        self.malformed_row = 0
+        self.quotes = Quotes()
 
     @property
     def valid(self) -> bool:

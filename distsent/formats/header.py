@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from operator import eq
 
 from distsent.formats.column_choice import LABEL, TEXT, Column, choose_columns
@@ -18,19 +17,19 @@ FEW = 5  # rows: fewer say little about a column
 SAMPLE = 500  # rows by which columns get names
 
 
-@dataclass
 class Survey:
     """What the rows say of the first record, and what the user should know of them."""
 
-    first: list[str]
-    rows: int = 0
-    repeated: tuple[int, int] | None = None  # the first row (and line) that equals the first record
-    equal: Counter[int] = field(default_factory=Counter)  # rows with its value, by column
-    numbers: list[int] = field(default_factory=list)  # columns of numbers, also in it
-    words: dict[int, set[str]] = field(default_factory=dict)  # values of columns with few ones
-    unnamed: int = 0  # rows with values in columns without name
-    null: int = 0  # rows with \N
-    sample: list[list[str]] = field(default_factory=list)  # the first rows
+    def __init__(self, first: list[str]) -> None:
+        self.first = first
+        self.rows = 0
+        self.repeated: tuple[int, int] | None = None  # first row (and line) equal to the record
+        self.equal = Counter[int]()  # rows with its value, by column
+        self.numbers: list[int] = []  # columns of numbers, also in it
+        self.words: dict[int, set[str]] = {}  # values of columns with few ones
+        self.unnamed = 0  # rows with values in columns without name
+        self.null = 0  # rows with \N
+        self.sample: list[list[str]] = []  # the first rows
 
 
 def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:

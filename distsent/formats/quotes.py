@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from distsent.formats.dialect import ESCAPED, Dialect, single
 
@@ -11,25 +10,25 @@ FEW = 3  # rows: fewer are no evidence of a habit
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+(e[-+]?\d+)?|\\N)?\s*", re.IGNORECASE)  # or nothing
 
 
-@dataclass
 class Quotes:
     """What quotes and backslashes in the records look like, under one dialect."""
 
-    names: bool = False  # those of the first record stand in quotes that they do not need
-    quoted: Counter[int] = field(default_factory=Counter)  # rows, by column
-    needless: Counter[int] = field(default_factory=Counter)  # quoted without need
-    unquoted_words: Counter[int] = field(default_factory=Counter)  # in rows with quotes
-    bare: int = 0  # rows with a quote inside an unquoted field
-    rows: int = 0  # with any quote character
-    first: int = 0  # line of the first row with a quoted field
-    torn: int = 0  # fields on one line that hold a delimiter
-    lines: int = 0  # of records over several lines
-    lines_like_rows: int = 0  # those with as many delimiters as a row
-    wrapped: int = 0  # quotes as letters: rows with a field that begins and ends with one
-    doubled: int = 0  # quotes as letters: rows with a field as only a csv writer writes them
-    opening: int = 0  # quotes as letters: rows with a field that begins with one
-    escaped: int = 0  # records with a quote behind a backslash
-    double_backslash: int = 0  # line of the first two backslashes
+    def __init__(self) -> None:
+        self.names = False  # those of the first record stand in quotes that they do not need
+        self.quoted = Counter[int]()  # rows, by column
+        self.needless = Counter[int]()  # quoted without need
+        self.unquoted_words = Counter[int]()  # in rows with quotes
+        self.bare = 0  # rows with a quote inside an unquoted field
+        self.rows = 0  # with any quote character
+        self.first = 0  # line of the first row with a quoted field
+        self.torn = 0  # fields on one line that hold a delimiter
+        self.lines = 0  # of records over several lines
+        self.lines_like_rows = 0  # those with as many delimiters as a row
+        self.wrapped = 0  # quotes as letters: rows with a field that begins and ends with one
+        self.doubled = 0  # quotes as letters: rows with a field as only a csv writer writes them
+        self.opening = 0  # quotes as letters: rows with a field that begins with one
+        self.escaped = 0  # records with a quote behind a backslash
+        self.double_backslash = 0  # line of the first two backslashes
 
     def always(self, rows: int) -> set[int]:
         """Columns quoted in every row, but for numbers and empty fields."""
