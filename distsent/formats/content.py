@@ -50,7 +50,7 @@ def text_format(source: Source, options: FileOptions, strict: bool, recorded: Re
         marked = Counter(line.startswith(FASTTEXT) for line in text.again() if line.strip())
         if marked[True] > marked[False]:
             return "fasttext"
-        if recorded and recorded.format in ("csv", "lines", "label_text"):
+        if recorded and _may_be(recorded, text, strict):
             return recorded.format
         marks = MARKS if strict or source.suffix != ".txt" else "\t"
         table = next((mark for mark in marks if _is_table(text, mark)), "")
@@ -59,6 +59,15 @@ def text_format(source: Source, options: FileOptions, strict: bool, recorded: Re
         if strict and table:
             return "csv"
         raise _in_doubt(source.name, text, table)
+
+
+def _may_be(recorded: ReadAs, text: TextStream, strict: bool) -> bool:
+    """Whether a text may have the format of the training's files: one of lines, if any."""
+    if recorded.format != "csv" or strict:
+        return recorded.format in ("csv", "lines", "label_text")
+    mark = recorded.options.get("delimiter", "\t")
+    with_mark = Counter(mark in line for line in text.again() if line.strip())
+    return with_mark[True] > with_mark[False]
 
 
 def _is_table(text: TextStream, delimiter: str) -> bool:

@@ -129,6 +129,8 @@ def test_a_txt_that_may_be_a_table_is_refused_without_a_key(tmp_path: Path):
     assert read(path, strict=False, format="lines")[1][0] == "text\tlabel"
     recorded = ReadAs("csv", None, {"delimiter": "\t", "header": True})
     assert read(path, False, recorded)[1][0] == {"text": "a", "label": "pos"}
+    path = content(tmp_path / "y.txt", "a text\nanother one\n")  # though the training had a table
+    assert read(path, False, recorded) == ("lines, 2 rows", ["a text", "another one"])
 
 
 @pytest.mark.parametrize("kind", ["x.parquet", "x.arrow", "x.feather", "x.arrows", "x.parquet.gz"])
