@@ -31,6 +31,7 @@ from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
 READER = 2
+MOST_OPEN = 100  # files of a split between the check of their columns and their rows
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class RowSource:
         table = self.part().table.slice(0, most)
         names = {self.reading.columns.text: "text", self.reading.columns.label: "label"}
         return table_columns(table.select([*names]).rename_columns([*names.values()]))
+
+    def close(self) -> None:
+        """Close open files. They are opened again where that is needed."""
 
     def part(self) -> Part:
         """The rows, from the cache if they are there."""
@@ -138,6 +142,10 @@ class TableFile(RowSource):
         if self.label is None or options.format != "auto" or data_suffix(self.path) in TABLES:
             return options
         return replace(options, format="lines")
+
+    def close(self) -> None:
+        if reader := self.__dict__.pop("_reader", None):
+            reader.__exit__()
 
     @cached_property
     def _reader(self) -> Reader:
@@ -266,7 +274,12 @@ class Files:
 
     def columns(self, split: str) -> list[tuple[str, list[str]]]:
         """(file, its columns) for each file of the split."""
-        return [(one.name, one.columns()) for one in self._sources[split]]
+        found = []
+        for one in self._sources[split]:
+            found.append((one.name, one.columns()))
+            if len(found) > MOST_OPEN:
+                one.close()
+        return found
 
     def sources(self, split: str) -> list[RowSource]:
         """What the split is made of."""

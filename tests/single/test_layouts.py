@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distsent.data.dataset import TextDataset, open_dataset
-from distsent.formats.open import READERS
+from distsent.formats.read_as import lines_of
 from tests.dataset_files import data, mistakes, own_cache, write  # noqa: F401
 from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, ROWS, TEXTS, TWO, Layout, shards, tree
 from tests.single.test_dataset import hub_cache
@@ -26,8 +26,6 @@ def rows_of(dataset: TextDataset) -> dict[str, list[tuple[str, str]]]:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_gives_its_rows(tmp_path: Path, name: str):
     layout = LAYOUTS[name]
-    if name.startswith("save_to_disk") and "arrow" not in READERS:
-        pytest.skip("arrow is not read yet")
     found = rows_of(open_dataset(data(layout.make(tmp_path), **layout.keys), 1))
     expected = layout.rows or ROWS
     if "test_fraction" in layout.keys:
@@ -198,4 +196,14 @@ def test_splits_of_the_hub_under_other_names(own_cache: Path):  # noqa: F811
     assert mistakes(lambda: open_dataset(data("some/mnli", validation="matched"), 1).splits) == [
         'data.validation = "matched": the splits are train, validation_matched, '
         "validation_mismatched; data.validation names one"
+    ]
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("distsent.data.files.MOST_OPEN", 2)
+    files = {f"train-0000{i}-of-00005.csv": TWO for i in range(5)}
+    dataset = open_dataset(data(Layout("", {**files, "test.csv": TWO}).make(tmp_path)), 1)
+    assert rows_of(dataset)["train"] == ROWS["test"] * 5
+    assert lines_of(dataset.read_as) == [
+        "read train-00000-of-00005.csv and 5 more files as csv, delimiter ',', 12 rows"
     ]
