@@ -11,6 +11,9 @@ CODE = """
 import json, os, signal, sys, time, types
 from distsent.runtime import signals
 
+def say(values):  # one write: the processes share a pipe
+    os.write(1, (json.dumps(values) + chr(10)).encode())
+
 def act(words):
     now, handled, handle = 0.0, [], signals.StopSignal._handle
     signals.time = types.SimpleNamespace(monotonic=lambda: now)
@@ -30,7 +33,7 @@ def act(words):
             os.kill(os.getpid(), number)
             while signal.getsignal(number) != signal.SIG_IGN and len(handled) == before:
                 time.sleep(0.01)
-    print(json.dumps([words, stop.requested]), flush=True)
+    say([words, stop.requested])
 
 children = {}
 for words in json.loads(sys.argv[1]):
@@ -41,7 +44,7 @@ for words in json.loads(sys.argv[1]):
     children[child] = words
 for child, words in children.items():
     if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        print(json.dumps([words, code]), flush=True)
+        say([words, code])
 """
 
 CASES = {  # what a process goes through: its reason to stop, or the code that it exits with at once
