@@ -97,7 +97,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"train/sents.txt": TEXTS, "train/topics.txt": LABELS,
                     "train/sentiments.txt": LABELS}),
         ["{folder}/train: sentiments.txt and topics.txt may all be labels; data.train = "
-         '{{ text = "train/sents.txt", label = "train/sentiments.txt" }} names two'],
+         '{{ text = "train/sents.txt", label = "train/sentiments.txt" }} names two', *NEITHER,
+         "data.validation_fraction = 0.1: selects no rows out of 4"],
     ),
     "names that do not count from 0": (
         Layout("", {"train_text.txt": TEXTS, "train_labels.txt": LABELS,

@@ -141,9 +141,13 @@ REST: list[tuple[Harm, str]] = [
     (file("corpus/test.jsonl", GOOD + '{"text": \n'), "test.jsonl, row 2: not JSON (Expecting "
                                                       "value, column 9)"),
     (file("corpus/test.jsonl", GOOD.encode() + b'{"text": "\xff", "label": "bad"}\n'),
-     "test.jsonl, row 2: not UTF-8 (byte 0xff, line 2)"),
+     'test.jsonl: not UTF-8 (byte 0xff, line 2), likely cp1252 ("{\\"text\\": \\"ÿ\\", '
+     '\\"label\\":") or cp1250 ("{\\"text\\": \\"˙\\", \\"label\\":") or cp1251 '
+     '("{\\"text\\": \\"я\\", \\"label\\":"); data.encoding = "cp1252" or "cp1250" or "cp1251" '
+     "reads it\n"
+     "try: data.encoding=cp1252\nor: data.encoding=cp1250\nor: data.encoding=cp1251"),
     (both(file("corpus/train.parquet", "PAR?"), file("corpus/train.jsonl", None)),
-     "train.parquet: cannot be read (Parquet file size is 4 bytes, smaller than the minimum file "
+     "train.parquet: not parquet, or damaged (Parquet file size is 4 bytes, smaller than the minimum file "
      "footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
      "data.validation_fraction = 0.5: the dataset has its own validation split; remove the "
@@ -204,12 +208,12 @@ def refused(
     with pytest.raises(SystemExit) as ended:
         cli.run(train.main)
     out, err = capsys.readouterr()
-    lines, repaired, fix = lines.replace("{folder}", str(folder)).partition("\ntry: ")
-    fixed = tuple(f"{word.partition('=')[0]}=" for word in fix.split())
-    kept = [word for word in given if not word.startswith(fixed or "--")]
+    lines, *fixes = re.split(r"\n(?:try|or): ", lines.replace("{folder}", str(folder)))
     expected = [f"distsent: {line}" for line in lines.splitlines()]
-    if repaired:
-        expected.append(f"distsent: try: python -m distsent.train {' '.join([*kept, fix])}")
+    for fix, first in zip(fixes, ("try: ", "or:  ", "or:  "), strict=False):
+        fixed = tuple(f"{word.partition('=')[0]}=" for word in fix.split())
+        kept = [word for word in given if not word.startswith(fixed)]
+        expected.append(f"distsent: {first}python -m distsent.train {' '.join([*kept, fix])}")
     assert (ended.value.code, out, err.splitlines()) == (2, "", expected)
 
 
