@@ -6,6 +6,7 @@ from distsent.errors import UserError
 from distsent.formats.asked import Asked
 from distsent.formats.evidence import Evidence
 from distsent.formats.faults import damaged, signs_of_quoting
+from distsent.formats.quotes import FEW
 from distsent.formats.records import shorten
 
 
@@ -71,12 +72,14 @@ def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
     by_mark = {e.dialect.delimiter: e for e in chosen}
     several = any(e.width > 1 for e in chosen)
     quoted = any(e.dialect.quotechar and e.quotes.quoted for e in chosen)
+    for mark in [mark for mark in by_mark if f"{mark} " in by_mark]:
+        # A blank behind every delimiter belongs to it, in a header or often enough
+        enough = asked.has_header or by_mark[mark].rows >= FEW
+        del by_mark[mark if enough else f"{mark} "]
     for mark, found in [*by_mark.items()]:
-        # A blank behind every delimiter belongs to it
-        spaced = f"{mark} " in by_mark
         # Quotes around fields are better evidence than letters that separate parts of them
         torn = quoted and found.dialect.quotechar is None and found.quotes.opening
-        if spaced or torn or (several and found.width == 1):
+        if torn or (several and found.width == 1):
             del by_mark[mark]
     if len(by_mark) == 1:
         return next(iter(by_mark.values()))

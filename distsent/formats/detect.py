@@ -120,7 +120,8 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
         return [asked.options.delimiter]
     head = _head((asked.lines if end == "\n" else asked.lines_by_cr)())
     common = [mark for mark in COMMON if mark in head]
-    spaced = [f"{m} " for m in common if head.count(m) == head.count(f"{m} ")]
+    spaced = [f"{m} " for m in common if all(head.split(f"{m} "))]
+    spaced = [mark for mark in spaced if head.count(mark) == head.count(mark[0])]
     rare = [mark for mark in RARE if mark in head and all(head.split(mark))]
     return [*spaced, *common, *rare] if common else [asked.default, *rare]
 
