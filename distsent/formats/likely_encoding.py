@@ -110,7 +110,7 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
 def _is_western(sample: bytes) -> bool:
     """Whether few letters are beyond ASCII, as in Western texts: too few for statistics."""
     beyond = sum(byte > 127 for byte in sample)
-    return beyond < 0.2 * sum(byte > 127 or chr(byte).isalpha() for byte in sample)
+    return beyond <= 3 or beyond < 0.2 * sum(b > 127 or chr(b).isalpha() for b in sample)
 
 
 def _is_japanese(sample: bytes, codec: str) -> bool:
