@@ -15,6 +15,7 @@ from distsent import prepare
 from distsent.data.token_store import TokenStore, open_token_store
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
+from tests import tiny_models
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
 MPIRUN = shutil.which(
@@ -32,6 +33,7 @@ def job(tmp_path: Path) -> Path:
     folder(
         tmp_path / "dataset", train=reviews(82), validation=reviews(10, 200), test=reviews(2, 300)
     )
+    tiny_models.encoder().save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
     path = tmp_path / "job.toml"
     path.write_text(
