@@ -153,15 +153,18 @@ def save(name: str, folder: Path) -> Path:
 
 TITLE = """# Architectures
 
-`python -m tests.architectures > docs/architectures.md` writes this page. `tests/parallel/test_architectures.py` trains a tiny model of each
-architecture with dropout on one worker and on two, at two token budgets, and holds that:
+`python -m tests.architectures > docs/architectures.md` writes this page.
+`tests/parallel/test_architectures.py` trains a tiny model of each architecture with dropout on one
+worker and on two, at two token budgets, and holds that:
 
 - the loss curves are the same, to 1e-5;
-- `train`, `evaluate`, `predict` and transformers' `pipeline` give each text the same scores, to 1e-5;
+- `train`, `evaluate`, `predict` and transformers' `pipeline` give each text the same scores, to
+  1e-5;
 - this table is right.
 
-How the examples of a batch run is not looked up here: distsent measures it at every start, on a small copy of the model
-(`distsent/model/batching_check.py`), and takes the fastest way in which each example gets the scores and the dropout masks that it gets alone.
+How the examples of a batch run is not looked up here: distsent measures it at every start, on a
+small copy of the model (`distsent/model/batching_check.py`), and takes the fastest way in which
+each example gets the scores and the dropout masks that it gets alone.
 
 | way | what it costs |
 |---|---|

@@ -130,7 +130,9 @@ LAYOUTS = {
         {"IMDB.csv": FOUR, "sampleSubmission.csv": TWO, "requirements.txt": "pandas"},
         CUT,
     ),
-    "save_to_disk": Layout("a DatasetDict's save_to_disk", {"saved": saved("dict")}, source="saved"),
+    "save_to_disk": Layout(
+        "a DatasetDict's save_to_disk", {"saved": saved("dict")}, source="saved"
+    ),
     "save_to_disk of one": Layout(
         "a Dataset's save_to_disk", {"saved": saved("one")}, CUT, source="saved"
     ),

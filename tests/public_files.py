@@ -64,7 +64,8 @@ FILES = {
         "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
         + lines('{label}\t{i}\t7{i}\t{text}\t"{text}', end="\r\n")
         + '1\t55\t66\t" Amrozi accused " his brother\tHe said "no" and left\r\n',
-        41, {1: {"#2 String": f'"{sentence(0)}'}, 41: {"#1 String": '" Amrozi accused " his brother'}},
+        41,
+        {1: {"#2 String": f'"{sentence(0)}'}, 41: {"#1 String": '" Amrozi accused " his brother'}},
         said="quotes are letters"),
     "qqp.tsv": File(
         "id\tquestion1\tquestion2\tis_duplicate\n" + lines('{i}\t{text}?\tWhat is "{i}"?\t{label}')
@@ -83,7 +84,8 @@ FILES = {
         40, {1: {"class": "3", "text": f"Wall St. \\\\$46 Bears\\, #39;s {sentence(0)} (AP)"}},
         "looks like data", names("class", "title", "text"), "delimiter ','"),
     "phrasebank.csv": File(
-        lines("{text} , it said on 1.5 EUR mn ±.@{label}", "neutral positive") + "No , no , no.@neutral\n",
+        lines("{text} , it said on 1.5 EUR mn ±.@{label}", "neutral positive")
+        + "No , no , no.@neutral\n",
         41, {1: {"text": f"{sentence(0)} , it said on 1.5 EUR mn ±.", "label": "neutral"}},
         "looks like data", {"encoding": "latin-1", **names("text", "label")}, "delimiter '@'",
         "latin-1"),
@@ -120,7 +122,8 @@ FILES = {
         ",text,label\n" + lines('{i},"{text}, ""so""",{label}', "pos neg"),
         40, {3: {"text": f'{sentence(2)}, "so"', "label": "pos"}}),
     "pandas_nonnumeric.csv": File(
-        '"text","label"\n' + lines('"{text}",{label}'), 40, {1: {"text": sentence(0), "label": "0"}}),
+        '"text","label"\n' + lines('"{text}",{label}'), 40,
+        {1: {"text": sentence(0), "label": "0"}}),
     "r_table.csv": File(
         '"text","label"\n' + lines('"{i}","{text} ""x""","{label}"', rows=range(1, 41)),
         40, {1: {"text": f'{sentence(1)} "x"', "label": "1"}}, said="begin with their number"),

@@ -96,7 +96,8 @@ def write_ods(path: Path, rows: Sequence[Sequence[str]]) -> Path:
         for row in rows
     )
     spaces = " ".join(f"xmlns:{n}='{OPEN}:{n}:1.0'" for n in ("office", "table", "text"))
-    body = f"<office:spreadsheet><table:table table:name='S'>{cells}</table:table></office:spreadsheet>"
+    table = f"<table:table table:name='S'>{cells}</table:table>"
+    body = f"<office:spreadsheet>{table}</office:spreadsheet>"
     kind = "application/vnd.oasis.opendocument.spreadsheet"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("mimetype", kind)

@@ -141,7 +141,8 @@ class ModelSection:
     dropout: float | None = key(None, fraction, "every dropout rate of the model",
         unset="the model's own", example=0.1)
     packed: str = key("auto", choice("auto", "always", "never"),
-        "concatenate examples instead of padding them: `auto` if, `always` only if scores stay equal")
+        "concatenate examples instead of padding them: `auto` if, `always` only if scores stay "
+        "equal")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ Run = Callable[[PackedBatch], torch.Tensor]
 def equals_alone(
     model: PreTrainedModel, build: Callable[[PreTrainedModel], Run], training: bool, longest: int
 ) -> bool:
-    """Whether `build(model)` gives an example the same in any batch, and what the model itself does.
+    """Whether `build(model)` gives an example the same in any batch, and what the model does.
 
     `training`: compare with dropout, at the model's rates. `longest`: tokens that the model takes.
     """

@@ -17,4 +17,5 @@ def use_full_attention(model: PreTrainedModel) -> str | None:
     encoder = base if hasattr(base, "set_attention_type") else base.encoder  # BigBird-Pegasus
     encoder.set_attention_type("original_full")
     model.config.attention_type = "original_full"
-    return f"{type(model).__name__} attends to all tokens: block-sparse attention would depend on the batch"
+    name = type(model).__name__
+    return f"{name} attends to all tokens: block-sparse attention would depend on the batch"

@@ -3,7 +3,8 @@
     python -m tests.parallel.every_architecture FOLDER [NAME ...]
 
 FOLDER holds `dataset` and a folder per architecture in `encoders`. `npN/outcomes.json` tells for
-each, at -np N, what the log says of it, its loss curve and the scores of the test texts; or an error.
+each, at -np N, what the log says of it, its loss curve and the scores of the test texts; or an
+error.
 """
 
 from __future__ import annotations

@@ -251,13 +251,15 @@ REFUSED: list[tuple[str, Harm, str]] = [
     ("weights saved in four bits", config(quantization_config={"quant_method": "bitsandbytes"}),
      "its weights are quantized (quantization_config in its config.json); use the original "
      "weights: adapter.bits = 4 quantizes them"),
-    ("updates beside the weights", renamed(lambda n: n.replace("query.weight", "query.base_layer.weight")),
+    ("updates beside the weights",
+     renamed(lambda n: n.replace("query.weight", "query.base_layer.weight")),
      "its weights hold LoRA updates beside the model "
      "(encoder.layer.0.attention.self.query.base_layer.weight, "
      "encoder.layer.1.attention.self.query.base_layer.weight); merge them into the model with "
      "peft's merge_and_unload(), and save it"),
     ("a git-lfs pointer", moved(WEIGHTS, WEIGHTS, LFS.encode()),
-     "model.safetensors is a git-lfs pointer, not the file itself; run git lfs pull in that folder"),
+     "model.safetensors is a git-lfs pointer, not the file itself; run git lfs pull in that "
+     "folder"),
     ("a pointer to the tokenizer", moved("tokenizer.json", "tokenizer.json", LFS.encode()),
      "tokenizer.json is a git-lfs pointer, not the file itself; run git lfs pull in that folder"),
     ("a file cut short", cut_short,
@@ -276,7 +278,8 @@ REFUSED: list[tuple[str, Harm, str]] = [
     ("TensorFlow", moved(WEIGHTS, "tf_model.h5"),
      "its only weights are in tf_model.h5; save it with transformers as model.safetensors"),
     ("another name", moved(WEIGHTS, "model.fp16.safetensors"),
-     "there is no model.safetensors, only model.fp16.safetensors: rename it if it holds the weights"),
+     "there is no model.safetensors, only model.fp16.safetensors: rename it if it holds the "
+     "weights"),
     ("no weights", moved(WEIGHTS, None), "no weights in it: there is no model.safetensors"),
     ("no configuration", moved("config.json", None),
      "neither a run nor a saved model (no config.json)"),
@@ -583,7 +586,8 @@ def test_dropout_sets_every_rate_or_names_it(kind: str) -> None:
 
 
 UNDECAYED = {  # some that names alone would decide wrongly, by architecture
-    "gpt2": ({"transformer.h.0.ln_1.weight", "transformer.ln_f.weight"}, {"transformer.wte.weight"}),
+    "gpt2": ({"transformer.h.0.ln_1.weight", "transformer.ln_f.weight"},
+             {"transformer.wte.weight"}),
     "llama": ({"model.norm.weight", "model.layers.0.input_layernorm.weight"},
               {"model.layers.0.mlp.up_proj.weight"}),
     "roberta-prelayernorm": (

@@ -95,8 +95,8 @@ class Programs:
         self.folder, self._capsys = folder, capsys
         self.base = [
             f"model.name={fixtures.model(folder / 'model')}", f"run.dir={folder}", "job.name=run",
-            "data.max_length=40", "train.max_steps=1", "log.tensorboard=false", "train.batch_size=4",
-            "data.validation_fraction=0.25",
+            "data.max_length=40", "train.max_steps=1", "log.tensorboard=false",
+            "train.batch_size=4", "data.validation_fraction=0.25",
         ]  # fmt: skip
 
     def __call__(self, program: object, *words: object) -> tuple[int, str, str]:

@@ -184,7 +184,8 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         dataset = open_dataset(data(tmp_path, labels=wanted), 1)
         assert (dataset.label_names, dataset.splits["train"].labels.tolist()) == (names, labels)
     assert mistakes(lambda: open_dataset(data(tmp_path, labels=("a", "b", "c")), 1).splits) == [
-        "train.parquet, test.parquet: column 'label': data.labels = a, b, c: the classes are neg, pos"
+        "train.parquet, test.parquet: column 'label': data.labels = a, b, c: the classes are neg, "
+        "pos"
     ]
     classed(tmp_path / "test.parquet", ["pos", "neg"], [1, 0])
     assert mistakes(lambda: open_dataset(data(tmp_path), 1).splits) == [

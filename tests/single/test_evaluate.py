@@ -214,7 +214,8 @@ def test_values_mean_what_they_meant_in_training(tmp_path: Path, capsys) -> None
     }  # fmt: skip
     capsys.readouterr()
     files = {
-        "numbers.csv": [3, 1] * 6, "floats.parquet": [3.0, 1.0] * 6, "words.csv": ["good", "bad"] * 6
+        "numbers.csv": [3, 1] * 6, "floats.parquet": [3.0, 1.0] * 6,
+        "words.csv": ["good", "bad"] * 6,
     }  # fmt: skip
     found = [scores(capsys, run, f"data.source={table(*item)}") for item in files.items()]
     assert found[0]["confusion"] == found[1]["confusion"] == found[2]["confusion"]

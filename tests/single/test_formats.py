@@ -200,9 +200,11 @@ def test_cells_that_are_no_texts(tmp_path: Path):
 
 
 SHEETS = {
-    "two sheets": ({"A": [HEAD, *CELLS], "B": [HEAD, *CELLS]}, {}, "2 sheets ('A', 'B'); data.sheet_"),
+    "two sheets": ({"A": [HEAD, *CELLS], "B": [HEAD, *CELLS]}, {},
+                   "2 sheets ('A', 'B'); data.sheet_"),
     "no such sheet": ({"A": [HEAD, *CELLS]}, {"sheet_name": "B"}, "no sheet 'B'; there are 'A'"),
-    "a title": ({"A": [["Reviews"], HEAD, *CELLS]}, {}, "the first row has nothing but \"Reviews\""),
+    "a title": ({"A": [["Reviews"], HEAD, *CELLS]}, {},
+                'the first row has nothing but "Reviews"'),
     "no header": ({"A": CELLS}, {}, "the first row looks like data ("),
     "three names": ({"A": CELLS}, {"names": ("a", "b", "c")}, "data.names has 3 names for 2"),
 }  # fmt: skip
@@ -237,10 +239,12 @@ def files(folder: Path) -> dict[str, bytes]:
         **{f"p{i}.pkl": pickle.dumps([{"text": "a"}], protocol=i) for i in range(6)},
         **{f"p{i}.csv": pickle.dumps([{"text": "a"}], protocol=i) for i in range(6)},
         **{"a.tar.gz": gzip.compress(made["a.tar"]), "a.docx": word.getvalue()},
-        "a.arff": b"% about\n@RELATION x\n@attribute text string\n@attribute 'the label' {a,b}\n@data\n",
+        "a.arff": b"% about\n@RELATION x\n@attribute text string\n"
+                  b"@attribute 'the label' {a,b}\n@data\n",
         "a.xml": b"<?xml version='1.0'?><r/>", "b.xml": b"<reviews><review>a</review></reviews>",
         "a.sgm": b"<!DOCTYPE lewis SYSTEM 'lewis.dtd'>", "a.csv": b"\n<!DOCTYPE html><html></html>",
-        "b.csv": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.pdf": b"%PDF-1.4",
+        "b.csv": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        "a.pdf": b"%PDF-1.4",
         "sst.txt": b"(3 (2 It) (4 (2 's) (4 good)))\n", "a.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
         "a.7z": b"7z\xbc\xaf\x27\x1c" + bytes(99), "a.csv.gz": gzip.compress(gzip.compress(b"a")),
     }  # fmt: skip
@@ -253,11 +257,13 @@ NAMES = {
     "a.arff": "ARFF: not read; sed '1,/^ *@data/Id' a.arff > a.csv leaves its rows, which "
               'data.names = ["text", "the label"], ',
     "a.xml": "XML: not read; python -c \"import pandas; pandas.read_xml('a.xml', ",
-    "b.xml": "XML: ", "a.sgm": "SGML: ", "a.csv": "an HTML page: not read; a download may have ended",
+    "b.xml": "XML: ", "a.sgm": "SGML: ",
+    "a.csv": "an HTML page: not read; a download may have ended",
     "b.csv": "a pointer of git-lfs, not the file itself: not read; git lfs pull", "a.h5": "HDF5: ",
     "sst.txt": "parse trees of the Stanford Sentiment Treebank: not read; python -c ",
     "a.7z": "a 7z archive: not read; unpack it", "a.csv.gz": "compressed twice: ",
-    **{f"p{i}.{end}": "pickled Python objects, which can run code: not read; if you trust it, python"
+    **{f"p{i}.{end}": "pickled Python objects, which can run code: not read; if you trust it, "
+                      "python"
        for i in range(6) for end in ("pkl", "csv")},
 }  # fmt: skip
 

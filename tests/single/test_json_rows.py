@@ -109,12 +109,15 @@ def test_one_object_holds_the_splits(tmp_path: Path):
 
 REFUSED = {
     "a comma at the end": ('[{"text": "a"},]', "not JSON (a comma before ], line 1, column 16)"),
-    "a comma in an object": ('[\n{"text": "a",}]', "not JSON (a comma before }, line 2, column 14)"),
+    "a comma in an object": (
+        '[\n{"text": "a",}]', "not JSON (a comma before }, line 2, column 14)"
+    ),
     "a comment": ('[\n// rows\n{"text": "a"}]', "not JSON (a comment, line 2, column 1)"),
     "a cut list": ('[{"text": "a"}, {"text": ', "not JSON (Expecting value, line 1, column 26)"),
     "a cut text": ('[{"text": "a"}, {"text": "b', "not JSON (Unterminated string starting at, "
                                                    "line 1, column 26)"),
-    "two lists": ('[{"text": "a"}][{"text": "b"}]', "not JSON (the list ends, but the file does not, line 1, "),
+    "two lists": ('[{"text": "a"}][{"text": "b"}]',
+                  "not JSON (the list ends, but the file does not, line 1, "),
     "Python": ("{'text': 'a', 'label': 0}\n" * 3, "a dict of Python, not JSON (column 2)"),
     "a list of Python": ("[{'text': 'a', 'label': 0}]", "a dict of Python, not JSON (column 3"),
     "two kinds of objects": ('{"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}', "objects in an "),

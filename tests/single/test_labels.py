@@ -76,8 +76,8 @@ def test_values_that_are_labels(values: Any, names: str, indices: list[int]):
          'row 2: column \'label\' (struct<a: int64>): {"a": 1} is not a label: expected a word or '
          "an integer"),
         ([datetime.date(2020, 1, 1)],
-         'row 1: column \'label\' (date32[day]): "2020-01-01" is not a label: expected a word or an '
-         "integer"),
+         'row 1: column \'label\' (date32[day]): "2020-01-01" is not a label: expected a word or '
+         "an integer"),
         ([1.0, math.inf, 0.0], "row 2: column 'label': inf is not a label"),
         (pa.array([b"fine", None, b"caf\xe9"], pa.binary()).view(pa.string()),
          "row 3: column 'label': the label is not UTF-8 (byte 0xe9)"),

@@ -112,7 +112,8 @@ def test_what_systems_add_to_a_zip_is_no_file(tmp_path: Path):
 
 # ruff: noqa: RUF001
 SPEECH = {
-    "cp1252": "Le café était très mauvais, « rien » à manger.\nÜber die Größe der Räume\n“No”, he’d said\n",
+    "cp1252": "Le café était très mauvais, « rien » à manger.\nÜber die Größe der Räume\n"
+    "“No”, he’d said\n",
     "cp1251": "Фильм был очень хороший, мне понравилось.\nСовсем не то, что обещали\n",
     "koi8_r": "Фильм был очень хороший, мне понравилось.\nСовсем не то, что обещали\n",
     "cp1250": "Zażółć gęślą jaźń, to był świetny film\nNie podobało mi się wcale, słabe\n",
@@ -147,8 +148,8 @@ DOUBTS = {
     "the other end": (CAFE.encode("utf-16-le"), {"encoding": "utf-16-be"}, "text in utf-16-le"),
     "UTF-8 by another key": (CAFE.encode(), {"encoding": "cp1252"}, "data.encoding = 'cp1252', "
                              "but the text is UTF-8; leave the key out"),
-    "a mark and another key": (CAFE.encode("utf-16"), {"encoding": "cp1252"}, "starts with the mark "
-                               "of utf-16-le, which data.encoding = 'cp1252' contradicts"),
+    "a mark and another key": (CAFE.encode("utf-16"), {"encoding": "cp1252"}, "starts with the "
+                               "mark of utf-16-le, which data.encoding = 'cp1252' contradicts"),
     "a few bad bytes": (CAFE.encode() + b"caf\xe9\n", {}, "UTF-8 except for 1 byte (the first: "
                         'byte 0xe9, line 51); data.encoding_errors = "replace"'),
     "a cut utf-16": (CAFE.encode("utf-16")[:-1], {}, "not utf-16-le (byte 0x0a, line 50)"),

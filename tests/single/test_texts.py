@@ -68,8 +68,10 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "content", "line"), [
-    ("x.json", "{", "not JSON (Expecting property name enclosed in double quotes, line 1, column 2)"),
-    ("x.json", "[{", "not JSON (Expecting property name enclosed in double quotes, line 1, column 3)"),
+    ("x.json", "{",
+     "not JSON (Expecting property name enclosed in double quotes, line 1, column 2)"),
+    ("x.json", "[{",
+     "not JSON (Expecting property name enclosed in double quotes, line 1, column 3)"),
     ("x.json", "[1, 2", "not JSON (expecting , or ], line 1, column 6)"),
     ("x.parquet", "PAR", "not parquet, or damaged (Parquet file size is 3 bytes"),
 ])  # fmt: skip

@@ -147,8 +147,8 @@ REST: list[tuple[Harm, str]] = [
      "reads it\n"
      "try: data.encoding=cp1252\nor: data.encoding=cp1250\nor: data.encoding=cp1251"),
     (both(file("corpus/train.parquet", "PAR?"), file("corpus/train.jsonl", None)),
-     "train.parquet: not parquet, or damaged (Parquet file size is 4 bytes, smaller than the minimum file "
-     "footer (8 bytes))"),
+     "train.parquet: not parquet, or damaged (Parquet file size is 4 bytes, smaller than the "
+     "minimum file footer (8 bytes))"),
     (words("data.validation_fraction=0.5"),
      "data.validation_fraction = 0.5: the dataset has its own validation split; remove the "
      "fraction to use it, or set data.pool_splits = true to split all rows again\n"
