@@ -135,7 +135,9 @@ def written_files(draw: st.DrawFn) -> Written:
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     quoting = draw(st.sampled_from([0, 0, 1, 2, 3]))
     writer = draw(st.sampled_from(["csv", "csv", "pandas", "spark", "mysql", "r"]))
-    if writer in ("csv", "pandas") and draw(st.booleans()) and writer == "csv":
+    if writer not in ("csv", "pandas"):
+        end = "\n"
+    if writer == "csv" and draw(st.booleans()):
         rows, keys = body, {"names": tuple(header)}
     if writer == "csv":
         spaced = draw(st.integers(0, 5)) == 0
