@@ -73,8 +73,9 @@ def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
     several = any(e.width > 1 for e in chosen)
     quoted = any(e.dialect.quotechar and e.quotes.quoted for e in chosen)
     for mark in [mark for mark in by_mark if f"{mark} " in by_mark]:
-        # A blank behind every delimiter belongs to it, in a header or often enough
-        enough = asked.has_header or by_mark[mark].rows >= FEW
+        # A blank behind every delimiter belongs to it: in a header, before quotes, or often enough
+        before_quotes = by_mark[f"{mark} "].quotes.quoted > by_mark[mark].quotes.quoted
+        enough = asked.has_header or before_quotes or by_mark[mark].rows >= FEW
         del by_mark[mark if enough else f"{mark} "]
     for mark, found in [*by_mark.items()]:
         # Quotes around fields are better evidence than letters that separate parts of them
