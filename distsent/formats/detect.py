@@ -118,7 +118,7 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
     """The candidates: they occur in the first row. Without any, there is one column."""
     if asked.options.delimiter != "auto":
         return [asked.options.delimiter]
-    head = _head((asked.lines if end == "\n" else asked.lines_by_cr)())
+    head = _head((asked.lines if end == "\n" else asked.lines_by_cr)(), asked.options.escapechar)
     common = [mark for mark in COMMON if mark in head]
     spaced = [f"{m} " for m in common if all(head.split(f"{m} "))]
     spaced = [mark for mark in spaced if head.count(mark) == head.count(mark[0])]
@@ -126,11 +126,12 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
     return [*spaced, *common, *rare] if common else [asked.default, *rare]
 
 
-def _head(lines: Iterable[str]) -> str:
-    """The first line with anything in it, to the end of a field in quotes that begins there."""
+def _head(lines: Iterable[str], escapechar: str | None) -> str:
+    """The first line with anything in it, to the end of what is quoted or escaped there."""
     head = ""
     for line in islice(lines, HEAD):
         head += line if head or line.strip() else ""
-        if head and head.replace('\\"', "").count('"') % 2 == 0:
+        goes_on = escapechar and head.rstrip("\r\n").endswith(escapechar)
+        if head and not goes_on and head.replace('\\"', "").count('"') % 2 == 0:
             return head.rstrip("\r\n")
     return head.partition("\n")[0]
