@@ -16,7 +16,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.intervals import score_intervals
-from distsent.evaluation.predictor import class_names, find_model_folder, own_max_length
+from distsent.evaluation.predictor import find_model_folder, own_max_length
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
@@ -97,7 +97,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     model = loaded.model
     classifier.check_vocabulary(model, tokenizer, f"model = {folder!r}")
     settle_padding(tokenizer, model.config)
-    names, limit = class_names(model), classifier.token_limit(model)
+    names, limit = classifier.class_names(model.config), classifier.token_limit(model)
     length = own_max_length(model, tokenizer) if request.own_length else job.data.max_length
     if length > limit:
         raise UserError(f"data.max_length = {length}: this model takes at most {limit} tokens")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,12 +50,6 @@ def find_model_folder(path: str | Path) -> Path:
     raise UserError(f"{path}: no such run, and no such saved model")
 
 
-def class_names(model: PreTrainedModel) -> list[str]:
-    """The class names of a saved classifier, by class number."""
-    names = cast(dict[int, str], model.config.id2label)
-    return [str(names[i]) for i in sorted(names)]
-
-
 def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
     """The largest number of tokens for which a saved classifier was made."""
     return min(tokenizer.model_max_length, classifier.token_limit(model))
@@ -77,7 +71,7 @@ class Predictor:
         torch.nn.Module.to(model, self.device)
         self.forward, _ = choose_forward(model, self.tokenizer)
         usable_precision(self.forward, self.tokenizer, precision, "--precision")
-        self.labels = class_names(model)
+        self.labels = classifier.class_names(model.config)
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")

@@ -19,7 +19,7 @@ from distsent.job.schema import ModelSection
 from distsent.model.config import NO_REMOTE_CODE, describe_problem, load_config
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
 from distsent.model.tokenizer import settle_padding
-from distsent.model.weights import Loaded, load_weights
+from distsent.model.weights import Loaded, is_head, listed, load_weights
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
 transformers.utils.logging.set_verbosity_error()
@@ -56,9 +56,25 @@ def build_classifier(
         options = {**LOAD_OPTIONS, "config": config, "quantization_config": quantization}
         options["revision"] = model.revision or "main"
         loaded = load_weights(model.name, "model.name", seed, **options)
+        before = class_names(load_config(model.name, model.revision))
+        loaded = loaded.with_notes(_kept_head(loaded, before, labels))
     if model.dropout is None:
         return loaded
     return loaded.with_notes(unset_dropout_rates(loaded.model, model.dropout))
+
+
+def class_names(config: Any) -> list[str]:
+    """The class names of a classifier's configuration, by class number."""
+    return [str(config.id2label[i]) for i in sorted(config.id2label)]
+
+
+def _kept_head(loaded: Loaded, before: Sequence[str], labels: Sequence[str]) -> str | None:
+    """A line if the head is not new, but was trained for other classes."""
+    names = [name for name in loaded.model.state_dict() if is_head(loaded.model, name)]
+    head = [name for name in names if "pooler" not in name]
+    if not head or list(before) == list(labels) or not {*head}.isdisjoint(loaded.new_weights):
+        return None
+    return f"not new: {listed(head)}, which model.name trained for {', '.join(before)[:80]}"
 
 
 def load_classifier(folder: str) -> Loaded:
@@ -70,7 +86,7 @@ def load_classifier(folder: str) -> Loaded:
         found = "it has a single label" if one else f"its problem_type is {kind!r}"
         problem = f"{found}, but evaluate and predict choose one of several labels"
         raise UserError(f"model = {folder!r}: {problem}; use transformers' pipeline")
-    loaded = load_weights(folder, "model", 0, **LOAD_OPTIONS)
+    loaded = load_weights(folder, "model", 0, **LOAD_OPTIONS, config=config)
     if missing := loaded.new_weights:
         raise UserError(
             f"{folder}: an encoder without a classification head (its weights lack "

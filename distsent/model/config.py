@@ -1,5 +1,6 @@
 """An encoder's configuration: read, checked, and made to describe the problem of this job."""
 
+import json
 from inspect import signature
 from typing import Any
 
@@ -8,9 +9,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from xxhash import xxh3_128_hexdigest
 
 from distsent.errors import UserError
-from distsent.model.load_errors import check_model_folder, explain_load_errors
+from distsent.model.load_errors import CHOOSE, check_model_folder, explain_load_errors
 
 # Without this, transformers asks on the terminal whether it may run a model's code.
 NO_REMOTE_CODE = {"trust_remote_code": False}
@@ -21,13 +23,16 @@ def load_config(
 ) -> Any:
     """An encoder's configuration. Raises UserError if there is no such encoder."""
     check_model_folder(name, key)
-    options = {"revision": revision or "main", **changes, **NO_REMOTE_CODE}
+    # How its model was computed elsewhere (bf16, FlashAttention) must not matter here.
+    ours: dict[str, Any] = {"dtype": "float32", "attn_implementation": None}
+    options = {"revision": revision or "main", **ours, **changes, **NO_REMOTE_CODE}
     with explain_load_errors(name, key):
         config = AutoConfig.from_pretrained(name, **options)
+    config._attn_implementation = None  # some files have it under this name
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(
             f"{key} = {name!r}: transformers has no text classifier with the architecture "
-            f"{config.model_type!r}; choose an encoder such as BERT, RoBERTa or ModernBERT"
+            f"{config.model_type!r}; {CHOOSE}"
         )
     if getattr(config, "quantization_config", None):
         raise UserError(
@@ -35,6 +40,14 @@ def load_config(
             "config.json); use the original weights: adapter.bits = 4 quantizes them"
         )
     return config
+
+
+def config_hash(config: Any) -> str:
+    """A hash of how a classifier computes: the same at each start of a run."""
+    values = config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "quantization_config"):
+        values.pop(key, None)
+    return xxh3_128_hexdigest(json.dumps(values, sort_keys=True, default=str).encode())
 
 
 def describe_problem(config: Any) -> None:

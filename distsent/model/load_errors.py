@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import transformers
 from safetensors import SafetensorError, safe_open
 
 from distsent.errors import UserError
@@ -18,6 +19,7 @@ FOREIGN = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack", "*.gguf", 
            "*.pt", "*.pth", "*.bin")  # fmt: skip
 QUANTIZED = ("I8", "U8", "F8_E4M3", "F8_E5M2")  # transformers would take them for numbers
 CONVERT = "docs/jobs.md shows how to convert them once"
+CHOOSE = "choose an encoder such as BERT, RoBERTa or ModernBERT"
 
 
 def check_model_folder(name: str, key: str) -> None:
@@ -122,6 +124,7 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers raises any kind for a file it does not expect
         lines = str(error).strip().splitlines() or [""]
+        lines = [" ".join(lines[:2])] if lines[0].endswith(":") else lines
         text = lines[0][:300] or type(error).__name__
         if "use_safetensors" in str(error):  # on the hub
             problem = (
@@ -132,9 +135,35 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
             # transformers tries that last, and names only that.
             problem = "its tokenizer is a sentencepiece model, which needs sentencepiece"
             fix = "pip install 'distsent[sentencepiece]'"
+        elif found := _known_cause(Path(name), text):
+            problem, fix = found
         else:
             if not isinstance(error, OSError | ValueError | SafetensorError):
                 text = f"{type(error).__name__}: {text}"
             problem = f"cannot be loaded ({text})"
             fix = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
+            if Path(name).is_dir():
+                fix = f"transformers {transformers.__version__} must be able to read its files"
         raise UserError(f"{key} = {name!r}: {problem}; {fix}") from error
+
+
+def _known_cause(folder: Path, text: str) -> tuple[str, str] | None:
+    """Problem and fix behind an error that does not name them. `text`: of transformers' error."""
+    if "custom code" in text:
+        problem = "it needs its own code (auto_map in its config.json), which distsent never runs"
+        return problem, CHOOSE
+    if unknown := re.search(r"model type `(.*?)` but Transformers does not recognize", text):
+        kind, version = unknown[1][:80], transformers.__version__
+        return f"transformers {version} has no architecture {kind!r}", CHOOSE
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            return f"{path.name} is not JSON ({str(error)[:80]})", "copy or download it again"
+        if path.name == "config.json" and not (isinstance(content, dict) and content):
+            return "config.json is no JSON object", "copy or download it again"
+        if path.name == "config.json" and "model_type" not in content:
+            return "its config.json has no model_type", 'add its architecture, e.g. "bert"'
+    if "backend tokenizer" in text:
+        return "it has no tokenizer (tokenizer.json)", "copy that of its base model"
+    return None

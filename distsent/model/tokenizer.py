@@ -26,7 +26,7 @@ def load_tokenizer(
     config = load_config(name, revision, key)
     options = {"revision": revision or "main", **NO_REMOTE_CODE}
     with explain_load_errors(name, key):
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config, **options)
     problem = None
     if not tokenizer.is_fast:
         problem = "has no fast version (tokenizer.json), which distsent needs"

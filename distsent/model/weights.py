@@ -19,11 +19,16 @@ from distsent.errors import UserError
 from distsent.model.big_bird import use_full_attention
 from distsent.model.load_errors import explain_load_errors
 
-# What training code wraps around an encoder: DataParallel, Lightning, torch.compile, PEFT,
-# sentence-transformers, distillation. Modules are also often named after an architecture.
+# Libraries wrap modules in modules of these names, around an encoder or inside it: torch.compile,
+# FSDP, activation checkpointing, DeepSpeed through Lightning.
+LIBRARY_WRAPPERS = (
+    "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+)  # fmt: skip
+# What training code wraps around an encoder: DataParallel, Lightning, PEFT, sentence-transformers,
+# distillation. Modules are also often named after an architecture.
 WRAPPERS = {
-    "module", "model", "encoder", "_orig_mod", "base_model", "auto_model", "backbone", "student",
-    "transformer", "pretrained_model", "language_model", "0",
+    *LIBRARY_WRAPPERS, "module", "model", "encoder", "base_model", "auto_model", "backbone",
+    "student", "transformer", "pretrained_model", "language_model", "text_encoder", "net", "0",
     *(name.replace("-", "_") for name in CONFIG_MAPPING_NAMES),
 }  # fmt: skip
 SHOWN = 3  # names in a message
@@ -127,6 +132,9 @@ def _problem(model: PreTrainedModel, info: dict[str, Any]) -> str | None:
             found = " and ".join(repr(prefix) for prefix in prefixes)
             fix = "rename those to use, without the prefix"
             return f"{problem}; they hold tensors of these names under {found}: {fix}"
+        if inside := {*LIBRARY_WRAPPERS}.intersection(".".join(unexpected).split(".")):
+            fix = "save the model without the wrappers"
+            return f"{problem}; they hold names with {min(inside)!r} inside: {fix}"
         if unexpected:
             problem += f", and hold {len(unexpected)} others ({listed(unexpected)})"
         return f"{problem}; is its config.json that of another model?"

@@ -30,6 +30,7 @@ RESUMABLE_KEYS = (
     "eval.batch_tokens", "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep",
     "log.every", "log.tensorboard",
 )  # fmt: skip
+RECORDED = "rows", "encoder", "precision", "read_as"  # of the first start, in job.json
 START = "DISTSENT_START"  # names a batch job, which may be started several times
 FIX = "run.resume=changed to resume anyway, or run.resume=never to start over"
 
@@ -74,7 +75,7 @@ class RunClaim:
                 return result
             self.holds = True
             about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
-            kept = {key: self._started.get(key) for key in ("rows", "precision", "read_as")}
+            kept = {key: self._started.get(key) for key in RECORDED}
             write_json(folder.job, {**about, "start": start, **kept})
         return None
 
@@ -106,10 +107,11 @@ class RunClaim:
         """The job's precision; a choice that the first start measured stays."""
         return pinned_precision(self.job.train.precision, self._started)
 
-    def record_dataset(self, store: TokenStore, precision: str) -> None:
-        """Record rows and precision in `job.json`. Raises UserError if the rows have changed.
+    def record_content(self, store: TokenStore, config: str, precision: str) -> None:
+        """Record rows, encoder and precision in `job.json`. `config`: a hash.
 
-        Other rows would mean another order of the examples.
+        Raises UserError if the rows or the encoder have changed. Other rows would mean another
+        order of the examples, another tokenizer or configuration that the weights do not fit.
         """
         rows = {}
         for name, split in store.splits.items():
@@ -120,11 +122,30 @@ class RunClaim:
                 f"{self.folder.path}: data.source has other rows than when this run was started; "
                 f"restore the original ones, or {FIX}"
             )
+        libraries = {name: versions().get(name) for name in ("transformers", "tokenizers")}
+        encoder = {**libraries, "tokenizer": store.meta["tokenizer"], "configuration": config}
+        self._check_encoder(encoder)
         with disk_errors_as_user_errors(self.folder.path):
-            record = read_json(self.folder.job) | {"rows": rows, "precision": precision}
+            record = read_json(self.folder.job)
+            record |= {"rows": rows, "encoder": encoder, "precision": precision}
             record["label_values"] = store.meta["label_values"]
             record["read_as"] = store.meta["read_as"]
             write_json(self.folder.job, record)
+
+    def _check_encoder(self, encoder: dict[str, Any]) -> None:
+        """Raise UserError unless the encoder is the one of the first start, as far as is known.
+
+        Another version of the libraries may write the same tokenizer in another way.
+        """
+        before = self._started.get("encoder") or {}
+        changed = [key for key, value in encoder.items() if before.get(key, value) != value]
+        if {"transformers", "tokenizers"}.intersection(changed):
+            return
+        if changed and self.job.run.resume != "changed":
+            raise UserError(
+                f"{self.folder.path}: model.name has another {changed[0]} than when this run was "
+                f"started; restore the original one, or {FIX}"
+            )
 
 
 class RunReport:

@@ -21,6 +21,7 @@ from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
+from distsent.model.config import config_hash
 from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.tokenizer import load_tokenizer
@@ -157,8 +158,9 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
     store = prepare_store(job, tokenizer, world, run.stop)
     loaded, forward, precision = open_model(run, tokenizer, store, device)
-    world.on_main(lambda: claim.record_dataset(store, precision), "run.dataset")
     model = loaded.model
+    described = config_hash(model.config)
+    world.on_main(lambda: claim.record_content(store, described, precision), "run.content")
 
     tokens, batch_size = store.splits["train"], job.train.batch_size
     sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])

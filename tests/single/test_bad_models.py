@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
+from xxhash import xxh3_128_hexdigest
 
 from distsent import cli, evaluate, predict, train
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
@@ -215,6 +217,7 @@ def sentencepiece(folder: Path) -> None:
 
 PICKLE = "which distsent never reads; docs/jobs.md shows how to convert them once"
 MERGE = "it belongs to org/base: merge it with peft's merge_and_unload(), and save the result"
+READ = f"transformers {transformers.__version__} must be able to read its files"
 ENCODER = "its weights lack 37 of 37 tensors below the head (bert.embeddings.LayerNorm.bias, "
 ENCODER += "bert.embeddings.LayerNorm.weight, bert.embeddings.position_embeddings.weight and 34 "
 ENCODER += "more); they hold tensors of these names under"
@@ -225,6 +228,12 @@ REFUSED: list[tuple[str, Harm, str]] = [
      f"{ENCODER} 'weird.': rename those to use, without the prefix"),
     ("two encoders", under("student.", "teacher."),
      f"{ENCODER} 'student.' and 'teacher.': rename those to use, without the prefix"),
+    ("wrappers inside", renamed(lambda n: n.replace("layer.1.", "layer.1._fsdp_wrapped_module.")),
+     "its weights lack 16 of 37 tensors below the head "
+     "(bert.encoder.layer.1.attention.output.LayerNorm.bias, "
+     "bert.encoder.layer.1.attention.output.LayerNorm.weight, "
+     "bert.encoder.layer.1.attention.output.dense.bias and 13 more); they hold names with "
+     "'_fsdp_wrapped_module' inside: save the model without the wrappers"),
     ("a missing layer", without("layer.1.output.dense"),
      "its weights lack 2 of 37 tensors below the head (bert.encoder.layer.1.output.dense.bias, "
      "bert.encoder.layer.1.output.dense.weight); is its config.json that of another model?"),
@@ -283,6 +292,22 @@ REFUSED: list[tuple[str, Harm, str]] = [
     ("no weights", moved(WEIGHTS, None), "no weights in it: there is no model.safetensors"),
     ("no configuration", moved("config.json", None),
      "neither a run nor a saved model (no config.json)"),
+    ("a configuration cut short", moved("config.json", "config.json", b'{"model_type": "be'),
+     "config.json is not JSON (Unterminated string starting at: line 1 column 16 (char 15)); copy "
+     "or download it again"),
+    ("a configuration of no architecture", config(model_type=...),
+     'its config.json has no model_type; add its architecture, e.g. "bert"'),
+    ("an activation that does not exist", config(hidden_act="gelux"),
+     f"cannot be loaded (KeyError: 'gelux'); {READ}"),
+    ("a number as text", config(layer_norm_eps="1e-12"),
+     "cannot be loaded (StrictDataclassFieldValidationError: Validation error for field "
+     "'layer_norm_eps':     TypeError: Field 'layer_norm_eps' expected float, got str (value: "
+     f"'1e-12')); {READ}"),
+    ("no tokenizer", moved("tokenizer.json", None),
+     "it has no tokenizer (tokenizer.json); copy that of its base model"),
+    ("a tokenizer cut short", moved("tokenizer.json", "tokenizer.json", b"{"),
+     "tokenizer.json is not JSON (Expecting property name enclosed in double quotes: line 1 column "
+     "2 (char 1)); copy or download it again"),
     ("the folder around it", all_of(moved("config.json", "best/config.json")),
      "neither a run nor a saved model (no config.json); did you mean {folder}/best?"),
     ("a Trainer's output", trainer_output,
@@ -315,7 +340,7 @@ LOADED: list[tuple[str, Harm, str]] = [
       for prefix, stripped in (
           ("module.", ""), ("model.", ""), ("encoder.", ""), ("roberta.", ""),
           ("base_model.model.", ""), ("0.auto_model.", ""), ("_orig_mod.module.", ""),
-          ("module.encoder.bert.", "module.encoder."))),
+          ("module.encoder.bert.", "module.encoder."), ("_forward_module.text_encoder.", ""))),
     ("stored with the base's own prefix", under("bert."), "newly initialized: classifier.bias, "
                                                           "classifier.weight"),
     ("names of TensorFlow", renamed(lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma")
@@ -338,6 +363,8 @@ BASES: list[tuple[str, Harm]] = [
     ("seven labels, settings of a pipeline", config(
         num_labels=7, function_to_apply="sigmoid", task_specific_params={
             "text-classification": {"problem_type": "regression", "function_to_apply": "none"}})),
+    ("FlashAttention, any float type", config(
+        dtype="auto", _attn_implementation="flash_attention_2", use_cache=True)),
     ("tuples and hidden states", config(return_dict=False, output_hidden_states=True)),
     ("a causal BERT", config(is_decoder=True)),
     ("another padding token, on the left", all_of(config(pad_token_id=3),
@@ -562,6 +589,62 @@ def test_updates_do_not_resume_on_other_weights(folder: Path, corpus: Path, type
     assert typed(train, *words) == (2, "", f"distsent: {problem}\n")
     state = max((run / "checkpoints").glob("step-*")) / "state.json"
     assert json.loads(state.read_text())["frozen"]
+
+
+def older(run: Path) -> None:
+    """What older versions left: no hash of frozen weights, none of the encoder."""
+    for path in (run / "checkpoints").glob("step-*"):
+        values("state.json", frozen=...)(path)
+        text = (path / "state.json").read_bytes()
+        hashed = {"bytes": len(text), "xxh3_128": xxh3_128_hexdigest(text)}
+        values("manifest.json", **{"state.json": hashed})(path)
+    values("job.json", encoder=...)(run)
+
+
+def test_runs_of_older_versions_resume(folder: Path, corpus: Path, typed: Typed) -> None:
+    words = job(folder, corpus, "adapter.kind=lora", "checkpoint.every_steps=1")
+    run = folder.parent / "run"
+    assert typed(train, *words)[0] == 0
+    sha = fixtures.result(run)["weights_sha256"]
+    (run / "result.json").unlink()
+    older(run)
+    assert typed(train, *words)[0] == 0 and fixtures.result(run)["weights_sha256"] == sha
+
+
+def swapped_words(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    for old, new in (('"w1"', '"w?"'), ('"w2"', '"w1"'), ('"w?"', '"w2"')):
+        text = text.replace(old, new)
+    (folder / "tokenizer.json").write_text(text)
+
+
+def test_a_run_does_not_resume_with_another_encoder(
+    folder: Path, corpus: Path, typed: Typed
+) -> None:
+    words = job(folder, corpus, "checkpoint.every_steps=1")
+    run = folder.parent / "run"
+    assert typed(train, *words)[0] == 0
+    (run / "result.json").unlink()
+    fix = "run.resume=changed to resume anyway, or run.resume=never to start over"
+    for harm, name, part in (
+        (swapped_words, "tokenizer.json", "tokenizer"),
+        (config(hidden_act="relu"), "config.json", "configuration"),
+    ):
+        kept = (folder / name).read_bytes()
+        harm(folder)
+        problem = f"{run}: model.name has another {part} than when this run was started"
+        line = f"distsent: {problem}; restore the original one, or {fix}\n"
+        assert typed(train, *words) == (2, "", line)
+        (folder / name).write_bytes(kept)
+    assert typed(train, *words)[0] == 0
+
+
+def test_a_head_that_is_not_new_is_named(folder: Path, corpus: Path, typed: Typed) -> None:
+    classifier(folder, id2label={0: "good", 1: "bad", 2: "fair"})
+    assert typed(train, *job(folder, corpus))[0] == 0
+    line = "not new: classifier.bias, classifier.weight, which model.name trained for good, bad, "
+    assert f"{line}fair\n" in log_of(folder)
+    assert fixtures.result(folder.parent / "run")["newly_initialized"] == []
 
 
 @pytest.mark.parametrize("kind", [*SIZES])

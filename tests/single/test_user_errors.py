@@ -72,7 +72,6 @@ NO_TEXT = (
     "train.jsonl: 1 row with no text (null, empty or only white space): row 3; "
     "data.drop_bad_rows = true leaves such rows out\ntry: data.drop_bad_rows=true"
 )
-NO_MODEL = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
 GOOD = '{"text": "w1", "label": "bad"}\n'
 
 # (mistake, error lines). Mistakes in the job, found before anything is written:
@@ -165,14 +164,11 @@ REST: list[tuple[Harm, str]] = [
     (both(file("model/tokenizer.json", None), file("model/tokenizer_config.json", None)),
      "model.name = '{folder}/model': its tokenizer has no vocabulary; is tokenizer.json missing?"),
     (file("model/config.json", "{"),
-     "model.name = '{folder}/model': cannot be loaded (It looks like the config file at "
-     "'{folder}/model/config.json' is not "
-     f"a valid JSON file.); {NO_MODEL}"),
+     "model.name = '{folder}/model': config.json is not JSON (Expecting property name enclosed in "
+     "double quotes: line 1 column 2 (char 1)); copy or download it again"),
     (file("model/config.json", '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}'),
-     "model.name = '{folder}/model': cannot be loaded (The repository {folder}/model contains "
-     "custom code which must be executed "
-     f"to correctly load the model. You can inspect the repository content at {{folder}}/model .); "
-     f"{NO_MODEL}"),
+     "model.name = '{folder}/model': it needs its own code (auto_map in its config.json), which "
+     "distsent never runs; choose an encoder such as BERT, RoBERTa or ModernBERT"),
     (both(file("model/pytorch_model.bin", b"\x80\x04."), file("model/model.safetensors", None)),
      "model.name = '{folder}/model': its only weights are a pickle (pytorch_model.bin), which "
      "distsent never reads; "
