@@ -128,10 +128,12 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
 
 def _head(lines: Iterable[str], escapechar: str | None) -> str:
     """The first line with anything in it, to the end of what is quoted or escaped there."""
-    head = ""
+    head = first = ""
     for line in islice(lines, HEAD):
         head += line if head or line.strip() else ""
-        goes_on = escapechar and head.rstrip("\r\n").endswith(escapechar)
-        if head and not goes_on and head.replace('\\"', "").count('"') % 2 == 0:
+        if not head or (escapechar and head.rstrip("\r\n").endswith(escapechar)):
+            continue
+        first = first or head
+        if head.replace('\\"', "").count('"') % 2 == 0:
             return head.rstrip("\r\n")
-    return head.partition("\n")[0]
+    return first.rstrip("\r\n")  # a quote that never closes is a letter
