@@ -39,7 +39,7 @@ def _checked(asked: Asked, found: Evidence, lineterminators: Sequence[str]) -> E
     others = [end for end in lineterminators if end != found.dialect.lineterminator]
     # A header has no stray line ends, but the first row of data may have one
     rivals = [] if asked.has_header else [_valid_reading(asked, end) for end in others]
-    if any(e and not _torn(e, lineterminators) for e in rivals):
+    if any(rivals):
         why = "lines may end with a carriage return or with a line feed, as both occur"
         raise UserError(f"{asked.name}: {why}; write one of them")
     if found.dialect.escaped_quotes and (line := found.quotes.double_backslash):
