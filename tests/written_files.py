@@ -171,6 +171,9 @@ def written_files(draw: st.DrawFn) -> Written:
     else:
         text = r_text(rows, mark, draw(st.booleans()))
         columns, body = ["", *header], [[str(i), *row] for i, row in enumerate(body, 1)]
+    # Letters that a csv writer would have written as well, for another text
+    letters = quoting == csv.QUOTE_NONE and writer in ("csv", "pandas") and not keys.get("quoting")
+    assume(not letters or not any(cell[:1] == cell[-1:] == '"' for row in rows for cell in row))
     # Unquoted, a carriage return at the end of a line cannot be told from the end
     assume(not any(f"\r{e}" in text for e in ("\n", "\r")) or end == "\r\n")
     codec = draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"]))
