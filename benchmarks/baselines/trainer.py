@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from benchmarks.baselines.rows import SameOrder, rows
-from distsent.model.classifier import DROPOUT_KEYS
+from distsent.model.dropout_rates import set_dropout_rates
 
 
 class Clock(TrainerCallback):
@@ -60,9 +60,8 @@ class OrderedTrainer(Trainer):
 
 def build_model(work: dict[str, Any], classes: int) -> Any:
     config = AutoConfig.from_pretrained(work["encoder"], num_labels=classes)
-    for name in DROPOUT_KEYS if work["dropout"] is not None else ():
-        if hasattr(config, name):
-            setattr(config, name, work["dropout"])
+    if work["dropout"] is not None:
+        set_dropout_rates(config, work["dropout"])
     torch.manual_seed(work["seed"])  # the new head's weights: the same in all systems
     kind = AutoModelForSequenceClassification
     return kind.from_pretrained(work["encoder"], config=config, dtype=torch.float32)

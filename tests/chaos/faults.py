@@ -128,10 +128,10 @@ def other_frozen_weights_on_rank_1(rank: int, size: int) -> Iterator[Any]:
     real = adapter.build_model
 
     def build(*args: Any) -> Any:
-        model = real(*args)
+        loaded = real(*args)
         if rank == 1:
-            dict(model.named_parameters())[FLIPPED].data[0, 0] += 1
-        return model
+            dict(loaded.model.named_parameters())[FLIPPED].data[0, 0] += 1
+        return loaded
 
     with patch.object(adapter, "build_model", build):
         yield

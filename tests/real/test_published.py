@@ -95,7 +95,7 @@ def test_system_2_learns_and_its_model_gives_the_same_scores(runs: Path) -> None
     assert run.result["parameters"]["trained"] < 0.01 * run.result["parameters"]["all"]
     ended = launcher.run("-m", "distsent.evaluate", str(run.folder.path), "train.precision=float32")
     assert ended.code == 0, ended.output
-    scores = json.loads(ended.output)
+    scores = json.loads(ended.output.splitlines()[-1])  # after the notes on standard error
     # The run evaluated in bf16, the CPU's replacement for fp16: a few predictions may differ.
     assert scores["accuracy"] == pytest.approx(run.result["eval"]["test"]["accuracy"], abs=0.01)
     assert scores["loss"] == pytest.approx(run.result["eval"]["test"]["loss"], rel=0.01)
