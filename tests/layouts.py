@@ -162,6 +162,7 @@ LAYOUTS = {
     "class folders alone": Layout(
         "a folder per class, not split",
         {"review_polarity/txt_sentoken/neg/cv000_1.txt": "a\r\nb", "README": "x",
+         "review_polarity/txt_sentoken/neg/LICENSE.txt": "about",
          "review_polarity/txt_sentoken/neg/cv001_2.txt": "c",
          "review_polarity/txt_sentoken/pos/cv000_3.txt": "d",
          "review_polarity/txt_sentoken/pos/cv001_4.txt": "e"},

@@ -15,13 +15,14 @@ from distsent.data.files import Reading, RowSource
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row
 from distsent.data.rows import FILE
-from distsent.data.split_names import split_in, words
+from distsent.data.split_names import ABOUT, split_in, words
 from distsent.errors import UserError
 from distsent.formats.compression import source_of
 from distsent.formats.encodings import MARKS
 from distsent.formats.likely_encoding import diagnose
 from distsent.formats.read_as import ReadAs
-from distsent.formats.records import readable
+from distsent.formats.records import first_few, readable
+from distsent.job.keys import to_toml_value
 
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
 CLASSES = {"pos", "neg", "positive", "negative", "neutral", "spam", "ham"}
@@ -64,7 +65,24 @@ def find_class_files(files: Sequence[Path]) -> dict[str | None, dict[str, Path]]
             raise UserError(
                 f"{some.parent}: a file of class {lack[0]} is missing beside {some.name}"
             )
+    if len(labels) > 1:
+        _check_others(files, [path for paths in found.values() for path in paths.values()])
     return found if len(labels) > 1 else {}
+
+
+def _check_others(files: Sequence[Path], classed: Sequence[Path]) -> None:
+    """Raises UserError if files beside those of classes may be further classes: neu.txt."""
+    suffixes = {path.suffix.lower() for path in classed}
+    others = [path for path in files if path not in classed and path.suffix.lower() in suffixes]
+    others = [path for path in others if ABOUT.isdisjoint(words(path.name))]
+    if others:
+        every = sorted([*classed, *others])
+        table = to_toml_value({path.stem: path.name for path in every[:5]})
+        beside = f"{others[0].name} beside {classed[0].name}"
+        raise UserError(
+            f"{others[0].parent}: {beside}: is it another class? data.train = {table} names the "
+            "files of classes, or move it away"
+        )
 
 
 class ClassFolders(RowSource):
@@ -85,6 +103,11 @@ class ClassFolders(RowSource):
         return digest.hexdigest()
 
     def _files(self) -> Iterator[tuple[str, Path]]:
+        for label, path in self._entries():
+            if path.stem.lower() not in ABOUT:
+                yield label, path
+
+    def _entries(self) -> Iterator[tuple[str, Path]]:
         for label, folder in self._classes.items():
             for path in sorted(folder.iterdir()):
                 if path.name[0] not in "._":
@@ -95,7 +118,9 @@ class ClassFolders(RowSource):
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         schema, options = self._schema(FILE), self.reading.options
-        how = ReadAs("a file per text", None, {"encoding": _codec(options.encoding)})
+        about = {path.name for _, path in self._entries() if path.stem.lower() in ABOUT}
+        notes = (f"not read: {first_few(sorted(about))}",) if about else ()
+        how = ReadAs("a file per text", None, {"encoding": _codec(options.encoding)}, notes)
         return schema, batches_of(self._rows(), schema), self._about(how)
 
     def _rows(self) -> Iterator[Row]:

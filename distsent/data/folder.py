@@ -9,14 +9,12 @@ from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.parallel_files import ParallelFiles
-from distsent.data.split_names import words
+from distsent.data.split_names import ABOUT, words
 from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
-
-ABOUT = {"readme", "license", "licence", "requirements", "notes", "changelog"}  # a dataset
 
 
 @dataclass(frozen=True)

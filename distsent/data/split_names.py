@@ -21,6 +21,8 @@ KEYWORDS = {
     **{"test": "test", "testing": "test", "eval": "test", "evaluation": "test"},
 }
 UNLABELED = {"unlabeled", "unlabelled", "unsup", "unsupervised"}  # rows that no job can use
+# Files about a dataset, not of it
+ABOUT = {"readme", "license", "licence", "requirements", "notes", "changelog"}
 _SHARD = re.compile(r"(?P<rest>.*?)-(?P<index>\d{3,})-of-(?P<of>\d{3,})(-[0-9a-f]{8,})?")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

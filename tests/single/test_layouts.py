@@ -110,6 +110,12 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"train.pos": "a\n", "train.neg": "b\n", "test.pos": "c\n"}),
         ["{folder}: a file of class neg is missing beside test.pos"],
     ),
+    "a file that may be another class": (
+        Layout("", {"neg.txt": "a\n", "neu.txt": "b\n", "pos.txt": "c\n", "README.txt": "d"}, CUT),
+        ["{folder}: neu.txt beside neg.txt: is it another class? data.train = "
+         '{{ neg = "neg.txt", neu = "neu.txt", pos = "pos.txt" }} names the files of classes, or move '
+         "it away"],
+    ),
     "a file in two splits": (
         Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
         ["test.csv is both in the test and in the train split; data.test and data.train name the "
