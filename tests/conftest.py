@@ -1,6 +1,8 @@
 """For all tests: one thread for tiny tensors, no network, heavy tests on one process of xdist."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,23 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 settings.register_profile("distsent", deadline=None)  # a busy machine is not a failure
 settings.load_profile("distsent")
+
+HANDLERS = {n: signal.getsignal(n) for n in signal.valid_signals() - {signal.SIGALRM}}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_at_first() -> Iterator[None]:
+    """A training in this process ends with its signals ignored, and children inherit that."""
+    restore_signals()
+    yield
+    restore_signals()
+
+
+def restore_signals() -> None:
+    for number, handler in HANDLERS.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
 
 # `make test` runs two test processes on two cores. Tests that start workers run one after another
 # in one of them, clusters in the other, because each of these fills the machine; small files go to

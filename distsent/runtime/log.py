@@ -138,8 +138,8 @@ def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
     if not folder.metrics.exists():
         return
     kept = []
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError, KeyError):  # a crash may have cut a line short
+    for line in folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a crash may have cut a line short
             record = json.loads(line)
             if record["step"] <= (evaluated if "split" in record else start):
                 kept.append(line + "\n")

@@ -107,9 +107,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The file's value; None if there is no such file. Raises UserError if it is not JSON."""
+    """The object in a file; None if there is no such file. Raises UserError for anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not value or not isinstance(value, dict):
+            raise ValueError("expected an object with values")
+        return value
     except FileNotFoundError:
         return None
     except ValueError as error:

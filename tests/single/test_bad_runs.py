@@ -22,7 +22,6 @@ import torch
 
 from distsent import cli, evaluate, predict, train
 from distsent.runtime.checkpoint import list_checkpoints
-from distsent.runtime.signals import SIGNALS
 from distsent.training import session
 from distsent.training.train_state import TrainState
 from tests import fixtures, launcher
@@ -34,12 +33,9 @@ PROGRAMS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.m
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """Restore the signal handlers and threads that the entry point sets."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    """Restore the threads that the entry point sets."""
     threads = torch.get_num_threads()
     yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     torch.set_num_threads(threads)
 
 

@@ -113,8 +113,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     "a file that may be another class": (
         Layout("", {"neg.txt": "a\n", "neu.txt": "b\n", "pos.txt": "c\n", "README.txt": "d"}, CUT),
         ["{folder}: neu.txt beside neg.txt: is it another class? data.train = "
-         '{{ neg = "neg.txt", neu = "neu.txt", pos = "pos.txt" }} names the files of classes, or move '
-         "it away"],
+         '{{ neg = "neg.txt", neu = "neu.txt", pos = "pos.txt" }} names the files of classes, or '
+         "move it away"],
     ),
     "a file in two splits": (
         Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
