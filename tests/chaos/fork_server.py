@@ -123,6 +123,8 @@ def become(message: dict[str, Any], outputs: Sequence[int]) -> None:
     for number, output in enumerate(outputs, 1):
         os.dup2(output, number)
         os.close(output)
+    # Streams remember whether the file that they were opened on can seek
+    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
     env = message["environment"]
     os.environ.clear()
     os.environ.update(env)
