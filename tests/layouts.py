@@ -176,6 +176,12 @@ LAYOUTS = {
         CUT,
         {"train": [("a film", "neg"), ("b film", "neg"), ("c film", "pos"), ("d film", "pos")]},
     ),
+    "file per class, named beside another": Layout(
+        "the same, with the class of each file given",
+        {"neg.txt": "a film\nb film\n", "neu.txt": "c film\nd film\n", "pos.txt": "e film\n"},
+        {"train": {"neg": "neg.txt", "neu": "neu.txt"}, **CUT},
+        {"train": [("a film", "neg"), ("b film", "neg"), ("c film", "neu"), ("d film", "neu")]},
+    ),
     "file per class and split": Layout(
         "the same for each split",
         {"train/neg.txt": "a film\nb film\n", "train/pos.txt": "c film\n",

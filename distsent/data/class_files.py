@@ -65,12 +65,10 @@ def find_class_files(files: Sequence[Path]) -> dict[str | None, dict[str, Path]]
             raise UserError(
                 f"{some.parent}: a file of class {lack[0]} is missing beside {some.name}"
             )
-    if len(labels) > 1:
-        _check_others(files, found)
     return found if len(labels) > 1 else {}
 
 
-def _check_others(files: Sequence[Path], found: Mapping[Any, Mapping[str, Path]]) -> None:
+def check_others(files: Sequence[Path], found: Mapping[Any, Mapping[str, Path]]) -> None:
     """Raises UserError if files beside those of classes may be further classes: neu.txt."""
     classed = [path for paths in found.values() for path in paths.values()]
     suffixes = {path.suffix.lower() for path in classed}

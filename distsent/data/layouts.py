@@ -9,7 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distsent.data.class_files import ClassFolders, find_class_files, find_class_folders
+from distsent.data.class_files import (
+    ClassFolders,
+    check_others,
+    find_class_files,
+    find_class_folders,
+)
 from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.folder import Folder
 from distsent.data.parallel_files import find_parallel_files
@@ -110,11 +115,13 @@ def _parallel(folder: Folder, wanted: Sequence[str]) -> Splits:
 
 
 def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
-    found = find_class_files(folder.texts)
+    classed = find_class_files(folder.texts)
+    found = {split: classed[split] for split in wanted if split in classed}
+    if found:  # files that the job names itself are not in doubt
+        check_others(folder.texts, classed)
     return {
-        split: [folder.table(path, label) for label, path in sorted(found[split].items())]
-        for split in wanted
-        if split in found
+        split: [folder.table(path, label) for label, path in sorted(files.items())]
+        for split, files in found.items()
     }
 
 
@@ -184,6 +191,7 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
         ((texts, labels),) = pairs.values()
         return [folder.parallel(texts, labels)] if labels else []
     if len(classed := find_class_files(folder.texts)) == 1:
+        check_others(folder.texts, classed)
         (files,) = classed.values()
         return [folder.table(file, label) for label, file in sorted(files.items())]
     inside = [file for file in folder.texts if split and data_suffix(file) == ".txt"]
