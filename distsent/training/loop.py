@@ -229,12 +229,7 @@ class Loop:
         """Report the stop request and raise Stopped, on all workers."""
         self.finish_saving()
         session, step = self.session, self.state.step
-        reasons = session.world.allgather_object(session.stop.requested, "loop.stop")
-        # The main worker may repeat another's reason, which names that rank.
-        own = {rank: r for rank, r in enumerate(reasons) if r and " on rank " not in r}
-        named = ", ".join(f"{reason} on rank {rank}" for rank, reason in own.items())
-        # mpirun may drop what a worker prints after this, on its way out.
-        session.report.info(f"stop requested: {named}; checkpoint at step {step}")
+        session.log_stop(f"checkpoint at step {step}")
         raise Stopped(f"stop requested; saved after step {step} of {session.total_steps}")
 
 

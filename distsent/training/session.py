@@ -138,16 +138,29 @@ class Session:
 
     def evaluate(self, split: str) -> tuple[dict[str, Any], torch.Tensor]:
         """(scores, logits) of a split, on all workers. Raises Stopped on request."""
-        return evaluate_split(
-            self.world,
-            self.forward,
-            self.store.splits[split],
-            self.store.label_names,
-            batch_tokens=self.job.eval.batch_tokens,
-            precision=self.precision,
-            device=self.device,
-            stop=lambda: self.stop.requested is not None,
-        )
+        try:
+            return evaluate_split(
+                self.world,
+                self.forward,
+                self.store.splits[split],
+                self.store.label_names,
+                batch_tokens=self.job.eval.batch_tokens,
+                precision=self.precision,
+                device=self.device,
+                stop=lambda: self.stop.requested is not None,
+            )
+        except Stopped:
+            self.log_stop(f"the evaluation of {split} is not finished")
+            raise
+
+    def log_stop(self, consequence: str) -> None:
+        """Log which rank requested the stop, and why. All workers call this."""
+        reasons = self.world.allgather_object(self.stop.requested, "run.stop")
+        # The main worker may repeat another's reason, which names that rank.
+        own = {rank: r for rank, r in enumerate(reasons) if r and " on rank " not in r}
+        named = ", ".join(f"{reason} on rank {rank}" for rank, reason in own.items())
+        # mpirun may drop what a worker prints after this, on its way out.
+        self.report.info(f"stop requested: {named}; {consequence}")
 
 
 def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool) -> Session:
