@@ -15,7 +15,7 @@ from distsent.batching import flops
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.packing import PackedBatch
 from distsent.batching.sampler import BatchSampler
-from distsent.data.token_store import Tokens, open_token_store
+from distsent.data.tokens.store import Tokens, open_token_store
 from distsent.distributed.world import World
 from distsent.job import load_job
 from distsent.job.schema import ModelSection

@@ -21,7 +21,7 @@ from distsent import cli
 from distsent.errors import FINISHED, UserError
 
 if TYPE_CHECKING:
-    from distsent.data.text_folder import TextFolder
+    from distsent.data.layouts.text_folder import TextFolder
     from distsent.data.texts import Text, TextFile
 
 CHUNK = 2048  # texts in memory at once: enough to sort by length, few enough to stream
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
     """The file or folder of texts; standard error says how it is read."""
-    from distsent.data.text_folder import TextFolder
+    from distsent.data.layouts.text_folder import TextFolder
     from distsent.data.texts import TextFile
     from distsent.evaluation.saved_job import file_section
 

@@ -24,7 +24,7 @@ from distsent.job import Job, load_job
 from distsent.job.schema import DataSection, JobSection
 
 if TYPE_CHECKING:
-    from distsent.data.token_store import TokenStore
+    from distsent.data.tokens.store import TokenStore
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         return print_description(asked, options.words)
     world = join_mpi()
     # Heavy imports, only for a valid job
-    from distsent.data.token_store import open_token_store, token_store_folder
+    from distsent.data.tokens.store import open_token_store, token_store_folder
     from distsent.model.tokenizer import load_tokenizer
 
     data, model, folder = asked.data, asked.model, token_store_folder(asked)

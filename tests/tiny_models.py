@@ -20,7 +20,7 @@ VOCABULARY = 100
 
 @dataclass
 class Tokens:
-    """A token store in memory, with the interface of distsent.data.token_store.Tokens."""
+    """A token store in memory, with the interface of distsent.data.tokens.store.Tokens."""
 
     ids: np.ndarray
     offsets: np.ndarray

@@ -20,7 +20,7 @@ from distsent.batching.packing import PackedBatch, pack
 from distsent.batching.sampler import BatchSampler
 
 if TYPE_CHECKING:
-    from distsent.data.token_store import Tokens
+    from distsent.data.tokens.store import Tokens
 
 BLOCK = 64  # batches planned at once
 

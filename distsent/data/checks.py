@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from distsent.data.label_values import QUOTED, quote
-from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels
+from distsent.data.labels.classes import MISSING, UNKNOWN, UNLABELED, Labels
+from distsent.data.labels.values import QUOTED, quote
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
 from distsent.formats.column_choice import Column, column_errors

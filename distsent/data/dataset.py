@@ -18,12 +18,11 @@ from distsent.data import checks, demo
 from distsent.data import splits as selection
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading, table_columns
-from distsent.data.find_files import find_files
 from distsent.data.hub import Hub
-from distsent.data.label_names import Naming
-from distsent.data.labels import Labels, read_labels
-from distsent.data.rows import Columns, Part, Rows
-from distsent.data.split_names import SPLITS
+from distsent.data.labels.classes import Labels, read_labels
+from distsent.data.labels.names import Naming
+from distsent.data.layouts.find_files import find_files
+from distsent.data.rows import SPLITS, Columns, Part, Rows
 from distsent.data.unlabeled import without_label_column, without_labels
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column

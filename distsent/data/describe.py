@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from distsent.data.class_table import class_table
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.diagnosis import with_keys
+from distsent.data.labels.class_table import class_table
 from distsent.errors import UserError
 from distsent.formats.column_choice import (
     Candidate,

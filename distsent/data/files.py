@@ -14,10 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from distsent.data import row_cache
-from distsent.data.columnar import class_names, plain_batches, plain_schema
+from distsent.data.plain_types import class_names, plain_batches, plain_schema
 from distsent.data.row_check import Row, RowCheck
-from distsent.data.rows import Columns, Part
-from distsent.data.split_names import SPLITS
+from distsent.data.rows import SPLITS, Columns, Part
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.columnar import ColumnarReader

@@ -13,8 +13,8 @@ from urllib.request import getproxies
 
 from distsent.data.arrow import explain, silenced
 from distsent.data.files import table_columns
-from distsent.data.rows import Columns, Part
-from distsent.data.split_names import SPLITS, choose_splits
+from distsent.data.layouts.split_names import choose_splits
+from distsent.data.rows import SPLITS, Columns, Part
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.job.known_datasets import KNOWN_DATASETS

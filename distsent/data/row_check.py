@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distsent.data.label_values import label_error, normalize_label
+from distsent.data.labels.values import label_error, normalize_label
 from distsent.errors import UserError
 from distsent.formats.records import text_error
 

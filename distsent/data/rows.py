@@ -11,6 +11,7 @@ import pyarrow as pa
 from distsent.formats.read_as import ReadAs
 from distsent.job.schema import DataSection
 
+SPLITS = ("train", "validation", "test")
 FILE = "file"  # column with the file name of each row, where each text is a file
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from distsent.data.label_values import quote
-from distsent.data.labels import Labels
+from distsent.data.labels.classes import Labels
+from distsent.data.labels.values import quote
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 

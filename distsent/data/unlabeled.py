@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from distsent.data.label_values import count_labels
+from distsent.data.labels.values import count_labels
 from distsent.data.rows import Columns, Rows, count_rows
 from distsent.formats.column_choice import Column
 from distsent.formats.records import first_few

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.batch_plan import collate
-from distsent.data.token_store import Tokens
+from distsent.data.tokens.store import Tokens
 from distsent.distributed.world import World
 from distsent.errors import Stopped, WorkerFailed
 from distsent.evaluation.metrics import Counts

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from distsent.data.files import ReadAs, recorded_reading
-from distsent.data.label_names import Naming
-from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
+from distsent.data.labels.names import Naming
+from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split

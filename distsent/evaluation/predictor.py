@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.packing import pack
-from distsent.data.token_content import NO_TEXT, TokenContent
+from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.metrics import softmax

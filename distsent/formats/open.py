@@ -5,8 +5,8 @@ from pathlib import Path
 from distsent.formats.columnar import ArrowReader, ParquetReader
 from distsent.formats.compression import Source, source_of
 from distsent.formats.content import binary_format, is_json, text_format
-from distsent.formats.delimited import DelimitedReader
-from distsent.formats.json_rows import JsonReader
+from distsent.formats.delimited.reader import DelimitedReader
+from distsent.formats.json.reader import JsonReader
 from distsent.formats.lines import FastTextReader, LabelTextReader, LinesReader
 from distsent.formats.options import FileOptions, check_options
 from distsent.formats.read_as import ReadAs

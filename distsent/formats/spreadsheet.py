@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from distsent.errors import UserError
-from distsent.formats import header
 from distsent.formats.compression import seekable, source_of
-from distsent.formats.delimited import header_exists
+from distsent.formats.delimited import header
+from distsent.formats.delimited.reader import header_exists
 from distsent.formats.reader import Reader
 from distsent.formats.records import counted, first_few, one_line, shorten
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distsent.data.token_store import TokenStore
+from distsent.data.tokens.store import TokenStore
 from distsent.evaluation.metrics import softmax
 from distsent.runtime.run_folder import write_text
 

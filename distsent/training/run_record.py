@@ -13,7 +13,7 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from distsent import __version__
-from distsent.data.token_store import TokenStore
+from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import WorkerLost, World
 from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.job.job import Job

@@ -15,7 +15,7 @@ from distsent import __version__, fingerprint
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
-from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split

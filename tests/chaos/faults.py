@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 
 from distsent.batching.batch_plan import Batch
-from distsent.data.token_store import TokenStore
+from distsent.data.tokens.store import TokenStore
 from distsent.distributed.launchers import init_world
 from distsent.model import adapter
 from distsent.runtime import checkpoint

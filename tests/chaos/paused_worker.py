@@ -20,7 +20,7 @@ from distsent import cli, train
 from distsent.distributed.launchers import RANK
 
 PLACES = {  # place: the module and the function whose calls are its visits
-    "tokenizing": ("distsent.data.token_store", "write_part"),
+    "tokenizing": ("distsent.data.tokens.store", "write_part"),
     "first_step": ("distsent.training.train_step", "TrainStep.__call__"),
     "training": ("distsent.training.train_step", "TrainStep.__call__"),
     "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),

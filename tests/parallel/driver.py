@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 from unittest.mock import patch
 
-from distsent.data import token_store
+from distsent.data.tokens import store as token_store
 from distsent.distributed.launchers import init_world
 from distsent.distributed.world import World
 from distsent.job import load_job

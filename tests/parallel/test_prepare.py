@@ -13,7 +13,7 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from distsent import prepare
-from distsent.data.token_store import TokenStore, open_token_store
+from distsent.data.tokens.store import TokenStore, open_token_store
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
 from tests import tiny_models
@@ -136,7 +136,7 @@ def test_a_bad_dataset_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
 FAILS_ON_RANK_1 = """
 import sys
 from distsent import cli, prepare
-from distsent.data import tokenize
+from distsent.data.tokens import tokenize
 from distsent.errors import UserError
 from mpi4py import MPI
 

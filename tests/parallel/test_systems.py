@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from distsent.batching.sampler import BatchSampler
-from distsent.data.token_store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.job import Job, load_job
 from distsent.job.schema import ModelSection

@@ -30,6 +30,12 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     },
     "k8s": {"cli", "distributed", "job", "runtime"},
 }  # fmt: skip
+# The folders of a subpackage, from the bottom up. Each imports from those before it and from modules
+# beside it, and none of these modules needs it
+FOLDERS = {
+    "formats": ["delimited", "json"],
+    "data": ["labels", "layouts", "tokens"],
+}
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 8  # lines, lines, constructor arguments
 
 
@@ -45,6 +51,11 @@ class Module:
     @property
     def layer(self) -> str:
         return self.name.split("/")[0]
+
+    @property
+    def folder(self) -> str:
+        """That of a subpackage; empty for the modules beside these folders."""
+        return self.name.split("/")[1] if self.name.count("/") == 2 else ""
 
     def imports(self) -> set[str]:
         """Modules that this one imports for more than a type hint."""
@@ -104,12 +115,36 @@ def test_nobody_imports_an_entry_point() -> None:
     ]
 
 
-def test_modules_do_not_import_in_cycles() -> None:
-    files = {f"distsent.{module.name.replace('/', '.')}" for module in MODULES}
-    graph = {}
+def test_folders_of_subpackages_have_an_order() -> None:
+    there: dict[str, set[str]] = {}
+    wrong = []
     for module in MODULES:
-        needed = {name if name in files else name.rpartition(".")[0] for name in module.imports()}
-        graph[f"distsent.{module.name.replace('/', '.')}"] = needed & files
+        if not module.folder:
+            continue
+        there.setdefault(module.layer, set()).add(module.folder)
+        order = FOLDERS.get(module.layer, [])
+        above = order[order.index(module.folder) + 1 :] if module.folder in order else []
+        found = [name.split(".")[2] for layer, name in own_imports(module) if layer == module.layer]
+        wrong += [f"{module.name} imports {name}" for name in found if name in above]
+    assert there == {layer: {*folders} for layer, folders in FOLDERS.items()}
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("nodes", ["modules", "folders"])
+def test_nothing_imports_in_cycles(nodes: str) -> None:
+    """Neither modules nor, where a folder of a subpackage counts as one module, these folders."""
+    dotted = {f"distsent.{module.name.replace('/', '.')}": module for module in MODULES}
+
+    def node_of(name: str) -> str:
+        module = dotted[name]
+        inside = nodes == "folders" and module.folder
+        return f"{module.layer}/{module.folder}" if inside else module.name
+
+    graph: dict[str, set[str]] = {}
+    for name, module in dotted.items():
+        found = {n if n in dotted else n.rpartition(".")[0] for n in module.imports()}
+        needed = {node_of(n) for n in found & dotted.keys()}
+        graph.setdefault(node_of(name), set()).update(needed - {node_of(name)})
     while graph:
         leaves = {name for name, needed in graph.items() if not needed & set(graph)}
         assert leaves, f"a cycle among {sorted(graph)}"

@@ -18,7 +18,7 @@ import pytest
 
 from distsent import cli, evaluate, predict, prepare, train
 from distsent.data.dataset import open_dataset
-from distsent.data.token_store import TokenStore
+from distsent.data.tokens.store import TokenStore
 from distsent.job import load_job
 from tests import fixtures
 from tests.single.test_user_errors import undisturbed  # noqa: F401

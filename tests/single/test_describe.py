@@ -10,7 +10,7 @@ import pytest
 
 from distsent import prepare
 from distsent.data.dataset import open_dataset
-from distsent.data.text_folder import TextFolder
+from distsent.data.layouts.text_folder import TextFolder
 from distsent.formats.column_choice import Column, choose_columns
 from distsent.job import load_job
 from distsent.job.keys import to_toml_value

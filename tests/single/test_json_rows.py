@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from distsent.errors import UserError
-from distsent.formats import json_values
-from distsent.formats.json_rows import parts_of
+from distsent.formats.json import values as json_values
+from distsent.formats.json.reader import parts_of
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 

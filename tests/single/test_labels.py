@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.data.class_table import class_table
-from distsent.data.label_names import Naming
-from distsent.data.label_values import label_error, normalize_label
-from distsent.data.labels import MISSING, UNKNOWN, UNLABELED, Labels, read_labels
+from distsent.data.labels.class_table import class_table
+from distsent.data.labels.classes import MISSING, UNKNOWN, UNLABELED, Labels, read_labels
+from distsent.data.labels.names import Naming
+from distsent.data.labels.values import label_error, normalize_label
 from distsent.data.rows import Columns, Part, Rows
 from tests.dataset_files import mistakes
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.data.label_names import Naming
-from distsent.data.labels import Labels
+from distsent.data.labels.classes import Labels
+from distsent.data.labels.names import Naming
 from distsent.data.splits import POOL, draw_all_classes, select_rows, stratified
 from distsent.errors import UserError
 from tests.dataset_files import data

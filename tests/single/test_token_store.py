@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distsent.data import token_store as stores
-from distsent.data import tokenize
 from distsent.data.dataset import open_dataset
-from distsent.data.token_store import TokenStore, damage, open_token_store
-from distsent.data.tokenize import BatchTokenizer, join_parts, write_part
+from distsent.data.tokens import store as stores
+from distsent.data.tokens import tokenize
+from distsent.data.tokens.store import TokenStore, damage, open_token_store
+from distsent.data.tokens.tokenize import BatchTokenizer, join_parts, write_part
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.formats.records import is_blank
@@ -334,7 +334,7 @@ def test_two_builders_without_locks_do_no_harm(
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from distsent.data import token_store, tokenize
+from distsent.data.tokens import store as token_store, tokenize
 from distsent.distributed.world import World
 from tests.dataset_files import data, tokenizer
 

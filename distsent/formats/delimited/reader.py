@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats import header
-from distsent.formats.asked import Asked
 from distsent.formats.compression import data_suffix
-from distsent.formats.detect import HEAD, detect
-from distsent.formats.dialect import Dialect, Record, parse
-from distsent.formats.evidence import Evidence
-from distsent.formats.faults import wrong_width
+from distsent.formats.delimited import header
+from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.detect import HEAD, detect
+from distsent.formats.delimited.dialect import Dialect, Record, parse
+from distsent.formats.delimited.evidence import Evidence
+from distsent.formats.delimited.faults import wrong_width
 from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
 from distsent.formats.records import first_few, shorten

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
-from distsent.data.parallel_files import ParallelFiles
-from distsent.data.split_names import ABOUT, words
+from distsent.data.layouts.parallel_files import ParallelFiles
+from distsent.data.layouts.split_names import ABOUT, words
 from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES

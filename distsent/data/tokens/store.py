@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distsent.data.class_table import class_table
 from distsent.data.dataset import open_dataset
-from distsent.data.label_names import Naming
+from distsent.data.labels.class_table import class_table
+from distsent.data.labels.names import Naming
 from distsent.data.lock import locked
 from distsent.data.rows import Columns
-from distsent.data.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
+from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
 from distsent.formats.read_as import ReadAs, lines_of
 from distsent.fsync import sync

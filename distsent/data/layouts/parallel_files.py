@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from distsent.data.class_files import COLUMNS
 from distsent.data.files import Reading, RowSource, sha256
+from distsent.data.layouts.class_files import COLUMNS
+from distsent.data.layouts.split_names import split_called, split_in, words
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row, RowCheck
-from distsent.data.split_names import split_called, split_in, words
 from distsent.errors import UserError
 from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs

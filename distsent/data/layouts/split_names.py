@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distsent.data.rows import SPLITS
 from distsent.errors import UserError
 from distsent.formats.compression import SUFFIXES as COMPRESSIONS
 from distsent.formats.compression import data_suffix
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
 
-SPLITS = ("train", "validation", "test")
 # As datasets reads them; "eval" is a test split there, too
 KEYWORDS = {
     **{"train": "train", "training": "train"},

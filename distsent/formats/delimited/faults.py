@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from distsent.errors import UserError
-from distsent.formats.asked import Asked
-from distsent.formats.evidence import Evidence
+from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.evidence import Evidence
 from distsent.formats.records import one_line, shorten
 
 

@@ -9,18 +9,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distsent.data.class_files import (
+from distsent.data.files import Reading, RowSource, TableFile
+from distsent.data.layouts.class_files import (
     ClassFolders,
     check_others,
     find_class_files,
     find_class_folders,
 )
-from distsent.data.files import Reading, RowSource, TableFile
-from distsent.data.folder import Folder
-from distsent.data.parallel_files import find_parallel_files
-from distsent.data.saved_dataset import find_saved_files, find_saved_splits
-from distsent.data.split_names import (
-    SPLITS,
+from distsent.data.layouts.folder import Folder
+from distsent.data.layouts.parallel_files import find_parallel_files
+from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits
+from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
     set_of,
@@ -28,10 +27,11 @@ from distsent.data.split_names import (
     split_in,
     stem,
 )
+from distsent.data.rows import SPLITS
 from distsent.errors import UserError
 from distsent.formats.column_choice import label_candidates
 from distsent.formats.compression import data_suffix
-from distsent.formats.json_rows import parts_of
+from distsent.formats.json.reader import parts_of
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
 

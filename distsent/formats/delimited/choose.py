@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from distsent.errors import UserError
-from distsent.formats.asked import Asked
-from distsent.formats.evidence import Evidence
-from distsent.formats.faults import damaged, signs_of_quoting
-from distsent.formats.quotes import FEW
+from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.evidence import Evidence
+from distsent.formats.delimited.faults import damaged, signs_of_quoting
+from distsent.formats.delimited.quotes import FEW
 from distsent.formats.records import shorten
 
 

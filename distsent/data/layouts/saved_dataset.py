@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distsent.data.split_names import split_called
+from distsent.data.layouts.split_names import split_called
 from distsent.errors import UserError
 
 

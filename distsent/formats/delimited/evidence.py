@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterable
 
-from distsent.formats.dialect import CR, ESCAPED, LF, Dialect, Malformed, parse_hidden
-from distsent.formats.quotes import Quotes, tally_of
+from distsent.formats.delimited.dialect import CR, ESCAPED, LF, Dialect, Malformed, parse_hidden
+from distsent.formats.delimited.quotes import Quotes, tally_of
 
 _LINE_END = re.compile(f"[\r\n{CR}{LF}]").search
 Lines = Callable[[], Iterable[str]]  # the lines of a file, from its beginning, at each call

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from distsent.data.class_files import ClassFolders, is_of_texts
 from distsent.data.files import Reading, RowSource, TableFile
-from distsent.data.find_files import find_files
+from distsent.data.layouts.class_files import ClassFolders, is_of_texts
+from distsent.data.layouts.find_files import find_files
 from distsent.data.rows import FILE
 from distsent.data.texts import Text, TextFile, bare_text
 from distsent.errors import UserError

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from distsent.data.label_values import INTEGER, NUMBER, QUOTED, fold, normalize_label, quote
+from distsent.data.labels.values import INTEGER, NUMBER, QUOTED, fold, normalize_label, quote
 from distsent.data.rows import count_rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value

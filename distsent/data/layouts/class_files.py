@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from distsent.data.files import Reading, RowSource
+from distsent.data.layouts.split_names import ABOUT, split_in, words
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row
 from distsent.data.rows import FILE
-from distsent.data.split_names import ABOUT, split_in, words
 from distsent.errors import UserError
 from distsent.formats.compression import source_of
 from distsent.formats.encodings import MARKS

@@ -5,11 +5,11 @@ from dataclasses import replace
 from itertools import islice
 
 from distsent.errors import UserError
-from distsent.formats.asked import Asked
-from distsent.formats.choose import choose, one_delimiter
-from distsent.formats.dialect import Dialect
-from distsent.formats.evidence import Evidence, examine
-from distsent.formats.faults import Damaged, damaged, first_fault, unreadable, wrong_names
+from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.choose import choose, one_delimiter
+from distsent.formats.delimited.dialect import Dialect
+from distsent.formats.delimited.evidence import Evidence, examine
+from distsent.formats.delimited.faults import Damaged, damaged, first_fault, unreadable, wrong_names
 
 COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
 HEAD = 100  # lines of a header at most

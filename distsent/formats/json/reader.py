@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats.json_shapes import named_rows, parts_of_value, rows_of_value
-from distsent.formats.json_values import CHUNK, NotJson, Twice, parse, values
+from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value
+from distsent.formats.json.values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader

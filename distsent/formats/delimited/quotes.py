@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from distsent.formats.dialect import ESCAPED, Dialect, single
+from distsent.formats.delimited.dialect import ESCAPED, Dialect, single
 
 FEW = 3  # rows: fewer are no evidence of a habit
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+(e[-+]?\d+)?|\\N)?\s*", re.IGNORECASE)  # or nothing

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import eq
 
 from distsent.formats.column_choice import LABEL, TEXT, Column, choose_columns
-from distsent.formats.dialect import Record
+from distsent.formats.delimited.dialect import Record
 from distsent.formats.records import first_few, shorten
 
 NULL = r"\N"  # of MySQL

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distsent.data.label_names import Naming, name_classes, name_values, unify_spelling
-from distsent.data.label_values import count_labels, label_indices, quote
+from distsent.data.labels.names import Naming, name_classes, name_values, unify_spelling
+from distsent.data.labels.values import count_labels, label_indices, quote
 from distsent.data.rows import Part, Rows, count_rows
 from distsent.errors import UserError
 

@@ -21,7 +21,7 @@ from xxhash import xxh3_128_hexdigest
 
 from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
-from distsent.data.token_content import NO_TEXT, TokenContent
+from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import UserError
 from distsent.fsync import sync
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distsent.formats.evidence import Evidence, Lines
+from distsent.formats.delimited.evidence import Evidence, Lines
 from distsent.formats.options import FileOptions
 
 

@@ -6,14 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
-from distsent.data.class_files import ClassFolders
 from distsent.data.files import Files, Reading, RowSource, TableFile
-from distsent.data.folder import Folder
-from distsent.data.layouts import Splits, find_by_name, find_rows, parts_of_file, split_keys
-from distsent.data.split_names import (
-    SPLITS,
-    check_shards,
-)
+from distsent.data.layouts.by_name import Splits, find_by_name, find_rows, parts_of_file, split_keys
+from distsent.data.layouts.class_files import ClassFolders
+from distsent.data.layouts.folder import Folder
+from distsent.data.layouts.split_names import check_shards
+from distsent.data.rows import SPLITS
 from distsent.errors import UserError
 from distsent.formats.records import first_few, shorten
 from distsent.job.keys import to_toml_value
