@@ -21,6 +21,7 @@ from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.columnar import ColumnarReader
 from distsent.formats.compression import data_suffix
+from distsent.formats.file import File
 from distsent.formats.open import TABLES, open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -136,11 +137,15 @@ class TableFile(RowSource):
         return f"{only} {data_suffix(self.path)} {sha256(self.path, self.name)}"
 
     @property
-    def _options(self) -> FileOptions:
-        options = self.reading.options
-        if self.label is None or options.format != "auto" or data_suffix(self.path) in TABLES:
-            return options
-        return replace(options, format="lines")
+    def file(self) -> File:
+        options, recorded = self.reading.options, self.reading.recorded
+        if (
+            self.label is not None
+            and options.format == "auto"
+            and data_suffix(self.path) not in TABLES
+        ):
+            options = replace(options, format="lines")
+        return File(self.path, self.name, options, True, recorded, self.part_name)
 
     def close(self) -> None:
         if reader := self.__dict__.pop("_reader", None):
@@ -148,8 +153,7 @@ class TableFile(RowSource):
 
     @cached_property
     def _reader(self) -> Reader:
-        options, recorded = self._options, self.reading.recorded
-        return open_file(self.path, self.name, options, True, recorded, self.part_name)
+        return open_file(self.file)
 
     def _columns(self) -> list[str]:
         columns, found = self.reading.columns, self._reader.columns
@@ -160,8 +164,7 @@ class TableFile(RowSource):
         return [*(found or ()), *([columns.label] if self.label is not None else ())]
 
     def sample(self, most: int | None = SAMPLE) -> list[Column]:
-        options, recorded = self._options, self.reading.recorded
-        columns = sample_columns(self.path, self.name, options, recorded, self.part_name, most)
+        columns = sample_columns(self.file, most)
         if self.label is not None:
             rows = max((column.rows for column in columns), default=0)
             columns.append(Column("label"))
@@ -198,17 +201,9 @@ class TableFile(RowSource):
                 yield check(row, [*map(get, texts)], get(place) if label is None else label)
 
 
-def sample_columns(
-    path: Path,
-    name: str,
-    options: FileOptions | None = None,
-    recorded: ReadAs | None = None,
-    part: str = "",
-    most: int | None = SAMPLE,
-    strict: bool = True,
-) -> list[Column]:
+def sample_columns(file: File, most: int | None = SAMPLE) -> list[Column]:
     """The columns of a file with the values of its first rows; of those before a bad row."""
-    with open_file(path, name, options, strict, recorded, part) as reader:
+    with open_file(file) as reader:
         columns = [Column(name) for name in reader.columns or ()]
         records = islice(_until_bad(reader.records([c.name for c in columns])), most)
         while some := [*islice(records, SAMPLE)]:

@@ -9,6 +9,7 @@ from distsent.data.checks import find_column_errors, find_position_errors
 from distsent.data.files import sample_columns
 from distsent.data.rows import Columns
 from distsent.errors import UserError
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -39,8 +40,8 @@ class TextFile:
         file, data = Path(path), data or DataSection()
         if not file.exists():
             raise UserError(f"{path}: no such file")
-        options = FileOptions.of(data)
-        self._reader = open_file(file, str(path), options, recorded=recorded)
+        opened = File(file, str(path), FileOptions.of(data), recorded=recorded)
+        self._reader = open_file(opened)
         self.read_as = self._reader.read_as
         self.done = self._reader.done  # the share of the file that was read
         self.has_pairs = data.pair_column is not None or data.pair_position is not None
@@ -71,11 +72,11 @@ def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) ->
         if columns.pair and data.format in ("auto", "lines") and file.stat().st_size:
             raise UserError(f"{file}: one text per line; pairs need a file with columns")
         return [*columns.texts]
-    path, options = str(file), FileOptions.of(data)
+    path = str(file)
     lines, fix = find_column_errors(
         [(path, [*found])],
         columns,
-        lambda: [(path, sample_columns(file, path, options, strict=False))],
+        lambda: [(path, sample_columns(File(file, path, FileOptions.of(data))))],
     )
     lines += find_position_errors([(path, [*found])], columns)
     if lines:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source, is_text
+from distsent.formats.file import File
 from distsent.formats.lines import FASTTEXT, first_words
-from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
 from distsent.formats.streams import TextStream, open_text
@@ -42,9 +42,10 @@ def is_json(head: str) -> bool:
         return False
 
 
-def text_format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
+def text_format(source: Source, file: File) -> str:
     """The format of a text whose name says nothing: it may be lines, a table, fastText, JSON."""
-    with open_text(source.path, source.name, options) as text:
+    strict, recorded = file.strict, file.recorded
+    with open_text(file.path, file.name, file.options) as text:
         if is_json(text.read(HEAD)):
             return "json"
         marked = Counter(line.startswith(FASTTEXT) for line in text.again() if line.strip())

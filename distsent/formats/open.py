@@ -1,15 +1,13 @@
 """The reader of a file: by data.format, by its suffix, or by what it contains."""
 
-from pathlib import Path
-
 from distsent.formats.columnar import ArrowReader, ParquetReader
 from distsent.formats.compression import Source, source_of
 from distsent.formats.content import binary_format, is_json, text_format
 from distsent.formats.delimited.reader import DelimitedReader
+from distsent.formats.file import File
 from distsent.formats.json.reader import JsonReader
 from distsent.formats.lines import FastTextReader, LabelTextReader, LinesReader
-from distsent.formats.options import FileOptions, check_options
-from distsent.formats.read_as import ReadAs
+from distsent.formats.options import check_options
 from distsent.formats.reader import Reader
 from distsent.formats.records import readable
 from distsent.formats.refused import refuse
@@ -31,36 +29,21 @@ SUFFIXES = {
 TABLES = tuple(SUFFIXES)  # formats with columns; a .txt may be one
 
 
-def open_file(
-    path: Path,
-    name: str,
-    options: FileOptions | None = None,
-    strict: bool = False,
-    recorded: ReadAs | None = None,
-    part: str = "",
-) -> Reader:
-    """The reader of a file that error messages call `name`.
-
-    `strict`: a training reads, so that a bad row is an error and a row needs columns. `recorded`:
-    how the files of the training were read; it decides what this file leaves open. `part`: one of
-    the splits that a JSON file holds, by its name in json_rows.parts_of().
-    """
-    options = options or FileOptions()
-    check_options(options, name)
-    with readable(name):
-        source = source_of(path, name, options.compression)
-        kind = _format(source, options, strict, recorded)
-    if part:
-        return JsonReader(path, name, options, strict, recorded, part)
-    return READERS[kind](path, name, options, strict, recorded)
+def open_file(file: File) -> Reader:
+    """The reader of a file."""
+    check_options(file.options, file.name)
+    with readable(file.name):
+        source = source_of(file.path, file.name, file.options.compression)
+        kind = _format(source, file)
+    return (JsonReader if file.part else READERS[kind])(file)
 
 
-def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs | None) -> str:
+def _format(source: Source, file: File) -> str:
     """The name of a format. Bytes that only one format has decide before the suffix does."""
     head = head_of(source)
     refuse(source, head)
-    if options.format != "auto":
-        return options.format
+    if file.options.format != "auto":
+        return file.options.format
     if binary := binary_format(head):
         return binary
     named = SUFFIXES.get(source.suffix)
@@ -68,4 +51,4 @@ def _format(source: Source, options: FileOptions, strict: bool, recorded: ReadAs
         return "json"
     if named == "excel":  # tables with tabs, or what else is a text but called .xls
         named = None
-    return named or text_format(source, options, strict, recorded)
+    return named or text_format(source, file)

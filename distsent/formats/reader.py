@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats.options import FileOptions
+from distsent.formats.file import File
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import readable
 from distsent.formats.streams import open_text
@@ -26,19 +25,12 @@ class Reader(AbstractContextManager["Reader", None]):
     columns: list[str] | None = None  # None: there are no rows, or all are bare texts
     rows: int | None = None  # where a pass over the file has counted them
 
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        options: FileOptions | None = None,
-        strict: bool = False,
-        recorded: ReadAs | None = None,
-    ) -> None:
-        self.path, self.name, self.strict = path, name, strict
-        self.options, self.recorded = options or FileOptions(), recorded
+    def __init__(self, file: File) -> None:
+        self.path, self.name, self.options = file.path, file.name, file.options
+        self.strict, self.recorded, self.part = file.strict, file.recorded, file.part
         self.resolved: dict[str, Any] = {}  # keys of [data] that say how this file is read
         self.notes: list[str] = []
-        with readable(name):
+        with readable(file.name):
             self._open()
 
     @property

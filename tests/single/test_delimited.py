@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -18,7 +19,7 @@ Rows = dict[int, dict[str, str]]
 
 def read(path: Path, strict: bool = True, **keys: Any) -> tuple[Rows, str]:
     """The rows of a file, and what is said of it."""
-    reader = open_file(path, path.name, FileOptions(**keys), strict)
+    reader = open_file(File(path, path.name, FileOptions(**keys), strict))
     said = "; ".join([reader.read_as.line(), *reader.read_as.notes])
     return {row: values for row, values, _ in reader.records(reader.columns or [])}, said
 
@@ -63,7 +64,7 @@ def test_what_a_run_has_read_decides_what_a_file_leaves_open(tmp_path: Path):
     for quoting in ("csv", "none"):
         recorded = ReadAs("csv", None, {"quoting": quoting})
         for path in (open_, clear):
-            rows = open_file(path, "x", recorded=recorded).records(["text"])
+            rows = open_file(File(path, "x", recorded=recorded)).records(["text"])
             texts[quoting, path.name] = [values["text"] for _, values, _ in rows][1]
     assert texts == {("csv", "x.csv"): "Nice", ("none", "x.csv"): '"Nice"',
                      ("csv", "y.csv"): "Nice, so", ("none", "y.csv"): "Nice, so"}  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from distsent.errors import UserError
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 from tests.made_files import made_files
@@ -30,7 +31,7 @@ Outcome = tuple[list[str] | None, list[tuple[int, Any, str]]] | UserError
 def read(path: Path, strict: bool, **keys: Any) -> Outcome:
     """(columns, records) of a file, or the error that refuses it."""
     try:
-        reader = open_file(path, path.name, FileOptions(**keys), strict)
+        reader = open_file(File(path, path.name, FileOptions(**keys), strict))
         return reader.columns, [*reader.records(reader.columns or [])]
     except UserError as error:
         assert all(len(line.splitlines()) == 1 for line in error.lines), error

@@ -21,6 +21,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from distsent.errors import UserError
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -34,7 +35,7 @@ ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, str
 def read(path: Path, strict: bool = True, recorded: ReadAs | None = None, **keys: Any) -> Any:
     """(how the file was read, its rows or their errors), or the line with which it is refused."""
     try:
-        reader = open_file(path, path.name, FileOptions(**keys), strict, recorded)
+        reader = open_file(File(path, path.name, FileOptions(**keys), strict, recorded))
         rows = [error or values for _, values, error in reader.records(["text", "label"])]
         return reader.read_as.line(), rows
     except UserError as error:
@@ -71,9 +72,8 @@ def test_lines_are_texts_with_or_without_labels(tmp_path: Path):
 
 
 def test_a_text_without_label_keeps_its_first_word_when_the_training_had_labels(tmp_path: Path):
-    trained = open_file(
-        content(tmp_path / "x.txt", LINES), "x.txt", FileOptions(format="label_text")
-    ).read_as
+    path = content(tmp_path / "x.txt", LINES)
+    trained = open_file(File(path, "x.txt", FileOptions(format="label_text"))).read_as
     assert ReadAs.of(trained.stored()) == trained
     path = content(tmp_path / "new.txt", "A film alone\nAnother one\n")
     assert read(path, strict=False, recorded=trained) == (

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from distsent.errors import UserError
+from distsent.formats.file import File
 from distsent.formats.json import values as json_values
 from distsent.formats.json.reader import parts_of
 from distsent.formats.open import open_file
@@ -33,7 +34,7 @@ def lines(rows: list[Any]) -> str:
 def read(path: Path, strict: bool = True, part: str = "", **keys: Any) -> list[Any]:
     """The rows of a file, or the line with which it is refused."""
     try:
-        reader = open_file(path, path.name, FileOptions(**keys), strict, None, part)
+        reader = open_file(File(path, path.name, FileOptions(**keys), strict, None, part))
         return [error if error else values for _, values, error in reader.records(COLUMNS)]
     except UserError as error:
         assert "\n" not in str(error) and str(error).startswith(path.name)
@@ -162,7 +163,7 @@ def test_a_bad_row_costs_its_own_row(tmp_path: Path):
 def test_a_column_may_begin_in_the_last_row(tmp_path: Path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a"}\n' * 300 + '{"label": 0}\n')
-    reader = open_file(path, "x.jsonl")
+    reader = open_file(File(path, "x.jsonl"))
     assert reader.columns == ["text", "label"] and reader.read_as.line() == "json, 301 rows"
 
 
@@ -180,6 +181,6 @@ def test_a_list_needs_no_more_memory_than_a_row(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(json_values, "CHUNK", 1000)
     path = tmp_path / "x.json"
     path.write_text(json.dumps([{"text": "word " * 10, "label": i % 2} for i in range(2000)]))
-    reader = open_file(path, "x.json", strict=True)
+    reader = open_file(File(path, "x.json", strict=True))
     assert reader.read_as.rows == 2000 and len([*reader.records(COLUMNS)]) == 2000
     assert largest < 5000

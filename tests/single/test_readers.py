@@ -11,6 +11,7 @@ import pytest
 
 from distsent.data.dataset import open_dataset
 from distsent.data.texts import TextFile
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, write  # noqa: F401
 
@@ -124,7 +125,7 @@ def test_a_file_without_rows(tmp_path: Path):
 def test_readers_close_their_files(tmp_path: Path):
     for suffix in (*WRITTEN, ".txt"):
         path = write(tmp_path / f"x{suffix}", {"text": ["a", "b"]})
-        with open_file(path, path.name) as reader:
+        with open_file(File(path, path.name)) as reader:
             assert 0.0 <= reader.done() <= 1.0
         assert reader._file.closed
-        assert len([*open_file(path, path.name).records(["text"])]) == 3 - (suffix != ".txt")
+        assert len([*open_file(File(path, path.name)).records(["text"])]) == 3 - (suffix != ".txt")

@@ -98,28 +98,29 @@ class ClassFolders(RowSource):
     def digest(self) -> str:
         """Of names, sizes and times: opening 50,000 files takes minutes on cluster storage."""
         digest = hashlib.sha256(b"class folders")
-        for label, path in self._files():
+        for label, path in self._files:
             stat = path.stat()
             digest.update(f"{label}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _files(self) -> Iterator[tuple[str, Path]]:
-        for label, path in self._entries():
-            if path.stem.lower() not in ABOUT:
-                yield label, path
+    @cached_property
+    def _entries(self) -> list[tuple[str, Path]]:
+        """(class, file) for all that is in the folders: listing them takes long, too."""
+        folders = [(label, sorted(folder.iterdir())) for label, folder in self._classes.items()]
+        return [
+            (label, path) for label, some in folders for path in some if path.name[0] not in "._"
+        ]
 
-    def _entries(self) -> Iterator[tuple[str, Path]]:
-        for label, folder in self._classes.items():
-            for path in sorted(folder.iterdir()):
-                if path.name[0] not in "._":
-                    yield label, path
+    @property
+    def _files(self) -> list[tuple[str, Path]]:
+        return [(label, path) for label, path in self._entries if path.stem.lower() not in ABOUT]
 
     def _columns(self) -> list[str]:
         return COLUMNS
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         schema, options = self._schema(FILE), self.reading.options
-        about = {path.name for _, path in self._entries() if path.stem.lower() in ABOUT}
+        about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
         notes = (f"not read: {first_few(sorted(about))}",) if about else ()
         how = ReadAs("a file per text", None, {"encoding": _codec(options.encoding)}, notes)
         return schema, batches_of(self._rows(), schema), self._about(how)
@@ -128,7 +129,7 @@ class ClassFolders(RowSource):
         options = self.reading.options
         first: UserError | None = None
         faults = 0
-        for label, path in self._files():
+        for label, path in self._files:
             name = f"{self.name}/{path.parent.name}/{path.name}".removeprefix("./")
             with readable(name):
                 content = path.read_bytes()

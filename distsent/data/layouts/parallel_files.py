@@ -18,6 +18,7 @@ from distsent.data.layouts.split_names import split_called, split_in, words
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row, RowCheck
 from distsent.errors import UserError
+from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
@@ -121,7 +122,7 @@ class ParallelFiles(RowSource):
         names = (self.name, self._labels_name)
         with ExitStack() as stack:
             readers = [
-                stack.enter_context(open_file(path, name, options, strict=True))
+                stack.enter_context(open_file(File(path, name, options, strict=True)))
                 for path, name in zip(self.paths, names, strict=True)
             ]
             counts, check = [0, 0], RowCheck(self.name, COLUMNS, self.reading.drop)

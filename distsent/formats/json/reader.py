@@ -11,7 +11,6 @@ from distsent.errors import UserError
 from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value
 from distsent.formats.json.values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
-from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
 from distsent.formats.records import counted, first_few, shorten
 from distsent.formats.streams import TextStream, open_text
@@ -23,7 +22,7 @@ BLOCKS = ("[", "{", "[{")  # first lines of a value on several lines
 def parts_of(path: Path, name: str, options: FileOptions | None = None) -> dict[str, int]:
     """The splits that a JSON file holds as keys, with their rows; empty if it is no such file.
 
-    open_file(..., part=split) reads one of them. The names are the keys of the file, as they are:
+    File(..., part=split) is one of them. The names are the keys of the file, as they are:
     {"train": 15000, "val": 3000, "oos_test": 1000}.
     """
     with open_text(path, name, options) as text:
@@ -38,22 +37,10 @@ def parts_of(path: Path, name: str, options: FileOptions | None = None) -> dict[
 
 
 class JsonReader(Reader):
-    """json: `part` names one of the splits that the file holds."""
+    """json: of a file that holds splits, one of them, or the rows of all."""
 
     format = "json"
     _share = 0.0
-
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        options: FileOptions | None = None,
-        strict: bool = False,
-        recorded: ReadAs | None = None,
-        part: str = "",
-    ) -> None:
-        self.part = part
-        super().__init__(path, name, options, strict, recorded)
 
     def done(self) -> float:
         return self._share or super().done()
