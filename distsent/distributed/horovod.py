@@ -48,11 +48,13 @@ def init(elastic: bool) -> HorovodWorld:
 class HorovodWorld(World):
     """The workers that a launcher started, connected by Horovod."""
 
+    transport = "horovod"
     lost: type[Exception] = WorkerLost  # raised when a collective fails
 
     def __init__(self, hvd: Any) -> None:
         from horovod.common.exceptions import HorovodInternalError
 
+        super().__init__()
         self._hvd, self._failed = hvd, HorovodInternalError
         self._read_ranks()
 
@@ -67,17 +69,17 @@ class HorovodWorld(World):
         except self._failed as error:
             raise self.lost(str(error)) from None
 
-    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
+    def _start_allreduce(self, tensor: torch.Tensor, name: str) -> Any:
         hvd = self._hvd
         return self._collective(hvd.allreduce_async_, tensor, op=hvd.Sum, name=name)
 
-    def wait(self, handle: Any) -> None:
-        self._collective(self._hvd.synchronize, handle)
+    def _finish_allreduce(self, started: Any) -> None:
+        self._collective(self._hvd.synchronize, started)
 
-    def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
+    def _broadcast(self, tensor: torch.Tensor, name: str, root: int) -> torch.Tensor:
         return self._collective(self._hvd.broadcast_, tensor, root_rank=root, name=name)
 
-    def allgather_object(self, value: T, name: str) -> list[T]:
+    def _allgather_object(self, value: T, name: str) -> list[T]:
         import torch
 
         allgather = self._hvd.allgather
@@ -110,11 +112,12 @@ class ElasticHorovodWorld(HorovodWorld):
         notification_manager.init()
         notification_manager.register_listener(self)
 
-    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
-        super().wait(super().allreduce_async(tensor, name))
+    def _start_allreduce(self, tensor: torch.Tensor, name: str) -> Any:
+        with self.progress.waiting(name):
+            super()._finish_allreduce(super()._start_allreduce(tensor, name))
 
-    def wait(self, handle: Any) -> None:
-        """Nothing: `allreduce_async` has waited."""
+    def _finish_allreduce(self, started: Any) -> None:
+        """Nothing: `_start_allreduce` has waited."""
 
     def all_or_raise(self, make: Callable[[], T], name: str) -> T:
         """Only the worker that fails raises. The others lose it and continue."""

@@ -9,12 +9,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from distsent.distributed.progress import Progress
 from distsent.errors import Stopped, UserError, WorkerFailed
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Handle = tuple[str, Any]  # the name of an all-reduce, and what its transport waits for
 
 
 class MembershipChanged(Exception):
@@ -30,7 +32,11 @@ class World:
 
     rank, size = 0, 1
     local_rank, local_size = 0, 1
+    transport = "none"  # its name in logs and checkpoints
     elastic = False  # workers may come and go: any collective may then raise MembershipChanged
+
+    def __init__(self) -> None:
+        self.progress = Progress()
 
     @property
     def is_main(self) -> bool:
@@ -45,12 +51,16 @@ class World:
     def rejoin(self) -> None:
         """Form a new world with the workers that exist now. Rank and size may change."""
 
-    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Any:
+    def allreduce_async(self, tensor: torch.Tensor, name: str) -> Handle:
         """Start summing `tensor` over all workers, in place. Returns a handle for `wait`."""
-        return None
+        self.progress.enter()
+        return name, self._start_allreduce(tensor, name)
 
-    def wait(self, handle: Any) -> None:
+    def wait(self, handle: Handle) -> None:
         """Wait for an `allreduce_async`."""
+        name, started = handle
+        with self.progress.waiting(name):
+            self._finish_allreduce(started)
 
     def allreduce(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         """Sum `tensor` over all workers, in place."""
@@ -59,11 +69,15 @@ class World:
 
     def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
         """Copy the `tensor` of rank `root` to all workers, in place."""
-        return tensor
+        self.progress.enter()
+        with self.progress.waiting(name):
+            return self._broadcast(tensor, name, root)
 
     def allgather_object(self, value: T, name: str) -> list[T]:
         """The JSON value of every rank, in rank order, on every worker."""
-        return [value]
+        self.progress.enter()
+        with self.progress.waiting(name):
+            return self._allgather_object(value, name)
 
     def barrier(self) -> None:
         """Wait for all workers."""
@@ -94,6 +108,20 @@ class World:
 
     def shutdown(self) -> None:
         """Leave the world in good order."""
+
+    # What a transport implements. Here: the world of one process.
+
+    def _start_allreduce(self, tensor: torch.Tensor, name: str) -> Any:
+        return None
+
+    def _finish_allreduce(self, started: Any) -> None:
+        pass
+
+    def _broadcast(self, tensor: torch.Tensor, name: str, root: int) -> torch.Tensor:
+        return tensor
+
+    def _allgather_object(self, value: T, name: str) -> list[T]:
+        return [value]
 
 
 def attempt(make: Callable[[], Any]) -> tuple[Any, Exception | None]:

@@ -98,7 +98,7 @@ def reduced_too_early(rank: int, size: int) -> Iterator[Any]:
 
     def at_once(self: GradientReducer, i: int) -> None:
         start(self, i)
-        while not self._world._hvd.poll(self._handles[i]):  # type: ignore[attr-defined]
+        while not self._world._hvd.poll(self._handles[i][1]):  # type: ignore[attr-defined]
             time.sleep(0.0005)
 
     with (

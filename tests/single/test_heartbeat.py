@@ -23,9 +23,10 @@ from distsent.runtime.signals import StopSignal
 
 class FileWorld(World):
     def __init__(self, rank, size, folder):
+        super().__init__()
         self.rank, self.size, self._folder = rank, size, folder
 
-    def allgather_object(self, value, name):
+    def _allgather_object(self, value, name):
         paths = [self._folder / f"{name}.{rank}" for rank in range(self.size)]
         part = paths[self.rank].with_suffix(".part%d" % self.rank)
         part.write_text(json.dumps(value))

@@ -30,16 +30,17 @@ class RecordingWorld(World):
     size = 2  # on two machines
 
     def __init__(self) -> None:
+        super().__init__()
         self.started: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def allreduce_async(self, tensor: torch.Tensor, name: str) -> str:
+    def _start_allreduce(self, tensor: torch.Tensor, name: str) -> str:
         assert name not in self.started, f"{name} starts twice"
         self.started[name] = tensor, tensor.clone()
         return name
 
-    def wait(self, handle: str) -> None:
-        now, then = self.started.pop(handle)
-        assert torch.equal(now, then), f"{handle} left before its gradient was complete"
+    def _finish_allreduce(self, started: str) -> None:
+        now, then = self.started.pop(started)
+        assert torch.equal(now, then), f"{started} left before its gradient was complete"
 
 
 def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:

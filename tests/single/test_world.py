@@ -20,9 +20,10 @@ class ThreadWorld(World):
     """Workers that are threads of this process."""
 
     def __init__(self, rank: int, size: int, values: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
         self.rank, self.size, self._values, self._barrier = rank, size, values, barrier
 
-    def allgather_object(self, value: Any, name: str) -> list[Any]:
+    def _allgather_object(self, value: Any, name: str) -> list[Any]:
         self._values[self.rank] = json.dumps(value)
         self._barrier.wait(30)
         found = [json.loads(text) for text in self._values]
@@ -87,9 +88,10 @@ def test_an_elastic_worker_that_fails_raises_alone() -> None:
     """The others lose a worker and continue, so nobody may wait for a report of the error."""
 
     class Alone(ElasticHorovodWorld):
-        def __init__(self) -> None: ...
+        def __init__(self) -> None:
+            World.__init__(self)
 
-        def allgather_object(self, value: Any, name: str) -> list[Any]:
+        def _allgather_object(self, value: Any, name: str) -> list[Any]:
             return [value]
 
     assert Alone().all_or_raise(lambda: 3, "x") == 3
