@@ -126,7 +126,8 @@ def _command(fix: Mapping[str, Any]) -> str:
         name = word.partition("=")[0]
         if name.startswith("--"):  # such as --text-column, which stands for data.text_column
             name = f"data.{name[2:].replace('-', '_')}"
-        if name not in fix:
+        replaced = name in fix or ("data.source" in fix and is_dataset(Path(word)))
+        if not replaced:
             kept.append(shlex.quote(word))
         elif "=" not in word:
             next(words, None)  # the value of an option that is replaced

@@ -206,6 +206,20 @@ LAYOUTS = {
          "test/sents.txt": "e\nf\n", "test/sentiments.txt": "bad\ngood\n"},
         rows=NUMBERED,
     ),
+    "intents and slots": Layout(
+        "the same, as JointBERT has them",
+        {f"{split}/{name}": text for split, texts, labels in (
+            ("train", TEXTS, "good\nbad\ngood\nbad\n"), ("test", "e\nf\n", "bad\ngood\n"))
+         for name, text in (("seq.in", texts), ("label", labels), ("seq.out", texts))}
+        | {"intent_label.txt": "UNK\n", "slot_label.txt": "UNK\n"},
+        rows=NUMBERED,
+    ),
+    "splits without suffixes": Layout(
+        "files without a suffix",
+        {"train": "bad a film\ngood b film\nbad c film\ngood d film\n",
+         "test": "good e film\nbad f film\n", "README": "about"},
+        {"format": "label_text"},
+    ),
     "named files": Layout(
         "files of any name",
         {"a.csv": FOUR, "b.csv": TWO, "c.csv": TWO},

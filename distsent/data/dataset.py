@@ -65,7 +65,8 @@ def _open_dataset(
     elif name in KNOWN_DATASETS or (is_hub_id and name != "demo"):
         source = Hub(data)
     else:
-        source = find_files(data, None if name == "demo" else path, Reading.of(data, recorded))
+        reading = Reading.of(data, recorded)
+        source = find_files(data, None if name == "demo" else path, reading, only)
     naming = naming or Naming.of_job(data.labels, known_classes(name))
     return TextDataset(data, seed, source, naming, only, recorded)
 

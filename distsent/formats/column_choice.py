@@ -246,7 +246,8 @@ def _name_score(name: str, known: Sequence[str]) -> float:
     if name.lower() in ranks:  # such as v1
         return ranks[name.lower()]
     best = max(scores, default=0.0)
-    return best * (0.9 if scores and scores[-1] == best else 0.7)
+    one_of_several = 0.8 if name[-1:].isdigit() else 1.0  # label1 to label5 beside gold_label
+    return one_of_several * best * (0.9 if scores and scores[-1] == best else 0.7)
 
 
 def _wide(value: str) -> float:

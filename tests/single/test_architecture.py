@@ -30,8 +30,8 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     },
     "k8s": {"cli", "distributed", "job", "runtime"},
 }  # fmt: skip
-# The folders of a subpackage, from the bottom up. Each imports from those before it and from modules
-# beside it, and none of these modules needs it
+# The folders of a subpackage, from the bottom up. Each imports from those before it, and from
+# modules beside it that do not need it
 FOLDERS = {
     "formats": ["delimited", "json"],
     "data": ["labels", "layouts", "tokens"],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from distsent.cli import repaired_commands
 from distsent.data.dataset import TextDataset, open_dataset
+from distsent.errors import UserError
 from distsent.formats.read_as import lines_of
+from distsent.job import load_job
 from tests.dataset_files import data, mistakes, own_cache, write  # noqa: F401
 from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, ROWS, TEXTS, TWO, Layout, shards, tree
 from tests.single.test_dataset import hub_cache
@@ -83,7 +87,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     ),
     "several configurations": (
         Layout("", {**shards("sst2/"), **shards("cola/")}),
-        [HERE + 'several datasets, cola, sst2; data.source = "{folder}/cola" names one'],
+        [HERE + 'several datasets, cola, sst2; data.source = "{folder}/cola" names one', *NEITHER,
+         "data.validation_fraction = 0.1: selects no rows out of 4"],
     ),
     "one of them": (Layout("", {**shards("a/"), **shards("b/")},
                            {"train": "a/*.parquet", "test_fraction": 0.5}),
@@ -114,7 +119,8 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"neg.txt": "a\n", "neu.txt": "b\n", "pos.txt": "c\n", "README.txt": "d"}, CUT),
         ["{folder}: neu.txt beside neg.txt: is it another class? data.train = "
          '{{ neg = "neg.txt", neu = "neu.txt", pos = "pos.txt" }} names the files of classes, or '
-         "move it away"],
+         "move it away",
+         "neg.txt, neu.txt, pos.txt: column 'label': no class has two rows ('neg', 'neu', 'pos')"],
     ),
     "a file in two splits": (
         Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
@@ -156,6 +162,17 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"train.csv": FOUR, "test.csv": {"Text": ["a", "b"], "Label": ["bad", "good"]}},
                {"text_position": 0, "label_position": 1}), SPLIT,
     ),
+    "split folders without rows": (
+        Layout("", {"train/a.xml": "<a>", "train/b.xml": "<b>", "test/a.xml": "<a>"}),
+        ["data.source = '{folder}/train': no table or folder of classes is alone; it contains "
+         'a.xml, b.xml; data.train = "train/FILE" names a table, data.train = '
+         '{{ text = "train/FILE", label = "train/FILE" }} texts and labels'],
+    ),
+    "a folder of nothing that may be rows": (
+        Layout("", {"a.py": "1", "b.md": "c"}),
+        [HERE + "no file is called like a split, and no table or folder of classes is alone; it "
+         'contains a.py, b.md; data.train = "a.py" names the training rows'],
+    ),
     "the demo dataset and a file": (
         Layout("", {}, {"test": "x.csv"}, source="demo"),
         ['data.test = "x.csv": the demo dataset has its own splits; set data.source, or '
@@ -175,6 +192,106 @@ def test_what_is_not_clear_is_refused_with_the_key_that_decides(tmp_path: Path, 
     else:
         lines = [line.format(folder=tmp_path) for line in expected]
         assert mistakes(lambda: open_dataset(keys, 1).splits) == lines
+
+
+COLA = [("gj04", n % 2, "*" * (n % 2), f"text {n}, so it is") for n in range(12)]
+MATCHED = {"in_domain_train.tsv": COLA, "in_domain_dev.tsv": COLA[:4],
+           "out_of_domain_dev.tsv": COLA[:6]}  # fmt: skip
+TREC = "".join(f"{('DESC', 'HUM')[n % 2]}:x text {n} ?\n" for n in range(12))
+SMS = "".join(f"{('ham', 'spam')[n % 2]}\ttext {n} so it is\n" for n in range(20))
+BARE = [f"{chr(97 + n)}ot text so\n" for n in range(20)]
+
+
+def cola(place: str) -> dict[str, str]:
+    return {
+        f"{place}/{name}": "".join("{}\t{}\t{}\t{}\n".format(*row) for row in rows)
+        for name, rows in MATCHED.items()
+    }
+
+
+# Where only the user can know: each command that is shown, and the rows of each split that it reads
+WAYS: dict[str, tuple[Layout, list[tuple[str, dict[str, int]]]]] = {
+    "CoLA, as published": (
+        Layout("", {**cola("raw"), **cola("tokenized"), "README": "about"}),
+        [("data.source={folder}/raw data.validation=in_domain_dev.tsv",
+          {"train": 12, "validation": 4}),
+         ("data.source={folder}/tokenized data.validation=in_domain_dev.tsv",
+          {"train": 12, "validation": 4}),
+         ("data.source={folder}/raw data.validation=out_of_domain_dev.tsv",
+          {"train": 12, "validation": 6}),
+         ("data.header=true", {"train": 11, "validation": 3})],
+    ),
+    "MNLI": (
+        Layout("", {"train.tsv": FOUR, "dev_matched.tsv": TWO, "dev_mismatched.tsv": FOUR,
+                    "test_matched.tsv": {"text": ["x"]}, "test_mismatched.tsv": {"text": ["x"]}}),
+        [("data.validation=dev_matched.tsv data.test=test_matched.tsv",
+          {"train": 4, "validation": 2}),
+         ("data.validation=dev_mismatched.tsv data.test=test_mismatched.tsv",
+          {"train": 4, "validation": 4})],
+    ),
+    "TREC": (
+        Layout("", {"train_5500.label": TREC, "TREC_10.label": TREC[:200]}),
+        [("data.train=train_5500.label data.format=label_text", {"train": 11, "validation": 1}),
+         ("data.test=TREC_10.label", {"train": 11, "validation": 1, "test": 12})],
+    ),
+    "a file without suffix": (
+        Layout("", {"SMSSpamCollection": SMS, "readme": "about"}),
+        [("data.train=SMSSpamCollection", {"train": 18, "validation": 2}),
+         ("data.header=true", {"train": 17, "validation": 2})],
+    ),
+    "splits as suffixes": (
+        Layout("", {f"stsa.binary.{name}": TREC for name in ("train", "dev", "test")}),
+        [("data.format=label_text", {"train": 12, "validation": 12, "test": 12})],
+    ),
+    "a class each, without suffix": (
+        Layout("", {"plot.tok.gt9.5000": "".join(BARE[:10]), "quote.tok.gt9.5000":
+                    "".join(BARE[10:]), "subjdata.README.1.0": "about"}),
+        [("'data.train={{ plot = \"plot.tok.gt9.5000\", quote = \"quote.tok.gt9.5000\" }}'",
+          {"train": 18, "validation": 2})],
+    ),
+    "several tables without suffix": (
+        Layout("", {"a_labelled.txt": SMS, "b_labelled.txt": SMS, "readme.txt": "about"}),
+        [("'data.train=[\"a_labelled.txt\", \"b_labelled.txt\"]'", {"train": 36, "validation": 4}),
+         ("data.header=true", {"train": 34, "validation": 4})],
+    ),
+    "another class": (
+        Layout("", {f"{name}.txt": "".join(BARE[i * 5 : i * 5 + 5]) for i, name in
+                    enumerate(["neg", "neu", "pos", "q"])}),
+        [("'data.train={{ neg = \"neg.txt\", neu = \"neu.txt\", pos = \"pos.txt\", q = "
+          "\"q.txt\" }}'", {"train": 18, "validation": 2})],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_commands_that_an_error_shows_read_the_dataset(tmp_path: Path, monkeypatch, name: str):
+    layout, expected = WAYS[name]
+    monkeypatch.setattr("sys.argv", ["train", str(layout.make(tmp_path))])
+    with pytest.raises(UserError) as error:
+        open_dataset(data(tmp_path), 1).splits.keys()
+    commands = repaired_commands(error.value)
+    assert len(commands) == len(expected), commands
+    for command, (keys, counts) in zip(commands, expected, strict=True):
+        assert keys.format(folder=tmp_path) in command
+        words = [word for word in shlex.split(command) if word.startswith("data.")]
+        job = load_job(
+            None, words if "data.source=" in command else [f"data.source={tmp_path}", *words]
+        )
+        splits = open_dataset(job.data, 1).splits
+        assert {split: len(rows) for split, rows in splits.items()} == counts, command
+
+
+def test_a_split_that_is_named_does_not_hide_the_others(tmp_path: Path):
+    make = Layout("", {**cola("x/raw"), **cola("x/other")}).make
+    keys = {"names": ("source", "label", "mark", "text"), "validation": "x/raw/in_domain_dev.tsv"}
+    found = open_dataset(data(make(tmp_path), **keys), 1)
+    assert found.splits["train"].origin(0) == "x/raw/in_domain_train.tsv, row 1"
+    assert found.notes == ("not read: x/raw/out_of_domain_dev.tsv",)
+    Layout("", {"y/a.csv": FOUR, "y/b.csv": TWO}).make(tmp_path)
+    assert rows_of(open_dataset(data(tmp_path / "y", test="b.csv"), 1)) == ROWS
+    assert rows_of(open_dataset(data(tmp_path / "y", test="b.csv"), 1, "test")) == {
+        "test": ROWS["test"]
+    }
 
 
 def test_files_that_are_not_read_are_named(tmp_path: Path):

@@ -5,17 +5,12 @@ Nothing is guessed. Where two readings are possible, the error shows the key tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
-from distsent.data.layouts.class_files import (
-    ClassFolders,
-    check_others,
-    find_class_files,
-    find_class_folders,
-)
+from distsent.data.layouts.class_files import ClassFolders, find_class_files, find_class_folders
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.parallel_files import find_parallel_files
 from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits
@@ -25,18 +20,21 @@ from distsent.data.layouts.split_names import (
     set_of,
     split_called,
     split_in,
-    stem,
+)
+from distsent.data.layouts.unclear import (
+    check_others,
+    none_called,
+    several_datasets,
+    several_tables,
+    twice,
 )
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
-from distsent.formats.column_choice import label_candidates
 from distsent.formats.compression import data_suffix
 from distsent.formats.json.reader import parts_of
 from distsent.formats.records import first_few
-from distsent.job.keys import to_toml_value
 
 Splits = dict[str, list[RowSource]]
-MOST = 8  # files that a command names
 DEEPEST = 8  # folders inside each other that hold nothing else
 
 
@@ -57,7 +55,7 @@ def parts_of_file(folder: Folder, path: Path, parts: list[str], named: Mapping[s
     }
 
 
-def find_by_name(folder: Folder, named: Collection[str] = (), depth: int = 0) -> Splits:
+def find_by_name(folder: Folder, named: Splits, depth: int = 0) -> Splits:
     """The splits in a folder, but those that the job has `named`."""
     wanted = [split for split in SPLITS if split not in named]
     inside = [folder.path / name for name in ("aclImdb", "data")]
@@ -65,31 +63,36 @@ def find_by_name(folder: Folder, named: Collection[str] = (), depth: int = 0) ->
     for place in places:
         if found := find_splits(place, wanted):
             return found
-    if named:
+    if "train" in named:
         return {}
-    for place in places:
+    taken = [path for rows in named.values() for one in rows for path in one.paths]
+    for place in (place.without(taken) for place in places):
         if rows := find_rows(place):
             lone = rows[0].paths[0]
             if len(rows) == 1 and lone.is_file() and (parts := split_keys(lone, folder.reading)):
                 return parts_of_file(place, lone, parts, {})
             return {"train": rows}
-    if len(folder.folders) == 1 and depth < DEEPEST:
-        only = folder.folders[0]
-        return find_by_name(folder.inner(only, only), named, depth + 1)
-    if sets := [path for path in folder.folders if _tables(folder.inner(path), wanted)]:
-        fix = f"data.source = {to_toml_value(str(sets[0]))} names one"
-        raise folder.error(f"several datasets, {first_few([p.name for p in sets])}; {fix}")
-    lack = "no file is called like a split, and no table or folder of classes is alone"
-    raise folder.error(f"{lack}; it contains {folder.shown()}; {_named(folder)}")
+    folders = [path for path in folder.folders if not taken or _holds(path, taken)]
+    if len(folders) == 1 and depth < DEEPEST:
+        # Names that the job gives begin in the folder that it names
+        base = None if taken else folders[0]
+        return find_by_name(folder.inner(folders[0], base), named, depth + 1)
+    if taken and not folder.without(taken).maybe_rows:
+        return {}
+    if sets := [path for path in folder.folders if _has_splits(path, folder.reading)]:
+        raise several_datasets(folder, sets)
+    raise none_called(folder.without(taken))
 
 
-def _named(folder: Folder) -> str:
-    """The keys that name files: by the words in their names, if these are of splits."""
-    found = {split: [p for p in folder.files if split_in(stem(p)) == split] for split in SPLITS}
-    keys = [f"data.{split} = {folder.key(*some)}" for split, some in found.items() if some]
-    if "data.train" in " ".join(keys):
-        return f"{', '.join(keys)} name{'s' * (len(keys) == 1)} files"
-    return f"data.train = {folder.key(*folder.files)} names the training rows"
+def _holds(folder: Path, files: Sequence[Path]) -> bool:
+    return any(folder in path.parents for path in files)
+
+
+def _has_splits(path: Path, reading: Reading) -> bool:
+    try:
+        return bool(find_splits(Folder.of(path, reading), SPLITS))
+    except UserError:
+        return True
 
 
 def find_splits(folder: Folder, wanted: Sequence[str]) -> Splits:
@@ -118,7 +121,7 @@ def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
     classed = find_class_files(folder.texts)
     found = {split: classed[split] for split in wanted if split in classed}
     if found:  # files that the job names itself are not in doubt
-        check_others(folder.texts, classed)
+        check_others(folder, classed)
     return {
         split: [folder.table(path, label) for label, path in sorted(files.items())]
         for split, files in found.items()
@@ -129,31 +132,27 @@ def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Files that are called like splits; if one is not there, a file with the word in its name."""
     texts = [path for path in folder.texts if data_suffix(path) == ".txt"]
     sets: dict[tuple[str, str], list[Path]] = {}
-    for path in (*folder.tables, *texts):
+    for path in (*folder.tables, *texts, *folder.plain):
         sets.setdefault(set_of(path), []).append(path)
     called = {key: split_called(key[0]) for key in sets}
-    found: dict[str, list[Path]] = {}
-    errors, ways = list[str](), list[Mapping[str, Any]]()
+    words_say = {key: split_in(key[0]) for key in sets if not called[key]}
+    found: dict[str, list[list[Path]]] = {}
     for split in wanted:
-        some = [paths for key, paths in sets.items() if called[key] == split]
+        some = [key for key in sets if called[key] == split]
         if not some and ("train" in called.values() or not any(called.values())):
-            words_say = [key for key in sets if not called[key] and split_in(key[0]) == split]
-            tables = [key for key in words_say if key[1] != ".txt"]
-            some = [sets[key] for key in tables or words_say]
-        if len(some) > 1:
-            names = " and ".join(paths[0].name for paths in some)
-            fix = f"keep one, or choose: data.{split} = {folder.key(some[0][0])}"
-            errors.append(f"the {split} split exists twice, as {names}; {fix}")
-            ways = [{f"data.{split}": folder.inside(paths[0])} for paths in some]
-        found |= {split: some[0]} if some else {}
+            some = [key for key, said in words_say.items() if said == split]
+            some = [key for key in some if key[1] != ".txt"] or some
+        some = [key for key in some if key[1]] or some  # a name with a suffix tells more
+        found |= {split: [sets[key] for key in some]} if some else {}
     if "train" in wanted and "train" not in found and not any(called.values()):
         return {}
-    if errors:
-        raise folder.error(*errors, ways=ways if len(errors) == 1 else ())
-    for paths in found.values():
+    if more := {split: some for split, some in found.items() if len(some) > 1}:
+        raise twice(folder, {split: [paths[0] for paths in some] for split, some in more.items()})
+    chosen = {split: some[0] for split, some in found.items()}
+    for paths in chosen.values():
         check_shards(paths, f"data.source = {str(folder.path)!r}", "get them, too")
     folder.unread.extend(folder.tables if found else ())
-    return {split: [folder.table(path) for path in paths] for split, paths in found.items()}
+    return {split: [folder.table(path) for path in paths] for split, paths in chosen.items()}
 
 
 def _folders(folder: Folder, wanted: Sequence[str]) -> Splits:
@@ -191,32 +190,12 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
         ((texts, labels),) = pairs.values()
         return [folder.parallel(texts, labels)] if labels else []
     if len(classed := find_class_files(folder.texts)) == 1:
-        check_others(folder.texts, classed)
+        check_others(folder, classed)
         (files,) = classed.values()
         return [folder.table(file, label) for label, file in sorted(files.items())]
-    inside = [file for file in folder.texts if split and data_suffix(file) == ".txt"]
-    tables = folder.tables or inside
+    inside = [file for file in folder.texts if data_suffix(file) == ".txt"] + folder.plain
+    tables = folder.tables or (inside if split else [])
     if len({set_of(file) for file in tables}) > 1:
-        raise _several(folder, tables, split)
+        raise several_tables(folder, tables, split)
     check_shards(tables, f"data.source = {str(path)!r}", "get them, too")
     return [folder.table(file) for file in tables]
-
-
-def _several(folder: Folder, tables: Sequence[Path], split: str | None) -> UserError:
-    """The error of several tables that may be parts of one set, or a class each."""
-    key, names = f"data.{split or 'train'}", [folder.name(path) for path in tables]
-    every: Mapping[str, Any] = {key: [folder.inside(path) for path in tables[:MOST]]}
-    classes = {key: {stem(path): folder.inside(path) for path in tables[:MOST]}}
-    columns = [folder.table(path).sample() for path in tables]
-    alike = len({tuple(column.name for column in some) for some in columns}) == 1
-    labeled = any(one.score > 1 for one in label_candidates(columns[0]))
-    ways = [every, classes] if labeled else [classes, every]
-    if not alike or len(tables) > MOST:
-        ways = [{key: folder.inside(path)} for path in tables[:3]]
-    shown = to_toml_value(folder.inside(folder.path / f"*{tables[0].suffix}"))
-    problem = (
-        f"which of {first_few(names)} are {split or 'training'} rows? {key} = "
-        f"{folder.key(*tables)} names them, {key} = {shown} names all; "
-        f"{key} = {to_toml_value(classes[key])} if each file is a class"
-    )
-    return folder.error(problem, ways=ways)

@@ -22,7 +22,6 @@ from distsent.formats.encodings import MARKS
 from distsent.formats.likely_encoding import diagnose
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import first_few, readable
-from distsent.job.keys import to_toml_value
 
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
 CLASSES = {"pos", "neg", "positive", "negative", "neutral", "spam", "ham"}
@@ -66,24 +65,6 @@ def find_class_files(files: Sequence[Path]) -> dict[str | None, dict[str, Path]]
                 f"{some.parent}: a file of class {lack[0]} is missing beside {some.name}"
             )
     return found if len(labels) > 1 else {}
-
-
-def check_others(files: Sequence[Path], found: Mapping[Any, Mapping[str, Path]]) -> None:
-    """Raises UserError if files beside those of classes may be further classes: neu.txt."""
-    classed = [path for paths in found.values() for path in paths.values()]
-    suffixes = {path.suffix.lower() for path in classed}
-    others = [path for path in files if path not in classed and path.suffix.lower() in suffixes]
-    others = [path for path in others if ABOUT.isdisjoint(words(path.name))]
-    if others:
-        every = sorted([*classed, *others])
-        table = to_toml_value({path.stem: path.name for path in every})
-        fix = f"data.train = {table} names the files of classes"
-        if len(found) > 1:  # one table would put the files of all splits into train
-            fix = "data.train, data.validation and data.test name the files of each class"
-        beside = f"{others[0].name} beside {classed[0].name}"
-        raise UserError(
-            f"{others[0].parent}: {beside}: is it another class? {fix}, or move it away"
-        )
 
 
 class ClassFolders(RowSource):

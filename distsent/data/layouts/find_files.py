@@ -18,25 +18,31 @@ from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
 
 
-def find_files(data: DataSection, path: Path | None, reading: Reading) -> Files:
-    """The dataset at `path`, a file or a folder, or that which data.train names alone."""
+def find_files(
+    data: DataSection, path: Path | None, reading: Reading, only: str | None = None
+) -> Files:
+    """The dataset at `path`, a file or a folder, or that which data.train names alone.
+
+    `only`: the split that is needed. Where the job names its files, no others are sought.
+    """
     if path and not path.exists():
         raise UserError(f"data.source = {str(path)!r}: no such file or folder")
     named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
-    if path and path.is_dir():
-        folder = Folder.of(path, reading)
-        found = find_by_name(folder, named)
-    else:
-        folder, found = Folder.of(Path(), reading), {}
-        if path and (parts := split_keys(path, reading)):
+    folder = Folder.of(path if path and path.is_dir() else Path(), reading)
+    if path and path.is_file():
+        if parts := split_keys(path, reading):
             return Files(parts_of_file(folder, path, parts, named), folder.notes)
-        if path and "train" not in named:
-            check_shards([path], f"data.source = {str(path)!r}", "name their folder")
-            found = {"train": [TableFile(path, path.name, reading)]}
-        elif path:
-            fix = "leave one of them out"
-            raise UserError(f"data.train: data.source = {str(path)!r} is the training file; {fix}")
-    found |= {split: named_rows(split, value, folder) for split, value in named.items()}
+        if "train" in named:
+            why = f"data.source = {str(path)!r} is the training file"
+            raise UserError(f"data.train: {why}; leave one of them out")
+        check_shards([path], f"data.source = {str(path)!r}", "name their folder")
+    chosen = {split: named_rows(split, value, folder) for split, value in named.items()}
+    found: Splits = {}
+    if path and path.is_file():
+        found = {"train": [TableFile(path, path.name, reading)]}
+    elif path and only not in chosen:
+        found = find_by_name(folder, chosen)
+    found |= chosen
     used = check_overlap(found)
     unread = [
         folder.name(file) for file in dict.fromkeys(folder.unread) if file.resolve() not in used

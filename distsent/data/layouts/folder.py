@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.layouts.parallel_files import ParallelFiles
-from distsent.data.layouts.split_names import ABOUT, words
+from distsent.data.layouts.split_names import ABOUT, suffix_of, words
 from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
+
+ROWS = ("", ".txt", ".label", ".data", ".dat", ".all")  # suffixes of texts that may be rows
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Folder:
     root: Path  # what keys such as data.train are relative to
     reading: Reading
     notes: list[str] = field(default_factory=list)  # what the user should know
+    taken: frozenset[Path] = frozenset()  # what the job has named itself
     unread: list[Path] = field(default_factory=list)  # tables that are not called like splits
 
     @classmethod
@@ -36,6 +39,10 @@ class Folder:
     def inner(self, path: Path, base: Path | None = None) -> Folder:
         """A folder inside."""
         return replace(self, path=path, base=base or self.base)
+
+    def without(self, taken: Collection[Path]) -> Folder:
+        """The folder as if these files and folders were not there."""
+        return replace(self, taken=self.taken | {*taken})
 
     @property
     def files(self) -> list[Path]:
@@ -58,8 +65,20 @@ class Folder:
         """Other files. A .txt may be a table, too, or a text about the others."""
         return [path for path in self.files if data_suffix(path) not in TABLES]
 
+    @property
+    def plain(self) -> list[Path]:
+        """Files whose names say nothing of a format, but for texts about the others."""
+        return [path for path in self.maybe_rows if not suffix_of(path)]
+
+    @property
+    def maybe_rows(self) -> list[Path]:
+        """Texts that may be rows, by their names."""
+        texts = [path for path in self.texts if ABOUT.isdisjoint(words(path.name))]
+        return [path for path in texts if suffix_of(path) in ROWS or path.suffix[1:].isdigit()]
+
     def _entries(self) -> list[Path]:
-        return [path for path in sorted(self.path.iterdir()) if path.name[0] not in "._"]
+        entries = [path for path in sorted(self.path.iterdir()) if path.name[0] not in "._"]
+        return [path for path in entries if path not in self.taken]
 
     def name(self, path: Path) -> str:
         """What messages call a file."""

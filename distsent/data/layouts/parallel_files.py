@@ -24,7 +24,7 @@ from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
 from distsent.job.keys import to_toml_value
 
-TEXTS = {"text", "texts", "sentence", "sentences", "sent", "sents", "x"}
+TEXTS = {"text", "texts", "sentence", "sentences", "sent", "sents", "x"}  # and seq.in
 LABELS = {
     *("label", "labels", "sentiment", "sentiments", "class", "classes", "topic", "topics"),
     *("target", "targets", "y"),
@@ -42,7 +42,7 @@ def find_parallel_files(
     """
     found: dict[str | None, dict[str, list[Path]]] = {}
     for path in files:
-        said = set(words(path.name))
+        said = {*words(path.name), *(["text"] if path.suffix == ".in" else [])}
         for kind, known in (("text", TEXTS), ("label", LABELS)):
             if said & known and not said & (LABELS if kind == "text" else TEXTS):
                 found.setdefault(split_in(path.name), {}).setdefault(kind, []).append(path)

@@ -36,9 +36,18 @@ class Shard(NamedTuple):
 
 
 def stem(path: Path) -> str:
-    """The name without the suffixes of compression and format: "train" of "train.csv.gz"."""
+    """The name without the suffixes of compression and format: "train" of "train.csv.gz".
+
+    The name of a split is none: "stsa.binary.train".
+    """
     name = path.stem if path.suffix.lower() in COMPRESSIONS else path.name
-    return Path(name).stem
+    return Path(name).stem if suffix_of(path) else name
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that may name the format; empty if there is none, or the name of a split."""
+    suffix = data_suffix(path)
+    return "" if split_called(suffix[1:]) else suffix
 
 
 def shard_of(path: Path) -> Shard | None:
@@ -50,7 +59,7 @@ def shard_of(path: Path) -> Shard | None:
 def set_of(path: Path) -> tuple[str, str]:
     """What the files of a set of shards have in common: (name without the number, suffix)."""
     shard = shard_of(path)
-    return shard.rest if shard else stem(path), data_suffix(path)
+    return shard.rest if shard else stem(path), suffix_of(path)
 
 
 def words(name: str) -> list[str]:
