@@ -17,13 +17,12 @@ from typing import Any, NoReturn
 from distsent.distributed.launchers import is_first_on_host, is_main_process
 from distsent.errors import FAILED, STOPPED, HostError, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.job.check import to_word
+from distsent.machine_errors import is_trouble
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
 GC_THRESHOLD = 100_000
-# What the system refuses is no mistake in the program: one line instead of a traceback.
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-REFUSED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -47,9 +46,10 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = FAILED
         drop_output()
     except OSError as error:
-        if error.errno not in REFUSED or (error.filename is None and error.errno not in NO_SPACE):
+        # What the system refuses is no mistake in the program: one line instead of a traceback.
+        if not is_trouble(error) and (error.errno not in REFUSED or error.filename is None):
             raise
-        line = f"{error.filename or 'the output'}: {error.strerror}"
+        line = f"{error.filename or 'the output'}: {error.strerror or error}"
         code = print_and_exit_code([line], FAILED, first=True)
         drop_output()
     except KeyboardInterrupt:  # end as by the signal, without a traceback: shells look at that

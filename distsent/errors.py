@@ -7,11 +7,16 @@ exit is in exit_policy.py.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distsent.machine_errors import chain, is_trouble
+
 FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
 
 class UserError(Exception):
     """Mistakes in the job or the command line, one line each. Programs print them and exit.
+
+    `code`: USAGE_ERROR, or FAILED where trying again may help. Unless it is given, it follows from the
+    errors that led to this one (see `exit_code`).
 
     `fix`: keys with the values that repair all of it; programs print the command. `others`: keys
     that would repair it as well, where only the user knows which values are right.
@@ -20,15 +25,19 @@ class UserError(Exception):
     def __init__(
         self,
         *lines: str,
-        code: int = USAGE_ERROR,
+        code: int | None = None,
         fix: Mapping[str, Any] | None = None,
         others: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(*lines)
         self.lines = lines
-        self.code = code  # FAILED: the job is fine, so trying again may help
+        self._code = code
         self.fix = dict(fix or {})
         self.others = [dict(keys) for keys in others]
+
+    @property
+    def code(self) -> int:
+        return exit_code(self) if self._code is None else self._code
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -54,3 +63,17 @@ class NonFinite(Exception):
     """The loss or the gradient became NaN or infinite; str() says where."""
 
     code = NON_FINITE
+
+
+def exit_code(error: BaseException) -> int:
+    """FAILED for trouble with the machine, USAGE_ERROR for a wrong job.
+
+    What led to `error` decides: the first error in the chain with a code, or that is trouble.
+    """
+    for link in chain(error):
+        code = link._code if isinstance(link, UserError) else None
+        if code is not None:
+            return code
+        if is_trouble(link):
+            return FAILED
+    return USAGE_ERROR

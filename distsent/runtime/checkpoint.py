@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from safetensors.torch import load_file
 from xxhash import xxh3_128
 
 from distsent.errors import FAILED, UserError
-from distsent.fsync import sync
+from distsent.machine_errors import errno_of
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
+from distsent.storage import entries, exists, is_file, sync
 
 FOLDER = "step-{:08d}"
 PATTERN = re.compile(r"step-(\d{8,})")
@@ -35,10 +37,9 @@ REQUIRED = {"weights.safetensors", "optimizer.safetensors", "state.json"}
 # Against accidents only, and ten times as fast as SHA-256: a forger could replace the manifest too.
 HASH = "xxh3_128"
 
-# The disk or the system failed, so the file itself may be intact.
-SYSTEM_ERRORS = (
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM, errno.EAGAIN,
+# Errors of the system that a damaged checkpoint leads to. With any other one it may be intact.
+DAMAGED = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO,
 )  # fmt: skip
 # What damaged files raise while they are read.
 DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
@@ -62,15 +63,13 @@ def save(folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], stat
     Equal steps have equal bits, so an intact checkpoint of this step is left alone.
     """
     final = folder / FOLDER.format(step)
-    temporary = folder / f".{final.name}.tmp"
-    with suppress(ValueError):
-        if final.exists() and load(final):
-            return final
+    temporary = temporary_of(final)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if final.exists():
-            os.rename(final, temporary)
-            shutil.rmtree(temporary)
+        if exists(final):
+            with suppress(ValueError):
+                load(final)
+                return final
+            _delete(final)
         temporary.mkdir(parents=True)
         text = json.dumps(state)
         (temporary / "state.json").write_text(text, encoding="utf-8")
@@ -104,8 +103,9 @@ def load(path: Path) -> Checkpoint:
         if not isinstance(state, dict):
             raise ValueError("state.json is not an object")
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
-            problem = f"{path}: cannot be read ({error.strerror}); nothing was changed"
+        number = errno_of(error)
+        if number is not None and number not in DAMAGED:
+            problem = f"{path}: cannot be read ({os.strerror(number)}); nothing was changed"
             fix = (
                 "fix that and run the same command again, or remove it to resume from an older one"
             )
@@ -116,13 +116,13 @@ def load(path: Path) -> Checkpoint:
 
 def _verify(path: Path) -> list[str]:
     """The names in the manifest, once sizes and hashes match. Raises one of DAMAGE."""
-    # Only regular files are opened: reading a device or a pipe might never end.
-    if not (path / MANIFEST).is_file():
+    entries(path)  # if another host wrote it: see `storage.appears`
+    if not is_file(path / MANIFEST):
         raise ValueError(f"there is no {MANIFEST}")
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     for name, entry in manifest.items():
         file = path / name
-        if Path(name).name != name or not file.is_file():
+        if Path(name).name != name or not is_file(file):
             raise ValueError(f"{name!r} in {MANIFEST} is not a file of this checkpoint")
         size = file.stat().st_size
         if size != entry["bytes"]:
@@ -137,7 +137,13 @@ def _verify(path: Path) -> list[str]:
 
 def load_newest(folder: Path, warn: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
     """The newest intact checkpoint; `warn` gets a line for each damaged one. Raises UserError."""
-    for path in reversed(list_checkpoints(folder)):
+    try:
+        found = list_checkpoints(folder)
+    except OSError as error:
+        problem = f"{folder}: cannot be listed ({error.strerror}); nothing was changed"
+        fix = "fix that and run the same command again"
+        raise UserError(f"{problem}: {fix}", code=FAILED) from None
+    for path in reversed(found):
         try:
             return load(path)
         except ValueError as error:
@@ -146,8 +152,8 @@ def load_newest(folder: Path, warn: Callable[[str], None] = lambda line: None) -
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoint folders, oldest first, without temporary ones."""
-    found = [path for path in folder.glob("step-*") if PATTERN.fullmatch(path.name)]
+    """All checkpoint folders, oldest first, without temporary ones. Raises OSError."""
+    found = [path for path in entries(folder) if PATTERN.fullmatch(path.name)]
     return sorted(found, key=step_of)
 
 
@@ -155,20 +161,34 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def prune(folder: Path, keep: int, best: int | None, damaged: Container[int] = ()) -> None:
-    """Delete all checkpoints but the newest `keep` and the one of step `best`.
+def prune(folder: Path, keep: int, best: int | None, newest: int | None = None) -> None:
+    """Delete all checkpoints but the `keep` up to step `newest` and the one of step `best`.
 
-    Also deletes the `damaged` steps, which never count as kept, and what crashed saves left.
+    Later ones than `newest` stay, and do not count as kept. Also deletes what crashed saves left.
+    What cannot be listed or deleted only costs space.
     """
-    found = list_checkpoints(folder)
-    kept = [path for path in found if step_of(path) not in damaged][-keep:]
-    for path in list(folder.glob(".step-*.tmp")):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in found:
-        if path not in kept and step_of(path) != best:
-            with suppress(OSError):  # a folder that cannot be deleted only costs space
-                temporary = path.rename(folder / f".{path.name}.tmp")
-                shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):
+        for path in entries(folder):
+            if path.name.startswith(".step-") and path.suffix == ".tmp":
+                shutil.rmtree(path, ignore_errors=True)
+        found = list_checkpoints(folder)
+        superseded = [path for path in found if newest is None or step_of(path) <= newest][:-keep]
+        for path in superseded:
+            if step_of(path) != best:
+                with suppress(OSError):
+                    _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, all or nothing. Raises OSError if it is still there."""
+    temporary = temporary_of(path)
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """A new hidden name beside a checkpoint. One that cannot be deleted blocks no other."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def weights_sha256(weights: Tensors) -> str:
@@ -184,16 +204,16 @@ def weights_sha256(weights: Tensors) -> str:
 class Saver:
     """Saves in the background: copies the state, then writes it in a thread, one save at a time.
 
-    `resumed_from`: the step at which the run resumed. Checkpoints of later steps are damaged, or
-    it would have resumed from them. `on_saved`: called in the thread with each saved step.
+    `resumed_from`: the step at which the run resumed. Checkpoints of later steps should be damaged,
+    or it would have resumed from them; those that are get deleted. `on_saved`: called in the thread
+    with each saved step.
     """
 
     def __init__(
         self, folder: Path, keep: int, resumed_from: int, on_saved: Callable[[int], None]
     ) -> None:
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
-        steps = map(step_of, list_checkpoints(folder))
-        self._damaged = {step for step in steps if step > resumed_from}
+        self._unread_after: int | None = resumed_from
         # Reused: allocating fresh memory costs more than the copy.
         self._buffers: dict[str, SafetensorsBuffer] = {}
         self._thread = ThreadPoolExecutor(1, "save")
@@ -223,8 +243,23 @@ class Saver:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
         save(self._folder, step, self._buffers, state)
         self._on_saved(step)
-        self._damaged.discard(step)
-        prune(self._folder, self._keep, best, self._damaged)
+        with suppress(OSError):
+            self._delete_damaged(step)
+        prune(self._folder, self._keep, best, newest=step)
+
+    def _delete_damaged(self, saved: int) -> None:
+        """Delete, once, the later checkpoints that are damaged: after reading each."""
+        if self._unread_after is None:
+            return
+        for path in list_checkpoints(self._folder):
+            if step_of(path) > self._unread_after and step_of(path) != saved:
+                try:
+                    load(path)
+                except UserError:
+                    continue  # perhaps it is intact
+                except ValueError:
+                    _delete(path)
+        self._unread_after = None
 
     def wait(self) -> None:
         """Wait for the current save. Raises its error."""

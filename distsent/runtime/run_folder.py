@@ -6,13 +6,18 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distsent.errors import FAILED, UserError
+from distsent.errors import FAILED, UserError, exit_code
+from distsent.machine_errors import errno_of
 from distsent.runtime.run_status import RunStatus
+from distsent.storage import ABSENT, exists
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class RunFolder:
@@ -36,11 +41,14 @@ class RunFolder:
         """Create the folder. Raises UserError if it cannot be written to."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, "no permission to write")
+            with tempfile.TemporaryFile(dir=self.path):  # `os.access` says no for any error
+                pass
         except OSError as error:
             problem = f"run.dir: cannot write to {self.path} ({error.strerror})"
-            raise UserError(f"{problem}; choose another folder with run.dir=...") from None
+            fix = "choose another folder with run.dir=..."
+            if exit_code(error) == FAILED:
+                fix = f"fix that and run the same command again, or {fix}"
+            raise UserError(f"{problem}; {fix}") from None
 
     def lock(self) -> None:
         """Lock the folder for this process. The lock ends with the process, however it ends.
@@ -71,9 +79,10 @@ class RunFolder:
         write_text(self.status, status.to_json())
 
     def reset(self) -> None:
-        """Delete everything that an earlier run left, except the lock."""
-        for path in (self.tensorboard, self.checkpoints, self.model, self.predictions):
-            shutil.rmtree(path, ignore_errors=True)
+        """Delete everything that an earlier run left, except the lock. Raises OSError."""
+        for path in (self.checkpoints, self.tensorboard, self.model, self.predictions):
+            if exists(path):
+                shutil.rmtree(path)
         for path in (self.job, self.log, self.metrics, self.result):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -81,25 +90,37 @@ class RunFolder:
 
 @contextmanager
 def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a one-line UserError with code FAILED, so that a retry resumes."""
+    """Turn an error of the disk into a one-line UserError with code FAILED: a retry resumes."""
     try:
         yield
-    except OSError as error:
-        problem = f"{path}: cannot be written ({error.strerror or error})"
+    except UserError:
+        raise
+    except Exception as error:  # not all libraries raise OSError
+        number = errno_of(error)
+        if number is None:
+            raise
+        what = "cannot be written" if number in NOT_WRITABLE else "cannot be read or written"
+        place = getattr(error, "filename", None) or path
+        problem = f"{place}: {what} ({os.strerror(number)})"
         fix = "fix that, or free some space, then run the same command again"
-        line = f"{problem}; the checkpoints there are intact: {fix}"
+        line = f"{problem}; the checkpoints in {path} are intact: {fix}"
         raise UserError(line, code=FAILED) from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content atomically: readers see the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # In JSON, these backslashes are the escape of a lone surrogate.
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        # In JSON, these backslashes are the escape of a lone surrogate.
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,8 +134,10 @@ def read_json(path: Path) -> Any:
         if not value or not isinstance(value, dict):
             raise ValueError("expected an object with values")
         return value
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise
     except ValueError as error:
         problem = f"{path}: not readable as JSON ({error})"
         raise UserError(f"{problem}; restore it or delete the run folder") from None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distsent.distributed.world import World
-from distsent.fsync import sync
 from distsent.job.job import Job
 from distsent.model import adapter
 from distsent.reporting import finished_run, model_card, predictions, tensorboard
@@ -20,6 +19,7 @@ from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
 from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_json
+from distsent.storage import sync, walk
 from distsent.training.loop import Scored, metric_value
 from distsent.training.run_record import versions
 from distsent.training.train_state import TrainState
@@ -78,7 +78,7 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
             predictions.write_predictions(top, split, logits, session.store, tokenizer)
         write_model_folder(session.forward.model, tokenizer, folder.model, job.data.max_length)
         for top in (folder.predictions, folder.model):
-            for path in (*top.rglob("*"), top):
+            for path in walk(top):
                 sync(path)
         result = make_result(session, state, final)
         write_json(folder.result, result)

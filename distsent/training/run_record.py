@@ -184,7 +184,9 @@ class RunReport:
         """Status: model and dataset are being prepared."""
         if self._status.message and self._status.code is None:
             return  # after a rejoin, this start of the run continues
-        found = list_checkpoints(self._folder.checkpoints)
+        found = []
+        with suppress(OSError):
+            found = list_checkpoints(self._folder.checkpoints)
         started = RunStatus.started("preparing", step_of(found[-1]) if found else 0)
         self._update(lambda status: started)
 

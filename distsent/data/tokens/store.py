@@ -32,7 +32,7 @@ from distsent.data.rows import Columns
 from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import UserError
 from distsent.formats.read_as import ReadAs, lines_of
-from distsent.fsync import sync
+from distsent.storage import sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,7 +23,7 @@ from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
 from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import UserError
-from distsent.fsync import sync
+from distsent.storage import sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

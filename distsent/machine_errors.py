@@ -1,0 +1,79 @@
+"""Trouble with the machine (disk, network, memory), as opposed to a wrong job.
+
+Trying again may help, so it never ends a program with "the job is wrong". A launcher would give the
+job up.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+# What a wrong path, a missing permission or a damaged file leads to. All others are trouble.
+OF_THE_JOB = frozenset(
+    (
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP,
+        errno.ENAMETOOLONG, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENXIO,
+        errno.ESPIPE, errno.EILSEQ, errno.EXDEV, errno.EBADF, errno.ENOTTY, errno.ENOSYS,
+        errno.EOPNOTSUPP, errno.ENOLCK,
+    )
+)  # fmt: skip
+# Libraries in Rust and Arrow put the number into the text alone
+IN_TEXT = re.compile(r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+CLIENTS = "httpx", "httpcore", "requests", "urllib3", "aiohttp"  # their errors name a network
+ANSWERS = range(400, 500)  # HTTP: the request is wrong; trying again gives the same answer
+BUSY = 408, 425, 429
+OFFLINE = "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or in the handling of, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
+def errno_of(error: BaseException | None) -> int | None:
+    """The system's number in an error or in one that led to it; None if there is none."""
+    for link in chain(error):
+        if (number := _own_errno(link)) is not None:
+            return number
+    return None
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether this error itself, apart from what led to it, is trouble with the machine."""
+    number, status = _own_errno(error), _http_status(error)
+    if status is not None:
+        return status not in ANSWERS or status in BUSY
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if _is_of_network(error):
+        return not _offline_on_request()
+    return number is not None and number not in OF_THE_JOB
+
+
+def _own_errno(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return error.errno
+    if isinstance(error, ValueError | LookupError):  # may quote what a file contains
+        return None
+    found = IN_TEXT.search(str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def _http_status(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_of_network(error: BaseException) -> bool:
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or not modules.isdisjoint(CLIENTS)
+
+
+def _offline_on_request() -> bool:
+    """Whether the user forbade the network: what is missing stays missing."""
+    return any(os.environ.get(name, "0").lower() not in ("", "0", "no", "off") for name in OFFLINE)

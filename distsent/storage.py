@@ -1,0 +1,94 @@
+"""What is on storage that may fail, or that other hosts write too.
+
+`Path.exists`, `is_file`, `glob` and their like say no, or nothing, when storage fails (which of
+them, and at which errors, depends on the version of Python). A run would start over, or go on
+without its checks. Here only "no such file" means absent; everything else is an OSError.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# Shared storage caches the absence of a file: NFS up to a minute, unless it is mounted otherwise
+APPEARS = 90.0  # seconds within which a file that another host has written must be there
+
+
+def mode_of(path: str | os.PathLike[str]) -> int | None:
+    """The mode of a file or folder; None if there is none. Raises OSError."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return None
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    return mode_of(path) is not None
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file: reading a device or a pipe might never end."""
+    return stat.S_ISREG(mode_of(path) or 0)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    return stat.S_ISDIR(mode_of(path) or 0)
+
+
+def entries(folder: str | os.PathLike[str]) -> list[Path]:
+    """What is in a folder, sorted; nothing if there is no such folder. Raises OSError."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(Path(entry.path) for entry in found)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return []
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All that is below a folder, and then the folder itself. Raises OSError."""
+    for path in entries(folder):
+        if is_folder(path) and not path.is_symlink():
+            yield from walk(path)
+        else:
+            yield path
+    yield folder
+
+
+def appears(ready: Callable[[], bool], folder: Path, seconds: float | None = None) -> bool:
+    """Wait until what another host has just written is there. Whether it is.
+
+    Opening `folder`, the one that it is in, makes NFS ask its server again.
+    """
+    until = time.monotonic() + (APPEARS if seconds is None else seconds)
+    pause = 0.05
+    while not ready():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+        for above in (folder.parent, folder):
+            entries(above)
+    return True
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, to disk. Raises OSError.
+
+    Without it, a rename may reach the disk before the content of the renamed file.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot flush a folder: then its entries are as safe as they get
+        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
+    finally:
+        os.close(descriptor)
