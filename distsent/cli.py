@@ -38,9 +38,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = print_and_exit_code(error.lines, error.code, first=is_first_on_host())
     except UserError as error:
         code = print_and_exit_code([*error.lines, *repaired_commands(error)], error.code)
-    except Stopped as error:
-        code = print_and_exit_code([f"{error}; run the same command again to resume"], error.code)
-    except (NonFinite, WorkerFailed) as error:  # the failing worker prints the traceback
+    # The failing worker prints the traceback of a WorkerFailed.
+    except (Stopped, NonFinite, WorkerFailed) as error:
         code = print_and_exit_code([str(error)], error.code)
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         code = FAILED

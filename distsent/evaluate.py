@@ -10,20 +10,25 @@ import json
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
-from distsent.errors import FINISHED, UserError
+from distsent.errors import FINISHED, Stopped, UserError
+from distsent.runtime.signals import GRACE, StopSignal
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    stop = StopSignal(GRACE)
     # Imported late: a wrong command line is answered without waiting for torch.
     from distsent.evaluation.offline import evaluate_saved_model, resolve_request
 
     request = resolve_request(options.model, options.overrides, options.split)
     world = init_world()
     try:
-        scores = evaluate_saved_model(request, world)
+        scores = evaluate_saved_model(request, world, stop)
+    except Stopped as error:
+        raise Stopped(f"{error}; no scores: run the same command again") from None
     finally:
         world.shutdown()
+        stop.grace = None
     if world.is_main:
         print(json.dumps(scores, ensure_ascii=False))
     return FINISHED

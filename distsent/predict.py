@@ -12,23 +12,27 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsent import cli
-from distsent.errors import FINISHED, UserError
+from distsent.errors import FINISHED, Stopped, UserError
+from distsent.runtime.signals import GRACE, StopSignal
 
 if TYPE_CHECKING:
     from distsent.data.layouts.text_folder import TextFolder
     from distsent.data.texts import Text, TextFile
+    from distsent.evaluation.predictor import Predictor
 
 CHUNK = 2048  # texts in memory at once: enough to sort by length, few enough to stream
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    stop = StopSignal(GRACE)
     # Heavy imports, only for a valid command line
     from distsent.distributed.world import World
     from distsent.evaluation.predictor import Predictor
@@ -36,41 +40,75 @@ def main(arguments: list[str]) -> int:
 
     file = open_texts(options) if options.file else None
     share_cores(World())
-    predictor = Predictor(options.model, options.precision, max_length=options.max_length)
+    poll, length = stop.raise_if_requested, options.max_length
+    predictor = Predictor(options.model, options.precision, max_length=length, poll=poll)
     for note in predictor.notes:
         print(f"distsent: {note}", file=sys.stderr)
-    bad = total = 0
-    shown = file if sys.stderr.isatty() else None
-    start = time.perf_counter()
-    for batch in batches(options, file):
-        good = [text for text in batch if not text.error]
-        pairs = [text.pair or "" for text in good] if file and file.has_pairs else None
-        answers = iter(predictor([text.text for text in good], pairs))
-        for row, text, pair, error, name in batch:
-            answer = {"error": error} if error else next(answers)
-            if "error" in answer:
-                answer, bad = {"error": f"row {row}: {answer['error']}"}, bad + 1
-            asked = {"file": name} if name else {}
-            asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
-            print(json.dumps({**asked, **answer}, ensure_ascii=False))
-        sys.stdout.flush()
-        total += len(batch)
-        if shown:
-            speed = total / (time.perf_counter() - start)
-            line = f"\r{shown.done():4.0%}  {total:,} texts  {speed:,.0f}/s  "
-            print(line, end="", file=sys.stderr, flush=True)
-    if shown:
-        print(file=sys.stderr)
+    stop.grace = None  # a reader that lets this process wait gets whole lines
+    count = Count(file if sys.stderr.isatty() else None)
+    try:
+        for batch in batches(options, file, poll):
+            sys.stdout.write("".join(answer(batch, predictor, file, count)))
+            sys.stdout.flush()
+            count.add(batch)
+    except Stopped as error:
+        raise Stopped(f"{error}; {count.end_of_output}") from None
+    finally:
+        count.close()
     if predictor.truncated:
         cut, most = predictor.truncated, predictor.max_length
-        line = (
-            f"distsent: {cut:,} of {total:,} texts have more than {most} tokens and are truncated"
-        )
-        print(line, file=sys.stderr)
-    if bad:
-        line = f'distsent: {bad:,} of {total:,} rows have no label; see their "error"'
-        print(line, file=sys.stderr)
+        what = f"{cut:,} of {count.rows:,} texts have more than {most} tokens"
+        print(f"distsent: {what} and are truncated", file=sys.stderr)
+    if count.bad:
+        what = f"{count.bad:,} of {count.rows:,} rows have no label"
+        print(f'distsent: {what}; see their "error"', file=sys.stderr)
     return FINISHED
+
+
+@dataclass
+class Count:
+    """The rows that are written, and how many of them without a label.
+
+    `shown`: the file whose progress a line on the terminal shows.
+    """
+
+    shown: TextFile | TextFolder | None
+    rows: int = 0
+    bad: int = 0
+    last: str = ""  # the last row
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, batch: Sequence[Text]) -> None:
+        row, *_, name = batch[-1]
+        self.rows, self.last = self.rows + len(batch), f"row {row:,}" + (name and f" of {name}")
+        if self.shown:
+            speed = self.rows / (time.perf_counter() - self.started)
+            line = f"\r{self.shown.done():4.0%}  {self.rows:,} texts  {speed:,.0f}/s  "
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+    @property
+    def end_of_output(self) -> str:
+        return f"the output ends with {self.last}" if self.rows else "nothing was written"
+
+
+def answer(
+    batch: Sequence[Text], predictor: Predictor, file: TextFile | TextFolder | None, count: Count
+) -> Iterator[str]:
+    """A line of JSON for each text."""
+    good = [text for text in batch if not text.error]
+    pairs = [text.pair or "" for text in good] if file and file.has_pairs else None
+    answers = iter(predictor([text.text for text in good], pairs))
+    for row, text, pair, error, name in batch:
+        found = {"error": error} if error else next(answers)
+        if "error" in found:
+            found, count.bad = {"error": f"row {row}: {found['error']}"}, count.bad + 1
+        asked = {"file": name} if name else {}
+        asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
+        yield json.dumps({**asked, **found}, ensure_ascii=False) + "\n"
 
 
 def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
@@ -89,14 +127,14 @@ def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
 
 
 def batches(
-    options: argparse.Namespace, file: TextFile | TextFolder | None
+    options: argparse.Namespace, file: TextFile | TextFolder | None, poll: Callable[[], None]
 ) -> Iterator[list[Text]]:
-    """The texts, at most CHUNK at a time."""
+    """The texts, at most CHUNK at a time. `poll` is called while standard input has none."""
     from distsent.data.stdin_batches import stdin_batches
     from distsent.data.texts import bare_text
 
     if file is None and not options.text:
-        for row, lines in stdin_batches(sys.stdin, CHUNK):
+        for row, lines in stdin_batches(sys.stdin, CHUNK, poll):
             yield [bare_text(row + i, line) for i, line in enumerate(lines)]
         return
     given = (bare_text(row, text) for row, text in enumerate(options.text, 1))

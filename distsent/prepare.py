@@ -19,9 +19,11 @@ from distsent import cli
 from distsent.distributed.launchers import launcher_world_size
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
-from distsent.errors import FINISHED, USAGE_ERROR, UserError
+from distsent.errors import FINISHED, USAGE_ERROR, Stopped, UserError
 from distsent.job import Job, load_job
 from distsent.job.schema import DataSection, JobSection
+from distsent.runtime.run_folder import write_text
+from distsent.runtime.signals import GRACE, StopSignal
 
 if TYPE_CHECKING:
     from distsent.data.tokens.store import TokenStore
@@ -36,9 +38,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--describe", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
     asked = load_job(*parser.job_of(options.words))
+    stop = StopSignal(GRACE)
     if options.describe:
         return print_description(asked, options.words)
     world = join_mpi()
+    try:
+        folders = tokenize(asked, world, stop)
+    except Stopped as error:
+        raise Stopped(f"{error}; run the same command again") from None
+    finally:
+        stop.grace = None
+    if world.is_main and options.store_list:
+        options.store_list.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.store_list, "".join(f"{folder}\n" for folder in folders))
+    return FINISHED
+
+
+def tokenize(asked: Job, world: World, stop: StopSignal) -> list[Path]:
+    """Write the token stores of the job, one per seed, and print what is in them.
+
+    Raises Stopped on all ranks at a stop request on any of them.
+    """
     # Heavy imports, only for a valid job
     from distsent.data.tokens.store import open_token_store, token_store_folder
     from distsent.model.tokenizer import load_tokenizer
@@ -46,17 +66,16 @@ def main(arguments: list[str]) -> int:
     data, model, folder = asked.data, asked.model, token_store_folder(asked)
     length = data.max_length
     tokenizer = world.all_or_raise(lambda: load_tokenizer(model.name, model.revision), "tokenizer")
-    folders: list[str] = []
+    folders: list[Path] = []
     for seed in asked.seeds:
-        bar = Progress() if world.is_main else None
-        store = open_token_store(data, seed, tokenizer, length, folder, workers=world, progress=bar)
+        with Progress(world.is_main, stop) as progress:
+            store = open_token_store(
+                data, seed, tokenizer, length, folder, workers=world, progress=progress
+            )
+        folders.append(store.folder.resolve())
         if world.is_main:
             print(format_store(store), flush=True)
-            folders.append(f"{store.folder.resolve()}\n")
-    if world.is_main and options.store_list:
-        options.store_list.parent.mkdir(parents=True, exist_ok=True)
-        options.store_list.write_text("".join(folders), encoding="utf-8")
-    return FINISHED
+    return folders
 
 
 def print_description(job: Job, words: list[str]) -> int:
@@ -97,14 +116,26 @@ def join_mpi() -> World:
 
 
 class Progress:
-    """Rows tokenized: a bar on a terminal, otherwise a line every few seconds."""
+    """Rows tokenized: a bar on a terminal, otherwise a line every few seconds.
 
-    def __init__(self, seconds: float = 5.0) -> None:
+    `shown`: whether this rank shows it. Raises Stopped on request, on any rank.
+    """
+
+    def __init__(self, shown: bool, stop: StopSignal, seconds: float = 5.0) -> None:
         self._bar: Any = None
-        self._seconds, self._shown = seconds, time.monotonic()
+        self._is_shown, self._stop = shown, stop
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, done: int, total: int) -> None:
-        if not total:  # another process is building the store
+        self._stop.raise_if_requested()
+        if not total or not self._is_shown:  # without a total, another process builds the store
             return
         if sys.stderr.isatty():
             if self._bar is None:
@@ -112,10 +143,8 @@ class Progress:
 
                 self._bar = tqdm(total=total, unit="row", dynamic_ncols=True, desc="tokenizing")
             self._bar.update(done - self._bar.n)
-            if done == total:
-                self._bar.close()
-        elif time.monotonic() - self._shown >= self._seconds:
-            self._shown = time.monotonic()
+        elif time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
             print(f"tokenizing: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 

@@ -7,7 +7,7 @@ run, or reports that the run is finished.
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
-from distsent.errors import FINISHED
+from distsent.errors import FINISHED, Stopped
 from distsent.job import load_job
 from distsent.runtime.signals import StopSignal
 
@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
             run.train()
         if len(runs) > 1 and world.is_main:
             print(format_seeds([read_json(run.folder.result) for run in runs]))
+    except Stopped as error:
+        raise Stopped(f"{error}; run the same command again to resume") from None
     finally:
         world.shutdown()
         stop.ignore_further()

@@ -24,6 +24,7 @@ from distsent.model.half_precision import usable_precision
 from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
+from distsent.runtime.signals import StopSignal
 
 # Keys that describe the dataset of the training run: they mean nothing for another dataset.
 DATASET_KEYS = (
@@ -81,8 +82,13 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     )
 
 
-def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, Any]:
-    """The split's scores, with 95 % confidence intervals; equal on all workers."""
+def evaluate_saved_model(
+    request: EvaluationRequest, world: World, stop: StopSignal
+) -> dict[str, Any]:
+    """The split's scores, with 95 % confidence intervals; equal on all workers.
+
+    Raises Stopped on all workers at a stop request on any of them.
+    """
     job, folder = request.job, str(request.folder)
     world.assert_equal_across_ranks([job.to_dict(), request.split], "the request")
     devices.share_cores(world)
@@ -103,7 +109,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
         raise UserError(f"data.max_length = {length}: this model takes at most {limit} tokens")
     data = replace(job.data, max_length=length)
     request = replace(request, job=replace(job, data=data))
-    store = _open_store(request, world, names, tokenizer)
+    store = _open_store(request, world, names, tokenizer, stop)
     for line in (*loaded.notes, *store.notes) if world.is_main else ():
         print(f"distsent: {line}", file=sys.stderr)
     torch.nn.Module.to(model, device)
@@ -113,6 +119,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
     precision, _ = world.all_or_raise(usable, "evaluate.usable")
     split = store.splits[request.split]
     options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
+    options["stop"] = lambda: stop.requested is not None
     scores, _ = evaluate_split(world, forward, split, names, **options)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
@@ -121,7 +128,7 @@ def evaluate_saved_model(request: EvaluationRequest, world: World) -> dict[str, 
 
 
 def _open_store(
-    request: EvaluationRequest, world: World, names: list[str], tokenizer: Any
+    request: EvaluationRequest, world: World, names: list[str], tokenizer: Any, stop: StopSignal
 ) -> TokenStore:
     """The token store of the split. Raises UserError unless its classes are the model's."""
     data = request.job.data
@@ -141,6 +148,7 @@ def _open_store(
             data.max_length,
             store_folder,
             workers=workers,
+            progress=lambda done, total: stop.raise_if_requested(),
             only=only,
             naming=naming,
             recorded=request.recorded,

@@ -1,7 +1,7 @@
 """Texts -> labels and scores, from a finished run or any saved classifier."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,17 @@ def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
 
 
 class Predictor:
-    """A classifier that labels texts. Longer texts than the model takes are cut, as in training."""
+    """A classifier that labels texts. Longer texts than the model takes are cut, as in training.
+
+    `poll`: called before each batch; what it raises ends the call.
+    """
 
     def __init__(
-        self, path: str | Path, precision: str = "float32", max_length: int | None = None
+        self,
+        path: str | Path,
+        precision: str = "float32",
+        max_length: int | None = None,
+        poll: Callable[[], None] = lambda: None,
     ) -> None:
         folder = str(find_model_folder(path))
         self.tokenizer = load_tokenizer(folder, key="model")
@@ -77,6 +84,7 @@ class Predictor:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
         self.max_length = max_length or own_max_length(model, self.tokenizer)
         self.truncated = 0  # texts that were longer, so far
+        self._poll = poll
         self._precision = precision
         self._batch_tokens = batch_tokens_for(self.device, 8192)
 
@@ -109,6 +117,7 @@ class Predictor:
         order = order[~empty[order]]
         logits = np.full((len(ids), len(self.labels)), np.nan, dtype=np.float32)
         for rows in split_by_tokens(order, lengths, self._batch_tokens) if len(order) else ():
+            self._poll()
             row_types = [types[i] for i in rows] if types else None
             batch = pack([ids[i] for i in rows], np.zeros(len(rows)), row_types, device=self.device)
             with autocast(self.device, self._precision):

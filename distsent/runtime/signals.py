@@ -1,4 +1,4 @@
-"""Stop requests: a signal sets a flag, and the run stops at its next step.
+"""Stop requests: a signal sets a flag, and the program stops at its next check.
 
 A request may reach any one worker, but all must stop together, or the others would wait forever.
 It travels between workers:
@@ -10,6 +10,9 @@ It travels between workers:
 - In an evaluation: in a small all-reduce after each batch. It takes too long to finish first.
 - While the main worker tokenizes: its progress callback raises Stopped. The other workers wait
   in a collective and receive that exception (`World.on_main`).
+
+Programs that have nothing to save check the flag too, but not while they load or import. There the
+process just ends, after a grace time.
 """
 
 import os
@@ -18,6 +21,7 @@ import socket
 import threading
 import time
 
+from distsent.distributed.launchers import is_main_process
 from distsent.errors import STOPPED, Stopped
 from distsent.runtime.launcher_watch import launchers
 
@@ -31,16 +35,19 @@ URGENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds within which a repeated signal counts as the same one: on Ctrl-C, both the terminal and
 # the launcher send it, and a closed terminal sends SIGHUP from its shell too.
 DUPLICATE_WINDOW = 2.0
+GRACE = 5.0  # seconds: shorter than the launchers' own patience
 
 
 class StopSignal:
     """Whether a stop was requested. Create it first: imports and tokenizing take long.
 
     A thread receives the signals, because Python runs signal handlers in the main thread, which
-    may wait in a collective for minutes.
+    may wait in a collective for minutes. `grace`: seconds after a signal at which this thread ends
+    the process, unless a check has noticed the request; None for a process that has to save.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float | None = None) -> None:
+        self.grace = grace
         self.requested: str | None = None  # the reason
         self._urgent_since: float | None = None  # when this process itself received one of URGENT
         launchers()  # cached before the imports: a launcher may die during them
@@ -60,6 +67,10 @@ class StopSignal:
                     self._handle(number)
 
     def _handle(self, number: int) -> None:
+        if self.requested is None and self.grace is not None:
+            timer = threading.Timer(self.grace, self._end)
+            timer.daemon = True
+            timer.start()
         self.request(signal.Signals(number).name)
         if number not in URGENT:
             return
@@ -69,6 +80,20 @@ class StopSignal:
         elif time.monotonic() - self._urgent_since > DUPLICATE_WINDOW:
             os._exit(STOPPED)
 
+    def _end(self) -> None:
+        """End the process at the end of the grace time, even if standard error blocks."""
+        if self.grace is None:
+            return
+        line = f"distsent: {self}; run the same command again\n"
+        if is_main_process():
+            write = threading.Thread(target=os.write, args=(2, line.encode()), daemon=True)
+            write.start()
+            write.join(1.0)
+        os._exit(STOPPED)
+
+    def __str__(self) -> str:
+        return f"stop requested: {self.requested}"
+
     def request(self, reason: str) -> None:
         """Request a stop, as a signal does. The first reason is kept."""
         self.requested = self.requested or reason
@@ -76,7 +101,7 @@ class StopSignal:
     def raise_if_requested(self) -> None:
         """Raises Stopped on request. Only for places where no other worker waits for this one."""
         if self.requested is not None:
-            raise Stopped(f"stop requested: {self.requested}")
+            raise Stopped(str(self))
 
     def ignore_further(self) -> None:
         """The run has ended: no signal may change its exit code while Python exits."""

@@ -18,6 +18,7 @@ from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
 from tests import tiny_models
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
+from tests.parallel.driver import NoSignals
 
 MPIRUN = shutil.which(
     "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -134,7 +135,7 @@ def test_a_bad_dataset_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
 
 
 FAILS_ON_RANK_1 = """
-import sys
+import os, signal, sys, time
 from distsent import cli, prepare
 from distsent.data.tokens import tokenize
 from distsent.errors import UserError
@@ -143,7 +144,7 @@ from mpi4py import MPI
 encode = tokenize.BatchTokenizer.__call__
 def failing(self, texts, pairs):
     if MPI.COMM_WORLD.rank == 1:
-        raise {error}
+        {act}
     return encode(self, texts, pairs)
 tokenize.BatchTokenizer.__call__ = failing
 cli.run(prepare.main)
@@ -153,17 +154,22 @@ cli.run(prepare.main)
 @pytest.mark.parallel
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 @pytest.mark.parametrize(
-    ("error", "code", "line"),
+    ("act", "codes", "line"),
     [
-        ("UserError('row 50 is odd')", 2, "distsent: rank 1: row 50 is odd"),
-        ("KeyError('x')", 1, "KeyError: 'x'"),
+        ("raise UserError('row 50 is odd')", [2], "distsent: rank 1: row 50 is odd"),
+        ("raise KeyError('x')", [1, 2], "KeyError: 'x'"),
+        (
+            "os.kill(os.getpid(), signal.SIGUSR1); time.sleep(0.2)",
+            [75],
+            "distsent: stop requested: SIGUSR1; run the same command again\n",
+        ),
     ],
 )
-def test_an_error_on_one_rank_ends_them_all(
-    job: Path, tmp_path: Path, error: str, code: int, line: str
+def test_an_error_or_a_stop_on_one_rank_ends_them_all(
+    job: Path, tmp_path: Path, act: str, codes: list[int], line: str
 ):
     script = tmp_path / "fails.py"
-    script.write_text(FAILS_ON_RANK_1.format(error=error))
+    script.write_text(FAILS_ON_RANK_1.format(act=act))
     env = {
         **os.environ,
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -172,7 +178,7 @@ def test_an_error_on_one_rank_ends_them_all(
     }
     command = [str(MPIRUN), "--oversubscribe", "-np", "2", sys.executable, str(script), str(job)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode in (code, 2), done.stderr
+    assert done.returncode in codes, done.stderr
     assert line in done.stderr
     assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
 
@@ -246,7 +252,7 @@ def test_the_table(tmp_path: Path):
 
 
 def test_progress_is_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]):
-    progress = prepare.Progress(seconds=0.0)
+    progress = prepare.Progress(True, NoSignals(), seconds=0.0)
     for done in (0, 1000, 2500):
         progress(done, 2500)
     progress(0, 0)
@@ -255,6 +261,6 @@ def test_progress_is_printed_every_few_seconds(capsys: pytest.CaptureFixture[str
         "tokenizing: 1,000 of 2,500 rows",
         "tokenizing: 2,500 of 2,500 rows",
     ]
-    quiet = prepare.Progress(seconds=60.0)
-    quiet(1000, 2500)
+    for shown, seconds in ((True, 60.0), (False, 0.0)):
+        prepare.Progress(shown, NoSignals(), seconds)(1000, 2500)
     assert capsys.readouterr().err == ""

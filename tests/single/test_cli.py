@@ -69,7 +69,7 @@ def test_without_a_job_file_there_are_only_overrides() -> None:
         (UserError("a mistake"), 2, "a mistake"),
         (UserError("a full disk", code=1), 1, "a full disk"),
         (NonFinite("loss is nan"), 3, "loss is nan"),
-        (Stopped("saved"), 75, "saved; run the same command again to resume"),
+        (Stopped("saved"), 75, "saved"),
         (WorkerFailed("rank 1 failed: ValueError: x"), 1, "rank 1 failed: ValueError: x"),
     ],
 )
