@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from typing import Any
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from distsent.data.lock import locked
 from distsent.errors import UserError
+from distsent.lock import is_old, locked
 
-OLD = 24 * 3600  # seconds after which an unfinished file is a leftover
 MOST_ROWS, MOST_CHARACTERS = 4096, 1 << 24  # of a batch: what a process holds in memory
 
 
@@ -132,10 +130,9 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def _delete_leftovers(path: Path) -> None:
     """Of processes that were killed. Where locks do not work, others may still write theirs."""
-    expiry = time.time() - OLD
     for leftover in path.parent.glob(f".{path.stem}.*"):
         with suppress(OSError):
-            if leftover.stat().st_mtime < expiry:
+            if is_old(leftover):
                 leftover.unlink()
 
 

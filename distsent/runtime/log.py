@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
-from distsent.runtime.run_folder import RunFolder, write_text
+from distsent.runtime.run_folder import RunFolder
 
 # "json": a parent process draws the progress bar, because standard error is never a terminal under
 # mpirun. It reads lines such as  distsent-progress: {"step": 3, "of": 9, "text": "..."}
@@ -143,7 +143,7 @@ def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
             record = json.loads(line)
             if record["step"] <= (evaluated if "split" in record else start):
                 kept.append(line + "\n")
-    write_text(folder.metrics, "".join(kept))
+    folder.owner.write_text(folder.metrics, "".join(kept))
 
 
 def duration(seconds: float) -> str:

@@ -1,21 +1,20 @@
 """The run folder: all paths of a run. Small files in it are written completely or not at all."""
 
 import errno
-import fcntl
 import json
 import os
-import shutil
-import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distsent.errors import FAILED, UserError, exit_code
+from distsent.lock import FileLock, holder, try_lock
 from distsent.machine_errors import errno_of
+from distsent.runtime.ownership import Owner, RunOwner, busy, token_of
 from distsent.runtime.run_status import RunStatus
-from distsent.storage import ABSENT, exists
+from distsent.storage import ABSENT
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -35,7 +34,8 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
-        self._lock_file: int | None = None
+        self.owner = Owner()  # of what this process writes here
+        self._lock: FileLock | None = None
 
     def create(self) -> None:
         """Create the folder. Raises UserError if it cannot be written to."""
@@ -50,41 +50,39 @@ class RunFolder:
                 fix = f"fix that and run the same command again, or {fix}"
             raise UserError(f"{problem}; {fix}") from None
 
-    def lock(self) -> None:
-        """Lock the folder for this process. The lock ends with the process, however it ends.
+    def lock(self, known: str | None = None, poll: Callable[[], None] = lambda: None) -> str | None:
+        """Make this process the folder's owner, until it ends. Returns a line for the user, if any.
 
-        Raises UserError with code FAILED if another process holds the lock.
+        `known`: the token of an owner that has left this world of workers. Raises UserError with
+        code FAILED if another owner lives.
         """
-        self._lock_file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(self._lock_file, 200).decode(errors="replace").strip()
-            problem = f"{self.path}: {owner or 'another process'} is training here right now"
-            fix = "wait for it, stop it, or give this run another job.name"
-            # A retry may succeed: the workers of the last start may still be saving.
-            raise UserError(f"{problem}; {fix}", code=FAILED) from None
-        except OSError:
-            return  # a file system without locks
-        os.ftruncate(self._lock_file, 0)
-        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
-        os.pwrite(self._lock_file, owner.encode(), 0)
+        file = self.path / ".lock"
+        self._lock = try_lock(file)
+        if self._lock is None and (known is None or token_of(self.path) != known):
+            raise busy(self.path, holder(file))
+        self.owner = RunOwner.take(self.path, self._lock, known, poll)
+        if self._lock is None or self._lock.works:
+            return None
+        how = "another start is noticed by its signs of life alone"
+        return f"{self.path}: the file system has no locks; {how}"
 
     def unlock(self) -> None:
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self.owner.release()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def write_status(self, status: RunStatus) -> None:
-        write_text(self.status, status.to_json())
+        self.owner.write_text(self.status, status.to_json())
+
+    def write_json(self, path: Path, value: Any) -> None:
+        self.owner.write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     def reset(self) -> None:
         """Delete everything that an earlier run left, except the lock. Raises OSError."""
-        for path in (self.checkpoints, self.tensorboard, self.model, self.predictions):
-            if exists(path):
-                shutil.rmtree(path)
-        for path in (self.job, self.log, self.metrics, self.result):
-            path.unlink(missing_ok=True)
+        folders = (self.tensorboard, self.checkpoints, self.model, self.predictions)
+        for path in (*folders, self.job, self.log, self.metrics, self.result):
+            self.owner.delete(path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
 
@@ -108,23 +106,8 @@ def disk_errors_as_user_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content atomically: readers see the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # In JSON, these backslashes are the escape of a lone surrogate.
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Replace a file's content atomically, where no other process writes it."""
+    Owner().write_text(path, text)
 
 
 def read_json(path: Path) -> Any:

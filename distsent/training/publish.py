@@ -18,7 +18,7 @@ from distsent.reporting.table import format_result_table, next_commands
 from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
 from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
-from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_json
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
 from distsent.storage import sync, walk
 from distsent.training.loop import Scored, metric_value
 from distsent.training.run_record import versions
@@ -81,7 +81,7 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
             for path in walk(top):
                 sync(path)
         result = make_result(session, state, final)
-        write_json(folder.result, result)
+        folder.write_json(folder.result, result)
         write_card(folder, report.info, job.log.tensorboard)
     took = f"{state.step} steps in {duration(state.totals.seconds)}"
     report.finished()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +21,7 @@ from distsent.job.job import Job
 from distsent.runtime.checkpoint import list_checkpoints, step_of
 from distsent.runtime.device import pinned_precision
 from distsent.runtime.log import Log, RunLog
-from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json, write_json
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
 from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus
 
 # These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
@@ -45,39 +46,49 @@ class RunClaim:
     def __init__(self, folder: RunFolder, job: Job) -> None:
         self.folder, self.job = folder, job
         self.holds = False
-        self._joined = False  # whether this process has been in the run, before a rejoin
+        self._token: str | None = None  # of the world's last main worker, before a rejoin
         self._started: dict[str, Any] = {}  # the earlier job.json, if there is a run to resume
 
-    def take(self, world: World) -> dict[str, Any] | None:
+    def take(
+        self, world: World, say: Callable[[str | None], None], poll: Callable[[], None]
+    ) -> dict[str, Any] | None:
         """Lock the folder for this job. Returns the result of a run that is already finished.
 
+        `say` gets lines for the user. `poll` is called while the lock is not clear, and may raise.
         Raises UserError if another process holds the lock, or the folder holds another job's run.
         """
-        joined = any(world.allgather_object(self._joined, "run.joined"))
-        result = world.on_main(lambda: self._take(world.size, joined), "run.claim")
-        self._joined = True
+        tokens = world.allgather_object(self._token, "run.joined")
+        known = next(filter(None, tokens), None)
+        taken = partial(self._take, world.size, known, say, poll)
+        self._token, result = world.on_main(taken, "run.claim")
         return result
 
-    def _take(self, world_size: int, joined: bool) -> dict[str, Any] | None:
+    def _take(
+        self,
+        world_size: int,
+        known: str | None,
+        say: Callable[[str | None], None],
+        poll: Callable[[], None],
+    ) -> tuple[str, dict[str, Any] | None]:
         folder, self.holds = self.folder, False
         start = os.environ.get(START)
         folder.create()
         with disk_errors_as_user_errors(folder.path):
-            folder.lock()
+            say(folder.lock(known, poll))
             # An earlier start of the same batch job may have started this run over already.
             before = read_json(folder.job) or {}
-            joined |= start is not None and before.get("start") == start
-            if self.job.run.resume == "never" and not joined:
+            joined = start is not None and before.get("start") == start
+            if self.job.run.resume == "never" and known is None and not joined:
                 folder.reset()
             result = self._finished_result()
-            (folder.path / "status").unlink(missing_ok=True)  # of older versions
+            folder.owner.delete(folder.path / "status")  # of older versions
             if result is not None:
-                return result
+                return folder.owner.token, result
             self.holds = True
             about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
             kept = {key: self._started.get(key) for key in RECORDED}
-            write_json(folder.job, {**about, "start": start, **kept})
-        return None
+            folder.write_json(folder.job, {**about, "start": start, **kept})
+        return folder.owner.token, None
 
     def _finished_result(self) -> dict[str, Any] | None:
         """The result if this job's run is finished. Raises UserError for another job's run."""
@@ -98,7 +109,7 @@ class RunClaim:
             folder.write_status(status.ended(FINISHED, "finished"))
             return dict(result)
         if changed:  # the result is that of another job
-            folder.result.unlink(missing_ok=True)
+            folder.owner.delete(folder.result)
         self._started = before
         return None
 
@@ -130,7 +141,7 @@ class RunClaim:
             record |= {"rows": rows, "encoder": encoder, "precision": precision}
             record["label_values"] = store.meta["label_values"]
             record["read_as"] = store.meta["read_as"]
-            write_json(self.folder.job, record)
+            self.folder.write_json(self.folder.job, record)
 
     def _check_encoder(self, encoder: dict[str, Any]) -> None:
         """Raise UserError unless the encoder is the one of the first start, as far as is known.
@@ -219,7 +230,8 @@ class RunReport:
 
     def _update(self, change: Callable[[RunStatus], RunStatus]) -> None:
         if self._world.is_main and self._claim.holds:
-            with self._lock, suppress(OSError):  # a full disk must not hide the original error
+            # Neither a full disk nor another owner may hide the original error.
+            with self._lock, suppress(OSError, UserError):
                 self._status = change(self._status)
                 self._folder.write_status(self._status)
 

@@ -86,7 +86,7 @@ class TrainingRun:
             on_failure, deadline = partial(self.report.ended, FAILED), job.run.stall_seconds
             heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
             self._heartbeat = heartbeat
-            if result := self.claim.take(world):
+            if result := self.claim.take(world, self.report.info, self.stop.raise_if_requested):
                 print_finished(job, world, self.folder, result)
                 return True
             session = open_session(self, heartbeat, in_memory)

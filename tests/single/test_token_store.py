@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distsent.data.dataset import open_dataset
-from distsent.data.tokens import store as stores
 from distsent.data.tokens import tokenize
 from distsent.data.tokens.store import TokenStore, damage, open_token_store
 from distsent.data.tokens.tokenize import BatchTokenizer, join_parts, write_part
@@ -312,21 +311,25 @@ def test_others_wait_for_the_one_that_builds(dataset: DataSection, tmp_path: Pat
 def test_two_builders_without_locks_do_no_harm(
     dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As on file systems that have no locks: the second finishes while the first is at work."""
+    """As on file systems that have no locks: the second finishes while the first is at work.
+
+    Both on hosts of one name, as in containers.
+    """
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     without = SimpleNamespace(flock=no_locks, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB)
-    monkeypatch.setattr("distsent.data.lock.fcntl", without)
-    hosts = iter(("one", "other"))
-    monkeypatch.setattr(stores, "socket", SimpleNamespace(gethostname=lambda: next(hosts)))
+    monkeypatch.setattr("distsent.lock.fcntl", without)
     inner: list[TokenStore] = []
+    said: list[str] = []
     outer = made(
         dataset,
         tmp_path / "s",
         progress=lambda done, total: inner.append(made(dataset, tmp_path / "s")),
+        log=said.append,
     )
+    assert ["has no locks" in line for line in said] == [True]
     assert inner[0].folder == outer.folder and visible(tmp_path / "s") == [outer.folder.name]
     assert damage(outer.folder) is None
 

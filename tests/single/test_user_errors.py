@@ -241,6 +241,7 @@ def test_wrong_files_rows_and_models_are_refused_and_nothing_is_half_written(
     run, tokens = tmp_path / "runs" / "wrong", tmp_path / "runs" / ".tokens"
     assert sorted(path.name for path in run.iterdir()) == [
         ".lock",
+        ".owner",
         "checkpoints",
         "job.json",
         "status.json",

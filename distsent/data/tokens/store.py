@@ -15,7 +15,6 @@ import secrets
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ import numpy as np
 from distsent.data.dataset import open_dataset
 from distsent.data.labels.class_table import class_table
 from distsent.data.labels.names import Naming
-from distsent.data.lock import locked
 from distsent.data.rows import Columns
 from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
+from distsent.lock import is_old, locked
 from distsent.storage import sync
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from distsent.distributed.world import World
     from distsent.job.job import Job
     from distsent.job.schema import DataSection
-
-OLD = 24 * 3600  # seconds after which an unfinished store of another host is a leftover
 
 
 @dataclass(frozen=True)
@@ -200,32 +197,38 @@ def _building(store: Path, progress: Progress, log: Callable[[str], None]) -> It
     def on_wait(owner: str) -> None:
         log(f"waiting for {owner}, which is building the same token store")
 
-    parent, ours = store.parent, f".{store.name}.{socket.gethostname()}-"
+    parent = store.parent
     with _explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / f".{store.name}.lock", on_wait, lambda: progress(0, 0)):
+        with locked(parent / f".{store.name}.lock", on_wait, lambda: progress(0, 0)) as lock:
             why = damage(store)
             if not why:
                 yield None
                 return
+            if not lock.works:
+                log(f"{parent}: the file system has no locks; another process may build the same")
             if store.exists():
                 log(f"{store}: the token store is damaged ({why}); building it again")
-            # Killed builders leave folders. We hold the lock of this host, not of others
-            expiry = time.time() - OLD
-            for path in parent.glob(f".{store.name}.*-*"):
-                if path.is_dir() and (path.name.startswith(ours) or path.stat().st_mtime < expiry):
+            ours = f".{store.name}.{lock.reach}-"
+            for path in parent.glob(f".{store.name}.*-*"):  # what killed builders left
+                if path.is_dir() and (path.name.startswith(ours) or is_old(path)):
                     shutil.rmtree(path, ignore_errors=True)
-            temporary = parent / f"{ours}{os.getpid()}-{secrets.token_hex(4)}"
+            temporary = (
+                parent / f"{ours}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+            )
             temporary.mkdir()
             try:
                 yield temporary
-                _publish(temporary, store)
+                _publish(temporary, store, lock.works)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
 def damage(folder: Path) -> str | None:
-    """Why `folder` is not a complete token store; None if it is."""
+    """Why `folder` is not a complete token store; None if it is.
+
+    Raises UserError with code FAILED where that cannot be told now: running jobs may read it.
+    """
     try:
         files = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["files"]
         for name, size in files.items():
@@ -237,16 +240,20 @@ def damage(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return "meta.json is not readable"
     except OSError as error:
-        return str(error.strerror)
+        if error.errno == errno.ENOTDIR:
+            return "it is a file"
+        line = f"the token store cannot be read now ({error.strerror}); it was left as it is"
+        raise UserError(f"{folder}: {line}", code=FAILED) from None
     return None
 
 
-def _publish(temporary: Path, store: Path) -> None:
-    """Rename into place. A second builder, where locks do not work, finds an equal store."""
+def _publish(temporary: Path, store: Path, locks: bool) -> None:
+    """Rename into place. A second builder, where there are no `locks`, finds an equal store."""
     if store.exists() and damage(store):
         broken = temporary.with_name(f"{temporary.name}-broken")
         os.rename(store, broken)
-        shutil.rmtree(broken, ignore_errors=True)
+        if locks:  # else the second builder may have it open
+            shutil.rmtree(broken, ignore_errors=True)
     try:
         os.rename(temporary, store)
     except OSError as error:
