@@ -18,6 +18,7 @@ from distsent.distributed.launchers import is_first_on_host, is_main_process
 from distsent.errors import FAILED, STOPPED, HostError, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.job.check import to_word
 from distsent.machine_errors import is_trouble
+from distsent.storage import entries, is_file, is_folder
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
@@ -136,9 +137,9 @@ def _command(fix: Mapping[str, Any]) -> str:
 
 def is_dataset(path: Path) -> bool:
     """Whether this is a file or folder that is not about jobs."""
-    if path.is_dir():
-        return not any(path.glob("*.toml"))
-    return path.is_file() and path.suffix != ".toml"
+    if is_folder(path):
+        return not any(inside.suffix == ".toml" for inside in entries(path))
+    return is_file(path) and path.suffix != ".toml"
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 # Shared storage caches the absence of a file: NFS up to a minute, unless it is mounted otherwise
 APPEARS = 90.0  # seconds within which a file that another host has written must be there
 
@@ -24,6 +24,8 @@ def mode_of(path: str | os.PathLike[str]) -> int | None:
     except OSError as error:
         if error.errno not in ABSENT:
             raise
+        return None
+    except ValueError:  # a null byte
         return None
 
 

@@ -22,6 +22,7 @@ from distsent.model.load_errors import explain_load_errors, folder_problem
 from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
+from distsent.storage import is_file, is_folder
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
 
@@ -32,20 +33,20 @@ def find_model_folder(path: str | Path) -> Path:
     Raises UserError if there is none.
     """
     path = Path(path)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.parent.is_dir():
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not is_folder(path.parent):
         from huggingface_hub import snapshot_download
 
         with explain_load_errors(str(path), "model"):
             return Path(snapshot_download(str(path), allow_patterns=HUB_FILES))
     for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
+        if is_file(folder / "config.json"):
             return folder
     run = RunFolder(path)
-    if run.job.is_file():
+    if is_file(run.job):
         status = read_status(run.status)
         state = f"{status.state}: {status.message}" if status else "status unknown"
         raise UserError(f"{path}: no model yet ({state}); run its training command again to resume")
-    if path.is_dir() and (problem := folder_problem(path)):
+    if is_folder(path) and (problem := folder_problem(path)):
         raise UserError(f"{path}: {problem}")
     raise UserError(f"{path}: no such run, and no such saved model")
 

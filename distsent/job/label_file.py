@@ -3,15 +3,19 @@
 import os
 import re
 
+from distsent.errors import UserError
+from distsent.machine_errors import is_trouble
+from distsent.storage import is_file, is_folder
+
 
 def read_label_file(path: str, source: str) -> list[str] | dict[str, str]:
     """The names, or the name of each value. Raises ValueError with what is wrong.
 
     A relative path is relative to the current folder or to the folder of `source`.
     """
-    near = source if os.path.isdir(source) else os.path.dirname(source)
+    near = source if is_folder(source) else os.path.dirname(source)
     places = [os.path.expanduser(path), os.path.join(near, path)]
-    place = next(filter(os.path.isfile, places), None)
+    place = next(filter(is_file, places), None)
     if place is None:
         here = f"no such file, neither in {os.getcwd()} nor beside data.source"
         raise ValueError(f"{here}; the names themselves are a list, e.g. [negative,positive]")
@@ -21,6 +25,8 @@ def read_label_file(path: str, source: str) -> list[str] | dict[str, str]:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except OSError as error:
+        if is_trouble(error):
+            raise UserError(f"data.labels: {place}: cannot be read ({error.strerror})") from error
         raise ValueError(f"cannot be read ({error.strerror})") from None
     lines = [line.strip(" \r\n") for line in text.split("\n")]
     if text.startswith(("[", "{", "<")):

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from distsent.errors import UserError
 from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
 from distsent.job.job import Job
 from distsent.job.keys import parse_value
 from distsent.job.label_file import read_label_file
 from distsent.job.rules import exists_locally, looks_local
 from distsent.job.schema import KEYS
+from distsent.machine_errors import is_trouble
+from distsent.storage import exists, is_file
 
 # Keys that may hold a path: of something to read, which must exist; of a folder to write to.
 INPUTS, OUTPUTS = ("data.source", "model.name"), ("run.dir", "data.store")
@@ -62,6 +65,8 @@ def _read_file(path: str, errors: list[str]) -> list[Assignment]:
     except FileNotFoundError:
         problem = f"no such job file; {_similar_job(path)}"
     except (OSError, ValueError) as error:
+        if is_trouble(error):
+            raise UserError(f"{path}: cannot be read: {error}") from error
         problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     errors.append(f"{path}: {problem}")
     return []
@@ -140,10 +145,15 @@ def _path_errors(assignments: Iterable[Assignment]) -> Iterator[str]:
     for item in assignments:
         if not isinstance(item.value, str):
             continue
-        if item.key in INPUTS and looks_local(item.value) and not os.path.exists(item.value):
-            yield item.error(f"no such file or folder; {_similar_path(item.value)}")
-        if item.key in OUTPUTS and os.path.isfile(item.value):
-            yield item.error("is a file; expected a folder or a new path")
+        try:
+            if item.key in INPUTS and looks_local(item.value) and not exists(item.value):
+                yield item.error(f"no such file or folder; {_similar_path(item.value)}")
+            if item.key in OUTPUTS and is_file(item.value):
+                yield item.error("is a file; expected a folder or a new path")
+        except OSError as error:
+            if is_trouble(error):
+                raise UserError(item.error(f"cannot be read: {error.strerror}")) from error
+            yield item.error(f"{error.strerror}; expected a path that can be read")
 
 
 def _similar_path(path: str) -> str:

@@ -1,6 +1,5 @@
 """Conflicts: keys whose values are right one by one and wrong together."""
 
-import os
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import Sections
+from distsent.storage import exists
 
 # Names with a meaning of their own, even if there is a file with that name.
 NAMES = {"data.source": ("demo", *KNOWN_DATASETS), "model.name": ("demo",)}
@@ -22,7 +22,7 @@ def looks_local(name: str) -> bool:
 
 def exists_locally(key: str, name: str) -> bool:
     """Whether a source or model that is not written as a path exists here all the same."""
-    return not looks_local(name) and name not in NAMES[key] and os.path.exists(name)
+    return not looks_local(name) and name not in NAMES[key] and exists(name)
 
 
 def public_name(name: str) -> str:

@@ -20,6 +20,7 @@ from distsent.model.config import NO_REMOTE_CODE, describe_problem, load_config
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
 from distsent.model.tokenizer import settle_padding
 from distsent.model.weights import Loaded, is_head, listed, load_weights
+from distsent.storage import is_file
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
 transformers.utils.logging.set_verbosity_error()
@@ -82,7 +83,7 @@ def load_classifier(folder: str) -> Loaded:
     config = load_config(folder, key="model")
     kind, one = config.problem_type, config.num_labels == 1
     # Runs of older versions kept the problem of their base, and trained this one all the same.
-    if (kind in OTHER_PROBLEMS or one) and not (Path(folder).parent / "job.json").is_file():
+    if (kind in OTHER_PROBLEMS or one) and not is_file(Path(folder).parent / "job.json"):
         found = "it has a single label" if one else f"its problem_type is {kind!r}"
         problem = f"{found}, but evaluate and predict choose one of several labels"
         raise UserError(f"model = {folder!r}: {problem}; use transformers' pipeline")

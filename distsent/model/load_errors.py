@@ -1,6 +1,8 @@
 """What is wrong with a model that cannot be loaded, in one line: found, and how to fix it."""
 
+import fnmatch
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from distsent.errors import UserError
+from distsent.machine_errors import errno_of
+from distsent.storage import entries, is_file, is_folder
 
 LFS_POINTER = b"version https://git-lfs"
 INDEX = "model.safetensors.index.json"
@@ -25,25 +29,33 @@ CHOOSE = "choose an encoder such as BERT, RoBERTa or ModernBERT"
 def check_model_folder(name: str, key: str) -> None:
     """Raise UserError if `name` is a local folder that does not hold a complete model."""
     folder = Path(name)
-    if folder.is_dir() and (problem := folder_problem(folder)):
+    try:
+        problem = folder_problem(folder) if is_folder(folder) else None
+    except OSError as error:
+        problem = f"{error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"{key} = {name!r}: {problem}") from error
+    if problem:
         raise UserError(f"{key} = {name!r}: {problem}")
 
 
 def folder_problem(folder: Path) -> str | None:
-    """Why a folder is no model in Hugging Face's layout with weights in safetensors."""
+    """Why a folder is no model in Hugging Face's layout with weights in safetensors.
+
+    Raises OSError.
+    """
     if pointer := _lfs_pointer(folder):
         fix = "run git lfs pull in that folder"
         return f"{pointer} is a git-lfs pointer, not the file itself; {fix}"
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         return _without_config(folder)
-    if (folder / "adapter_config.json").is_file():
+    if is_file(folder / "adapter_config.json"):
         return f"holds an adapter beside the model (adapter_config.json); {_merge(folder)}"
     return _weights_problem(folder)
 
 
 def _lfs_pointer(folder: Path) -> str | None:
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < 1024:
+    for path in entries(folder):
+        if is_file(path) and path.stat().st_size < 1024:
             with open(path, "rb") as file:
                 if file.read(len(LFS_POINTER)) == LFS_POINTER:
                     return path.name
@@ -51,16 +63,16 @@ def _lfs_pointer(folder: Path) -> str | None:
 
 
 def _without_config(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        parent = (folder.parent / "config.json").is_file()
+    if is_file(folder / "adapter_config.json"):
+        parent = is_file(folder.parent / "config.json")
         fix = f"did you mean {folder.parent}?" if parent else _merge(folder)
         return f"an adapter alone, without its model; {fix}"
-    saved = [path for path in folder.glob("checkpoint-*") if (path / "config.json").is_file()]
+    models = [path for path in entries(folder) if is_file(path / "config.json")]
+    saved = [path for path in models if path.name.startswith("checkpoint-")]
     if saved:
         last = max(saved, key=lambda path: int("0" + re.sub(r"\D", "", path.name)))
         return f"holds checkpoints of a training, not a model; did you mean {last}?"
-    inner = [path.parent for path in sorted(folder.glob("*/config.json"))]
-    hint = f"; did you mean {inner[0]}?" if inner else ""
+    hint = f"; did you mean {models[0]}?" if models else ""
     return f"neither a run nor a saved model (no config.json){hint}"
 
 
@@ -76,13 +88,13 @@ def _merge(folder: Path) -> str:
 
 def _weights_problem(folder: Path) -> str | None:
     index = folder / INDEX
-    names = [path.name for path in folder.glob("*.safetensors")]
-    if index.is_file() and not (folder / "model.safetensors").is_file():
+    names = [path.name for path in entries(folder) if path.suffix == ".safetensors"]
+    if is_file(index) and not is_file(folder / "model.safetensors"):
         try:
             names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return f"{INDEX} is damaged; copy or download it again"
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if not is_file(folder / name)]
         if missing:
             found = f"{len(missing)} of {len(names)} files of its weights are missing"
             return f"{found} ({missing[0]}); copy or download them again"
@@ -92,6 +104,8 @@ def _weights_problem(folder: Path) -> str | None:
                 keys = file.keys()
                 kinds = {key: file.get_slice(key).get_dtype() for key in keys}
         except SafetensorError as error:
+            if number := errno_of(error):
+                raise OSError(number, os.strerror(number), str(folder / name)) from error
             size = (folder / name).stat().st_size
             reason = str(error).removeprefix("Error while deserializing header: ")
             found = f"{name} is damaged or cut short ({size:,} bytes: {reason})"
@@ -101,13 +115,14 @@ def _weights_problem(folder: Path) -> str | None:
                 return f"its weights are quantized ({key} is {kind}); use the original weights"
     if not names:
         return _foreign_weights(folder)
-    if not index.is_file() and "model.safetensors" not in names:
+    if not is_file(index) and "model.safetensors" not in names:
         return f"there is no model.safetensors, only {names[0]}: rename it if it holds the weights"
     return None
 
 
 def _foreign_weights(folder: Path) -> str:
-    found = [path.name for pattern in FOREIGN for path in sorted(folder.glob(pattern))]
+    names = [path.name for path in entries(folder)]
+    found = [name for pattern in FOREIGN for name in fnmatch.filter(names, pattern)]
     if not found:
         return "no weights in it: there is no model.safetensors"
     if found[0].endswith((".bin", ".pt", ".pth", ".ckpt")):
@@ -142,7 +157,7 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
                 text = f"{type(error).__name__}: {text}"
             problem = f"cannot be loaded ({text})"
             fix = "use a local folder, or a hub id if the hub or its cache (HF_HOME) is available"
-            if Path(name).is_dir():
+            if is_folder(name):
                 fix = f"transformers {transformers.__version__} must be able to read its files"
         raise UserError(f"{key} = {name!r}: {problem}; {fix}") from error
 
@@ -155,7 +170,7 @@ def _known_cause(folder: Path, text: str) -> tuple[str, str] | None:
     if unknown := re.search(r"model type `(.*?)` but Transformers does not recognize", text):
         kind, version = unknown[1][:80], transformers.__version__
         return f"transformers {version} has no architecture {kind!r}", CHOOSE
-    for path in sorted(folder.glob("*.json")):
+    for path in [path for path in entries(folder) if path.suffix == ".json"]:
         try:
             content = json.loads(path.read_text("utf-8"))
         except ValueError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from distsent.errors import UserError
 from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.runtime.run_status import read_status
+from distsent.storage import is_file
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FinishedRun:
         from safetensors.numpy import load_file
 
         path = self.folder.predictions / f"{split}.safetensors"
-        return Predictions(**load_file(path)) if path.is_file() else None
+        return Predictions(**load_file(path)) if is_file(path) else None
 
     def mistakes(self, split: str) -> list[dict[str, Any]]:
         """The worst mistakes on a split, the most confident first."""
@@ -64,7 +65,7 @@ class FinishedRun:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file, none if it is missing."""
-    if not path.is_file():
+    if not is_file(path):
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -72,7 +73,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def read_run(path: str | Path) -> FinishedRun:
     """The run in the folder `path`. Raises UserError if it is not a run or not finished."""
     folder = RunFolder(path)
-    if not folder.job.is_file() and not folder.result.is_file():
+    if not is_file(folder.job) and not is_file(folder.result):
         raise UserError(f"{path}: not a run folder (it has no job.json); give <run.dir>/<job.name>")
     result = read_json(folder.result)
     if result is None or result.get("status") != "finished":

@@ -5,6 +5,7 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.reporting.finished_run import FinishedRun
+from distsent.storage import is_file
 
 
 def push_to_hub(run: FinishedRun, name: str, private: bool = False, api: Any = None) -> str:
@@ -14,7 +15,7 @@ def push_to_hub(run: FinishedRun, name: str, private: bool = False, api: Any = N
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise UserError(f"--push {name}: expected ORG/NAME, e.g. my-name/{run.name}")
-    if not (run.folder.model / "config.json").is_file():
+    if not is_file(run.folder.model / "config.json"):
         raise UserError(f"{run.folder.model}: there is no model to push")
     from huggingface_hub import HfApi, errors
 

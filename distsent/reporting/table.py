@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distsent.runtime.run_folder import RunFolder
+from distsent.storage import is_folder
 
 COLUMNS = ("n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro", "samples_per_second")
 
@@ -42,7 +43,7 @@ def next_commands(folder: Path) -> str:
         "compare runs": f"{program}.report {run}",
         "evaluate on a file": f"{program}.evaluate {run} data.source=./test.csv",
     }
-    if files.tensorboard.is_dir():
+    if is_folder(files.tensorboard):
         commands["curves"] = f"{venv}tensorboard --logdir {run}"
     commands["model card"] = os.fspath(files.card)
     width = max(map(len, commands)) + 2

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from distsent.runtime.run_folder import RunFolder
+from distsent.storage import exists
 
 # "json": a parent process draws the progress bar, because standard error is never a terminal under
 # mpirun. It reads lines such as  distsent-progress: {"step": 3, "of": 9, "text": "..."}
@@ -135,7 +136,7 @@ class ProgressLines:
 
 
 def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
-    if not folder.metrics.exists():
+    if not exists(folder.metrics):
         return
     kept = []
     for line in folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -19,7 +19,7 @@ from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
 from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
-from distsent.storage import sync, walk
+from distsent.storage import exists, sync, walk
 from distsent.training.loop import Scored, metric_value
 from distsent.training.run_record import versions
 from distsent.training.train_state import TrainState
@@ -145,9 +145,9 @@ def write_card(folder: RunFolder, report: Callable[[str], object], pages: bool) 
 
     The run is finished, so an error here must not make it fail.
     """
-    if folder.card.exists():
-        return
     try:
+        if exists(folder.card):
+            return
         run = finished_run.read_run(folder.path)
         if pages:
             tensorboard.write_summaries(run)
