@@ -112,7 +112,7 @@ FILES = {
     "mysql_outfile.tsv": File(
         lines("{i}\t{text}\\\nsecond \\\\ line \\\t\"x\"\t{label}") + "99\tno label\t\\N\n",
         41, {1: {"text": f'{sentence(0)}\nsecond \\ line \t"x"'}, 41: {"label": ""}},
-        "fields where the header has",
+        'data.quoting = "none" and data.escapechar = "\\\\" reads 3 fields in each row',
         {"escapechar": "\\", "quoting": "none", **names("id", "text", "label")}),
     "mysql_enclosed.csv": File(
         lines('{i},"{text}, \\"x\\"\\\n second line","{label}"', "a b") + '99,"no label",\\N\n',
@@ -154,6 +154,41 @@ FILES = {
     "apostrophes.csv": File(
         "text,label\n" + lines("'{text}, it''s',{label}"),
         40, {1: {"text": f"{sentence(0)}, it's", "label": "0"}}, "", {"quoting": "'"}),
+    "10kGNAD.csv": File(  # quotes that few have, where there is need
+        lines("{label};'{text}; so''s a \"quote\"'", "Web Sport") + "Web;it is \"so\n",
+        41, {1: {"label": "Web", "text": f"{sentence(0)}; so's a \"quote\""}},
+        """data.quoting = "'" reads 2 fields in each row""",
+        {"quoting": "'", **names("label", "text")}),
+    "toutiao_cat_data.txt": File(
+        lines("65{i}_!_101_!_{label}_!_{text}_!_", "news_car news_edu") + "9_!_1_!_c_!_So_!_a,b\n",
+        41, {2: {"label": "news_edu", "text": sentence(1)}, 41: {"words": "a,b"}},
+        'data.delimiter = "_!_" reads 5 fields in each row',
+        {"delimiter": "_!_", **names("id", "code", "label", "text", "words")}),
+    "movie_lines.txt": File(
+        lines("L{i} +++$+++ {label} +++$+++ {text} (he said).", "u0 u2") + "L +++$+++ u +++$+++ a,b\n",
+        41, {1: {"text": f"{sentence(0)} (he said).", "user": "u0"}},
+        'data.delimiter = " +++$+++ " reads 3 fields',
+        {"delimiter": " +++$+++ ", **names("id", "user", "text")}),
+    "parallel.csv": File(
+        lines("{text} ||| {label}"), 40, {1: {"text": sentence(0), "label": "0"}},
+        "looks like data", names("text", "label"), "delimiter ' ||| '"),
+    "excel_sep.csv": File(
+        "\ufeffsep=;\r\ntext;label\r\n" + lines('"{text}; so";{label}', end="\r\n"),
+        40, {1: {"text": f"{sentence(0)}; so", "label": "0"}}, said="delimiter ';', 40 rows"),
+    "r_write_table.txt": File(
+        '"text" "label"\n' + lines('"{i}" "{text} \\"x\\"" "{label}"', rows=range(1, 41)),
+        40, {1: {"text": f'{sentence(1)} "x"', "label": "1"}},
+        'data.delimiter = " " reads 3 fields', {"delimiter": " "}, "begin with their number"),
+    "snowflake.csv": File(
+        lines("{i},{text},{label},\\N", "a b") + "40,yes\\, so,a,\\N\n",
+        41, {41: {"text": "yes, so", "note": ""}},
+        'data.escapechar = "\\\\" reads 4 fields',
+        {"escapechar": "\\", **names("id", "text", "label", "note")}),
+    "weka.csv": File(
+        "text,class\n" + lines("'{text}, it\\'s',{label}", "a b"),
+        40, {1: {"text": f"{sentence(0)}, it's", "class": "a"}},
+        """data.quoting = "'" and data.escapechar = "\\\\" reads 2 fields""",
+        {"quoting": "'", "escapechar": "\\"}),
     "truncated.csv": File(
         "text,label\n" + lines('"{text}, so",{label}') + '"cut off here, a',
         0, {}, "row 41 (line 42): a quote is never closed"),

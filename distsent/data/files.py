@@ -30,7 +30,7 @@ from distsent.formats.records import readable
 from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
-READER = 2
+READER = 3
 MOST_OPEN = 100  # files of a split between the check of their columns and their rows
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 
 from distsent.errors import UserError
 from distsent.formats.compression import Source, is_text
+from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.detect import detect
 from distsent.formats.file import File
-from distsent.formats.lines import FASTTEXT, first_words
+from distsent.formats.lines import LABELED, labels_first
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
 from distsent.formats.streams import TextStream, open_text
@@ -21,7 +22,6 @@ _BINARY = {
     **{b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel"},
 }
 _OBJECT = re.compile(r'\ufeff?\s*(\[\s*)?\{\s*"')
-MARKS = "\t;,|@"
 HEAD = 1 << 16  # characters that show whether a text is JSON
 
 
@@ -48,13 +48,12 @@ def text_format(source: Source, file: File) -> str:
     with open_text(file.path, file.name, file.options) as text:
         if is_json(text.read(HEAD)):
             return "json"
-        marked = Counter(line.startswith(FASTTEXT) for line in text.again() if line.strip())
+        marked = Counter(bool(LABELED.search(line)) for line in text.again() if line.strip())
         if marked[True] > marked[False]:
             return "fasttext"
         if recorded and _may_be(recorded, text, strict):
             return recorded.format
-        marks = MARKS if strict or source.suffix != ".txt" else "\t"
-        table = next((mark for mark in marks if _is_table(text, mark)), "")
+        table = _table(file, text, "auto" if strict or source.suffix != ".txt" else "\t")
         if not marked or not (strict or table):
             return "lines"
         if strict and table:
@@ -71,40 +70,32 @@ def _may_be(recorded: ReadAs, text: TextStream, strict: bool) -> bool:
     return with_mark[True] > with_mark[False]
 
 
-def _is_table(text: TextStream, delimiter: str) -> bool:
-    """Whether each record has the same number of fields, two or more."""
-    return any(
-        _same_width(csv.reader(text.again(""), delimiter=delimiter, quoting=quoting))
-        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)
-    )
-
-
-def _same_width(records: Iterable[list[str]]) -> bool:
-    width = 0
+def _table(file: File, text: TextStream, delimiter: str) -> str:
+    """What separates the fields of a table; empty if the lines are none, by nearly all of them."""
+    asked = Asked.of(replace(file, options=replace(file.options, delimiter=delimiter)), text)
     try:
-        for fields in records:
-            if fields and (len(fields) < 2 or len(fields) != (width or len(fields))):
-                return False
-            width = len(fields) or width
-    except csv.Error:
-        return False
-    return width > 1
+        found = detect(asked)
+    except UserError as error:
+        return "fields" if error.fix else ""  # a table that may be read in several ways
+    fits = found.width > 1 and found.bad * 50 <= found.rows
+    return found.dialect.delimiter if fits else ""
 
 
 def _in_doubt(name: str, text: TextStream, table: str) -> UserError:
     """The error of a text that may be read in several ways."""
     if table:
         fix = 'data.format = "csv" reads columns, "lines" reads each line as a text'
-        why = f"all lines have the same number of {'tabs' if table == chr(9) else repr(table)}"
+        what = {"\t": "tabs", "fields": table}.get(table, repr(table))
+        why = f"all lines have the same number of {what}"
         ways = {"data.format": "csv"}, {"data.format": "lines"}
         return UserError(f"{name}: {why}; {fix}", fix=ways[0], others=ways[1:])
-    first, words, lines = first_words(text)
-    label, _, rest = first.strip().partition(" ")
-    if len(words) <= lines / 2:
+    first, label = next(filter(str.strip, text.again()), "").strip(), ""
+    if labels_first(text):
+        label, _, rest = first.partition(" ")
         shown = f"a label, a blank and a text ({shorten(label)} and {shorten(rest)} in the first)"
         keys = 'data.format = "label_text" reads that'
         return UserError(
             f"{name}: each line may be {shown}; {keys}", fix={"data.format": "label_text"}
         )
     keys = 'data.delimiter or data.format = "label_text" says where the label is'
-    return UserError(f"{name}: lines without columns ({shorten(first.strip())}); {keys}")
+    return UserError(f"{name}: lines without columns ({shorten(first)}); {keys}")

@@ -13,7 +13,7 @@ from distsent.formats.streams import TextStream
 
 FASTTEXT = "__label__"
 # A label is a word, of what fastText takes for one
-_LABEL = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]+)")
+LABELED = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]+)")
 _BLANK = re.compile("[ \t]+")
 FEW = 10  # lines in which all first words may differ
 MANY = 1000  # labels that are kept, to know them again
@@ -28,6 +28,21 @@ def first_words(text: TextStream) -> tuple[str, set[str], int]:
                 first, lines = first or line, lines + 1
                 words.add(_BLANK.split(line.rstrip("\r\n"), maxsplit=1)[0])
     return first, words, lines
+
+
+def labels_first(text: TextStream) -> bool:
+    """Whether the first words of lines may be labels: they recur, and only there.
+
+    The words that begin sentences stand in others, too.
+    """
+    _, words, lines = first_words(text)
+    if len(words) > lines / 2:
+        return False
+    known = {word.lower() for word in words}
+    with text.again(text.line_end) as again:
+        rest = (_BLANK.split(line.lower())[1:] for line in again if line.strip())
+        within = sum(not known.isdisjoint(words) for words in rest)
+    return within < lines / 2
 
 
 class LinesReader(Reader):
@@ -115,7 +130,7 @@ class FastTextReader(LabelTextReader):
     @staticmethod
     def split(line: str) -> tuple[str | None, str | None, str]:
         """(label, text, error) of a line."""
-        found = [*_LABEL.finditer(line)]
+        found = [*LABELED.finditer(line)]
         if not found:
             return None, line, ""
         if len(found) > 1:

@@ -7,10 +7,11 @@ from distsent.formats.delimited.reader import DelimitedReader
 from distsent.formats.file import File
 from distsent.formats.json.reader import JsonReader
 from distsent.formats.lines import FastTextReader, LabelTextReader, LinesReader
-from distsent.formats.options import check_options
+from distsent.formats.options import check_options, describes_csv
 from distsent.formats.reader import Reader
 from distsent.formats.records import readable
 from distsent.formats.refused import refuse
+from distsent.formats.refused_texts import refuse_text
 from distsent.formats.spreadsheet import ExcelReader
 from distsent.formats.streams import head_of
 
@@ -47,8 +48,12 @@ def _format(source: Source, file: File) -> str:
     if binary := binary_format(head):
         return binary
     named = SUFFIXES.get(source.suffix)
-    if named == "csv" and is_json(head.decode(errors="replace")):
+    if named in (None, "csv") and is_json(head.decode(errors="replace")):
         return "json"
+    if named not in ("json", "parquet", "arrow"):
+        refuse_text(source, head)
+    if describes_csv(file.options):
+        return "csv"
     if named == "excel":  # tables with tabs, or what else is a text but called .xls
         named = None
     return named or text_format(source, file)

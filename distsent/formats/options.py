@@ -30,12 +30,19 @@ class FileOptions:
         return cls(**{key.name: getattr(data, key.name) for key in fields(cls)})
 
 
+def describes_csv(options: FileOptions) -> list[str]:
+    """The given keys that only delimited text has."""
+    given = {"delimiter": options.delimiter != "auto", "quoting": options.quoting != "auto"}
+    return [
+        key for key, there in (given | {"escapechar": bool(options.escapechar)}).items() if there
+    ]
+
+
 def check_options(options: FileOptions, name: str) -> None:
     """Raises UserError for keys that contradict each other."""
     quote = {"auto": '"', "csv": '"', "none": ""}.get(options.quoting, options.quoting)
     delimiter, escape = options.delimiter, options.escapechar
-    given = {"delimiter": delimiter != "auto", "quoting": options.quoting != "auto"}
-    of_csv = [key for key, there in (given | {"escapechar": bool(escape)}).items() if there]
+    of_csv = describes_csv(options)
     error = ""
     if of_csv and options.format not in ("auto", "csv"):
         error = f"data.{of_csv[0]} describes csv, and data.format is {options.format!r}"

@@ -26,7 +26,7 @@ class Reader(AbstractContextManager["Reader", None]):
     rows: int | None = None  # where a pass over the file has counted them
 
     def __init__(self, file: File) -> None:
-        self.path, self.name, self.options = file.path, file.name, file.options
+        self.file, self.path, self.name, self.options = file, file.path, file.name, file.options
         self.strict, self.recorded, self.part = file.strict, file.recorded, file.part
         self.resolved: dict[str, Any] = {}  # keys of [data] that say how this file is read
         self.notes: list[str] = []

@@ -9,6 +9,7 @@ from shlex import quote
 from typing import NamedTuple
 
 from distsent.errors import UserError
+from distsent.formats.commands import names
 from distsent.formats.compression import Source, is_text, seekable
 from distsent.formats.records import readable
 
@@ -38,6 +39,7 @@ WEB_PAGE = Refused(
     "an HTML page", "a download may have ended at a log-in or error page: fetch the file itself"
 )
 XML = Refused("XML", _pandas("read_xml('{file}', parser='etree')"))
+XML_SHEET = Refused("a spreadsheet as XML", "soffice --convert-to xlsx {quoted} converts it")
 SGML = Refused("SGML", "convert it to csv, a text and a label in each row")
 SQLITE = Refused(
     "a database of SQLite",
@@ -92,6 +94,7 @@ _TREE = re.compile(rb"\(\d \([^\n]*\)\r?\n")
 _ARFF = re.compile(rb"(?:\s|%[^\n]*\n)*@relation\b.*^\s*@attribute\b", re.I | re.M | re.S)
 _ATTRIBUTE = re.compile(r"^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE | re.MULTILINE)
 _XML = re.compile(rb"\s*<\?xml", re.IGNORECASE)
+_XML_SHEET = re.compile(rb"\s*<\?xml.{,200}<\?mso-application[^>]*Excel", re.I | re.S)
 _SGML = re.compile(rb"\s*<!DOCTYPE", re.IGNORECASE)
 _HTML = re.compile(rb"\s*(<!DOCTYPE *html|<html)", re.IGNORECASE)
 
@@ -109,14 +112,9 @@ def refuse(source: Source, head: bytes) -> None:
 
 
 def _raise(source: Source, found: Refused) -> None:
-    file, stem = _names(source)
+    file, stem = names(source)
     fix = found.fix.format(file=file, quoted=quote(file), stem=stem)
     raise UserError(f"{source.name}: {found.name}: not read; {fix}")
-
-
-def _names(source: Source) -> tuple[str, str]:
-    """(path, path without any suffix)."""
-    return str(source.path), str(source.path.with_name(source.path.name.split(".")[0]))
 
 
 def _by_content(head: bytes) -> Refused | None:
@@ -125,7 +123,7 @@ def _by_content(head: bytes) -> Refused | None:
     if head[257:262] == b"ustar" and not is_text(head):
         return Refused("a tar archive", "tar xf {quoted} unpacks it; name a file of it")
     rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
-        (_HTML.match, WEB_PAGE), (_XML.match, XML), (_SGML.match, SGML), (_TREE.match, TREES),
+        (_HTML.match, WEB_PAGE), (_XML_SHEET.match, XML_SHEET), (_XML.match, XML), (_SGML.match, SGML), (_TREE.match, TREES),
     )  # fmt: skip
     if found := next((kind for matches, kind in rules if matches(head)), None):
         return found
@@ -138,21 +136,21 @@ def _by_members(source: Source, head: bytes) -> Refused | None:
     if not head.startswith(b"PK\3\4"):
         return None
     with readable(source.name), seekable(source) as file, zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-    if any(name.endswith("data.pkl") for name in names):
+        members = archive.namelist()
+    if any(name.endswith("data.pkl") for name in members):
         return PICKLE
-    if any(name.endswith(".npy") for name in names):
+    if any(name.endswith(".npy") for name in members):
         return NUMPY
-    if any(name.startswith("xl/") for name in names) or source.suffix == ".ods":
+    if any(name.startswith("xl/") for name in members) or source.suffix == ".ods":
         return None
-    return WORD if {"[Content_Types].xml", "mimetype"} & {*names} else NESTED
+    return WORD if {"[Content_Types].xml", "mimetype"} & {*members} else NESTED
 
 
 def _arff(source: Source, head: bytes) -> str:
     """ARFF is csv after a header of its own, from which the names can be had."""
-    names = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
-    shown = ", ".join(f'"{name}"' for name in names[:10])
-    file, stem = _names(source)
+    columns = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
+    shown = ", ".join(f'"{name}"' for name in columns[:10])
+    file, stem = names(source)
     cut = f"sed '1,/^ *@data/Id' {quote(file)} > {quote(f'{stem}.csv')}"
     keys = f'data.names = [{shown}], data.quoting = "\'" and data.escapechar = "\\\\"'
     return f"ARFF: not read; {cut} leaves its rows, which {keys} read"

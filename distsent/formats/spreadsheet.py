@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from distsent.errors import UserError
-from distsent.formats.compression import seekable, source_of
+from distsent.formats.compression import Source, seekable, source_of
 from distsent.formats.delimited import header
-from distsent.formats.delimited.reader import header_exists
 from distsent.formats.reader import Reader
 from distsent.formats.records import counted, first_few, one_line, shorten
 
@@ -28,18 +27,19 @@ class ExcelReader(Reader):
         source = source_of(self.path, self.name, self.options.compression)
         self._file: IO[bytes] = seekable(source)
         try:
-            sheet, self._table = self._cells()
+            sheet, rows = self._cells()
         except UserError:
             raise
         except Exception as error:  # whatever a library in Rust says of damaged bytes
             why = one_line(str(error))[:80]
             raise UserError(f"{self.name}: no spreadsheet, or damaged ({why})") from None
         self.resolved.update(compression=source.compression, sheet_name=sheet)
-        if self._table:
-            self._find_columns()
+        self._table = [*rows.values()]
+        if rows:
+            self._find_columns(source, [*rows][1:])
 
-    def _cells(self) -> tuple[str, list[list[Any]]]:
-        """The name of the sheet, and its rows that are not empty."""
+    def _cells(self) -> tuple[str, dict[int, list[Any]]]:
+        """The name of the sheet, and by their number its rows that are not empty."""
         try:
             from python_calamine import CalamineWorkbook, PasswordError
         except ImportError:
@@ -50,9 +50,14 @@ class ExcelReader(Reader):
         except PasswordError:
             fix = "save it without one"
             raise UserError(f"{self.name}: protected by a password; {fix}") from None
-        sheet = self._sheet(book)
-        rows = (list(map(_value, row)) for row in book.get_sheet_by_name(sheet).iter_rows())
-        return sheet, [row for row in rows if any(value is not None for value in row)]
+        sheet = book.get_sheet_by_name(self._sheet(book))
+        rows = [list(map(_value, row)) for row in sheet.iter_rows()]
+        if filled := _fill(rows, sheet.merged_cell_ranges or ()):
+            what = "the value of the merged cell that covers them"
+            self.notes.append(f"{counted(filled, 'cell')} with {what}")
+        return sheet.name, {
+            number: row for number, row in enumerate(rows, 1) if any(v is not None for v in row)
+        }
 
     def _sheet(self, book: Any) -> str:
         """The sheet that data.sheet_name names, or the only one with rows that is not hidden."""
@@ -77,17 +82,14 @@ class ExcelReader(Reader):
             raise UserError(f"{self.name}: {found}; {which}", fix=keys[0], others=keys[1:])
         return full[0] if full else names[0]
 
-    def _find_columns(self) -> None:
+    def _find_columns(self, source: Source, lines: Sequence[int]) -> None:
+        """`lines`: the numbers of the rows behind the first one."""
         first, *rows = self._table
-        above = sum(value is not None for value in first) == 1 and first[0] is not None
-        wide = sum(sum(value is not None for value in row) > 1 for row in rows)
-        if above and wide > len(rows) / 2:
-            found = f"the first row has nothing but {shorten(first[0])}, others have more"
-            raise UserError(f"{self.name}: {found}; remove the rows above the header")
         names = [*map(_word, first)]
-        records = ((line, [*map(_word, row)], [""]) for line, row in enumerate(rows, 2))
+        pairs = zip(lines, rows, strict=True)
+        records = ((line, [*map(_word, row)], [""]) for line, row in pairs)
         survey = header.survey(records, names, deep=bool(self.options.names))
-        has_header = header_exists(self.name, self.options, survey)
+        has_header = header.exists(source, self.options, survey)
         given = self.options.names or ()
         if given and len(given) != len(names):
             said = f"data.names has {len(given)} names for {len(names)} columns"
@@ -119,6 +121,16 @@ def _value(cell: Any) -> Any:
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < EXACT:
         return str(int(cell))
     return cell
+
+
+def _fill(rows: Sequence[list[Any]], merged: Iterable[Any]) -> int:
+    """Give the cells below the first one of a merged cell its value; returns their number."""
+    filled = 0
+    for (top, left), (bottom, _) in merged:
+        for row in rows[top + 1 : bottom + 1]:
+            row[left] = rows[top][left]
+            filled += 1
+    return filled
 
 
 def _word(value: Any) -> str:

@@ -121,7 +121,7 @@ def _similar_section(name: str) -> str:
 
 def to_word(key: str, value: Any) -> str:
     """`key=value` for a shell, which reads as that value again."""
-    plain = isinstance(value, str) and parse_value(value) == value
+    plain = isinstance(value, str) and parse_value(value) == value == value.strip()
     return shlex.quote(f"{key}={value if plain else to_toml_value(value)}")
 
 

@@ -100,7 +100,7 @@ class DataSection:
         unset="the first row", example=("label", "text"))
     header: str | bool = key("auto", choice("auto", True, False),
         "whether the first row is a header")
-    delimiter: str = key("auto", character("auto", most=8), "text between the columns of a row",
+    delimiter: str = key("auto", character("auto", most=16), "text between the columns of a row",
         example=";")
     quoting: str = key("auto", character("auto", "csv", "none"),
         "`csv`: fields may stand in double quotes; `none`: quotes are letters; or another quote")

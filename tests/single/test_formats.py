@@ -87,6 +87,14 @@ def test_a_text_without_label_keeps_its_first_word_when_the_training_had_labels(
     ]
 
 
+def test_a_label_is_known_by_its_mark_or_by_words_that_begin_no_sentences(tmp_path: Path):
+    end = "a good film __label__meta_plus_m\nvery dull __label__meta_zero\n"
+    found = read(content(tmp_path / "polemo.txt", end * 9))[1]
+    assert found[1] == {"label": "meta_zero", "text": "very dull"} and len(found) == 18
+    prose = "The film is dull\nIt is the best\nThen it was over\nAnd then the end\n" * 9
+    assert read(content(tmp_path / "prose.txt", prose)).startswith("lines without columns (")
+
+
 def test_fasttext_has_one_marked_label_in_a_line(tmp_path: Path):
     path = content(tmp_path / "x.txt", FAST)
     found = [{"label": "pos", "text": "a good film"}, {"label": "neg", "text": ", very dull"},

@@ -72,11 +72,15 @@ def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
     by_mark = {e.dialect.delimiter: e for e in chosen}
     several = any(e.width > 1 for e in chosen)
     quoted = any(e.dialect.quotechar and e.quotes.quoted for e in chosen)
-    for mark in [mark for mark in by_mark if f"{mark} " in by_mark]:
-        # A blank behind every delimiter belongs to it: in a header, before quotes, or often enough
-        before_quotes = by_mark[f"{mark} "].quotes.quoted > by_mark[mark].quotes.quoted
-        enough = asked.has_header or before_quotes or by_mark[mark].rows >= FEW
-        del by_mark[mark if enough else f"{mark} "]
+    for mark in [*by_mark]:
+        if any(mark in other.strip() != mark for other in by_mark):
+            del by_mark[mark]  # a part of a longer one: of |||
+    for mark in [*by_mark]:
+        if spaced := next((other for other in by_mark if other.strip(" ") == mark != other), ""):
+            # Blanks around every delimiter belong to it: in a header, before quotes, or if many
+            before_quotes = by_mark[spaced].quotes.quoted > by_mark[mark].quotes.quoted
+            enough = asked.has_header or before_quotes or by_mark[mark].rows >= FEW
+            del by_mark[mark if enough else spaced]
     for mark, found in [*by_mark.items()]:
         # Quotes around fields are better evidence than letters that separate parts of them
         torn = quoted and found.dialect.quotechar is None and found.quotes.opening

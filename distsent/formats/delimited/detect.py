@@ -5,33 +5,40 @@ from dataclasses import replace
 from itertools import islice
 
 from distsent.errors import UserError
-from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.asked import HEAD, Asked
 from distsent.formats.delimited.choose import choose, one_delimiter
 from distsent.formats.delimited.dialect import Dialect
 from distsent.formats.delimited.evidence import Evidence, examine
 from distsent.formats.delimited.faults import Damaged, damaged, first_fault, unreadable, wrong_names
+from distsent.formats.delimited.unusual import signs, way_out
 
 COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
-HEAD = 100  # lines of a header at most
 
 
-def detect(asked: Asked, lineterminators: Sequence[str]) -> Evidence:
+def detect(asked: Asked) -> Evidence:
     """The one reading that the file allows. Raises UserError for none, and for several.
 
     Rows with another number of fields than the rest are no reason to refuse a file whose quotes
     are well-formed: what rows there are is known.
     """
     errors: list[UserError] = []
+    lineterminators = asked.ends
     for end in lineterminators:
         try:
             found = _valid_reading(asked, end)
-            if found and not _torn(found, lineterminators):
+            wide = found and (found.width > 1 or asked.one_column)
+            if found and wide and not _torn(found, lineterminators):
                 return _checked(asked, found, lineterminators)
         except UserError as error:
             errors.append(error)
+    damage = [error for error in errors if isinstance(error, Damaged)]
+    end = lineterminators[0]
+    head = _head(asked.lines(end), asked.options.escapechar)
+    if errors == damage and (known := way_out(asked, head, end, _valid_reading, bool(damage))):
+        raise known
     if errors:
         raise errors[0]
-    return _best_reading(asked, lineterminators[0])
+    return _best_reading(asked, end)
 
 
 def _checked(asked: Asked, found: Evidence, lineterminators: Sequence[str]) -> Evidence:
@@ -83,7 +90,7 @@ def _best_reading(asked: Asked, end: str) -> Evidence:
     rivals = [e for e in known if e.bad <= 2 * least]
     first = next(iter(rivals), None)
     if not first or any(2 * e.bad > e.rows for e in rivals):
-        raise unreadable(asked, tried)
+        raise unreadable(asked, tried, end)
     found = next(some for some in tried if first in some)
     rivals = [e for e in rivals if e in found]
     best = choose(asked, rivals, found)
@@ -95,19 +102,18 @@ def _best_reading(asked: Asked, end: str) -> Evidence:
 def _readings(asked: Asked, delimiter: str, end: str, patient: bool = False) -> list[Evidence]:
     """The evidence of each kind of quotes and escapes that the keys leave open."""
     options = asked.options
-    lines = asked.lines if end == "\n" else asked.lines_by_cr
     quote = '"' if options.quoting in ("auto", "csv") else options.quoting
     escape = None if options.escapechar == quote else options.escapechar
     letters = Dialect(delimiter, None, escape, lineterminator=end)
     found = []
     if options.quoting in ("auto", "none"):
-        found.append(examine(lines, letters, asked.has_header, patient))
+        found.append(examine(asked.lines(end), letters, asked.has_header, patient))
     if options.quoting != "none":
         quoted = replace(letters, quotechar=quote)
-        found.append(examine(lines, quoted, asked.has_header, patient))
+        found.append(examine(asked.lines(end), quoted, asked.has_header, patient))
         if found[-1].quotes.escaped and not options.escapechar:
             escaped = replace(quoted, escaped_quotes=True)
-            found.append(examine(lines, escaped, asked.has_header, patient))
+            found.append(examine(asked.lines(end), escaped, asked.has_header, patient))
             # A writer that escapes quotes neither doubles them nor leaves them outside of quotes
             if found[-1].quotes.bare:
                 found.pop()
@@ -118,11 +124,12 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
     """The candidates: they occur in the first row. Without any, there is one column."""
     if asked.options.delimiter != "auto":
         return [asked.options.delimiter]
-    head = _head((asked.lines if end == "\n" else asked.lines_by_cr)(), asked.options.escapechar)
+    head = _head(asked.lines(end), asked.options.escapechar)
     common = [mark for mark in COMMON if mark in head]
     spaced = [f"{m} " for m in common if all(head.split(f"{m} "))]
     spaced = [mark for mark in spaced if head.count(mark) == head.count(mark[0])]
     rare = [mark for mark in RARE if mark in head and all(head.split(mark))]
+    rare += (mark for mark in signs(head) if "|" in mark)
     return [*spaced, *common, *rare] if common else [asked.default, *rare]
 
 

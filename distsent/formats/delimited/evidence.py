@@ -1,13 +1,12 @@
 """What a whole delimited file says for and against one dialect, from one streaming pass."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from distsent.formats.delimited.dialect import CR, ESCAPED, LF, Dialect, Malformed, parse_hidden
 from distsent.formats.delimited.quotes import Quotes, tally_of
 
 _LINE_END = re.compile(f"[\r\n{CR}{LF}]").search
-Lines = Callable[[], Iterable[str]]  # the lines of a file, from its beginning, at each call
 
 
 class Evidence:
@@ -35,13 +34,13 @@ class Evidence:
 
 
 def examine(
-    lines: Lines, dialect: Dialect, has_header: bool = True, patient: bool = False
+    lines: Iterable[str], dialect: Dialect, has_header: bool = True, patient: bool = False
 ) -> Evidence:
     """The evidence of a file. It ends at the first bad row, or if `patient` with the file."""
     found = Evidence(dialect)
     tally, mark, first = tally_of(dialect), dialect.quotechar or '"', True
     try:
-        for line, fields, raw in parse_hidden(lines(), dialect):
+        for line, fields, raw in parse_hidden(lines, dialect):
             if first and has_header and not any(fields):
                 continue  # only delimiters above the header
             if any(mark in text or ESCAPED in text for text in raw):

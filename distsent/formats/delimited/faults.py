@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from distsent.errors import UserError
 from distsent.formats.delimited.asked import Asked
 from distsent.formats.delimited.evidence import Evidence
+from distsent.formats.delimited.unusual import split_once
 from distsent.formats.records import one_line, shorten
 
 
@@ -43,7 +44,7 @@ def wrong_names(asked: Asked, known: Sequence[Evidence]) -> UserError:
     return UserError(f"{asked.name}: data.names has {len(names)} names for {found}")
 
 
-def unreadable(asked: Asked, tried: Sequence[Sequence[Evidence]]) -> UserError:
+def unreadable(asked: Asked, tried: Sequence[Sequence[Evidence]], end: str) -> UserError:
     """The error of a file that no dialect fits, with the best one's first fault."""
     every = [e for found in tried for e in found]
     letters, quoted = tried[0][0], tried[0][-1]
@@ -51,7 +52,8 @@ def unreadable(asked: Asked, tried: Sequence[Sequence[Evidence]]) -> UserError:
         return damaged(asked, tried[0], sign)
     best = max(every, key=lambda e: e.rows - e.bad)
     between = shorten(best.dialect.delimiter)
-    fix = "data.delimiter and data.quoting say how fields are separated"
+    fix = split_once(asked, best, end)
+    fix = fix or "data.delimiter and data.quoting say how fields are separated"
     return UserError(f"{asked.name}, {first_fault(asked, best)}, read between {between}; {fix}")
 
 

@@ -5,11 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import eq
 
+from distsent.errors import UserError
 from distsent.formats.column_choice import LABEL, TEXT, Column, choose_columns
+from distsent.formats.commands import filtered, from_row, names
+from distsent.formats.compression import Source
 from distsent.formats.delimited.dialect import Record
+from distsent.formats.options import FileOptions
 from distsent.formats.records import first_few, shorten
 
+MARK = "\ufeff"  # where files with one were joined
 NULL = r"\N"  # of MySQL
+_QUALTRICS = '{"ImportId":'
 _NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
 _LONG, _MANY_WORDS = 200, 25  # letters and words of a text; questions of surveys are shorter
 _NAME_WORDS, _CLASSES = 4, 1000
@@ -29,7 +35,7 @@ class Survey:
         self.words: dict[int, set[str]] = {}  # values of columns with few ones
         self.unnamed = 0  # rows with values in columns without name
         self.null = 0  # rows with \N
-        self.sample: list[list[str]] = []  # the first rows
+        self.sample: list[tuple[int, list[str]]] = []  # (line, fields) of the first rows
 
 
 def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
@@ -41,9 +47,9 @@ def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
     for line, fields, raw in records:
         found.rows += 1
         if found.rows <= SAMPLE:
-            found.sample.append([*fields])
+            found.sample.append((line, [*fields]))
         if any(map(eq, fields, first)):
-            if fields == first:
+            if fields == first or [fields[0].removeprefix(MARK), *fields[1:]] == first:
                 found.repeated = found.repeated or (found.rows, line)
                 continue
             found.equal.update(c for c, value in enumerate(fields[:width]) if value == first[c])
@@ -60,6 +66,60 @@ def survey(records: Iterable[Record], first: list[str], deep: bool) -> Survey:
                     del found.words[column]
     found.numbers = numbers if found.rows else []
     return found
+
+
+def exists(source: Source, options: FileOptions, rows: Survey) -> bool:
+    """Whether the first record is a header, by all rows. Raises UserError where in doubt."""
+    name = source.name
+    if options.header is not False and (why := _above(source, rows)):
+        raise UserError(f"{name}: {why}")
+    if options.names and options.header == "auto":
+        if [*map(str.strip, rows.first)] == [*map(str.strip, options.names)]:
+            return True
+        if why := looks_like_names(rows):
+            found = first_few([*map(shorten, rows.first)])
+            fix = "data.header = true replaces it by data.names, false reads it as a row"
+            raise UserError(
+                f"{name}: the first row ({found}) looks like a header ({why}); {fix}",
+                fix={"data.header": True},
+                others=[{"data.header": False}],
+            )
+        return False
+    if options.header == "auto" and (why := looks_like_data(rows)):
+        given = suggested_names(rows)
+        fix = f"data.names = {shorten(given)} names the columns"
+        other = "data.header = true says that it is a header"
+        raise UserError(
+            f"{name}: the first row looks like data ({why}): {fix}, {other}",
+            fix={"data.names": given},
+            others=[{"data.header": True}],
+        )
+    if options.header is not False and rows.repeated and len(rows.first) > 1:
+        row, line = rows.repeated
+        why = "repeats the header, as in joined files"
+        fix = filtered(source, "awk 'NR == 1 {h = $0} NR == 1 || $0 != h'")
+        raise UserError(f"{name}, row {row} (line {line}): {why}; {fix} removes such lines")
+    return options.header is not False
+
+
+def _above(source: Source, found: Survey) -> str:
+    """What is wrong if the first record stands above the header, or others below belong to it."""
+    given = [sum(map(bool, map(str.strip, fields))) for _, fields in found.sample]
+    title = sum(map(bool, map(str.strip, found.first))) == 1 and found.first[0].strip()
+    if title and sum(n > 1 for n in given) > len(given) / 2:
+        line = next(
+            line for (line, _), n in zip(found.sample, given, strict=True) if n == max(given)
+        )
+        why = f"the first row has nothing but {shorten(found.first[0])}, others have more"
+        return f"{why}; {from_row(source, line)} leaves out what is above the header"
+    if any(_QUALTRICS in value for _, fields in found.sample[:2] for value in fields):
+        file, stem = names(source)
+        read = f"read_csv('{file}', skiprows=[1, 2], dtype=str, keep_default_na=False)"
+        fix = f"pandas.{read}.to_csv('{stem}.new.csv', index=False)"
+        return (
+            f'three rows of headers, as of Qualtrics; python -c "import pandas; {fix}" leaves one'
+        )
+    return ""
 
 
 def looks_like_data(found: Survey) -> str:
@@ -97,7 +157,13 @@ def suggested_names(found: Survey) -> list[str]:
     names = [f"column{i}" for i in range(len(found.first))]
     columns = [*map(Column, names)]
     for i, column in enumerate(columns):
-        column.add([row[i] for row in (found.first, *found.sample) if i < len(row)])
+        column.add(
+            [
+                row[i]
+                for row in (found.first, *(fields for _, fields in found.sample))
+                if i < len(row)
+            ]
+        )
     chosen = choose_columns(columns)
     longest = names[max(range(len(names)), key=lambda i: len(found.first[i]))]
     text = chosen.get(TEXT, longest)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from distsent.errors import UserError
-from distsent.formats.compression import data_suffix
 from distsent.formats.delimited import header
-from distsent.formats.delimited.asked import Asked
-from distsent.formats.delimited.detect import HEAD, detect
+from distsent.formats.delimited.asked import Asked, without_excel
+from distsent.formats.delimited.detect import detect
 from distsent.formats.delimited.dialect import Dialect, Record, parse
 from distsent.formats.delimited.evidence import Evidence
 from distsent.formats.delimited.faults import wrong_width
 from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
-from distsent.formats.records import first_few, shorten
-from distsent.formats.streams import TextStream
 
 SETTLED = 2_000_000_000  # nanoseconds: a file may change again within a tick of its time stamp
-TABBED = (".tsv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class DelimitedReader(Reader):
         places = {name: place for place, name in reversed([*enumerate(names)])}
         known = [c for c in columns if isinstance(c, int) or c in places]
         wanted = [(c, c if isinstance(c, int) else places[c]) for c in known]
-        records = parse(self._file, layout.dialect)
+        records = parse(without_excel(self._file), layout.dialect)
         if layout.has_header:
             _take_first(records, skip_empty=layout.skips_empty)
         for line, fields, _ in records:
@@ -73,30 +67,21 @@ class DelimitedReader(Reader):
                 yield {column: fields[index] for column, index in wanted}, ""
             else:
                 wrong = wrong_width(len(fields), layout.width, line)
-                yield {}, f"{wrong}; put quotes around texts that contain the delimiter"
+                more = len(fields) > layout.width
+                fix = "put quotes around texts that contain the delimiter"
+                yield {}, f"{wrong}; {fix if more else 'complete it, or remove the line'}"
 
     def _find_layout(self) -> Layout:
-        stream, options, recorded = self._file, self.options, self.recorded
-        default = "\t" if data_suffix(self.path) in TABBED else ","
-        used = recorded.options if recorded and recorded.format == self.format else {}
-        asked = Asked(
-            self.name,
-            lambda: _lines(stream, "\n"),
-            lambda: _lines(stream, "\r"),
-            options,
-            default,
-            used,
-        )
-        found = detect(asked, _line_ends(stream))
-        lines = asked.lines if found.dialect.lineterminator == "\n" else asked.lines_by_cr
-        records = parse(lines(), found.dialect)
+        options, asked = self.options, Asked.of(self.file, self._file)
+        found = detect(asked)
+        records = parse(asked.lines(found.dialect.lineterminator), found.dialect)
         first = _take_first(records, asked.has_header)
         if not first:
             return Layout(found.dialect, options.names or (), 0, False, False, 0, {}, ())
         if found.numbered:
             first = ["", *first]
         rows = header.survey(records, first, deep=bool(options.names))
-        has_header = header_exists(self.name, options, rows)
+        has_header = header.exists(self._file.source, options, rows)
         columns = [*first] if has_header else [*map(str, range(len(first)))]
         columns = [*(options.names or map(_bare, columns))]
         return Layout(
@@ -116,51 +101,8 @@ def _take_first(records: Iterator[Record], skip_empty: bool) -> list[str]:
     return next((fields for _, fields, _ in records if not skip_empty or any(fields)), [])
 
 
-def _lines(stream: TextStream, newline: str) -> Iterator[str]:
-    """The lines of a file from its beginning."""
-    with stream.again(newline) as again:
-        yield from again
-
-
-def _line_ends(stream: TextStream) -> list[str]:
-    """What the lines may end with, the likeliest first; "\\n" includes "\\r\\n"."""
-    head = islice(_lines(stream, ""), HEAD)
-    ends = ["\r" if line.endswith("\r") else "\n" for line in head]
-    return [*dict.fromkeys(ends)] or ["\n"]
-
-
 def _bare(name: str) -> str:
     return name.strip() or name
-
-
-def header_exists(name: str, options: FileOptions, rows: header.Survey) -> bool:
-    """Whether the first record is a header, by all rows. Raises UserError where in doubt."""
-    if options.names and options.header == "auto":
-        if [*map(str.strip, rows.first)] == [*map(str.strip, options.names)]:
-            return True
-        if why := header.looks_like_names(rows):
-            found = first_few([*map(shorten, rows.first)])
-            fix = "data.header = true replaces it by data.names, false reads it as a row"
-            raise UserError(
-                f"{name}: the first row ({found}) looks like a header ({why}); {fix}",
-                fix={"data.header": True},
-                others=[{"data.header": False}],
-            )
-        return False
-    if options.header == "auto" and (why := header.looks_like_data(rows)):
-        names = header.suggested_names(rows)
-        fix = f"data.names = {shorten(names)} names the columns"
-        other = "data.header = true says that it is a header"
-        raise UserError(
-            f"{name}: the first row looks like data ({why}): {fix}, {other}",
-            fix={"data.names": names},
-            others=[{"data.header": True}],
-        )
-    if options.header is not False and rows.repeated and len(rows.first) > 1:
-        row, line = rows.repeated
-        why = "repeats the header, as in joined files"
-        raise UserError(f"{name}, row {row} (line {line}): {why}; remove the line")
-    return options.header is not False
 
 
 def _resolved(found: Evidence, options: FileOptions, has_header: bool, width: int) -> dict:

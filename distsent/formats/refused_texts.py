@@ -1,0 +1,135 @@
+"""Texts in formats that are known but not read, by what their lines look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from distsent.errors import UserError
+from distsent.formats.commands import filtered, names
+from distsent.formats.compression import Source
+
+FEW = 3  # lines: fewer do not show a format
+_RULER = re.compile(r"[ \t]*[|+: =-]*-{2,}[|+: =-]*[ \t]*")
+_FEATURES = re.compile(r"[-+]?[\d.,]+( +(qid:)?\d+:[-+\d.eE]+)+ *(#.*)?")
+_VOWPAL = re.compile(r"[-+]?[\d.]+( [\d.]+)?( '\S+)? *\|\S*( .*)?")
+_TAGGED = re.compile(r"\S+([ \t]\S+){0,8}[ \t]([BIESLU]-\S+|O)")
+_TIMES = re.compile(r"(\d+:)?\d\d:\d\d[,.]\d{3} --> (\d+:)?\d\d:\d\d[,.]\d{3}.*")
+_STATEMENT = re.compile(r"\s*(insert into|copy) .*", re.IGNORECASE)
+_PYTHON = re.compile(r"\s*\[\s*[(\[]\s*[urb]?['\"].*")
+_UNDRAW = (
+    r"sed -E '/^[-+|:= ]+$/d; /^\([0-9]+ rows?\)$/d; s/^ *\|? *//; s/ *\|? *$//; s/ *\| */|/g'"
+)
+_INTENT = "awk '/^## intent:/{i=substr($0,11)} /^- /{print i \"\\t\" substr($0,3)}'"
+_YAML_INTENT = 'awk \'/- intent:/{i=$NF;next} /^ *- /{sub(/^ *- /,""); if(i) print i "\\t" $0}\''
+_LITERAL = (
+    'python -c "import ast,json,sys;'
+    '[print(json.dumps(x))for x in ast.literal_eval(sys.stdin.read())]"'
+)
+
+
+class Known(NamedTuple):
+    """A format of texts. `is_it` sees the first lines that are not blank; `fix` is a way out."""
+
+    name: str
+    is_it: Callable[[Sequence[str]], bool]
+    fix: Callable[[Source], str]
+
+
+def _most(pattern: re.Pattern[str], lines: Sequence[str], share: float = 0.95) -> bool:
+    return sum(bool(pattern.fullmatch(line)) for line in lines) >= share * len(lines)
+
+
+def _is_drawn(lines: Sequence[str]) -> bool:
+    """A table with lines of - between its rows, as in Markdown, psql and mysql."""
+    rulers = [line for line in lines[:3] if _RULER.fullmatch(line) and ("|" in line or "+" in line)]
+    return bool(rulers) and any("|" in line and not _RULER.fullmatch(line) for line in lines[:3])
+
+
+def _is_tagged(lines: Sequence[str]) -> bool:
+    return _most(_TAGGED, lines, 0.9) and any(
+        " B-" in f" {line}".replace("\t", " ") for line in lines
+    )
+
+
+def _begins(*words: str) -> Callable[[Sequence[str]], bool]:
+    return lambda lines: lines[0].lstrip().lower().startswith(words)
+
+
+def _fixed(fix: str) -> Callable[[Source], str]:
+    return lambda _: fix
+
+
+KNOWN = (
+    Known(
+        "a table drawn with lines",
+        _is_drawn,
+        lambda s: f"{filtered(s, _UNDRAW, '.csv')} leaves its rows, with | between the fields",
+    ),
+    Known(
+        "numbers of features (libsvm), not texts",
+        lambda lines: _most(_FEATURES, lines),
+        _fixed("name a file of the texts from which the features were made"),
+    ),
+    Known(
+        "examples of Vowpal Wabbit",
+        lambda lines: _most(_VOWPAL, lines),
+        lambda s: (
+            filtered(s, r"""sed -E 's/^([^ ]+)[^|]*\|[^ ]* ?/\1\t/'""", ".tsv")
+            + " leaves labels and texts"
+        ),
+    ),
+    Known(
+        "words with tags (CoNLL), not texts with labels",
+        _is_tagged,
+        _fixed("distsent gives a text one label; it does not tag words"),
+    ),
+    Known(
+        "intents of Rasa",
+        _begins("## intent:"),
+        lambda s: f"{filtered(s, _INTENT, '.tsv')} leaves labels and texts",
+    ),
+    Known(
+        "intents of Rasa",
+        lambda lines: any(line.startswith("nlu:") for line in lines[:9]),
+        lambda s: f"{filtered(s, _YAML_INTENT, '.tsv')} leaves labels and texts",
+    ),
+    Known(
+        "subtitles",
+        lambda lines: any(_TIMES.fullmatch(line.strip()) for line in lines[:4]),
+        _fixed("write a csv with a text and its label in each row"),
+    ),
+    Known(
+        "statements of SQL",
+        lambda lines: (
+            _begins("--", "/*", "create ", "insert into", "drop ", "set ", "begin")(lines)
+            and any(map(_STATEMENT.match, lines))
+        ),
+        _fixed("load them into the database, and export the table as csv"),
+    ),
+    Known(
+        "a list of Python",
+        lambda lines: bool(_PYTHON.match(lines[0])),
+        lambda s: f"{filtered(s, _LITERAL, '.jsonl')} converts it",
+    ),
+    Known(
+        "a spreadsheet as a web page",
+        _begins("<table", "<div", "<meta", "<style"),
+        lambda s: (
+            "python -c \"import pandas; pandas.read_html('{}')[0].to_csv('{}.csv', "
+            'index=False)" converts it (pip install lxml)'.format(*names(s))
+        ),
+    ),
+)
+
+
+def refuse_text(source: Source, head: bytes) -> None:
+    """Raises UserError for a text in such a format, which its first lines show."""
+    every = head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+    lines = [line for line in every[:1000] if line.strip()]
+    if len(lines) < FEW and not (lines and lines[0].lstrip().startswith(("<", "["))):
+        return
+    for known in KNOWN:
+        if known.is_it(lines):
+            raise UserError(f"{source.name}: {known.name}: not read; {known.fix(source)}")

@@ -1,0 +1,133 @@
+"""Files that are not read as they are: named, with a command that makes a file that is read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from distsent.formats.file import File
+from distsent.formats.open import open_file
+from tests.dataset_files import mistakes
+from tests.public_files import lines, sentence
+from tests.spreadsheet_files import write_xlsx
+
+SOME = range(16)
+FIRST = {"text": sentence(0), "label": "pos"}
+LABELS = "pos neg"
+
+
+@dataclass(frozen=True)
+class Case:
+    """`makes`: the file that the command makes, and `rows` of it; without: no command helps."""
+
+    content: str
+    said: str
+    makes: str = ""
+    rows: int = 16
+
+
+def table(form: str, **more: str) -> str:
+    return lines(form, LABELS, rows=SOME, **more)
+
+
+CASES = {
+    "markdown.md": Case(
+        "| text | label |\n|:-----|------:|\n" + table("| {text} | {label} |"),
+        "a table drawn with lines: not read; sed -E", "markdown.new.csv"),
+    "psql.csv": Case(
+        f" {'text':^40} | label \n{'-' * 42}+-------\n" + table(" {text:40} | {label}")
+        + "(16 rows)\n\n", "a table drawn", "psql.new.csv"),
+    "mysql.txt": Case(
+        f"+{'-' * 42}+-------+\n| {'text':40} | label |\n+{'-' * 42}+-------+\n"
+        + table("| {text:40} | {label:5} |") + f"+{'-' * 42}+-------+\n",
+        "a table drawn", "mysql.new.csv"),
+    "train.libsvm": Case(table("{i} 3:0.5 7:1 {i}:1e-2"), "numbers of features (libsvm)"),
+    "a9a": Case(table("+1 3:1 11:1 "), "numbers of features (libsvm)"),
+    "train.vw": Case(
+        table("{i} |f {text}"), "examples of Vowpal Wabbit: not read; sed -E", "train.new.tsv"),
+    "eng.testa": Case(
+        "-DOCSTART- -X- O O\n\n" + "EU NNP I-NP B-ORG\nrejects VBZ I-VP O\n\n" * 9,
+        "words with tags (CoNLL), not texts with labels"),
+    "dev.tsv": Case("EU\tB-ORG\nrejects\tO\n\n" * 9, "words with tags (CoNLL)"),
+    "nlu.md": Case(
+        "## intent:pos\n" + table("- {text}") + "\n## intent:neg\n- so\n",
+        "intents of Rasa: not read; awk ", "nlu.new.tsv", 17),
+    "nlu.yml": Case(
+        'version: "3.1"\nnlu:\n- intent: pos\n  examples: |\n' + table("    - {text}")
+        + "- intent: neg\n  examples: |\n    - so\n", "intents of Rasa: not read; awk ",
+        "nlu.new.tsv", 17),
+    "film.srt": Case(
+        table("{i}\n00:00:00,000 --> 00:00:00,900\n{text}\n"), "subtitles: not read"),
+    "dump.sql": Case(
+        "-- MySQL dump 10.13\n\nCREATE TABLE t (a INT);\nINSERT INTO t VALUES (1),(2);\n",
+        "statements of SQL: not read; load them into the database"),
+    "pairs.txt": Case(
+        "[" + ", ".join(str((sentence(i), LABELS[:3])) for i in SOME) + "]\n",
+        "a list of Python: not read; python -c ", "pairs.new.jsonl"),
+    "export.xls": Case(
+        "<table><tr><td>text</td></tr></table>", "a spreadsheet as a web page: not read; python"),
+    "2003.xls": Case(
+        '<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>\n<Workbook/>',
+        "a spreadsheet as XML: not read; soffice --convert-to xlsx "),
+    "title.csv": Case(
+        "Comments,\n,\ntext,label\n" + table("{text},{label}"),
+        'the first row has nothing but "Comments", others have more; tail -n +3 < ',
+        "title.new.csv"),
+    "comments.tsv": Case(
+        "# of\ttoday\n# mine\ntext\tlabel\n" + table("{text}\t{label}"), "tail -n +3",
+        "comments.new.tsv"),
+    "joined.csv": Case(
+        "\ufefftext,label\n" + table("{text},{label}") + "\ufefftext,label\n",
+        "joined.csv, row 17 (line 18): repeats the header, as in joined files; awk ",
+        "joined.new.csv"),
+    "label_last.csv": Case(
+        "text,label\n" + table("{text}, so,{label}"), 'only the last "," of a line',
+        "label_last.new.tsv"),
+    "label_first.csv": Case(
+        "label|text\n" + table("{label}|{text}|{i}|so"), 'only the first "|" of a line',
+        "label_first.new.tsv"),
+    "qualtrics.csv": Case(
+        "text,label\nWhat?,Mood?\n" + '"{""ImportId"":""QID1""}","{""ImportId"":""QID2""}"\n'
+        + table("{text},{label}"), "three rows of headers, as of Qualtrics; python -c ",
+        "qualtrics.new.csv"),
+}  # fmt: skip
+
+
+def open_strictly(path: Path) -> object:
+    return open_file(File(path, path.name, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_line_names_the_format_and_its_command_works(tmp_path: Path, name: str):
+    case, path = CASES[name], tmp_path / name
+    path.write_text(case.content)
+    for strict in (True, False):
+        (line,) = mistakes(lambda strict=strict: open_file(File(path, name, strict=strict)))
+        assert case.said in line
+    if case.makes:
+        check_command(line, tmp_path / case.makes, case.rows)
+
+
+def check_command(line: str, made: Path, rows: int) -> None:
+    """The command in a line makes a file of these rows."""
+    (command,) = re.findall(
+        r"[;:] ((?:sed|awk|tail|python) .*?)(?: (?:leaves|removes|conv).*)?$", line
+    )
+    subprocess.run(["bash", "-c", command], check=True, timeout=60)
+    content = made.read_text()
+    there = sum(map(bool, content.splitlines()))
+    assert there in (rows, rows + 1) and content.count(sentence(0)) == 1
+
+
+def test_rows_above_the_header_of_a_sheet(tmp_path: Path):
+    rows = [[sentence(i), LABELS.split()[i % 2]] for i in SOME]
+    path = write_xlsx(tmp_path / "x.xlsx", {"S": [["Report"], [], ["text", "label"], *rows]})
+    (line,) = mistakes(lambda: open_strictly(path))
+    assert 'x.xlsx: the first row has nothing but "Report", others have more; python -c' in line
+    check_command(line, tmp_path / "x.csv", 16)
+    reader = open_file(File(tmp_path / "x.csv", "x.csv", strict=True))
+    assert next(reader.records(["text", "label"]))[1] == FIRST
