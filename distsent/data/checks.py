@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
-from distsent.data.labels.classes import MISSING, UNKNOWN, UNLABELED, Labels
+from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.labels.values import QUOTED, quote
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
@@ -127,7 +127,12 @@ def find_good_rows(
     warnings: list[str] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
-        codes, (empty, _) = labels.indices[split], scans[split]
+        codes = labels.indices[split]
+        empty = scans[split][0] & (codes != DROPPED)
+        if n := int(np.count_nonzero(codes == DROPPED)):
+            warnings.append(f"{split}: {count_rows(n)} left out by data.drop_labels")
+            if n == len(codes) and split not in ("train", "pool") and len(splits) > 1:
+                continue
         bad += row_lines(rows, np.flatnonzero(empty), "no text (null, empty or only white space)")
         bad += row_lines(rows, np.flatnonzero(codes == MISSING), "no label")
         unlabeled, other = np.flatnonzero(codes == UNLABELED), np.flatnonzero(codes == UNKNOWN)
@@ -144,8 +149,8 @@ def find_good_rows(
             warnings.append(f"{split}: not used, none of its {count_rows(len(codes))} has a label")
             continue
         out[split] = np.flatnonzero(~empty & (codes >= 0))
-        if drop and len(out[split]) < len(codes):
-            warnings.append(f"{split}: dropped {_dropped(codes, out[split])}")
+        if drop and len(out[split]) < np.count_nonzero(codes != DROPPED):
+            warnings.append(f"{split}: dropped {_dropped(codes[codes != DROPPED], out[split])}")
     if bad and not drop:
         bad[-1] += "; data.drop_bad_rows = true leaves such rows out"
     if fatal or (bad and not drop):
@@ -160,8 +165,8 @@ def _may_be_a_class(codes: np.ndarray, rows: Rows, labels: Labels) -> str:
     if named or not 0 < sizes.min(initial=len(codes)) <= np.count_nonzero(codes == UNLABELED):
         return ""
     names = [*labels.names[:5], *(["..."] if len(labels.names) > 5 else [])]
-    with_it, without = to_toml_value(["-1", *names]), to_toml_value(names)
-    keys = f"data.labels = {without} with data.drop_bad_rows = true if it means not labeled"
+    with_it = to_toml_value(["-1", *names])
+    keys = 'data.drop_labels = ["-1"] if it means not labeled'
     return f"set data.labels = {with_it} if it is a class, or {keys}"
 
 
@@ -227,7 +232,7 @@ def _without_marks(
     if not marks or base is None or len(kept) < 2:
         return {}
     trained = {name for name, n in zip(names, counts[base], strict=True) if n}
-    return {"data.labels": kept, "data.drop_bad_rows": True} if trained == {*kept} else {}
+    return {"data.drop_labels": marks} if trained == {*kept} else {}
 
 
 def _not_in_training(
@@ -236,8 +241,8 @@ def _not_in_training(
     for i in classes[:SHOWN]:
         others = [f"{split} has {count_rows(int(n[i]))}" for split, n in counts.items() if n[i]]
         found = f"class {quote([labels.names[i]])} has no training rows, but"
-        fix = "if it is not a class, name the classes in data.labels"
-        yield f"{found} {' and '.join(others)} of it; {fix}"
+        fix = f"data.drop_labels = {to_toml_value([labels.names[i]])} leaves these rows out"
+        yield f"{found} {' and '.join(others)} of it; if it is not a class, {fix}"
     if len(classes) > SHOWN:
         yield f"{len(classes) - SHOWN:,} more classes have no training rows"
 

@@ -160,7 +160,7 @@ class TextDataset:
     def fingerprint(self) -> str:
         """Hash of content, columns and selection: equal fingerprints, equal rows and order."""
         d, columns = self.data, Columns.of(self.data)
-        names = (self.naming, d.fold_labels)
+        names = (self.naming, d.fold_labels, *(d.drop_labels or ()))
         cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
         # Where nothing is drawn, runs of several seeds share a store
         draws = d.validation_fraction or d.test_fraction or d.max_rows or d.max_eval_rows
@@ -198,7 +198,7 @@ class TextDataset:
             parts = [part for some in rows.values() for part in some.parts]
             rows = {selection.POOL: Rows(parts, Columns.of(data))}
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
-        labels = read_labels(rows, self.naming, data.fold_labels)
+        labels = read_labels(rows, self.naming, data.fold_labels, data.drop_labels or ())
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
         chosen = {name: (name, some) for name, some in good.items()}

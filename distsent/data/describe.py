@@ -140,7 +140,8 @@ def _column_problems(found: Description) -> Iterator[str]:
             yield f"column {label.name!r} has values such as '1,2': several labels per text?"
         odd = [v for v in label.counts if v.lower() in ("-", "?", "none", "null", "nan", "n/a")]
         if odd:
-            yield f"column {label.name!r}: {odd[0]!r} is a class here; does it mean: no label?"
+            what = f"column {label.name!r}: {odd[0]!r} is a class here; does it mean: no label?"
+            yield f"{what} data.drop_labels = {to_toml_value(odd[:1])} leaves these rows out"
 
 
 def to_lines(found: Description, job_name: str) -> list[str]:

@@ -92,6 +92,9 @@ class DataSection:
     fold_labels: str | bool = key("auto", choice("auto", True, False),
         "labels that differ in white space, case, Unicode form or leading zeros alone are: `true`: "
         "one class; `false`: different classes; `auto`: an error")
+    drop_labels: tuple[str, ...] | None = key(None, list_of(text, "a list of labels"),
+        "labels whose rows are left out, as the data has them or by the names of their classes",
+        unset="none", example=("-",))
     format: str = key("auto",
         choice("auto", "csv", "lines", "label_text", "fasttext", "json", "parquet", "arrow",
                "excel"),

@@ -11,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.dataset import open_dataset
+from distsent.data.labels.names import Naming
 from tests.dataset_files import Columns, data, folder, mistakes, reviews, write
 from tests.dataset_files import own_cache as own_cache
 
@@ -124,11 +125,32 @@ def test_rows_that_are_not_labeled(tmp_path: Path, suffix: str):
     for drop in (False, True):
         assert wrong(tmp_path, drop_bad_rows=drop) == [
             f'train{suffix}: 1 row with the label -1: row 2; set data.labels = ["-1", "0", "1"] if '
-            'it is a class, or data.labels = ["0", "1"] with data.drop_bad_rows = true if it means '
-            "not labeled"
+            'it is a class, or data.drop_labels = ["-1"] if it means not labeled'
         ]
-    dataset = open_dataset(data(tmp_path, drop_bad_rows=True, labels=("0", "1")), 1)
-    assert len(dataset.splits["train"]) == 3
+    for keys in ({"drop_bad_rows": True, "labels": ("0", "1")}, {"drop_labels": ("-1",)}):
+        assert len(open_dataset(data(tmp_path, **keys), 1).splits["train"]) == 3
+
+
+def test_rows_of_labels_that_the_job_leaves_out(tmp_path: Path):
+    """SNLI marks the pairs without agreement with "-"."""
+    rows = texts(["a", "b", "", "c", "d"], ["x", "y", "-", "x", "y"])
+    folder(tmp_path, ".csv", train=rows, validation=rows, test=texts(["e", "f"], ["-", "-"]))
+    keys = data(tmp_path, drop_labels=("-",))
+    dataset = open_dataset(keys, 1)
+    counts = {name: len(split) for name, split in dataset.splits.items()}
+    assert (counts, dataset.label_names) == ({"train": 4, "validation": 4}, ("x", "y"))
+    assert dataset.find_warnings()[:3] == [
+        "train: 1 row left out by data.drop_labels",
+        "validation: 1 row left out by data.drop_labels",
+        "test: 2 rows left out by data.drop_labels",
+    ]
+    assert open_dataset(data(tmp_path), 1).fingerprint != dataset.fingerprint
+    trained = Naming.of_model(dataset.label_names, dataset.label_values)
+    scored = open_dataset(keys, 1, only="validation", naming=trained)
+    assert len(scored.splits["validation"]) == 4
+    assert mistakes(lambda: open_dataset(keys, 1, only="test", naming=trained).splits) == [
+        "the test split has no rows"
+    ]
 
 
 def test_labels_outside_the_classes(tmp_path: Path):
@@ -319,8 +341,7 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
     )
     assert wrong(tmp_path) == [
         "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if "
-        "it is not a class, name the "
-        "classes in data.labels"
+        'it is not a class, data.drop_labels = ["z"] leaves these rows out'
     ]
 
 

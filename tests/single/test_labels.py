@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsent.data.labels.class_table import class_table
-from distsent.data.labels.classes import MISSING, UNKNOWN, UNLABELED, Labels, read_labels
+from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels, read_labels
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import label_error, normalize_label
 from distsent.data.rows import Columns, Part, Rows
@@ -29,12 +29,18 @@ def rows(values: Any, name: str = "train.csv", names: tuple[str, ...] | None = N
 
 
 def read(
-    values: Any, labels: Any = None, fold: str | bool = "auto", test: Any = (), **naming: Any
+    values: Any,
+    labels: Any = None,
+    fold: str | bool = "auto",
+    test: Any = (),
+    names: tuple[str, ...] | None = None,
+    drop: Sequence[str] = (),
+    **naming: Any,
 ) -> Labels:
-    splits = {"train": rows(values)}
+    splits = {"train": rows(values, names=names)}
     if len(test):
-        splits["test"] = rows(test, "test.csv")
-    return read_labels(splits, naming.get("naming") or Naming.of_job(labels, None), fold)
+        splits["test"] = rows(test, "test.csv", names)
+    return read_labels(splits, naming.get("naming") or Naming.of_job(labels, None), fold, drop)
 
 
 def refusal(*arguments: Any, **keys: Any) -> str:
@@ -102,10 +108,48 @@ def test_words_for_a_missing_value_are_words_and_named():
     assert found.names == ("NA", "a", "b", "none")
     assert found.notes == [
         f"train.csv: column 'label': {n} with the label {word!r}: is it a missing value? "
-        "data.drop_bad_rows does not drop it"
+        f'data.drop_labels = ["{word}"] leaves them out'
         for n, word in (("2 rows", "NA"), ("1 row", "none"))
     ]
     assert read(["NA", "a", "NA", "a"], ["a", "NA"]).notes == []  # named, so meant
+
+
+D = DROPPED
+
+
+@pytest.mark.parametrize(
+    ("values", "keys", "names", "indices"),
+    [
+        (["a", "-", "b", "-"], {"drop": ["-"]}, "a b", [0, D, 1, D]),
+        ([3, 1, 2, 1], {"drop": ["1.0"]}, "2 3", [1, D, 0, D]),
+        ([1, -1, 2, 1], {"drop": ["-1"]}, "1 2", [0, D, 1, 0]),
+        (["a", "N", "b", " n"], {"drop": ["n"], "fold": True}, "a b", [0, D, 1, D]),
+        (["1", "-", "2"], {"drop": ["-"], "labels": {"1": "x", "2": "y"}}, "x y", [0, D, 1]),
+        (["a", "-", "b"], {"drop": ["-"], "labels": ["b", "a"]}, "b a", [1, D, 0]),
+        ([0, 1, 2, -1], {"drop": ["neu"], "names": FEEL}, "neg pos", [0, D, 1, UNLABELED]),
+        ([0, 1, 2, -1], {"drop": ["0", "-1"], "names": FEEL}, "neu pos", [D, 0, 1, D]),
+        ([0, 1, 2], {"drop": ["1"], "names": FEEL, "labels": {"0": "x", "2": "y"}}, "x y",
+         [0, D, 1]),
+        ([0, 2, 1], {"drop": ["neu"], "naming": Naming((), numbered=FEEL)}, "neg pos", [0, 1, D]),
+        (["a", "-", "b"], {"drop": ["-", "?"], "naming": Naming(("a", "b"), trained=True)}, "a b",
+         [0, D, 1]),
+    ],
+)  # fmt: skip
+def test_labels_that_are_left_out(values: Any, keys: dict, names: str, indices: list[int]):
+    found = read(values, **keys)
+    assert found.names == tuple(names.split())
+    assert found.indices["train"].tolist() == indices
+    assert found.notes == []
+
+
+def test_labels_that_cannot_be_left_out():
+    assert refusal(["a", "b"], drop=["c", "a"]) == (
+        "data.drop_labels = [\"c\", \"a\"]: train.csv: column 'label' does not contain 'c', but "
+        "'a', 'b'"
+    )
+    assert refusal(["a", "b", "c"], ["a", "b"], drop=["a"]) == (
+        "data.drop_labels = [\"a\"]: data.labels names 'a', too"
+    )
 
 
 def test_ids_and_texts_are_named():

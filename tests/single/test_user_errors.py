@@ -126,8 +126,8 @@ REST: list[tuple[Harm, str]] = [
     (row(label=None), "train.jsonl: 1 row with no label: row 3; data.drop_bad_rows = true leaves "
                       "such rows out\ntry: data.drop_bad_rows=true"),
     (row("test", label="goood"), "class 'goood' has no training rows, but test has 1 row of it; if "
-                                 "it is not a class, name the "
-                                "classes in data.labels"),
+                                 'it is not a class, data.drop_labels = ["goood"] leaves these '
+                                 "rows out"),
     (words('data.labels=["bad", "fair"]'),
      "train.jsonl: 15 rows with a label outside the classes bad, fair: row 3 ('good'), row 6 "
      "('good'), row 9 ('good') and 12 more\n"

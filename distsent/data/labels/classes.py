@@ -1,18 +1,25 @@
 """From the values of a label column (numbers, words, booleans) to class indices and names."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from distsent.data.labels.names import Naming, name_classes, name_values, unify_spelling
+from distsent.data.labels.names import (
+    Naming,
+    find_dropped,
+    name_classes,
+    name_values,
+    unify_spelling,
+)
 from distsent.data.labels.values import count_labels, label_indices, quote
 from distsent.data.rows import Part, Rows, count_rows
 from distsent.errors import UserError
+from distsent.job.keys import to_toml_value
 
-# In place of a class index: null, the number -1, a value that is not a class
-MISSING, UNLABELED, UNKNOWN = -1, -2, -3
+# In place of a class index: null, the number -1, a value that is not a class, data.drop_labels
+MISSING, UNLABELED, UNKNOWN, DROPPED = -1, -2, -3, -4
 MAX_CLASSES = 1000
 FEW = 10  # classes that may have a row or two each
 # Words that other programs write where a value is missing
@@ -30,8 +37,13 @@ class Labels(NamedTuple):
     where: str  # files and column, for messages
 
 
-def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> Labels:
-    """The labels of all rows. Raises UserError where the names do not match the values."""
+def read_labels(
+    splits: dict[str, Rows], naming: Naming, fold: str | bool, dropped: Collection[str] = ()
+) -> Labels:
+    """The labels of all rows. Raises UserError where the names do not match the values.
+
+    `fold` and `dropped`: data.fold_labels and data.drop_labels.
+    """
     parts = [part for rows in splits.values() for part in rows.parts]
     # A file without rows need not have class names
     parts = [part for part in parts if part.table.num_rows] or parts
@@ -43,13 +55,18 @@ def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> La
             f"{file}: {quote(names or ['none'], marks=False)}" for names, file in by_names.items()
         )
         raise UserError(f"the files name their classes differently ({'; '.join(found)})")
-    if own := next(iter(by_names)):
-        classes = name_classes(own, naming, where)
+    if own := next(iter(by_names)) or (naming.numbered if dropped else ()):
+        named = {str(number): name for number, name in enumerate(own)}
+        out = find_dropped(named.items(), dropped, naming, fold, where)
+        named = {number: name for number, name in named.items() if number not in out}
+        classes = name_classes(named, naming, where)
         index = dict(classes.indices)
-        values = {name: classes.names[index[str(i)]] for i, name in enumerate(own)}
+        values = {name: classes.names[index[number]] for number, name in named.items()}
         notes = [*classes.notes]
     else:
         counts = _count_values(splits, column, where)
+        out = find_dropped([(word,) for word in counts], dropped, naming, fold, where)
+        counts = Counter({word: n for word, n in counts.items() if word not in out})
         spelling, notes = unify_spelling(counts, naming, fold, where)
         classes = name_values({spelling[word] for word in counts}, naming, where)
         index = {**classes.indices}
@@ -57,7 +74,7 @@ def read_labels(splits: dict[str, Rows], naming: Naming, fold: str | bool) -> La
         values = {word: classes.names[i] for word, i in index.items()}
         odd = _missing_words({w: n for w, n in counts.items() if w not in naming.indices}, where)
         notes += [*classes.notes, *odd, *_look_like_ids(counts, spelling, where)]
-    codes = {"-1": UNLABELED, **index, "": MISSING}
+    codes = {"-1": UNLABELED, **index, **dict.fromkeys(out, DROPPED), "": MISSING}
     indices = {
         split: np.concatenate(
             [np.empty(0, np.int64)]
@@ -102,8 +119,8 @@ def _missing_words(counts: Mapping[str, int], where: str) -> Iterator[str]:
     """A note for each label that may mean that there is none."""
     for word, n in sorted(counts.items()):
         if word.casefold() in _MISSING_WORDS:
-            found = f"{count_rows(n)} with the label {word!r}"
-            yield (f"{where}: {found}: is it a missing value? data.drop_bad_rows does not drop it")
+            found = f"{count_rows(n)} with the label {word!r}: is it a missing value?"
+            yield f"{where}: {found} data.drop_labels = {to_toml_value([word])} leaves them out"
 
 
 def _look_like_ids(

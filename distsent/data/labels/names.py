@@ -1,7 +1,7 @@
 """Names for the values of a label column: which class each value means."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -182,19 +182,45 @@ def _table(values: Sequence[str] | set[str]) -> str:
     return f"data.labels = {{ {table}, ... }} names each value"
 
 
-def name_classes(own: tuple[str, ...], naming: Naming, where: str) -> Classes:
+def find_dropped(
+    known: Collection[tuple[str, ...]],
+    dropped: Collection[str],
+    naming: Naming,
+    fold_labels: str | bool,
+    where: str,
+) -> list[str]:
+    """The values of data.drop_labels. `known`: each value, and the name of its class if it has one.
+
+    Raises UserError for labels that do not occur: with a typing error their rows would be trained.
+    """
+    spell = fold if fold_labels is True else str
+    there, known = quote(names[-1] for names in known), [*known, ("-1",)]
+    wanted = {spell(normalize_label(label) or ""): label for label in dropped}
+    found = {spell(word): value for value, *names in known for word in (value, *names)}
+    lack = [label for word, label in wanted.items() if word not in found]
+    both = [word for word in naming.indices if spell(word) in wanted]
+    if (lack or both) and not naming.trained:
+        why = f"{where} does not contain {quote(lack)}, but {there}"
+        why = why if lack else f"data.labels names {quote(both)}, too"
+        raise UserError(f"data.drop_labels = {to_toml_value([*dropped])}: {why}")
+    return [value for value, *names in known if {spell(w) for w in (value, *names)} & {*wanted}]
+
+
+def name_classes(own: Mapping[str, str], naming: Naming, where: str) -> Classes:
     """The classes of a file that has names of its own for 0, 1, ..."""
-    names, index = naming.names or own, naming.indices
+    names, index = naming.names or tuple(own.values()), naming.indices
     found = f"data.labels = {quote(names, marks=False)}: the classes are"
+    own_names = list(own.values())
     if naming.table is not None:
-        by_name = {str(i): index[name] for i, name in enumerate(own) if name in index}
-        by_number = {str(i): index[str(i)] for i in range(len(own)) if str(i) in index}
+        by_name = {number: index[name] for number, name in own.items() if name in index}
+        by_number = {number: index[number] for number in own if number in index}
         table = by_name if len(by_name) == len(own) else {} if naming.trained else by_number
         if len(table) == len(own):
             return Classes(names, table)
-        raise UserError(f"{where}: {found} {quote(own, marks=False)}")
+        raise UserError(f"{where}: {found} {quote(own_names, marks=False)}")
     # The same names in another order, or all different
-    different = len(own) == len(names) and not set(own) & set(names) and not naming.trained
-    if set(own) != set(names) and not different:
-        raise UserError(f"{where}: {found} {quote(own, marks=False)}")
-    return Classes(names, {str(i): names.index(n) if n in names else i for i, n in enumerate(own)})
+    different = len(own) == len(names) and not {*own_names} & {*names} and not naming.trained
+    if {*own_names} != {*names} and not different:
+        raise UserError(f"{where}: {found} {quote(own_names, marks=False)}")
+    places = (names.index(n) if n in names else i for i, n in enumerate(own_names))
+    return Classes(names, dict(zip(own, places, strict=True)))

@@ -55,7 +55,7 @@ def none_called(folder: Folder) -> UserError:
         return _no_rows(folder, inside)
     lack = "no file is called like a split, and no table or folder of classes is alone"
     problem = f"{lack}; it contains {folder.shown()}"
-    files = folder.maybe_rows
+    files = [path for path in folder.maybe_rows if path.stat().st_size]
     said = {split: [p for p in files if split_in(p.name) == split] for split in SPLITS}
     fix = {f"data.{split}": folder.inside(some[0]) for split, some in said.items() if some}
     others = [path for path in files if not split_in(path.name)]
