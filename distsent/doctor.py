@@ -21,8 +21,8 @@ from typing import Any
 
 from distsent import cli
 from distsent.distributed.host_name import host_name_fix, host_name_problem
-from distsent.distributed.launchers import LOCAL_SIZE, RANK, WORLD_SIZE
-from distsent.errors import FAILED, FINISHED
+from distsent.distributed.launchers import HOROVODRUN, MPICH, OPEN_MPI, Launch, find_launch
+from distsent.errors import FAILED, FINISHED, UserError
 from distsent.runtime import slurm_probe
 from distsent.runtime.cgroup import cpu_quota
 from distsent.runtime.slurm_probe import Check, run_command
@@ -69,7 +69,8 @@ def check_torch(probe: Mapping[str, Any], gpus: int) -> Check:
 
 def check_horovod(probe: Mapping[str, Any], gpus: int) -> Check:
     if probe.get("missing"):
-        return Check(WARN, "Horovod", "not installed: one process only", "make setup")
+        found = "not installed: workers train over torch's transport"
+        return Check(WARN, "Horovod", found, "make setup with a C++ compiler builds it")
     if "error" in probe:
         return Check(FAIL, "Horovod", probe["error"], "for another torch or MPI? make clean setup")
     parts = [name for name in ("MPI", "Gloo", "NCCL") if probe[name]]
@@ -140,19 +141,30 @@ def check_hub(env: Mapping[str, str], cached: bool) -> Check:
 
 
 def check_launcher(env: Mapping[str, str]) -> Check:
-    """The launcher of this process, and whether all variables for the number of workers agree."""
-    sizes = [name for name in WORLD_SIZE if name in env and not name.startswith("SLURM_")]
-    started = sizes + [name for name in RANK if name in env and name.startswith("PMI")]
-    slurm = [name for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name in env]
-    found = ", ".join(f"{name}={env[name]}" for name in started + slurm) or "none: one process"
-    if not started and any(env[name] != "1" for name in slurm):
-        # Outside of a step, SLURM's counts describe the allocation and not this process.
-        state = FAIL if "SLURM_STEP_ID" in env else WARN
-        fix = "no PMI variables, each task runs alone: srun --mpi=pmix, or horovodrun"
-        return Check(state, "launcher", found, fix)
+    """Who started this process, over which transport it would train, and why."""
+    try:
+        launch = find_launch(env)
+    except UserError as error:
+        return Check(FAIL, "launcher", str(error), "docs/launchers.md has the rules")
+    tasks = env.get("SLURM_NTASKS", "1")
+    if launch == Launch() and tasks != "1" and "SLURM_STEP_ID" not in env:
+        found, fix = f"SLURM_NTASKS={tasks}, one process", "start workers with srun, or horovodrun"
+        return Check(WARN, "launcher", found, fix)
+    found = "none: one process, no transport"
+    if launch.promise:
+        found = f"{launch.why}: {launch.size} workers over {launch.transport}"
     # SLURM's counts may differ from the others: mpirun starts one task per node.
-    state = OK if len({env[name] for name in sizes}) <= 1 else FAIL
-    return Check(state, "launcher", found, "nested launchers: use one, or unset the other's")
+    sizes = {env[names[1]] for names in (HOROVODRUN, OPEN_MPI, MPICH) if names[1] in env}
+    fix = "nested launchers: use one, or unset the other's variables"
+    return Check(OK if len(sizes) <= 1 else FAIL, "launcher", found, fix)
+
+
+def launched_workers(env: Mapping[str, str]) -> int:
+    """The number of workers on this host as far as the launcher tells it, at least 1."""
+    try:
+        return find_launch(env).local_size or 1
+    except UserError:
+        return 1
 
 
 def check_disk(what: str, folder: Path, fix: str) -> Check:
@@ -180,7 +192,6 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
     mpirun = shutil.which("mpirun", path=f"{sys.prefix}/bin") or "mpirun"
     banner, _ = run_command([mpirun, "--version"])
     versions = {each.name: each.version for each in distributions()}
-    workers = next((int(env[name]) for name in LOCAL_SIZE if env.get(name)), 1)
     cores, omp = len(os.sched_getaffinity(0)), env.get("OMP_NUM_THREADS", "")
     shm = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     shm_fix = "NCCL and MPI may crash: docker --shm-size=2g, Kubernetes emptyDir of medium Memory"
@@ -194,7 +205,7 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
         check_version("transformers", versions.get("transformers", ""), "5.0"),
         check_version("datasets", versions.get("datasets", ""), "4.0"),
         check_host_name(socket.gethostname()),
-        check_cores(cores, cpu_quota(), omp, workers),
+        check_cores(cores, cpu_quota(), omp, launched_workers(env)),
         check_space("shared memory", "in /dev/shm", shm, 1, shm_fix),
         check_disk("runs", run_dir, "free some space, or set another run.dir"),
         check_disk("temporary", Path(tempfile.gettempdir()), "free some space, or set TMPDIR"),

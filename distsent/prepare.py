@@ -1,7 +1,7 @@
 """Tokenize a dataset once:  [mpirun -np 4] python -m distsent.prepare [JOB.toml] [key=value ...]
 
-The tokens go to the job's token store, where `train` finds them. Under mpirun or srun the ranks
-share the work, which needs mpi4py and a data.store that all nodes see.
+The tokens go to the job's token store, where `train` finds them. Under mpirun, srun or torchrun
+the ranks share the work, which needs a data.store that all nodes see, and under mpirun mpi4py.
 
 `--describe` shows what a dataset contains and how to train on it: columns, classes, problems, and
 the command. A file or folder in place of JOB.toml is data.source.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsent import cli
-from distsent.distributed.launchers import launcher_world_size
+from distsent.distributed.launchers import TORCH, find_launch, init_world
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
 from distsent.errors import FINISHED, USAGE_ERROR, Stopped, UserError
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     stop = StopSignal(GRACE)
     if options.describe:
         return print_description(asked, options.words)
-    world = join_mpi()
+    world = join_workers(asked.run.transport, asked.run.interface)
     try:
         folders = tokenize(asked, world, stop)
     except Stopped as error:
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     if world.is_main and options.store_list:
         options.store_list.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.store_list, "".join(f"{folder}\n" for folder in folders))
+    world.shutdown()
     return FINISHED
 
 
@@ -91,28 +92,34 @@ def print_description(job: Job, words: list[str]) -> int:
     return FINISHED if found.ready else USAGE_ERROR
 
 
-def join_mpi() -> World:
-    """The processes that the launcher started, connected by mpi4py, or this process alone."""
-    expected = launcher_world_size()
-    if expected is None or expected[1] == 1:
+def join_workers(transport: str = "auto", interface: str | None = None) -> World:
+    """The processes that the launcher started: over torch, by mpi4py, or this process alone."""
+    launch = find_launch(asked=transport)
+    if launch.transport == TORCH:
+        world = init_world(transport, interface)
+        share_cores(world.local_size)
+        return world
+    if launch.size == 1:
         return World()
-    name, count = expected
-    promise = f"{name}={count} promises {count} ranks"
+    promise = f"{launch.promise} promises {launch.size} ranks"
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        fix = "pip install mpi4py, or start without a launcher"
+        fix = "pip install mpi4py, or start without a launcher, or with torchrun"
         raise UserError(f"{promise}, but mpi4py cannot be imported ({error}): {fix}") from None
     communicator = MPI.COMM_WORLD
-    if count != communicator.size:
+    if launch.size != communicator.size:
         fix = "start with mpirun, or srun --mpi=pmix"
         raise UserError(f"{promise}, MPI sees {communicator.size}: {fix}")
-    # Ranks of one host share its cores; mpirun may have bound each to some of them already
-    local_size = communicator.Split_type(MPI.COMM_TYPE_SHARED).size
+    share_cores(communicator.Split_type(MPI.COMM_TYPE_SHARED).size)
+    return MpiWorld(communicator)
+
+
+def share_cores(local_size: int) -> None:
+    """Ranks of a host share its cores; mpirun may have bound each to some of them already."""
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // local_size if cores == os.cpu_count() else cores)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    return MpiWorld(communicator)
 
 
 class Progress:

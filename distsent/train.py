@@ -1,8 +1,8 @@
 """Train, evaluate, save:  python -m distsent.train [JOB.toml] [section.key=value ...] [--check]
 
 In one process, or on any number of workers: `horovodrun -np 4 python -m distsent.train
-jobs/imdb.toml`. Without a job it trains the demo job. The same command again resumes an interrupted
-run, or reports that the run is finished.
+jobs/imdb.toml`, or the same with torchrun or srun (docs/launchers.md). Without a job it trains the
+demo job. The same command again resumes an interrupted run, or reports that the run is finished.
 """
 
 from distsent import cli
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     from distsent.runtime.run_folder import read_json
     from distsent.training.session import TrainingRun
 
-    world = init_world()
+    world = init_world(job.run.transport, job.run.interface, 10 * job.run.stall_seconds)
     try:
         runs = [TrainingRun(job.for_seed(seed), world, stop) for seed in job.seeds]
         for run in runs:

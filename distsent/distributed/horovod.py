@@ -28,15 +28,17 @@ YIELD_WHEN_IDLE = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 GLOO_TIMEOUT = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "180"}
 
 
-def init(elastic: bool) -> HorovodWorld:
-    """Join Horovod's world. Raises ImportError where Horovod is not installed.
+def init(elastic: bool, interface: str | None = None) -> HorovodWorld:
+    """Join Horovod's world. `interface`: of the network, such as ib0.
 
-    Raises HostError where Gloo would end in a segmentation fault.
+    Raises ImportError where Horovod is not installed, HostError where Gloo would crash.
     """
     name = socket.gethostname()
     if os.environ.get("HOROVOD_CONTROLLER") == "gloo" and (problem := host_name_problem(name)):
         raise HostError(f"{problem}; {host_name_fix(name)}", code=FAILED)
     defaults = GLOO_TIMEOUT if elastic else UNFUSED | YIELD_WHEN_IDLE | GLOO_TIMEOUT
+    if interface:
+        defaults |= {"HOROVOD_GLOO_IFACE": interface, "NCCL_SOCKET_IFNAME": interface}
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
     import horovod.torch as hvd
@@ -48,15 +50,18 @@ def init(elastic: bool) -> HorovodWorld:
 class HorovodWorld(World):
     """The workers that a launcher started, connected by Horovod."""
 
-    transport = "horovod"
     lost: type[Exception] = WorkerLost  # raised when a collective fails
 
     def __init__(self, hvd: Any) -> None:
+        import torch
         from horovod.common.exceptions import HorovodInternalError
 
         super().__init__()
         self._hvd, self._failed = hvd, HorovodInternalError
         self._read_ranks()
+        self.transport = f"Horovod over {'MPI' if hvd.mpi_enabled() else 'Gloo'}"
+        if hvd.nccl_built() and torch.cuda.is_available():
+            self.transport = "Horovod over NCCL"
 
     def _read_ranks(self) -> None:
         self.rank, self.size = self._hvd.rank(), self._hvd.size()

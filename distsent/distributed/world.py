@@ -33,6 +33,7 @@ class World:
     rank, size = 0, 1
     local_rank, local_size = 0, 1
     transport = "none"  # its name in logs and checkpoints
+    why = ""  # who started the workers
     elastic = False  # workers may come and go: any collective may then raise MembershipChanged
 
     def __init__(self) -> None:

@@ -55,6 +55,10 @@ class RunSection:
         "`never`: start over at every start")
     stall_seconds: float = key(60.0, positive,
         "seconds without a heartbeat of a worker after which the run ends")
+    transport: str = key("auto", choice("auto", "horovod", "torch"),
+        "what connects the workers; `auto`: what the launcher is for")
+    interface: str | None = key(None, text, "network interface between hosts", unset="found",
+        example="ib0")
 
 
 @dataclass(frozen=True, kw_only=True)

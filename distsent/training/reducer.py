@@ -4,8 +4,10 @@ Gradients are summed in flat buckets, in one fixed order; of the embedding's, on
 All workers know the global batch, so they know its token ids. The other rows of the embedding's
 gradient are zero everywhere, so the result has the bits of a dense all-reduce.
 
-Between machines, and on GPUs, a bucket leaves as soon as its last gradient is ready, while backward
-continues with the layers below. Within one machine that gains nothing: the cores that move the
+Between machines, and on GPUs, a bucket leaves as soon as its last gradient is ready and those of
+the layers above have left, while backward continues with the layers below. All workers send buckets
+in the same order, also one without rows in a batch: torch's collectives match by their order alone.
+Within one machine that gains nothing: the cores that move the
 bytes are those that compute. `python -m benchmarks exchange` compares both, and Horovod's own
 wrapped optimizer.
 """
@@ -44,10 +46,12 @@ class GradientReducer:
 
     def __init__(self, world: World, flat: FlatParameters) -> None:
         self._world, self._flat = world, flat
+        self.transport, self.workers = world.transport, world.size
         self._buckets = flat.dense.split(BUCKET)
         self._handles: dict[int, Any] = {}  # bucket -> handle of its all-reduce
         self._parameters = [0.0] * len(self._buckets)  # parameters with a gradient in a bucket
         self._missing = [NEVER] * len(self._buckets)  # gradients that a bucket waits for
+        self._order = list(range(len(self._buckets)))  # in which buckets leave, on every worker
         self.sent = 0  # bytes that one worker sent in the last `reduce`
         if overlaps_backward(world, flat):
             self._register_hooks()
@@ -65,6 +69,9 @@ class GradientReducer:
         # The control slots, in the last one or two buckets, are known only after backward.
         for i in range(start // BUCKET, len(self._buckets)):
             self._parameters[i] = NEVER
+        early = [i for i, count in enumerate(self._parameters) if 0 < count < NEVER]
+        # Backward begins with the last layer.
+        self._order = early[::-1] + [i for i in self._order if i not in early]
 
     def arm(self) -> None:
         """The next backward pass is this worker's last one of the step: full buckets may leave."""
@@ -74,8 +81,8 @@ class GradientReducer:
         """A gradient in `buckets` is complete."""
         for i in buckets:
             self._missing[i] -= 1
-            if self._missing[i] == 0:
-                self._start(i)
+        while self._missing[i := self._order[len(self._handles)]] == 0:  # NEVER for the last one
+            self._start(i)
 
     def _start(self, i: int) -> None:
         self._handles[i] = self._world.allreduce_async(self._buckets[i], f"gradient.{i}")
@@ -84,9 +91,8 @@ class GradientReducer:
         """Finish the sum. `token_ids`: of the global batch, the same on every worker."""
         if self._world.size == 1:
             return
-        for i in range(len(self._buckets)):
-            if i not in self._handles:
-                self._start(i)
+        for i in self._order[len(self._handles) :]:
+            self._start(i)
         self.sent = 4 * self._flat.dense.numel()
         if self._flat.embedding_grad is not None:
             rows = self._flat.embedding_grad.index_select(0, token_ids)

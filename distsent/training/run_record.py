@@ -27,9 +27,9 @@ from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus
 # These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
 # not what.
 RESUMABLE_KEYS = (
-    "run.dir", "run.stall_seconds", "run.resume", "data.store", "train.token_budget",
-    "eval.batch_tokens", "checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep",
-    "log.every", "log.tensorboard",
+    "run.dir", "run.stall_seconds", "run.resume", "run.transport", "run.interface", "data.store",
+    "train.token_budget", "eval.batch_tokens", "checkpoint.every_steps",
+    "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard",
 )  # fmt: skip
 RECORDED = "rows", "encoder", "precision", "read_as"  # of the first start, in job.json
 START = "DISTSENT_START"  # names a batch job, which may be started several times

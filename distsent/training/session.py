@@ -167,6 +167,8 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
     """Build all parts, in the order in which they need each other. Raises UserError."""
     job, world, claim, report = run.job, run.world, run.claim, run.report
     report.starting()
+    if world.size > 1:
+        report.info(f"transport: {world.transport}, started by {world.why}")
     threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
     tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
     store = prepare_store(job, tokenizer, world, run.stop)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.runtime.checkpoint import Checkpoint, load_newest
 from distsent.training.flat_parameters import MOMENTS, FlatParameters
@@ -118,8 +119,21 @@ def restore(session: Session, kept: Checkpoint | None) -> TrainState:
         world.broadcast(moment, f"restore.{key}", root)
     if state.step:
         report.info(f"resumed at step {state.step} of {total}")
+        if saved is not None and not world.elastic:
+            report.info(changed_sums(saved, world))
     report.training(total, None if session.in_memory else state.step)
     return state
+
+
+def changed_sums(saved: dict[str, Any], world: World) -> str | None:
+    """A line for the log if gradients are now summed in another order, else None."""
+    was, size = saved.get("transport"), saved.get("workers", world.size)
+    if was in (None, world.transport) and size == world.size:  # None: of older versions
+        return None
+    return (
+        f"saved by {size} workers (transport: {was}), continued by {world.size} (transport: "
+        f"{world.transport}): sums may differ in their last bits"
+    )
 
 
 def snapshot(step: TrainStep, state: TrainState) -> Checkpoint:
@@ -130,7 +144,8 @@ def snapshot(step: TrainStep, state: TrainState) -> Checkpoint:
         optimizer |= flat.split(moment, f"{key}.")
     tensors = {"weights": flat.split(flat.values), "optimizer": optimizer}
     scale = [step.scale.value, step.scale.good_steps]
-    values = {"progress": state.to_dict(), "updates": step.updates, "scale": scale}
+    summed = {"transport": step.reducer.transport, "workers": step.reducer.workers}
+    values = {"progress": state.to_dict(), "updates": step.updates, "scale": scale, **summed}
     if flat.frozen_hash:
         values["frozen"] = flat.frozen_hash
     return Checkpoint(state.step, tensors, values)

@@ -200,16 +200,16 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], line: str):
 def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    assert mistakes(prepare.join_mpi) == [
+    assert mistakes(prepare.join_workers) == [
         "OMPI_COMM_WORLD_SIZE=4 promises 4 ranks, but mpi4py cannot be imported (import of "
         "mpi4py halted; None in "
-        "sys.modules): pip install mpi4py, or start without a launcher"
+        "sys.modules): pip install mpi4py, or start without a launcher, or with torchrun"
     ]
 
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    assert (prepare.join_mpi().rank, prepare.join_mpi().size) == (0, 1)
+    assert (prepare.join_workers().rank, prepare.join_workers().size) == (0, 1)
 
 
 class FakeCommunicator:

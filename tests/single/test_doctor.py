@@ -16,6 +16,14 @@ OPEN_MPI_4, OPEN_MPI_5 = (
     "mpirun (Open MPI) 4.1.8\n\nReport bugs",
     "mpirun (Open MPI) 5.0.7\n\nReport bugs",
 )
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4"}
+STEP = {
+    "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "4",
+    "SLURM_STEP_NODELIST": "node1",
+}  # fmt: skip
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"
+}  # fmt: skip
 GIB = 2**30
 
 
@@ -39,7 +47,7 @@ GIB = 2**30
             FAIL,
             "cannot communicate",
         ),
-        (doctor.check_horovod(MISSING, 0), WARN, "one process only"),
+        (doctor.check_horovod(MISSING, 0), WARN, "torch's transport"),
         (doctor.check_horovod(BROKEN, 0), FAIL, "another torch"),
         (doctor.check_mpirun(OPEN_MPI_4, {}), OK, "4.1.8"),
         (doctor.check_mpirun(OPEN_MPI_5, {}), WARN, "Open MPI 4.1"),
@@ -77,38 +85,17 @@ GIB = 2**30
         (doctor.check_hub({"HF_HUB_OFFLINE": "1"}, False), WARN, "cache is empty"),
         (doctor.check_launcher({}), OK, "none"),
         (
-            doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "4"}),
+            doctor.check_launcher(OPEN_MPI | {"HOROVOD_SIZE": "4"}),
             OK,
-            "HOROVOD_SIZE=4",
+            "horovodrun (HOROVOD_SIZE=4)",
         ),
-        (
-            doctor.check_launcher({"HOROVOD_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "2"}),
-            FAIL,
-            "nested launchers",
-        ),
-        (doctor.check_launcher({"SLURM_NTASKS": "4"}), WARN, "srun --mpi=pmix"),
-        (
-            doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}),
-            FAIL,
-            "each task runs alone",
-        ),
-        (
-            doctor.check_launcher({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}),
-            OK,
-            "PMIX_RANK=1",
-        ),
-        (
-            doctor.check_launcher({"SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"}),
-            OK,
-            "SLURM_NTASKS=8",
-        ),
-        (
-            doctor.check_launcher(
-                {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "PMI_SIZE": "4"}
-            ),
-            OK,
-            "PMI_SIZE",
-        ),
+        (doctor.check_launcher(OPEN_MPI | {"HOROVOD_SIZE": "2"}), FAIL, "nested launchers"),
+        (doctor.check_launcher({"SLURM_NTASKS": "4"}), WARN, "start workers with srun"),
+        (doctor.check_launcher(STEP), OK, "srun without PMI (SLURM_STEP_NUM_TASKS=4): 4 workers"),
+        (doctor.check_launcher(STEP | {"PMIX_RANK": "1"}), OK, "4 workers over horovod"),
+        (doctor.check_launcher(OPEN_MPI | {"SLURM_NTASKS": "8"}), OK, "mpirun"),
+        (doctor.check_launcher(TORCHRUN), OK, "torchrun (WORLD_SIZE=2): 2 workers over torch"),
+        (doctor.check_launcher(TORCHRUN | OPEN_MPI), FAIL, "two launchers at once"),
     ],
 )
 def test_a_fault_is_found_with_its_fix(check, state, words):

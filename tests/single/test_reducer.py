@@ -32,9 +32,11 @@ class RecordingWorld(World):
     def __init__(self) -> None:
         super().__init__()
         self.started: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.order: list[str] = []
 
     def _start_allreduce(self, tensor: torch.Tensor, name: str) -> str:
         assert name not in self.started, f"{name} starts twice"
+        self.order.append(name)
         self.started[name] = tensor, tensor.clone()
         return name
 
@@ -96,6 +98,9 @@ def test_a_worker_without_examples_sends_the_same_buckets() -> None:
     train_step, plan = make("bert", world, 10**6)
     train_step(replace(plan.batch(0), micro_rows=()))
     assert not world.started and train_step.reducer.sent >= 4 * train_step.flat.dense.numel()
+    order, world.order = world.order, []
+    train_step(plan.batch(1))
+    assert world.order == order, "torch's collectives match by their order alone"
 
 
 @pytest.mark.parametrize(("elastic", "local_size"), [(True, 1), (False, 2)])

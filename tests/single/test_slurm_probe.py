@@ -2,8 +2,6 @@
 
 import pytest
 
-from distsent.distributed.launchers import init_world
-from distsent.errors import UserError
 from distsent.runtime.slurm_probe import (
     INTERACTIVE,
     can_start_tasks,
@@ -127,9 +125,3 @@ def test_a_task_reports_its_node(tmp_path):
 ])  # fmt: skip
 def test_only_the_shell_of_an_allocation_can_start_tasks(env, expected):
     assert can_start_tasks(env) is expected
-
-
-def test_a_step_without_pmi_is_an_error_and_not_an_abort():
-    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
-    with pytest.raises(UserError, match=r"SLURM_STEP_NUM_TASKS=4 .* no PMI .*--mpi=pmix"):
-        init_world(step)

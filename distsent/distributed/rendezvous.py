@@ -1,0 +1,179 @@
+"""The workers of torch's transport find each other: who is here, on which host, by which network.
+
+Rank 0, or torchrun's agent, serves a small store at MASTER_ADDR. Every worker writes there who it
+is; rank 0 reads all, and tells everybody that the world is complete or who is missing. An agent's
+store may still hold what workers of an earlier start wrote: `--max-restarts` starts all of them
+again. So rank 0 gives each meeting a new name, and each worker looks for itself in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from distsent.errors import FAILED, HostError, UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import PrefixStore, Store, TCPStore
+
+    from distsent.distributed.launchers import Launch
+
+MEETING = "distsent.meeting"  # the key of the meeting's name
+POLL = timedelta(seconds=1.0)
+FAMILIES = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a worker tells about itself."""
+
+    rank: int
+    host: str
+    machine: str  # equal for workers that share a kernel and a network
+    addresses: list[str]  # of all its interfaces, without loopback
+    gpus: int
+    token: str  # drawn by this process
+
+
+def this_member(rank: int, gpus: int) -> Member:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    network = os.stat("/proc/self/ns/net").st_ino
+    host, machine, token = socket.gethostname(), f"{boot} {network}", secrets.token_hex(8)
+    return Member(rank, host, machine, own_addresses(), gpus, token)
+
+
+def own_addresses() -> list[str]:
+    """This host's addresses that others may reach, IPv4 first."""
+    found = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in sorted(addresses, key=lambda each: each.family)
+        if address.family in FAMILIES
+    ]
+    return [each for each in found if not each.startswith(("127.", "fe80:")) and each != "::1"]
+
+
+def open_store(launch: Launch, patience: float) -> TCPStore:
+    """The store at the launch's address. Raises HostError if it does not answer in time."""
+    from torch.distributed import DistError, TCPStore
+
+    assert launch.address is not None
+    host, port = launch.address
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    serves = launch.rank == 0 and not agent
+    until, wait = time.monotonic() + patience, timedelta(seconds=min(patience, 30.0))
+    while True:  # a new pod's name may not resolve yet
+        try:
+            return TCPStore(host, port, None, serves, wait, False, multi_tenant=not agent)
+        except (DistError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:160]
+        if serves:
+            problem = f"rank 0 cannot listen on port {port}: {reason}"
+            raise HostError(f"{problem}; set another MASTER_PORT", code=FAILED)
+        if time.monotonic() >= until:
+            server = "torchrun's first node" if agent else "rank 0"
+            problem = f"{server} does not answer at {host}, port {port}, within {patience:g} s"
+            fix = "start all nodes, and check MASTER_ADDR, MASTER_PORT and firewalls"
+            raise HostError(f"rank {launch.rank}: {problem}: {fix}", code=FAILED)
+        time.sleep(1.0)
+
+
+def meet(store: Store, me: Member, size: int, patience: float) -> tuple[list[Member], PrefixStore]:
+    """All workers, in the order of their ranks, and a part of the store for them alone.
+
+    Raises UserError with the missing ranks on all workers that are there, HostError without rank 0.
+    """
+    from torch.distributed import PrefixStore
+
+    if me.rank == 0:
+        meeting = me.token
+        store.set(f"{meeting}/0", json.dumps(asdict(me)))
+        store.set(MEETING, meeting)
+        problem, members = _gather(store, meeting, size, patience)
+        store.set(f"{meeting}/result", json.dumps([problem, members]))
+    else:
+        meeting, problem, members = _attend(store, me, patience)
+    if problem:
+        time.sleep(0.0 if me.rank else 2 * POLL.total_seconds())  # the store may end with rank 0
+        raise UserError(problem, code=FAILED)
+    return [Member(**each) for each in members], PrefixStore(meeting, store)
+
+
+def _attend(store: Store, me: Member, patience: float) -> tuple[str, str, list[dict[str, Any]]]:
+    """On other ranks: the meeting's name and result, as soon as rank 0 has published it."""
+    until = time.monotonic() + patience + 10.0  # rank 0 names the missing ones first
+    while time.monotonic() < until:
+        with suppress(RuntimeError):
+            store.wait([MEETING], POLL)
+            meeting = store.get(MEETING).decode()
+            store.set(f"{meeting}/{me.rank}", json.dumps(asdict(me)))
+            store.wait([f"{meeting}/result"], POLL)
+            problem, members = json.loads(store.get(f"{meeting}/result"))
+            if any(each["token"] == me.token for each in members):
+                return meeting, problem, members
+            time.sleep(0.2)  # the result of an earlier start
+    problem = f"rank {me.rank} on {me.host}: rank 0 has not come within {patience + 10:g} s"
+    raise HostError(f"{problem}, or has left; look at its log", code=FAILED)
+
+
+def _gather(
+    store: Store, meeting: str, size: int, patience: float
+) -> tuple[str, list[dict[str, Any]]]:
+    """On rank 0: who is missing, and all that are there."""
+    keys = [f"{meeting}/{rank}" for rank in range(size)]
+    with suppress(RuntimeError):
+        store.wait(keys, timedelta(seconds=patience))
+    missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+    there = [json.loads(store.get(key)) for rank, key in enumerate(keys) if rank not in missing]
+    if not missing:
+        return "", there
+    hosts = ", ".join(dict.fromkeys(each["host"] for each in there))
+    ranks = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+    problem = f"{len(missing)} of {size} workers did not come within {patience:g} s: rank {ranks}"
+    fix = "look at the missing ones' nodes and logs"
+    return f"{problem}; the others are on {hosts}; {fix}", there
+
+
+def choose_interface(members: list[Member], me: Member) -> str:
+    """The network interface that leads to workers on other hosts; loopback if there are none."""
+    away = [each for each in members if each.machine != me.machine]
+    if not away:
+        return next(name for name, each in psutil.net_if_addrs().items() if _is_loopback(each))
+    for address in away[0].addresses:
+        source = _source_address(address)
+        for name, found in psutil.net_if_addrs().items():
+            if source in [each.address for each in found] and not _is_loopback(found):
+                return name
+    where = f"{away[0].host} ({', '.join(away[0].addresses)[:80] or 'it has no address'})"
+    raise HostError(f"{me.host}: no network leads to {where}: set run.interface", code=FAILED)
+
+
+def _is_loopback(addresses: list[Any]) -> bool:
+    return any(each.address in ("127.0.0.1", "::1") for each in addresses)
+
+
+def _source_address(to: str) -> str | None:
+    """This host's address in packets to another one; None without a route."""
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((to, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return None
+
+
+def check_interface(name: str) -> None:
+    """Raises HostError if this host has no such network interface."""
+    known = psutil.net_if_addrs()
+    if name not in known:
+        found = f"{socket.gethostname()} has {', '.join(known)}"
+        raise HostError(f"run.interface = {name!r}: no such network interface; {found}")
