@@ -10,6 +10,7 @@ import json
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
+from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.errors import FINISHED, Stopped, UserError
 from distsent.runtime.signals import GRACE, StopSignal
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     from distsent.evaluation.offline import evaluate_saved_model, resolve_request
 
     request = resolve_request(options.model, options.overrides, options.split)
+    warn_of_visible_secrets()
     world = init_world()
     try:
         scores = evaluate_saved_model(request, world, stop)

@@ -7,6 +7,7 @@ demo job. The same command again resumes an interrupted run, or reports that the
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
+from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.errors import FINISHED, Stopped
 from distsent.job import load_job
 from distsent.runtime.signals import StopSignal
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     from distsent.runtime.run_folder import read_json
     from distsent.training.session import TrainingRun
 
+    warn_of_visible_secrets()
     world = init_world(job.run.transport, job.run.interface, 10 * job.run.stall_seconds)
     try:
         runs = [TrainingRun(job.for_seed(seed), world, stop) for seed in job.seeds]

@@ -57,6 +57,20 @@ relay_stop() {  # file: until it is gone, a step relays what SLURM signals only 
         --quiet bash -c "$relay" relay $$ "$1" >/dev/null 2>&1 &  # preemption and scancel
 }
 
+hide_secrets() {  # `ps` shows the environment that horovodrun gives to its workers over Gloo
+    without=$("${CONTAINER[@]}" python -c '
+from distsent.distributed.secrets import as_shell
+print(as_shell())') || log "secrets in the environment may be visible: see docs/slurm.md"
+}
+
+without_secrets() {  # command ...: run it with what hide_secrets found
+    local code=0 token_file=''
+    eval "$without"
+    "$@" || code=$?
+    rm -f "$token_file"
+    return "$code"
+}
+
 again=()  # more options of srun after a lost node
 
 launch() {  # module arguments ...: one worker per task, on all nodes
@@ -68,9 +82,10 @@ launch() {  # module arguments ...: one worker per task, on all nodes
         # mpirun would start its daemons with srun, and over ssh it would not find them.
         export OMPI_MCA_plm=rsh OMPI_MCA_orte_launch_agent
         OMPI_MCA_orte_launch_agent=$(command -v orted || true)
+        hide_secrets
         flag=$(mktemp)
         relay_stop "$flag"
-        supervise horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 \
+        supervise without_secrets horovodrun -np "$workers" --hosts "$hosts" --start-timeout 300 \
             ${CONTROLLER:+"--$CONTROLLER"} ${NETWORK:+--network-interfaces "$NETWORK"} \
             "${CONTAINER[@]}" python -m "$@" || code=$?
         rm "$flag"

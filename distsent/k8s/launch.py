@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from distsent.distributed.secrets import without_secrets
 from distsent.errors import FAILED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
@@ -65,7 +66,10 @@ class Training:
         if self.stop_requested:
             return decide(STOPPED)
         attempt, code = str(time.time_ns()), None
-        self.process = subprocess.Popen(command, env={**os.environ, ATTEMPT: attempt})
+        env, unset, token_file = without_secrets({**os.environ, ATTEMPT: attempt})
+        if unset:
+            print(f"distsent: unset for the command: {', '.join(unset)}", flush=True)
+        self.process = subprocess.Popen(command, env=env)
         if self.stop_requested:
             self.request_save()
         while code is None:
@@ -73,6 +77,8 @@ class Training:
                 code = self.process.wait(timeout=every)
             except subprocess.TimeoutExpired:
                 poll()
+        if token_file is not None:
+            token_file.unlink(missing_ok=True)
         runs, code = read_statuses(command, attempt), code if code >= 0 else 128 - code
         return decide(code, *runs, stop_requested=self.stop_requested)
 

@@ -298,6 +298,20 @@ def test_over_gloo_the_runs_own_exit_code_counts(tmp_path):
     assert done.stderr.splitlines()[-1] == "slurm: failed: exit code 3, step 4: not finite"
 
 
+def test_horovodrun_gets_a_file_in_place_of_a_token_and_no_other_secrets(tmp_path):
+    secrets = {"HF_TOKEN": "hf_hidden", "WANDB_API_KEY": "w_hidden"}
+    keep = f"env >{tmp_path}/env; cp -p $HF_TOKEN_PATH {tmp_path}/token; exit 0"
+    batch = Batch(tmp_path, keep)
+    online = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = batch.run(LAUNCHER="horovodrun", **secrets, **online)
+    assert done.returncode == 0, done.stderr
+    assert "slurm: unset for horovodrun: HF_TOKEN WANDB_API_KEY" in done.stderr.splitlines()
+    assert "hidden" not in (tmp_path / "env").read_text() + done.stdout + done.stderr
+    token = tmp_path / "token"
+    assert (token.read_text(), token.stat().st_mode & 0o777) == ("hf_hidden", 0o600)
+    assert not [*tmp_path.glob("*token-*")], "it is deleted"
+
+
 @pytest.mark.parametrize(
     ("left", "code", "last"),
     [

@@ -36,7 +36,8 @@ def test_a_hidden_exit_code(
     run = tmp_path / "gloo"
     keys = [f"run.dir={tmp_path}", "job.name=gloo", "train.max_steps=9", "log.every=1"]
     words = ["-m", "distsent.train", *but([*parts, *keys, "eval.every=end"], change)]
-    with launcher.Started(words, np=2, env={ATTEMPT: "17"}, options=GLOO) as started:
+    env = {ATTEMPT: "17", "WANDB_API_KEY": "w_hidden"}
+    with launcher.Started(words, np=2, env=env, options=GLOO) as started:
         if line.startswith("requeue"):
             started.until(
                 lambda: run.joinpath("metrics.jsonl").exists() and len(fixtures.metrics(run)) > 2
@@ -49,6 +50,8 @@ def test_a_hidden_exit_code(
             )
             os.kill(worker, signal.SIGUSR1)
         ended = started.wait()
+    assert ended.output.count("`ps` shows WANDB_API_KEY to every user of this host: ") == 1
+    assert "w_hidden" not in ended.output
     assert ended.code == (0 if line.startswith("done") else 1), ended.output
     # A run that has finished stays finished, even if its launcher fails after that.
     assert next_action.main([str(run), "--code", "1", "--attempt", "17"]) == 0

@@ -94,6 +94,20 @@ def test_workers_that_never_answer_are_named(tmp_path, ssh):
     )
 
 
+def test_the_command_gets_a_file_in_place_of_a_token_and_no_other_secrets(
+    tmp_path, monkeypatch, capfd
+):
+    for name, value in {"HF_TOKEN": "hf_hidden", "WANDB_API_KEY": "w_hidden"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    keep = f"env >{tmp_path}/env; cp $HF_TOKEN_PATH {tmp_path}/token\n"
+    launch.Training().run([script(tmp_path / "run", keep)], lambda: None, 60.0)
+    assert "hidden" not in (tmp_path / "env").read_text()
+    assert (tmp_path / "token").read_text() == "hf_hidden" and not [*tmp_path.glob("*token-*")]
+    assert capfd.readouterr().out == "distsent: unset for the command: HF_TOKEN, WANDB_API_KEY\n"
+
+
 @pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 75), (1, 1)])
 def test_only_failures_that_retries_cannot_fix_are_remembered(tmp_path, ssh, code, again):
     (tmp_path / "hostfile").write_text("a slots=1\n")
