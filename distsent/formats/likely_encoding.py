@@ -6,6 +6,7 @@ import codecs
 import re
 
 from distsent.errors import UserError
+from distsent.formats.alphabets import one_language
 from distsent.formats.compression import Source
 from distsent.formats.records import counted, shorten
 
@@ -15,6 +16,9 @@ LIKELY = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r"),
     *("gb18030", "big5", "cp932", "euc_jp", "cp949", "mac_roman", "cp437", "tis_620", "latin-1"),
 )
+# Of languages with Latin letters; among equals the first is named
+_LATIN = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2", "mac_roman", "cp437")
+_SURE = 0.9  # share of the letters beyond ASCII that one language has
 _JAPANESE = ("cp932", "euc_jp")
 _WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
@@ -84,6 +88,29 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
 
     With each, some of the text: users know which one is right.
     """
+    texts = _latin(source, sample) or _others(source, sample)
+    some = [*texts][:3]
+    at = _difference(*(texts[codec] for codec in some[:2]))
+    return {codec: _excerpt(texts[codec], at) for codec in some}
+
+
+def _latin(source: Source, sample: bytes) -> dict[str, str]:
+    """The text in the encodings in which it has the letters of one language, if there are any."""
+    texts: dict[str, str] = {}
+    for codec in _LATIN:
+        text = sample.decode(codec, "replace")
+        if text not in texts.values() and _decodes(source, codec):
+            texts[codec] = text
+    scores = {codec: one_language(text) for codec, text in texts.items()}
+    best = max(scores.values(), default=0)
+    fit = [codec for codec in texts if scores[codec] > max(_SURE, best - 0.1)]
+    return {
+        codec: texts[codec] for codec in sorted(fit, key=lambda codec: -round(scores[codec], 2))
+    }
+
+
+def _others(source: Source, sample: bytes) -> dict[str, str]:
+    """The text in the encodings that its bytes look like, by statistics."""
     from charset_normalizer import from_bytes
 
     matches = [*from_bytes(sample, cp_isolation=[*LIKELY[:-1]])]
@@ -102,9 +129,7 @@ def _likely(source: Source, sample: bytes) -> dict[str, str]:
     for codec in ("cp1252" if _is_western(sample) else "", japanese):
         if codec and codec not in texts and _decodes(source, codec):
             texts[codec] = sample.decode(codec, "replace")
-    some = sorted(texts, key=lambda codec: (codec != japanese, LIKELY.index(codec)))[:3]
-    at = _difference(*(texts[codec] for codec in some[:2]))
-    return {codec: _excerpt(texts[codec], at) for codec in some}
+    return {c: texts[c] for c in sorted(texts, key=lambda c: (c != japanese, LIKELY.index(c)))}
 
 
 def _is_western(sample: bytes) -> bool:

@@ -190,9 +190,8 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
     ]
     (tmp_path / "train" / "pos" / "7_9.txt").write_bytes(b"caf\xe9")
     assert wrong(tmp_path) == [
-        'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café") or cp1251 '
-        '("cafй") or cp1253 ("caf\u03b9"); data.encoding = "cp1252" or "cp1251" or "cp1253" '
-        "reads it"
+        'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café"); '
+        'data.encoding = "cp1252" reads it'
     ]
 
 
@@ -302,9 +301,8 @@ def test_csv_that_is_not_well_formed(tmp_path: Path):
     ]
     train.write_bytes("text,label\na,1\ncafé,0\n".encode("latin-1"))
     assert wrong(tmp_path) == [
-        'train.csv: not UTF-8 (byte 0xe9, line 3), likely cp1252 ("café,0") or cp1251 '
-        '("cafй,0") or cp1253 ("caf\u03b9,0"); data.encoding = "cp1252" or "cp1251" or "cp1253" '
-        "reads it"
+        'train.csv: not UTF-8 (byte 0xe9, line 3), likely cp1252 ("café,0"); '
+        'data.encoding = "cp1252" reads it'
     ]
 
 
