@@ -128,6 +128,13 @@ stage() {  # JOB.toml argument ...: copy tokens and weights to LOCAL_DISK on eac
             [ -e "$1" ] && [ ! -e "$2" ] || return 0
             rm -rf "$2.part" && cp -rL "$1" "$2.part" && mv "$2.part" "$2"
         }
+        # Other users write to this disk too: what they prepared under this name is not trusted.
+        mkdir -p "${1%/*}" && mkdir -m 700 "$1" 2>/dev/null || true
+        if [ -z "$(find "$1" -maxdepth 0 -type d -uid "$(id -u)" ! -perm /022)" ]; then
+            echo "slurm: $(hostname): $1 is not a folder of this user alone:" \
+                "$(stat -c "%F of %U, mode %a" "$1"); delete it" >&2
+            exit 1
+        fi
         mkdir -p "$1/tokens" "$1/hub"
         copy "$2" "$1/hub/${2##*/}"
         for other in "${2%/*}"/*; do

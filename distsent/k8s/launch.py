@@ -24,12 +24,14 @@ from distsent.distributed.secrets import without_secrets
 from distsent.errors import FAILED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
+from distsent.runtime.run_folder import write_text
 from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
 from distsent.runtime.signals import SIGNALS
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 MPIRUN = ("mpirun", "orterun", "mpiexec")
 MARK = Path("/tmp/distsent-failed")
+PATIENCE, ANSWER = 60.0, 20.0  # seconds for the script that prints the hosts, and for a host
 MOST_FAILURES, EARLY = 5, 60.0  # in a row, each within so many seconds of its start
 Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
 
@@ -111,9 +113,10 @@ def launch(run: Callable[[Training], Ending], mark: Path = MARK) -> int:
     decision, hosts = run(Training())
     if decision.action == "give_up":
         reason = decision.message or decision.cause.replace("_", " ")
-        mark.write_text(f"{decision.code} {reason} (exit {decision.code})")
-        for host in hosts:  # they would hold their GPUs while the launcher's restarts run out
-            run_on(host, "kill -TERM 1")
+        try:
+            write_text(mark, f"{decision.code} {reason} (exit {decision.code})")
+        finally:  # they would hold their GPUs while the launcher's restarts run out
+            on_all(hosts, "kill -TERM 1")
     return decision.code
 
 
@@ -168,8 +171,13 @@ def wait_for_hosts(hosts: list[str], seconds: float, training: Training) -> dict
 
 def unreachable(hosts: Sequence[str]) -> dict[str, str]:
     """The hosts that do not answer, and the reasons."""
+    return on_all(hosts, "true")
+
+
+def on_all(hosts: Sequence[str], command: str) -> dict[str, str]:
+    """Run a command on hosts. Returns those where it failed, and the reasons."""
     with ThreadPoolExecutor(max_workers=min(32, len(hosts) or 1)) as pool:
-        errors = pool.map(lambda host: run_on(host, "true"), hosts)
+        errors = pool.map(lambda host: run_on(host, command), hosts)
         return {host: error for host, error in zip(hosts, errors, strict=True) if error}
 
 
@@ -177,9 +185,11 @@ def run_on(host: str, command: str) -> str:
     """Run a command on a host. Empty if it succeeds, else the last line of ssh's errors."""
     words = [*SSH, host, command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, input="", timeout=20)
+        done = subprocess.run(words, capture_output=True, text=True, input="", timeout=ANSWER)
     except subprocess.TimeoutExpired:
-        return "no answer in 20 s"
+        return f"no answer in {ANSWER:g} s"
+    except OSError as error:
+        return str(error)
     errors = done.stderr.strip().splitlines() or [f"ssh exit code {done.returncode}"]
     return errors[-1] if done.returncode else ""
 
@@ -201,8 +211,15 @@ class ScalingHosts:
     changed: bool = False
 
     def current(self) -> list[str]:
-        """The hosts with running pods: as many as the limit on processes needs."""
-        done = subprocess.run([self.script], capture_output=True, text=True, timeout=60)
+        """The hosts with running pods: as many as the limit on processes needs.
+
+        An empty list if the script fails or does not answer: a run goes on with its hosts.
+        """
+        try:
+            done = subprocess.run([self.script], capture_output=True, text=True, timeout=PATIENCE)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(f"distsent: {self.script}: {error}", flush=True)
+            return []
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         hosts = sorted({line.split(":")[0].strip() for line in lines if line.strip()})
         return hosts if self.max_np is None else hosts[: -(-self.max_np // self.slots)]

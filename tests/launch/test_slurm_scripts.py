@@ -150,6 +150,7 @@ class Batch:
         **fields: str,
     ) -> None:
         self.folder = folder
+        self.env: dict[str, str] = {}
         defaults = {"T": "RUNNING", "D": "1", "L": "3:00:00", "k": "(null)", "N": "node1"}
         answers = "".join(
             f"*%{key}*) {text if text.startswith(('exit', 'if ')) else f'echo {text!r}'} ;; "
@@ -180,7 +181,11 @@ class Batch:
         }
         command = [SLURM / script, *words, f"run.dir={self.folder}/runs"]
         return subprocess.run(
-            command, cwd=ROOT, env=os.environ | mine | env, capture_output=True, text=True
+            command,
+            cwd=ROOT,
+            env=os.environ | mine | self.env | env,
+            capture_output=True,
+            text=True,
         )
 
     def calls(self, name: str) -> list[str]:
@@ -453,7 +458,9 @@ def test_tasks_that_do_not_spread_evenly_are_one_line(tmp_path):
     )
 
 
-def test_tokens_of_every_seed_and_weights_are_copied_to_local_disks(tmp_path):
+@pytest.fixture
+def staged(tmp_path) -> Batch:
+    """A job whose two token stores and whose weights are copied to the local disk."""
     stores, hub = [tmp_path / "shared" / name for name in ("a", "b")], tmp_path / "hub"
     for folder in (*stores, hub / "models--distilbert-base-uncased"):
         folder.mkdir(parents=True)
@@ -462,13 +469,42 @@ def test_tokens_of_every_seed_and_weights_are_copied_to_local_disks(tmp_path):
     # The last argument is FILE of --store-list.
     write = f'while [ $# -gt 1 ]; do shift; done; mkdir -p ${{1%/*}}; printf "{lines}\\n" >$1'
     copy = 'while [ "$1" != bash ]; do shift; done; exec "$@"'
-    batch = Batch(tmp_path, f"case $* in *prepare*) {write} ;; *euc*) {copy} ;; esac")
-    done = batch.run(LOCAL_DISK=str(tmp_path / "disk"), HF_HUB_CACHE=str(hub))
+    batch = Batch(tmp_path, f"case $* in *distsent.prepare*) {write} ;; *euc*) {copy} ;; esac")
+    batch.env = {"LOCAL_DISK": str(tmp_path / "disk"), "HF_HUB_CACHE": str(hub)}
+    return batch
+
+
+def test_tokens_of_every_seed_and_weights_are_copied_to_local_disks(staged, tmp_path):
     own = tmp_path / "disk/distsent-1"
-    assert done.returncode == 0 and "no copies" not in done.stderr, done.stderr
+    for _ in range(2):  # a requeued job finds its own copies
+        done = staged.run()
+        assert done.returncode == 0 and "no copies" not in done.stderr, done.stderr
     assert [(own / "tokens" / name / "file").read_text() for name in ("a", "b")] == ["a", "b"]
     assert (own / "hub/models--distilbert-base-uncased/file").exists()
-    assert f"data.store={own}/tokens" in batch.calls("starts")[-1]
+    assert f"data.store={own}/tokens" in staged.calls("starts")[-1]
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("made", ["link", "open", "group", "theirs", "file"])
+def test_a_folder_that_somebody_else_prepared_on_the_local_disk_is_refused(staged, tmp_path, made):
+    own = tmp_path / "disk/distsent-1"
+    own.parent.mkdir()
+    if made == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        own.symlink_to(tmp_path / "elsewhere")
+    elif made == "file":
+        own.touch()
+    else:
+        (own / "tokens/a").mkdir(parents=True)
+        own.chmod({"open": 0o777, "group": 0o770, "theirs": 0o700}[made])
+        if made == "theirs":
+            if os.getuid() != 0:
+                pytest.skip("only root can give a folder to another user")
+            os.chown(own, 65534, 65534)
+    done = staged.run()
+    assert done.returncode == 0, done.stderr
+    assert f"{own} is not a folder of this user alone: " in done.stderr
+    assert "no copies on" in done.stderr and "data.store=" not in staged.calls("starts")[-1]
 
 
 def test_prepare_without_a_job_prints_its_usage(tmp_path):

@@ -183,6 +183,24 @@ def test_elastic_relaunches_when_the_hosts_change(tmp_path, ssh):
     assert "1 hosts have become 2" in said
 
 
+def test_hosts_that_do_not_answer_prevent_neither_the_mark_nor_the_run(
+    tmp_path, ssh, monkeypatch, capfd
+):
+    script(tmp_path / "bin" / "ssh", "exec sleep 30\n")
+    monkeypatch.setattr(launch, "ANSWER", 0.2)
+    monkeypatch.setattr(launch, "PATIENCE", 0.2)
+    given_up = launch.Decision("give_up", 2, "usage_error", "a wrong job")
+    for _ in range(2):
+        assert launch.launch(lambda training: (given_up, ["a", "b"]), tmp_path / "mark") == 2
+    assert (tmp_path / "mark").read_text() == "2 a wrong job (exit 2)"
+    assert launch.unreachable(["a"]) == {"a": "no answer in 0.2 s"}
+    silent = script(tmp_path / "silent", "sleep 30\n")
+    for path, line in ((silent, "timed out after 0.2 s"), (tmp_path / "none", "No such file")):
+        hosts = launch.ScalingHosts(str(path), 1, 1, None, 1.0, hosts=["a"])
+        hosts.look(launch.Training())
+        assert not hosts.changed and line in capfd.readouterr().out
+
+
 def test_elastic_fails_when_too_few_hosts_answer(tmp_path, ssh):
     ssh.write_text("")
     discover = script(tmp_path / "discover", "echo a\n")
