@@ -18,6 +18,7 @@ from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, L
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import label_error, normalize_label
 from distsent.data.rows import Columns, Part, Rows
+from distsent.errors import UserError
 from tests.dataset_files import mistakes
 
 COLUMNS = Columns("text", None, "label")
@@ -150,6 +151,20 @@ def test_labels_that_cannot_be_left_out():
     assert refusal(["a", "b", "c"], ["a", "b"], drop=["a"]) == (
         "data.drop_labels = [\"a\"]: data.labels names 'a', too"
     )
+
+
+def test_marks_among_words_are_not_trained_without_a_word():
+    with pytest.raises(UserError) as error:
+        read(["a", "-", "b", "?", "-"])
+    assert str(error.value) == (
+        "train.csv: column 'label': 3 rows with the label '-', '?' among words; data.drop_labels = "
+        '["-", "?"] leaves them out, data.labels with it makes it a class'
+    )
+    assert error.value.fix == {"data.drop_labels": ["-", "?"]}
+    (other,) = error.value.others
+    assert read(["a", "-", "b", "?", "-"], other["data.labels"]).names == ("-", "?", "a", "b")
+    for values in (["+", "-", "+"], ["\N{SNOWMAN}", "sun", "sun"], ["c++", "c", "c#"]):
+        assert read(values).notes == []
 
 
 def test_ids_and_texts_are_named():

@@ -23,7 +23,7 @@ MISSING, UNLABELED, UNKNOWN, DROPPED = -1, -2, -3, -4
 MAX_CLASSES = 1000
 FEW = 10  # classes that may have a row or two each
 # Words that other programs write where a value is missing
-_MISSING_WORDS = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "-", "?"}
+_MISSING_WORDS = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"}
 
 
 class Labels(NamedTuple):
@@ -67,6 +67,8 @@ def read_labels(
         counts = _count_values(splits, column, where)
         out = find_dropped([(word,) for word in counts], dropped, naming, fold, where)
         counts = Counter({word: n for word, n in counts.items() if word not in out})
+        if not naming.names:
+            _check_marks(counts, where)
         spelling, notes = unify_spelling(counts, naming, fold, where)
         classes = name_values({spelling[word] for word in counts}, naming, where)
         index = {**classes.indices}
@@ -113,6 +115,24 @@ def _check_number(values: Counter[str], where: str) -> None:
             f"{where} contains {found}, at most {MAX_CLASSES:,} are possible; it looks like a "
             "text or an id column: are they classes?"
         )
+
+
+def _check_marks(counts: Mapping[str, int], where: str) -> None:
+    """Raises UserError for labels such as "-" among words: SNLI has it where there is no label."""
+    marks = sorted(word for word in counts if word.isascii() and not _is_word(word))
+    if marks and any(map(_is_word, counts)):
+        found = f"{count_rows(sum(counts[mark] for mark in marks))} with the label {quote(marks)}"
+        keys = {"data.drop_labels": marks}, {"data.labels": sorted(counts)}
+        shown = f"data.drop_labels = {to_toml_value(marks)} leaves them out"
+        raise UserError(
+            f"{where}: {found} among words; {shown}, data.labels with it makes it a class",
+            fix=keys[0],
+            others=keys[1:],
+        )
+
+
+def _is_word(label: str) -> bool:
+    return any(map(str.isalnum, label))
 
 
 def _missing_words(counts: Mapping[str, int], where: str) -> Iterator[str]:
