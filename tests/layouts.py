@@ -95,6 +95,11 @@ NUMBERED = {
     "test": [("e", "bad"), ("f", "good")],
 }
 JSON_SPLITS = json.dumps({"train": pairs(FOUR), "test": pairs(TWO), "more": [["x", "bad"]]})
+MIXED = {
+    "partition": ["train", "test", "train", "train", None, "Test", "train"],
+    **{name: [FOUR[name][0], TWO[name][0], *FOUR[name][1:3], "x", TWO[name][1], FOUR[name][3]]
+       for name in FOUR},
+}  # fmt: skip
 PLACES = {"text_position": 0, "label_position": 1}
 LAYOUTS = {
     "file": Layout("a file of training rows", {"all.csv": FOUR}, CUT, source="all.csv"),
@@ -118,6 +123,21 @@ LAYOUTS = {
     "hashed shards": Layout(
         "shards of older uploads",
         {**shards("data/", tag="-6d4b0e0fbd4e7bdf"), "data/test.parquet": TWO},
+    ),
+    **{
+        f"a column of splits, {suffix}": Layout(
+            "one file, and a column that says the split of each row (MASSIVE)",
+            {f"de.{suffix}": MIXED},
+            {"split_column": "partition"},
+            source=f"de.{suffix}",
+        )
+        for suffix in ("csv", "jsonl", "parquet")
+    },
+    "a column of splits beside a file": Layout(
+        "... and a file of its own for another split",
+        {"all.csv": MIXED, "dev.csv": TWO},
+        {"split_column": "partition", "train": "all.csv"},
+        rows={**ROWS, "validation": pairs(TWO)},
     ),
     "one configuration": Layout(
         "a folder of one configuration", {**shards("sst2/"), "sst2/test.parquet": TWO}

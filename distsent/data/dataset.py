@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from distsent.data import checks, demo
+from distsent.data import checks
 from distsent.data import splits as selection
+from distsent.data.demo_source import DemoReviews
 from distsent.data.diagnosis import diagnose
-from distsent.data.files import Files, Reading, table_columns
+from distsent.data.files import Files, Reading
 from distsent.data.hub import Hub
 from distsent.data.labels.classes import Labels, read_labels
 from distsent.data.labels.names import Naming
 from distsent.data.layouts.find_files import find_files
-from distsent.data.rows import SPLITS, Columns, Part, Rows
+from distsent.data.layouts.split_column import check_split_column
+from distsent.data.rows import Columns, Rows
 from distsent.data.unlabeled import without_label_column, without_labels
 from distsent.errors import UserError
-from distsent.formats.column_choice import SAMPLE, Column
+from distsent.formats.column_choice import Column
 from distsent.formats.read_as import ReadAs
-from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
 from distsent.job.schema import DataSection
 
@@ -61,7 +61,7 @@ def _open_dataset(
     name, path = data.source, Path(data.source).expanduser()
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
     if name == "demo" and data.train is None:
-        source: Source = Demo(data)
+        source: Source = DemoReviews(data)
     elif name in KNOWN_DATASETS or (is_hub_id and name != "demo"):
         source = Hub(data)
     else:
@@ -216,6 +216,8 @@ class TextDataset:
         source, columns, data = self.source, Columns.of(self.data), self.data
         old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
         files = {name: source.columns(old) for name, old in old_names.items()}
+        if isinstance(source, Files) and not (self.only or data.split_column or data.pool_splits):
+            check_split_column(source.sources("train"))
         unused = without_label_column(files, columns, lambda name: self._sample([old_names[name]]))
         used = [name for name in files if name not in unused]
         lines, fix = self._find_column_errors({name: files[name] for name in used}, old_names)
@@ -263,34 +265,5 @@ class TextDataset:
             raise UserError(*lines, fix=fix)
 
 
-class Demo:
-    """The generated demo dataset."""
-
-    splits, notes = tuple(demo.SIZES), ()
-
-    def __init__(self, data: DataSection) -> None:
-        for split in SPLITS:
-            if (value := getattr(data, split)) is not None:
-                fix = "the demo dataset has its own splits; set data.source, or data.train, too"
-                raise UserError(f"data.{split} = {to_toml_value(value)}: {fix}")
-
-    def fingerprint(self) -> str:
-        return demo.FINGERPRINT
-
-    def columns(self, split: str) -> list[tuple[str, list[str]]]:
-        return [(f"demo {split}", ["text", "label"])]
-
-    def sample(self, split: str, most: int | None = SAMPLE) -> list[tuple[str, list[Column]]]:
-        (part,) = self.parts(split, Columns("text", None, "label"))
-        return [(part.name, table_columns(part.table.slice(0, most)))]
-
-    def parts(self, split: str, columns: Columns) -> list[Part]:
-        reviews = demo.reviews()[split]
-        names = {new: old for new, old in columns.in_file(["text", "label"]).items()}
-        values = {"text": reviews.texts, "label": reviews.labels}
-        table = pa.table({new: values[old] for new, old in names.items()})
-        return [Part(f"demo {split}", table, demo.LABEL_NAMES)]
-
-
 # `splits` are those of train, validation and test that exist. Only `parts` reads the rows
-Source = Files | Hub | Demo
+Source = Files | Hub | DemoReviews

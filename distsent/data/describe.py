@@ -173,7 +173,7 @@ def _alternatives(found: Description) -> Iterator[str]:
     """Keys that may be right in place of others: only the user knows."""
     for keys in found.others:
         words = " ".join(to_word(key, value) for key, value in keys.items())
-        yield f"  or with {words}, if that is how the file was written"
+        yield f"  or with {words}, if that is right"
 
 
 def _set_keys(section: DataSection) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from distsent.data.row_check import Row, RowCheck
 from distsent.data.rows import SPLITS, Columns, Part
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
-from distsent.formats.columnar import ColumnarReader
+from distsent.formats.columnar import ROW, ColumnarReader
 from distsent.formats.compression import data_suffix
-from distsent.formats.file import File
+from distsent.formats.file import File, Where
 from distsent.formats.open import TABLES, open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
@@ -126,14 +126,16 @@ class TableFile(RowSource):
         reading: Reading,
         label: str | None = None,
         part: str = "",
+        where: Where | None = None,
     ) -> None:
         super().__init__(f"{name} {part}".rstrip(), reading)
-        self.path, self.label, self.part_name = path, label, part
+        self.path, self.label, self.part_name, self.where = path, label, part, where
         self.paths = () if part else (path,)
 
     @cached_property
     def digest(self) -> str:
-        only = repr((self.label, self.part_name))
+        where = (self.where.column, sorted(self.where.values)) if self.where else ()
+        only = repr((self.label, self.part_name, *where))
         return f"{only} {data_suffix(self.path)} {sha256(self.path, self.name)}"
 
     @property
@@ -145,7 +147,7 @@ class TableFile(RowSource):
             and data_suffix(self.path) not in TABLES
         ):
             options = replace(options, format="lines")
-        return File(self.path, self.name, options, True, recorded, self.part_name)
+        return File(self.path, self.name, options, True, recorded, self.part_name, self.where)
 
     def close(self) -> None:
         if reader := self.__dict__.pop("_reader", None):
@@ -181,11 +183,15 @@ class TableFile(RowSource):
                 raise UserError(f"{found}; rename it: {reader.format} is read by name")
             about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
             schema = plain_schema(reader.schema, names)
-            batches = plain_batches(reader.batches(list(names.values())), names, schema)
+            batches = reader.batches(list(names.values()))
+            if self.where:
+                names, schema = {**names, ROW: ROW}, schema.append(pa.field(ROW, pa.string()))
+            batches = plain_batches(batches, names, schema)
         else:
-            about, schema = self._about(reader.read_as), self._schema()
+            about = self._about(reader.read_as)
+            schema = self._schema(*([ROW] if self.where else []))
             batches = row_cache.batches_of(self._rows(names), schema)
-        return schema, _counted(batches, reader.rows, self.name), about
+        return schema, _counted(batches, None if self.where else reader.rows, self.name), about
 
     def _rows(self, names: Mapping[str, str]) -> Iterator[Row]:
         columns, label = self.reading.columns, self.label
@@ -196,9 +202,10 @@ class TableFile(RowSource):
         for row, values, _ in self._reader.records(wanted):
             if isinstance(values, str):
                 yield check(row, [values] * len(texts), label)
-            else:
-                get = values.get
-                yield check(row, [*map(get, texts)], get(place) if label is None else label)
+                continue
+            get = values.get
+            checked = check(row, [*map(get, texts)], get(place) if label is None else label)
+            yield (*checked, str(row)) if self.where else checked
 
 
 def sample_columns(file: File, most: int | None = SAMPLE) -> list[Column]:
@@ -277,7 +284,7 @@ class Files:
 
     def sources(self, split: str) -> list[RowSource]:
         """What the split is made of."""
-        return [*self._sources[split]]
+        return [*self._sources.get(split, ())]
 
     def sample(self, split: str, most: int | None = SAMPLE) -> list[tuple[str, list[Column]]]:
         """(file, its columns with the values of `most` rows) for each file of the split."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from distsent.formats.columnar import ROW
 from distsent.formats.read_as import ReadAs
 from distsent.job.schema import DataSection
 
@@ -94,6 +95,8 @@ class Rows:
         part, row = self.parts[index], row - int(self.starts[index])
         if FILE in part.table.column_names:
             return part, part.table.column(FILE)[row].as_py()
+        if ROW in part.table.column_names:
+            return part, f"row {part.table.column(ROW)[row].as_py()}"
         return part, f"row {row + 1}"
 
     def origin(self, row: int) -> str:

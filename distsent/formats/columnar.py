@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from distsent.errors import UserError
+from distsent.formats.column_choice import as_text
 from distsent.formats.compression import seekable, source_of
 from distsent.formats.reader import Reader
 from distsent.formats.records import first_few, one_line, readable
 
 ROWS = 4096  # read at once
+ROW = "row in its file"  # column of the numbers, from 1, where some rows of a file are read
 
 
 class ColumnarReader(Reader):
@@ -25,9 +27,20 @@ class ColumnarReader(Reader):
         return self._taken / max(1, self.rows or 0)
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """The rows as Arrow record batches, with the types of the file."""
+        """The rows as Arrow record batches, with the types of the file; of some rows also ROW."""
+        where, first = self.file.where, 1
+        wanted = [*dict.fromkeys([*columns, where.column])] if where else columns
         with self, readable(self.name):
-            yield from self._batches(columns)
+            for batch in self._batches(wanted):
+                if where:
+                    values = values_of(batch.column(where.column))
+                    rows = pa.array([str(first + i) for i in range(batch.num_rows)])
+                    first += batch.num_rows
+                    kept = pa.array(
+                        [as_text(value) in where.values for value in values], pa.bool_()
+                    )
+                    batch = batch.append_column(ROW, rows).filter(kept)
+                yield batch
 
     def _open(self) -> None:
         source = source_of(self.path, self.name, self.options.compression)

@@ -10,6 +10,14 @@ from distsent.formats.read_as import ReadAs
 
 
 @dataclass(frozen=True)
+class Where:
+    """Rows that have one of some values in a column."""
+
+    column: str
+    values: frozenset[str]
+
+
+@dataclass(frozen=True)
 class File:
     """A file. Error messages call it `name`."""
 
@@ -20,3 +28,4 @@ class File:
     # How the files of the training were read; it decides what this file leaves open
     recorded: ReadAs | None = None
     part: str = ""  # one of the splits that a JSON file holds, by its name in parts_of()
+    where: Where | None = None  # the rows that are read; row numbers count all

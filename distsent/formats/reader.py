@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from distsent.errors import UserError
+from distsent.formats.column_choice import as_text
 from distsent.formats.file import File
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import readable
@@ -46,8 +47,12 @@ class Reader(AbstractContextManager["Reader", None]):
 
         A delimited text takes positions, too: for columns whose names others have as well.
         """
+        where = self.file.where
+        wanted = [*columns, where.column] if where else columns
         with self, readable(self.name):
-            for row, (values, error) in enumerate(self._read(columns), 1):
+            for row, (values, error) in enumerate(self._read(wanted), 1):
+                if where and not error and as_text(values[where.column]) not in where.values:
+                    continue
                 if error and self.strict:
                     raise UserError(f"{self.name}, row {row}: {error}")
                 yield row, values, error

@@ -87,6 +87,9 @@ class DataSection:
         unset="pair_column", example=1)
     label_position: int | None = key(None, position, "column of the label, counted from 0",
         unset="label_column", example=1)
+    split_column: str | None = key(None, text,
+        "column that says which split each row is of: `train`, `dev`, `test`, ...",
+        unset="files are of one split", example="partition")
     labels: tuple[str, ...] | Mapping[str, str] | str | None = key(None,
         either(list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
                either(table_of(text, "a table from values to distinct names"),

@@ -13,7 +13,7 @@ from distsent.errors import UserError
 from distsent.formats.read_as import lines_of
 from distsent.job import load_job
 from tests.dataset_files import data, mistakes, own_cache, write  # noqa: F401
-from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, ROWS, TEXTS, TWO, Layout, shards, tree
+from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, MIXED, ROWS, TEXTS, TWO, Layout, shards, tree
 from tests.single.test_dataset import hub_cache
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -279,6 +279,40 @@ def test_the_commands_that_an_error_shows_read_the_dataset(tmp_path: Path, monke
         )
         splits = open_dataset(job.data, 1).splits
         assert {split: len(rows) for split, rows in splits.items()} == counts, command
+
+
+def test_a_column_that_says_the_split_is_not_overlooked(tmp_path: Path):
+    fine = {name: [x for x, part in zip(values, MIXED["partition"], strict=True) if part]
+            for name, values in MIXED.items()}  # fmt: skip
+    path = write(tmp_path / "de.csv", fine)
+    with pytest.raises(UserError) as error:
+        open_dataset(data(path), 1).splits.keys()
+    assert error.value.lines == (
+        "de.csv: column 'partition' says which split a row is of (train: 4, test: 1, Test: 1): "
+        'data.split_column = "partition" uses it, data.pool_splits = true splits all rows again',
+    )
+    assert error.value.fix == {"data.split_column": "partition"}
+    assert error.value.others == [{"data.pool_splits": True, "data.validation_fraction": 0.1}]
+    pooled = open_dataset(data(path, pool_splits=True, validation_fraction=0.5), 1).splits
+    assert {name: len(split) for name, split in pooled.items()} == {"train": 3, "validation": 3}
+    # Of these columns none says it beyond doubt
+    for values in (["train"] * 6, ["train", "test"] * 2 + ["bus"] * 2, ["test", "dev"] * 3):
+        write(path, {**fine, "partition": values})
+        assert len(open_dataset(data(path, **CUT), 1).splits["train"]) == 3
+
+
+def test_rows_of_a_split_keep_their_numbers(tmp_path: Path):
+    for suffix in ("csv", "parquet"):
+        path = write(tmp_path / f"de.{suffix}", MIXED)
+        found = open_dataset(data(path, split_column="partition"), 1)
+        assert found.splits["test"].origin(1) == f"de.{suffix}, row 6"
+        assert found.notes == (f"de.{suffix}: not read: 1 row with '' in column 'partition'",)
+    assert mistakes(lambda: open_dataset(data(path, split_column="part"), 1)) == [
+        'data.split_column = "part": no such column in de.parquet; there are partition, text, label'
+    ]
+    assert mistakes(lambda: open_dataset(data(path, split_column="label"), 1)) == [
+        'data.split_column = "label": de.parquet: no value is a split (bad, good, x)'
+    ]
 
 
 def test_a_split_that_is_named_does_not_hide_the_others(tmp_path: Path):

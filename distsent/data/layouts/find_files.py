@@ -10,6 +10,7 @@ from distsent.data.files import Files, Reading, RowSource, TableFile
 from distsent.data.layouts.by_name import Splits, find_by_name, find_rows, parts_of_file, split_keys
 from distsent.data.layouts.class_files import ClassFolders
 from distsent.data.layouts.folder import Folder
+from distsent.data.layouts.split_column import divide
 from distsent.data.layouts.split_names import check_shards
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
@@ -44,6 +45,8 @@ def find_files(
         found = find_by_name(folder, chosen)
     found |= chosen
     used = check_overlap(found)
+    if data.split_column:
+        found = divide(found, data.split_column, folder.notes)
     unread = [
         folder.name(file) for file in dict.fromkeys(folder.unread) if file.resolve() not in used
     ]
