@@ -15,6 +15,7 @@ from distsent.formats.records import printable
 FEW = 10  # values that tell nothing about how often values repeat
 SAMPLE = 2000  # rows whose lengths and kinds are measured
 MOST_CLASSES = 1000  # a column with more values is not a label
+TELLING = 0.7  # score of a name that hardly any other column has
 LIST_WIDTH = 80  # characters of column names in a message
 
 TEXT, PAIR, LABEL = "data.text_column", "data.pair_column", "data.label_column"
@@ -138,6 +139,21 @@ def label_candidates(columns: Iterable[Column]) -> list[Candidate]:
             reasons += [f"distinct values {distinct:,} of {column.rows:,}"] if column.rows else []
             found.append(Candidate(column.name, name + values, (*reasons, *_gaps(column))))
     return sorted(found, key=lambda one: -one.score)
+
+
+def is_labeled(files: Sequence[Sequence[Column]]) -> bool:
+    """Whether files of one kind have a column of labels: by its name, and the same values in all.
+
+    Fake.csv and True.csv have a column `subject`, but are the classes themselves.
+    """
+    for first in label_candidates(files[0]):
+        found = [column for columns in files for column in columns if column.name == first.name]
+        if _name_score(first.name, LABEL_NAMES) < TELLING or len(found) < len(files):
+            continue
+        values = [{*(column.counts or ())} for column in found]
+        if len(files) == 1 or all(2 * len(some & values[0]) >= len(some) for some in values):
+            return True
+    return False
 
 
 def choose_columns(columns: Sequence[Column], pair: bool = False) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from distsent import prepare
 from distsent.data.dataset import open_dataset
 from distsent.data.layouts.text_folder import TextFolder
-from distsent.formats.column_choice import Column, choose_columns
+from distsent.formats.column_choice import Column, choose_columns, is_labeled
 from distsent.job import load_job
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
@@ -116,6 +116,24 @@ def test_several_columns_of_0_and_1_are_no_single_label() -> None:
     for column in columns[1:]:
         column.add(["0", "1", "0", "0"] * 10)
     assert choose_columns(columns) == {"data.text_column": "comment"}
+
+
+@pytest.mark.parametrize(("name", "values", "labeled"), [
+    ("subject", ("ab", "ab"), False),
+    ("label", ("ab", "ab"), True),
+    ("label", ("ab", "cd"), False),
+    ("CLASS", ("01", "01"), True),
+])  # fmt: skip
+def test_files_of_classes_have_no_column_of_labels(
+    name: str, values: tuple[str, str], labeled: bool
+) -> None:
+    files = []
+    for some in values:
+        columns = [Column("text"), Column(name)]
+        columns[0].add([f"some text {i}" for i in range(40)])
+        columns[1].add([*some] * 20)
+        files.append(columns)
+    assert is_labeled(files) == labeled
 
 
 def test_folders_of_texts_are_labeled_file_by_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.split_names import ABOUT, split_called, split_in, stem, words
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
-from distsent.formats.column_choice import label_candidates
+from distsent.formats.column_choice import Column, is_labeled
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
@@ -108,14 +108,13 @@ def several_tables(folder: Folder, tables: Sequence[Path], split: str | None) ->
     key, names = f"data.{split or 'train'}", [folder.name(path) for path in tables]
     every: Mapping[str, Any] = {key: [folder.inside(path) for path in tables[:MOST]]}
     classes = {key: dict(zip(_short_names(tables), every[key], strict=False))}
-    found = [_columns_and_label(folder, path) for path in tables[:MOST]]
-    names_found, has_label = found[0]
-    ways = [every, classes] if has_label else [classes, every]
-    if not names_found:  # lines of texts, which have no label of their own
+    found = [_columns(folder, path) for path in tables[:MOST]]
+    ways = [every, classes] if is_labeled(found) else [classes, every]
+    if not found[0]:  # lines of texts, which have no label of their own
         ways = [classes]
     elif data_suffix(tables[0]) not in TABLES:  # with a class each, its lines would be texts
         ways = [every]
-    if len({columns for columns, _ in found}) > 1 or len(tables) > MOST:
+    if len({tuple(column.name for column in some) for some in found}) > 1 or len(tables) > MOST:
         ways = [{key: folder.inside(path)} for path in tables[:3]]
     shown = to_toml_value(folder.inside(folder.path / f"*{tables[0].suffix}"))
     problem = (
@@ -126,20 +125,17 @@ def several_tables(folder: Folder, tables: Sequence[Path], split: str | None) ->
     return folder.error(problem, ways=ways)
 
 
-def _columns_and_label(folder: Folder, path: Path) -> tuple[tuple[str, ...], bool]:
-    """What the columns are called, and whether one may be the label; none of lines of texts."""
+def _columns(folder: Folder, path: Path) -> list[Column]:
+    """The columns with some values; none of lines of texts."""
     reading = folder.reading
     while True:
         try:
-            columns = TableFile(path, folder.name(path), reading).sample()
+            return TableFile(path, folder.name(path), reading).sample()
         except UserError as error:  # as it would be read with the keys that it shows
             keys = {key.removeprefix("data."): value for key, value in error.fix.items()}
             if not keys or keys.items() <= vars(reading.options).items():
-                return (), False
+                return []
             reading = replace(reading, options=replace(reading.options, **keys))
-        else:
-            names = tuple(column.name for column in columns)
-            return names, any(one.score > 1 for one in label_candidates(columns))
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
