@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distsent.distributed.host_name import host_name_fix, host_name_problem
+from distsent.distributed.sockets import Connection, shut_down, tcp_connections
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, HostError
 
@@ -43,8 +44,11 @@ def init(elastic: bool, interface: str | None = None) -> HorovodWorld:
         os.environ.setdefault(key, value)
     import horovod.torch as hvd
 
+    before = tcp_connections()
     hvd.init()
-    return ElasticHorovodWorld(hvd) if elastic else HorovodWorld(hvd)
+    if elastic:
+        return ElasticHorovodWorld(hvd, tcp_connections() - before)
+    return HorovodWorld(hvd)
 
 
 class HorovodWorld(World):
@@ -109,10 +113,11 @@ class ElasticHorovodWorld(HorovodWorld):
     elastic = True
     lost: type[Exception] = MembershipChanged
 
-    def __init__(self, hvd: Any) -> None:
+    def __init__(self, hvd: Any, connections: set[Connection]) -> None:
         from horovod.common.elastic import notification_manager
 
         super().__init__(hvd)
+        self._connections = connections  # Gloo's, to the other workers
         self._hosts_updated = threading.Event()
         notification_manager.init()
         notification_manager.register_listener(self)
@@ -138,9 +143,14 @@ class ElasticHorovodWorld(HorovodWorld):
     def membership_changed(self) -> bool:
         return self._hosts_updated.is_set()
 
+    def fail_collectives(self) -> None:
+        shut_down(self._connections)
+
     def rejoin(self) -> None:
         self._hosts_updated.clear()
         self._hvd.shutdown()
+        before = tcp_connections()
         self._hvd.init()  # waits until the launcher has a complete world again
+        self._connections = tcp_connections() - before
         self._read_ranks()
         os.environ["HOROVOD_RANK"] = str(self.rank)  # the launcher's value is outdated

@@ -3,6 +3,7 @@
 The heartbeat sends it to the main worker, which compares all workers when nothing moves.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.position = Position()  # replaced as a whole, so a reader needs no lock
+        self._entered: deque[str] = deque(maxlen=256)
 
     def at_step(self, step: int) -> None:
         self.position = replace(self.position, step=step)
@@ -34,7 +36,7 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Be in a phase: import, rendezvous, load, tokenize, step, evaluate, save or publish."""
+        """Be in a phase: load, download, tokenize, step, evaluate, save or publish."""
         before = self.position.phase
         self.position = replace(self.position, phase=name)
         try:
@@ -42,8 +44,14 @@ class Progress:
         finally:
             self.position = replace(self.position, phase=before)
 
-    def enter(self) -> None:
+    @property
+    def history(self) -> list[str]:
+        """The names of the last collectives that were entered."""
+        return list(self._entered)
+
+    def enter(self, name: str) -> None:
         """Count a collective that is started."""
+        self._entered.append(name)
         self.position = replace(self.position, entered=self.position.entered + 1)
 
     @contextmanager

@@ -52,9 +52,12 @@ class World:
     def rejoin(self) -> None:
         """Form a new world with the workers that exist now. Rank and size may change."""
 
+    def fail_collectives(self) -> None:
+        """Elastic: make collectives fail that wait for a lost worker. Called from any thread."""
+
     def allreduce_async(self, tensor: torch.Tensor, name: str) -> Handle:
         """Start summing `tensor` over all workers, in place. Returns a handle for `wait`."""
-        self.progress.enter()
+        self.progress.enter(name)
         return name, self._start_allreduce(tensor, name)
 
     def wait(self, handle: Handle) -> None:
@@ -70,13 +73,13 @@ class World:
 
     def broadcast(self, tensor: torch.Tensor, name: str, root: int = 0) -> torch.Tensor:
         """Copy the `tensor` of rank `root` to all workers, in place."""
-        self.progress.enter()
+        self.progress.enter(name)
         with self.progress.waiting(name):
             return self._broadcast(tensor, name, root)
 
     def allgather_object(self, value: T, name: str) -> list[T]:
         """The JSON value of every rank, in rank order, on every worker."""
-        self.progress.enter()
+        self.progress.enter(name)
         with self.progress.waiting(name):
             return self._allgather_object(value, name)
 

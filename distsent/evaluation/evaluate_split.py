@@ -55,6 +55,7 @@ def evaluate_split(
             losses = F.cross_entropy(logits_nC, truth, reduction="none")
             counts.add(truth.numpy(), logits_nC.argmax(-1).numpy(), losses.numpy())
             logits[torch.from_numpy(rows)] += F.pad(logits_nC, (0, 1), value=1.0)
+            world.progress.worked()
         # Every worker takes part in every round, with or without a batch of its own: all stop in
         # the same round, or none does.
         if world.allreduce(torch.tensor([float(stop())]), "evaluation.stop").item():

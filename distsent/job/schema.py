@@ -54,7 +54,8 @@ class RunSection:
         "`auto`: resume the same job on the same rows; `changed`: also if one of them has changed; "
         "`never`: start over at every start")
     stall_seconds: float = key(60.0, positive,
-        "seconds without a heartbeat of a worker after which the run ends")
+        "seconds without a heartbeat of a worker, or without progress of the run, after which it "
+        "ends; at least ten median steps, and ten times as long outside of steps")
     transport: str = key("auto", choice("auto", "horovod", "torch"),
         "what connects the workers; `auto`: what the launcher is for")
     interface: str | None = key(None, text, "network interface between hosts", unset="found",

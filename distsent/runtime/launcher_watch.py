@@ -33,6 +33,14 @@ def is_launcher(process: psutil.Process) -> bool:
     return any(name in command for name in PROGRAMS)
 
 
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether the process is stopped, by Ctrl-Z for example."""
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
 def has_ended(process: psutil.Process) -> bool:
     """Whether the process is gone, a zombie, or replaced by another one with the same id."""
     try:

@@ -34,6 +34,7 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
+        self.stacks = self.path / "stacks"
         self.owner = Owner()  # of what this process writes here
         self._lock: FileLock | None = None
 
@@ -80,7 +81,7 @@ class RunFolder:
 
     def reset(self) -> None:
         """Delete everything that an earlier run left, except the lock. Raises OSError."""
-        folders = (self.tensorboard, self.checkpoints, self.model, self.predictions)
+        folders = (self.tensorboard, self.checkpoints, self.model, self.predictions, self.stacks)
         for path in (*folders, self.job, self.log, self.metrics, self.result):
             self.owner.delete(path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)

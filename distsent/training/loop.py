@@ -59,7 +59,7 @@ class Loop:
             if session.in_memory:
                 self.save()  # the steps in memory may not be on disk
             session.forward.model.train()
-            session.heartbeat.step = state.step
+            session.world.progress.at_step(state.step)
             if self._evaluation_due() and state.evaluated < state.step:
                 self._evaluate()  # it was interrupted
             while state.step < session.total_steps and not state.ended_early:
@@ -80,7 +80,7 @@ class Loop:
         batch = session.plan.batch(state.step)
         result = session.train_step(batch, self._requests)
         self._count(batch, result, time.perf_counter() - start)
-        session.heartbeat.step = state.step
+        session.world.progress.at_step(state.step)
         if state.step % session.job.log.every == 0 or state.step == session.total_steps:
             self._log_step(result)
         if state.step % replica_check.EVERY == 0:
@@ -223,7 +223,8 @@ class Loop:
     def finish_saving(self) -> None:
         """Wait on all workers for the current save: a launcher ends all when the first exits."""
         saver, world = self.saver, self.session.world
-        world.on_main(lambda: saver.wait() if saver is not None else None, "loop.saved")
+        with world.progress.phase("save"):
+            world.on_main(lambda: saver.wait() if saver is not None else None, "loop.saved")
 
     def _stop(self) -> None:
         """Report the stop request and raise Stopped, on all workers."""

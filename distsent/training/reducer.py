@@ -45,7 +45,7 @@ class GradientReducer:
     """Sums `flat`'s gradients and control slots over all workers, in place."""
 
     def __init__(self, world: World, flat: FlatParameters) -> None:
-        self._world, self._flat = world, flat
+        self.world, self._flat = world, flat
         self.transport, self.workers = world.transport, world.size
         self._buckets = flat.dense.split(BUCKET)
         self._handles: dict[int, Any] = {}  # bucket -> handle of its all-reduce
@@ -85,20 +85,20 @@ class GradientReducer:
             self._start(i)
 
     def _start(self, i: int) -> None:
-        self._handles[i] = self._world.allreduce_async(self._buckets[i], f"gradient.{i}")
+        self._handles[i] = self.world.allreduce_async(self._buckets[i], f"gradient.{i}")
 
     def reduce(self, token_ids: torch.Tensor) -> None:
         """Finish the sum. `token_ids`: of the global batch, the same on every worker."""
-        if self._world.size == 1:
+        if self.world.size == 1:
             return
         for i in self._order[len(self._handles) :]:
             self._start(i)
         self.sent = 4 * self._flat.dense.numel()
         if self._flat.embedding_grad is not None:
             rows = self._flat.embedding_grad.index_select(0, token_ids)
-            self._world.allreduce(rows, "gradient.embedding")
+            self.world.allreduce(rows, "gradient.embedding")
             self._flat.embedding_grad.index_copy_(0, token_ids, rows)
             self.sent += 4 * rows.numel()
         for handle in self._handles.values():
-            self._world.wait(handle)
+            self.world.wait(handle)
         self._handles, self._missing = {}, [NEVER] * len(self._buckets)

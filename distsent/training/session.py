@@ -15,24 +15,30 @@ from distsent import __version__, fingerprint
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
-from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.job.job import Job
-from distsent.model import adapter, classifier
+from distsent.model import classifier
 from distsent.model.config import config_hash
 from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
-from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
-from distsent.runtime.heartbeat import HeartbeatMonitor
+from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
+from distsent.training.inputs import (
+    class_weights,
+    phase_of,
+    prepare_model,
+    prepare_store,
+    prepare_tokenizer,
+)
 from distsent.training.loop import fit
 from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish, reset_peak_memory
@@ -60,7 +66,10 @@ class TrainingRun:
         """
         reset_peak_memory()
         try:
-            while not self._train():
+            while True:
+                with self.world.progress.phase("load"):
+                    if self._train():
+                        break
                 self._close()
                 self.world.rejoin()
         except BaseException as error:
@@ -83,24 +92,37 @@ class TrainingRun:
             setup = {"job": job.to_dict(), **software}
             world.assert_equal_across_ranks(setup, "the job or the software")
             in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
-            on_failure, deadline = partial(self.report.ended, FAILED), job.run.stall_seconds
-            heartbeat = HeartbeatMonitor(world, deadline, on_failure, self.stop)
-            self._heartbeat = heartbeat
-            if result := self.claim.take(world, self.report.info, self.stop.raise_if_requested):
+            self._start_heartbeat()
+            if result := self.claim.take(world, self.report.info, self._poll):
                 print_finished(job, world, self.folder, result)
                 return True
-            session = open_session(self, heartbeat, in_memory)
+            session = open_session(self, in_memory)
             state = restore(session, self._kept)
             self._kept = None
             try:
-                scored = fit(session, state)
+                with world.progress.phase("step"):
+                    scored = fit(session, state)
             except MembershipChanged:
                 self._kept = snapshot(session.train_step, state)
                 raise
-            publish(session, state, scored)
+            with world.progress.phase("publish"):
+                publish(session, state, scored)
         except MembershipChanged:
             return False
         return True
+
+    def _start_heartbeat(self) -> None:
+        """On all workers together."""
+        run, on_failure = self.job.run, partial(self.report.ended, FAILED)
+        options = run.stall_seconds, run.interface or "", self.folder.stacks
+        watched = Watched(*options, on_failure, self.report.info)
+        self._heartbeat = HeartbeatMonitor(self.world, watched, self.stop)
+        self._heartbeat.connect()
+
+    def _poll(self) -> None:
+        """While this worker waits for another process."""
+        self.world.progress.worked()
+        self.stop.raise_if_requested()
 
     def _close(self) -> None:
         self.report.close_log()
@@ -118,7 +140,6 @@ class Session:
     stop: StopSignal
     folder: RunFolder
     report: RunReport
-    heartbeat: HeartbeatMonitor
     in_memory: bool  # after a rejoin, a worker holds the training state in memory
     device: torch.device
     precision: str
@@ -139,16 +160,17 @@ class Session:
     def evaluate(self, split: str) -> tuple[dict[str, Any], torch.Tensor]:
         """(scores, logits) of a split, on all workers. Raises Stopped on request."""
         try:
-            return evaluate_split(
-                self.world,
-                self.forward,
-                self.store.splits[split],
-                self.store.label_names,
-                batch_tokens=self.job.eval.batch_tokens,
-                precision=self.precision,
-                device=self.device,
-                stop=lambda: self.stop.requested is not None,
-            )
+            with self.world.progress.phase("evaluate"):
+                return evaluate_split(
+                    self.world,
+                    self.forward,
+                    self.store.splits[split],
+                    self.store.label_names,
+                    batch_tokens=self.job.eval.batch_tokens,
+                    precision=self.precision,
+                    device=self.device,
+                    stop=lambda: self.stop.requested is not None,
+                )
         except Stopped:
             self.log_stop(f"the evaluation of {split} is not finished")
             raise
@@ -163,14 +185,15 @@ class Session:
         self.report.info(f"stop requested: {named}; {consequence}")
 
 
-def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool) -> Session:
+def open_session(run: TrainingRun, in_memory: bool) -> Session:
     """Build all parts, in the order in which they need each other. Raises UserError."""
     job, world, claim, report = run.job, run.world, run.claim, run.report
     report.starting()
     if world.size > 1:
         report.info(f"transport: {world.transport}, started by {world.why}")
     threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
-    tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
+    with world.progress.phase(phase_of(job.model.name, "load")):
+        tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
     store = prepare_store(job, tokenizer, world, run.stop)
     loaded, forward, precision = open_model(run, tokenizer, store, device)
     model = loaded.model
@@ -204,7 +227,6 @@ def open_session(run: TrainingRun, heartbeat: HeartbeatMonitor, in_memory: bool)
         stop=run.stop,
         folder=run.folder,
         report=report,
-        heartbeat=heartbeat,
         in_memory=in_memory,
         device=device,
         precision=precision,
@@ -227,7 +249,8 @@ def open_model(
     resolve = partial(devices.resolve_precision, run.claim.precision, device)
     precision, note = world.on_main(resolve, "run.precision")
     prepare = partial(prepare_model, job, tokenizer, store, precision)
-    loaded: Any = world.all_or_raise(prepare, "run.model")
+    with world.progress.phase(phase_of(job.model.name, "load")):
+        loaded: Any = world.all_or_raise(prepare, "run.model")
     model = loaded.model
     model.to(device)
     replica_check.check_loaded_model(world, model)
@@ -237,61 +260,3 @@ def open_model(
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
     return loaded.with_notes(fault or note, padding_note), forward, precision
-
-
-def prepare_tokenizer(job: Job) -> Any:
-    """Raises UserError if the model or the packages of an adapter are not available."""
-    adapter.check_adapter(job)
-    return load_tokenizer(job.model.name, job.model.revision)
-
-
-def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> TokenStore:
-    """The token store, which the main worker writes first if it is missing."""
-    data, seed, parent = job.data, job.seeds[0], token_store_folder(job)
-
-    def progress(done: int, total: int) -> None:
-        stop.raise_if_requested()
-
-    def tokenize() -> str:
-        store = open_token_store(
-            data, seed, tokenizer, data.max_length, parent, workers=World(), progress=progress
-        )
-        return str(store.folder)
-
-    folder = Path(world.on_main(tokenize, "run.tokenize"))
-    store = world.all_or_raise(lambda: TokenStore.open(folder), "run.store")
-    world.assert_equal_across_ranks(store.meta, "the token store")
-    return store
-
-
-def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
-    """Raises UserError if job, model, tokenizer and dataset do not fit together."""
-    loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
-    limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
-    if length > limit:
-        raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")
-    classifier.check_vocabulary(loaded.model, tokenizer, f"model.name = {name!r}")
-    fix = "set data.validation_fraction, e.g. 0.1"
-    if "validation" not in store.splits and job.train.patience is not None:
-        raise UserError(f"train.patience: there is no validation split to watch; {fix}")
-    if not {"validation", "test"} & set(store.splits):
-        raise UserError(f"data.source: neither a validation nor a test split; {fix}")
-    return loaded
-
-
-def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Tensor | None:
-    """`train.class_weights` as a tensor.
-
-    `balanced` gives all classes the same total weight, and examples a mean weight of 1.
-    """
-    weights, names = job.train.class_weights, store.label_names
-    if weights == "none":
-        return None
-    if weights == "balanced":
-        labels = torch.tensor(store.splits["train"].labels[:]).long()
-        counts = torch.bincount(labels, minlength=len(names)).double()
-        return (counts.sum() / (len(names) * counts.clamp(min=1))).float().to(device)
-    if len(weights) != len(names):
-        found = f"{len(weights)} weights for {len(names)} classes ({', '.join(names)})"
-        raise UserError(f"train.class_weights: {found}")
-    return torch.tensor(weights, dtype=torch.float32, device=device)

@@ -147,6 +147,7 @@ class TrainStep:
             (loss * (self.scale.value / len(batch))).backward()
             self.flat.control_slots[LOSS] += loss.detach()
             self.flat.control_slots[RIGHT] += (logits_nC.argmax(-1) == packed.labels_n).sum()
+            self.reducer.world.progress.worked()
             if not torch.isfinite(loss):
                 bad_rows += rows[~torch.isfinite(losses_n).cpu().numpy()].tolist()
         return bad_rows

@@ -35,6 +35,7 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
 FOLDERS = {
     "formats": ["delimited", "json"],
     "data": ["labels", "layouts", "tokens"],
+    "runtime": ["heartbeat"],
 }
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 8  # lines, lines, constructor arguments
 

@@ -1,0 +1,80 @@
+"""What a run starts from: tokenizer, token store, model, weights of the classes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
+from distsent.distributed.world import World
+from distsent.errors import UserError
+from distsent.job.job import Job
+from distsent.model import adapter, classifier
+from distsent.model.tokenizer import load_tokenizer
+from distsent.model.weights import Loaded
+from distsent.runtime.signals import StopSignal
+
+
+def phase_of(source: str, local: str) -> str:
+    """The phase in which a source is read: what is not on this host may be downloaded."""
+    return local if source == "demo" or Path(source).exists() else "download"
+
+
+def prepare_tokenizer(job: Job) -> Any:
+    """Raises UserError if the model or the packages of an adapter are not available."""
+    adapter.check_adapter(job)
+    return load_tokenizer(job.model.name, job.model.revision)
+
+
+def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> TokenStore:
+    """The token store, which the main worker writes first if it is missing."""
+    data, seed, parent = job.data, job.seeds[0], token_store_folder(job)
+
+    def progress(done: int, total: int) -> None:
+        world.progress.worked()
+        stop.raise_if_requested()
+
+    def tokenize() -> str:
+        store = open_token_store(
+            data, seed, tokenizer, data.max_length, parent, workers=World(), progress=progress
+        )
+        return str(store.folder)
+
+    with world.progress.phase(phase_of(data.source, "tokenize")):
+        folder = Path(world.on_main(tokenize, "run.tokenize"))
+    store = world.all_or_raise(lambda: TokenStore.open(folder), "run.store")
+    world.assert_equal_across_ranks(store.meta, "the token store")
+    return store
+
+
+def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
+    """Raises UserError if job, model, tokenizer and dataset do not fit together."""
+    loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
+    limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
+    if length > limit:
+        raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")
+    classifier.check_vocabulary(loaded.model, tokenizer, f"model.name = {name!r}")
+    fix = "set data.validation_fraction, e.g. 0.1"
+    if "validation" not in store.splits and job.train.patience is not None:
+        raise UserError(f"train.patience: there is no validation split to watch; {fix}")
+    if not {"validation", "test"} & set(store.splits):
+        raise UserError(f"data.source: neither a validation nor a test split; {fix}")
+    return loaded
+
+
+def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Tensor | None:
+    """`train.class_weights` as a tensor.
+
+    `balanced` gives all classes the same total weight, and examples a mean weight of 1.
+    """
+    weights, names = job.train.class_weights, store.label_names
+    if weights == "none":
+        return None
+    if weights == "balanced":
+        labels = torch.tensor(store.splits["train"].labels[:]).long()
+        counts = torch.bincount(labels, minlength=len(names)).double()
+        return (counts.sum() / (len(names) * counts.clamp(min=1))).float().to(device)
+    if len(weights) != len(names):
+        found = f"{len(weights)} weights for {len(names)} classes ({', '.join(names)})"
+        raise UserError(f"train.class_weights: {found}")
+    return torch.tensor(weights, dtype=torch.float32, device=device)
