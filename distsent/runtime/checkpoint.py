@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from xxhash import xxh3_128
 
 from distsent.errors import FAILED, UserError
 from distsent.machine_errors import errno_of
+from distsent.runtime.ownership import Owner
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.storage import entries, exists, is_file, sync
 
@@ -57,19 +57,26 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], state: State) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    buffers: Mapping[str, SafetensorsBuffer],
+    state: State,
+    owner: Owner | None = None,
+) -> Path:
     """Write a checkpoint. Raises UserError if the disk refuses; earlier ones stay as they are.
 
     Equal steps have equal bits, so an intact checkpoint of this step is left alone.
     """
+    owner = owner or Owner()
     final = folder / FOLDER.format(step)
-    temporary = temporary_of(final)
+    temporary = owner.temporary(final)
     try:
         if exists(final):
             with suppress(ValueError):
                 load(final)
                 return final
-            _delete(final)
+            owner.delete(final)
         temporary.mkdir(parents=True)
         text = json.dumps(state)
         (temporary / "state.json").write_text(text, encoding="utf-8")
@@ -80,13 +87,16 @@ def save(folder: Path, step: int, buffers: Mapping[str, SafetensorsBuffer], stat
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*(temporary / name for name in manifest), temporary / MANIFEST, temporary]:
             sync(path)
-        os.rename(temporary, final)
+        owner.publish(temporary, final)
         sync(folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            owner.check()  # a new owner has moved what we wrote
         problem = f"{final}: the checkpoint could not be written ({error})"
         fix = "the earlier ones are intact: free some space, then run the same command again"
         raise UserError(f"{problem}; {fix}", code=FAILED) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
@@ -161,34 +171,24 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def prune(folder: Path, keep: int, best: int | None, newest: int | None = None) -> None:
+def prune(
+    folder: Path, keep: int, best: int | None, newest: int | None = None, owner: Owner | None = None
+) -> None:
     """Delete all checkpoints but the `keep` up to step `newest` and the one of step `best`.
 
     Later ones than `newest` stay, and do not count as kept. Also deletes what crashed saves left.
-    What cannot be listed or deleted only costs space.
+    What cannot be listed or deleted only costs space. Raises UserError if another start owns the
+    folder.
     """
+    owner = owner or Owner()
     with suppress(OSError):
-        for path in entries(folder):
-            if path.name.startswith(".step-") and path.suffix == ".tmp":
-                shutil.rmtree(path, ignore_errors=True)
+        owner.sweep(folder)
         found = list_checkpoints(folder)
         superseded = [path for path in found if newest is None or step_of(path) <= newest][:-keep]
         for path in superseded:
             if step_of(path) != best:
                 with suppress(OSError):
-                    _delete(path)
-
-
-def _delete(path: Path) -> None:
-    """Delete a checkpoint, all or nothing. Raises OSError if it is still there."""
-    temporary = temporary_of(path)
-    os.rename(path, temporary)
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
-def temporary_of(path: Path) -> Path:
-    """A new hidden name beside a checkpoint. One that cannot be deleted blocks no other."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+                    owner.delete(path)
 
 
 def weights_sha256(weights: Tensors) -> str:
@@ -206,13 +206,19 @@ class Saver:
 
     `resumed_from`: the step at which the run resumed. Checkpoints of later steps should be damaged,
     or it would have resumed from them; those that are get deleted. `on_saved`: called in the thread
-    with each saved step.
+    with each saved step. `owner`: of the run folder.
     """
 
     def __init__(
-        self, folder: Path, keep: int, resumed_from: int, on_saved: Callable[[int], None]
+        self,
+        folder: Path,
+        keep: int,
+        resumed_from: int,
+        on_saved: Callable[[int], None],
+        owner: Owner | None = None,
     ) -> None:
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
+        self._owner = owner or Owner()
         self._unread_after: int | None = resumed_from
         # Reused: allocating fresh memory costs more than the copy.
         self._buffers: dict[str, SafetensorsBuffer] = {}
@@ -221,8 +227,10 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether a save failed with an error that `wait` has not raised yet."""
+        """Whether `wait` would raise: a save failed, or another start owns the folder."""
         saving = self._saving
+        if self._owner.lost:
+            return True
         return saving is not None and saving.done() and saving.exception() is not None
 
     def start(
@@ -241,11 +249,11 @@ class Saver:
         with suppress(OSError):  # under `nice`, only root may raise a priority to 5
             # Of this thread: training takes precedence.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-        save(self._folder, step, self._buffers, state)
+        save(self._folder, step, self._buffers, state, self._owner)
         self._on_saved(step)
         with suppress(OSError):
             self._delete_damaged(step)
-        prune(self._folder, self._keep, best, newest=step)
+        prune(self._folder, self._keep, best, step, self._owner)
 
     def _delete_damaged(self, saved: int) -> None:
         """Delete, once, the later checkpoints that are damaged: after reading each."""
@@ -258,11 +266,17 @@ class Saver:
                 except UserError:
                     continue  # perhaps it is intact
                 except ValueError:
-                    _delete(path)
+                    self._owner.delete(path)
         self._unread_after = None
 
     def wait(self) -> None:
-        """Wait for the current save. Raises its error."""
+        """Wait for the current save. Raises its error, or that another start owns the folder."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
+        if self._owner.lost:
+            self._owner.check()
+
+    def close(self) -> None:
+        """Wait for the current save, whether it succeeds or not."""
+        self._thread.shutdown()

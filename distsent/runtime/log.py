@@ -37,6 +37,7 @@ class RunLog(Log):
     def __init__(
         self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool
     ) -> None:
+        self._owner = folder.owner
         _truncate_metrics(folder, start, evaluated)
         options: Any = {"encoding": "utf-8", "errors": "backslashreplace"}  # names may be any bytes
         self._file = open(folder.log, "a", **options)  # noqa: SIM115
@@ -65,7 +66,7 @@ class RunLog(Log):
     def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
         """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
         self._append(self._metrics, json.dumps(values) + "\n")
-        if self._tensorboard is None:
+        if self._tensorboard is None or self._owner.lost:
             return
         with suppress(OSError):
             for key, value in values.items():
@@ -104,6 +105,8 @@ class RunLog(Log):
 
     def _append(self, file: TextIO, text: str) -> None:
         """Append to a file. What the disk refuses stays in the buffer for the next attempt."""
+        if self._owner.lost:
+            return
         try:
             file.write(text)
             file.flush()

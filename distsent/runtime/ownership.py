@@ -27,6 +27,7 @@ from typing import Any
 
 from distsent.errors import FAILED, UserError
 from distsent.lock import FileLock, is_old
+from distsent.storage import entries, is_folder
 
 FILE = ".owner"
 RENEWED = 5.0  # seconds between signs of life
@@ -53,9 +54,15 @@ class Owner:
         return path.with_name(f".{path.name}.{self.token}-{next(self._number)}.tmp")
 
     def publish(self, temporary: Path, path: Path) -> None:
-        """Rename to `path`. Replaces a file, or an empty folder."""
+        """Rename to `path`, and replace what is there."""
+        if is_folder(path):
+            self.delete(path)
         self.check()
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except FileNotFoundError:
+            self.check()  # a new owner has moved it away
+            raise
 
     def delete(self, path: Path) -> None:
         """Delete a file or folder, if it is there. What cannot be deleted only costs space."""
@@ -68,8 +75,17 @@ class Owner:
         finally:
             shutil.rmtree(grave, ignore_errors=True)
 
+    def sweep(self, parent: Path) -> None:
+        """Delete what killed processes left of their writing in a folder."""
+        for path in entries(parent):
+            if _is_temporary(path) and not self._made(path):
+                _remove(path)
+
     def release(self) -> None:
         """Let the next start take the folder over at once. This one changes nothing any more."""
+
+    def _made(self, path: Path) -> bool:
+        return f".{self.token}-" in path.name
 
     def write_text(self, path: Path, text: str) -> None:
         """Replace a file's content atomically: readers see the old text or the new one."""
@@ -125,7 +141,7 @@ class RunOwner(Owner):
         temporary.write_text(json.dumps(owner._about))
         os.rename(temporary, owner._file)
         for parent in (folder, folder / "checkpoints"):
-            owner._sweep(parent, lock is not None and lock.works)
+            owner._move_away(parent, lock is not None and lock.works)
         owner.check()
         threading.Thread(target=owner._show_life, name="owner", daemon=True).start()
         return owner
@@ -143,21 +159,20 @@ class RunOwner(Owner):
             if now != before or _sign_of_life(self._file) != sign:
                 raise busy(self._folder, _name(now or before))
 
-    def _sweep(self, parent: Path, locks: bool) -> None:
+    def _move_away(self, parent: Path, locks: bool) -> None:
         """Move what other owners may still rename out of their way; delete it if that is safe."""
-        for entry in list(os.scandir(parent)):
-            path = Path(entry.path)
-            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                if f".{self.token}-" in entry.name:
-                    continue
-                fenced = parent / f".fenced.{self.token}-{next(self._number)}"
-                try:
-                    os.rename(path, fenced)
-                except (FileNotFoundError, PermissionError):
-                    continue
-                path = fenced
+        for path in entries(parent):
+            if _is_temporary(path) and not self._made(path):
+                moved = parent / f".fenced.{self.token}-{next(self._number)}"
+                # Not there any more, or of a stranger who alone may rename it.
+                with suppress(FileNotFoundError, PermissionError):
+                    os.rename(path, moved)
+        for path in entries(parent):
             if path.name.startswith(".fenced.") and (locks or is_old(path)):
                 _remove(path)
+
+    def sweep(self, parent: Path) -> None:
+        """Nothing: `take` has. What others wrote since is not ours to delete."""
 
     @property
     def lost(self) -> bool:
@@ -231,6 +246,10 @@ def _name(owner: dict[str, Any]) -> str:
     if "process" not in owner:
         return "another process"
     return f"process {owner['process']} on {owner['host']}"
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _remove(path: Path) -> None:

@@ -41,8 +41,9 @@ class Loop:
         self.session, self.state = session, state
         self.saver: Saver | None = None  # on the main worker
         if session.world.is_main:
-            folder, keep = session.folder.checkpoints, session.job.checkpoint.keep
-            self.saver = Saver(folder, keep, state.step, session.report.saved)
+            folder, keep = session.folder, session.job.checkpoint.keep
+            done = session.report.saved
+            self.saver = Saver(folder.checkpoints, keep, state.step, done, folder.owner)
         self.last_scored: Scored | None = None
         self._steps_per_epoch = session.plan.sampler.steps_per_epoch
         self._saved_at = time.monotonic()
@@ -73,6 +74,9 @@ class Loop:
             if self.saver is not None:
                 self.saver.wait()
             raise
+        finally:
+            if self.saver is not None:
+                self.saver.close()  # it must not write any more when this start gives the folder up
         return self.last_scored
 
     def _step(self) -> None:

@@ -73,10 +73,12 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
     """Write all files. If `result.json` exists, all others exist but perhaps the card."""
     folder, report, job, tokenizer = session.folder, session.report, session.job, session.tokenizer
     with disk_errors_as_user_errors(folder.path):
+        top = folder.owner.temporary(folder.predictions)
         for split, (_, logits) in final.items():
-            top = folder.predictions
             predictions.write_predictions(top, split, logits, session.store, tokenizer)
-        write_model_folder(session.forward.model, tokenizer, folder.model, job.data.max_length)
+        folder.owner.publish(top, folder.predictions)
+        length = job.data.max_length
+        write_model_folder(session.forward.model, tokenizer, folder.model, length, folder.owner)
         for top in (folder.predictions, folder.model):
             for path in walk(top):
                 sync(path)
@@ -145,6 +147,7 @@ def write_card(folder: RunFolder, report: Callable[[str], object], pages: bool) 
 
     The run is finished, so an error here must not make it fail.
     """
+    folder.owner.check()
     try:
         if exists(folder.card):
             return
