@@ -118,7 +118,7 @@ def is_old(path: Path) -> bool:
 
     By the clock of its file system, if that has one: the clocks of hosts may differ by hours.
     """
-    clock = path.with_name(f".clock.{secrets.token_hex(4)}")
+    clock = path.with_name(f".clock.{secrets.token_hex(4)}.tmp")
     try:
         clock.touch(exist_ok=False)
         now = clock.stat().st_mtime

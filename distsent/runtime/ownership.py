@@ -139,7 +139,10 @@ class RunOwner(Owner):
             owner._wait_for_silence(before, poll)
         temporary = owner.temporary(owner._file)
         temporary.write_text(json.dumps(owner._about))
-        os.rename(temporary, owner._file)
+        try:
+            os.rename(temporary, owner._file)
+        except FileNotFoundError:  # another start has moved it away: it was a moment faster
+            raise busy(folder, _name(_read(owner._file) or {})) from None
         for parent in (folder, folder / "checkpoints"):
             owner._move_away(parent, lock is not None and lock.works)
         owner.check()

@@ -1,13 +1,12 @@
 """Who may change a run folder. Two starts on hosts whose locks do not reach each other, in turn."""
 
 import errno
-import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 from distsent import lock
 from distsent.errors import FAILED, UserError
 from distsent.runtime import checkpoint, ownership
-from distsent.runtime.ownership import Owner
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import RunStatus
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
@@ -297,3 +295,40 @@ def test_a_stale_writer_changes_nothing_wherever_it_was_paused(
         shutil.rmtree(path)
     assert points > 10
     assert what == "release" or fenced > points / 3
+
+
+def test_of_two_starts_that_take_over_at_once_one_stays(
+    begun: Path, tmp_path: Path, no_locks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    monkeypatch.setattr(ownership, "SILENT", 0.02)
+    winners: set[str] = set()
+    for number in range(10_000):
+        path = tmp_path / str(number)
+        shutil.copytree(begun, path)
+        dead = opened(path).owner.token
+        first, second = RunFolder(path), RunFolder(path)
+
+        def start(folder: RunFolder) -> None:
+            try:
+                folder.lock(known=dead)  # noqa: B023
+            except UserError as error:
+                assert error.code == FAILED and len(error.lines) == 1
+
+        acted = pause_at_line(number, lambda: start(second), lambda: start(first))  # noqa: B023
+        if not acted:
+            break
+        owners = [name for name, one in (("first", first), ("second", second)) if owns(one)]
+        assert len(owners) == 1, f"line {number}: {owners}"
+        winners.update(owners)
+        assert state_of(path) == state_of(begun)
+        shutil.rmtree(path)
+    assert winners == {"first", "second"}
+
+
+def owns(folder: RunFolder) -> bool:
+    try:
+        folder.owner.check()
+    except UserError:
+        return False
+    return isinstance(folder.owner, ownership.RunOwner)
