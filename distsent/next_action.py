@@ -20,7 +20,7 @@ from pathlib import Path
 from distsent import cli
 from distsent.errors import FINISHED
 from distsent.exit_policy import decide
-from distsent.runtime.run_status import ATTEMPT, FILE, read_status
+from distsent.runtime.run_status import ATTEMPT, status_of
 
 
 def main(arguments: list[str]) -> int:
@@ -35,8 +35,7 @@ def main(arguments: list[str]) -> int:
     add("--out-of-time", action="store_true", help=about)
     add("--json", action="store_true", help="print the decision as JSON")
     options = parser.parse_args(arguments)
-    found = [read_status(Path(run) / FILE) for run in options.runs]
-    runs = [run if run and options.attempt in (None, run.attempt) else None for run in found]
+    runs = [status_of(Path(run), options.attempt) for run in options.runs]
     reasons = {"stop_requested": options.stop_requested, "out_of_time": options.out_of_time}
     decision = decide(options.code, *runs, **reasons)
     fields = asdict(decision)

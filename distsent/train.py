@@ -5,11 +5,15 @@ jobs/imdb.toml`, or the same with torchrun or srun (docs/launchers.md). Without 
 demo job. The same command again resumes an interrupted run, or reports that the run is finished.
 """
 
+from pathlib import Path
+
 from distsent import cli
-from distsent.distributed.launchers import init_world
+from distsent.distributed.launchers import init_world, is_main_process
 from distsent.distributed.secrets import warn_of_visible_secrets
-from distsent.errors import FINISHED, Stopped
-from distsent.job import load_job
+from distsent.distributed.world import World
+from distsent.errors import FINISHED, Stopped, UserError
+from distsent.job import Job, load_job
+from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.runtime.signals import StopSignal
 
 
@@ -26,11 +30,10 @@ def main(arguments: list[str]) -> int:
     stop = StopSignal()
     # These import torch, which takes seconds: only for a valid job.
     from distsent.reporting.comparison import format_seeds
-    from distsent.runtime.run_folder import read_json
     from distsent.training.session import TrainingRun
 
     warn_of_visible_secrets()
-    world = init_world(job.run.transport, job.run.interface, 10 * job.run.stall_seconds)
+    world = join(job)
     try:
         runs = [TrainingRun(job.for_seed(seed), world, stop) for seed in job.seeds]
         for run in runs:
@@ -43,6 +46,17 @@ def main(arguments: list[str]) -> int:
         world.shutdown()
         stop.ignore_further()
     return FINISHED
+
+
+def join(job: Job) -> World:
+    """The workers that the launcher started. Raises UserError, and leaves a record of it."""
+    try:
+        return init_world(job.run.transport, job.run.interface, 10 * job.run.stall_seconds)
+    except UserError as error:
+        if is_main_process():
+            first = job.for_seed(job.seeds[0]).job.name
+            RunFolder(Path(job.run.dir) / first).write_refusal(error.code, str(error))
+        raise
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from distsent.errors import FAILED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
 from distsent.runtime.run_folder import write_text
-from distsent.runtime.run_status import ATTEMPT, FILE, RunStatus, read_status
+from distsent.runtime.run_status import ATTEMPT, RunStatus, status_of
 from distsent.runtime.signals import SIGNALS
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
@@ -86,14 +86,13 @@ class Training:
 
 
 def read_statuses(command: list[str], attempt: str) -> list[RunStatus | None]:
-    """What this start of the command's runs left in status.json. Empty for other commands."""
+    """What this start of the command's runs left. Empty for other commands."""
     try:
         job = load_job(*job_arguments(command))
     except (UserError, ValueError):
         return []
-    paths = [Path(job.run.dir) / job.for_seed(seed).job.name / FILE for seed in job.seeds]
-    runs = map(read_status, paths)
-    return [run if run and run.attempt == attempt else None for run in runs]
+    folders = (Path(job.run.dir) / job.for_seed(seed).job.name for seed in job.seeds)
+    return [status_of(folder, attempt) for folder in folders]
 
 
 def job_arguments(command: Sequence[str]) -> tuple[str | None, list[str]]:

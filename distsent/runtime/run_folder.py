@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from distsent.errors import FAILED, UserError, exit_code
 from distsent.lock import FileLock, holder, try_lock
 from distsent.machine_errors import errno_of
 from distsent.runtime.ownership import Owner, RunOwner, busy, token_of
-from distsent.runtime.run_status import RunStatus
+from distsent.runtime.run_status import RunStatus, refusal_file
 from distsent.storage import ABSENT
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -75,6 +75,17 @@ class RunFolder:
 
     def write_status(self, status: RunStatus) -> None:
         self.owner.write_text(self.status, status.to_json())
+
+    def write_refusal(self, code: int, message: str) -> None:
+        """Record beside the folder how this start ends, if its launcher will look for it.
+
+        The folder itself belongs to another process or to another job's run.
+        """
+        status = RunStatus.started("").ended(code, message)
+        if status.attempt is not None:
+            with suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(refusal_file(self.path), status.to_json())
 
     def write_json(self, path: Path, value: Any) -> None:
         self.owner.write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

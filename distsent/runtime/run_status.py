@@ -59,6 +59,23 @@ class RunStatus:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
+def refusal_file(run: Path) -> Path:
+    """Beside a run folder: how a start ended that never owned the folder."""
+    return run.absolute().with_name(f".{run.absolute().name}.refused.json")
+
+
+def status_of(run: Path, attempt: str | None) -> RunStatus | None:
+    """What the start `attempt` left, in the run folder or beside it. None if it left nothing.
+
+    Without a name of the start, the status in the run folder, whoever wrote it.
+    """
+    found = read_status(run / FILE)
+    if attempt is None or (found is not None and found.attempt == attempt):
+        return found
+    refused = read_status(refusal_file(run))
+    return refused if refused is not None and refused.attempt == attempt else None
+
+
 def read_status(path: Path) -> RunStatus | None:
     """The status in the file `path`. None if the file is missing or not a status."""
     try:

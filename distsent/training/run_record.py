@@ -22,7 +22,7 @@ from distsent.runtime.checkpoint import list_checkpoints, step_of
 from distsent.runtime.device import pinned_precision
 from distsent.runtime.log import Log, RunLog
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
-from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus
+from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus, refusal_file
 
 # These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
 # not what.
@@ -84,6 +84,7 @@ class RunClaim:
             folder.owner.delete(folder.path / "status")  # of older versions
             if result is not None:
                 return folder.owner.token, result
+            refusal_file(folder.path).unlink(missing_ok=True)  # of an earlier start
             self.holds = True
             about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
             kept = {key: self._started.get(key) for key in RECORDED}
@@ -225,6 +226,8 @@ class RunReport:
 
     def ended(self, code: int, message: str, cause: Cause | None) -> None:
         """Status and train.log: the run did not finish. The console gets it with the exit."""
+        if self._world.is_main and not self._claim.holds:
+            self._folder.write_refusal(code, message)
         self._update(lambda status: status.ended(code, message, cause))
         self.log.to_file(f"{self._status.state}: {message}")
 

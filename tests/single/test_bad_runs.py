@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -16,12 +17,16 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from distsent import cli, evaluate, predict, train
+from distsent import cli, evaluate, next_action, predict, train
+from distsent.distributed.world import World
+from distsent.errors import UserError
 from distsent.runtime.checkpoint import list_checkpoints
+from distsent.runtime.run_status import ATTEMPT
 from distsent.training import session
 from distsent.training.train_state import TrainState
 from tests import fixtures, launcher
@@ -258,3 +263,39 @@ def test_a_closed_terminal_stops_a_run_but_not_under_nohup(tmp_path: Path) -> No
     step = json.loads((closed / "status.json").read_text())["step"]
     assert list_checkpoints(closed / "checkpoints")[-1].name == f"step-{step:08d}"
     assert "stop requested: SIGHUP on rank 0" in (closed / "train.log").read_text()
+
+
+def test_a_refused_start_leaves_its_code_for_launchers_that_hide_it(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It does not own the folder, so it says beside it why it was refused."""
+    base, run = job(tmp_path), tmp_path / "runs/it"
+    monkeypatch.setenv(ATTEMPT, "1")
+    assert typed("train", *base)[0] == 0
+    before = (run / "status.json").read_text()
+
+    def decided(attempt: str) -> str:
+        assert next_action.main([str(run), "--code", "1", "--attempt", attempt]) == 0
+        return str(capsys.readouterr().out)
+
+    def unconnected(*_: object) -> World:
+        raise UserError("RANK=1, but there is no MASTER_ADDR")
+
+    def train_as(attempt: str, *words: str) -> str:
+        monkeypatch.setenv(ATTEMPT, attempt)
+        typed("train", *base, *words)
+        assert (run / "status.json").read_text() == before, "it belongs to the first start"
+        return decided(attempt)
+
+    assert train_as("2", "optim.lr=0.5").startswith(f"give_up 2 usage_error {run}: this run was")
+    assert decided("3") == "retry 1 failed \n", "it is that of another start"
+    with patch.object(train, "init_world", unconnected):
+        assert train_as("4") == "give_up 2 usage_error RANK=1, but there is no MASTER_ADDR\n"
+    with open(run / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert train_as("5").startswith(f"retry 1 failed {run}: ")
+    typed("train", *base, "run.resume=changed", "optim.lr=0.5")
+    assert sorted(path.name for path in run.parent.iterdir() if path.name != ".tokens") == ["it"]
+    monkeypatch.delenv(ATTEMPT)
+    typed("train", *base)
+    assert not (run.parent / ".it.refused.json").exists(), "nobody would look for it"
