@@ -14,7 +14,7 @@ from distsent.lock import FileLock, holder, try_lock
 from distsent.machine_errors import errno_of
 from distsent.runtime.ownership import Owner, RunOwner, busy, token_of
 from distsent.runtime.run_status import RunStatus, refusal_file
-from distsent.storage import ABSENT
+from distsent.storage import ABSENT, is_folder
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -47,6 +47,12 @@ class RunFolder:
         except OSError as error:
             problem = f"run.dir: cannot write to {self.path} ({error.strerror})"
             fix = "choose another folder with run.dir=..."
+            if error.errno in (errno.EEXIST, errno.ENOTDIR):
+                file = next(
+                    filter(is_no_folder, (self.checkpoints, *self.checkpoints.parents)), self.path
+                )
+                problem = f"run.dir: {file} is not a folder"
+                fix = f"move it away, or {fix}"
             if exit_code(error) == FAILED:
                 fix = f"fix that and run the same command again, or {fix}"
             raise UserError(f"{problem}; {fix}") from None
@@ -96,6 +102,11 @@ class RunFolder:
         for path in (*folders, self.job, self.log, self.metrics, self.result):
             self.owner.delete(path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+
+def is_no_folder(path: Path) -> bool:
+    """Whether something else has this name, such as a file or a broken link."""
+    return os.path.lexists(path) and not is_folder(path)
 
 
 @contextmanager

@@ -96,7 +96,10 @@ class RunClaim:
         folder, job = self.folder, self.job
         before, result = read_json(folder.job), read_json(folder.result)
         # If nothing was trained, there is nothing that a corrected job could contradict.
-        if before is None or (result is None and not list_checkpoints(folder.checkpoints)):
+        if result is None and not list_checkpoints(folder.checkpoints):
+            return None
+        if before is None:
+            self._adopt()
             return None
         first = Job.from_dict(before["job"], str(folder.job))
         changed = [key for key in first.changed_keys(job) if not may_change(key, first, job)]
@@ -113,6 +116,13 @@ class RunClaim:
             folder.owner.delete(folder.result)
         self._started = before
         return None
+
+    def _adopt(self) -> None:
+        """Continue a run without a record of its job. Raises UserError unless the user wants it."""
+        if self.job.run.resume != "changed":
+            problem = "holds a run, but no job.json that this job could be compared with"
+            raise UserError(f"{self.folder.path}: {problem}; restore it, or {FIX}")
+        self.folder.owner.delete(self.folder.result)
 
     @property
     def precision(self) -> str:

@@ -299,3 +299,35 @@ def test_a_refused_start_leaves_its_code_for_launchers_that_hide_it(
     monkeypatch.delenv(ATTEMPT)
     typed("train", *base)
     assert not (run.parent / ".it.refused.json").exists(), "nobody would look for it"
+
+
+@pytest.mark.parametrize("place", ["runs/it/checkpoints", "runs/it"])
+def test_a_file_in_place_of_a_folder_is_named(place: str, typed: Typed, tmp_path: Path) -> None:
+    base = job(tmp_path)
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).touch()
+    code, _, error = typed("train", *base)
+    fix = "move it away, or choose another folder with run.dir=..."
+    line = f"distsent: run.dir: {tmp_path / place} is not a folder; {fix}"
+    assert (code, error.splitlines()[-1]) == (2, line)
+
+
+def test_a_run_without_its_job_is_not_continued_unasked(typed: Typed, tmp_path: Path) -> None:
+    base, run = job(tmp_path), tmp_path / "runs/it"
+    assert typed("train", *base)[0] == 0
+    checkpoints = [path.name for path in list_checkpoints(run / "checkpoints")]
+    for result in (True, False):  # of a finished run, of a stopped one
+        (run / "job.json").unlink()
+        if not result:
+            (run / "result.json").unlink()
+        code, _, error = typed("train", *base)
+        assert code == 2
+        assert error.splitlines()[-1].startswith(
+            f"distsent: {run}: holds a run, but no job.json that this job could be compared with; "
+        )
+        assert not (run / "job.json").exists()
+        assert [path.name for path in list_checkpoints(run / "checkpoints")] == checkpoints
+        assert typed("train", *base, "run.resume=changed")[0] == 0
+        assert (run / "job.json").exists() and (run / "result.json").exists()
+    (run / "job.json").unlink()
+    assert typed("train", *base, "run.resume=never")[0] == 0
