@@ -7,7 +7,7 @@ from typing import Any
 
 from distsent.data.labels.values import label_error, normalize_label
 from distsent.errors import UserError
-from distsent.formats.records import text_error
+from distsent.formats.records import shorten, text_error
 
 Row = tuple[str | None, ...]  # texts and, last, the label
 MOST_KNOWN = 1000  # labels whose words are kept: more are not classes
@@ -37,7 +37,14 @@ class RowCheck:
     def _word(self, row: int, label: Any) -> str | None:
         place = len(self._names) - 1
         if error := label_error(label):
-            raise UserError(f"{self._file}, row {row}: column {self._names[place]!r}: {error}")
+            where, fix = f"{self._file}, row {row}: column {self._names[place]!r}", {}
+            if isinstance(label, list | dict) and len(label) == 1:
+                first = (
+                    f"{self._names[place]}.{0 if isinstance(label, list) else next(iter(label))}"
+                )
+                error = f'{shorten(label)} holds a value; data.label_column = "{first}" reads it'
+                fix = {"data.label_column": first}
+            raise UserError(f"{where}: {error}", fix=fix)
         word = normalize_label(label)
         if word is not None and (error := text_error(word)):
             self._refuse(row, place, error)

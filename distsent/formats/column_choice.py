@@ -48,6 +48,7 @@ class Column:
     name: str
     rows: int = 0
     missing: int = 0
+    nested: int = 0  # objects and lists
     counts: Counter[str] | None = field(default_factory=Counter)  # None: too many values
     sample: list[str] = field(default_factory=list)
 
@@ -55,6 +56,7 @@ class Column:
         """Values of further rows."""
         given = [as_text(value) for value in values if value is not None and value != ""]
         self.rows += len(values)
+        self.nested += sum(isinstance(value, list | dict) for value in values)
         self.missing += len(values) - len(given)
         self.sample += given[: SAMPLE - len(self.sample)]
         if self.counts is not None:
@@ -65,6 +67,7 @@ class Column:
     def merge(self, other: Column) -> None:
         """The values of the same column of another file."""
         self.rows, self.missing = self.rows + other.rows, self.missing + other.missing
+        self.nested += other.nested
         self.sample += other.sample[: SAMPLE - len(self.sample)]
         if self.counts is not None and other.counts is not None:
             self.counts.update(other.counts)
@@ -110,10 +113,19 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def text_candidates(columns: Iterable[Column]) -> list[Candidate]:
+def _without_outer(columns: Sequence[Column]) -> list[Column]:
+    """The columns but those whose values are columns themselves: data beside data.text."""
+    return [
+        column
+        for column in columns
+        if not (column.nested and any(c.name.startswith(f"{column.name}.") for c in columns))
+    ]
+
+
+def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the text, the likeliest first. Without values names alone decide."""
     found = []
-    for column in columns:
+    for column in _without_outer(columns):
         name, words = _name_score(column.name, TEXT_NAMES), column.words
         if column.sample and not column.is_prose:
             continue
@@ -125,10 +137,10 @@ def text_candidates(columns: Iterable[Column]) -> list[Candidate]:
     return sorted(found, key=lambda one: -one.score)
 
 
-def label_candidates(columns: Iterable[Column]) -> list[Candidate]:
+def label_candidates(columns: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the label, the likeliest first. Without values names alone decide."""
     found = []
-    for column in columns:
+    for column in _without_outer(columns):
         name = _name_score(column.name, LABEL_NAMES)
         if column.rows and not column.is_classes:
             continue
@@ -187,7 +199,7 @@ def second_text(texts: Sequence[Candidate]) -> tuple[str, str] | None:
 
 def several_labels(columns: Iterable[Column]) -> list[str]:
     """The columns that together are several labels a text: three or more of 0 and 1 alone."""
-    binary = [c for c in columns if c.counts and {*c.counts} == {"0", "1"}]
+    binary = [c for c in columns if c.counts and {*c.counts} in ({"0", "1"}, {"0.0", "1.0"})]
     told = [c for c in binary if _name_score(c.name, LABEL_NAMES[:10]) > 0]
     return [c.name for c in binary] if len(binary) >= 3 and not told else []
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from distsent.errors import UserError
+from distsent.formats.commands import filtered
+from distsent.formats.compression import Source
+from distsent.formats.json.nested import Inner
 from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value
 from distsent.formats.json.values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
@@ -16,6 +19,14 @@ from distsent.formats.records import counted, first_few, shorten
 from distsent.formats.streams import TextStream, open_text
 
 LINES = (".jsonl", ".ndjson", ".jl")  # suffixes of files with a value per line
+_CONVERT = (
+    'python -c "import ast,json,sys;[print(json.dumps(ast.literal_eval(x)))for x in sys.stdin]"'
+)
+_CHAT = (
+    'python -c "import json,sys;[print(json.dumps(dict('
+    "text=m[-2]['content'],label=m[-1]['content'])))"
+    "for m in(json.loads(x)['messages']for x in sys.stdin)]\""
+)
 BLOCKS = ("[", "{", "[{")  # first lines of a value on several lines
 
 
@@ -31,7 +42,7 @@ def parts_of(path: Path, name: str, options: FileOptions | None = None) -> dict[
                 return {}
             every = [*islice(values(text), 2)]
         except NotJson as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(f"{name}: {_with_fix(error, text.source)}") from None
         found = parts_of_value(every[0]) if len(every) == 1 else {}
         return {key: len([*rows_of_value(name, rows)[0]]) for key, rows in found.items()}
 
@@ -56,7 +67,7 @@ class JsonReader(Reader):
             else:
                 self._open_object()
         except NotJson as error:
-            raise UserError(f"{self.name}: {error}") from None
+            raise UserError(f"{self.name}: {_with_fix(error, self._file.source)}") from None
 
     def _open_text(self, rows: Callable[[TextStream], Iterator[tuple[Any, str]]]) -> None:
         """A first pass finds the columns, and whether a list ends well."""
@@ -99,13 +110,19 @@ class JsonReader(Reader):
     def _find_columns(self, rows: Iterator[tuple[Any, str]]) -> None:
         """Those of all rows: any may lack some."""
         columns, lengths, self.rows = dict[str, None](), set[int](), 0
+        self._inner = Inner()
         for value, _ in rows:
             self.rows += 1
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
+                self._inner.add(value)
             elif isinstance(value, list):
                 lengths.add(len(value))
-        self._set_columns([*columns], lengths)
+        if self.strict and [*columns] == ["messages"]:
+            convert = filtered(self._file.source, _CHAT, ".jsonl")
+            raise UserError(f"{self.name}: chats; {convert} takes the last answer as the label")
+        inner = [name for name in self._inner.paths if name not in columns]
+        self._set_columns([*columns, *inner], lengths)
 
     def _set_columns(self, names: Sequence[str], lengths: Iterable[int]) -> None:
         """Rows that are lists have the columns data.names, else their positions."""
@@ -124,6 +141,7 @@ class JsonReader(Reader):
         # A bare text has no columns, so no label
         kinds = dict if self.strict else (dict, str)
         wanted = {*columns}
+        inner = [name for name in columns if name in self._inner.paths]
         for value, error in self._rows:
             if self._names:
                 (value,) = named_rows([value], self._names)
@@ -133,7 +151,32 @@ class JsonReader(Reader):
                 error = f"{shorten(value)} is not an object with columns"
             if isinstance(value, Twice) and (twice := wanted & value.names):
                 error = f"the key {min(twice)!r} occurs twice in this object"
+            if not error and self.strict and "answer" not in wanted:
+                error = _not_accepted(value, self._file.source)
+            if inner and not error and isinstance(value, dict):
+                value, error = self._with_inner(value, inner)
             yield value, error
+
+    def _with_inner(self, row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
+        """The row with the values of columns inside of others, and an error."""
+        found = {name: self._inner.read(row, name) for name in names if name not in row}
+        errors = [error for _, error in found.values() if error]
+        return {**row, **{name: x for name, (x, _) in found.items()}}, "".join(errors[:1])
+
+
+def _with_fix(error: NotJson, source: Source) -> str:
+    """What is wrong with a file, and the command that makes it JSON where one is known."""
+    convert = f"; {filtered(source, _CONVERT, '.jsonl')} converts its lines"
+    return f"{error}{convert if error.python else ''}"
+
+
+def _not_accepted(row: Any, source: Source) -> str:
+    """Why the label of a row is not meant: in Prodigy it was rejected; empty if it may be."""
+    answer = row.get("answer") if isinstance(row, dict) and "_input_hash" in row else None
+    if answer not in ("reject", "ignore"):
+        return ""
+    command = filtered(source, 'grep -E \'"answer": *"accept"\'')
+    return f"its label is not meant, as Prodigy's answer is {answer!r}; {command} keeps the accepted ones"
 
 
 def _each_line(text: TextStream) -> Iterator[tuple[Any, str]]:

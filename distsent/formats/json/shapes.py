@@ -47,6 +47,8 @@ def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
         raise UserError(f"{name}: {shorten(value)} is neither an object nor a list; {EXPECTED}")
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return named_rows(value["data"], [*map(str, value["columns"])]), "columns and data"
+    if page := _page(name, value):
+        return page
     if columns := _columns(value):
         return _by_row(columns), "a list for each column"
     if table := _nested(name, value):
@@ -59,6 +61,22 @@ def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
     if value and all(isinstance(entry, list | dict) for entry in value.values()):
         raise UserError(f"{name}: an object with {first_few([*map(repr, value)])}; {EXPECTED}")
     return [value], ""
+
+
+def _page(name: str, value: Mapping[str, Any]) -> tuple[Iterable[Any], str] | None:
+    """The answer of the hub's server of datasets: some rows, which may be cut."""
+    rows = value.get("rows")
+    if not (isinstance(rows, list) and rows and all(map(_has_row, rows))):
+        return None
+    if cut := sum(bool(row.get("truncated_cells")) for row in rows):
+        fix = "download the dataset's parquet files"
+        raise UserError(f"{name}: {cut:,} rows have values that the server cut; {fix}")
+    every = value.get("num_rows_total") or len(rows)
+    return [row["row"] for row in rows], f"a page of the {every:,} rows of a dataset"
+
+
+def _has_row(entry: Any) -> bool:
+    return isinstance(entry, dict) and "row_idx" in entry and isinstance(entry.get("row"), dict)
 
 
 EXPECTED = (

@@ -10,10 +10,6 @@ from typing import Any, Protocol
 CHUNK = 1 << 20  # characters read at once
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PYTHON_DICT = re.compile(r"""\s*\[?\s*\{?\s*u?'""")
-_CONVERT = (
-    'python -c "import ast,json,sys;[print(json.dumps(ast.literal_eval(x)))for x in sys.stdin]" '
-    "< OLD > NEW.jsonl converts its lines"
-)
 
 
 class Twice(dict):
@@ -141,7 +137,7 @@ def _not_json(text: str, at: int, reason: str, where: str) -> NotJson:
     """The error at a place of a text; what is often written there is named."""
     here, before = text[at : at + 2], text[:at].rstrip()[-1:]
     if _PYTHON_DICT.match(text[max(0, at - 3) : at + 1]):
-        error = NotJson(f"a dict of Python, not JSON ({where}); {_CONVERT}")
+        error = NotJson(f"a dict of Python, not JSON ({where})")
         error.python = True
         return error
     if here[:1] in ("}", "]") and before == ",":
