@@ -1,6 +1,6 @@
 """Kubernetes: manifests before they are applied, and the first processes of a job's pods.
 
-python -m distsent.k8s lint [PATH ...]         check manifests (default: k8s/)
+python -m distsent.k8s lint [PATH ...]         check manifests (default: k8s/); --cluster: ask it, too
 python -m distsent.k8s write [--check] [K8S]   write the manifests that are generated
 python -m distsent.k8s launch ... -- COMMAND   in the launcher: run the command on the workers
 python -m distsent.k8s serve [--grace S]       in a worker: run sshd, save on SIGTERM
@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
     lint.set_defaults(run=run_lint)
     lint.add_argument("paths", nargs="*", type=Path, default=[Path("k8s")], help="(k8s)")
     lint.add_argument("--crd", action="append", default=[], help="the operator's CRD, or: cluster")
+    lint.add_argument("--cluster", action="store_true", help="ask the cluster, as a dry run")
     write = commands.add_parser("write", help="write the generated manifests")
     write.set_defaults(run=run_write)
     write.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="k8s, beside jobs")
@@ -49,7 +50,7 @@ def run_lint(options: argparse.Namespace) -> int:
     from distsent.k8s.schema import read_definitions
 
     crds = dict(pair for source in options.crd for pair in read_definitions(source).items())
-    findings, count = lint(options.paths, crds)
+    findings, count = lint(options.paths, crds, options.cluster)
     print("".join(f"{finding}\n" for finding in findings), end="")
     number = f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}"
     print(f"{count} manifests, {number}", file=sys.stderr)

@@ -165,7 +165,9 @@ class MPIJob:
         self.manifest, self.spec, self.roles = manifest, manifest["spec"], manifest.at(*ROLES)
         self.launcher = Pod(self.roles.at("Launcher", "template"), "launcher")
         self.worker = Pod(self.roles.at("Worker", "template"), "worker")
-        self.pods = [pod for pod in (self.launcher, self.worker) if pod.spec]
+        by_role = {"Launcher": self.launcher, "Worker": self.worker}
+        self.by_role = {role: pod for role, pod in by_role.items() if pod.spec}
+        self.pods = [*self.by_role.values()]
         self.slots = self.spec["slotsPerWorker"].number(1)
         self.workers = self.roles.at("Worker", "replicas").number(0)
         self.programs = {word.rpartition("/")[2] for word in self.launcher.command}

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from distsent.errors import UserError
+from distsent.k8s.cluster import refusals
 from distsent.k8s.documents import ROLES, Bundle, Finding, Node, Reader, manifest_files
 from distsent.k8s.rules import RULES
 from distsent.k8s.schema import Kinds, check_schema
@@ -16,10 +17,12 @@ RENDERERS = (["kustomize", "build"], ["kubectl", "kustomize"])
 SHAPELESS = ("kind", "type", "required")  # the rules skip a manifest without its kind's shape
 
 
-def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding], int]:
+def lint(
+    paths: Sequence[Path], crds: Kinds | None = None, ask_cluster: bool = False
+) -> tuple[list[Finding], int]:
     """All findings in files and folders (and those below), sorted, and the number of manifests."""
     findings: list[Finding] = []
-    count = 0
+    manifests: list[Node] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -29,11 +32,15 @@ def lint(paths: Sequence[Path], crds: Kinds | None = None) -> tuple[list[Finding
         parts = ([each] if is_overlay(each) else manifest_files(each) for each in folders)
         for where in chain([path], *parts):
             read = read_overlay(where) if is_overlay(where) else read_files(manifest_files(where))
-            count += len(read.manifests)
+            manifests += read.manifests
             findings += read.findings + check_bundle(read.manifests, context, crds or {})
             if where == path and not is_overlay(path):
                 context = read.manifests  # the folders below are applied after this one
-    return sorted(set(findings)), count
+    if ask_cluster:
+        wrong = {finding.file for finding in findings if finding.rule in SHAPELESS}
+        jobs = [each for each in manifests if each.kind == "MPIJob" and each.file not in wrong]
+        findings += refusals(manifests, jobs)
+    return sorted(set(findings)), len(manifests)
 
 
 def check_bundle(manifests: list[Node], context: list[Node], crds: Kinds) -> list[Finding]:

@@ -1,24 +1,14 @@
-"""Rules: what the operator and the cluster demand, what Horovod needs, and what must exist.
+"""Rules about all manifests: what the cluster demands, and what must exist."""
 
-`kubectl apply` accepts an MPIJob that breaks the operator's rules, but then nothing starts.
-"""
-
-import re
-import tomllib
 from collections.abc import Iterator
 from itertools import product
 
 from jsonschema import Draft202012Validator
 
-from distsent.errors import UserError
-from distsent.job import load_saved_job
-from distsent.k8s.documents import Bundle, MPIJob, Node, Pod, Problem, pods_of
-from distsent.k8s.launch import job_arguments
+from distsent.k8s.documents import Bundle, Node, Pod, Problem, pods_of
+from distsent.k8s.mpijob_rules import mpijob_problems
 from distsent.k8s.schema import quantity, read_table
 
-SSH_PORT = 2222
-HOSTFILE, DISCOVERY_SCRIPT = "/etc/mpi/hostfile", "/etc/mpi/discover_hosts.sh"
-HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 PROBES, HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe"), ("tcpSocket", "httpGet")
 CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")
 CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
@@ -32,32 +22,34 @@ def field_problems(bundle: Bundle) -> Iterator[Problem]:
     objects = {"MPIJob": [job.manifest for job in bundle.mpijobs], "role": roles}
     objects["pod"] = [pod.spec for pod in bundle.pods]
     objects["container"] = [container for pod in bundle.pods for container in pod.containers]
+    objects["volume"] = [volume for pod in bundle.pods for volume in pod.spec["volumes"]]
+    objects["port"] = [port for each in objects["container"] for port in each["ports"]]
     for kind, rules in FIELD_RULES.items():
         for node, (rule, path, schema, message) in product(objects[kind], rules):
             field = node.at(*path.split())
             if not Draft202012Validator(schema).is_valid(field.value):
-                name = f"{node['name'].text}: " if kind == "container" else ""
-                yield rule, field, f"{name}{path.replace(' ', '.')} {message}"
+                name = f"{node['name'].text}:" if kind in ("container", "volume", "port") else ""
+                words = (name, path.replace(" ", "."), message)
+                yield rule, field, " ".join(word for word in words if word)
 
 
 def pod_problems(bundle: Bundle) -> Iterator[Problem]:
     for pod in bundle.pods:
-        # The API server refuses these three, but for an MPIJob only when it creates the pods.
+        # The API server refuses these, but for an MPIJob only when it creates the pods.
         names = [volume["name"].text for volume in pod.spec["volumes"]]
         mounts = [mount["name"] for each in pod.containers for mount in each["volumeMounts"]]
         for mount in mounts:
             if mount.text not in names:
                 yield "volumes", mount, f"no volume {mount.text} for this mount"
-        for index, volume in enumerate(pod.spec["volumes"]):
-            if names[index] in names[:index]:
-                yield "volumes", volume, f"two volumes are named {names[index]}"
-            elif names[index] not in [mount.text for mount in mounts]:
-                yield "volumes", volume, f"nothing mounts the volume {names[index]}"
+        for volume in pod.spec["volumes"]:
+            if volume["name"].text not in [mount.text for mount in mounts]:
+                yield "volumes", volume, f"nothing mounts the volume {volume['name'].text}"
+        first = [container["name"].text for container in pod.spec["initContainers"]]
+        for container in pod.spec["containers"]:
+            if container["name"].text in first:
+                yield "containers", container["name"], "an init container has that name, too"
         for container in pod.containers:
-            node, name = container["resources"], container["name"].text
-            for each, limit in node["limits"].mapping.items():
-                if (quantity(node.at("requests", each).value) or 0) > (quantity(limit) or 0):
-                    yield "resources", node, f"{name}: requests more {each} than its limit"
+            yield from resource_problems(container)
         # With a probe of a port name that no port has the pod never becomes ready.
         for container, probe, handler in product(pod.containers, PROBES, HANDLERS):
             port = container.at(probe, handler, "port")
@@ -66,98 +58,21 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
                 yield "ports", port, f"{probe} uses port {port.value}, but no port has that name"
 
 
-def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
-    for job in bundle.mpijobs:
-        for rules in (sizes, processes, pods):
-            yield from rules(job)
-        if "distsent.train" in job.launcher.command:
-            yield from run_folder(job)
-            yield from job_file(bundle, job)
-
-
-def sizes(job: MPIJob) -> Iterator[Problem]:
-    # DNS finds worker pods, so the name with the highest index must be a host name.
-    last, node = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}", job.manifest["metadata"]
-    if not HOST_NAME.fullmatch(last):
-        allowed = "at most 63 lower-case letters, digits and -, a letter first"
-        yield "worker-name", node["name"], f"{last} is not a host name ({allowed})"
-    # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
-    node, gpus, option = job.spec["slotsPerWorker"], job.worker.gpus, job.launcher.option("--slots")
-    if gpus not in (None, job.slots):
-        yield "slots", node, f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs"
-    if job.elastic and option not in (None, str(job.slots)):
-        yield "slots", node, f"--slots {option}, but slotsPerWorker is {job.slots}"
-    # The launcher computes nothing, and the operator hides GPUs from it.
-    if job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
-        yield "launcher-gpu", job.launcher.main["resources"], "reserves GPUs that it cannot use"
-    # A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest.
-    node, count = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
-    if node.value not in (None, count) and not job.elastic:
-        yield "gang", node, f"minAvailable {node.value}, but there are {count} pods"
-
-
-def processes(job: MPIJob) -> Iterator[Problem]:
-    """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
-    option, node = job.launcher.option, job.launcher.command_node
-    most = job.slots * (job.workers + bool(job.spec["runLauncherAsWorker"]))
-    size = f"{job.workers} workers x {job.slots} slots"
-    if job.elastic:
-        low, high = number(option("--min-np")) or 1, number(option("--max-np")) or most
-        script = option("--elastic", "--host-discovery-script")
-        if low > high:
-            yield "processes", node, f"--min-np {low} is more than --max-np {high}"
-        elif low > most:
-            yield "processes", node, f"--min-np {low}, but there are {size}"
-        if script != DISCOVERY_SCRIPT:
-            yield "hostfile", node, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}"
-    elif not job.programs.isdisjoint(("horovodrun", "mpirun")):
-        given, hostfile = option("-np", "--num-proc", "-n"), option("--hostfile", "-hostfile")
-        if number(given) != most:
-            yield "processes", node, f"-np {given or '(none)'}, but {size} are {most} processes"
-        if "horovodrun" in job.programs and hostfile != HOSTFILE:
-            yield "hostfile", node, f"without --hostfile {HOSTFILE} all runs in the launcher"
-
-
-def pods(job: MPIJob) -> Iterator[Problem]:
-    # Otherwise the launcher's deadline runs while nodes start.
-    policy, main = job.spec["launcherCreationPolicy"], job.worker.main
-    if policy.value != "WaitForWorkersReady" and not job.elastic:
-        yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
-    # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
-    ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
-    port = main.at("readinessProbe", "tcpSocket", "port").value
-    if main and ports.get(port, port) != SSH_PORT:
-        yield "ready", main, f"needs a readinessProbe with tcpSocket on sshd's port {SSH_PORT}"
-    # sshd starts mpirun's processes, and it does not pass the pod's environment on.
-    names = ", ".join(variable["name"].text for variable in main["env"])
-    if names:
-        yield "worker-env", main["env"], f"set {names} on the launcher: no process gets it here"
-    # The pod must be there until its ranks have saved.
-    for pod in job.pods:
-        seconds, node = pod.spec["terminationGracePeriodSeconds"].number(30), pod.main["command"]
-        option, limit = number(pod.option("--grace")), f"terminationGracePeriodSeconds {seconds}"
-        if option is not None and option >= seconds:
-            yield "grace", node, f"--grace {option} must be less than {limit}"
-    # 64 MB of /dev/shm give bus errors in NCCL and Open MPI; its content counts as memory.
-    node, volume = job.worker.spec["volumes"], job.worker.volume_at("/dev/shm")[1]["emptyDir"]
-    memory = quantity(job.worker.main.at("resources", "limits", "memory").value)
-    size = quantity(volume["sizeLimit"].value)
-    if job.worker.spec and (volume["medium"].value != "Memory" or size is None):
-        yield "shm", node, "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit"
-    elif size is not None and memory is not None and size >= memory:
-        yield "shm", node, "/dev/shm counts as memory, and its sizeLimit leaves none of the limit"
-    # Kueue admits suspended jobs; without its webhook, others start out of turn.
-    labels, suspend = job.manifest.at("metadata", "labels"), job.spec.at("runPolicy", "suspend")
-    if labels["kueue.x-k8s.io/queue-name"] and suspend.value is not True:
-        yield "queue", labels, "a job with a queue-name label must have runPolicy.suspend: true"
-    # horovodrun starts the launcher's own python, by its absolute path, on the workers.
-    images = [pod.main["image"] for pod in job.pods]
-    if images[0].text != images[-1].text:
-        yield "same-image", images[-1], "must be the launcher's image"
-
-
-def number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+def resource_problems(container: Node) -> Iterator[Problem]:
+    node, name = container["resources"], container["name"].text
+    limits, requests = node["limits"], node["requests"]
+    for each in {**limits.mapping, **requests.mapping}:
+        limit, request = (quantity(values[each].value) for values in (limits, requests))
+        is_device = "/" in each
+        if is_device and (limit is None or request not in (None, limit)):
+            yield "resources", node, f"{name}: {each} needs a limit, and no other request"
+        elif is_device and limit and limit % 1:
+            yield "resources", node, f"{name}: {each} must be a whole number"
+        elif limit is not None and request is not None and request > limit:
+            yield "resources", node, f"{name}: requests more {each} than its limit"
+        # 8 is 8 bytes, and 512m half a byte.
+        if each == "memory" and min(limit or 2**20, request or 2**20) < 2**20:
+            yield "resources", node, f"{name}: memory of less than 1Mi; is the unit missing?"
 
 
 def names(bundle: Bundle) -> Iterator[Problem]:
@@ -188,52 +103,6 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
             is_shared = kind == CLAIM and pod.spec.root.kind == "MPIJob"
             if found and is_shared and "ReadWriteMany" not in modes.text:
                 yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
-
-
-def run_folder(job: MPIJob) -> Iterator[Problem]:
-    """A run in a pod's own files is lost with the pod: nothing to resume, nothing to read."""
-    launcher = job.launcher
-    folder = next((word[8:] for word in launcher.command if word.startswith("run.dir=")), None)
-    if folder is None:
-        yield "run-folder", launcher.command_node, "run.dir=... is missing: a pod loses its files"
-        return
-    claims = set()
-    for pod in job.pods:
-        mount, volume, _ = pod.volume_at(folder)
-        claim = volume["persistentVolumeClaim"]
-        claims.add(claim["claimName"].text)
-        if not claim:
-            yield "run-folder", pod.mounts, f"run.dir={folder} is not on a claim"
-        elif mount["readOnly"] or claim["readOnly"]:
-            yield "run-folder", pod.mounts, f"run.dir={folder} is mounted read-only"
-    if len(claims) > 1:
-        yield "run-folder", job.roles, f"launcher and workers have different claims at {folder}"
-
-
-def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
-    """Every worker reads the job file: a ConfigMap must provide it, and it must be a job."""
-    path, overrides = job_arguments(job.launcher.command)
-    text = ""
-    if path and job.worker.spec:
-        mount, volume, key = job.worker.volume_at(path)
-        name, mounts = volume.at("configMap", "name").text, job.worker.mounts
-        if not name:
-            yield "job-file", mounts, f"nothing is mounted at {path} from a ConfigMap"
-        config = bundle.find(CONFIG_MAP, job.manifest.namespace, name)
-        if config is None:
-            return  # the rule `exists` reports a missing ConfigMap
-        key, items = mount["subPath"].text or key, volume.at("configMap", "items")
-        key = next((item["key"].text for item in items if item["path"].text == key), key)
-        data, node = config["data"], job.worker.spec["volumes"]
-        if key not in data.mapping:
-            yield "job-file", node, f"{path}: the ConfigMap {name} has no {key} ({data.place})"
-            return
-        text = data[key].text
-    try:
-        load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
-    except (UserError, tomllib.TOMLDecodeError) as error:
-        for line in str(error).splitlines():
-            yield "job-file", job.launcher.command_node, line
 
 
 def selectors(bundle: Bundle) -> Iterator[Problem]:

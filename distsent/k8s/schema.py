@@ -7,14 +7,14 @@ custom_kinds.yaml or from a CustomResourceDefinition that the user names.
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, ValidationError, validators
 from kubernetes_validate.utils import latest_version, schema_contents
 
 from distsent.errors import UserError
@@ -34,6 +34,9 @@ WORDS = {
 METADATA = {"$ref": f"#/$defs/{PACKAGE}.apis.meta.v1.ObjectMeta", "required": ["name"]}
 FIELDS = {"apiVersion": {}, "kind": {}, "status": {}, "metadata": METADATA}  # of every kind
 HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
+# The only whole numbers that may be negative.
+SIGNED = ("priority", "value", "tolerationSeconds")
+UNIQUE = "x-kubernetes-list-map-keys"
 FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", "-o", "json"]
 
 
@@ -62,7 +65,21 @@ def definitions() -> dict[str, Schema]:
     found[f"{PACKAGE}.util.intstr.IntOrString"] = {"type": ["integer", "string"]}
     limits = {"type": ["string", "number"], "minimum": 0, "pattern": QUANTITY}
     found[f"{PACKAGE}.api.resource.Quantity"] = {**limits, "title": WORDS["quantity"]}
+    for schema in found.values():
+        bound_numbers(schema)
     return found
+
+
+def bound_numbers(schema: Schema, name: str = "") -> None:
+    """Give whole numbers the bounds that the API server knows and a schema lacks."""
+    if "integer" in schema.get("type", ()) and name not in SIGNED:
+        schema.setdefault("minimum", 0)
+        schema.setdefault("maximum", 2 ** (63 if schema.get("format") == "int64" else 31) - 1)
+    for field, each in schema.get("properties", {}).items():
+        bound_numbers(each, field)
+    for each in (schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(each, dict):
+            bound_numbers(each)
 
 
 @cache
@@ -101,6 +118,7 @@ def read_definitions(source: str) -> Kinds:
 def complete(schema: Schema) -> Schema:
     """Let a custom kind have the fields of every kind, and no others than those it names."""
     refuse_unknown_fields(schema)
+    bound_numbers(schema)
     return {**schema, "properties": schema["properties"] | FIELDS}
 
 
@@ -134,8 +152,24 @@ def check_schema(manifest: Node, crds: Kinds) -> list[Finding]:
     return findings
 
 
+def find_twins(
+    _: Any, keys: Sequence[str], items: Any, schema: Schema
+) -> Iterator[ValidationError]:
+    """Items of a list that have the same values of `keys` as an earlier one."""
+    seen = set()
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        defaults = {"protocol": "TCP"} | item if isinstance(item, dict) else {}
+        key = tuple(str(defaults[each]) for each in keys if each in defaults)
+        if len(key) == len(keys) and key in seen:
+            yield ValidationError(f"{' '.join(key)} appears a second time", path=[index])
+        seen.add(key)
+
+
+Validator = validators.extend(Draft202012Validator, {UNIQUE: find_twins})
+
+
 def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
-    validator = Draft202012Validator({"$defs": definitions(), "allOf": [schema, HEADER]})
+    validator = Validator({"$defs": definitions(), "allOf": [schema, HEADER]})
     for error in validator.iter_errors(manifest.value):
         node, name = manifest.at(*error.absolute_path), error.json_path[1:].lstrip(".")
         if error.validator == "additionalProperties":
@@ -146,18 +180,27 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
         elif error.validator == "required":
             for field in set(error.validator_value) - set(error.instance):
                 yield node.finding("required", f"{name}: {field} is missing".lstrip(": "))
+        elif error.validator == UNIQUE:
+            yield node.finding("duplicate", f"{name}: {error.message}")
         else:
-            rule = "value" if error.validator == "enum" else "type"
-            value = f"{name} = {json.dumps(node.value)[:60]}"
-            yield node.finding(rule, f"{value}: must be {what_is_allowed(error)}")
+            if "propertyNames" in error.absolute_schema_path:
+                node = node[error.instance]
+            allowed = what_is_allowed(error)
+            is_type = error.validator == "type" or allowed == WORDS["quantity"]
+            value = f"{name} = {json.dumps(error.instance, default=str)[:60]}"
+            yield node.finding("type" if is_type else "value", f"{value}: must be {allowed}")
 
 
 def what_is_allowed(error: ValidationError) -> str:
-    value = error.validator_value
+    value, title = error.validator_value, error.schema.get("title")
     if error.validator == "enum":
         return f"one of {', '.join(one or repr(one) for one in value)}"
-    if "title" in error.schema or error.validator != "type":
-        return str(error.schema.get("title") or f"valid for {error.validator} {value}")
+    if error.validator in ("minimum", "maximum"):
+        return str(title or f"{value} or {'more' if error.validator == 'minimum' else 'less'}")
+    if error.validator == "not":
+        return str(value.get("title", f"other than {value}"))
+    if title or error.validator != "type":
+        return str(title or f"valid for {error.validator} {value}")
     types = [value] if isinstance(value, str) else value
     return " or ".join(WORDS.get(one, f"a {one}") for one in types if one != "null")
 

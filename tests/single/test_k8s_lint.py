@@ -24,7 +24,7 @@ JOB, CLAIM, TB, NET = (
     "50-tensorboard.yaml",
     "20-network.yaml",
 )
-SCHEMA = {"yaml", "kind", "field", "type", "value", "required", "kustomize"}
+SCHEMA = {"yaml", "kind", "field", "type", "value", "required", "duplicate", "kustomize"}
 
 # rule, file, text, its replacement, a part of the line of the finding, a part of its message
 BREAKS = [
@@ -64,6 +64,14 @@ BREAKS = [
     ("processes", JOB, '                - -np\n                - "4"\n', "", "args:", "-np (none)"),
     ("hostfile", JOB, "                - --hostfile\n                - /etc/mpi/hostfile\n", "",
      "args:", "all runs in the launcher"),
+    ("duplicate", JOB, "- {name: tmp, mountPath: /tmp}",
+     "- {name: tmp, mountPath: /tmp}\n                - {name: tmp, mountPath: /tmp}", "name: tmp", "second"),
+    ("managed-by", JOB, "  runPolicy:\n", "  runPolicy:\n    managedBy: me\n", "managedBy", "mpi-operator"),
+    ("operator", JOB, "- {name: HOME, value: /home/mpiuser}", "- {name: K_MPI_JOB_ROLE, value: a}",
+     "K_MPI_JOB_ROLE", "leave it out"),
+    ("containers", JOB, "          containers:\n            - name: worker\n",
+     "          initContainers: [{name: worker, image: a:1}]\n          containers:\n            - name: worker\n",
+     "- name: worker", "init container"),
     ("open-mpi", JOB, "mpiImplementation: OpenMPI", "mpiImplementation: MPICH", "MPICH",
      "which the image has"),
     ("ssh-path", JOB, "  sshAuthMountPath: /home/mpiuser/.ssh\n", "", "spec:", "not in /root/.ssh"),
@@ -95,8 +103,8 @@ BREAKS = [
     ("same-image", JOB, "- name: worker\n              image: distsent:0.1.0",
      "- name: worker\n              image: distsent:0.2", "0.2", "launcher's"),
     ("image", TB, "image: distsent:0.1.0", "image: distsent", "image: distsent", "name a version"),
-    ("resources", TB, "requests: {cpu: 100m, memory: 512Mi}", "requests: {cpu: 100m}", "requests:",
-     "requests.memory is missing"),
+    ("resources", TB, 'limits: {cpu: "1", memory: 1Gi}', 'limits: {cpu: "1"}', "limits:",
+     "limits.memory is missing"),
     ("resources", TB, "requests: {cpu: 100m,", "requests: {cpu: 1500m,", "resources:",
      "requests more cpu"),
     ("security", TB, "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot: false",

@@ -1,0 +1,81 @@
+"""Asks a cluster, through kubectl, what it would say to manifests and to what the operator makes.
+
+Only as a dry run: schema, validation, Pod Security, quotas, priority classes and webhooks of exactly
+that cluster have their say, and nothing is created.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distsent.errors import FAILED, UserError
+from distsent.k8s.documents import Finding, MPIJob, Node
+from distsent.k8s.mpi_operator import objects
+
+Object = dict[str, Any]
+# Objects that exist are changed, whoever made them. What the operator makes is always new.
+APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=distsent-lint")
+DRY_RUN = ("--dry-run=server", "-o", "name", "-f", "-")
+NO_NAMESPACE = 'namespaces "{}" not found'
+
+
+def kubectl(*words: str, text: str = "", timeout: int = 60) -> subprocess.CompletedProcess[str]:
+    command = ["kubectl", *words]
+    try:
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout)
+    except OSError as error:
+        raise UserError(f"kubectl: {error.strerror}; install it", code=FAILED) from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"kubectl {words[0]}: no answer in {timeout} s", code=FAILED) from None
+
+
+def check_connection() -> None:
+    """Raise UserError without a cluster that answers."""
+    done = kubectl("get", "--raw", "/version", "--request-timeout=20s")
+    if done.returncode:
+        raise UserError(f"no cluster to ask: {last_line(done.stderr)}", code=FAILED)
+
+
+def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:
+    """What the cluster has against manifests, and against what the operator makes of `jobs`."""
+    check_connection()
+    asked: list[tuple[Node, Object, Sequence[str]]]
+    asked = [(each, each.value, APPLY) for each in manifests]
+    whole = [job for job in map(MPIJob, jobs) if all(pod.main for pod in job.pods)]
+    asked += [(job.manifest, one, ("create",)) for job in whole for one in objects(job)]
+    different = {json.dumps(one, sort_keys=True, default=str): (m, one, w) for m, one, w in asked}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        answers = pool.map(lambda each: list(ask(*each)), different.values())
+        return [finding for some in answers for finding in some]
+
+
+def ask(manifest: Node, one: Object, words: Sequence[str]) -> Iterator[Finding]:
+    done = kubectl(*words, *DRY_RUN, text=json.dumps(one, default=str))
+    title, kind = f"{manifest.kind} {manifest.name}", one["kind"]
+    what = "" if one is manifest.value else f" the operator's {kind}"
+    role = one.get("spec", {}).get("hostname") if kind == "Pod" else None
+    what += f" {role}" if role else ""
+    for line in done.stderr.splitlines():
+        if line.startswith("Warning: "):
+            yield manifest.finding("cluster", f"{title}: the cluster warns of{what}: {line[9:]}")
+    if done.returncode == 0:
+        return
+    if NO_NAMESPACE.format(manifest.namespace) in done.stderr:
+        text = (
+            f"the namespace {manifest.namespace} does not exist yet: apply it first, and ask again"
+        )
+        yield manifest.finding("cluster", f"{title}: {text}")
+    else:
+        text = last_line(done.stderr, 'error when creating "STDIN": ', "Error from server ")
+        yield manifest.finding("cluster", f"{title}: the cluster refuses{what or ' it'}: {text}")
+
+
+def last_line(errors: str, *prefixes: str) -> str:
+    """kubectl's error as one line."""
+    lines = [line.strip() for line in errors.splitlines() if not line.startswith("Warning: ")]
+    text = " ".join(line for line in lines if line) or "kubectl gave no reason"
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    return text

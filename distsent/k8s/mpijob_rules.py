@@ -1,0 +1,173 @@
+"""Rules about MPIJobs: what the operator demands, and what Horovod and distsent need.
+
+`kubectl apply` accepts an MPIJob that breaks the operator's rules, but then nothing starts.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+
+from distsent.errors import UserError
+from distsent.job import load_saved_job
+from distsent.k8s.documents import Bundle, MPIJob, Problem
+from distsent.k8s.launch import job_arguments
+from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE, environment, mounts
+from distsent.k8s.schema import quantity
+
+SSH_PORT = 2222
+HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+CONFIG_MAP = "ConfigMap"
+
+
+def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
+    for job in bundle.mpijobs:
+        for rules in (sizes, processes, pods, additions):
+            yield from rules(job)
+        if "distsent.train" in job.launcher.command:
+            yield from run_folder(job)
+            yield from job_file(bundle, job)
+
+
+def sizes(job: MPIJob) -> Iterator[Problem]:
+    # DNS finds worker pods, so the name with the highest index must be a host name.
+    last, node = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}", job.manifest["metadata"]
+    if not HOST_NAME.fullmatch(last):
+        allowed = "at most 63 lower-case letters, digits and -, a letter first"
+        yield "worker-name", node["name"], f"{last} is not a host name ({allowed})"
+    # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
+    node, gpus, option = job.spec["slotsPerWorker"], job.worker.gpus, job.launcher.option("--slots")
+    if gpus not in (None, job.slots):
+        yield "slots", node, f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs"
+    if job.elastic and option not in (None, str(job.slots)):
+        yield "slots", node, f"--slots {option}, but slotsPerWorker is {job.slots}"
+    # The launcher computes nothing, and the operator hides GPUs from it.
+    if job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
+        yield "launcher-gpu", job.launcher.main["resources"], "reserves GPUs that it cannot use"
+    # A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest.
+    node, count = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
+    if node.value not in (None, count) and not job.elastic:
+        yield "gang", node, f"minAvailable {node.value}, but there are {count} pods"
+
+
+def processes(job: MPIJob) -> Iterator[Problem]:
+    """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
+    option, node = job.launcher.option, job.launcher.command_node
+    most = job.slots * (job.workers + bool(job.spec["runLauncherAsWorker"]))
+    size = f"{job.workers} workers x {job.slots} slots"
+    if job.elastic:
+        low, high = number(option("--min-np")) or 1, number(option("--max-np")) or most
+        script = option("--elastic", "--host-discovery-script")
+        if low > high:
+            yield "processes", node, f"--min-np {low} is more than --max-np {high}"
+        elif low > most:
+            yield "processes", node, f"--min-np {low}, but there are {size}"
+        if script != DISCOVERY_SCRIPT:
+            yield "hostfile", node, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}"
+    elif not job.programs.isdisjoint(("horovodrun", "mpirun")):
+        given, hostfile = option("-np", "--num-proc", "-n"), option("--hostfile", "-hostfile")
+        if number(given) != most:
+            yield "processes", node, f"-np {given or '(none)'}, but {size} are {most} processes"
+        if "horovodrun" in job.programs and hostfile != HOSTFILE:
+            yield "hostfile", node, f"without --hostfile {HOSTFILE} all runs in the launcher"
+
+
+def pods(job: MPIJob) -> Iterator[Problem]:
+    # Otherwise the launcher's deadline runs while nodes start.
+    policy, main = job.spec["launcherCreationPolicy"], job.worker.main
+    if policy.value != "WaitForWorkersReady" and not job.elastic:
+        yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
+    # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
+    ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
+    port = main.at("readinessProbe", "tcpSocket", "port").value
+    if main and ports.get(port, port) != SSH_PORT:
+        yield "ready", main, f"needs a readinessProbe with tcpSocket on sshd's port {SSH_PORT}"
+    # sshd starts mpirun's processes, and it does not pass the pod's environment on.
+    names = ", ".join(variable["name"].text for variable in main["env"])
+    if names:
+        yield "worker-env", main["env"], f"set {names} on the launcher: no process gets it here"
+    # The pod must be there until its ranks have saved.
+    for pod in job.pods:
+        seconds, node = pod.spec["terminationGracePeriodSeconds"].number(30), pod.main["command"]
+        option, limit = number(pod.option("--grace")), f"terminationGracePeriodSeconds {seconds}"
+        if option is not None and option >= seconds:
+            yield "grace", node, f"--grace {option} must be less than {limit}"
+    # 64 MB of /dev/shm give bus errors in NCCL and Open MPI; its content counts as memory.
+    node, volume = job.worker.spec["volumes"], job.worker.volume_at("/dev/shm")[1]["emptyDir"]
+    memory = quantity(job.worker.main.at("resources", "limits", "memory").value)
+    size = quantity(volume["sizeLimit"].value)
+    if job.worker.spec and (volume["medium"].value != "Memory" or size is None):
+        yield "shm", node, "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit"
+    elif size is not None and memory is not None and size >= memory:
+        yield "shm", node, "/dev/shm counts as memory, and its sizeLimit leaves none of the limit"
+    # Kueue admits suspended jobs; without its webhook, others start out of turn.
+    labels, suspend = job.manifest.at("metadata", "labels"), job.spec.at("runPolicy", "suspend")
+    if labels["kueue.x-k8s.io/queue-name"] and suspend.value is not True:
+        yield "queue", labels, "a job with a queue-name label must have runPolicy.suspend: true"
+    # horovodrun starts the launcher's own python, by its absolute path, on the workers.
+    images = [pod.main["image"] for pod in job.pods]
+    if images[0].text != images[-1].text:
+        yield "same-image", images[-1], "must be the launcher's image"
+
+
+def additions(job: MPIJob) -> Iterator[Problem]:
+    """The operator appends to the first containers: the API server refuses what is there twice."""
+    for role, pod in job.by_role.items():
+        names, paths = mounts(job, role), mounts(job, role).values()
+        taken = [(each["name"], environment(job, role)) for each in pod.main["env"]]
+        taken += [(each["name"], names) for each in pod.spec["volumes"]]
+        for name, theirs in taken:
+            if name.text in theirs:
+                yield "operator", name, f"{name.text} comes from the operator: leave it out"
+        for path in (each["mountPath"] for each in pod.mounts):
+            if path.text.rstrip("/") in paths:
+                yield "operator", path, f"the operator mounts its own volume at {path.text}"
+
+
+def number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def run_folder(job: MPIJob) -> Iterator[Problem]:
+    """A run in a pod's own files is lost with the pod: nothing to resume, nothing to read."""
+    launcher = job.launcher
+    folder = next((word[8:] for word in launcher.command if word.startswith("run.dir=")), None)
+    if folder is None:
+        yield "run-folder", launcher.command_node, "run.dir=... is missing: a pod loses its files"
+        return
+    claims = set()
+    for pod in job.pods:
+        mount, volume, _ = pod.volume_at(folder)
+        claim = volume["persistentVolumeClaim"]
+        claims.add(claim["claimName"].text)
+        if not claim:
+            yield "run-folder", pod.mounts, f"run.dir={folder} is not on a claim"
+        elif mount["readOnly"] or claim["readOnly"]:
+            yield "run-folder", pod.mounts, f"run.dir={folder} is mounted read-only"
+    if len(claims) > 1:
+        yield "run-folder", job.roles, f"launcher and workers have different claims at {folder}"
+
+
+def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
+    """Every worker reads the job file: a ConfigMap must provide it, and it must be a job."""
+    path, overrides = job_arguments(job.launcher.command)
+    text = ""
+    if path and job.worker.spec:
+        mount, volume, key = job.worker.volume_at(path)
+        name, mounts = volume.at("configMap", "name").text, job.worker.mounts
+        if not name:
+            yield "job-file", mounts, f"nothing is mounted at {path} from a ConfigMap"
+        config = bundle.find(CONFIG_MAP, job.manifest.namespace, name)
+        if config is None:
+            return  # the rule `exists` reports a missing ConfigMap
+        key, items = mount["subPath"].text or key, volume.at("configMap", "items")
+        key = next((item["key"].text for item in items if item["path"].text == key), key)
+        data, node = config["data"], job.worker.spec["volumes"]
+        if key not in data.mapping:
+            yield "job-file", node, f"{path}: the ConfigMap {name} has no {key} ({data.place})"
+            return
+        text = data[key].text
+    try:
+        load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
+    except (UserError, tomllib.TOMLDecodeError) as error:
+        for line in str(error).splitlines():
+            yield "job-file", job.launcher.command_node, line
