@@ -24,7 +24,7 @@ from distsent.data.labels.names import Naming
 from distsent.data.layouts.find_files import find_files
 from distsent.data.layouts.split_column import check_split_column
 from distsent.data.rows import Columns, Rows
-from distsent.data.unlabeled import without_label_column, without_labels
+from distsent.data.unlabeled import with_own_header, without_label_column, without_labels
 from distsent.errors import UserError
 from distsent.formats.column_choice import Column
 from distsent.formats.read_as import ReadAs
@@ -215,10 +215,17 @@ class TextDataset:
         """All rows of the splits that have labels, and a line for each split that has none."""
         source, columns, data = self.source, Columns.of(self.data), self.data
         old_names = {self.only: self._inner} if self.only else {s: s for s in source.splits}
-        files = {name: source.columns(old) for name, old in old_names.items()}
+        files, unused = dict[str, list[tuple[str, list[str]]]](), dict[str, str]()
+        for name, old in old_names.items():
+            try:
+                files[name] = source.columns(old)
+            except UserError:
+                if not (line := with_own_header(source, old, columns)):
+                    raise
+                unused[name] = f"{name}: not used, {line}"
         if isinstance(source, Files) and not (self.only or data.split_column or data.pool_splits):
             check_split_column(source.sources("train"))
-        unused = without_label_column(files, columns, lambda name: self._sample([old_names[name]]))
+        unused |= without_label_column(files, columns, lambda name: self._sample([old_names[name]]))
         used = [name for name in files if name not in unused]
         lines, fix = self._find_column_errors({name: files[name] for name in used}, old_names)
         # A split for which there is a fraction may turn out to have no labels

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from distsent.data.files import Files, TableFile
 from distsent.data.labels.values import count_labels
 from distsent.data.rows import Columns, Rows, count_rows
+from distsent.errors import UserError
 from distsent.formats.column_choice import Column
 from distsent.formats.records import first_few
 
@@ -36,6 +39,30 @@ def without_label_column(found: Found, columns: Columns, sample: Sample) -> dict
             )
         )
     }
+
+
+def with_own_header(source: object, split: str, columns: Columns) -> str:
+    """What files of a held-out split are that have a header, no label, and not data.names.
+
+    CoLA's test.tsv is one: train.tsv has no header and other columns. Empty for others.
+    """
+    files = source.sources(split) if isinstance(source, Files) and split != "train" else []
+    found = dict[str, str]()
+    for file in files:
+        if not isinstance(file, TableFile) or not file.reading.options.names:
+            return ""
+        options = replace(file.reading.options, names=None, header="auto")
+        reading = replace(file.reading, options=options, recorded=None)
+        try:
+            some = TableFile(file.path, file.name, reading).sample()
+        except UserError:
+            return ""
+        names = [column.name for column in some]
+        if columns.label in names or any(column.is_classes for column in some):
+            return ""
+        found[file.name] = first_few(names)
+    headers = f"({'; '.join(dict.fromkeys(found.values()))})"
+    return f"{first_few([*found])} has another header {headers} and no label" if found else ""
 
 
 def without_labels(rows: Mapping[str, Rows], classes: Collection[str]) -> dict[str, str]:

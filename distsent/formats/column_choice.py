@@ -221,8 +221,9 @@ def column_errors(
             likely = " and ".join(repr(close) for close in keys.values())
             hint = f"did you mean {likely}? " if keys else ""
             if option == LABEL and not keys and (several := several_labels(columns)):
-                hint = f"{list_names(several)} are 0 or 1: several labels per text, of which "
-                hint += f"{LABEL} takes one; "
+                hint = f"{list_names(several)} are 0 or 1: several labels per text, which are not "
+                hint += f'supported yet; {LABEL} = "{several[0]}" trains one, a run each; '
+                keys = {LABEL: several[0]}
             lines.append(printable(f"{file}: no column {name!r} ({option}); {hint}{there}"))
             fix |= keys
         elif (n := found.count(name)) > 1:

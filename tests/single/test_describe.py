@@ -11,7 +11,7 @@ import pytest
 from distsent import prepare
 from distsent.data.dataset import open_dataset
 from distsent.data.layouts.text_folder import TextFolder
-from distsent.formats.column_choice import Column, choose_columns, is_labeled
+from distsent.formats.column_choice import Column, choose_columns, column_errors, is_labeled
 from distsent.job import load_job
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
@@ -98,6 +98,7 @@ def test_what_cannot_be_read_ends_with_what_to_try(
     (",Clothing ID,Age,Title,Review Text,Rating,Class Name", "Review Text", "Rating", None),
     ("annotator_labels,gold_label,pairID,sentence1,sentence1_parse,sentence2", "sentence1",
      "gold_label", "sentence2"),
+    ("index,sentence1,sentence2,label1,label2,gold_label", "sentence1", "gold_label", "sentence2"),
     ("Texas,sentiment,category_id", None, "sentiment", None),
     ("v1,v2", "v2", "v1", None),
 ])  # fmt: skip
@@ -116,6 +117,14 @@ def test_several_columns_of_0_and_1_are_no_single_label() -> None:
     for column in columns[1:]:
         column.add(["0", "1", "0", "0"] * 10)
     assert choose_columns(columns) == {"data.text_column": "comment"}
+    wanted = {"data.text_column": "comment", "data.label_column": "label"}
+    lines, fix = column_errors("train.csv", wanted, columns)
+    assert (lines, fix) == (
+        ["train.csv: no column 'label' (data.label_column); toxic, obscene, threat are 0 or 1: "
+         'several labels per text, which are not supported yet; data.label_column = "toxic" trains '
+         "one, a run each; there are comment, toxic, obscene, threat"],
+        {"data.label_column": "toxic"},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "values", "labeled"), [

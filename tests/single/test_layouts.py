@@ -281,6 +281,29 @@ def test_the_commands_that_an_error_shows_read_the_dataset(tmp_path: Path, monke
         assert {split: len(rows) for split, rows in splits.items()} == counts, command
 
 
+def test_a_test_file_with_another_header(tmp_path: Path):
+    """CoLA in GLUE: only test.tsv has a header, and no label."""
+    files = {f"{name}.tsv": cola("x")["x/in_domain_dev.tsv"] for name in ("train", "dev")}
+    unlabeled = "index\tsentence\n" + "".join(f"{n}\ttext {n} is so\n" for n in range(12))
+    path = Layout("", {**files, "test.tsv": unlabeled}).make(tmp_path)
+    keys = data(path, names=("source", "label", "mark", "text"))
+    dataset = open_dataset(keys, 1)
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 4, "validation": 4,
+    }  # fmt: skip
+    assert dataset.find_warnings()[0] == (
+        "test: not used, test.tsv has another header (index, sentence) and no label"
+    )
+    assert mistakes(lambda: open_dataset(keys, 1, only="test").splits)[0].endswith(
+        "the test split has no labels to score it by; predict labels it"
+    )
+    # One of its columns may be the label
+    rows = "".join(f"{n}\t{n % 2}\ttext {n} is so\n" for n in range(12))
+    (path / "test.tsv").write_text(f"index\ty\tsentence\n{rows}", encoding="utf-8")
+    (line,) = mistakes(lambda: open_dataset(keys, 1).splits)
+    assert line.startswith("test.tsv: data.names has 4 names")
+
+
 def test_a_column_that_says_the_split_is_not_overlooked(tmp_path: Path):
     fine = {name: [x for x, part in zip(values, MIXED["partition"], strict=True) if part]
             for name, values in MIXED.items()}  # fmt: skip
