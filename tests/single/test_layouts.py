@@ -12,7 +12,7 @@ from distsent.data.dataset import TextDataset, open_dataset
 from distsent.errors import UserError
 from distsent.formats.read_as import lines_of
 from distsent.job import load_job
-from tests.dataset_files import data, mistakes, own_cache, write  # noqa: F401
+from tests.dataset_files import data, mistakes, own_cache, reviews, write  # noqa: F401
 from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, MIXED, ROWS, TEXTS, TWO, Layout, shards, tree
 from tests.single.test_dataset import hub_cache
 
@@ -279,6 +279,51 @@ def test_the_commands_that_an_error_shows_read_the_dataset(tmp_path: Path, monke
         )
         splits = open_dataset(job.data, 1).splits
         assert {split: len(rows) for split, rows in splits.items()} == counts, command
+
+
+DIALOGUE = "Hi , you . __eou__ Go on . __eou__ No . __eou__\n"
+DIALOGUES = {
+    f"{split}/dialogues_{kind}{split}.txt": text * n
+    for split, n in (("train", 3), ("validation", 1))
+    for kind, text in (("", DIALOGUE), ("act_", "1 3 2 \n"), ("emotion_", "0 0 4 \n"))
+}
+ANNOTATED = {"file_id": [f"f_{n}" for n in range(40)], "label": ["no", "hate"] * 20}
+CONVERTED: dict[str, tuple[Layout, str, dict[str, tuple[int, str]]]] = {
+    "dialogues": (
+        Layout("", DIALOGUES),
+        "each line of train/dialogues_train.txt is several texts, which __eou__ ends, with a label "
+        "for each in train/dialogues_act_train.txt or train/dialogues_emotion_train.txt: not read;",
+        {"train": (9, "Hi , you ."), "validation": (3, "Hi , you .")},
+    ),
+    "texts that a table names": (
+        Layout("", {"annotations.csv": ANNOTATED,
+                    **{f"sampled_train/f_{n}.txt": f"text {n}\n, yes" for n in range(24)},
+                    **{f"sampled_test/f_{n}.txt": f"text {n}" for n in range(24, 40)},
+                    **{f"all_files/f_{n}.txt": f"text {n}" for n in range(40)}}),
+        "column 'file_id' of annotations.csv names files of sampled_test, sampled_train, which are "
+        "a text each: not read;",
+        {"train": (24, "text 0\n, yes"), "test": (16, "text 24")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_the_command_that_converts_a_layout(tmp_path: Path, monkeypatch, name: str):
+    layout, expected, rows = CONVERTED[name]
+    (line,) = mistakes(lambda: open_dataset(data(layout.make(tmp_path)), 1))
+    assert expected in line
+    words = shlex.split(line.partition(": not read; (")[2].partition(") writes ")[0])
+    assert words[:3] == ["cd", str(tmp_path), "&&"]
+    monkeypatch.chdir(tmp_path)
+    exec(words[-1], {})
+    dataset = open_dataset(data(tmp_path), 1)
+    assert {s: (len(x), x.texts(slice(1))[0]) for s, x in dataset.splits.items()} == rows
+
+
+def test_texts_beside_a_table_that_has_them_too(tmp_path: Path):
+    files = {"all.csv": {"id": [f"f_{n}" for n in range(12)], **reviews(12)},
+             **{f"texts/f_{n}.txt": "text" for n in range(12)}}  # fmt: skip
+    assert len(open_dataset(data(Layout("", files).make(tmp_path), **CUT), 1).splits["train"]) == 6
 
 
 def test_a_test_file_with_another_header(tmp_path: Path):

@@ -13,6 +13,7 @@ from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.layouts.class_files import ClassFolders, find_class_files, find_class_folders
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.parallel_files import find_parallel_files
+from distsent.data.layouts.refused import refuse
 from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits
 from distsent.data.layouts.split_names import (
     check_shards,
@@ -97,10 +98,11 @@ def _has_splits(path: Path, reading: Reading) -> bool:
 
 def find_splits(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Those of the `wanted` splits that a folder has under their names."""
-    for find in (_saved, _parallel, _class_files, _tables, _folders):
+    for find in (_saved, _parallel, _class_files, _tables):
         if found := find(folder, wanted):
             return found
-    return {}
+    refuse(folder)
+    return _folders(folder, wanted)
 
 
 def _saved(folder: Folder, wanted: Sequence[str]) -> Splits:
