@@ -6,6 +6,7 @@ Everything that crosses the wire is a tensor; objects travel as JSON text, never
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,10 +103,13 @@ class World:
 
     def assert_equal_across_ranks(self, value: object, what: str) -> None:
         """Check that all workers hold an equal JSON value. Raises UserError naming the ranks."""
-        values = self.allgather_object(json.dumps(value, sort_keys=True), f"equal.{what}")
-        odd = [rank for rank, other in enumerate(values) if other != values[0]]
+        own = [socket.gethostname(), json.dumps(value, sort_keys=True)]
+        values = self.allgather_object(own, f"equal.{what}")
+        odd = [rank for rank, (_, other) in enumerate(values) if other != values[0][1]]
         if odd:
-            found = f"rank {odd[0]} has {values[odd[0]]}, rank 0 has {values[0]}"
+            (host, other), (main, first) = values[odd[0]], values[0]
+            here, there = difference(json.loads(other), json.loads(first))
+            found = f"rank {odd[0]} on {host} has {here}, rank 0 on {main} has {there}"
             found += f" ({len(odd)} of {self.size} differ from rank 0)"
             fix = "give all nodes the same files and the same software"
             raise UserError(f"{what} differs between workers: {found}; {fix}")
@@ -126,6 +130,17 @@ class World:
 
     def _allgather_object(self, value: T, name: str) -> list[T]:
         return [value]
+
+
+def difference(a: Any, b: Any, name: str = "") -> tuple[str, str]:
+    """Where two JSON values differ first: what is there in each, with its name."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            if json.dumps(a.get(key)) != json.dumps(b.get(key)):
+                return difference(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+    texts = (json.dumps(value, ensure_ascii=False) for value in (a, b))
+    here, there = (text if len(text) <= 80 else f"{text[:77]}..." for text in texts)
+    return (f"{name} = {here}", f"{name} = {there}") if name else (here, there)
 
 
 def attempt(make: Callable[[], Any]) -> tuple[Any, Exception | None]:

@@ -25,6 +25,7 @@ from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
 from distsent.runtime.signals import StopSignal
+from distsent.versions import shared_software
 
 # Keys that describe the dataset of the training run: they mean nothing for another dataset.
 DATASET_KEYS = (
@@ -90,7 +91,8 @@ def evaluate_saved_model(
     Raises Stopped on all workers at a stop request on any of them.
     """
     job, folder = request.job, str(request.folder)
-    world.assert_equal_across_ranks([job.to_dict(), request.split], "the request")
+    setup = {"job": job.to_dict(), "split": request.split, "software": shared_software()}
+    world.assert_equal_across_ranks(setup, "the request or the software")
     devices.share_cores(world)
     device = devices.select_device(world.local_rank)
     precision, note = world.on_main(

@@ -29,6 +29,13 @@ def select_device(local_rank: int) -> torch.device:
     return device
 
 
+def arithmetic(device: torch.device) -> str:
+    """What decides the last bits of a sum: devices of other kinds may round it otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.backends.cpu.get_cpu_capability()}"
+
+
 def share_cores(world: World) -> int:
     """Set torch's threads to this worker's share of its host's cores, and return their number.
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from distsent.data.rows import Columns
 from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.tokenize import BatchTokenizer
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.job.job import Job
@@ -44,6 +46,8 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
         folder = Path(world.on_main(tokenize, "run.tokenize"))
     store = world.all_or_raise(lambda: TokenStore.open(folder), "run.store")
     world.assert_equal_across_ranks(store.meta, "the token store")
+    encode = BatchTokenizer(tokenizer, data.max_length, pairs=Columns.of(data).pair is not None)
+    world.assert_equal_across_ranks({"digest": encode.digest}, "the tokenizer of model.name")
     return store
 
 

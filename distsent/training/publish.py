@@ -21,8 +21,8 @@ from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
 from distsent.storage import exists, sync, walk
 from distsent.training.loop import Scored, metric_value
-from distsent.training.run_record import versions
 from distsent.training.train_state import TrainState
+from distsent.versions import versions
 
 if TYPE_CHECKING:
     from distsent.training.session import Session

@@ -1,6 +1,8 @@
 """Detects workers that hold different numbers: a flipped bit, bad hardware, a bug, other files."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ def check_loaded_model(world: World, model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashes[name] = xxh3_128_hexdigest(flat.view(torch.uint8).numpy().data)
+    hashes |= code_hashes(model)
     digest = xxh3_128_hexdigest(repr(hashes).encode())
     digests = world.allgather_object(digest, "replica.model")
     if len(set(digests)) == 1:
@@ -45,6 +48,17 @@ def check_loaded_model(world: World, model: nn.Module) -> None:
         f"model.name: rank {rank} loaded a different {name} than rank 0; give all nodes the same "
         "files (model.revision selects one version of a hub model)"
     )
+
+
+def code_hashes(model: nn.Module) -> dict[str, str]:
+    """Of the files that define the model's layers: a patched copy computes something else."""
+    names = sorted({type(layer).__module__ for layer in model.modules()})
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
+    return {
+        f"code of {name}": xxh3_128_hexdigest(Path(file).read_bytes())
+        for name, file in files.items()
+        if file
+    }
 
 
 def check_replicas(world: World, flat: FlatParameters, step: int) -> None:

@@ -1,19 +1,16 @@
 """What a run folder records: the job that claims it, and the run's log and status."""
 
 import os
-import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from distsent import __version__
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import WorkerLost, World
 from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
@@ -23,6 +20,7 @@ from distsent.runtime.device import pinned_precision
 from distsent.runtime.log import Log, RunLog
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
 from distsent.runtime.run_status import WORKER_LOST, Cause, RunStatus, refusal_file
+from distsent.versions import versions
 
 # These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
 # not what.
@@ -257,12 +255,3 @@ def may_change(key: str, first: Job, job: Job) -> bool:
         paths = [str(getattr(getattr(one, section), name)) for one in (first, job)]
         return paths[0].removeprefix("./") == paths[1].removeprefix("./")
     return key in RESUMABLE_KEYS
-
-
-def versions() -> dict[str, str]:
-    """Versions of all software that a result depends on."""
-    found = {"python": platform.python_version(), "distsent": __version__}
-    for package in ("torch", "transformers", "datasets", "tokenizers", "horovod"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from distsent import __version__, fingerprint
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
@@ -46,6 +45,7 @@ from distsent.training.reducer import GradientReducer
 from distsent.training.run_record import RunClaim, RunReport
 from distsent.training.train_state import restore, snapshot
 from distsent.training.train_step import ClassificationLoss, TrainStep
+from distsent.versions import shared_software
 
 
 class TrainingRun:
@@ -88,8 +88,7 @@ class TrainingRun:
         """The four phases. False if elastic workers joined or left: rejoin, then call it again."""
         job, world = self.job, self.world
         try:
-            software = {"version": __version__, "code": fingerprint(), "torch": torch.__version__}
-            setup = {"job": job.to_dict(), **software}
+            setup = {"job": job.to_dict(), "software": shared_software()}
             world.assert_equal_across_ranks(setup, "the job or the software")
             in_memory = any(world.allgather_object(self._kept is not None, "run.in_memory"))
             self._start_heartbeat()
@@ -208,7 +207,9 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     rank, size, budget = world.rank, world.size, job.train.token_budget
     plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)
     flat = FlatParameters(model, classifier.token_embedding(model))
-    reducer, schedule = GradientReducer(world, flat), Schedule.from_job(job.optim, total)
+    kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
+    reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
+    schedule = Schedule.from_job(job.optim, total)
     loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
     step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
     peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))

@@ -111,7 +111,8 @@ class TrainStep:
         self.reducer.reduce(batch.token_ids)
         loss, right, stop, save, bad, rejoin = slots[:6].tolist()
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
-        lr, norm = self._schedule.lr * self._schedule.factor(self.updates), self._norm()
+        lr = self._schedule.lr * self._schedule.factor(self.updates)
+        norm = self.reducer.shared(self._norm())
         finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from distsent.data.dataset import open_dataset
 from distsent.data.tokens import tokenize
-from distsent.data.tokens.store import TokenStore, damage, open_token_store
+from distsent.data.tokens.builder import damage
+from distsent.data.tokens.store import TokenStore, open_token_store
 from distsent.data.tokens.tokenize import BatchTokenizer, join_parts, write_part
 from distsent.distributed.world import World
 from distsent.errors import UserError
@@ -337,7 +338,7 @@ def test_two_builders_without_locks_do_no_harm(
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from distsent.data.tokens import store as token_store, tokenize
+from distsent.data.tokens import builder, store as token_store, tokenize
 from distsent.distributed.world import World
 from tests.dataset_files import data, tokenizer
 
@@ -362,7 +363,7 @@ if death == "join":
 if death == "meta":
     tokenize.sync = lambda path: die() if path.name == "meta.json" else None
 if death == "rename":
-    token_store._publish = lambda *a: die()
+    builder._publish = lambda *a: die()
 print("here", flush=True)
 while not os.path.exists(begin):
     time.sleep(0.001)

@@ -7,31 +7,27 @@ while another one builds it waits.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distsent.data.dataset import open_dataset
+from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.labels.class_table import class_table
 from distsent.data.labels.names import Naming
 from distsent.data.rows import Columns
+from distsent.data.tokens.builder import building, damage, explained
 from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
-from distsent.errors import FAILED, UserError
+from distsent.errors import UserError
 from distsent.formats.read_as import ReadAs, lines_of
-from distsent.lock import is_old, locked
-from distsent.storage import sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,126 +145,49 @@ def open_token_store(
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:
 
-        def start() -> tuple[str, str, str, list[str]]:
+        def start() -> tuple[str, str, list[str], list[str]]:
             for note in dataset.notes:
                 log(note)
             content = (FORMAT, dataset.fingerprint, encode.digest, encode.max_length)
             store = folder / hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-            temporary = stack.enter_context(_building(store, report, log))
+            temporary = stack.enter_context(building(store, report, log))
             warnings = dataset.find_warnings() if temporary else []
-            return str(store), str(temporary or ""), dataset.fingerprint, warnings
+            key = [socket.gethostname(), dataset.fingerprint, encode.digest]
+            return str(store), str(temporary or ""), warnings, key
 
         def write() -> None:
             if not temporary.is_dir():
                 raise UserError(f"{temporary} is not on every node; data.store must be shared")
-            if dataset.fingerprint != fingerprint:
-                where = f"on rank {workers.rank} than on rank 0"
-                raise UserError(f"data.source = {data.source!r} has other rows {where}")
-            with _explained(folder):
+            with explained(folder):
                 write_part(temporary, dataset, encode, workers.rank, workers.size, report)
 
         def finish() -> None:
             join_parts(temporary, dataset, encode, workers.size, warnings)
             stack.close()
 
-        store, building, fingerprint, warnings = workers.on_main(start, "store.start")
-        if building:
-            temporary = Path(building)
+        store, unfinished, warnings, key = workers.on_main(start, "store.start")
+        if workers.size > 1:
+            check = partial(check_key, dataset, encode, workers.rank, *key)
+            workers.all_or_raise(check, "store.key")
+        if unfinished:
+            temporary = Path(unfinished)
             workers.all_or_raise(write, "store.write")
             workers.on_main(finish, "store.finish")
     return TokenStore.open(Path(store))
 
 
+def check_key(
+    dataset: TextDataset, encode: BatchTokenizer, rank: int, host: str, rows: str, tokenizer: str
+) -> None:
+    """Raise UserError unless this rank would tokenize as rank 0 on `host` does."""
+    where = f"on rank {rank} ({socket.gethostname()}) than on rank 0 ({host})"
+    if dataset.fingerprint != rows:
+        raise UserError(f"data.source = {dataset.data.source!r} has other rows {where}")
+    if encode.digest != tokenizer:
+        fix = "give all nodes the same model, transformers and tokenizers"
+        raise UserError(f"model.name: its tokenizer is another one {where}; {fix}")
+
+
 def token_store_folder(job: Job) -> Path:
     """Where a job's token stores are: beside its runs, or in data.store."""
     return Path(job.data.store or Path(job.run.dir) / ".tokens")
-
-
-@contextmanager
-def _building(store: Path, progress: Progress, log: Callable[[str], None]) -> Iterator[Path | None]:
-    """A temporary folder to build the store in; None if the store is complete.
-
-    If the context ends well, the temporary folder is renamed to the store; otherwise deleted.
-    """
-    if not damage(store):
-        yield None
-        return
-
-    def on_wait(owner: str) -> None:
-        log(f"waiting for {owner}, which is building the same token store")
-
-    parent = store.parent
-    with _explained(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / f".{store.name}.lock", on_wait, lambda: progress(0, 0)) as lock:
-            why = damage(store)
-            if not why:
-                yield None
-                return
-            if not lock.works:
-                log(f"{parent}: the file system has no locks; another process may build the same")
-            if store.exists():
-                log(f"{store}: the token store is damaged ({why}); building it again")
-            ours = f".{store.name}.{lock.reach}-"
-            for path in parent.glob(f".{store.name}.*-*"):  # what killed builders left
-                if path.is_dir() and (path.name.startswith(ours) or is_old(path)):
-                    shutil.rmtree(path, ignore_errors=True)
-            temporary = (
-                parent / f"{ours}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-            )
-            temporary.mkdir()
-            try:
-                yield temporary
-                _publish(temporary, store, lock.works)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-
-
-def damage(folder: Path) -> str | None:
-    """Why `folder` is not a complete token store; None if it is.
-
-    Raises UserError with code FAILED where that cannot be told now: running jobs may read it.
-    """
-    try:
-        files = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["files"]
-        for name, size in files.items():
-            found = (folder / name).stat().st_size
-            if found != size:
-                return f"{name} has {found:,} bytes instead of {size:,}"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "meta.json is not readable"
-    except OSError as error:
-        if error.errno == errno.ENOTDIR:
-            return "it is a file"
-        line = f"the token store cannot be read now ({error.strerror}); it was left as it is"
-        raise UserError(f"{folder}: {line}", code=FAILED) from None
-    return None
-
-
-def _publish(temporary: Path, store: Path, locks: bool) -> None:
-    """Rename into place. A second builder, where there are no `locks`, finds an equal store."""
-    if store.exists() and damage(store):
-        broken = temporary.with_name(f"{temporary.name}-broken")
-        os.rename(store, broken)
-        if locks:  # else the second builder may have it open
-            shutil.rmtree(broken, ignore_errors=True)
-    try:
-        os.rename(temporary, store)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or damage(store):
-            raise
-    sync(store.parent)
-
-
-@contextmanager
-def _explained(parent: Path) -> Iterator[None]:
-    """A full disk or a folder that cannot be written is one line: the user can fix it."""
-    try:
-        yield
-    except OSError as error:
-        line = f"the token store cannot be written ({error.strerror or error}); see data.store"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            line = "no space left for the token store; free some, or choose another data.store"
-        raise UserError(f"{parent}: {line}") from error
