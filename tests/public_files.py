@@ -118,6 +118,21 @@ FILES = {
         lines('{i},"{text}, \\"x\\"\\\n second line","{label}"', "a b") + '99,"no label",\\N\n',
         41, {1: {"text": f'{sentence(0)}, "x"\n second line', "label": "a"}, 41: {"label": ""}},
         "", {"escapechar": "\\", **names("id", "text", "label")}),
+    "mysql_crlf.tsv": File(  # it escapes the first character of the line end alone
+        lines("{i}\t{text}\nsecond\\\r\nthird\t{label}", end="\r\n") + "9\tso\t\\N\r\n",
+        41, {1: {"text": f"{sentence(0)}\nsecond\r\nthird"}, 41: {"label": ""}},
+        'data.escapechar = "\\\\" reads 3 fields',
+        {"escapechar": "\\", **names("id", "text", "label")}, "is text"),
+    "sql_server.tsv": File(
+        "text\tlabel\r\n" + lines("{text}\nsecond\t{label}", end="\r\n"),
+        40, {1: {"text": f"{sentence(0)}\nsecond", "label": "0"}}, said="one of them alone is text"),
+    "postgres_copy.tsv": File(
+        lines("{i}\t{text}\\nsecond\\tC:\\\\new\t{label}\t\\N", "a b"),
+        40, {1: {"text": f"{sentence(0)}\nsecond\tC:\\new", "label": "a", "note": ""}},
+        "looks like data", names("id", "text", "label", "note"), "escape as in databases"),
+    "imdb_basics.tsv": File(  # nulls alone
+        "text\tlabel\tend\n" + lines("{text} AC\\DC\t{label}\t\\N"),
+        40, {1: {"text": f"{sentence(0)} AC\\DC", "end": "\\N"}}, said="40 rows with the field"),
     "pandas_index.csv": File(
         ",text,label\n" + lines('{i},"{text}, ""so""",{label}', "pos neg"),
         40, {3: {"text": f'{sentence(2)}, "so"', "label": "pos"}}),

@@ -1,4 +1,4 @@
-"""How much of a text is written in the letters of one language, for languages with Latin letters."""
+"""How much of a text is written in the letters of one language, of those with Latin letters."""
 
 import re
 from collections import Counter

@@ -123,7 +123,8 @@ def _by_content(head: bytes) -> Refused | None:
     if head[257:262] == b"ustar" and not is_text(head):
         return Refused("a tar archive", "tar xf {quoted} unpacks it; name a file of it")
     rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
-        (_HTML.match, WEB_PAGE), (_XML_SHEET.match, XML_SHEET), (_XML.match, XML), (_SGML.match, SGML), (_TREE.match, TREES),
+        (_HTML.match, WEB_PAGE), (_XML_SHEET.match, XML_SHEET), (_XML.match, XML),
+        (_SGML.match, SGML), (_TREE.match, TREES),
     )  # fmt: skip
     if found := next((kind for matches, kind in rules if matches(head)), None):
         return found

@@ -54,9 +54,10 @@ class Asked:
     @property
     def ends(self) -> list[str]:
         """What the lines may end with, the likeliest first; "\\n" includes "\\r\\n"."""
-        head = islice(_lines(self.text, ""), HEAD)
-        ends = ["\r" if line.endswith("\r") else "\n" for line in head]
-        return [*dict.fromkeys(ends)] or ["\n"]
+        lines = [*islice(_lines(self.text, ""), HEAD)]
+        ends = ["\r" if line.endswith("\r") else "\n" for line in lines] or ["\n"]
+        both = any(line.endswith("\r\n") for line in lines)
+        return [*dict.fromkeys(ends), *(["\r\n"] if both else [])]
 
     def fits(self, found: Evidence) -> bool:
         """Whether given names are as many as the columns."""

@@ -1,5 +1,6 @@
 """Which dialect a delimited file has: decided from all of it by evidence, or refused."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -7,11 +8,12 @@ from itertools import islice
 from distsent.errors import UserError
 from distsent.formats.delimited.asked import HEAD, Asked
 from distsent.formats.delimited.choose import choose, one_delimiter
-from distsent.formats.delimited.dialect import Dialect
+from distsent.formats.delimited.dialect import Dialect, single
 from distsent.formats.delimited.evidence import Evidence, examine
 from distsent.formats.delimited.faults import Damaged, damaged, first_fault, unreadable, wrong_names
 from distsent.formats.delimited.unusual import signs, way_out
 
+_ESCAPED = r"[\\NnrtbfvZ0]"  # what databases write behind a backslash
 COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
 
 
@@ -32,18 +34,18 @@ def detect(asked: Asked) -> Evidence:
         except UserError as error:
             errors.append(error)
     damage = [error for error in errors if isinstance(error, Damaged)]
-    end = lineterminators[0]
-    head = _head(asked.lines(end), asked.options.escapechar)
-    if errors == damage and (known := way_out(asked, head, end, _valid_reading, bool(damage))):
-        raise known
+    for end in lineterminators if errors == damage else ():
+        head = _head(asked.lines(end), asked.options.escapechar)
+        if known := way_out(asked, head, end, _valid_reading, bool(damage)):
+            raise known
     if errors:
         raise errors[0]
-    return _best_reading(asked, end)
+    return _best_reading(asked, lineterminators[0])
 
 
 def _checked(asked: Asked, found: Evidence, lineterminators: Sequence[str]) -> Evidence:
     """The reading, unless it leaves a doubt."""
-    others = [end for end in lineterminators if end != found.dialect.lineterminator]
+    others = [end for end in lineterminators if end not in (found.dialect.lineterminator, "\r\n")]
     # A header has no stray line ends, but the first row of data may have one
     rivals = [] if asked.has_header else [_valid_reading(asked, end) for end in others]
     if any(rivals):
@@ -144,3 +146,19 @@ def _head(lines: Iterable[str], escapechar: str | None) -> str:
         if head.replace('\\"', "").count('"') % 2 == 0:
             return head.rstrip("\r\n")
     return first.rstrip("\r\n")  # a quote that never closes is a letter
+
+
+def as_database(asked: Asked, found: Evidence) -> Evidence | None:
+    """The reading with the escapes of Postgres and MySQL, if a file with their nulls has them."""
+    dialect = found.dialect
+    if dialect.quotechar or dialect.escapechar or asked.options.escapechar:
+        return None
+    other = _ESCAPED[:-1] + re.escape(single(dialect)) + "]"
+    escapes = [
+        x for line in asked.lines(dialect.lineterminator) for x in re.findall(r"\\(.?)", line)
+    ]
+    if not {*escapes} - {"N"} or not all(re.fullmatch(other, x) for x in escapes):
+        return None
+    database = replace(dialect, escapechar="\\", database=True)
+    again = examine(asked.lines(dialect.lineterminator), database, asked.has_header)
+    return again if again.valid and again.rows == found.rows else None

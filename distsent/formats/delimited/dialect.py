@@ -9,6 +9,8 @@ from dataclasses import dataclass
 MAX_FIELD = 1 << 25
 # In place of characters that the csv module would act on. Decoded text has no lone surrogates.
 CR, LF, _DELIMITER, ESCAPED = map(chr, range(0xD800, 0xD804))
+_ESCAPE = re.compile(r"\\(.)")
+_NAMED = {"n": LF, "r": CR, "t": "\t", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 # (number of its first line, fields, its lines); the lists are valid until the next record
 Record = tuple[int, list[str], list[str]]
 
@@ -21,7 +23,9 @@ class Dialect:
     quotechar: str | None = '"'  # None: quotes are letters
     escapechar: str | None = None  # the character after it stands for itself, as in pandas
     escaped_quotes: bool = False  # \" is a quote within quotes; a lone backslash is a letter
-    lineterminator: str = "\n"  # or "\r"; "\n" includes "\r\n"
+    # "\n", which includes "\r\n", or "\r"; "\r\n" where others are text
+    lineterminator: str = "\n"
+    database: bool = False  # \n is a newline, \t a tab, as Postgres and MySQL write them
 
 
 class Malformed(Exception):
@@ -44,10 +48,10 @@ def parse(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
 
 def parse_hidden(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
     """As `parse`, with placeholders in fields and lines."""
-    ends = "\r" if dialect.lineterminator == "\r" else "\r\n"
     if dialect.quotechar is None and not dialect.escapechar:
+        cut = _without_end(dialect)
         for number, line in enumerate(lines, 1):
-            if body := line.rstrip(ends):
+            if body := cut(line):
                 yield number, body.split(dialect.delimiter), [line]
         return
     hide, number = _hidden(dialect), 1
@@ -82,17 +86,29 @@ def single(dialect: Dialect) -> str:
     return dialect.delimiter if len(dialect.delimiter) == 1 else _DELIMITER
 
 
+def _without_end(dialect: Dialect) -> Callable[[str], str]:
+    """Takes the line end off."""
+    if dialect.lineterminator == "\r\n":
+        return lambda line: line.removesuffix("\r\n")
+    ends = "\r" if dialect.lineterminator == "\r" else "\r\n"
+    return lambda line: line.rstrip(ends)
+
+
 def _hidden(dialect: Dialect) -> Callable[[str], str]:
     """Puts placeholders into a line, so that csv splits at quotes, delimiters and ends alone."""
-    by_cr = dialect.lineterminator == "\r"
-    stray, mark, ends = ("\n", LF, "\r") if by_cr else ("\r", CR, "\r\n")
-    delimiter, one = dialect.delimiter, single(dialect)
+    strays = {"\r": "\n", "\n": "\r", "\r\n": "\r\n"}[dialect.lineterminator]
+    delimiter, one, cut = dialect.delimiter, single(dialect), _without_end(dialect)
     mysql_null = re.compile(rf"(^|{re.escape(one)})\\N(?={re.escape(one)}|[\r\n]*$)")
 
     def hide(line: str) -> str:
-        if stray in line:
-            body = line.rstrip(ends)
-            line = body.replace(stray, mark) + line[len(body) :]
+        if any(stray in line for stray in strays):
+            body = cut(line)
+            end = line[len(body) :]
+            for stray in strays:
+                body = body.replace(stray, CR if stray == "\r" else LF)
+            if dialect.escapechar and end == "\r\n" and _is_open(body, dialect.escapechar):
+                body, end = f"{body[:-1]}{CR}{body[-1]}", ""  # both are text: csv adds "\n"
+            line = body + end
         if one != delimiter:
             line = line.replace(delimiter, one)
         if "\\" in line:
@@ -100,14 +116,23 @@ def _hidden(dialect: Dialect) -> Callable[[str], str]:
                 line = line.replace('\\"', ESCAPED)
             if dialect.escaped_quotes or dialect.escapechar == "\\":
                 line = mysql_null.sub(r"\1", line)
+            if dialect.database:
+                line = _ESCAPE.sub(lambda found: "\\" + _NAMED.get(found[1], found[1]), line)
         return line
 
     return hide
 
 
+def _is_open(body: str, escapechar: str) -> bool:
+    """Whether a line ends with an escape of its end."""
+    return bool((len(body) - len(body.rstrip(escapechar))) % 2)
+
+
 def _shown(dialect: Dialect) -> Callable[[list[str], list[str]], list[str]]:
     """Replaces the placeholders in the fields of a record by what they stand for."""
-    marks = [(CR, "\r") if dialect.lineterminator == "\n" else (LF, "\n")]
+    both = dialect.database or dialect.lineterminator == "\r\n"
+    marks = [(CR, "\r")] if both or dialect.lineterminator == "\n" else []
+    marks += [(LF, "\n")] if both or not marks else []
     if single(dialect) == _DELIMITER:
         marks.append((_DELIMITER, dialect.delimiter))
     if dialect.escaped_quotes:

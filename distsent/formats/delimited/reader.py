@@ -9,7 +9,7 @@ from typing import Any
 
 from distsent.formats.delimited import header
 from distsent.formats.delimited.asked import Asked, without_excel
-from distsent.formats.delimited.detect import detect
+from distsent.formats.delimited.detect import as_database, detect
 from distsent.formats.delimited.dialect import Dialect, Record, parse
 from distsent.formats.delimited.evidence import Evidence
 from distsent.formats.delimited.faults import wrong_width
@@ -47,8 +47,8 @@ class DelimitedReader(Reader):
         self._layout = layout = self._layouts.get(key) or self._find_layout()
         if time.time_ns() - stat.st_mtime_ns > SETTLED:
             self._layouts[key] = layout
-        if layout.dialect.lineterminator == "\r":
-            stream, self._file = self._file, self._file.again("\r")
+        if (end := layout.dialect.lineterminator) != "\n":
+            stream, self._file = self._file, self._file.again(end)
             stream.close()
         self.columns, self.rows = [*layout.columns], layout.rows
         self.resolved.update(layout.resolved)
@@ -72,8 +72,11 @@ class DelimitedReader(Reader):
                 yield {}, f"{wrong}; {fix if more else 'complete it, or remove the line'}"
 
     def _find_layout(self) -> Layout:
-        options, asked = self.options, Asked.of(self.file, self._file)
-        found = detect(asked)
+        asked = Asked.of(self.file, self._file)
+        return self._layout_of(asked, detect(asked))
+
+    def _layout_of(self, asked: Asked, found: Evidence) -> Layout:
+        options = self.options
         records = parse(asked.lines(found.dialect.lineterminator), found.dialect)
         first = _take_first(records, asked.has_header)
         if not first:
@@ -81,6 +84,8 @@ class DelimitedReader(Reader):
         if found.numbered:
             first = ["", *first]
         rows = header.survey(records, first, deep=bool(options.names))
+        if rows.null and (dialect := as_database(asked, found)):
+            return self._layout_of(asked, dialect)
         has_header = header.exists(self._file.source, options, rows)
         columns = [*first] if has_header else [*map(str, range(len(first)))]
         columns = [*(options.names or map(_bare, columns))]
@@ -135,6 +140,10 @@ def _notes(found: Evidence, rows: header.Survey, named: bool) -> tuple[str, ...]
         notes.append("rows begin with their number, which the header does not name")
     elif found.row_width > found.width:
         notes.append("rows end with a delimiter, which the header lacks")
+    if found.dialect.database:
+        notes.append(r"backslashes escape as in databases: \n is a newline, \N nothing")
+    if found.dialect.lineterminator == "\r\n":
+        notes.append("lines end with a carriage return and a line feed; one of them alone is text")
     if found.dialect.lineterminator == "\r":
         notes.append("lines end with a carriage return alone")
     return tuple(notes)

@@ -176,7 +176,8 @@ def _not_accepted(row: Any, source: Source) -> str:
     if answer not in ("reject", "ignore"):
         return ""
     command = filtered(source, 'grep -E \'"answer": *"accept"\'')
-    return f"its label is not meant, as Prodigy's answer is {answer!r}; {command} keeps the accepted ones"
+    why = f"its label is not meant, as Prodigy's answer is {answer!r}"
+    return f"{why}; {command} keeps the accepted ones"
 
 
 def _each_line(text: TextStream) -> Iterator[tuple[Any, str]]:
