@@ -5,16 +5,22 @@ jobs/imdb.toml`, or the same with torchrun or srun (docs/launchers.md). Without 
 demo job. The same command again resumes an interrupted run, or reports that the run is finished.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from distsent import cli
-from distsent.distributed.launchers import init_world, is_main_process
+from distsent.distributed.launchers import find_launch, init_world, is_main_process
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.distributed.world import World
 from distsent.errors import FINISHED, Stopped, UserError
 from distsent.job import Job, load_job
+from distsent.runtime.heartbeat.starting import Starting, watch_start
 from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.runtime.signals import StopSignal
+
+# Times run.stall_seconds for a transport that can tell who is missing. Signs of life tell more, and
+# sooner, where all hosts see run.dir (runtime/heartbeat/starting.py).
+PATIENCE = 15
 
 
 def main(arguments: list[str]) -> int:
@@ -27,15 +33,15 @@ def main(arguments: list[str]) -> int:
     if options.check:
         print(job.to_toml(), end="")
         return FINISHED
-    stop = StopSignal()
+    stop, starting = StopSignal(), watch(job)
     # These import torch, which takes seconds: only for a valid job.
     from distsent.reporting.comparison import format_seeds
     from distsent.training.session import TrainingRun
 
     warn_of_visible_secrets()
-    world = join(job)
+    world = join(job, starting)
     try:
-        runs = [TrainingRun(job.for_seed(seed), world, stop) for seed in job.seeds]
+        runs = [TrainingRun(job.for_seed(seed), world, stop, starting) for seed in job.seeds]
         for run in runs:
             run.train()
         if len(runs) > 1 and world.is_main:
@@ -48,11 +54,23 @@ def main(arguments: list[str]) -> int:
     return FINISHED
 
 
-def join(job: Job) -> World:
+def watch(job: Job) -> Starting | None:
+    """The watch over the start. None if there is no launcher, or what it says is wrong."""
+    with suppress(UserError):
+        launch, run = find_launch(asked=job.run.transport), job.run
+        return watch_start(run.dir, job.job.name, launch, run.stall_seconds)
+    return None
+
+
+def join(job: Job, starting: Starting | None) -> World:
     """The workers that the launcher started. Raises UserError, and leaves a record of it."""
     try:
-        return init_world(job.run.transport, job.run.interface, 10 * job.run.stall_seconds)
+        if starting is not None:
+            starting.enter("rendezvous")
+        return init_world(job.run.transport, job.run.interface, PATIENCE * job.run.stall_seconds)
     except UserError as error:
+        if starting is not None:
+            starting.finish()
         if is_main_process():
             first = job.for_seed(job.seeds[0]).job.name
             RunFolder(Path(job.run.dir) / first).write_refusal(error.code, str(error))

@@ -27,6 +27,7 @@ from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
+from distsent.runtime.heartbeat.starting import Starting
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.training import replica_check
@@ -51,8 +52,11 @@ from distsent.versions import shared_software
 class TrainingRun:
     """Trains a job on a world of workers. Handles rejoins and the ways in which a run ends."""
 
-    def __init__(self, job: Job, world: World, stop: StopSignal) -> None:
+    def __init__(
+        self, job: Job, world: World, stop: StopSignal, starting: Starting | None = None
+    ) -> None:
         self.job, self.world, self.stop = job, world, stop
+        self._starting = starting
         self.folder = RunFolder(Path(job.run.dir) / job.job.name)
         self.claim = RunClaim(self.folder, job)
         self.report = RunReport(world, self.claim)
@@ -117,6 +121,8 @@ class TrainingRun:
         watched = Watched(*options, on_failure, self.report.info)
         self._heartbeat = HeartbeatMonitor(self.world, watched, self.stop)
         self._heartbeat.connect()
+        if self._starting is not None:
+            self._starting.finish()
 
     def _poll(self) -> None:
         """While this worker waits for another process."""

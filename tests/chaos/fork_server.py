@@ -27,8 +27,9 @@ import psutil
 from tests import launcher
 
 STUB = Path(__file__).with_name("worker_stub.py")
+START_RANKS = Path(__file__).with_name("start_ranks.py")
 FOLDER = "FORK_SERVER"  # names the server's folder in the environment of the workers
-RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK")
+RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "RANK")
 
 
 class ForkServer:
@@ -52,16 +53,21 @@ class ForkServer:
         self.process.kill()
         self.process.wait()
 
-    def start(self, arguments: Sequence[str], np: int, **env: str) -> launcher.Started:
+    def start(
+        self, arguments: Sequence[str], np: int, transport: str = "horovod", **env: str
+    ) -> launcher.Started:
         command = [str(STUB), str(self.folder / "socket"), *arguments]
-        return ForkedStart(command, np, None, env | {FOLDER: str(self.folder)})
+        env |= {FOLDER: str(self.folder)}
+        if transport == "torch":
+            return ForkedStart([str(START_RANKS), str(np), *command], None, None, env)
+        return ForkedStart(command, np, None, env)
 
 
 class ForkedStart(launcher.Started):
     """A start whose workers are forked, so they are not descendants of the launcher."""
 
     def __init__(
-        self, command: Sequence[str], np: int, cwd: Path | None, env: dict[str, str]
+        self, command: Sequence[str], np: int | None, cwd: Path | None, env: dict[str, str]
     ) -> None:
         self._folder = Path(env[FOLDER])
         super().__init__(command, np, cwd, env)
@@ -141,6 +147,7 @@ if __name__ == "__main__":
     import horovod.torch  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
 
+    import distsent.distributed.torch_world
     import distsent.reporting.comparison
     import distsent.training.session  # noqa: F401
     from distsent import cli

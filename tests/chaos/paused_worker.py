@@ -3,7 +3,8 @@
 PAUSE_AT names the place and the number of the visit: `saving:2`. Each worker that gets there writes
 a file `<place>.<rank>` into the folder PAUSE_FOLDER and waits until that folder contains `go`. A
 worker that receives a stop request writes `stop_requested.<rank>`. STEP_DELAY seconds are slept
-before every step, to make a run last.
+before every step, to make a run last. PAUSE_RANK: this worker alone. At the place `skip` nobody
+waits: the worker leaves out the collective of a save.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from distsent import cli, train
-from distsent.distributed.launchers import RANK
+from distsent.distributed.launchers import RANK, TORCHRUN
 
 PLACES = {  # place: the module and the function whose calls are its visits
     "tokenizing": ("distsent.data.tokens.store", "write_part"),
     "first_step": ("distsent.training.train_step", "TrainStep.__call__"),
     "training": ("distsent.training.train_step", "TrainStep.__call__"),
+    "forward": ("distsent.training.train_step", "TrainStep._backward"),
+    "reduce": ("distsent.training.reducer", "GradientReducer.reduce"),
+    "rendezvous": ("distsent.train", "init_world"),
     "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),
     "saving": ("distsent.runtime.checkpoint", "save"),
     "import": ("torch", ""),
@@ -33,9 +37,12 @@ LIMIT = 100.0  # seconds: the pause ends even if the test has died
 def mark(place: str) -> Path:
     """Write this worker's mark for `place`; returns the folder of marks."""
     folder = Path(os.environ["PAUSE_FOLDER"])
-    rank = next((os.environ[name] for name in RANK if name in os.environ), "0")
-    (folder / f"{place}.{rank}").touch()
+    (folder / f"{place}.{rank()}").touch()
     return folder
+
+
+def rank() -> str:
+    return next((os.environ[name] for name in (*RANK, TORCHRUN[0]) if name in os.environ), "0")
 
 
 def pause(place: str) -> None:
@@ -60,6 +67,11 @@ def before(module: str, name: str, act: Callable[[], object]) -> None:
     setattr(owner, last, act_first)
 
 
+def leave_out(module: str, name: str) -> None:
+    """Make a function do nothing."""
+    setattr(importlib.import_module(module), name, lambda *args: None)
+
+
 class PauseAtTorch:
     """An import hook that finds no module, but pauses at the first search for torch."""
 
@@ -79,13 +91,17 @@ def main(arguments: list[str]) -> int:
         if visits == int(number):
             pause(place)
 
+    if os.environ.get("PAUSE_RANK", rank()) != rank():
+        place = ""
     before("distsent.runtime.signals", "StopSignal.request", lambda: mark("stop_requested"))
     if place == "import":
         sys.meta_path.insert(0, PauseAtTorch())  # type: ignore[arg-type]
         return train.main(arguments)
     if delay:
         before(*PLACES["training"], lambda: time.sleep(delay))
-    if place:
+    if place == "skip":
+        leave_out("distsent.training.replica_check", "check_replicas")
+    elif place:
         before(*PLACES[place], visit)
     return train.main(arguments)
 

@@ -1,0 +1,116 @@
+"""Runs whose processes all live while nothing moves: each culprit is named within its bound.
+
+`make chaos` provokes each hang 20 times (HANGS changes that).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from distsent.runtime.run_status import read_status
+from tests.chaos.attacked_run import job, send, workers
+from tests.chaos.fork_server import ForkServer
+from tests.launcher import wait_for
+
+STALL = 2.0  # seconds
+ENTERED = r"has not entered the collective '{0}' that the others wait in"
+
+
+@dataclass(frozen=True)
+class Hang:
+    place: str  # of paused_worker
+    rank: int
+    line: str  # what names the culprit
+    bound: float = STALL  # seconds
+    torch: str = ""  # the same over torch, if it differs
+    frozen: bool = False  # stopped by a signal, at a place before heartbeats
+
+
+IN_STEP = (
+    r"has not entered the collective 'gradient[.\w]*' that the others wait in; it is at step 2 "
+    r"\(step\), in distsent/training/train_step.py:\d+ in __call__"
+)
+IN_SAVE = (
+    r"has not entered the collective 'loop.saved' that the others wait in; it is at step \d+ "
+    r"\(save\), in distsent/runtime/checkpoint.py:\d+ in wait .*; saving: "
+    r"distsent/runtime/checkpoint.py:\d+ in _write"
+)
+HANGS = {
+    "forward": Hang("forward:3", 1, IN_STEP),
+    "before the all-reduce": Hang("reduce:3", 0, IN_STEP),
+    "save": Hang("saving:2", 0, IN_SAVE, 10 * STALL),
+    "skipped": Hang(
+        "skip:1",
+        1,
+        r"waits in '[\w.]+', the others in 'replica[\w.]*': it skipped a collective",
+        torch=r"failed at step 3: CollectiveMismatch: it enters the collective",
+    ),
+    "before the rendezvous": Hang(
+        "rendezvous:1",
+        1,
+        r"has given no sign for \d+ s, in its (import|rendezvous)",
+        10 * STALL,
+        frozen=True,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("hangs") / "server") as server:
+        yield server
+
+
+def provoke(server: ForkServer, folder: Path, transport: str, hang: Hang) -> None:
+    """Let a run hang, and check what it says."""
+    marks = folder / "marks"
+    marks.mkdir(parents=True)
+    env = {"PAUSE_AT": hang.place, "PAUSE_RANK": str(hang.rank), "PAUSE_FOLDER": str(marks)}
+    words = [*job(folder), f"run.stall_seconds={STALL}"]
+    place = hang.place.partition(":")[0]
+    with server.start(words, 2, transport, **env) as started:
+        if place != "skip":
+            started.until((marks / f"{place}.{hang.rank}").exists, 60)
+        began = time.monotonic()
+        if hang.frozen:
+            send([workers(started)[hang.rank]], signal.SIGSTOP)
+        ended = started.wait(120)
+        seconds = time.monotonic() - began
+        wait_for(lambda: not workers(started), 10)  # the server ends those of killed stubs
+    line = hang.torch if transport == "torch" and hang.torch else hang.line
+    assert re.search(rf"distsent: rank 0: .*rank {hang.rank} on \S+ {line}", ended.output), (
+        ended.output
+    )
+    assert ended.code not in (0, 75), ended.output
+    assert place == "skip" or seconds < hang.bound + 10, f"{seconds}\n{ended.output}"
+    if hang.frozen:
+        return
+    status = read_status(folder / "chaos" / "status.json")
+    assert status and (status.state, status.code) == ("failed", 1), status
+    if line == hang.line:
+        assert status.cause == "worker_lost" and f"rank {hang.rank} on" in status.message
+        stacks = sorted(path.name for path in (folder / "chaos" / "stacks").iterdir())
+        assert stacks == ["rank-0.txt", "rank-1.txt"]
+
+
+@pytest.mark.parametrize("transport", ["horovod", "torch"])
+@pytest.mark.parametrize("name", HANGS)
+def test_a_hang_is_named(server: ForkServer, tmp_path: Path, transport: str, name: str) -> None:
+    provoke(server, tmp_path, transport, HANGS[name])
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("transport", ["horovod", "torch"])
+@pytest.mark.parametrize("name", HANGS)
+def test_dozens_of_hangs(server: ForkServer, tmp_path: Path, transport: str, name: str) -> None:
+    for i in range(int(os.environ.get("HANGS", "20"))):
+        provoke(server, tmp_path / str(i), transport, HANGS[name])
