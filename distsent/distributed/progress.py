@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.position = Position()  # replaced as a whole, so a reader needs no lock
-        self._entered: deque[str] = deque(maxlen=256)
+        self._entered: deque[str] = deque(maxlen=64)
 
     def at_step(self, step: int) -> None:
         self.position = replace(self.position, step=step)
@@ -45,7 +45,7 @@ class Progress:
             self.position = replace(self.position, phase=before)
 
     @property
-    def history(self) -> list[str]:
+    def recent(self) -> list[str]:
         """The names of the last collectives that were entered."""
         return list(self._entered)
 

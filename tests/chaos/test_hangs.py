@@ -50,7 +50,7 @@ HANGS = {
     "skipped": Hang(
         "skip:1",
         1,
-        r"waits in '[\w.]+', the others in 'replica[\w.]*': it skipped a collective",
+        r"entered 'gradient[\w.]*', the others 'replica[\w.]*': it skipped a collective",
         torch=r"failed at step 3: CollectiveMismatch: it enters the collective",
     ),
     "before the rendezvous": Hang(

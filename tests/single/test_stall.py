@@ -10,7 +10,7 @@ from distsent.distributed.progress import Position, Progress
 from distsent.runtime.heartbeat.main_watch import ProgressClock
 from distsent.runtime.heartbeat.stall import bound, judge, verdict_bound
 
-CYCLE = ["gradient.0", "gradient.1", "loop.bad_rows"] * 3
+STEP = ["g0", "g1", "c"]
 
 
 def at(entered: int, collective: str = "") -> Position:
@@ -26,8 +26,8 @@ def at(entered: int, collective: str = "") -> Position:
         # Rank 2 waits in a tree of a broadcast for rank 1, and rank 0, its root, went on.
         ("one waits for it below", [at(10, "b"), at(8), at(9, "a")], [1], "not entered.* 'b'"),
         ("it waits in an old one", [at(9, "b"), at(8, "a"), at(9, "b")], [1], "not entered.* 'b'"),
-        ("one skipped", [at(9, "a"), at(9, "a"), at(9, "b")], [2], "waits in 'b'.* 'a'.* skipped"),
-        ("rank 0 skipped", [at(9, "b"), at(9, "a"), at(9, "a")], [0], "waits in 'b'.* skipped"),
+        ("one skipped", [at(9, "a"), at(9, "a"), at(9, "b")], [2], "entered 'b'.* 'a'.* skipped"),
+        ("rank 0 skipped", [at(9, "b"), at(9, "a"), at(9, "a")], [0], "entered 'b'.* skipped"),
         ("it left the collective alone", [at(9, "a"), at(9)], [1], "does not wait in 'a'"),
         ("the network", [at(9, "a"), at(9, "a"), at(9, "a")], [], "all workers wait in 'a'"),
         ("nobody waits", [at(9), at(9)], [0, 1], "no worker waits"),
@@ -40,24 +40,47 @@ def test_the_blame(name: str, positions: list[Position], blamed: list[int], why:
 
 
 @pytest.mark.parametrize(
-    ("history", "own", "other", "blamed"),
+    ("before", "main", "other", "blamed"),
     [
-        ([*CYCLE, "gradient.0"], "gradient.0", "gradient.1", [1]),
-        ([*CYCLE, "gradient.1"], "gradient.1", "gradient.0", [0]),
+        # Rank 1 left out a save's, and has started the gradients of the next step.
+        (STEP * 2, ["saved"], ["g0", "g1"], [1]),
+        (STEP * 2, ["g0", "g1"], ["saved"], [0]),
+        (STEP * 2, ["g0"], ["g1"], [1]),
+        (STEP * 2, ["g1"], ["g0"], [0]),
         # Two alone tell nothing by who follows whom: what followed the one before does.
-        (["a", "b", "a", "b", "a"], "a", "b", [1]),
-        (["a", "b", "a", "b", "b"], "b", "a", [0]),
-        # A rare one is due, which the other skipped, though mostly `a` came after `b`.
-        (["a", "b", "saved", "a", "b", "a", "b", "saved"], "saved", "a", [1]),
-        (["x", "y"], "y", "z", [0, 1]),
+        (["a", "b", "a", "b"], ["a"], ["b"], [1]),
+        (["a", "b", "a", "b"], ["b"], ["a"], [0]),
+        (["a", "b", "saved", "a", "b", "a", "b"], ["saved"], ["a"], [1]),
+        (["x"], ["y"], ["z"], [0, 1]),
+        (STEP, ["saved"], ["g0"], [0, 1]),  # the first save, and one gradient alone
+        ([], ["y"], ["z"], [0, 1]),
     ],
 )
-def test_of_two_workers_the_history_tells_who_skipped(
-    history: list[str], own: str, other: str, blamed: list[int]
+def test_of_two_workers_the_names_tell_who_skipped(
+    before: list[str], main: list[str], other: list[str], blamed: list[int]
 ) -> None:
-    verdict = judge({0: at(9, own), 1: at(9, other)}, history)
+    entered = {0: [*before, *main], 1: [*before, *other][1:]}  # of one, less is known
+    positions = {
+        0: at(len(entered[0]), main[-1]),
+        1: at(len(before) + len(other), other[-1]),
+    }
+    verdict = judge(positions, entered)
     assert [*verdict.blamed] == blamed, verdict.why
     assert "skipped" in verdict.why
+
+
+def test_of_three_the_majority_is_right() -> None:
+    entered = {0: ["a", "b"], 1: ["a", "c", "d"], 2: ["a", "b"]}
+    positions = {0: at(12, "b"), 1: at(13, "c"), 2: at(12, "b")}
+    verdict = judge(positions, entered)
+    assert verdict.blamed == (1,)
+    assert verdict.why == "entered 'c', the others 'b': it skipped a collective"
+
+
+def test_equal_names_leave_the_blame_to_the_positions() -> None:
+    entered = {0: ["a", "b", "c"], 1: ["a", "b"], 2: []}
+    positions = {0: at(12, "c"), 1: at(11), 2: at(11)}
+    assert judge(positions, entered).blamed == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -114,4 +137,4 @@ def test_a_worker_records_the_collectives_that_it_enters() -> None:
     with progress.phase("save"), progress.waiting("saved"):
         progress.enter("saved")
         assert progress.position == Position("save", 0, 1, "saved")
-    assert progress.position == Position("import", 0, 1) and progress.history == ["saved"]
+    assert progress.position == Position("import", 0, 1) and progress.recent == ["saved"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from distsent.distributed.progress import Position, Progress
+from distsent.distributed.progress import Position
 from distsent.runtime.heartbeat import protocol
 from distsent.runtime.heartbeat.actions import Actions, kill
 from distsent.runtime.heartbeat.protocol import INTERVAL, Beat, Hello
@@ -60,6 +61,14 @@ class ProgressClock:
         return now - self._moved
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Where a worker is: its line of code, and the last collectives that it has entered."""
+
+    place: str
+    entered: list[str]
+
+
 @dataclass
 class Inquiry:
     """All workers are asked where they are."""
@@ -68,7 +77,7 @@ class Inquiry:
     idle: float
     since: float
     positions: dict[int, Position]
-    answers: dict[int, str] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,11 @@ class MainWatch:
         self,
         server: Server,
         vitals: Vitals,
-        progress: Progress,
         stop: StopSignal,
         limits: Limits,
         actions: Actions,
     ) -> None:
-        self._server, self._vitals, self._progress, self._stop = server, vitals, progress, stop
+        self._server, self._vitals, self._stop = server, vitals, stop
         self._limits, self._deadline, self._actions = limits, limits.stall_seconds, actions
         self._own = vitals.hello()
         self._peers: dict[int, Peer] = {}
@@ -121,7 +129,7 @@ class MainWatch:
         elif word == protocol.FAILED:
             self._lost(peer, f"failed{self._at_step(peer)}: {text}", None)
         elif word == protocol.LOCATION and self._inquiry is not None:
-            self._inquiry.answers[rank] = text
+            self._inquiry.answers[rank] = Answer(*json.loads(text))
 
     def closed(self, rank: int) -> None:
         if peer := self._peers.get(rank):
@@ -147,7 +155,7 @@ class MainWatch:
         if self._inquiry is not None:
             self._conclude(self._inquiry, now, positions)
         elif idle >= self._deadline and not quiet:  # a silent worker is named for its silence
-            verdict = judge(positions, self._progress.history)
+            verdict = judge(positions)
             computing = {rank: beat.computing for rank, beat in beats.items()}
             limit = verdict_bound(
                 verdict, positions, computing, self._deadline, [*self._clock.steps]
@@ -201,7 +209,7 @@ class MainWatch:
     def _inquire(self, inquiry: Inquiry) -> None:
         self._inquiry = inquiry
         self._server.send(protocol.STACKS)
-        inquiry.answers[0] = self._actions.show_stacks()
+        inquiry.answers[0] = Answer(self._actions.show_stacks(), self._vitals.entered)
 
     def _conclude(self, inquiry: Inquiry, now: float, positions: dict[int, Position]) -> None:
         """When all have answered, or the time is over: name those who keep the others waiting."""
@@ -210,6 +218,8 @@ class MainWatch:
             return self._actions.log("the run moves again, after a stall: see the stacks of it")
         if len(inquiry.answers) <= len(self._peers) and now - inquiry.since < ANSWERS:
             return
+        entered = {rank: answer.entered for rank, answer in inquiry.answers.items()}
+        inquiry.verdict = judge(inquiry.positions, entered)
         lines = [self._describe(inquiry, rank) for rank in inquiry.verdict.blamed[:NAMED]]
         if more := inquiry.verdict.blamed[NAMED:]:
             lines.append(f"and {len(more)} more: ranks {', '.join(map(str, more))}")
@@ -229,6 +239,7 @@ class MainWatch:
 
     def _describe(self, inquiry: Inquiry, rank: int) -> str:
         host = self._own.host if rank == 0 else self._peers[rank].hello.host
-        where, place = inquiry.positions[rank], inquiry.answers.get(rank, "no answer")
+        where, answer = inquiry.positions[rank], inquiry.answers.get(rank)
+        place = answer.place if answer else "no answer"
         at = f"it is at step {where.step} ({where.phase}), in {place}"
         return f"rank {rank} on {host} {inquiry.verdict.why}; {at}"

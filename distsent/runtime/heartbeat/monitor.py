@@ -73,7 +73,7 @@ class HeartbeatMonitor:
         actions = self._actions(vitals)
         if world.is_main:
             server = self._server = Server(listeners, token, world.size)
-            server.start(MainWatch(server, vitals, world.progress, self._stop, limits, actions))
+            server.start(MainWatch(server, vitals, self._stop, limits, actions))
         else:
             pairs = [(host, port) for host, port in addresses]
             client = self._client = Client(pairs, token, seconds, vitals)

@@ -28,8 +28,12 @@ class Verdict:
     why: str
 
 
-def judge(positions: Mapping[int, Position], history: Sequence[str] = ()) -> Verdict:
-    """Who keeps the others waiting. `history`: the collectives that rank 0 has entered."""
+def judge(
+    positions: Mapping[int, Position], entered: Mapping[int, Sequence[str]] | None = None
+) -> Verdict:
+    """Who keeps the others waiting. `entered`: the last collectives of workers, in order."""
+    if entered and (different := _first_difference(positions, entered)):
+        return different
     most = max(position.entered for position in positions.values())
     behind = [rank for rank, position in positions.items() if position.entered < most]
     ahead = [position for rank, position in positions.items() if rank not in behind]
@@ -42,7 +46,7 @@ def judge(positions: Mapping[int, Position], history: Sequence[str] = ()) -> Ver
     if not common:
         return Verdict(tuple(positions), "does not move, and no worker waits for another")
     if len(waited_in) > 1:
-        return _skipped(positions, waited_in, history)
+        return _blame_odd({rank: p.collective for rank, p in positions.items()}, "")
     if len(positions) > waited_in.total():
         idle = tuple(rank for rank, position in positions.items() if not position.collective)
         return Verdict(idle, f"does not wait in {common!r} as the others do")
@@ -54,33 +58,54 @@ def _others(collective: str) -> str:
     return f"{what} that the others wait in"
 
 
-def _skipped(
-    positions: Mapping[int, Position], waited_in: Counter[str], history: Sequence[str]
-) -> Verdict:
-    """Workers have entered equally many collectives, but wait in different ones."""
-    (first, many), (second, fewer) = waited_in.most_common(2)
-    right = first if many > fewer else _expected(first, second, history)
-    odd = {p.collective for p in positions.values() if p.collective} - {right}
-    named = ", ".join(map(repr, sorted(odd)))
-    blamed = tuple(rank for rank, p in positions.items() if p.collective in odd)
+def _first_difference(
+    positions: Mapping[int, Position], entered: Mapping[int, Sequence[str]]
+) -> Verdict | None:
+    """The blame if workers entered different collectives as their n-th: somebody left one out."""
+    first = {rank: positions[rank].entered - len(names) for rank, names in entered.items()}
+    start, stop = max(first.values()), min(positions[rank].entered for rank in entered)
+    for n in range(start, stop):
+        rest = {rank: names[n - first[rank] :] for rank, names in entered.items()}
+        if len({names[0] for names in rest.values()}) > 1:
+            rank = min(entered)
+            before = entered[rank][: n - first[rank]]
+            return _blame_odd({r: names[0] for r, names in rest.items()}, _due(rest, before))
+    return None
+
+
+def _blame_odd(names: Mapping[int, str], due: str) -> Verdict:
+    """Workers are in different collectives. `due`: the right one, if it is not the majority's."""
+    (first, many), (_, fewer) = Counter(name for name in names.values() if name).most_common(2)
+    right = due or (first if many > fewer else "")
+    odd = {name for name in names.values() if name} - {right}
+    blamed = tuple(rank for rank, name in names.items() if name in odd)
+    shown = ", ".join(map(repr, sorted(odd)))
     if right:
-        return Verdict(
-            blamed, f"waits in {named}, the others in {right!r}: it skipped a collective"
-        )
-    return Verdict(blamed, f"is in another of the collectives {named}: one of them was skipped")
+        return Verdict(blamed, f"entered {shown}, the others {right!r}: it skipped a collective")
+    return Verdict(blamed, f"is in another of the collectives {shown}: one of them was skipped")
 
 
-def _expected(first: str, second: str, history: Sequence[str]) -> str:
-    """Which of two collectives was due: the other one follows it. Empty if nothing tells."""
-    before = history[:-1]
-    pairs = {*pairwise(before)}
-    due = [a for a, b in ((first, second), (second, first)) if (a, b) in pairs]
-    if len(due) == 1:
-        return due[0]
-    for i in range(len(history) - 3, -1, -1):  # what followed the last one before, earlier
-        if history[i] == history[-2] and history[i + 1] in (first, second):
-            return history[i + 1]
-    return ""
+def _due(rest: Mapping[int, Sequence[str]], before: Sequence[str]) -> str:
+    """Which of two collectives was due. Empty if there are more, or nothing tells.
+
+    `rest`: what each worker entered from there on. If one left out the other's first, both have the
+    same names after that.
+    """
+    (a, many), *others = Counter(names[0] for names in rest.values()).most_common()
+    if len(others) > 1 or many > others[0][1]:
+        return a if many > others[0][1] else ""
+    b = others[0][0]
+    longest = {name: max((r for r in rest.values() if r[0] == name), key=len) for name in (a, b)}
+    pairs, due = {*pairwise(before)}, []
+    for name, other in ((a, b), (b, a)):
+        both = zip(longest[name][1:], longest[other], strict=False)
+        if all(one == another for one, another in both):
+            due.append(name)
+    if len(due) != 1:
+        due = [name for name, other in ((a, b), (b, a)) if (name, other) in pairs]
+    if len(due) != 1 and {a, b} <= {*before}:  # what followed the last one, before?
+        due = [y for x, y in pairwise(before) if x == before[-1] and y in (a, b)][-1:]
+    return due[0] if len(due) == 1 else ""
 
 
 def bound(

@@ -38,6 +38,12 @@ class Vitals:
         position = self._progress.position
         return replace(position, entered=position.entered - self._before)
 
+    @property
+    def entered(self) -> list[str]:
+        """The last collectives that this worker has entered, since it was created."""
+        names = self._progress.recent
+        return names[-self.position.entered :] if self.position.entered else []
+
     def beat(self) -> Beat:
         used, now = self._cpu_seconds(), time.monotonic()
         if now - self._at >= INTERVAL / 2:

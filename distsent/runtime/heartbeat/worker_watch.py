@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from distsent.errors import FAILED
@@ -28,7 +29,8 @@ class WorkerWatch:
 
     def told(self, word: str, text: str) -> None:
         if word == protocol.STACKS:
-            self._client.send(protocol.LOCATION, self._actions.show_stacks())
+            place = self._actions.show_stacks()
+            self._client.send(protocol.LOCATION, json.dumps([place, self._vitals.entered]))
         elif word == protocol.FAIL:
             self._actions.fail_collectives()
         elif word == protocol.KILL:
