@@ -12,7 +12,8 @@ from pathlib import Path
 
 from distsent import cli
 from distsent.errors import FINISHED, USAGE_ERROR, UserError
-from distsent.k8s.launch import ScalingHosts, launch, run_on_named_hosts
+from distsent.k8s.elastic import ScalingHosts
+from distsent.k8s.launch import launch, run_on_named_hosts, run_on_scaling_hosts
 from distsent.k8s.serve import SSHD_CONFIG, serve
 
 
@@ -75,7 +76,7 @@ def run_launch(options: argparse.Namespace) -> int:
     if not script:
         return launch(lambda training: run_on_named_hosts(training, command, wait))
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
-    return launch(lambda training: hosts.run(training, command, wait))
+    return launch(lambda training: run_on_scaling_hosts(training, hosts, command, wait))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from distsent.errors import UserError
 from distsent.job import load_saved_job
 from distsent.k8s.documents import Bundle, MPIJob, Problem
-from distsent.k8s.launch import job_arguments
 from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE, environment, mounts
 from distsent.k8s.schema import quantity
+from distsent.k8s.training_command import job_arguments
 
 SSH_PORT = 2222
 HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 CONFIG_MAP = "ConfigMap"
+OOB = "OMPI_MCA_oob_tcp_keepalive_"
+KEEPALIVE = {"time": "300", "intvl": "20", "probes": "9"}  # Open MPI's defaults, in seconds
 
 
 def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
@@ -167,7 +169,21 @@ def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
             return
         text = data[key].text
     try:
-        load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
+        loaded = load_saved_job(tomllib.loads(text), path or "the demo job", overrides)
     except (UserError, tomllib.TOMLDecodeError) as error:
         for line in str(error).splitlines():
             yield "job-file", job.launcher.command_node, line
+        return
+    yield from keepalive(job, loaded.run.stall_seconds)
+
+
+def keepalive(job: MPIJob, stall_seconds: float) -> Iterator[Problem]:
+    """mpirun must give a vanished node up before the workers do: then it aborts the others."""
+    node = job.launcher.main["env"]
+    given = {each["name"].text.removeprefix(OOB): each["value"].text for each in node}
+    first, between, probes = (number(given.get(k, v)) or 0 for k, v in KEEPALIVE.items())
+    total = first + between * probes
+    if "distsent.train" in job.launcher.command and (not total or total > stall_seconds / 2):
+        half = f"more than half of run.stall_seconds = {stall_seconds:g}"
+        text = f"TCP keepalive takes {total} s ({first} + {probes} x {between})"
+        yield "keepalive", node, f"{text}, {half}"

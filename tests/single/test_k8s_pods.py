@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from distsent.errors import UserError
-from distsent.k8s import launch, serve
+from distsent.exit_policy import Decision
+from distsent.k8s import elastic, hosts, launch, serve
+from distsent.k8s.training_command import Training
 
 
 @pytest.fixture
@@ -40,10 +42,13 @@ def script(path: Path, text: str) -> str:
 
 def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     """The launcher's program, with its mark in the test's own folder."""
+    (tmp_path / "termination-log").touch()
     code = (
         "from pathlib import Path; from distsent import cli; "
-        "from distsent.k8s import __main__ as m, launch as l; "
-        f"l.launch.__defaults__ = (Path({str(tmp_path / 'mark')!r}),); cli.run(m.main)"
+        "from distsent.k8s import __main__ as m, launch as l, restarts as r, training_command as t; "
+        f"l.launch.__defaults__ = (Path({str(tmp_path / 'mark')!r}),); "
+        f"l.TERMINATION_LOG = Path({str(tmp_path / 'termination-log')!r}); "
+        "r.PAUSE, t.LINGER, l.LOOK = 0.01, 1.0, 0.2; cli.run(m.main)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "launch", *words],
@@ -56,17 +61,17 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
 def test_hosts_of_a_command(tmp_path):
     file = tmp_path / "hostfile"
     file.write_text("a.svc slots=2\nb.svc slots=2\n")
-    assert launch.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
+    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
         "a.svc",
         "b.svc",
     ]
-    assert launch.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
-    assert launch.hosts_of(["python"]) == []
+    assert hosts.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
+    assert hosts.hosts_of(["python"]) == []
     with pytest.raises(UserError, match="operator writes it"):
-        launch.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
+        hosts.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
     file.write_text("\n")
     with pytest.raises(UserError, match="names no host"):
-        launch.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
+        hosts.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
 
 
 def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
@@ -90,7 +95,8 @@ def test_workers_that_never_answer_are_named(tmp_path, ssh):
     assert process.returncode == 1
     assert (
         "job-worker-1.job.ns.svc does not answer after 1 s" in said
-        and "kubectl describe pod job-worker-1" in said
+        and "kubectl -n ns describe pod job-worker-1" in said
+        and "if it is Evicted, kubectl -n ns delete pod job-worker-1" in said
     )
 
 
@@ -102,7 +108,7 @@ def test_the_command_gets_a_file_in_place_of_a_token_and_no_other_secrets(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     keep = f"env >{tmp_path}/env; cp $HF_TOKEN_PATH {tmp_path}/token\n"
-    launch.Training().run([script(tmp_path / "run", keep)], lambda: None, 60.0)
+    Training().run([script(tmp_path / "run", keep)], lambda: None, 60.0)
     assert "hidden" not in (tmp_path / "env").read_text()
     assert (tmp_path / "token").read_text() == "hf_hidden" and not [*tmp_path.glob("*token-*")]
     assert capfd.readouterr().out == "distsent: unset for the command: HF_TOKEN, WANDB_API_KEY\n"
@@ -119,7 +125,9 @@ def test_only_failures_that_retries_cannot_fix_are_remembered(tmp_path, ssh, cod
     said, _ = second.communicate(timeout=300)
     is_final = code in (2, 3)
     assert second.returncode == again and ("not tried again" in said) == is_final
-    assert (tmp_path / "ran").read_text().count("ran") == (1 if is_final else 2)
+    # After 75 a launcher starts the run again by itself, up to five times without progress.
+    runs = {2: 1, 3: 1, 75: 2 * 5, 1: 2}[code]
+    assert (tmp_path / "ran").read_text().count("ran") == runs
     assert ("a kill -TERM 1" in (tmp_path / "asked").read_text()) == is_final, "workers are stopped"
 
 
@@ -187,18 +195,18 @@ def test_hosts_that_do_not_answer_prevent_neither_the_mark_nor_the_run(
     tmp_path, ssh, monkeypatch, capfd
 ):
     script(tmp_path / "bin" / "ssh", "exec sleep 30\n")
-    monkeypatch.setattr(launch, "ANSWER", 0.2)
-    monkeypatch.setattr(launch, "PATIENCE", 0.2)
-    given_up = launch.Decision("give_up", 2, "usage_error", "a wrong job")
+    monkeypatch.setattr(hosts, "ANSWER", 0.2)
+    monkeypatch.setattr(elastic, "PATIENCE", 0.2)
+    given_up = Decision("give_up", 2, "usage_error", "a wrong job")
     for _ in range(2):
         assert launch.launch(lambda training: (given_up, ["a", "b"]), tmp_path / "mark") == 2
     assert (tmp_path / "mark").read_text() == "2 a wrong job (exit 2)"
-    assert launch.unreachable(["a"]) == {"a": "no answer in 0.2 s"}
+    assert hosts.unreachable(["a"]) == {"a": "no answer in 0.2 s"}
     silent = script(tmp_path / "silent", "sleep 30\n")
     for path, line in ((silent, "timed out after 0.2 s"), (tmp_path / "none", "No such file")):
-        hosts = launch.ScalingHosts(str(path), 1, 1, None, 1.0, hosts=["a"])
-        hosts.look(launch.Training())
-        assert not hosts.changed and line in capfd.readouterr().out
+        scaling = elastic.ScalingHosts(str(path), 1, 1, None, 1.0, hosts=["a"])
+        scaling.look(Training())
+        assert not scaling.changed and line in capfd.readouterr().out
 
 
 def test_elastic_fails_when_too_few_hosts_answer(tmp_path, ssh):
@@ -281,3 +289,78 @@ def test_the_status_of_the_run_decides_when_the_launcher_hides_the_exit_code(tmp
     second = start(tmp_path, *words)
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 3 and "loss is nan at step 7 (exit 3); not tried again" in output
+
+
+def run_that_leaves(tmp_path: Path, status: str, then: str) -> tuple[str, ...]:
+    """A command with `distsent.train` that leaves a status.json, whose `code` the shell fills in."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "hostfile").write_text("a slots=1\n")
+    run = script(
+        tmp_path / "horovodrun",
+        f"echo ran >>{tmp_path}/ran; n=$(grep -c ran {tmp_path}/ran)\n"
+        f"cat >{tmp_path}/runs/demo/status.json <<END\n{status}\nEND\n{then}\n",
+    )
+    train = ("python", "-m", "distsent.train", f"run.dir={tmp_path}/runs", "job.name=demo")
+    return ("--", run, "--hostfile", str(tmp_path / "hostfile"), *train)
+
+
+PROGRESS = '{"state": "stopped", "code": 75, "step": $n, "attempt": "$DISTSENT_ATTEMPT"}'
+
+
+def test_a_launcher_that_nobody_stops_starts_saved_runs_again_by_itself(tmp_path, ssh):
+    ssh.write_text("a\n")
+    # Eight workers in a row are lost: the run saves, except once, when it crashes before a save.
+    status = PROGRESS.replace("$n,", "$((n == 4 ? 0 : n)),")
+    words = run_that_leaves(tmp_path, status, "[ $n = 4 ] && exit 1; [ $n = 9 ] && exit 0; exit 75")
+    process = start(tmp_path, *words)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and (tmp_path / "ran").read_text().count("ran") == 9, said
+    assert "the run ended with 75; starting it again" in said
+
+
+def test_starts_without_progress_end_the_launcher(tmp_path, ssh):
+    ssh.write_text("a\n")
+    words = run_that_leaves(tmp_path, PROGRESS.replace("$n,", "$((n < 3 ? 1 : 0)),"), "exit 1")
+    process = start(tmp_path, *words)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, "the run's own code"
+    assert (tmp_path / "ran").read_text().count("ran") == 2 + 5, said
+
+
+def test_a_launcher_that_is_stopped_does_not_start_the_run_again(tmp_path, ssh):
+    ssh.write_text("a\n")
+    waiting = f'trap "exit 75" USR1; touch {tmp_path}/running; while :; do sleep 0.1; done'
+    process = start(tmp_path, *run_that_leaves(tmp_path, PROGRESS, waiting))
+    wait_until((tmp_path / "running").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75 and (tmp_path / "ran").read_text().count("ran") == 1
+
+
+def test_mpirun_may_not_linger_after_the_run_has_reported_its_end(tmp_path, ssh):
+    ssh.write_text("a\n")
+    status = '{"state": "failed", "code": 1, "message": "lost", "attempt": "$DISTSENT_ATTEMPT"}'
+    began = time.monotonic()
+    process = start(tmp_path, *run_that_leaves(tmp_path, status, "sleep 300; exit 0"))
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and time.monotonic() - began < 50
+    assert "but mpirun did not: killed" in said
+
+
+def test_the_reason_of_a_wrong_job_is_kept(tmp_path, ssh):
+    ssh.write_text("a\n")
+    (tmp_path / "hostfile").write_text("a slots=1\n")
+    lines = ("data.source: no dataset at /shared/x", "try: distsent.train data.source=/shared/y")
+    said = "".join(f"echo '[1,0]<stderr>:distsent: {line}' >&2\n" for line in lines)
+    run = script(
+        tmp_path / "horovodrun", f"echo noise >&2\n{said}echo mpirun has exited >&2\nexit 2\n"
+    )
+    train = ("python", "-m", "distsent.train", f"run.dir={tmp_path}/runs", "job.name=demo")
+    for number in range(3):  # the first start, and two restarts of the container
+        (tmp_path / "termination-log").write_text("")
+        process = start(tmp_path, "--", run, "--hostfile", str(tmp_path / "hostfile"), *train)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 2 and ("not tried again" in said) == (number > 0)
+        for text in (said, (tmp_path / "termination-log").read_text()):
+            assert all(line in text for line in lines), (number, text)
+    left = json.loads((tmp_path / "runs" / ".demo.refused.json").read_text())
+    assert left["code"] == 2 and left["message"] == "\n".join(lines)

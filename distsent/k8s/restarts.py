@@ -1,0 +1,36 @@
+"""Starts a training command again inside its launcher, as long as that gets it further.
+
+Each exit of the launcher counts against `backoffLimit`, which never resets, and the pauses grow.
+So a run that loses a worker now and then would fail in the end, although it saved each time.
+"""
+
+import time
+from collections.abc import Callable
+
+from distsent.exit_policy import Decision
+from distsent.k8s.training_command import Training
+
+Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
+MOST_IDLE = 5  # starts in a row without progress
+PAUSE = 2.0  # seconds, times the starts in a row without progress; a lost worker's pod still ends
+
+
+def keep_running(training: Training, start: Callable[[], Ending], is_elastic: bool) -> Ending:
+    """Start until the run is done, cannot succeed, was asked to stop, or does not get further.
+
+    A failure before the first progress ends it at once, unless other hosts may help (elastic).
+    """
+    idle, may_recover = 0, is_elastic
+    while True:
+        decision, hosts = start()
+        if decision.action in ("done", "give_up") or training.stop_requested:
+            return decision, hosts
+        idle = 0 if training.progressed else idle + 1
+        may_recover = may_recover or training.progressed
+        is_last = idle >= MOST_IDLE or (decision.action != "requeue" and not may_recover)
+        row = f", {idle} in a row without progress" if idle else ""
+        again = "" if is_last else "; starting it again"
+        print(f"distsent: the run ended with {decision.code}{row}{again}", flush=True)
+        if is_last:
+            return decision, hosts
+        time.sleep(PAUSE * (idle + 1))
