@@ -1,6 +1,7 @@
 """What entry points share: command lines, one-line errors and exit codes."""
 
 import argparse
+import atexit
 import errno
 import gc
 import io
@@ -29,6 +30,7 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 def run(main: Callable[[list[str]], int]) -> NoReturn:
     """Run an entry point's `main(arguments)` and exit with its code."""
     gc.set_threshold(GC_THRESHOLD)
+    atexit.register(gc.freeze)  # no last collection: it took a second of each worker's exit
     open_closed_streams()
     use_utf8()
     try:

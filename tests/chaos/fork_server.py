@@ -10,6 +10,7 @@ watches its launcher, behave as they do without the server. Only the imports can
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -153,6 +154,7 @@ if __name__ == "__main__":
     from distsent import cli
     from tests.chaos import paused_worker
 
+    gc.freeze()  # else a worker's collections copy the pages of all modules
     connection = serve(Path(sys.argv[1]))
     if connection is not None:
         cli.run(paused_worker.main)
