@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,11 @@ from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
 READER = 3
+# Keys that say how files are read. Equal rows are equal, whatever these keys say
+READING_KEYS = (
+    *(f"data.{option.name}" for option in fields(FileOptions)),
+    *(f"data.{role}_{how}" for role in ("text", "pair", "label") for how in ("column", "position")),
+)
 MOST_OPEN = 100  # files of a split between the check of their columns and their rows
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
+from distsent.data.files import READING_KEYS
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import WorkerLost, World
 from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
@@ -254,4 +255,5 @@ def may_change(key: str, first: Job, job: Job) -> bool:
         section, name = key.split(".")
         paths = [str(getattr(getattr(one, section), name)) for one in (first, job)]
         return paths[0].removeprefix("./") == paths[1].removeprefix("./")
-    return key in RESUMABLE_KEYS
+    # With rows that differ, the run does not resume: see record_content
+    return key in RESUMABLE_KEYS or key in READING_KEYS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ import pytest
 from distsent.distributed.world import World
 from distsent.errors import Stopped, UserError
 from distsent.job import load_job
+from distsent.job.check import to_word
 from distsent.model.forward import PackedForward
 from distsent.runtime import checkpoint
 from distsent.training.session import TrainingRun
@@ -202,6 +205,42 @@ def test_a_run_does_not_resume_with_other_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         train(words, tmp_path)
     assert fixtures.metrics(train([*words, "run.resume=changed"], tmp_path))[-1]["step"] == 6
+
+
+def test_a_run_resumes_with_the_same_rows_from_files_that_are_written_otherwise(tmp_path: Path):
+    """How files are read is recorded. What they leave open now, keys decide, and only equal rows."""
+    dataset = tmp_path / "dataset"
+    rows = {"train": range(30), "validation": range(30, 38)}
+
+    def write(form: str, header: str = "") -> None:
+        dataset.mkdir(exist_ok=True)
+        for split, numbers in rows.items():
+            lines = (form.format(f"w{n} w{n % 7} é", ("bad", "good")[n % 2]) for n in numbers)
+            text = header + "".join(f"{line}\n" for line in lines)
+            (dataset / f"{split}.csv").write_text(text, encoding="utf-8")
+
+    words = [
+        f"data.source={dataset}", f"model.name={systems.encoder(tmp_path / 'model', 'bert')}",
+        "data.max_length=40", "train.batch_size=12", "train.max_steps=6", "log.tensorboard=false",
+        "checkpoint.every_steps=2",
+    ]  # fmt: skip
+    write("{},{}", "text,label\n")
+    undisturbed = bits(train(words, tmp_path / "undisturbed"))
+    stopped(words, tmp_path, 3)
+    record = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert record["read_as"]["train.csv"]["options"]["delimiter"] == ","
+    write("{1};{0}")
+    with pytest.raises(UserError, match="the first row looks like data") as error:
+        train(words, tmp_path)
+    keys = [to_word(key, value) for key, value in error.value.fix.items()]
+    keys = [word for key in keys for word in shlex.split(key)]
+    with pytest.raises(UserError, match="other rows than when this run was started"):
+        train([*words, *keys, "data.header=true"], tmp_path)
+    with pytest.raises(UserError, match=r"different values of data\.drop_bad_rows"):
+        train([*words, *keys, "data.drop_bad_rows=true"], tmp_path)
+    assert bits(train([*words, *keys], tmp_path)) == undisturbed
+    record = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert record["read_as"]["train.csv"]["options"]["delimiter"] == ";"
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
