@@ -26,7 +26,7 @@ test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 $(ARGS)
 
 chaos: setup  ## hundreds of kills, signals and damaged files (about an hour on 2 cores), then the table of what became of them
-	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos $(ARGS); code=$$?; \
+	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos tests/hosts $(ARGS); code=$$?; \
 		python -m tests.chaos.table "$$RECORD"; exit $$code
 
 lint: setup  ## ruff and mypy, changing nothing

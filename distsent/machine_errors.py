@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
-# What a wrong path, a missing permission or a damaged file leads to. All others are trouble.
+# What a wrong path, a missing permission or a damaged file leads to. All others are trouble
 OF_THE_JOB = frozenset(
     (
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP,
@@ -18,9 +18,10 @@ OF_THE_JOB = frozenset(
         errno.EOPNOTSUPP, errno.ENOLCK,
     )
 )  # fmt: skip
+NOT_PERMITTED = errno.EACCES, errno.EPERM
 # Libraries in Rust and Arrow put the number into the text alone
 IN_TEXT = re.compile(r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
-CLIENTS = "httpx", "httpcore", "requests", "urllib3", "aiohttp"  # their errors name a network
+CLIENTS = "ssl", "httpx", "httpcore", "requests", "urllib3", "aiohttp"  # their errors name a network
 ANSWERS = range(400, 500)  # HTTP: the request is wrong; trying again gives the same answer
 BUSY = 408, 425, 429
 OFFLINE = "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"
@@ -50,9 +51,37 @@ def is_trouble(error: BaseException) -> bool:
         return status not in ANSWERS or status in BUSY
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if _is_of_network(error):
+    if _is_of_network(error) and (number is None or number in NOT_PERMITTED):
         return not _offline_on_request()
-    return number is not None and number not in OF_THE_JOB
+    if number in NOT_PERMITTED:
+        return isinstance(error, OSError) and not _is_denied(error)
+    if number is not None:
+        return number not in OF_THE_JOB
+    return isinstance(error, FileNotFoundError) and _is_there(error)
+
+
+def _is_there(error: FileNotFoundError) -> bool:
+    """Whether the file exists: safetensors says that of any file that it cannot open."""
+    return os.path.exists(str(error).removeprefix("No such file or directory: "))
+
+
+def _is_denied(error: OSError) -> bool:
+    """Whether it is a missing permission: then a second attempt fails, too.
+
+    Shared storage also says so for a while, while it has lost a ticket or a server.
+    """
+    if error.filename is None:  # of an open file: it was permitted to open it
+        return error.strerror != os.strerror(error.errno or 0)
+    path = os.path.abspath(os.fsdecode(error.filename))
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        return False
+    except FileNotFoundError:
+        while not os.path.exists(path) and path != os.path.dirname(path):
+            path = os.path.dirname(path)
+        return not os.access(path, os.W_OK | os.X_OK)
+    except OSError as again:
+        return again.errno in NOT_PERMITTED
 
 
 def _own_errno(error: BaseException) -> int | None:

@@ -37,7 +37,13 @@ def restore_signals() -> None:
 # `make test` runs two test processes on two cores. Tests that start workers run one after another
 # in one of them, clusters in the other, because each of these fills the machine; small files go to
 # whichever process is free.
-HEAVY = {"chaos": "workers", "parallel": "workers", "real": "workers", "cluster": "clusters"}
+HEAVY = {
+    "chaos": "workers",
+    "hosts": "workers",
+    "parallel": "workers",
+    "real": "workers",
+    "cluster": "clusters",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,3 +56,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return HEAVY.get(path.parent.name, path.name)
 
     return ByFolder(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long series of attacks run only on request: `make chaos`."""
+    if "chaos" in config.getoption("markexpr"):
+        return
+    long = [item for item in items if item.get_closest_marker("chaos")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]

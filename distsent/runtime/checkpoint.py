@@ -108,7 +108,7 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         names = [name for name in _verify(path) if name.endswith(".safetensors")]
-        tensors = {Path(name).stem: load_file(path / name) for name in names}
+        tensors = {Path(name).stem: _read_tensors(path / name) for name in names}
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict):
             raise ValueError("state.json is not an object")
@@ -122,6 +122,15 @@ def load(path: Path) -> Checkpoint:
             raise UserError(f"{problem}: {fix}", code=FAILED) from None
         raise ValueError(f"{path}: {error}") from None
     return Checkpoint(step_of(path), tensors, state)
+
+
+def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file whose hash is right. Raises one of DAMAGE."""
+    try:
+        return load_file(file)
+    except FileNotFoundError:  # what safetensors makes of any error
+        with open(file, "rb"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
 
 def _verify(path: Path) -> list[str]:

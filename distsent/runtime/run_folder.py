@@ -14,7 +14,7 @@ from distsent.lock import FileLock, holder, try_lock
 from distsent.machine_errors import errno_of
 from distsent.runtime.ownership import Owner, RunOwner, busy, token_of
 from distsent.runtime.run_status import RunStatus, refusal_file
-from distsent.storage import ABSENT, is_folder
+from distsent.storage import ABSENT, exists, is_folder
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -53,9 +53,13 @@ class RunFolder:
                 )
                 problem = f"run.dir: {file} is not a folder"
                 fix = f"move it away, or {fix}"
-            if exit_code(error) == FAILED:
+            code = exit_code(error)
+            with suppress(OSError):
+                if exists(self.job):  # this job has written here before
+                    code = FAILED
+            if code == FAILED:
                 fix = f"fix that and run the same command again, or {fix}"
-            raise UserError(f"{problem}; {fix}") from None
+            raise UserError(f"{problem}; {fix}", code=code) from None
 
     def lock(self, known: str | None = None, poll: Callable[[], None] = lambda: None) -> str | None:
         """Make this process the folder's owner, until it ends. Returns a line for the user, if any.

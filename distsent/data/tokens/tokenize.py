@@ -148,16 +148,16 @@ def join_parts(
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in splits.items():
         paths = (_part(folder, name, "lengths", part) for part in range(parts))
-        lengths = np.concatenate([np.fromfile(path, np.int32) for path in paths])
+        lengths = np.concatenate([np.frombuffer(path.read_bytes(), np.int32) for path in paths])
         tokens = int(lengths.sum())
         if len(lengths) != len(split):
             raise RuntimeError(f"{name}: {len(lengths)} of {len(split)} rows tokenized; report it")
         for what, dtype in encode.streams.items():
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-        np.save(folder / f"{name}.offsets.npy", offsets)
-        np.save(folder / f"{name}.labels.npy", split.labels.astype(np.int32))
-        np.save(folder / f"{name}.rows.npy", split.rows.astype(np.int64))
+        _save(folder / f"{name}.offsets.npy", offsets)
+        _save(folder / f"{name}.labels.npy", split.labels.astype(np.int32))
+        _save(folder / f"{name}.rows.npy", split.rows.astype(np.int64))
         meta["splits"][name] = {
             "rows": len(split),
             "tokens": tokens,
@@ -218,6 +218,17 @@ def drop_empty(
             what = f"class {dataset.label_names[gone[0]]!r}" if len(left) else f"the {name} split"
             raise UserError(f"{what} has no rows left: all have {NO_TEXT}")
     return splits, warnings
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array file. Raises OSError: of a file of its own, numpy drops what the disk says."""
+    with open(path, "wb") as file:
+        np.save(_Sink(file.write), array)
+
+
+@dataclass(frozen=True)
+class _Sink:
+    write: Callable[[bytes], object]
 
 
 def _join(paths: list[Path], dtype: np.dtype, count: int) -> None:
