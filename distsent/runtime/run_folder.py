@@ -16,6 +16,7 @@ from distsent.runtime.ownership import Owner, RunOwner, busy, token_of
 from distsent.runtime.run_status import RunStatus, refusal_file
 from distsent.storage import ABSENT, exists, is_folder
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -55,7 +56,7 @@ class RunFolder:
                 fix = f"move it away, or {fix}"
             code = exit_code(error)
             with suppress(OSError):
-                if exists(self.job):  # this job has written here before
+                if error.errno in REFUSED and exists(self.job):  # it was allowed before
                     code = FAILED
             if code == FAILED:
                 fix = f"fix that and run the same command again, or {fix}"
