@@ -21,7 +21,14 @@ OF_THE_JOB = frozenset(
 NOT_PERMITTED = errno.EACCES, errno.EPERM
 # Libraries in Rust and Arrow put the number into the text alone
 IN_TEXT = re.compile(r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
-CLIENTS = "ssl", "httpx", "httpcore", "requests", "urllib3", "aiohttp"  # their errors name a network
+CLIENTS = (
+    "ssl",
+    "httpx",
+    "httpcore",
+    "requests",
+    "urllib3",
+    "aiohttp",
+)  # their errors name a network
 ANSWERS = range(400, 500)  # HTTP: the request is wrong; trying again gives the same answer
 BUSY = 408, 425, 429
 OFFLINE = "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"
