@@ -11,7 +11,7 @@ import torch
 
 from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.labels.names import Naming
-from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
@@ -158,7 +158,7 @@ def _open_store(
         return str(store.folder)
 
     folder = Path(world.on_main(build, "evaluate.store"))
-    store = world.all_or_raise(lambda: TokenStore.open(folder), "evaluate.open")
+    store = world.all_or_raise(lambda: await_store(folder), "evaluate.open")
     if request.split not in store.splits:
         found = ", ".join(store.splits)
         raise UserError(f"data.source: no {request.split} split; it has {found}: set --split")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from distsent.data.rows import Columns
-from distsent.data.tokens.store import TokenStore, open_token_store, token_store_folder
+from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
 from distsent.data.tokens.tokenize import BatchTokenizer
 from distsent.distributed.world import World
 from distsent.errors import UserError
@@ -44,7 +44,7 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
 
     with world.progress.phase(phase_of(data.source, "tokenize")):
         folder = Path(world.on_main(tokenize, "run.tokenize"))
-    store = world.all_or_raise(lambda: TokenStore.open(folder), "run.store")
+    store = world.all_or_raise(lambda: await_store(folder), "run.store")
     world.assert_equal_across_ranks(store.meta, "the token store")
     encode = BatchTokenizer(tokenizer, data.max_length, pairs=Columns.of(data).pair is not None)
     world.assert_equal_across_ranks({"digest": encode.digest}, "the tokenizer of model.name")

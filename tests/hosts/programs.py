@@ -38,10 +38,9 @@ class Ended:
 class Programs:
     """A context manager: the process that forks."""
 
-    def __init__(self, appears: float = 1.0) -> None:
-        """`appears`: seconds to wait for files that another host has just written."""
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hosts.programs", str(appears)],
+            [sys.executable, "-m", "tests.hosts.programs"],
             cwd=launcher.ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,18 +58,25 @@ class Programs:
         self._process.wait()
 
     def start(
-        self, program: str, *arguments: str, host: tuple[Path, Path] | None = None, **env: str
+        self,
+        program: str,
+        *arguments: str,
+        host: tuple[Path, Path] | None = None,
+        appears: float = 1.0,
+        **env: str,
     ) -> int:
         """Start a program; returns a number for `wait`.
 
-        `host`: (mount, place): the program sees at `place` what is at `mount`.
+        `host`: (mount, place): the program sees at `place` what is at `mount`. `appears`: seconds
+        to wait for files that another host has just written.
         """
         number = len(self._outputs)
         handle, output = tempfile.mkstemp(prefix="distsent-output-")
         os.close(handle)
         self._outputs[number] = Path(output)
         request = {"number": number, "program": program, "arguments": arguments, "output": output}
-        request |= {"host": [str(path) for path in host] if host else None, "env": env}
+        seen = [str(path) for path in host] if host else None
+        request |= {"host": seen, "appears": appears, "env": env}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -153,12 +159,12 @@ def main() -> None:
     from distsent import cli, evaluate, prepare, storage, train
     from distsent.reporting import plots
 
-    storage.APPEARS = float(sys.argv[1])
     plots.available = lambda: False  # they take longer than the training
     modules = {"train": train, "evaluate": evaluate, "prepare": prepare}
     request = serve(modules)
     if request is not None:
         become(request)
+        storage.APPEARS = request["appears"]
         cli.run(modules[request["program"]].main)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from distsent.data.tokens.tokenize import Progress
 from distsent.errors import FAILED, UserError
 from distsent.lock import is_old, locked
-from distsent.storage import entries, exists, is_folder, sync
+from distsent.storage import appears, entries, exists, is_folder, sync
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def building(store: Path, progress: Progress, log: Callable[[str], None]) -> Ite
     with explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
         with locked(parent / f".{store.name}.lock", on_wait, lambda: progress(0, 0)) as lock:
+            entries(parent)  # NFS then asks its server again whether there is a store
             why = damage(store)
             if not why:
                 yield None
@@ -89,7 +90,9 @@ def _publish(temporary: Path, store: Path, locks: bool) -> None:
     try:
         os.rename(temporary, store)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or damage(store):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not appears(lambda: not damage(store), store.parent):
             raise
     sync(store.parent)
 

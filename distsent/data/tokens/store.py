@@ -26,8 +26,9 @@ from distsent.data.labels.names import Naming
 from distsent.data.rows import Columns
 from distsent.data.tokens.builder import building, damage, explained
 from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
+from distsent.storage import appears, is_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,8 +157,9 @@ def open_token_store(
             return str(store), str(temporary or ""), warnings, key
 
         def write() -> None:
-            if not temporary.is_dir():
-                raise UserError(f"{temporary} is not on every node; data.store must be shared")
+            if not appears(lambda: is_folder(temporary), folder):
+                what = f"{temporary} is not on every node; data.store must be shared"
+                raise UserError(what, code=FAILED)
             with explained(folder):
                 write_part(temporary, dataset, encode, workers.rank, workers.size, report)
 
@@ -173,7 +175,19 @@ def open_token_store(
             temporary = Path(unfinished)
             workers.all_or_raise(write, "store.write")
             workers.on_main(finish, "store.finish")
-    return TokenStore.open(Path(store))
+    return await_store(Path(store))
+
+
+def await_store(folder: Path) -> TokenStore:
+    """The store that rank 0 has found complete. Other hosts may not see it at once.
+
+    Raises UserError, with code FAILED, if they never do.
+    """
+    if not appears(lambda: not damage(folder), folder.parent):
+        why, host = damage(folder), socket.gethostname()
+        problem = f"{folder}: rank 0 has this token store, but {host} does not see it ({why})"
+        raise UserError(f"{problem}; data.store must be shared by all hosts", code=FAILED)
+    return TokenStore.open(folder)
 
 
 def check_key(

@@ -22,8 +22,8 @@ from xxhash import xxh3_128_hexdigest
 from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
 from distsent.data.tokens.content import NO_TEXT, TokenContent
-from distsent.errors import UserError
-from distsent.storage import sync
+from distsent.errors import FAILED, UserError
+from distsent.storage import appears, exists, sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,6 +136,10 @@ def join_parts(
     folder: Path, dataset: TextDataset, encode: BatchTokenizer, parts: int, warnings: list[str]
 ) -> None:
     """Join the parts to arrays, then write `meta.json`: the folder is then a complete store."""
+    written = [_part(folder, "part", "json", part) for part in range(parts)]
+    if not appears(lambda: all(map(exists, written)), folder):
+        what = f"{folder}: rank 0 does not see what other ranks have written"
+        raise UserError(f"{what}; data.store must be shared", code=FAILED)
     found = _findings(folder, parts)
     splits, dropped = drop_empty(dataset, {name: some.empty for name, some in found.items()})
     warnings = [*warnings, *dropped]
