@@ -16,11 +16,14 @@ in_venv = export VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/.venv/bin:$$PATH"
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1 \t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup:  ## virtual environment .venv, dependencies, Horovod built for the installed torch
+setup:  ## virtual environment .venv, dependencies, Horovod built for the installed torch (needs a C++ compiler)
 	@tools/setup.sh
 
 train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with ARGS as further arguments
-	@$(in_venv) python tools/show_run.py horovodrun -np $(NP) python -m distsent.train $(JOB) $(ARGS)
+	@$(in_venv) start="horovodrun -np $(NP) python"; if [ ! -x .venv/bin/horovodrun ]; then \
+		echo "train: no Horovod in .venv, so workers use torch's transport: docs/launchers.md" >&2; \
+		start="python -m distsent.launch --nproc-per-node $(NP)"; fi; \
+		python tools/show_run.py $$start -m distsent.train $(JOB) $(ARGS)
 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 $(ARGS)

@@ -39,7 +39,8 @@ fi
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 # The transport that horovodrun chooses: with srun, probing the others crashed some starts.
 export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1} OMPI_MCA_btl=${OMPI_MCA_btl:-^openib}
-[ -z "$NETWORK" ] || export OMPI_MCA_btl_tcp_if_include=$NETWORK
+[ -z "$NETWORK" ] ||
+    export OMPI_MCA_btl_tcp_if_include=$NETWORK GLOO_SOCKET_IFNAME=$NETWORK NCCL_SOCKET_IFNAME=$NETWORK
 # shellcheck source=slurm/queue.sh
 source slurm/queue.sh
 # shellcheck source=slurm/workers.sh

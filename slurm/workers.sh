@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # nodes and tasks are set by slurm/run.sh
 # Starts the workers of this job, under srun or horovodrun, and forwards stop requests to them.
+# LAUNCHER=torch is srun without PMI: the workers find each other by SLURM's variables.
 
 # SLURM sends the signals of --signal and of preemption to this shell (some also to the workers of
 # srun). bash runs a trap only between two commands, so everything slow runs in the background.
@@ -91,6 +92,7 @@ launch() {  # module arguments ...: one worker per task, on all nodes
         rm "$flag"
         return "$code"
     else
+        [ "$LAUNCHER" != torch ] || export DISTSENT_TRANSPORT=torch MPI=none
         # Workers exit together by themselves. --kill-on-bad-exit would hide the first exit code and
         # kill rank 0 while it saves. --wait kills whatever is left after a minute.
         supervise srun --mpi="$MPI" --nodes="$nodes" --ntasks="$workers" --kill-on-bad-exit=0 \

@@ -1,4 +1,7 @@
-"""Starts programs as users do, with or without `horovodrun`, and leaves no process behind."""
+"""Starts programs as users do, with or without a launcher, and leaves no process behind.
+
+Workers are connected by Horovod, or by torch if the variable TEST_TRANSPORT says so.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 MARK = "DISTSENT_TEST_RUN"  # a variable in the environment of all processes of a start
-LAUNCHER_VARIABLES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+LAUNCHER_VARIABLES = (
+    "HOROVOD_", "OMPI_", "PMI", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_",
+    "DISTSENT_LAUNCH", "DISTSENT_TRANSPORT",
+)  # fmt: skip
+RANKS = "OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "RANK"
+TRANSPORT = os.environ.get("TEST_TRANSPORT", "horovod")
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -34,9 +42,9 @@ class Finished:
 
 
 class Started:
-    """A program, or N workers of it under `horovodrun -np N`.
+    """A program, or N workers of it under `horovodrun -np N`, or distsent.launch for torch.
 
-    As a context manager it kills all its processes at the end.
+    As a context manager it kills all its processes at the end. `options`: of horovodrun.
     """
 
     def __init__(
@@ -46,9 +54,14 @@ class Started:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        transport: str = TRANSPORT,
     ) -> None:
         self.mark = uuid.uuid4().hex
-        horovodrun = [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options]
+        words = [sys.executable, *command]
+        if np is not None and transport == "torch" and not options:
+            words = [sys.executable, "-m", "distsent.launch", f"--nproc-per-node={np}", *command]
+        elif np is not None:
+            words = [sys.executable, str(BIN / "horovodrun"), "-np", str(np), *options, *words]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
         clean |= WORKER_ENVIRONMENT | {
             "VIRTUAL_ENV": str(BIN.parent),
@@ -59,7 +72,7 @@ class Started:
         self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._started = time.monotonic()
         self.process = subprocess.Popen(
-            [*(horovodrun if np is not None else []), sys.executable, *command],
+            words,
             cwd=cwd,
             env=clean | dict(env or {}),
             stdin=subprocess.DEVNULL,
@@ -108,8 +121,7 @@ class Started:
     def worker(self, rank: int) -> int:
         """The process ID of the worker with this rank."""
         for process in self.processes():
-            found = environment(process).get("OMPI_COMM_WORLD_RANK")
-            if found == str(rank) and "python" in "\0".join(arguments(process)):
+            if rank_of(process) == rank and "python" in "\0".join(arguments(process)):
                 return process
         raise AssertionError(f"there is no worker {rank}; output:\n{self.output}")
 
@@ -128,10 +140,11 @@ def run(
     np: int | None = None,
     cwd: Path | None = None,
     timeout: float = 1200.0,
+    transport: str = TRANSPORT,
     **env: str,
 ) -> Finished:
     """Start a program (`-m`, module, arguments) and wait for its end."""
-    with Started(command, np, cwd, env) as started:
+    with Started(command, np, cwd, env, transport=transport) as started:
         return started.wait(timeout)
 
 
@@ -146,6 +159,12 @@ def environment(process: int) -> dict[str, str]:
     """The environment with which a process was started. Raises OSError when it is gone."""
     text = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
     return dict(entry.partition("=")[::2] for entry in text.split("\0"))
+
+
+def rank_of(process: int) -> int | None:
+    """The rank of a worker; None for other processes. Raises OSError when it is gone."""
+    found = environment(process)
+    return next((int(found[name]) for name in RANKS if name in found), None)
 
 
 def arguments(process: int) -> list[str]:

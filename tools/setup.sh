@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Creates .venv: the packages of constraints.txt, then Horovod built for the installed torch.
+# Creates .venv: the packages of constraints.txt, then Horovod built for the installed torch. Without
+# a C++ compiler there is no Horovod, and workers are connected by torch itself.
 # A finished setup writes a stamp and is not repeated. An interrupted one is resumed by the same
 # command.
 #
-# Environment variables: PYTHON (the interpreter to use), CXX, DEVICE (auto, cpu or cuda: the build
-# of torch and Horovod), XDG_CACHE_HOME (built Horovod wheels are kept in it), DISTSENT_MIN_FREE_GB
+# Environment variables: PYTHON (the interpreter to use), CXX, WITHOUT_HOROVOD (1: do not build it),
+# DEVICE (auto, cpu or cuda: the build of torch and Horovod), XDG_CACHE_HOME (built Horovod wheels are kept in it), DISTSENT_MIN_FREE_GB
 # (required disk space).
 set -euo pipefail
 
@@ -30,10 +31,16 @@ fail() {  # step
 
 setup_key() {
     { cat "$root"/{constraints.txt,setup.cfg,tools/setup.sh,tools/cxx17}
-      echo "$root ${PYTHON:-} $wanted"; "$venv/bin/python" -V; } 2>/dev/null | sha256sum
+      echo "$root ${PYTHON:-} $wanted ${WITHOUT_HOROVOD:-}"; "$venv/bin/python" -V; } 2>/dev/null | sha256sum
 }
 
-finished() { [ -x "$venv/bin/horovodrun" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(setup_key)" ]; }
+finished() {
+    [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$(setup_key)" ] || return
+    [ -x "$venv/bin/horovodrun" ] && return
+    python=$venv/bin/python
+    find_compiler
+    [ -z "$compiler" ]  # there was none then, and there is none now
+}
 
 # ---- requirements of the machine ---------------------------------------------------------------
 
@@ -57,14 +64,21 @@ find_python() {
     fi
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         stop "$("$python" -V) has no venv module; install python3-venv"
-    "$python" -c 'import os, sys, sysconfig as s
-sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' ||
-        stop "$("$python" -V) has no header files (Python.h), so Horovod cannot be built;" \
-            "install python3-dev"
 }
 
-find_compiler() {
+has_headers() {
+    "$python" -c 'import os, sys, sysconfig as s
+sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))'
+}
+
+find_compiler() {  # sets compiler, or why Horovod cannot be built
     local name
+    compiler='' why=''
+    if [ -n "${WITHOUT_HOROVOD:-}" ]; then why="WITHOUT_HOROVOD is set"; return; fi
+    if ! has_headers; then
+        why="$("$python" -V) has no header files (Python.h): install python3-dev"
+        return
+    fi
     for name in ${CXX:+"$CXX"} c++ g++ clang++; do
         # A compiler without its header files is useless, so it has to compile something.
         if $name -std=gnu++17 -x c++ -fsyntax-only - 2>/dev/null <<<'#include <optional>'; then
@@ -74,8 +88,7 @@ find_compiler() {
         [ -z "${CXX:-}" ] ||
             stop "CXX=$CXX cannot compile C++17; install g++ 9 or newer, or name another compiler"
     done
-    stop "found no C++17 compiler (tried c++, g++, clang++), so Horovod cannot be built;" \
-        "install g++ 9 or newer"
+    why="found no C++17 compiler (tried c++, g++, clang++): install g++ 9 or newer"
 }
 
 check_disk() {
@@ -217,6 +230,7 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), sep="_")')
         fi
     fi
     if [ -z "$wheel" ]; then
+        if [ -z "$compiler" ]; then return; fi
         build_horovod "$cache"
         install_wheel "$cache"/horovod-*.whl || fail "installing Horovod"
     fi
@@ -246,7 +260,10 @@ build_horovod() {  # folder for the wheel
     rm -rf "$building"
     env PATH="$path" "${settings[@]}" "$venv/bin/python" -m pip wheel --no-input --no-deps \
         --no-build-isolation --no-cache-dir --verbose --wheel-dir "$building" \
-        horovod=="$(pin horovod)" >>"$log" 2>&1 || fail "building Horovod"
+        horovod=="$(pin horovod)" >>"$log" 2>&1 || {
+        say "WITHOUT_HOROVOD=1 make setup does without it: workers are then connected by torch"
+        fail "building Horovod"
+    }
     mv "$building"/horovod-*.whl "$1/"
     rmdir "$building"
 }
@@ -287,7 +304,11 @@ make_venv
 key=$(setup_key)  # of the files as they are now: a later change makes the next setup run again
 install_torch
 install_packages
-install_horovod
+if [ -z "${WITHOUT_HOROVOD:-}" ]; then install_horovod; fi
 echo "$key" >"$stamp.new"
 mv "$stamp.new" "$stamp"
-say "done: .venv has torch, Horovod with $mpi, and distsent"
+if [ -x "$venv/bin/horovodrun" ]; then
+    say "done: .venv has torch, Horovod with $mpi, and distsent"
+else
+    say "done without Horovod, so workers use torch's transport: $why, then make setup builds it"
+fi

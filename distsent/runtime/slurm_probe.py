@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsent import fingerprint
+from distsent.distributed.launchers import TORCH, find_launch
 
 PACKAGES = ("distsent", "torch", "transformers", "tokenizers", "datasets", "horovod")
 INTERACTIVE = "4294967290"  # the step in which a site may run the shell of salloc
@@ -39,7 +40,8 @@ def can_start_tasks(env: Mapping[str, str]) -> bool:
 
 def check_allocation(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check]:
     """Checks of all tasks of this allocation, started in the same way as workers."""
-    mpi, tasks = env.get("MPI", "pmix"), int(env.get("SLURM_NTASKS", "1"))
+    torch, tasks = env.get("LAUNCHER") == "torch", int(env.get("SLURM_NTASKS", "1"))
+    mpi = "none" if torch else env.get("MPI", "pmix")
     folder = run_dir.absolute()
     parent = next(path for path in (folder, *folder.parents) if path.is_dir())
     writable = parent if os.access(parent, os.W_OK) else None
@@ -102,8 +104,9 @@ def diagnose(
         found = f"no answer from {', '.join(sorted(silent))}: {complaint}"
         return [Check("fail", "tasks", found, "check that the node is up and has the environment")]
     sizes = ", ".join(sorted({str(report.get("size", "none: it aborts")) for report in reports}))
-    found = f"{tasks} on {len(versions)} nodes by srun --mpi={mpi}; MPI sees {sizes}"
-    fix = "no PMI between SLURM and MPI: set another MPI=..., or LAUNCHER=horovodrun"
+    by = "torch" if mpi == "none" else "MPI"
+    found = f"{tasks} on {len(versions)} nodes by srun --mpi={mpi}; {by} sees {sizes}"
+    fix = "no PMI between SLURM and MPI: set another MPI=..., or LAUNCHER=torch"
     checks = [Check("ok" if sizes == str(tasks) else "fail", "tasks", found, fix)]
 
     def on_nodes(problem: str, key: str) -> str:
@@ -161,6 +164,10 @@ def report_task(run_dir: Path, token: Path, env: Mapping[str, str] = os.environ)
 
 if __name__ == "__main__":
     print(json.dumps(report_task(Path(sys.argv[1]), Path(sys.argv[2]))), flush=True)
-    from mpi4py import MPI  # aborts the process instead of raising if it does not fit SLURM
+    launch = find_launch()
+    size = launch.size
+    if launch.transport != TORCH:
+        from mpi4py import MPI  # aborts the process instead of raising if it does not fit SLURM
 
-    print(json.dumps({"size": MPI.COMM_WORLD.size}), flush=True)
+        size = MPI.COMM_WORLD.size
+    print(json.dumps({"size": size}), flush=True)

@@ -165,10 +165,9 @@ def workers(started: launcher.Started) -> dict[int, int]:
     found = {}
     for process in started.processes():
         with suppress(OSError):
-            variables = launcher.environment(process)
-            rank = variables.get("OMPI_COMM_WORLD_RANK", variables.get("HOROVOD_RANK"))
+            rank = launcher.rank_of(process)
             if rank is not None and "tests.chaos.paused_worker" in launcher.arguments(process):
-                found[int(rank)] = process
+                found[rank] = process
     return found
 
 

@@ -131,10 +131,20 @@ def test_horovodrun_over_ssh_where_slurm_has_no_pmi(cluster: Cluster) -> None:
     assert job.result("imdb")["steps"] == 40 and job.result("imdb")["world_size"] == 2
 
 
-def test_without_pmi_the_message_says_so(cluster: Cluster) -> None:
-    job = Job(cluster, "imdb.sh", *DEMO, MPI="none")
-    log = job.end("FAILED")
-    assert "srun --mpi=pmix" in log and job["ExitCode"] == "2:0"
+def test_without_pmi_torch_connects_the_workers(cluster: Cluster) -> None:
+    """Stopped, requeued and resumed; with LAUNCHER=torch or a SLURM that has no PMI, the same."""
+    cluster.hold.at(8)
+    job = Job(cluster, "imdb.sh", *DEMO, LAUNCHER="torch", RETRIES="0")
+    job.wait_for_line(r"\bstep 8/40")
+    job.stop(lambda: cluster.run("scancel", "--batch", "--signal=USR1", job.id))
+    log = job.end(restarts=1)
+    why = "srun without PMI (SLURM_STEP_NUM_TASKS=2), DISTSENT_TRANSPORT"
+    assert f"transport: torch over Gloo, started by {why}" in log
+    assert re.search(r"slurm: stopped: .*saved after step \d+ of 40", log)
+    assert job.result("imdb")["steps"] == 40 and job.result("imdb")["world_size"] == 2
+    # In its own run folder, so that it trains anew
+    wrong = Job(cluster, "imdb.sh", *DEMO, "run.transport=horovod", MPI="none", RETRIES="0")
+    assert "srun --mpi=pmix" in wrong.end("FAILED") and wrong["ExitCode"] == "2:0"
 
 
 def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
@@ -148,7 +158,8 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
     script = [
         "#!/bin/bash",
         f"python -m distsent.doctor --json --run-dir {home}/runs >{home}/good.json; code=$?",
-        f"MPI=none OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
+        f"LAUNCHER=torch python {home}/ask.py {home} >{home}/torch.json",
+        f"MPI=pmi2 OMP_NUM_THREADS=4 python {home}/ask.py {home} >{home}/broken.json",
         f"HF_HOME=/tmp/{home.name} python {home}/ask.py /tmp >{home}/apart.json",
         f"PYTHONPATH=/tmp/packages python {home}/ask.py {home}/closed >{home}/mixed.json",
         "exit $code",
@@ -179,7 +190,8 @@ def test_the_doctor_asks_all_tasks_of_an_allocation(cluster: Cluster) -> None:
         return {what: (state, found) for state, what, found, _ in lines if state != "ok"}
 
     broken = bad("broken")
-    assert broken["tasks"] == ("fail", "4 on 2 nodes by srun --mpi=none; MPI sees none: it aborts")
+    assert broken["tasks"][0] == "fail" and "srun --mpi=pmi2; MPI sees" in broken["tasks"][1]
+    assert "tasks" not in bad("torch")
     assert (
         broken["cores per task"][0] == "warn"
         and "node2 (4 threads, 1 cores)" in broken["cores per task"][1]

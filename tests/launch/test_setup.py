@@ -103,7 +103,6 @@ def checkout(tmp_path: Path) -> Checkout:
         ),
         ({"PYTHON": "/no/python"}, "PYTHON=/no/python", "name another one"),
         ({"FAKE_NO_VENV": "1"}, "no venv module", "install python3-venv"),
-        ({"FAKE_NO_HEADERS": "1"}, "Python.h", "install python3-dev"),
         ({"CXX": "no-such-compiler"}, "CXX=no-such-compiler", "install g++"),
         ({"DISTSENT_MIN_FREE_GB": "9999999"}, "GB free in", "free some space"),
         ({"DEVICE": "tpu"}, "DEVICE=tpu", "auto, cpu, cuda"),
@@ -116,16 +115,36 @@ def test_a_missing_requirement_is_reported_in_one_line(checkout, fault, found, f
     assert not (checkout.root / ".venv").exists() and checkout.pip_calls() == 0
 
 
-def test_a_missing_compiler_is_reported_in_one_line(checkout):
+BROKEN_COMPILER = "#!/bin/bash\necho 'optional: No such file' >&2\nexit 1\n"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "env", "reason"),
+    [
+        ("", {}, "no C++17 compiler (tried c++, g++, clang++): install g++"),
+        (BROKEN_COMPILER, {}, "no C++17 compiler"),
+        ("#!/bin/bash\n", {"FAKE_NO_HEADERS": "1"}, "(Python.h): install python3-dev"),
+        ("#!/bin/bash\n", {"WITHOUT_HOROVOD": "1"}, "WITHOUT_HOROVOD is set"),
+    ],
+)
+def test_without_a_compiler_everything_but_horovod_is_installed(checkout, compiler, env, reason):
+    (checkout.tools / "c++").unlink()
+    if compiler:
+        checkout.tool("c++", compiler)
+    code, lines = checkout.setup(**env)
+    assert code == 0 and reason in lines[-1] and "workers use torch's transport" in lines[-1]
+    assert checkout.pip_calls("--editable") == 1 and not checkout.pip_calls("wheel --no-input")
+    assert checkout.setup(**env) == (0, []), "it is not repeated"
+    checkout.tool("c++", "#!/bin/bash\nexit 0\n")
+    assert checkout.setup()[0] == 0 and checkout.pip_calls("wheel --no-input") == 1, "it came later"
+
+
+def test_without_a_compiler_a_wheel_that_was_built_before_is_used(checkout):
+    checkout.setup()
+    shutil.rmtree(checkout.root / ".venv")
     (checkout.tools / "c++").unlink()
     code, lines = checkout.setup()
-    assert (code, len(lines)) == (2, 1)
-    assert "no C++17 compiler" in lines[0] and "install g++" in lines[0]
-
-
-def test_a_compiler_that_cannot_compile_counts_as_missing(checkout):
-    checkout.tool("c++", "#!/bin/bash\necho 'optional: No such file' >&2\nexit 1\n")
-    assert checkout.setup()[0] == 2
+    assert code == 0 and lines[-1].startswith("setup: done: .venv has torch, Horovod with")
 
 
 def test_a_missing_python_is_reported_in_one_line(checkout):
@@ -135,12 +154,22 @@ def test_a_missing_python_is_reported_in_one_line(checkout):
     assert "no python3 at all" in lines[0]
 
 
-def test_make_prints_that_line(checkout):
+def test_make_train_uses_horovod_or_says_that_it_does_not(checkout):
+    """Its last command is printed here, and not run."""
+    (checkout.root / "tools/show_run.py").write_text("import sys; print(*sys.argv[1:])")
+    train = {"cwd": checkout.root, "env": checkout.environ, "capture_output": True, "text": True}
+    done = subprocess.run(["make", "train"], **train)
+    assert done.stdout == "horovodrun -np 4 python -m distsent.train\n", done.stderr
+    shutil.rmtree(checkout.root / ".venv")
+    shutil.rmtree(checkout.root.parent / ".cache")
     (checkout.tools / "c++").unlink()
-    root, env = checkout.root, checkout.environ
-    done = subprocess.run(["make", "train"], cwd=root, env=env, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    assert "install g++" in done.stderr.splitlines()[0]
+    for _ in range(2):
+        done = subprocess.run(["make", "train", "NP=2", "JOB=a.toml"], **train)
+        command = "python -m distsent.launch --nproc-per-node 2 -m distsent.train a.toml\n"
+        assert done.stdout == command, done.stderr
+        said = done.stderr.splitlines()
+        assert said[-1].startswith("train: no Horovod in .venv, so workers use torch's transport")
+    assert len(said) == 1, "the setup has nothing to say the second time"
 
 
 def test_a_finished_setup_is_recognized(checkout):
