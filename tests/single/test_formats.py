@@ -231,6 +231,22 @@ def test_spreadsheets_with_keys(tmp_path: Path):
     assert read(path, sheet_name="A")[0] == "excel, sheet 'A', 1 row"
 
 
+def test_workbooks_that_other_programs_wrote():
+    """reviews.xls by xlwt, merged.xlsx by openpyxl, reviews.xlsb by formulon."""
+    folder = Path(__file__).parents[1] / "spreadsheets"
+    words = ("great", "dull")
+    rows = [
+        {"text": f'the film number {i} was {words[i % 2]}, "so" é', "label": ("pos", "neg")[i % 2]}
+        for i in range(12)
+    ]
+    for name in ("reviews.xls", "reviews.xlsb"):
+        assert read(folder / name) == ("excel, sheet 'Reviews', 12 rows", rows)
+    by_label = sorted(rows, key=lambda row: row["label"])  # in two merged cells
+    assert read(folder / "merged.xlsx") == ("excel, sheet 'Sheet', 12 rows", by_label)
+    notes = open_file(File(folder / "merged.xlsx", "merged.xlsx")).notes
+    assert notes[1] == "10 cells with the value of the merged cell that covers them"
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """The bytes of files that are refused, by name."""
     sqlite3.connect(folder / "a.db").execute("create table t (x)").connection.close()
