@@ -133,6 +133,9 @@ FILES = {
     "imdb_basics.tsv": File(  # nulls alone
         "text\tlabel\tend\n" + lines("{text} AC\\DC\t{label}\t\\N"),
         40, {1: {"text": f"{sentence(0)} AC\\DC", "end": "\\N"}}, said="40 rows with the field"),
+    "automl.csv": File(
+        lines("TRAIN,{text},{label}", "a b") + "TEST,so,a\n", 41, {41: {"split": "TEST"}},
+        'data.names = ["split", "text", "label"]', names("split", "text", "label")),
     "pandas_index.csv": File(
         ",text,label\n" + lines('{i},"{text}, ""so""",{label}', "pos neg"),
         40, {3: {"text": f'{sentence(2)}, "so"', "label": "pos"}}),

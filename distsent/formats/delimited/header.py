@@ -15,6 +15,7 @@ from distsent.formats.records import first_few, shorten
 
 MARK = "\ufeff"  # where files with one were joined
 NULL = r"\N"  # of MySQL
+_SPLITS = {"TRAIN", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED", "train", "dev", "val", "test"}
 _QUALTRICS = '{"ImportId":'
 _NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
 _LONG, _MANY_WORDS = 200, 25  # letters and words of a text; questions of surveys are shorter
@@ -164,14 +165,16 @@ def suggested_names(found: Survey) -> list[str]:
                 if i < len(row)
             ]
         )
-    chosen = choose_columns(columns)
+    chosen = choose_columns([c for c in columns if not _SPLITS.issuperset(c.counts or "?")])
     longest = names[max(range(len(names)), key=lambda i: len(found.first[i]))]
     text = chosen.get(TEXT, longest)
     # Where rows are sorted by class, the first ones have one class
     repeated = [(n, names[i]) for i, n in found.equal.items() if n < found.rows]
     likely = [name for _, name in sorted(repeated, reverse=True) if name != text]
     label = chosen.get(LABEL, likely[0] if likely else "")
-    return [{text: "text", label: "label"}.get(name, name) for name in names]
+    meant = {text: "text", label: "label"}
+    meant |= {c.name: "split" for c in columns if c.counts and _SPLITS.issuperset(c.counts)}
+    return [meant.get(name, name) for name in names]
 
 
 def _some(values: Sequence[str] | set[str]) -> str:
