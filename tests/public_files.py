@@ -125,7 +125,7 @@ FILES = {
         {"escapechar": "\\", **names("id", "text", "label")}, "is text"),
     "sql_server.tsv": File(
         "text\tlabel\r\n" + lines("{text}\nsecond\t{label}", end="\r\n"),
-        40, {1: {"text": f"{sentence(0)}\nsecond", "label": "0"}}, said="one of them alone is text"),
+        40, {1: {"text": f"{sentence(0)}\nsecond", "label": "0"}}, said="alone is text"),
     "postgres_copy.tsv": File(
         lines("{i}\t{text}\\nsecond\\tC:\\\\new\t{label}\t\\N", "a b"),
         40, {1: {"text": f"{sentence(0)}\nsecond\tC:\\new", "label": "a", "note": ""}},
@@ -178,12 +178,14 @@ FILES = {
         """data.quoting = "'" reads 2 fields in each row""",
         {"quoting": "'", **names("label", "text")}),
     "toutiao_cat_data.txt": File(
-        lines("65{i}_!_101_!_{label}_!_{text}_!_", "news_car news_edu") + "9_!_1_!_c_!_So_!_a,b\n",
+        lines("65{i}_!_101_!_{label}_!_{text}_!_", "news_car news_edu")
+        + "9_!_1_!_c_!_So_!_a,b\n",
         41, {2: {"label": "news_edu", "text": sentence(1)}, 41: {"words": "a,b"}},
         'data.delimiter = "_!_" reads 5 fields in each row',
         {"delimiter": "_!_", **names("id", "code", "label", "text", "words")}),
     "movie_lines.txt": File(
-        lines("L{i} +++$+++ {label} +++$+++ {text} (he said).", "u0 u2") + "L +++$+++ u +++$+++ a,b\n",
+        lines("L{i} +++$+++ {label} +++$+++ {text} (he said).", "u0 u2")
+        + "L +++$+++ u +++$+++ a,b\n",
         41, {1: {"text": f"{sentence(0)} (he said).", "user": "u0"}},
         'data.delimiter = " +++$+++ " reads 3 fields',
         {"delimiter": " +++$+++ ", **names("id", "user", "text")}),
