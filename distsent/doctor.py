@@ -28,6 +28,8 @@ from distsent.runtime.cgroup import cpu_quota
 from distsent.runtime.slurm_probe import Check, run_command
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+# Horovod, torch and Python that worked together in tools/try_horovod.sh.
+TRIED = {("0.28.1", "2.13", "3.11"), ("0.28.1", "2.13", "3.13")}
 
 # Each library is imported in a process of its own, because a broken MPI aborts its process.
 PROBES = {
@@ -82,6 +84,15 @@ def check_horovod(probe: Mapping[str, Any], gpus: int) -> Check:
         return Check(WARN, "Horovod", found, fix)
     state = OK if probe["MPI"] else WARN
     return Check(state, "Horovod", found, "only horovodrun --gloo works, not srun or mpirun")
+
+
+def check_combination(horovod: str, torch: str, python: str) -> Check:
+    """Whether these versions were tried together. Horovod knows no torch that came after it."""
+    minor = tuple(".".join(version.split(".")[:2]) for version in (torch, python))
+    found = f"Horovod {horovod}, torch {torch}, Python {python}"
+    state = OK if (horovod, *minor) in TRIED else WARN
+    fix = "not tried together: tools/try_horovod.sh tries it; torchrun needs no Horovod"
+    return Check(state, "combination", found, fix)
 
 
 def check_mpirun(banner: str, env: Mapping[str, str]) -> Check:
@@ -212,6 +223,9 @@ def run_checks(run_dir: Path, env: Mapping[str, str] = os.environ) -> list[Check
         Check(OK if ssh else WARN, "ssh", ssh or "no client", ssh_fix),
         check_hub(env, slurm_probe.has_hub_cache(env)),
     ]
+    if "version" in probes["horovod"] and "version" in probes["torch"]:
+        found = probes["horovod"]["version"], probes["torch"]["version"], sys.version.split()[0]
+        checks.append(check_combination(*found))
     tasks = slurm_probe.can_start_tasks(env)
     checks += slurm_probe.check_allocation(run_dir, env) if tasks else [check_launcher(env)]
     return [check._replace(fix="") if check.state == OK else check for check in checks]

@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from distsent.storage import ABSENT, exists, is_folder
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+# Seconds that workers which torchrun started again wait for those of its last start, on another
+# node perhaps, to end.
+RESTART_PATIENCE = 60.0
+
+
+def is_restart(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun has started these workers again, after a failure (`--max-restarts`)."""
+    return env.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 class RunFolder:
@@ -69,7 +80,11 @@ class RunFolder:
         code FAILED if another owner lives.
         """
         file = self.path / ".lock"
-        self._lock = try_lock(file)
+        until = time.monotonic() + (RESTART_PATIENCE if is_restart() else 0.0)
+        while (lock := try_lock(file)) is None and time.monotonic() < until:
+            poll()
+            time.sleep(0.2)
+        self._lock = lock
         if self._lock is None and (known is None or token_of(self.path) != known):
             raise busy(self.path, holder(file))
         self.owner = RunOwner.take(self.path, self._lock, known, poll)
