@@ -12,12 +12,12 @@ from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.errors import FINISHED, Stopped, UserError
-from distsent.runtime.signals import GRACE, StopSignal
+from distsent.runtime.signals import StopSignal, grace
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    stop = StopSignal(GRACE)
+    stop = StopSignal(grace())
     # Imported late: a wrong command line is answered without waiting for torch.
     from distsent.evaluation.offline import evaluate_saved_model, resolve_request
 

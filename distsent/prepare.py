@@ -23,7 +23,7 @@ from distsent.errors import FINISHED, USAGE_ERROR, Stopped, UserError
 from distsent.job import Job, load_job
 from distsent.job.schema import DataSection, JobSection
 from distsent.runtime.run_folder import write_text
-from distsent.runtime.signals import GRACE, StopSignal
+from distsent.runtime.signals import StopSignal, grace
 
 if TYPE_CHECKING:
     from distsent.data.tokens.store import TokenStore
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--describe", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
     asked = load_job(*parser.job_of(options.words))
-    stop = StopSignal(GRACE)
+    stop = StopSignal(grace())
     if options.describe:
         return print_description(asked, options.words)
     world = join_workers(asked.run.transport, asked.run.interface)

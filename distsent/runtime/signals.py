@@ -12,7 +12,7 @@ It travels between workers:
   in a collective and receive that exception (`World.on_main`).
 
 Programs that have nothing to save check the flag too, but not while they load or import. There the
-process just ends, after a grace time.
+process just ends, after a grace time, unless others wait for it: workers stop together.
 """
 
 import os
@@ -21,8 +21,8 @@ import socket
 import threading
 import time
 
-from distsent.distributed.launchers import is_main_process
-from distsent.errors import STOPPED, Stopped
+from distsent.distributed.launchers import find_launch, is_main_process
+from distsent.errors import STOPPED, Stopped, UserError
 from distsent.runtime.launcher_watch import launchers
 
 SIGNALS = (
@@ -107,3 +107,11 @@ class StopSignal:
         """The run has ended: no signal may change its exit code while Python exits."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+
+def grace() -> float | None:
+    """The grace time of a program that has nothing to save; None for one of several workers."""
+    try:
+        return GRACE if find_launch().size == 1 else None
+    except UserError:  # which the program itself reports
+        return GRACE

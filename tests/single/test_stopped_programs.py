@@ -119,9 +119,28 @@ def test_a_program_that_loads_ends_after_a_grace_time(
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr(signals.os, "_exit", codes.append)
+    monkeypatch.setattr(signals, "GRACE", 0.05)
+    monkeypatch.setattr(predict, "GRACE", 0.05)
     for program in (evaluate, predict):
-        monkeypatch.setattr(program, "GRACE", 0.05)
         words = [finished / "plain", *(["a"] if program is predict else [])]
         _, _, err = ended(program, words, LOADED)
         assert "distsent: stop requested: SIGTERM; run the same command again" in err
     assert codes == [75, 75]
+
+
+@pytest.mark.parametrize(
+    ("env", "seconds"),
+    [
+        ({}, 5.0),
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, 5.0),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, None),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 5.0),  # an error, soon
+    ],
+)
+def test_workers_stop_together_instead(
+    env: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert signals.grace() == seconds
