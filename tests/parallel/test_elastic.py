@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import time
 from pathlib import Path
 
 from distsent.distributed.world import World
@@ -52,6 +54,7 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
     # How long workers wait for one that joins (a minute on a busy machine) or for the lost one.
     env = {"PAUSE": str(pause), "HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={tmp_path}", "job.name=elastic"]
+    words.append("run.stall_seconds=5")
     with launcher.Started(words, np=2, env=env, options=options) as started:
         started.until(lambda: "step 2/100" in started.output)
         write_text(hosts, "localhost:2\n127.0.0.1:1\n")
@@ -63,15 +66,23 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
                 )
             )
         )
-        os.kill(worker_on(started, "127.0.0.1"), signal.SIGKILL)
-        started.until(
-            lambda: bool(
-                re.search(
-                    r"3 workers[^\0]*2 workers[^\0]*resumed at step \d+ of 100",
-                    started.output,
-                )
-            )
-        )
+        began = time.monotonic()
+        os.kill(worker_on(started, "127.0.0.1"), signal.SIGSTOP)
+        line = r"rank 2 on \S+ sent no heartbeat for 5 s at step \d+; the others continue"
+        started.until(lambda: bool(re.search(line, started.output)), 60)
+        assert time.monotonic() - began < 15.0, "not after Gloo's timeout"
+        two = rf"{line}[^\0]*2 workers[^\0]*resumed at step \d+ of 100"
+        started.until(lambda: bool(re.search(two, started.output)), 60)
+        write_text(hosts, f"localhost:2\n{socket.gethostname()}:1\n")
+        again = rf"{two}[^\0]*3 workers[^\0]*resumed at step \d+ of 100[^\0]*step \d+/100"
+        started.until(lambda: bool(re.search(again, started.output)))
+        began = time.monotonic()
+        os.kill(worker_on(started, socket.gethostname()), signal.SIGKILL)
+        line = r"rank 2 on \S+ died at step \d+; the others continue without it"
+        started.until(lambda: bool(re.search(line, started.output)), 60)
+        assert time.monotonic() - began < 10.0
+        last = rf"{line}[^\0]*2 workers[^\0]*resumed at step \d+ of 100"
+        started.until(lambda: bool(re.search(last, started.output)), 60)
         write_text(pause, "0")
         ended = started.wait()
     assert ended.code == 0, ended.output
