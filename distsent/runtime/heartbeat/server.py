@@ -45,6 +45,7 @@ class Connection:
         self._proof = admit(token)
         next(self._proof)
         self._believed = False
+        self.waits = False  # for the other side to read what was sent
         self._incoming, self._outgoing = LineBuffer(HANDSHAKE_BYTES), b""
 
     def receive(self) -> list[str] | None:
@@ -261,10 +262,11 @@ class Server:
 
     def _send(self, connection: Connection, data: bytes) -> None:
         """Send; what the other side does not read now is sent when it does."""
-        both = selectors.EVENT_READ | selectors.EVENT_WRITE
-        events = both if connection.send(data) else selectors.EVENT_READ
-        key = self._selector.get_map().get(connection.socket)
-        if key is not None and key.events != events:
+        waits = connection.send(data)
+        if waits != connection.waits and not connection.closed:
+            connection.waits = waits
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0)
+            key = self._selector.get_key(connection.socket)
             self._selector.modify(connection.socket, events, key.data)
 
     def _forget(self, connection: Connection) -> None:
