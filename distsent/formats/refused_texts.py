@@ -13,10 +13,13 @@ from distsent.formats.compression import Source
 FEW = 3  # lines: fewer do not show a format
 _RULER = re.compile(r"[ \t]*[|+: =-]*-{2,}[|+: =-]*[ \t]*")
 _FEATURES = re.compile(r"[-+]?[\d.,]+( +(qid:)?\d+:[-+\d.eE]+)+ *(#.*)?")
-_VOWPAL = re.compile(r"[-+]?[\d.]+( [\d.]+)?( '\S+)? *\|\S*( .*)?")
+_VOWPAL = re.compile(r"[-+]?[\d.]+( [\d.]+)?( '\S+)? \|[A-Za-z_]\w* [^|]*(\|[A-Za-z_]\w* [^|]*)*")
 _TAGGED = re.compile(r"\S+([ \t]\S+){0,8}[ \t]([BIESLU]-\S+|O)")
 _TIMES = re.compile(r"(\d+:)?\d\d:\d\d[,.]\d{3} --> (\d+:)?\d\d:\d\d[,.]\d{3}.*")
-_STATEMENT = re.compile(r"\s*(insert into|copy) .*", re.IGNORECASE)
+_BEGIN = re.compile(
+    r"\s*(--|/\*|(create|drop) table\b|insert into\b|set [\w@.]+ *=|begin;|pragma\b)", re.IGNORECASE
+)
+_STATEMENT = re.compile(r"\s*(insert into \S+ *(\(|values\b|select\b)|copy .* from stdin;)", re.I)
 _PYTHON = re.compile(r"\s*\[\s*[(\[]\s*[urb]?['\"].*")
 _UNDRAW = (
     r"sed -E '/^[-+|:= ]+$/d; /^\([0-9]+ rows?\)$/d; s/^ *\|? *//; s/ *\|? *$//; s/ *\| */|/g'"
@@ -92,7 +95,7 @@ KNOWN = (
     ),
     Known(
         "intents of Rasa",
-        lambda lines: any(line.startswith("nlu:") for line in lines[:9]),
+        lambda lines: any(line.rstrip() == "nlu:" for line in lines[:9]),
         lambda s: f"{filtered(s, _YAML_INTENT, '.tsv')} leaves labels and texts",
     ),
     Known(
@@ -102,10 +105,7 @@ KNOWN = (
     ),
     Known(
         "statements of SQL",
-        lambda lines: (
-            _begins("--", "/*", "create ", "insert into", "drop ", "set ", "begin")(lines)
-            and any(map(_STATEMENT.match, lines))
-        ),
+        lambda lines: bool(_BEGIN.match(lines[0])) and any(map(_STATEMENT.match, lines)),
         _fixed("load them into the database, and export the table as csv"),
     ),
     Known(
@@ -115,7 +115,10 @@ KNOWN = (
     ),
     Known(
         "a spreadsheet as a web page",
-        _begins("<table", "<div", "<meta", "<style"),
+        lambda lines: (
+            _begins("<table", "<div", "<meta", "<style")(lines)
+            and any("<tr" in line.lower() for line in lines)
+        ),
         lambda s: (
             "python -c \"import pandas; pandas.read_html('{}')[0].to_csv('{}.csv', "
             'index=False)" converts it (pip install lxml)'.format(*names(s))

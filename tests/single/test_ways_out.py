@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file
 from tests.dataset_files import mistakes
@@ -106,6 +107,27 @@ CASES = {
         + table("{text},{label}"), "three rows of headers, as of Qualtrics; python -c ",
         "qualtrics.new.csv"),
 }  # fmt: skip
+
+
+TABLES = {  # that look a little like such formats
+    "pipes.csv": "11001|1|joy|so it was\n11002|1|fear|so it was not\n" * 9,
+    "spaced.csv": "id | text | label\n1 | so it was | joy\n2 | so it was not | fear\n" * 9,
+    "intents.csv": "set an alarm,alarm\ncopy that, please\ninsert into it,x\n" * 9,
+    "html.csv": "<div>so</div>,pos\n<div>it</div>,neg\n" * 9,
+    "dashes.csv": "text|label\n-- so|pos\n--|neg\n" * 9,
+    "times.csv": "0 3:15 pm,a\n1 4:30 pm,b\n" * 9,
+    "letters.csv": "text,label\nblood is B-positive,O\nno,O\n" * 9,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_not_taken_for_another_format(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_text(TABLES[name])
+    try:
+        open_file(File(path, name, strict=True))
+    except UserError as error:
+        assert ": not read;" not in str(error)
 
 
 def read(path: Path, strict: bool = True) -> object:

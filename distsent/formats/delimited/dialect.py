@@ -97,11 +97,12 @@ def _without_end(dialect: Dialect) -> Callable[[str], str]:
 def _hidden(dialect: Dialect) -> Callable[[str], str]:
     """Puts placeholders into a line, so that csv splits at quotes, delimiters and ends alone."""
     strays = {"\r": "\n", "\n": "\r", "\r\n": "\r\n"}[dialect.lineterminator]
+    one_stray, other_stray = strays[0], strays[-1]
     delimiter, one, cut = dialect.delimiter, single(dialect), _without_end(dialect)
     mysql_null = re.compile(rf"(^|{re.escape(one)})\\N(?={re.escape(one)}|[\r\n]*$)")
 
     def hide(line: str) -> str:
-        if any(stray in line for stray in strays):
+        if one_stray in line or other_stray in line:
             body = cut(line)
             end = line[len(body) :]
             for stray in strays:
