@@ -11,6 +11,8 @@ from distsent.errors import UserError
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 ANSWER = 20.0  # seconds for a host
+MEMORY_NOTE = Path("/tmp/distsent-out-of-memory")  # a worker's first process writes it
+READ_NOTE = f"cat {MEMORY_NOTE} >&2 && rm -f {MEMORY_NOTE} && exit 1; exit 0"
 
 
 def hosts_of(command: Sequence[str]) -> list[str]:
@@ -56,6 +58,12 @@ def evicted(host: str) -> str:
 def unreachable(hosts: Sequence[str]) -> dict[str, str]:
     """The hosts that do not answer, and the reasons."""
     return on_all(hosts, "true")
+
+
+def out_of_memory(hosts: Sequence[str]) -> list[str]:
+    """A line for each host on which a process was killed at the memory limit since the last ask."""
+    said = on_all(hosts, READ_NOTE).items()
+    return [f"{host}: {line}" for host, line in said if line.startswith("out of memory")]
 
 
 def on_all(hosts: Sequence[str], command: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from distsent.exit_policy import Decision
+from distsent.k8s.hosts import out_of_memory
 from distsent.k8s.training_command import Training
 
 Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
@@ -25,6 +26,9 @@ def keep_running(training: Training, start: Callable[[], Ending], is_elastic: bo
         decision, hosts = start()
         if decision.action in ("done", "give_up") or training.stop_requested:
             return decision, hosts
+        if decision.action == "retry":  # mpirun says no more than "signal 9"
+            for line in out_of_memory(hosts):
+                print(f"distsent: {line}", flush=True)
         idle = 0 if training.progressed else idle + 1
         may_recover = may_recover or training.progressed
         is_last = idle >= MOST_IDLE or (decision.action != "requeue" and not may_recover)

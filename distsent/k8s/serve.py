@@ -14,7 +14,9 @@ import psutil
 
 from distsent.distributed.launchers import RANK
 from distsent.errors import FINISHED
+from distsent.k8s.hosts import MEMORY_NOTE
 from distsent.k8s.launch import check_user
+from distsent.runtime.cgroup import memory_use, out_of_memory_kills
 
 SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
@@ -26,8 +28,11 @@ def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))
     server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config])
+    MEMORY_NOTE.unlink(missing_ok=True)
+    kills = out_of_memory_kills()
     while server.poll() is None and not signals:
         reap_zombies(server.pid)
+        kills = note_kills(kills)
         time.sleep(0.2)
     if server.poll() is not None:
         print(f"distsent: sshd ended with {server.returncode}", flush=True)
@@ -36,6 +41,18 @@ def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
     server.terminate()
     server.wait()
     return FINISHED
+
+
+def note_kills(before: int) -> int:
+    """Leave a note for the launcher if more processes were killed at the memory limit."""
+    kills = out_of_memory_kills()
+    if kills > before:
+        advice = "more memory for the workers, or a smaller train.token_budget"
+        line = f"out of memory: {kills - before} processes killed ({memory_use()}); {advice}"
+        print(f"distsent: {line}", flush=True)
+        with suppress(OSError):
+            MEMORY_NOTE.write_text(f"{line}\n")
+    return kills
 
 
 def request_save(grace: float) -> None:

@@ -123,11 +123,11 @@ class Training:
     def _kill(self) -> None:
         assert self.process is not None
         print(f"distsent: the run ended {LINGER:.0f} s ago, but mpirun did not: killed", flush=True)
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-        self.process.kill()
+        parent = psutil.Process(self.process.pid)
+        # The parent first: it would take its child's end for that of the command.
+        for each in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def have_ended(runs: Sequence[RunStatus | None]) -> bool:

@@ -84,13 +84,48 @@ def test_workers_share_the_cores_that_none_of_them_is_bound_to(
 
 
 @pytest.mark.parametrize(
-    ("text", "quota"),
-    [("max 100000", None), ("200000 100000", 2), ("20000 100000", 1), ("", None), (None, None)],
+    ("files", "quota"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu.max": ""}, None),
+        ({}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),  # cgroup v1
+        ({"cpu/cpu.cfs_quota_us": "350000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
 )
 def test_the_container_quota_is_read_from_the_cgroup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, quota: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: int | None
 ) -> None:
-    monkeypatch.setattr(cgroup, "CPU_MAX", tmp_path / "cpu.max")
-    if text is not None:
-        (tmp_path / "cpu.max").write_text(text + "\n")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
     assert cgroup.cpu_quota() == quota
+
+
+@pytest.mark.parametrize(
+    ("counters", "limit", "peak"),
+    [
+        ("memory.events", "memory.max", "memory.peak"),
+        *[
+            tuple(
+                f"memory/memory.{n}"
+                for n in ("oom_control", "limit_in_bytes", "max_usage_in_bytes")
+            )
+        ],
+    ],
+)
+def test_kills_at_the_memory_limit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counters: str, limit: str, peak: str
+) -> None:
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    assert cgroup.out_of_memory_kills() == 0 and cgroup.memory_use() == "limit ?, peak ?"
+    (tmp_path / "memory").mkdir()
+    (tmp_path / counters).write_text("low 0\noom 3\noom_kill_disable 0\noom_kill 2\n")
+    (tmp_path / limit).write_text(f"{2 * 2**30}\n")
+    (tmp_path / peak).write_text(f"{2**31 - 4096}\n")
+    assert cgroup.out_of_memory_kills() == 2
+    assert cgroup.memory_use() == "limit 2.0 GiB, peak 2.0 GiB"

@@ -47,7 +47,7 @@ BREAKS = [
      "env:", "run.stall_seconds = 40"),
     ("keepalive", JOB, "OMPI_MCA_oob_tcp_keepalive_time", "OMPI_MCA_other", "env:", "takes 315 s"),
     ("type", JOB, "memory: 512Mi", "memory: 512MB", "512MB", "a quantity"),
-    ("type", TB, "ports:\n            - {name: http, containerPort: 6006}", "ports: {name: http}",
+    ("type", TB, "ports:\n            - {name: http, containerPort: 6006, protocol: TCP}", "ports: {name: http}",
      "ports: {", "must be a list"),
     ("type", TB, "labels:\n    app.kubernetes.io/name: tensorboard\nspec", "labels: none\nspec",
      "labels: none", "must be a mapping"),

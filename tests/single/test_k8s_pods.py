@@ -16,6 +16,7 @@ from distsent.errors import UserError
 from distsent.exit_policy import Decision
 from distsent.k8s import elastic, hosts, launch, serve
 from distsent.k8s.training_command import Training
+from distsent.runtime import cgroup
 
 
 @pytest.fixture
@@ -364,3 +365,28 @@ def test_the_reason_of_a_wrong_job_is_kept(tmp_path, ssh):
             assert all(line in text for line in lines), (number, text)
     left = json.loads((tmp_path / "runs" / ".demo.refused.json").read_text())
     assert left["code"] == 2 and left["message"] == "\n".join(lines)
+
+
+def test_the_launcher_says_which_worker_ran_out_of_memory(tmp_path, monkeypatch, capsys):
+    note = tmp_path / "note"
+    monkeypatch.setattr(serve, "MEMORY_NOTE", note)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    (tmp_path / "memory.events").write_text("oom_kill 1\n")
+    (tmp_path / "memory.max").write_text(str(8 * 2**30))
+    assert serve.note_kills(1) == 1 and not note.exists()
+    assert serve.note_kills(0) == 1 and "out of memory" in note.read_text()
+    # ssh runs the command on the worker itself.
+    (tmp_path / "bin").mkdir()
+    script(tmp_path / "bin" / "ssh", 'shift 5; exec sh -c "$*"\n')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(
+        hosts, "READ_NOTE", hosts.READ_NOTE.replace(str(hosts.MEMORY_NOTE), str(note))
+    )
+    assert hosts.out_of_memory(["b"]) == [f"b: {note_text}" for note_text in [note_line(capsys)]]
+    assert hosts.out_of_memory(["b"]) == [], "once"
+
+
+def note_line(capsys) -> str:
+    line = capsys.readouterr().out.removeprefix("distsent: ").strip()
+    assert line.startswith("out of memory: 1 processes killed (limit 8.0 GiB, peak ?); more memory")
+    return line
