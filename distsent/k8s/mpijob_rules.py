@@ -23,7 +23,7 @@ KEEPALIVE = {"time": "300", "intvl": "20", "probes": "9"}  # Open MPI's defaults
 
 def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
     for job in bundle.mpijobs:
-        for rules in (sizes, processes, pods, additions):
+        for rules in (sizes, processes, pods, disk, additions):
             yield from rules(job)
         if "distsent.train" in job.launcher.command:
             yield from run_folder(job)
@@ -109,6 +109,31 @@ def pods(job: MPIJob) -> Iterator[Problem]:
     images = [pod.main["image"] for pod in job.pods]
     if images[0].text != images[-1].text:
         yield "same-image", images[-1], "must be the launcher's image"
+
+
+def disk(job: MPIJob) -> Iterator[Problem]:
+    """The kubelet evicts a pod that writes more than its limits; an evicted worker ends the job."""
+    home = next(
+        (e["value"].text for e in job.launcher.main["env"] if e["name"].text == "HF_HOME"), ""
+    )
+    for pod in job.pods:
+        node, sizes = pod.spec["volumes"], [v["emptyDir"]["sizeLimit"] for v in pod.spec["volumes"]]
+        for path, least, what in (
+            ("/tmp", 1, "temporary files"),
+            (home or "/", 10, "what is downloaded"),
+        ):
+            volume = pod.volume_at(path)[1]["emptyDir"]
+            size = quantity(volume["sizeLimit"].value)
+            if volume["medium"].value != "Memory" and size is not None and size < least * 2**30:
+                yield "disk", node, f"{path} needs a sizeLimit of {least}Gi or more, for {what}"
+        limit = quantity(pod.main.at("resources", "limits", "ephemeral-storage").value)
+        total = sum(quantity(size.value) or 0 for size in sizes)
+        if limit is not None and limit < total:
+            yield (
+                "disk",
+                node,
+                "limits.ephemeral-storage is less than the sizeLimits of its volumes",
+            )
 
 
 def additions(job: MPIJob) -> Iterator[Problem]:

@@ -10,7 +10,8 @@ from distsent.k8s.mpijob_rules import mpijob_problems
 from distsent.k8s.schema import quantity, read_table
 
 PROBES, HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe"), ("tcpSocket", "httpGet")
-CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor")
+CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "StorageClass"}
+CLUSTER_WIDE |= {"ClusterRole", "ClusterRoleBinding", "PersistentVolume"}
 CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
 SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
 FIELD_RULES = read_table("field_rules.yaml")

@@ -296,6 +296,24 @@ def test_each_overlay_changes_its_fields():
     )
 
 
+def test_the_grant_for_the_operator_is_the_one_that_its_own_role_lacks():
+    """Its log, without the grant (v0.8.2, Kubernetes 1.33.4, 2026-11):
+
+    jobs.batch "imdb-launcher" is forbidden: User "system:serviceaccount:mpi-operator:mpi-operator"
+    cannot update resource "jobs/status" in API group "batch" in the namespace "distsent".
+    """
+    role, binding = documents((K8S / "operator/jobs-status.yaml").read_text())
+    (rule,) = role["rules"]
+    assert rule["apiGroups"] == ["batch"] and rule["resources"] == ["jobs/status"]
+    assert {"update", "patch"} == set(rule["verbs"])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (subject,) = binding["subjects"]
+    assert (subject["kind"], subject["namespace"], subject["name"]) == (
+        "ServiceAccount",
+        *["mpi-operator"] * 2,
+    )
+
+
 def test_the_dockerfile_runs_as_a_user_without_build_tools():
     text = (ROOT / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]
