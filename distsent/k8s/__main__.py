@@ -1,6 +1,7 @@
 """Kubernetes: manifests before they are applied, and the first processes of a job's pods.
 
-python -m distsent.k8s lint [PATH ...]         check manifests (default: k8s/); --cluster: ask it, too
+python -m distsent.k8s lint [PATH ...]         check manifests (k8s/); --cluster: ask it, too
+python -m distsent.k8s doctor [FOLDER]         check the cluster for the jobs of a folder
 python -m distsent.k8s write [--check] [K8S]   write the manifests that are generated
 python -m distsent.k8s launch ... -- COMMAND   in the launcher: run the command on the workers
 python -m distsent.k8s serve [--grace S]       in a worker: run sshd, save on SIGTERM
@@ -11,9 +12,10 @@ import sys
 from pathlib import Path
 
 from distsent import cli
-from distsent.errors import FINISHED, USAGE_ERROR, UserError
+from distsent.errors import FAILED, FINISHED, USAGE_ERROR, UserError
 from distsent.k8s.elastic import ScalingHosts
-from distsent.k8s.launch import launch, run_on_named_hosts, run_on_scaling_hosts
+from distsent.k8s.launch import launch, run_on_named_hosts
+from distsent.k8s.restarts import keep_running
 from distsent.k8s.serve import SSHD_CONFIG, serve
 
 
@@ -25,6 +27,9 @@ def main(arguments: list[str]) -> int:
     lint.add_argument("paths", nargs="*", type=Path, default=[Path("k8s")], help="(k8s)")
     lint.add_argument("--crd", action="append", default=[], help="the operator's CRD, or: cluster")
     lint.add_argument("--cluster", action="store_true", help="ask the cluster, as a dry run")
+    doctor = commands.add_parser("doctor", help="check the cluster")
+    doctor.set_defaults(run=run_doctor)
+    doctor.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="(k8s)")
     write = commands.add_parser("write", help="write the generated manifests")
     write.set_defaults(run=run_write)
     write.add_argument("folder", nargs="?", type=Path, default=Path("k8s"), help="k8s, beside jobs")
@@ -58,6 +63,17 @@ def run_lint(options: argparse.Namespace) -> int:
     return USAGE_ERROR if findings else FINISHED
 
 
+def run_doctor(options: argparse.Namespace) -> int:
+    from distsent.k8s.doctor import check_cluster
+
+    code = FINISHED
+    for check in check_cluster(options.folder):
+        fix = f"  ->  {check.fix}" if check.fix else ""
+        print(f"{check.state:<4}  {check.what:<17}  {check.found}{fix}", flush=True)
+        code = FAILED if check.state == "fail" else code
+    return code
+
+
 def run_write(options: argparse.Namespace) -> int:
     from distsent.k8s.write import stale_manifests
 
@@ -76,7 +92,7 @@ def run_launch(options: argparse.Namespace) -> int:
     if not script:
         return launch(lambda training: run_on_named_hosts(training, command, wait))
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
-    return launch(lambda training: run_on_scaling_hosts(training, hosts, command, wait))
+    return launch(lambda t: keep_running(t, lambda: hosts.start(t, command, wait), is_elastic=True))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Asks a cluster, through kubectl, what it would say to manifests and to what the operator makes.
 
-Only as a dry run: schema, validation, Pod Security, quotas, priority classes and webhooks of exactly
-that cluster have their say, and nothing is created.
+Only as a dry run: schema, validation, Pod Security, quotas, priority classes and webhooks of
+exactly that cluster have their say, and nothing is created.
 """
 
 import json
@@ -53,10 +53,8 @@ def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:
 
 def ask(manifest: Node, one: Object, words: Sequence[str]) -> Iterator[Finding]:
     done = kubectl(*words, *DRY_RUN, text=json.dumps(one, default=str))
-    title, kind = f"{manifest.kind} {manifest.name}", one["kind"]
-    what = "" if one is manifest.value else f" the operator's {kind}"
-    role = one.get("spec", {}).get("hostname") if kind == "Pod" else None
-    what += f" {role}" if role else ""
+    title, host = f"{manifest.kind} {manifest.name}", one.get("spec", {}).get("hostname", "")
+    what = "" if one is manifest.value else f" the operator's {one['kind']} {host}".rstrip()
     for line in done.stderr.splitlines():
         if line.startswith("Warning: "):
             yield manifest.finding("cluster", f"{title}: the cluster warns of{what}: {line[9:]}")

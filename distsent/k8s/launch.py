@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from distsent.errors import FAILED, UserError
-from distsent.k8s.elastic import ScalingHosts
 from distsent.k8s.hosts import evicted, hosts_of, on_all, wait_for_hosts
 from distsent.k8s.restarts import Ending, keep_running
 from distsent.k8s.training_command import LOOK, Training
@@ -70,9 +69,3 @@ def run_on_named_hosts(training: Training, command: list[str], wait: float) -> E
         return training.run(command, lambda: None, LOOK), hosts
 
     return keep_running(training, start, is_elastic=False)
-
-
-def run_on_scaling_hosts(
-    training: Training, hosts: ScalingHosts, command: list[str], wait: float
-) -> Ending:
-    return keep_running(training, lambda: hosts.start(training, command, wait), is_elastic=True)

@@ -1,4 +1,4 @@
-"""What mpi-operator (v0.8) makes of an MPIJob: the objects that the API server will have to accept."""
+"""What mpi-operator (v0.8) makes of an MPIJob: the objects that the API server must accept."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     (tmp_path / "termination-log").touch()
     code = (
         "from pathlib import Path; from distsent import cli; "
-        "from distsent.k8s import __main__ as m, launch as l, restarts as r, training_command as t; "
+        "from distsent.k8s import __main__ as m, launch as l, restarts as r; "
+        "from distsent.k8s import training_command as t; "
         f"l.launch.__defaults__ = (Path({str(tmp_path / 'mark')!r}),); "
         f"l.TERMINATION_LOG = Path({str(tmp_path / 'termination-log')!r}); "
         "r.PAUSE, t.LINGER, l.LOOK = 0.01, 1.0, 0.2; cli.run(m.main)"
@@ -293,7 +294,7 @@ def test_the_status_of_the_run_decides_when_the_launcher_hides_the_exit_code(tmp
 
 
 def run_that_leaves(tmp_path: Path, status: str, then: str) -> tuple[str, ...]:
-    """A command with `distsent.train` that leaves a status.json, whose `code` the shell fills in."""
+    """A command with `distsent.train` that leaves a status.json, which the shell fills in."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "hostfile").write_text("a slots=1\n")
     run = script(

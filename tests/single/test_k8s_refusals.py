@@ -20,7 +20,12 @@ from distsent.k8s.lint import lint, read_files
 from distsent.k8s.mpi_operator import objects
 
 K8S = Path(__file__).parents[2] / "k8s"
-JOB, CLAIM, TB, NET = ("40-imdb.yaml", "10-shared-claim.yaml", "50-tensorboard.yaml", "20-network.yaml")  # fmt: skip
+JOB, CLAIM, TB, NET = (
+    "40-imdb.yaml",
+    "10-shared-claim.yaml",
+    "50-tensorboard.yaml",
+    "20-network.yaml",
+)
 SPACE, CONFIG = "00-namespace.yaml", "30-imdb-job.yaml"
 
 # Places in the IMDB job's manifest at which a case below inserts text.
@@ -47,14 +52,41 @@ def after(place: str, *lines: str) -> tuple[str, str]:
 REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("duplicate", after(ENV, "- {name: HF_HOME, value: x}"), "HF_HOME appears", JOB),
     ("duplicate", after(MOUNT, "- {name: jobs, mountPath: /tmp}"), "/tmp appears", JOB),
-    ("duplicate", (PORT, f"{PORT}}}\n                - {{name: b, containerPort: 2222"), "2222 TCP", JOB),
-    ("duplicate", (PORT, f"{PORT}}}\n                - {{name: ssh, containerPort: 22"), "ssh app", JOB),
+    (
+        "duplicate",
+        (PORT, f"{PORT}}}\n                - {{name: b, containerPort: 2222"),
+        "2222 TCP",
+        JOB,
+    ),
+    (
+        "duplicate",
+        (PORT, f"{PORT}}}\n                - {{name: ssh, containerPort: 22"),
+        "ssh app",
+        JOB,
+    ),
     ("duplicate", ("            - name: jobs\n", "            - name: tmp\n"), "tmp appears", JOB),
-    ("duplicate", (SERVICE, f"{SERVICE}}}\n    - {{name: http, port: 81, targetPort: http"), "http", TB),
-    ("required", (SERVICE, "- {port: 80, targetPort: http}\n    - {port: 81, targetPort: http"), "name", TB),
-    ("containers", ("          containers:\n            - name: launcher\n",
-      "          initContainers: [{name: launcher, image: a:1}]\n          containers:\n            - name: launcher\n"),
-     "an init container", JOB),
+    (
+        "duplicate",
+        (SERVICE, f"{SERVICE}}}\n    - {{name: http, port: 81, targetPort: http"),
+        "http",
+        TB,
+    ),
+    (
+        "required",
+        (SERVICE, "- {port: 80, targetPort: http}\n    - {port: 81, targetPort: http"),
+        "name",
+        TB,
+    ),
+    (
+        "containers",
+        (
+            "          containers:\n            - name: launcher\n",
+            "          initContainers: [{name: launcher, image: a:1}]\n"
+            "          containers:\n            - name: launcher\n",
+        ),
+        "an init container",
+        JOB,
+    ),
     ("value", ("backoffLimit: 6", "backoffLimit: -1"), "0 or more", JOB),
     ("value", ("backoffLimit: 6", "backoffLimit: 99999999999"), "2147483647 or less", JOB),
     ("value", ("ttlSecondsAfterFinished: 604800", "ttlSecondsAfterFinished: -1"), "0 or more", JOB),
@@ -63,10 +95,22 @@ REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("value", ("replicas: 4", "replicas: -4"), "0 or more", JOB),
     ("value", ("PeriodSeconds: 180", "PeriodSeconds: -180"), "0 or more", JOB),
     ("value", ("periodSeconds: 5", "periodSeconds: -5"), "0 or more", JOB),
-    ("value", ("readinessProbe:", "livenessProbe: {tcpSocket: {port: ssh}, successThreshold: 2}\n              readinessProbe:"),
-     "1 or less", JOB),
-    ("value", ("tcpSocket: {port: ssh}", "tcpSocket: {port: ssh}\n                exec: {command: [a]}"),
-     "exactly one", JOB),
+    (
+        "value",
+        (
+            "readinessProbe:",
+            "livenessProbe: {tcpSocket: {port: ssh}, successThreshold: 2}\n"
+            "              readinessProbe:",
+        ),
+        "1 or less",
+        JOB,
+    ),
+    (
+        "value",
+        ("tcpSocket: {port: ssh}", "tcpSocket: {port: ssh}\n                exec: {command: [a]}"),
+        "exactly one",
+        JOB,
+    ),
     ("value", ("containerPort: 2222", "containerPort: 0"), "1 or more", JOB),
     ("value", ("port: http, protocol", "port: 70000, protocol"), "a port number", NET),
     ("value", ("{name: ssh,", "{name: sshsshsshsshsshs,"), "at most 15", JOB),
@@ -81,8 +125,18 @@ REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("value", (LABEL, '    app.kubernetes.io/name: "dist sent"\nspec'), "letters, digits", JOB),
     ("value", (LABEL, f"    x: {'a' * 64}\nspec"), "at most 63", JOB),
     ("value", (LABEL, '    "a b": x\nspec'), '"a b"', JOB),
-    ("value", ("            app.kubernetes.io/name: distsent", "            x: -x"), "letters", JOB),
-    ("value", after('            sidecar.istio.io/inject: "false"\n', '"a/b/c": x'), '"a/b/c"', JOB),
+    (
+        "value",
+        ("            app.kubernetes.io/name: distsent", "            x: -x"),
+        "letters",
+        JOB,
+    ),
+    (
+        "value",
+        after('            sidecar.istio.io/inject: "false"\n', '"a/b/c": x'),
+        '"a/b/c"',
+        JOB,
+    ),
     ("value", after(POD, 'nodeSelector: {disk: "a b"}'), "letters, digits", JOB),
     ("value", ("enforce: restricted", "enforce: restrictd"), "privileged", SPACE),
     ("value", ("  imdb.toml: |", '  "im db.toml": |'), "a key", CONFIG),
@@ -92,34 +146,96 @@ REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("value", (MOUNT, MOUNT.replace("}", ", subPath: ../x}")), "relative path", JOB),
     ("value", (MOUNT, MOUNT.replace("}", ", mountPropagation: x}")), "HostToContainer", JOB),
     ("value", ("{name: imdb-job}", "{name: imdb-job, defaultMode: 1000}"), "511", JOB),
-    ("value", (VOLUME, f"{VOLUME}\n              configMap: {{name: imdb-job}}"), "one source", JOB),
+    (
+        "value",
+        (VOLUME, f"{VOLUME}\n              configMap: {{name: imdb-job}}"),
+        "one source",
+        JOB,
+    ),
     ("value", after(ENV, '- {name: "a=b", value: x}'), "without =", JOB),
-    ("value", after(ENV, "- {name: X, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}"),
-     "not both", JOB),
-    ("value", after(ENV, "- {name: X, valueFrom: {fieldRef: {fieldPath: metadata.nam}}}"), "status.podIP", JOB),
+    (
+        "value",
+        after(ENV, "- {name: X, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}"),
+        "not both",
+        JOB,
+    ),
+    (
+        "value",
+        after(ENV, "- {name: X, valueFrom: {fieldRef: {fieldPath: metadata.nam}}}"),
+        "status.podIP",
+        JOB,
+    ),
     ("value", after(ENV, "- {name: X, valueFrom: {}}"), "one source", JOB),
     ("value", after(CONTAINER, "lifecycle: {preStop: {}}"), "one source", JOB),
     ("value", ("image: distsent:0.1.0\n", 'image: "distsent:0.1.0 "\n'), "without blanks", JOB),
-    ("value", after(POD, "tolerations: [{key: a, operator: Exists, value: x}]"), "without value", JOB),
+    (
+        "value",
+        after(POD, "tolerations: [{key: a, operator: Exists, value: x}]"),
+        "without value",
+        JOB,
+    ),
     ("value", after(POD, "tolerations: [{effect: NoSchedule}]"), "key is missing", JOB),
     ("value", after(POD, "dnsPolicy: x"), "ClusterFirst", JOB),
     ("value", after(POD, "hostAliases: [{ip: x, hostnames: [a]}]"), "an IP address", JOB),
-    ("value", after(POD, "topologySpreadConstraints: [{maxSkew: 0, topologyKey: a, whenUnsatisfiable: "
-      "DoNotSchedule}]"), "1 or more", JOB),
-    ("value", after(POD, "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
-      "{nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Is, values: [x]}]}]}}}"), "NotIn", JOB),
+    (
+        "value",
+        after(
+            POD,
+            "topologySpreadConstraints: [{maxSkew: 0, topologyKey: a, whenUnsatisfiable: "
+            "DoNotSchedule}]",
+        ),
+        "1 or more",
+        JOB,
+    ),
+    (
+        "value",
+        after(
+            POD,
+            "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
+            "{nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Is, values: [x]}]}]}}}",
+        ),
+        "NotIn",
+        JOB,
+    ),
     ("required", ("type: RuntimeDefault", "type: Localhost"), "localhostProfile", JOB),
     ("value", ('limits: {cpu: "4"', 'limits: {gpu: 1, cpu: "4"'), "nvidia.com/gpu", JOB),
-    ("resources", ('requests: {cpu: "4"', 'requests: {nvidia.com/gpu: 1, cpu: "4"'), "needs a limit", JOB),
-    ("resources", ('limits: {cpu: "4"', 'limits: {nvidia.com/gpu: 500m, cpu: "4"'), "whole number", JOB),
+    (
+        "resources",
+        ('requests: {cpu: "4"', 'requests: {nvidia.com/gpu: 1, cpu: "4"'),
+        "needs a limit",
+        JOB,
+    ),
+    (
+        "resources",
+        ('limits: {cpu: "4"', 'limits: {nvidia.com/gpu: 500m, cpu: "4"'),
+        "whole number",
+        JOB,
+    ),
     ("resources", ("memory: 8Gi}", "memory: 8}"), "less than 1Mi", JOB),
-    ("operator", after(ENV, "- {name: OMPI_MCA_orte_default_hostfile, value: x}"), "leave it out", JOB),
+    (
+        "operator",
+        after(ENV, "- {name: OMPI_MCA_orte_default_hostfile, value: x}"),
+        "leave it out",
+        JOB,
+    ),
     ("operator", after(ENV, "- {name: K_MPI_JOB_ROLE, value: x}"), "leave it out", JOB),
-    ("operator", ("            - name: tmp\n", "            - name: ssh-auth\n"), "leave it out", JOB),
+    (
+        "operator",
+        ("            - name: tmp\n", "            - name: ssh-auth\n"),
+        "leave it out",
+        JOB,
+    ),
     ("operator", after(MOUNT, "- {name: tmp, mountPath: /etc/mpi/}"), "/etc/mpi", JOB),
     ("operator", after(MOUNT, "- {name: tmp, mountPath: /home/mpiuser/.ssh}"), ".ssh", JOB),
-    ("operator", ("            app.kubernetes.io/name: distsent", "            training.kubeflow.org/job-name: a"),
-     "to the operator", JOB),
+    (
+        "operator",
+        (
+            "            app.kubernetes.io/name: distsent",
+            "            training.kubeflow.org/job-name: a",
+        ),
+        "to the operator",
+        JOB,
+    ),
     ("operator", after(POD, "hostname: x"), "from the operator", JOB),
     ("operator", after(POD, "subdomain: x"), "from the operator", JOB),
     ("operator", after(POD, "restartPolicy: OnFailure"), "beside `template`", JOB),
@@ -132,7 +248,7 @@ REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("security", after(PRIVILEGES, "seccompProfile: {type: Unconfined}"), "RuntimeDefault", JOB),
     ("security", after(PRIVILEGES, "procMount: Unmasked"), "procMount", JOB),
     ("security", after(PRIVILEGES, "appArmorProfile: {type: Unconfined}"), "appArmor", JOB),
-]  # fmt: skip
+]
 
 ACCEPTED: list[tuple[tuple[str, str], str]] = [
     (after(POD, "schedulingGates: [{name: example.com/gate}]"), JOB),
@@ -140,16 +256,29 @@ ACCEPTED: list[tuple[tuple[str, str], str]] = [
     (after(SECURITY, 'sysctls: [{name: net.ipv4.tcp_keepalive_time, value: "9"}]'), JOB),
     (after(SECURITY, "supplementalGroups: [5]"), JOB),
     (after(POD, "hostUsers: false", "priorityClassName: high", "nodeSelector: {a.b/c: D_1}"), JOB),
-    (after(POD, "tolerations: [{operator: Exists}, {key: a, effect: NoExecute, tolerationSeconds: -1}]"), JOB),
-    (after(ENV, "- {name: a-b.c, value: ''}", "- {name: X, valueFrom: {fieldRef: {fieldPath: status.podIP}}}"), JOB),
+    (
+        after(
+            POD,
+            "tolerations: [{operator: Exists}, {key: a, effect: NoExecute, tolerationSeconds: -1}]",
+        ),
+        JOB,
+    ),
+    (
+        after(
+            ENV,
+            "- {name: a-b.c, value: ''}",
+            "- {name: X, valueFrom: {fieldRef: {fieldPath: status.podIP}}}",
+        ),
+        JOB,
+    ),
     (("backoffLimit: 6", "backoffLimit: 0"), JOB),
     (("ttlSecondsAfterFinished: 604800", "ttlSecondsAfterFinished: 0"), JOB),
     ((POLICY, f"{POLICY}    managedBy: kubeflow.org/mpi-operator\n"), JOB),
     ((LABEL, '    app.kubernetes.io/name: ""\nspec'), JOB),
-    (("limits: {cpu: \"4\", memory: 8Gi}", "limits: {cpu: 4, memory: 9e9, nvidia.com/gpu: 1}"), JOB),
-    (('requests: {cpu: 500m,', 'requests: {ephemeral-storage: 1Gi, cpu: 500m,'), JOB),
+    (('limits: {cpu: "4", memory: 8Gi}', "limits: {cpu: 4, memory: 9e9, nvidia.com/gpu: 1}"), JOB),
+    (("requests: {cpu: 500m,", "requests: {ephemeral-storage: 1Gi, cpu: 500m,"), JOB),
     ((SERVICE, f"{SERVICE}}}\n    - {{name: b, port: 81, targetPort: http"), TB),
-]  # fmt: skip
+]
 
 
 def changed(folder: Path, change: tuple[str, str], file: str) -> Path:
@@ -180,8 +309,7 @@ def test_what_a_cluster_accepts_is_no_finding(tmp_path):
 
 # ---- the cluster itself --------------------------------------------------------------------------
 
-# Answers of Kubernetes 1.33.4 with the namespace's Pod Security level `restricted`, 2026-11, to pods
-# with a hostPath and without the group's priority class.
+# What Kubernetes 1.33 answers to a pod with a hostPath where Pod Security is `restricted`.
 FORBIDDEN = (
     'Error from server (Forbidden): error when creating "STDIN": pods "imdb-x7k2p" is forbidden: '
     'violates PodSecurity "restricted:latest": restricted volume types (volume "tmp" uses '
@@ -206,8 +334,10 @@ def kubectl(tmp_path, monkeypatch):
         f"#!/bin/sh\n[ $1 = get ] && {{ cat {tmp_path}/down >&2 2>/dev/null && exit 1; exit 0; }}\n"
         f'file=$(mktemp {tmp_path}/asked/XXXXXX); echo "$@" >$file; cat >>$file\n'
         f'kind=$(sed -n \'s/.*"kind": "\\([A-Za-z]*\\)".*/\\1/p\' $file | tail -1)\n'
-        f'for each in Pod Job MPIJob Service; do grep -q "\\"kind\\": \\"$each\\"" $file && kind=$each; done\n'
-        f"[ -e {tmp_path}/$kind ] || exit 0\ncat {tmp_path}/$kind >&2; ! grep -q ^Error {tmp_path}/$kind\n"
+        "for each in Pod Job MPIJob Service; do\n"
+        '  grep -q "\\"kind\\": \\"$each\\"" $file && kind=$each\ndone\n'
+        f"[ -e {tmp_path}/$kind ] || exit 0\n"
+        f"cat {tmp_path}/$kind >&2; ! grep -q ^Error {tmp_path}/$kind\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -247,7 +377,11 @@ def test_a_missing_namespace_and_a_missing_cluster_are_one_line_each(kubectl):
 
 
 def test_a_manifest_with_wrong_types_is_sent_but_not_rendered(kubectl, tmp_path):
-    folder = changed(tmp_path / "k8s", ("          containers:\n", "          containers: 3\n          x:\n"), JOB)  # fmt: skip
+    folder = changed(
+        tmp_path / "k8s",
+        ("          containers:\n", "          containers: 3\n          x:\n"),
+        JOB,
+    )
     assert lint([folder / JOB], ask_cluster=True)[0]
     assert len([*(kubectl / "asked").iterdir()]) == 1
 

@@ -1,0 +1,66 @@
+"""Checks a cluster for jobs: the operator and its rights, storage, GPUs, Kueue, images, admission.
+
+Asks through kubectl what doctor.yaml lists, and changes nothing. Each check is a line with its fix.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
+from distsent.k8s.documents import Bundle, manifest_files
+from distsent.k8s.lint import is_overlay, read_files, read_overlay
+from distsent.k8s.schema import read_table
+from distsent.runtime.slurm_probe import Check
+
+OK, FAIL = "ok", "fail"
+QUEUE, CLAIM = "kueue.x-k8s.io/queue-name", "PersistentVolumeClaim"
+
+
+def check_cluster(folder: Path) -> Iterator[Check]:
+    """All checks, for the manifests of `folder`. Raises UserError without a cluster."""
+    check_connection()
+    read = read_overlay(folder) if is_overlay(folder) else read_files(manifest_files(folder))
+    bundle = Bundle(read.manifests, read.manifests)
+    targets = targets_of(bundle)
+    for row in read_table("doctor.yaml")["checks"]:
+        for name, space in targets[row.get("each", "once")]:
+            check = ask(row, name, space)
+            yield check
+            if check.state == FAIL and row.get("stop"):
+                return
+    found = refusals([], [job.manifest for job in bundle.mpijobs])
+    for each in found:
+        yield Check(FAIL, "admission", each.message, f"change {each.file}:{each.line}")
+    if not found:
+        yield Check(OK, "admission", f"{len(bundle.mpijobs)} MPIJobs would be admitted", "")
+
+
+def targets_of(bundle: Bundle) -> dict[str, list[tuple[str, str]]]:
+    """What a row may ask about, as name and namespace."""
+    jobs = [(job.manifest["metadata"]["labels"][QUEUE].text, job) for job in bundle.mpijobs]
+    return {
+        "once": [("", "")],
+        "namespace": [
+            (space, space) for space in sorted({job.manifest.namespace for _, job in jobs})
+        ],
+        "claim": [(m.name, m.namespace) for m in bundle.manifests if m.kind == CLAIM],
+        "queue": [(queue, job.manifest.namespace) for queue, job in jobs if queue],
+        "gpu": [(str(job.worker.gpus), "") for _, job in jobs if job.worker.gpus],
+    }
+
+
+def ask(row: dict[str, Any], name: str, space: str) -> Check:
+    def fill(text: str) -> str:
+        return text.replace("{name}", name).replace("{space}", space)
+
+    done = kubectl(*map(fill, row["ask"]))
+    answer = " ".join(done.stdout.split())
+    is_right = re.search(row.get("want", "."), answer) is not None
+    if "least" in row:
+        is_right = any(int(each) >= int(name) for each in re.findall(r"\d+", answer))
+    said = answer if done.returncode == 0 else last_line(done.stderr) if done.stderr else answer
+    asked = " ".join(each for each in map(fill, row["ask"]) if not each.startswith("jsonpath"))
+    found = f"{asked}: {said or 'nothing'}" if row["ask"][0] == "auth" or not said else said
+    return Check(OK if is_right else FAIL, row["what"], found, "" if is_right else fill(row["fix"]))

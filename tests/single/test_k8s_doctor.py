@@ -1,0 +1,132 @@
+"""The doctor of a cluster: each thing that a cluster may lack is one line with its fix."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from distsent.k8s.__main__ import main
+
+K8S = Path(__file__).parents[2] / "k8s"
+# Answers of kubectl 1.33 by the beginning of the question: Kubernetes 1.33.4, mpi-operator v0.8.2.
+HEALTHY = {
+    "get --raw": "{}",
+    "get crd": "customresourcedefinition.apiextensions.k8s.io/mpijobs.kubeflow.org",
+    "get deployment": "mpioperator/mpi-operator:0.8.2, ready: 1",
+    "auth can-i": "yes",
+    "get namespace": "distsent: Active",
+    "get storageclass": "nfs (nfs.csi.k8s.io) ",
+    "get pvc": 'shared: Bound, nfs ["ReadWriteMany"]',
+    "get nodes": "8 4",
+    "get localqueues": "localqueue.kueue.x-k8s.io/training",
+    "get pods": "pulled,\n imdb-worker-0 ,\n imdb-worker-1 ",
+    "create": "",
+}
+# What differs, the check that fails, a part of what was found, a part of the fix.
+LACKING = [
+    (
+        {"get crd": "!Error from server (NotFound): mpijobs.kubeflow.org not found"},
+        "MPI operator",
+        "not found",
+        "kubectl apply --server-side",
+    ),
+    (
+        {"get deployment": "mpioperator/mpi-operator:0.8.2, ready: "},
+        "MPI operator",
+        "0.8.2",
+        "describe pods",
+    ),
+    (
+        {"auth can-i update jobs.batch": "!no"},
+        "operator's rights",
+        "can-i update jobs.batch",
+        "k8s/operator/",
+    ),
+    (
+        {"auth can-i create pods": "!no"},
+        "operator's rights",
+        "can-i create pods",
+        "mpi-operator.yaml",
+    ),
+    (
+        {"get namespace": "!Error from server (NotFound): namespaces not found"},
+        "namespace",
+        "not found",
+        "00-namespace",
+    ),
+    ({"get storageclass": ""}, "storage classes", "get storageclass", "ReadWriteMany"),
+    (
+        {"get pvc": 'shared: Pending, nfs ["ReadWriteMany"]'},
+        "claim",
+        "Pending",
+        "-n distsent describe pvc shared",
+    ),
+    ({"get nodes": "2 2"}, "GPUs", "2 2", "than 4"),
+    (
+        {"get localqueues": "!error: the server doesn't have a resource type"},
+        "Kueue",
+        "resource type",
+        "training",
+    ),
+    ({"get pods": "pulled, imdb-worker-0 ImagePullBackOff"}, "images", "imdb-worker-0", "registry"),
+    (
+        {"create": "!Error from server (Forbidden): pods are forbidden: exceeded quota"},
+        "admission",
+        "exceeded quota",
+        "change",
+    ),
+]
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch):
+    """Let kubectl answer from a table; an answer that begins with ! is a failure."""
+    program, table = tmp_path / "bin" / "kubectl", tmp_path / "table.json"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable} -S\nimport json, sys\nasked = ' '.join(sys.argv[1:])\n"
+        f"table = json.load(open({str(table)!r}))\n"
+        "text = max((each for each in table if asked.startswith(each)), key=len)\n"
+        "said = table[text]\nif said[:1] != '!': print(said); sys.exit(0)\n"
+        "print(said[1:], file=sys.stdout if said == '!no' else sys.stderr); sys.exit(1)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return lambda changes: table.write_text(json.dumps(HEALTHY | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The manifests, with GPUs and a queue."""
+    folder = tmp_path / "k8s"
+    folder.mkdir()
+    for path in K8S.glob("*.yaml"):
+        text = path.read_text().replace(
+            'limits: {cpu: "4",', 'limits: {nvidia.com/gpu: 4, cpu: "4",'
+        )
+        label = "    app.kubernetes.io/name: distsent\nspec"
+        text = text.replace(label, f"    kueue.x-k8s.io/queue-name: training\n{label}")
+        (folder / path.name).write_text(text)
+    return folder
+
+
+def test_a_healthy_cluster_passes(answer, folder, capsys):
+    answer({})
+    assert main(["doctor", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "fail" not in said and "1 MPIJobs would be admitted" in said
+    assert said.count("operator's rights") == 4 and "nfs.csi.k8s.io" in said
+
+
+def test_each_thing_that_is_lacking_is_a_line_with_its_fix(answer, folder, capsys):
+    for changes, what, found, fix in LACKING:
+        answer(changes)
+        assert main(["doctor", str(folder)]) == 1
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fail")]
+        fits = [line for line in lines if line.split("  ")[1].strip() == what]
+        assert fits and found in fits[0] and fix in fits[0].split("->")[1], (changes, lines)
+        assert all(line in fits for line in lines), (changes, lines)
