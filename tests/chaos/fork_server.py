@@ -55,7 +55,7 @@ class ForkServer:
         self.process.wait()
 
     def start(
-        self, arguments: Sequence[str], np: int, transport: str = "horovod", **env: str
+        self, arguments: Sequence[str], np: int, transport: str = launcher.TRANSPORT, **env: str
     ) -> launcher.Started:
         command = [str(STUB), str(self.folder / "socket"), *arguments]
         env |= {FOLDER: str(self.folder)}

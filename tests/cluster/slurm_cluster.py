@@ -196,10 +196,13 @@ class Host:
 
 
 class Cluster:
-    """The cluster; `home` is its shared storage. Use as a context."""
+    """The cluster; `home` is its shared storage. Without `slurm`, its hosts alone.
 
-    def __init__(self, home: Path, patience: int = 60) -> None:
-        self.home = home
+    Use as a context.
+    """
+
+    def __init__(self, home: Path, patience: int = 60, slurm: bool = True) -> None:
+        self.home, self.slurm = home, slurm
         self.patience = patience  # seconds until a node that does not answer is down
         self.hold = Hold(home / "hold")
         self.hosts: dict[str, Host] = {}
@@ -250,6 +253,11 @@ class Cluster:
             login.run("ip", "link", "set", name, "master", "bridge", "up")
             host.run("ip", "addr", "add", f"{HOSTS[name]}/24", "dev", "eth0")
             host.run("ip", "link", "set", "eth0", "up")
+        if self.slurm:
+            self._start_slurm()
+
+    def _start_slurm(self) -> None:
+        home = self.home
         files = " ".join(
             f"--{name}-file={home}/munge.{name}" for name in ("key", "pid", "log", "seed")
         )
