@@ -27,6 +27,7 @@ PLACES = {  # place: the module and the function whose calls are its visits
     "forward": ("distsent.training.train_step", "TrainStep._backward"),
     "reduce": ("distsent.training.reducer", "GradientReducer.reduce"),
     "rendezvous": ("distsent.train", "init_world"),
+    "joining": ("distsent.runtime.heartbeat.client", "Client._find_main_worker"),
     "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),
     "saving": ("distsent.runtime.checkpoint", "save"),
     "import": ("torch", ""),
