@@ -389,7 +389,13 @@ def test_a_split_that_is_named_does_not_hide_the_others(tmp_path: Path):
     found = open_dataset(data(make(tmp_path), **keys), 1)
     assert found.splits["train"].origin(0) == "x/raw/in_domain_train.tsv, row 1"
     assert found.notes == ("not read: x/raw/out_of_domain_dev.tsv",)
-    Layout("", {"y/a.csv": FOUR, "y/b.csv": TWO}).make(tmp_path)
+    two = {f"z/{name}.txt": LABELS for name in ("topics", "sentiments")}
+    Layout("", {"y/a.csv": FOUR, "y/b.csv": TWO, "z/sents.txt": TEXTS, **two}).make(tmp_path)
+    elsewhere = data(tmp_path / "y", train=str(tmp_path / "z"), test="b.csv")
+    assert (
+        "sentiments.txt and topics.txt may all be labels"
+        in (mistakes(lambda: open_dataset(elsewhere, 1))[0])
+    )
     assert rows_of(open_dataset(data(tmp_path / "y", test="b.csv"), 1)) == ROWS
     assert rows_of(open_dataset(data(tmp_path / "y", test="b.csv"), 1, "test")) == {
         "test": ROWS["test"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.layouts.parallel_files import ParallelFiles
-from distsent.data.layouts.split_names import ABOUT, suffix_of, words
+from distsent.data.layouts.split_names import ABOUT, inside, suffix_of, words
 from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
@@ -100,7 +100,7 @@ class Folder:
 
     def inside(self, path: Path) -> str:
         """The path as a value of data.train."""
-        return str(path.relative_to(self.root)) if self.root in path.parents else str(path)
+        return inside(path, self.root)
 
     def error(self, *problems: str, ways: Sequence[Mapping[str, Any]] = ()) -> UserError:
         """`ways`: keys from which the user may choose."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from distsent.data.files import Reading, RowSource, sha256
 from distsent.data.layouts.class_files import COLUMNS
-from distsent.data.layouts.split_names import split_called, split_in, words
+from distsent.data.layouts.split_names import inside, split_called, split_in, words
 from distsent.data.row_cache import batches_of
 from distsent.data.row_check import Row, RowCheck
 from distsent.errors import UserError
@@ -52,7 +52,7 @@ def find_parallel_files(
         for kind, paths in kinds.items():
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
-                chosen = {kind: str(some[0].relative_to(root)) for kind, some in kinds.items()}
+                chosen = {kind: inside(some[0], root) for kind, some in kinds.items()}
                 shown = to_toml_value(dict(sorted(chosen.items(), reverse=True)))
                 ways = _ways(kinds, split, root)
                 raise UserError(
@@ -83,8 +83,8 @@ def _ways(
     return [
         {
             f"data.{name}": {
-                "text": str((place / texts[0].name).relative_to(root)),
-                "label": str((place / label.name).relative_to(root)),
+                "text": inside(place / texts[0].name, root),
+                "label": inside(place / label.name, root),
             }
             for name, place in places.items()
             if (place / texts[0].name).is_file() and (place / label.name).is_file()

@@ -50,6 +50,11 @@ def suffix_of(path: Path) -> str:
     return "" if split_called(suffix[1:]) else suffix
 
 
+def inside(path: Path, root: Path) -> str:
+    """The path as a value of data.train, which is relative to `root` if it is in there."""
+    return str(path.relative_to(root)) if root in path.parents else str(path)
+
+
 def shard_of(path: Path) -> Shard | None:
     """Its place in a set of shards, if the name has one."""
     found = _SHARD.fullmatch(stem(path))
