@@ -1,6 +1,7 @@
 """Runs whose processes all live while nothing moves: each culprit is named within its bound.
 
-`make chaos` provokes each hang 20 times (HANGS changes that).
+`make chaos` provokes each hang 20 times, and disturbs 200 runs that do not hang (HANGS and CALM
+change that).
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from distsent.runtime.run_status import read_status
-from tests.chaos.attacked_run import job, send, workers
+from tests.chaos.attacked_run import job, launchers, send, workers
 from tests.chaos.fork_server import ForkServer
+from tests.hosts.disk import Disk, need_fuse
 from tests.launcher import wait_for
 
 STALL = 2.0  # seconds
@@ -114,3 +117,65 @@ def test_a_hang_is_named(server: ForkServer, tmp_path: Path, transport: str, nam
 def test_dozens_of_hangs(server: ForkServer, tmp_path: Path, transport: str, name: str) -> None:
     for i in range(int(os.environ.get("HANGS", "20"))):
         provoke(server, tmp_path / str(i), transport, HANGS[name])
+
+
+@pytest.mark.parametrize("transport", ["horovod", "torch"])
+def test_storage_that_does_not_answer_is_named(
+    server: ForkServer, tmp_path: Path, transport: str
+) -> None:
+    """Not even status, stacks or log can be written: standard error gets all."""
+    with need_fuse(), Disk(tmp_path / "folder", tmp_path / "mount") as disk:
+        words = [*job(disk.path), f"run.stall_seconds={STALL}"]
+        with server.start(words, 2, transport) as started:
+            started.until(lambda: "step 7/60" in started.output, 60)
+            began = time.monotonic()
+            disk._process.send_signal(signal.SIGSTOP)
+            line = (
+                r"distsent: rank 0: .*rank 0 on \S+ has not entered the collective '[\w.]+' that "
+            )
+            line += (
+                r"the others wait in; it is at step \d+ \(\w+\), in distsent/runtime/\w+.py:\d+ in"
+            )
+            stacks = r"distsent: rank 0, process \d+, step \d+, \w+\n[^\0]*Thread 0x"
+            for expected in (line, stacks):
+                found = partial(re.search, expected)
+                started.until(lambda found=found: bool(found(started.output)), 60)  # type: ignore[misc]
+            assert time.monotonic() - began < 10 * STALL + 10, started.output
+            disk._process.send_signal(signal.SIGCONT)  # its files are closed only then
+            assert started.wait(60).code not in (0, 75)
+
+
+DISTURBED = ("slow save", "long evaluation", "paused machine", "stopped launcher")
+
+
+def disturb(server: ForkServer, folder: Path, transport: str, how: str) -> None:
+    """A run that something holds up for longer than its bound, and that is no hang."""
+    marks, longer = folder / "marks", 3 * STALL
+    marks.mkdir(parents=True)
+    place = {"slow save": "saving", "long evaluation": "evaluating"}.get(how, "")
+    words = [*job(folder), f"run.stall_seconds={STALL}"]
+    env = {"PAUSE_AT": f"{place}:2", "PAUSE_FOLDER": str(marks), "STEP_DELAY": "0.05"}
+    with server.start(words, 2, transport, **env) as started:
+        started.until(lambda: "step 4/60" in started.output, 60)
+        if place:
+            started.until((marks / f"{place}.0").exists, 60)
+            # An evaluation moves with each of its batches.
+            time.sleep(longer if how == "slow save" else STALL / 2)
+            (marks / "go").touch()
+        else:
+            all_of_it = [started.process.pid, *workers(started).values(), *launchers(started)]
+            targets = launchers(started) if how == "stopped launcher" else all_of_it
+            send(targets, signal.SIGSTOP)
+            time.sleep(longer)
+            send(targets, signal.SIGCONT)
+        ended = started.wait(120)
+    assert ended.code == 0, ended.output
+    assert "no progress" not in ended.output and "no heartbeat" not in ended.output, ended.output
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("how", DISTURBED)
+def test_dozens_of_disturbed_runs(server: ForkServer, tmp_path: Path, how: str) -> None:
+    for i in range(int(os.environ.get("CALM", "200")) // len(DISTURBED)):
+        disturb(server, tmp_path / str(i), ("horovod", "torch")[i % 2], how)
