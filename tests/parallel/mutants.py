@@ -98,7 +98,7 @@ def reduced_too_early(rank: int, size: int) -> Iterator[Any]:
 
     def at_once(self: GradientReducer, i: int) -> None:
         start(self, i)
-        started, poll = self._handles[i][1], getattr(self._world, "_hvd", None)
+        started, poll = self._handles[i][1], getattr(self.world, "_hvd", None)
         while not (poll.poll(started) if poll else started.is_completed()):
             time.sleep(0.0005)
 
