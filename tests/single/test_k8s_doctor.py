@@ -12,7 +12,7 @@ import pytest
 from distsent.k8s.__main__ import main
 
 K8S = Path(__file__).parents[2] / "k8s"
-# Answers of kubectl 1.33 by the beginning of the question: Kubernetes 1.33.4, mpi-operator v0.8.2.
+# Made answers of kubectl, by the beginning of the question.
 HEALTHY = {
     "get --raw": "{}",
     "get crd": "customresourcedefinition.apiextensions.k8s.io/mpijobs.kubeflow.org",
