@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import transformers
+from tokenizers import normalizers
+from transformers.models.bert import modeling_bert
 
 from distsent.batching.batch_plan import Batch
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.launchers import init_world
 from distsent.model import adapter
 from distsent.runtime import checkpoint
+from distsent.runtime import device as devices
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
-from distsent.training import replica_check
+from distsent.training import inputs, replica_check
 from distsent.training.train_step import TrainStep
 from tests.parallel.driver import drive
 from tests.parallel.mutants import mutant
@@ -134,6 +140,48 @@ def other_frozen_weights_on_rank_1(rank: int, size: int) -> Iterator[Any]:
         return loaded
 
     with patch.object(adapter, "build_model", build):
+        yield
+
+
+@mutant
+def other_transformers_on_rank_1(rank: int, size: int) -> Iterator[Any]:
+    with patch.object(transformers, "__version__", "0.1") if rank else nullcontext():
+        yield
+
+
+@mutant
+def other_layers_on_rank_1(rank: int, size: int) -> Iterator[Any]:
+    """The node's copy of a library has another activation."""
+    file = __file__ if rank else modeling_bert.__file__
+    with patch.object(modeling_bert, "__file__", file):
+        yield
+
+
+@mutant
+def other_tokenizer_on_rank_1(rank: int, size: int) -> Iterator[Any]:
+    """The token store is rank 0's, but predictions and exports need the tokenizer, too."""
+    real = inputs.load_tokenizer
+
+    def load(*args: Any) -> Any:
+        tokenizer = real(*args)
+        if rank == 1:
+            tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        return tokenizer
+
+    with patch.object(inputs, "load_tokenizer", load):
+        yield
+
+
+@mutant
+def other_rounding_on_rank_1(rank: int, size: int) -> Iterator[Any]:
+    """GPUs of two kinds: one's norm of the same gradient is the next number."""
+    real = TrainStep._norm
+
+    def norm(self: TrainStep) -> float:
+        return math.nextafter(real(self), rank * math.inf)
+
+    kind = patch.object(devices, "arithmetic", lambda device: f"GPU {rank}")
+    with kind, patch.object(TrainStep, "_norm", norm if rank else real):
         yield
 
 

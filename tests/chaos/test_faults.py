@@ -31,6 +31,10 @@ RUNS = {  # job.name: (fault, overrides)
     "moment": ("flipped_moment_on_rank_1", []),
     "frozen": ("other_frozen_weights_on_rank_1", ["adapter.kind=lora"]),
     "storeless": ("no_store_on_rank_1", []),
+    "transformers": ("other_transformers_on_rank_1", []),
+    "layers": ("other_layers_on_rank_1", []),
+    "tokenizer": ("other_tokenizer_on_rank_1", []),
+    "rounding": ("other_rounding_on_rank_1", ["optim.clip_norm=0.01"]),
     "full": ("full_disk", []),
     "slow": ("slow_disk", []),
 }
@@ -119,6 +123,28 @@ def test_workers_that_have_read_other_weights_do_not_start(runs: Path) -> None:
     assert raised(runs / "frozen").startswith(
         f"UserError: model.name: rank 1 loaded a different {FLIPPED} than rank 0; give all nodes "
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "transformers",
+            r"the job or the software differs between workers: rank 1 on \S+ has software.transformers"
+            r' = "0.1", rank 0 on \S+ has software.transformers = "\d+\.[^"]+" \(1 of 2 differ',
+        ),
+        ("layers", r"model.name: rank 1 loaded a different code of transformers\.models\.bert\."),
+        ("tokenizer", "the tokenizer of model.name differs between workers: rank 1 on "),
+    ],
+)
+def test_workers_with_other_software_do_not_start(runs: Path, name: str, line: str) -> None:
+    found = raised(runs / name)
+    assert re.match(f"UserError: {line}", found) and "\n" not in found, found
+    assert len(found) < 500
+
+
+def test_gpus_that_round_in_two_ways_clip_by_one_norm(runs: Path) -> None:
+    assert (runs / "rounding" / "result.json").exists(), raised(runs / "rounding")
 
 
 def test_all_workers_report_a_file_that_only_one_is_missing(runs: Path) -> None:

@@ -52,9 +52,9 @@ def drive(entries: Sequence[Entry], world: World) -> None:
                 TrainingRun(asked, world, NoSignals()).train()
             except Exception as error:
                 if world.is_main:
-                    (Path(asked.run.dir) / asked.job.name / "raised").write_text(
-                        f"{type(error).__name__}: {error}"
-                    )
+                    run = Path(asked.run.dir) / asked.job.name
+                    run.mkdir(parents=True, exist_ok=True)
+                    (run / "raised").write_text(f"{type(error).__name__}: {error}")
                 if item["mutant"] is None:
                     raise
 

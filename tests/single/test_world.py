@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers
 
+from distsent.data.tokens.store import open_token_store
 from distsent.distributed.horovod import ElasticHorovodWorld
 from distsent.distributed.world import World
 from distsent.errors import Stopped, UserError
 from distsent.training import replica_check
+from distsent.versions import shared_software
+from tests.dataset_files import data, folder, own_cache, reviews, tokenizer  # noqa: F401
 
 
 class ThreadWorld(World):
@@ -97,6 +104,64 @@ def test_an_elastic_worker_that_fails_raises_alone() -> None:
     assert Alone().all_or_raise(lambda: 3, "x") == 3
     with pytest.raises(KeyError):
         Alone().all_or_raise(lambda: {}["k"], "x")
+
+
+def test_the_worker_and_the_value_that_differ_are_named() -> None:
+    def compare(world: World) -> None:
+        libraries = {"numpy": "2.0" if world.rank < 2 else "1.0" * 90, "torch": "2.9"}
+        software = {"job": {"train.lr": float("nan")}, "software": libraries}
+        world.assert_equal_across_ranks(software, "the software")
+
+    found = on_workers(3, compare)
+    host = socket.gethostname()
+    assert {str(one) for one in found} == {
+        f'the software differs between workers: rank 2 on {host} has software.numpy = "{"1.0" * 25}1'
+        f'..., rank 0 on {host} has software.numpy = "2.0" (1 of 3 differ from rank 0); give all '
+        "nodes the same files and the same software"
+    }
+    assert on_workers(2, lambda w: w.assert_equal_across_ranks({"a": [1]}, "it")) == [None, None]
+
+
+def test_workers_compare_all_software_that_decides_numbers() -> None:
+    found = shared_software()
+    assert {"torch", "transformers", "tokenizers", "datasets", "numpy"} <= found.keys()
+    assert found["numpy"] == np.__version__ and found["code"]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("rows", "has other rows on rank 1 "),
+        ("tokenizer", "its tokenizer is another one on rank 1"),
+    ],
+)
+@pytest.mark.usefixtures("own_cache")
+def test_no_store_mixes_the_tokens_of_two_hosts(
+    what: str, line: str, complete: bool, tmp_path: Path
+) -> None:
+    """Not even where the store of rank 0 is there already."""
+    counts = (40, 41 if what == "rows" else 40)
+    sources = [
+        folder(tmp_path / str(i), train=reviews(n), test=reviews(9, 50))
+        for i, n in enumerate(counts)
+    ]
+    tokenizers = [tokenizer(), tokenizer()]
+    if what == "tokenizer":
+        tokenizers[1].backend_tokenizer.normalizer = normalizers.Sequence([])
+
+    def prepare(world: World) -> str:
+        own = data(sources[world.rank])
+        found = open_token_store(own, 1, tokenizers[world.rank], 12, tmp_path / "s", workers=world)
+        return str(found.folder)
+
+    if complete:
+        assert "s" in str(on_workers(1, prepare))
+    for error in on_workers(2, prepare):
+        assert isinstance(error, UserError) and line in str(error), error
+        assert socket.gethostname() in str(error)
+    stores = [path for path in (tmp_path / "s").iterdir() if not path.name.endswith(".lock")]
+    assert len(stores) == complete
 
 
 def linear(seed: int) -> torch.nn.Module:
