@@ -4,11 +4,13 @@ PAUSE_AT names the place and the number of the visit: `saving:2`. Each worker th
 a file `<place>.<rank>` into the folder PAUSE_FOLDER and waits until that folder contains `go`. A
 worker that receives a stop request writes `stop_requested.<rank>`. STEP_DELAY seconds are slept
 before every step, to make a run last. PAUSE_RANK: this worker alone. At the place `skip` nobody
-waits: the worker leaves out the collective of a save.
+waits: the worker leaves out the collective of a save. NO_LOCKS makes the file system one without
+locks, where an owner of a run folder that is silent for so many seconds is gone.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -30,6 +32,7 @@ PLACES = {  # place: the module and the function whose calls are its visits
     "joining": ("distsent.runtime.heartbeat.client", "Client._find_main_worker"),
     "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),
     "saving": ("distsent.runtime.checkpoint", "save"),
+    "writing": ("distsent.runtime.safetensors_buffer", "SafetensorsBuffer.digest"),  # in a save
     "import": ("torch", ""),
 }
 LIMIT = 100.0  # seconds: the pause ends even if the test has died
@@ -73,6 +76,17 @@ def leave_out(module: str, name: str) -> None:
     setattr(importlib.import_module(module), name, lambda *args: None)
 
 
+def forget_locks(silent: float) -> None:
+    from distsent import lock
+    from distsent.runtime import ownership
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    lock.fcntl.flock = refuse
+    ownership.SILENT, ownership.RENEWED = silent, silent / 8
+
+
 class PauseAtTorch:
     """An import hook that finds no module, but pauses at the first search for torch."""
 
@@ -95,6 +109,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("PAUSE_RANK", rank()) != rank():
         place = ""
     before("distsent.runtime.signals", "StopSignal.request", lambda: mark("stop_requested"))
+    if os.environ.get("NO_LOCKS"):
+        forget_locks(float(os.environ["NO_LOCKS"]))
     if place == "import":
         sys.meta_path.insert(0, PauseAtTorch())  # type: ignore[arg-type]
         return train.main(arguments)
