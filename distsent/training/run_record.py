@@ -235,7 +235,7 @@ class RunReport:
 
     def ended(self, code: int, message: str, cause: Cause | None) -> None:
         """Status and train.log: the run did not finish. The console gets it with the exit."""
-        if self._world.is_main and not self._claim.holds:
+        if self._world.is_main and (not self._claim.holds or self._folder.owner.lost):
             self._folder.write_refusal(code, message)
         self._update(lambda status: status.ended(code, message, cause))
         self.log.to_file(f"{self._status.state}: {message}")
