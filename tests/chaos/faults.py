@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import sys
 import time
@@ -19,7 +18,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import transformers
 from tokenizers import normalizers
 from transformers.models.bert import modeling_bert
 
@@ -145,7 +143,8 @@ def other_frozen_weights_on_rank_1(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def other_transformers_on_rank_1(rank: int, size: int) -> Iterator[Any]:
-    with patch.object(transformers, "__version__", "0.1") if rank else nullcontext():
+    module = sys.modules["transformers"]  # it replaces itself while it is imported
+    with patch.object(module, "__version__", "0.1") if rank else nullcontext():
         yield
 
 
@@ -174,14 +173,14 @@ def other_tokenizer_on_rank_1(rank: int, size: int) -> Iterator[Any]:
 
 @mutant
 def other_rounding_on_rank_1(rank: int, size: int) -> Iterator[Any]:
-    """GPUs of two kinds: one's norm of the same gradient is the next number."""
+    """GPUs of two kinds: one's norm of the same gradient is the next float32 number."""
     real = TrainStep._norm
 
     def norm(self: TrainStep) -> float:
-        return math.nextafter(real(self), rank * math.inf)
+        return real(self) * (1 + rank * 2**-23)
 
     kind = patch.object(devices, "arithmetic", lambda device: f"GPU {rank}")
-    with kind, patch.object(TrainStep, "_norm", norm if rank else real):
+    with kind, patch.object(TrainStep, "_norm", norm):
         yield
 
 
