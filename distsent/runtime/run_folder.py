@@ -79,19 +79,29 @@ class RunFolder:
         `known`: the token of an owner that has left this world of workers. Raises UserError with
         code FAILED if another owner lives.
         """
-        file = self.path / ".lock"
         until = time.monotonic() + (RESTART_PATIENCE if is_restart() else 0.0)
-        while (lock := try_lock(file)) is None and time.monotonic() < until:
+        while True:
+            try:
+                self._take(known, poll)
+                break
+            except UserError as error:
+                self.unlock()
+                if error.code != FAILED or time.monotonic() >= until:
+                    raise
             poll()
             time.sleep(0.2)
-        self._lock = lock
-        if self._lock is None and (known is None or token_of(self.path) != known):
-            raise busy(self.path, holder(file))
-        self.owner = RunOwner.take(self.path, self._lock, known, poll)
         if self._lock is None or self._lock.works:
             return None
         how = "another start is noticed by its signs of life alone"
         return f"{self.path}: the file system has no locks; {how}"
+
+    def _take(self, known: str | None, poll: Callable[[], None]) -> None:
+        """Raises UserError with code FAILED if another owner lives."""
+        file = self.path / ".lock"
+        self._lock = try_lock(file)
+        if self._lock is None and (known is None or token_of(self.path) != known):
+            raise busy(self.path, holder(file))
+        self.owner = RunOwner.take(self.path, self._lock, known, poll)
 
     def unlock(self) -> None:
         self.owner.release()

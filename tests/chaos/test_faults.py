@@ -130,8 +130,9 @@ def test_workers_that_have_read_other_weights_do_not_start(runs: Path) -> None:
     [
         (
             "transformers",
-            r"the job or the software differs between workers: rank 1 on \S+ has software.transformers"
-            r' = "0.1", rank 0 on \S+ has software.transformers = "\d+\.[^"]+" \(1 of 2 differ',
+            r"the job or the software differs between workers: rank 1 on \S+ has "
+            r'software.transformers = "0.1", rank 0 on \S+ has '
+            r'software.transformers = "\d+\.[^"]+" \(1 of 2 differ',
         ),
         ("layers", r"model.name: rank 1 loaded a different code of transformers\.models\.bert\."),
         ("tokenizer", "the tokenizer of model.name differs between workers: rank 1 on "),

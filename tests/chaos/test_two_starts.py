@@ -1,4 +1,4 @@
-"""Two starts of one run on hosts without locks between them, in real processes: one of them stays."""
+"""Two starts of one run, on hosts without locks between them: one stays. In real processes."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ def test_the_worker_and_the_value_that_differ_are_named() -> None:
     found = on_workers(3, compare)
     host = socket.gethostname()
     assert {str(one) for one in found} == {
-        f'the software differs between workers: rank 2 on {host} has software.numpy = "{"1.0" * 25}1'
+        f"the software differs between workers: rank 2 on {host} has "
+        f'software.numpy = "{"1.0" * 25}1'
         f'..., rank 0 on {host} has software.numpy = "2.0" (1 of 3 differ from rank 0); give all '
         "nodes the same files and the same software"
     }
