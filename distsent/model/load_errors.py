@@ -12,8 +12,8 @@ from pathlib import Path
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from distsent.errors import UserError
-from distsent.machine_errors import errno_of
+from distsent.errors import FAILED, UserError, exit_code
+from distsent.machine_errors import errno_of, is_trouble
 from distsent.storage import entries, is_file, is_folder
 
 LFS_POINTER = b"version https://git-lfs"
@@ -141,6 +141,11 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or [""]
         lines = [" ".join(lines[:2])] if lines[0].endswith(":") else lines
         text = lines[0][:300] or type(error).__name__
+        number = errno_of(error) if exit_code(error) == FAILED else _trouble_in(Path(name))
+        if number is not None:
+            problem = f"{key} = {name!r}: cannot be read now ({os.strerror(number)})"
+            fix = "fix that, and run the same command again"
+            raise UserError(f"{problem}; {fix}", code=FAILED) from error
         if "use_safetensors" in str(error):  # on the hub
             problem = (
                 "its only weights are a pickle (pytorch_model.bin), which distsent never reads"
@@ -160,6 +165,18 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
             if is_folder(name):
                 fix = f"transformers {transformers.__version__} must be able to read its files"
         raise UserError(f"{key} = {name!r}: {problem}; {fix}") from error
+
+
+def _trouble_in(folder: Path) -> int | None:
+    """The system's number of what makes files of a folder unreadable now: transformers hides it."""
+    try:
+        for path in entries(folder):
+            if is_file(path):
+                with open(path, "rb") as file:
+                    file.read(1)
+    except OSError as error:
+        return error.errno if is_trouble(error) else None
+    return None
 
 
 def _known_cause(folder: Path, text: str) -> tuple[str, str] | None:

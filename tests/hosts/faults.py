@@ -90,11 +90,12 @@ class FaultyRuns:
             chosen += [cases.pop() for cases in kinds.values() if cases]
         return chosen[:number]
 
-    def run(self, case: Case) -> Outcome:
+    def run(self, case: Case, mutant: str = "") -> Outcome:
+        """A case: the program with the fault, and with the `mutant` if any; then without both."""
         folder = self._copy(case.scenario)
         before = steps(folder)
         self._disk.fail(case.fault)
-        ended = self._start(case.scenario, folder)
+        ended = self._start(case.scenario, folder, mutant)
         self.failed = hits = self._disk.failed()
         self._disk.fail()
         problems = [*self._judge(case, ended, hits)]
@@ -116,8 +117,11 @@ class FaultyRuns:
         if ended.code not in ((0, 1, 2) if denied else (0, 1) if hits else (0,)):
             yield f"ended with {ended.code}"
         lines = [line for line in ended.output.splitlines() if line.startswith("distsent: ")]
-        if "Traceback" in ended.output or (ended.code and not lines):
+        named = lines and not lines[-1].startswith("distsent: the output: ")
+        if "Traceback" in ended.output or (ended.code and not named):
             yield "no line about the error"
+        if case.scenario == "resume" and not ended.code and "resumed at step 4" not in ended.output:
+            yield "did not resume from the newest checkpoint"
 
     def _record(self, scenario: str) -> Path:
         """The folder of an undisturbed run. Notes its operations."""
@@ -139,13 +143,13 @@ class FaultyRuns:
         shutil.copytree(self._templates[scenario], self._work)
         return self._work
 
-    def _start(self, scenario: str, folder: Path) -> Ended:
+    def _start(self, scenario: str, folder: Path, mutant: str = "") -> Ended:
         root = self._disk.path / folder.name
         cache = {"HF_DATASETS_CACHE": str(root / "cache")}
         if scenario == "evaluate":
-            return self._programs.run("evaluate", f"{root}/runs/fault", **cache)
+            return self._programs.run("evaluate", f"{root}/runs/fault", mutant=mutant, **cache)
         program = "prepare" if scenario == "prepare" else "train"
-        return self._programs.run(program, *job(root), **cache)
+        return self._programs.run(program, *job(root), mutant=mutant, **cache)
 
 
 def job(root: Path) -> list[str]:

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from tests import launcher
+from tests.hosts.mutants import MUTANTS
 
 NEW_MOUNTS, BIND, PRIVATE, ALL = 0x20000, 0x1000, 0x40000, 0x4000  # unshare(2), mount(2)
 
@@ -63,12 +64,13 @@ class Programs:
         *arguments: str,
         host: tuple[Path, Path] | None = None,
         appears: float = 1.0,
+        mutant: str = "",
         **env: str,
     ) -> int:
         """Start a program; returns a number for `wait`.
 
         `host`: (mount, place): the program sees at `place` what is at `mount`. `appears`: seconds
-        to wait for files that another host has just written.
+        to wait for files that another host has just written. `mutant`: a mistake in the program.
         """
         number = len(self._outputs)
         handle, output = tempfile.mkstemp(prefix="distsent-output-")
@@ -76,7 +78,7 @@ class Programs:
         self._outputs[number] = Path(output)
         request = {"number": number, "program": program, "arguments": arguments, "output": output}
         seen = [str(path) for path in host] if host else None
-        request |= {"host": seen, "appears": appears, "env": env}
+        request |= {"host": seen, "appears": appears, "mutant": mutant, "env": env}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -93,8 +95,8 @@ class Programs:
         output.unlink()
         return Ended(self._ended[number], text)
 
-    def run(self, program: str, *arguments: str, **env: str) -> Ended:
-        return self.wait(self.start(program, *arguments, **env))
+    def run(self, program: str, *arguments: str, mutant: str = "", **env: str) -> Ended:
+        return self.wait(self.start(program, *arguments, mutant=mutant, **env))
 
 
 LIMIT = 120.0  # seconds
@@ -165,6 +167,8 @@ def main() -> None:
     if request is not None:
         become(request)
         storage.APPEARS = request["appears"]
+        if request["mutant"]:
+            MUTANTS[request["mutant"]]()
         cli.run(modules[request["program"]].main)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from distsent import storage
 from tests import fixtures
 from tests.hosts.disk import Disk
 from tests.hosts.faults import job
@@ -42,11 +44,22 @@ def train(programs: Programs, shared: Path, absent: float, appears: float) -> li
         return [programs.wait(one) for one in started]
 
 
+def test_a_file_that_another_host_has_just_written_is_awaited(tmp_path: Path, fuse: None) -> None:
+    shared, seconds = tmp_path / "shared", 2.0
+    with Disk(shared, tmp_path / "a") as a, Disk(shared, tmp_path / "b", absent=seconds) as b:
+        file = b.path / "file"
+        assert not storage.is_file(file)
+        (a.path / "file").touch()
+        ready = partial(storage.is_file, file)
+        assert not storage.appears(ready, b.path, 0), "the mistake: it is not awaited"
+        assert storage.appears(ready, b.path, 20)
+
+
 @pytest.mark.slow
 def test_a_new_store_is_awaited_where_its_absence_is_cached(
     programs: Programs, shared: Path
 ) -> None:
-    ended = train(programs, shared, absent=12, appears=60)
+    ended = train(programs, shared, absent=6, appears=60)
     assert [one.code for one in ended] == [0, 0], [one.output for one in ended]
 
 

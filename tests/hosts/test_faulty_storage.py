@@ -10,21 +10,35 @@ import pytest
 
 from tests.hosts.disk import ALWAYS, Fault
 from tests.hosts.faults import Case, FaultyRuns
+from tests.hosts.mutants import MUTANTS
 
 CHECKPOINTS = "*/runs/fault/checkpoints"
 LAST = f"{CHECKPOINTS}/step-00000004"
 CHOSEN = [  # what went wrong before, or would be the worst
-    Case("resume", Fault("readdir", CHECKPOINTS, errno.EIO, times=2)),
+    Case("resume", Fault("readdir", CHECKPOINTS, errno.EIO, after=2, times=3)),
     Case("resume", Fault("readdir", CHECKPOINTS, errno.EACCES, times=ALWAYS)),
-    Case("resume", Fault("getattr", f"{LAST}/manifest.json", errno.ESTALE)),
+    Case("resume", Fault("open", f"{LAST}/manifest.json", errno.EIO)),
     Case("resume", Fault("getattr", "*/runs/fault/job.json", errno.EIO, times=ALWAYS)),
     Case("start", Fault("fsync", "*/checkpoints/*/weights.safetensors", errno.EDQUOT, after=2)),
-    Case("start", Fault("open", "*/step-00000003/weights.safetensors", errno.ESTALE, after=1)),
+    Case("start", Fault("open", "*/step-00000003/weights.safetensors", errno.EIO, after=1)),
     Case("start", Fault("rename", "*/.model.*", errno.EIO, times=ALWAYS)),
-    Case("prepare", Fault("write", "*.labels.npy", errno.ENOSPC, times=ALWAYS)),
+    Case("prepare", Fault("write", "*/.tokens/*/test.labels.npy", errno.ENOSPC)),
     Case("prepare", Fault("read", "*/model/tokenizer.json", errno.EIO, times=ALWAYS)),
     Case("evaluate", Fault("open", "*/runs/fault/model/model.safetensors", errno.ESTALE, times=3)),
 ]
+
+
+CAUGHT = {  # mistake -> the case that shows it
+    "listing_swallows_errors": CHOSEN[0],
+    "unreadable_is_damaged": CHOSEN[2],
+    "any_error_of_safetensors_is_damage": CHOSEN[5],
+    "numpy_writes_files": Case(
+        "prepare", Fault("write", "*/test.labels.npy", errno.ENOSPC, 1, ALWAYS)
+    ),
+    "trouble_is_a_wrong_job": Case(
+        "prepare", Fault("read", "*/data/train.jsonl", errno.EIO, times=ALWAYS)
+    ),
+}
 
 
 @pytest.mark.slow
@@ -33,6 +47,12 @@ def test_an_error_of_the_storage(faulty: FaultyRuns, case: Case) -> None:
     ended = faulty.run(case)
     assert not ended.problems, "\n".join([*ended.problems, ended.output])
     assert faulty.failed, "the fault did not occur"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mistake_with_storage_is_caught(faulty: FaultyRuns, mutant: str) -> None:
+    assert faulty.run(CAUGHT[mutant], mutant).problems
 
 
 @pytest.mark.chaos
