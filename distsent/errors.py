@@ -15,8 +15,8 @@ FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 class UserError(Exception):
     """Mistakes in the job or the command line, one line each. Programs print them and exit.
 
-    `code`: USAGE_ERROR, or FAILED where trying again may help. Unless it is given, it follows from the
-    errors that led to this one (see `exit_code`).
+    `code`: USAGE_ERROR, or FAILED where trying again may help. Unless it is given, it follows from
+    the errors that led to this one (see `exit_code`).
 
     `fix`: keys with the values that repair all of it; programs print the command. `others`: keys
     that would repair it as well, where only the user knows which values are right.

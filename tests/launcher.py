@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 MARK = "DISTSENT_TEST_RUN"  # a variable in the environment of all processes of a start
 LAUNCHER_VARIABLES = (
-    "HOROVOD_", "OMPI_", "PMI", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_",
-    "DISTSENT_LAUNCH", "DISTSENT_TRANSPORT",
+    "HOROVOD_", "OMPI_", "PMI", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_",
+    "TORCHELASTIC_", "DISTSENT_LAUNCH", "DISTSENT_TRANSPORT",
 )  # fmt: skip
 RANKS = "OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "RANK"
 TRANSPORT = os.environ.get("TEST_TRANSPORT", "horovod")

@@ -208,7 +208,7 @@ def test_a_run_does_not_resume_with_other_rows(tmp_path: Path) -> None:
 
 
 def test_a_run_resumes_with_the_same_rows_from_files_that_are_written_otherwise(tmp_path: Path):
-    """How files are read is recorded. What they leave open now, keys decide, and only equal rows."""
+    """How files are read is recorded. Keys decide what they leave open now, with equal rows."""
     dataset = tmp_path / "dataset"
     rows = {"train": range(30), "validation": range(30, 38)}
 

@@ -1,4 +1,4 @@
-"""A storage error at any operation of a run: right exit code, no lost checkpoint, equal bits."""
+"""A storage error at any operation of a run: right code, no lost checkpoint, equal bits."""
 
 from __future__ import annotations
 

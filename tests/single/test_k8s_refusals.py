@@ -1,6 +1,6 @@
 """Lint: changes of a manifest that a real cluster refuses or ignores, and some that it accepts.
 
-From reports of such a cluster (Kubernetes 1.33.4, mpi-operator v0.8.2), and from the sources of both.
+From reports of such a cluster (Kubernetes 1.33.4, mpi-operator v0.8.2), and from their sources.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def test_what_a_cluster_accepts_is_no_finding(tmp_path):
 
 # ---- the cluster itself --------------------------------------------------------------------------
 
-# What Kubernetes answers, by its sources, to a pod with a hostPath where Pod Security is `restricted`.
+# What Kubernetes answers, by its sources, to a pod with a hostPath under `restricted`.
 FORBIDDEN = (
     'Error from server (Forbidden): error when creating "STDIN": pods "imdb-x7k2p" is forbidden: '
     'violates PodSecurity "restricted:latest": restricted volume types (volume "tmp" uses '

@@ -155,7 +155,8 @@ class HfHubHTTPError(OSError):
 
 
 HUB = [
-    (HfHubHTTPError(503), FAILED), (HfHubHTTPError(429), FAILED), (HfHubHTTPError(404), USAGE_ERROR),
+    (HfHubHTTPError(503), FAILED), (HfHubHTTPError(429), FAILED),
+    (HfHubHTTPError(404), USAGE_ERROR),
     (HfHubHTTPError(401), USAGE_ERROR), (ConnectionError("Couldn't reach the Hub"), FAILED),
     (TimeoutError("timed out"), FAILED), (system_error(errno.ECONNRESET), FAILED),
     (ValueError("no such configuration"), USAGE_ERROR),
