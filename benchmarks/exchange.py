@@ -2,8 +2,9 @@
 
 Each way trains its own copy of one model over the same batches, one step of each in turn, in the
 same two processes: first with one message per bucket, as distsent runs Horovod, then with Horovod's
-own fusion. LINK="10 Gbit/s" (any words) keeps MPI from using shared memory, and the table shows it
-as the link: set the rate of `lo` with `tc` first, in a network namespace of its own.
+own fusion, then over torch's transport. LINK="10 Gbit/s" (any words) keeps MPI from using shared
+memory, and the table shows it as the link: set the rate of `lo` with `tc` first, in a network
+namespace of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +26,19 @@ import torch
 
 from benchmarks import materials
 from benchmarks.comparison import about
-from benchmarks.launch import PYTHON, horovodrun, run
+from benchmarks.launch import PYTHON, horovodrun, run, torchrun
 from benchmarks.share import worker_share
 from benchmarks.workload import Workload
 
 STEPS, WARMUP = 45, 5
 WORK = Workload("emotion", "minilm", steps=STEPS)
 LINK = os.environ.get("LINK", "shared memory")  # anything else: TCP over lo
-FUSION = {"one message a bucket": "0", "Horovod's fusion": str(128 * 2**20)}
+# What connects the workers, and Horovod's fusion threshold
+TRANSPORTS = {
+    "Horovod, one message a bucket": ("horovod", "0"),
+    "Horovod's fusion": ("horovod", str(128 * 2**20)),
+    "torch over Gloo, one message a bucket": ("torch", "0"),
+}
 AFTER, DURING = "own buckets, after backward", "own buckets, while backward runs"
 WRAPPED = "Horovod's wrapped optimizer"
 # Not horovodrun: it selects transports of its own.
@@ -56,7 +62,7 @@ class WrappedOptimizer:
     def __init__(self, world: Any, flat: Any) -> None:
         import horovod.torch as hvd
 
-        self._world, self._flat = world, flat
+        self.world, self._flat = world, flat
         self.sent = 4 * (flat.size + len(flat.control_slots))
         parameters = [p for _, p in flat.named]
         views = [p.grad for p in parameters]
@@ -69,8 +75,11 @@ class WrappedOptimizer:
 
     def arm(self) -> None: ...
 
+    def shared(self, norm: float) -> float:
+        return norm
+
     def reduce(self, token_ids: torch.Tensor) -> None:
-        self._world.allreduce(self._flat.control_slots, "control_slots")
+        self.world.allreduce(self._flat.control_slots, "control_slots")
         self._optimizer.synchronize()
 
 
@@ -94,7 +103,9 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     torch.set_num_threads(work.threads)
     job = load_job(None, ["data.source=none", "model.name=none"])
     steps: dict[str, TrainStep] = {}
-    for name, reducer in WAYS.items():
+    horovod = world.transport.startswith("Horovod")
+    ways = {name: way for name, way in WAYS.items() if horovod or name != WRAPPED}
+    for name, reducer in ways.items():
         share = worker_share(work, world.rank)
         model = share.forward.model
         flat = FlatParameters(model, classifier.token_embedding(model))
@@ -119,7 +130,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     world.shutdown()
 
 
-def run_workers(work: Workload, fusion: str, folder: Path) -> dict[str, Any]:
+def run_workers(work: Workload, transport: str, fusion: str, folder: Path) -> dict[str, Any]:
     """Raises RuntimeError with the last error line of a failure."""
     work = replace(
         work,
@@ -128,6 +139,8 @@ def run_workers(work: Workload, fusion: str, folder: Path) -> dict[str, Any]:
     )
     tcp = [*TCP, str(work.workers), *PYTHON]
     launcher = horovodrun(work) if LINK == "shared memory" else tcp
+    if transport == "torch":
+        launcher = torchrun(work)
     out = folder / "out.json"
     command = [*launcher, "benchmarks.exchange", str(out), json.dumps(asdict(work))]
     with patch.dict(os.environ, HOROVOD_FUSION_THRESHOLD=fusion):
@@ -151,11 +164,13 @@ def report() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for encoder in ("minilm", "distilbert"):
-        for messages, fusion in FUSION.items():
+        for messages, (transport, fusion) in TRANSPORTS.items():
             with tempfile.TemporaryDirectory() as scratch:
-                found = run_workers(replace(WORK, encoder=encoder), fusion, Path(scratch))
-            timed = {name: found["seconds"][name][WARMUP:] for name in WAYS}
-            for name, distance, sent in zip(WAYS, found["distances"], found["sent"], strict=True):
+                found = run_workers(
+                    replace(WORK, encoder=encoder), transport, fusion, Path(scratch)
+                )
+            timed = {name: each[WARMUP:] for name, each in found["seconds"].items()}
+            for name, distance, sent in zip(timed, found["distances"], found["sent"], strict=True):
                 pairs = zip(timed[name], timed[AFTER], strict=True)
                 ratio = statistics.median(a / b for a, b in pairs)
                 low, middle, high = (1000 * q for q in statistics.quantiles(timed[name], n=4))
