@@ -6,10 +6,12 @@ without its checks. Here only "no such file" means absent; everything else is an
 """
 
 import errno
+import glob
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -51,6 +53,39 @@ def entries(folder: str | os.PathLike[str]) -> list[Path]:
         if error.errno not in ABSENT:
             raise
         return []
+
+
+def matches(pattern: Path) -> list[Path]:
+    """What a pattern of the shell names, sorted; `**` stands for any folders. Raises OSError.
+
+    As in the shell, `*` does not name hidden files.
+    """
+    wild = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), None)
+    if wild is None:
+        return [pattern] if exists(pattern) else []
+    return sorted(set(_below(Path(*pattern.parts[:wild]), pattern.parts[wild:])))
+
+
+def _below(top: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """What the parts of a pattern name in the folder `top`."""
+    if not parts:
+        yield top
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _below(top, rest)
+    if not glob.has_magic(part):
+        found = [top / part] if exists(top / part) else []
+    else:
+        inside = [path for path in entries(top) if part[0] == "." or path.name[0] != "."]
+        found = [path for path in inside if fnmatchcase(path.name, part)]
+    for path in found:
+        if part != "**":
+            yield from _below(path, rest)
+        elif is_folder(path):
+            yield from _below(path, parts)
+        elif not rest:
+            yield path
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -30,6 +30,7 @@ from distsent.formats.column_choice import Column
 from distsent.formats.read_as import ReadAs
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
 from distsent.job.schema import DataSection
+from distsent.storage import exists, is_file
 
 
 def open_dataset(
@@ -59,7 +60,7 @@ def _open_dataset(
     naming: Naming | None,
 ) -> TextDataset:
     name, path = data.source, Path(data.source).expanduser()
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not path.exists()
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not exists(path)
     if name == "demo" and data.train is None:
         source: Source = DemoReviews(data)
     elif name in KNOWN_DATASETS or (is_hub_id and name != "demo"):
@@ -131,7 +132,7 @@ class TextDataset:
         self.naming, self.only, self.recorded = naming, only, recorded
         self.notes = source.notes  # what the names of the files leave open, a line each
         # A source that is a single file is the wanted split, whatever its name
-        lone = Path(data.source).is_file() and only not in source.splits
+        lone = is_file(Path(data.source)) and only not in source.splits
         self._inner = "train" if lone else only or ""
         if only and self._inner not in source.splits:
             found = f"it has {', '.join(source.splits)}: use --split {source.splits[0]}"

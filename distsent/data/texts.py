@@ -15,6 +15,7 @@ from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import is_blank, printable, text_error
 from distsent.job.schema import DataSection
+from distsent.storage import exists
 
 
 class Text(NamedTuple):
@@ -38,7 +39,7 @@ class TextFile:
         self, path: str | Path, data: DataSection | None = None, recorded: ReadAs | None = None
     ) -> None:
         file, data = Path(path), data or DataSection()
-        if not file.exists():
+        if not exists(file):
             raise UserError(f"{path}: no such file")
         opened = File(file, str(path), FileOptions.of(data), recorded=recorded)
         self._reader = open_file(opened)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from distsent.errors import UserError
 from distsent.formats.records import first_few, readable
+from distsent.storage import exists, is_file, is_folder
 
 BLOCK = 1 << 20  # bytes read at once
 SUFFIXES = {
@@ -86,8 +87,8 @@ def source_of(path: Path, name: str, compression: str = "auto") -> Source:
 
 
 def _source_of(path: Path, name: str, compression: str) -> Source:
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file, and all of it is read twice"
+    if exists(path) and not is_file(path):
+        what = "a folder" if is_folder(path) else "no regular file, and all of it is read twice"
         raise UserError(f"{name}: {what}; name a file")
     with open(path, "rb") as file:
         head = file.read(10)

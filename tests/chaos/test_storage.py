@@ -100,9 +100,9 @@ def test_a_disk_that_turns_read_only_is_one_line(
     assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(
-        UserError, match=r"cannot write to .*; choose another folder with run\.dir"
+        UserError, match=r"cannot write to .*run the same command again, or choose another folder"
     ) as caught:
         train(disk)
-    assert len(caught.value.lines) == 1
+    assert len(caught.value.lines) == 1 and caught.value.code == FAILED
     found = checkpoint.load_newest(disk / "chaos" / "checkpoints", lambda line: pytest.fail(line))
     assert found is not None and found.step == 3

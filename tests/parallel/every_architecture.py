@@ -47,12 +47,13 @@ def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
     own = f"job.name={name}", f"run.dir={runs}", f"model.name={folder / 'encoders' / name}"
     source = f"data.source={folder / 'dataset'}", f"train.token_budget={budget}"
     job = load_job(None, [*OVERRIDES, *own, *source])
+    stop = NoSignals()
     try:
-        TrainingRun(job, world, NoSignals()).train()
+        TrainingRun(job, world, stop).train()
     except UserError as error:
         return {"lines": [str(error)]}
     run = runs / name
-    evaluated = evaluate_saved_model(resolve_request(str(run), [], "test"), world)
+    evaluated = evaluate_saved_model(resolve_request(str(run), [], "test"), world, stop)
     if not world.is_main:
         return {}
     texts = [line["text"] for line in fixtures.rows(12, seed=2)]

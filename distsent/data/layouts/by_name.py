@@ -34,6 +34,7 @@ from distsent.errors import UserError
 from distsent.formats.compression import data_suffix
 from distsent.formats.json.reader import parts_of
 from distsent.formats.records import first_few
+from distsent.storage import is_file, is_folder
 
 Splits = dict[str, list[RowSource]]
 DEEPEST = 8  # folders inside each other that hold nothing else
@@ -60,7 +61,7 @@ def find_by_name(folder: Folder, named: Splits, depth: int = 0) -> Splits:
     """The splits in a folder, but those that the job has `named`."""
     wanted = [split for split in SPLITS if split not in named]
     inside = [folder.path / name for name in ("aclImdb", "data")]
-    places = [folder, *(folder.inner(path, path) for path in inside if path.is_dir())]
+    places = [folder, *(folder.inner(path, path) for path in inside if is_folder(path))]
     for place in places:
         if found := find_splits(place, wanted):
             return found
@@ -70,7 +71,7 @@ def find_by_name(folder: Folder, named: Splits, depth: int = 0) -> Splits:
     for place in (place.without(taken) for place in places):
         if rows := find_rows(place):
             lone = rows[0].paths[0]
-            if len(rows) == 1 and lone.is_file() and (parts := split_keys(lone, folder.reading)):
+            if len(rows) == 1 and is_file(lone) and (parts := split_keys(lone, folder.reading)):
                 return parts_of_file(place, lone, parts, {})
             return {"train": rows}
     folders = [path for path in folder.folders if not taken or _holds(path, taken)]
@@ -184,7 +185,7 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
     `split`: the one that the folder is by its name, so that a text in it is not about the dataset.
     """
     path = folder.path
-    if (path / "state.json").is_file():
+    if is_file(path / "state.json"):
         return [folder.table(file) for file in find_saved_files(path)]
     if not folder.tables and (classes := find_class_folders(path)):
         return [ClassFolders(classes, folder.name(path), folder.reading)]

@@ -22,6 +22,7 @@ from distsent.formats.encodings import MARKS
 from distsent.formats.likely_encoding import diagnose
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import first_few, readable
+from distsent.storage import entries, is_file, is_folder
 
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
 CLASSES = {"pos", "neg", "positive", "negative", "neutral", "spam", "ham"}
@@ -31,7 +32,7 @@ COLUMNS = ["text", "label"]
 
 def find_class_folders(folder: Path) -> dict[str, Path]:
     """The classes and their folders, if `folder` holds two or more folders of texts alone."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    folders = [path for path in entries(folder) if is_folder(path)]
     folders = [path for path in folders if path.name not in NO_CLASS and path.name[0] not in "._"]
     fit = all(is_of_texts(path) and not split_in(path.name) for path in folders)
     return {path.name: path for path in folders} if fit and len(folders) > 1 else {}
@@ -39,9 +40,9 @@ def find_class_folders(folder: Path) -> dict[str, Path]:
 
 def is_of_texts(folder: Path) -> bool:
     """Whether a folder holds texts alone: files called .txt, or without a suffix of letters."""
-    files = [path for path in folder.iterdir() if path.name[0] not in "._"]
+    files = [path for path in entries(folder) if path.name[0] not in "._"]
     return bool(files) and all(
-        path.is_file() and (path.suffix.lower() == ".txt" or not path.suffix[1:].isalpha())
+        is_file(path) and (path.suffix.lower() == ".txt" or not path.suffix[1:].isalpha())
         for path in files
     )
 
@@ -87,7 +88,7 @@ class ClassFolders(RowSource):
     @cached_property
     def _entries(self) -> list[tuple[str, Path]]:
         """(class, file) for all that is in the folders: listing them takes long, too."""
-        folders = [(label, sorted(folder.iterdir())) for label, folder in self._classes.items()]
+        folders = [(label, entries(folder)) for label, folder in self._classes.items()]
         return [
             (label, path) for label, some in folders for path in some if path.name[0] not in "._"
         ]

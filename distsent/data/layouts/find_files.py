@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from glob import glob
 from pathlib import Path
 
 from distsent.data.files import Files, Reading, RowSource, TableFile
@@ -17,6 +16,7 @@ from distsent.errors import UserError
 from distsent.formats.records import first_few, shorten
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
+from distsent.storage import exists, is_file, is_folder, matches
 
 
 def find_files(
@@ -26,11 +26,11 @@ def find_files(
 
     `only`: the split that is needed. Where the job names its files, no others are sought.
     """
-    if path and not path.exists():
+    if path and not exists(path):
         raise UserError(f"data.source = {str(path)!r}: no such file or folder")
     named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
-    folder = Folder.of(path if path and path.is_dir() else Path(), reading)
-    if path and path.is_file():
+    folder = Folder.of(path if path and is_folder(path) else Path(), reading)
+    if path and is_file(path):
         if parts := split_keys(path, reading):
             return Files(parts_of_file(folder, path, parts, named), folder.notes)
         if "train" in named:
@@ -39,7 +39,7 @@ def find_files(
         check_shards([path], f"data.source = {str(path)!r}", "name their folder")
     chosen = {split: named_rows(split, value, folder) for split, value in named.items()}
     found: Splits = {}
-    if path and path.is_file():
+    if path and is_file(path):
         found = {"train": [TableFile(path, path.name, reading)]}
     elif path and only not in chosen:
         found = find_by_name(folder, chosen)
@@ -60,13 +60,13 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
         if set(paths) == {"text", "label"}:
             (texts,), (labels,) = paths["text"], paths["label"]
             return [folder.parallel(texts, labels)]
-        classes = {k: some[0] for k, some in paths.items() if some[0].is_dir()}
-        rows = [folder.table(p, k) for k, some in paths.items() for p in some if p.is_file()]
+        classes = {k: some[0] for k, some in paths.items() if is_folder(some[0])}
+        rows = [folder.table(p, k) for k, some in paths.items() for p in some if is_file(p)]
         return [*rows, *([ClassFolders(classes, ".", folder.reading)] if classes else [])]
     out: list[RowSource] = []
     patterns = [value] if isinstance(value, str) else value
     for path in dict.fromkeys(p for pattern in patterns for p in _matching(split, pattern, folder)):
-        if path.is_file():
+        if is_file(path):
             out.append(folder.table(path))
         elif rows := find_rows(folder.inner(path), split):
             out += rows
@@ -78,9 +78,9 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
 def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
     """The files of a pattern, sorted, or the file or folder of this name."""
     path = folder.path / Path(pattern).expanduser()
-    if path.exists():
+    if exists(path):
         return [path]
-    found = sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
+    found = [p for p in matches(path) if is_file(p)]
     key = f"data.{split} = {to_toml_value(pattern)}"
     if not found:
         raise UserError(f"{key}: no such file in {folder.path}; there are {folder.shown()}")

@@ -15,6 +15,7 @@ from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
+from distsent.storage import entries, is_file, is_folder
 
 ROWS = ("", ".txt", ".label", ".data", ".dat", ".all")  # suffixes of texts that may be rows
 
@@ -46,11 +47,11 @@ class Folder:
 
     @property
     def files(self) -> list[Path]:
-        return [path for path in self._entries() if path.is_file()]
+        return [path for path in self._entries() if is_file(path)]
 
     @property
     def folders(self) -> list[Path]:
-        return [path for path in self._entries() if path.is_dir()]
+        return [path for path in self._entries() if is_folder(path)]
 
     @property
     def tables(self) -> list[Path]:
@@ -77,8 +78,8 @@ class Folder:
         return [path for path in texts if suffix_of(path) in ROWS or path.suffix[1:].isdigit()]
 
     def _entries(self) -> list[Path]:
-        entries = [path for path in sorted(self.path.iterdir()) if path.name[0] not in "._"]
-        return [path for path in entries if path not in self.taken]
+        inside = [path for path in entries(self.path) if path.name[0] not in "._"]
+        return [path for path in inside if path not in self.taken]
 
     def name(self, path: Path) -> str:
         """What messages call a file."""

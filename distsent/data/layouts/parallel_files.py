@@ -23,6 +23,7 @@ from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs
 from distsent.formats.records import shorten
 from distsent.job.keys import to_toml_value
+from distsent.storage import entries, is_file, is_folder
 
 TEXTS = {"text", "texts", "sentence", "sentences", "sent", "sents", "x"}  # and seq.in
 LABELS = {
@@ -78,8 +79,8 @@ def _ways(
     folder = texts[0].parent
     places = {split or "train": folder}
     if split is None and folder != root:
-        named = {split_called(place.name): place for place in folder.parent.iterdir()}
-        places = {name: place for name, place in named.items() if name and place.is_dir()}
+        named = {split_called(place.name): place for place in entries(folder.parent)}
+        places = {name: place for name, place in named.items() if name and is_folder(place)}
     return [
         {
             f"data.{name}": {
@@ -87,7 +88,7 @@ def _ways(
                 "label": inside(place / label.name, root),
             }
             for name, place in places.items()
-            if (place / texts[0].name).is_file() and (place / label.name).is_file()
+            if is_file(place / texts[0].name) and is_file(place / label.name)
         }
         for label in labels
     ]
@@ -100,7 +101,7 @@ class ParallelFiles(RowSource):
         super().__init__(names[0], reading)
         self.paths, self._labels_name = paths, names[1]
         mapping = paths[1].parent / NAMES
-        self._mapping = mapping if mapping.is_file() else None
+        self._mapping = mapping if is_file(mapping) else None
 
     @cached_property
     def digest(self) -> str:

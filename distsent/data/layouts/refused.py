@@ -16,6 +16,7 @@ from distsent.data.layouts.split_names import split_called, split_in
 from distsent.errors import UserError
 from distsent.formats.column_choice import text_candidates
 from distsent.formats.records import first_few
+from distsent.storage import entries
 
 END = "__eou__"  # of an utterance, in a line that is a dialogue
 LINES = 20  # that are compared
@@ -88,7 +89,7 @@ def _refuse_texts_of_a_table(folder: Folder) -> None:
 
 
 def _names_files(values: Sequence[str], place: Path) -> bool:
-    stems = {path.stem for path in place.iterdir()}
+    stems = {path.stem for path in entries(place)}
     return len(stems & {*values}) >= min(ENOUGH, len(stems), len({*values}))
 
 

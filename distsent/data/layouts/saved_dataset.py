@@ -8,13 +8,14 @@ from typing import Any
 
 from distsent.data.layouts.split_names import split_called
 from distsent.errors import UserError
+from distsent.storage import is_file
 
 
 def find_saved_splits(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each split, train alone for a Dataset; None if the folder is none of them."""
-    if (folder / "state.json").is_file():
+    if is_file(folder / "state.json"):
         return {"train": find_saved_files(folder)}
-    if not (folder / "dataset_dict.json").is_file():
+    if not is_file(folder / "dataset_dict.json"):
         return None
     names = _read(folder / "dataset_dict.json").get("splits", [])
     splits: dict[str, list[Path]] = {}
@@ -29,7 +30,7 @@ def find_saved_splits(folder: Path) -> dict[str, list[Path]] | None:
 def find_saved_files(folder: Path) -> list[Path]:
     """The Arrow files of a saved Dataset."""
     listed = [folder / file["filename"] for file in _read(folder / "state.json")["_data_files"]]
-    if missing := [path.name for path in listed if not path.is_file()]:
+    if missing := [path.name for path in listed if not is_file(path)]:
         raise UserError(f"{folder}: {', '.join(missing[:5])} of this saved dataset is missing")
     return listed
 

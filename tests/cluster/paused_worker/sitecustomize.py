@@ -49,8 +49,8 @@ def change_plan(module: ModuleType) -> None:
 def change_stop(module: ModuleType) -> None:
     init = module.StopSignal.__init__
 
-    def init_and_register(stop: Any) -> None:
-        init(stop)
+    def init_and_register(stop: Any, *options: Any) -> None:
+        init(stop, *options)
         stops.append(stop)
 
     module.StopSignal.__init__ = init_and_register
