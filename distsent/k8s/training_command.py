@@ -71,8 +71,8 @@ class Training:
         if self.stop_requested:
             return decide(STOPPED)
         folders, started, ended = run_folders(command), time.monotonic(), None
-        attempt = os.environ[ATTEMPT] = str(time.time_ns())
-        env, unset, token_file = without_secrets(dict(os.environ))
+        attempt = str(time.time_ns())
+        env, unset, token_file = without_secrets({**os.environ, ATTEMPT: attempt})
         if unset:
             print(f"distsent: unset for the command: {', '.join(unset)}", flush=True)
         self._errors, code = b"", None
@@ -93,10 +93,8 @@ class Training:
         copier.join(timeout=5.0)
         if token_file is not None:
             token_file.unlink(missing_ok=True)
-        runs, code = (
-            [status_of(each, attempt) for each in folders],
-            code if code >= 0 else 128 - code,
-        )
+        runs = [status_of(each, attempt) for each in folders]
+        code = code if code >= 0 else 128 - code
         decision = decide(code, *runs, stop_requested=self.stop_requested)
         left = [run for run in runs if run is not None]
         took = time.monotonic() - started
@@ -104,7 +102,7 @@ class Training:
         if decision.action == "give_up" and not decision.message:
             decision = replace(decision, message=self._last_errors())
             if folders and not left:
-                RunFolder(folders[0]).write_refusal(decision.code, decision.message)
+                RunFolder(folders[0]).write_refusal(decision.code, decision.message, attempt)
         return decision
 
     def _copy(self, stream: BinaryIO) -> None:

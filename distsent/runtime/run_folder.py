@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,14 @@ class RunFolder:
     def write_status(self, status: RunStatus) -> None:
         self.owner.write_text(self.status, status.to_json())
 
-    def write_refusal(self, code: int, message: str) -> None:
+    def write_refusal(self, code: int, message: str, attempt: str | None = None) -> None:
         """Record beside the folder how this start ends, if its launcher will look for it.
 
-        The folder itself belongs to another process or to another job's run.
+        The folder itself belongs to another process or to another job's run. `attempt`: the
+        launcher's name for the start, if the launcher itself writes this.
         """
         status = RunStatus.started("").ended(code, message)
+        status = replace(status, attempt=attempt or status.attempt)
         if status.attempt is not None:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -177,8 +177,7 @@ def test_a_host_that_does_not_know_its_name_says_so_instead_of_crashing_in_gloo(
     fix = f"Gloo would crash: add the line `127.0.1.1 {name}` to /etc/hosts, or use MPI"
     found = typed("train", *words)
     assert found == (1, "", f"distsent: this host's name, {problem}; {fix}\n")
-    left = [path.name for path in (tmp_path / "runs").iterdir()]
-    assert left == [".it.refused.json"], "the reason alone, for a launcher that hides codes"
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_in_any_locale_words_names_and_lines_are_utf8(tmp_path: Path) -> None:
