@@ -174,14 +174,15 @@ def _check_same(torch: Launch, step: Launch, starts_workers: bool) -> None:
 
 
 def _check_complete(env: Mapping[str, str]) -> None:
-    """Raises UserError if variables of torch are there without the others that belong to them."""
+    """Raises HostError if variables of torch are there without the others that belong to them."""
     given = [name for name in TORCHRUN[:2] if name in env]
     if not given or (len(given) == 2 and env["WORLD_SIZE"] == "1"):
         return
     found = " ".join(f"{name}={env[name][:80]}" for name in given)
     absent = [name for name in (*TORCHRUN[:2], "MASTER_ADDR") if not env.get(name)]
     fix = "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or unset them to train alone"
-    raise UserError(f"{found} without {' and '.join(absent)}: {fix}")
+    # There may be no rank 0 that would say it
+    raise HostError(f"{found} without {' and '.join(absent)}: {fix}")
 
 
 def _over_torch(found: Launch, env: Mapping[str, str], reason: str = "") -> Launch:

@@ -180,6 +180,16 @@ def test_a_host_that_does_not_know_its_name_says_so_instead_of_crashing_in_gloo(
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_a_lone_process_says_that_its_launcher_variables_are_incomplete(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not rank 0, but there may be no other process."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, out, err = typed("train", *job(tmp_path))
+    assert (code, out) == (2, "") and err.startswith("distsent: RANK=1 WORLD_SIZE=2 without MASTER")
+
+
 def test_in_any_locale_words_names_and_lines_are_utf8(tmp_path: Path) -> None:
     model, said = fixtures.model(tmp_path / "modèle"), ["déjà vu", "ça — 日本"]
     environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
