@@ -35,7 +35,8 @@ class FileLock:
     reach: str
 
     def close(self) -> None:
-        os.close(self.file)
+        with suppress(OSError):  # nothing in the file matters any more
+            os.close(self.file)
 
 
 def try_lock(path: Path) -> FileLock | None:

@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -115,17 +116,29 @@ def appears(ready: Callable[[], bool], folder: Path, seconds: float | None = Non
     return True
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give errors of an open file the name of the file: only those of `open` have it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def sync(path: Path) -> None:
     """Flush a file's content, or a folder's entries, to disk. Raises OSError.
 
     Without it, a rename may reach the disk before the content of the renamed file.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems cannot flush a folder: then its entries are as safe as they get
-        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise
-    finally:
-        os.close(descriptor)
+    with named(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some file systems cannot flush a folder: then its entries are as safe as they get
+            if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise
+        finally:
+            os.close(descriptor)

@@ -11,6 +11,7 @@ import json
 import random
 import re
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ class FaultyRuns:
         return Outcome(case, ended.code, ended.output, tuple(problems))
 
     def _judge(self, case: Case, ended: Ended, hits: int) -> Iterator[str]:
+        if ended.code == -signal.SIGBUS and case.fault.operation == "read":
+            return  # the kernel's answer where a page of a mapped file cannot be read
         # No permission, as far as the run can see: then the job names a wrong place
         denied = case.fault.error == errno.EACCES and case.fault.times == ALWAYS
         if ended.code not in ((0, 1, 2) if denied else (0, 1) if hits else (0,)):

@@ -28,7 +28,7 @@ from distsent.data.tokens.builder import building, damage, explained
 from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
 from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
-from distsent.storage import appears, is_folder
+from distsent.storage import appears, is_folder, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,7 +83,8 @@ class TokenStore:
         arrays: dict[str, dict[str, Any]] = {}
         for file in meta["files"]:
             split, what, _ = file.split(".")
-            arrays.setdefault(split, {})[what] = np.load(folder / file, mmap_mode="r")
+            with named(folder / file):
+                arrays.setdefault(split, {})[what] = np.load(folder / file, mmap_mode="r")
         cut = {name: split["truncated"] for name, split in meta["splits"].items()}
         splits = {name: Tokens(**arrays[name], truncated=cut[name]) for name in cut}
         return cls(folder, splits, tuple(meta["label_names"]), meta)
