@@ -19,8 +19,10 @@ OF_THE_JOB = frozenset(
     )
 )  # fmt: skip
 NOT_PERMITTED = errno.EACCES, errno.EPERM
-# Libraries in Rust and Arrow put the number into the text alone
-IN_TEXT = re.compile(r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+# Libraries in Rust, Arrow and torch put the number into the text alone
+IN_TEXT = re.compile(
+    r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]|>: [a-z ]+ \((\d+)\)$", re.IGNORECASE
+)
 CLIENTS = (
     "ssl",
     "httpx",
@@ -97,7 +99,7 @@ def _own_errno(error: BaseException) -> int | None:
     if isinstance(error, ValueError | LookupError):  # may quote what a file contains
         return None
     found = IN_TEXT.search(str(error))
-    return int(found[1] or found[2]) if found else None
+    return int(found[1] or found[2] or found[3]) if found else None
 
 
 def _http_status(error: BaseException) -> int | None:

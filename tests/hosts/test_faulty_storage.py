@@ -25,6 +25,7 @@ CHOSEN = [  # what went wrong before, or would be the worst
     Case("prepare", Fault("write", "*/.tokens/*/test.labels.npy", errno.ENOSPC)),
     Case("prepare", Fault("read", "*/model/tokenizer.json", errno.EIO, times=ALWAYS)),
     Case("evaluate", Fault("open", "*/runs/fault/model/model.safetensors", errno.ESTALE, times=3)),
+    Case("prepare", Fault("flush", "*/model/model.safetensors", errno.ENOSPC)),
     Case("resume", Fault("read", "*/.tokens/*/validation.labels.npy", errno.EDQUOT, times=ALWAYS)),
 ]
 
