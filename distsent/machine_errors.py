@@ -19,6 +19,7 @@ OF_THE_JOB = frozenset(
     )
 )  # fmt: skip
 NOT_PERMITTED = errno.EACCES, errno.EPERM
+NO_SPACE = errno.ENOSPC, errno.EDQUOT
 # Libraries in Rust, Arrow and torch put the number into the text alone
 IN_TEXT = re.compile(
     r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]|>: [a-z ]+ \((\d+)\)$", re.IGNORECASE

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from distsent.errors import UserError
+from distsent.machine_errors import NO_SPACE
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def explain(error: BaseException, name: str) -> BaseException:
     while isinstance(error, DatasetGenerationError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in NO_SPACE:
         fix = "free some, or set HF_DATASETS_CACHE to a folder with space"
         return UserError(f"{name}: no space left for the cache of datasets; {fix}")
     if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -6,7 +6,6 @@ its size and its hash, lies beside it: rows that were cut short or damaged are r
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -22,6 +21,7 @@ from xxhash import xxh3_128
 
 from distsent.errors import UserError
 from distsent.lock import is_old, locked
+from distsent.machine_errors import NO_SPACE
 
 MOST_ROWS, MOST_CHARACTERS = 4096, 1 << 24  # of a batch: what a process holds in memory
 
@@ -143,6 +143,6 @@ def _writable(name: str, folder: Path) -> Iterator[None]:
     except OSError as error:
         fix = "set HF_DATASETS_CACHE to another folder"
         why = f"cannot be written ({error.strerror or error})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             why, fix = "has no space left", "free some, or set HF_DATASETS_CACHE to another folder"
         raise UserError(f"{name}: the cache of its rows, {folder}, {why}; {fix}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from distsent.data.tokens.tokenize import Progress
 from distsent.errors import FAILED, UserError
 from distsent.lock import is_old, locked
+from distsent.machine_errors import NO_SPACE
 from distsent.storage import appears, entries, exists, is_folder, sync
 
 
@@ -104,6 +105,6 @@ def explained(parent: Path) -> Iterator[None]:
         yield
     except OSError as error:
         line = f"the token store cannot be written ({error.strerror or error}); see data.store"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             line = "no space left for the token store; free some, or choose another data.store"
         raise UserError(f"{parent}: {line}") from error
