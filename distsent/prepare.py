@@ -164,13 +164,13 @@ def format_store(store: TokenStore) -> str:
     lines = ["{:10} {:>10} {:>7} {:>14} {:>6} {:>7} {:>9}".format(*heads)]
     for name, split in store.meta["splits"].items():
         rows, tokens = split["rows"], split["tokens"]
-        classes = sum(1 for count in split["classes"] if count)
+        classes = sum(1 for count in split.get("classes", ()) if count)
         lines.append(
             f"{name:10} {rows:>10,} {classes:>7} {tokens:>14,} {tokens / rows:>6.1f} "
             f"{split['longest']:>7} {split['truncated'] / rows:>9.1%}"
         )
     notes = [f"note: {line}" for line in store.notes]
-    return "\n".join([*lines, "", *store.class_table, "", *notes, f"token store: {store.folder}"])
+    return "\n".join([*lines, "", *store.label_table, "", *notes, f"token store: {store.folder}"])
 
 
 if __name__ == "__main__":

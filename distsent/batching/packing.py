@@ -58,7 +58,7 @@ class PackedBatch:
     positions_T: torch.Tensor
     types_T: torch.Tensor | None
     cls_index_n: torch.Tensor  # the first token of each example
-    labels_n: torch.Tensor
+    labels_n: torch.Tensor  # int64 [n]; multi_label and regression: float32 [n, labels]
     lengths: tuple[int, ...]
     groups: tuple[LengthGroup, ...]
     keys_T: torch.Tensor | None
@@ -119,12 +119,18 @@ def pack(
         positions_T=filled(positions),
         types_T=None if types is None else filled(np.concatenate(types)),
         cls_index_n=tensor(starts),
-        labels_n=tensor(labels),
+        labels_n=_labels(labels).to(device),
         lengths=tuple(lengths.tolist()),
         groups=tuple(_length_groups(lengths, device, round_shapes)),
         keys_T=keys_T,
         step_key=None if step_key is None else step_key.to(device),
     )
+
+
+def _labels(labels: np.ndarray) -> torch.Tensor:
+    """Class indices as int64; a row of several labels or numbers each as float32."""
+    kind = np.int64 if labels.ndim == 1 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(labels, dtype=kind))
 
 
 def _split_into_groups(lengths: np.ndarray) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels
+from distsent.data.labels.targets import count_classes
 from distsent.data.labels.values import QUOTED, quote
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
@@ -31,9 +32,11 @@ def find_column_errors(
 
     `sample`: the same files with some values of each column, to tell which column was meant.
     """
-    keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
+    keys = {"data.text_column": columns.text, "data.pair_column": columns.pair}
+    if not columns.labels:
+        keys["data.label_column"] = columns.label
     at = dict(columns.positions)
-    wanted = {f"data.{role}_column": name for role, name in keys.items() if name and name not in at}
+    wanted = {key: name for key, name in keys.items() if name and name not in at}
     lines, fix = list[str](), dict[str, Any]()
     if any(found.count(name) != 1 for _, found in files for name in wanted.values()):
         alike: dict[tuple[str, ...], list[tuple[str, list[Column]]]] = {}
@@ -142,7 +145,10 @@ def find_good_rows(
             bad += row_lines(rows, unlabeled, NOT_LABELED)
         outside = f"a label outside the classes {quote(labels.names, marks=False)}"
         # A model is wrong on rows of other classes: without them its scores would be too high
-        (fatal if labels.naming.trained else bad).extend(row_lines(rows, other, outside, True))
+        shown = rows.columns.of_labels[0]
+        (fatal if labels.naming.trained else bad).extend(row_lines(rows, other, outside, shown))
+        for code, fault in labels.faults.items():
+            bad += row_lines(rows, np.flatnonzero(codes == code), fault.text, fault.column)
         if len(other) or ambiguous:
             fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and len(unlabeled) == len(codes):
@@ -178,17 +184,16 @@ def _dropped(codes: np.ndarray, kept: np.ndarray) -> str:
     return f"{line} ({some})" if some else line
 
 
-def row_lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False) -> Iterator[str]:
-    """A line for each file with bad rows."""
+def row_lines(rows: Rows, bad: np.ndarray, fault: str, show: str = "") -> Iterator[str]:
+    """A line for each file with bad rows. `show`: the column whose values it quotes."""
     bounds = np.searchsorted(bad, rows.starts)
     for i, part in enumerate(rows.parts):
         here = bad[bounds[i] : bounds[i + 1]]
         if not len(here):
             continue
         shown = [rows.locate(int(row))[1] for row in here[:SHOWN]]
-        if show_label:
-            column = part.table.column(rows.columns.label)
-            values = take_values(column, here[:SHOWN] - rows.starts[i])
+        if show:
+            values = take_values(part.table.column(show), here[:SHOWN] - rows.starts[i])
             shown = [f"{name} ({_short(value)})" for name, value in zip(shown, values, strict=True)]
         more = f" and {len(here) - SHOWN:,} more" if len(here) > SHOWN else ""
         yield f"{part.name}: {count_rows(len(here))} with {fault}: {', '.join(shown)}{more}"
@@ -197,14 +202,14 @@ def row_lines(rows: Rows, bad: np.ndarray, fault: str, show_label: bool = False)
 def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]:
     """Warnings about classes without rows. Raises UserError for classes that cannot be learned."""
     counts = {
-        split: np.bincount(labels.indices[split][rows], minlength=len(labels.names))
+        split: count_classes(labels.targets(split)[rows], len(labels.names))
         for split, rows in good_rows.items()
         if len(rows)
     }
     errors = [f"the {split} split has no rows" for split in good_rows if split not in counts]
     warnings: list[str] = []
     base = next(iter(counts), None)
-    if base in ("train", "pool"):
+    if base in ("train", "pool") and labels.has_classes:
         total = np.sum([*counts.values()], axis=0)
         errors += _not_in_training(
             np.flatnonzero((counts[base] == 0) & (total > 0)), counts, labels
@@ -215,7 +220,7 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
             warnings.append(f"{which} no rows in any split")
         if total.max() < 2:
             errors.append(f"{labels.where}: no class has two rows ({quote(labels.names)})")
-        elif np.count_nonzero(counts[base]) == 1:
+        elif np.count_nonzero(counts[base]) == 1 and not labels.arrays:
             only = labels.names[int(counts[base].argmax())]
             errors.append(f"all training rows are of one class, {quote([only])}: nothing to learn")
     if errors:

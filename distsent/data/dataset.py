@@ -19,8 +19,9 @@ from distsent.data.demo_source import DemoReviews
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading
 from distsent.data.hub import Hub
-from distsent.data.labels.classes import Labels, read_labels
+from distsent.data.labels.classes import Labels
 from distsent.data.labels.names import Naming
+from distsent.data.labels.read import read_targets
 from distsent.data.layouts.find_files import find_files
 from distsent.data.layouts.split_column import check_split_column
 from distsent.data.rows import Columns, Rows
@@ -78,7 +79,7 @@ class Split:
 
     source: Rows
     rows: np.ndarray  # their numbers in `source`, int64 (n,), ascending
-    labels: np.ndarray  # class indices, int64 (n,)
+    labels: np.ndarray  # class indices, int64 (n,); or as Labels.arrays
     hashes: np.ndarray  # equal for equal texts, uint64 (n,)
 
     def __len__(self) -> int:
@@ -162,6 +163,7 @@ class TextDataset:
         """Hash of content, columns and selection: equal fingerprints, equal rows and order."""
         d, columns = self.data, Columns.of(self.data)
         names = (self.naming, d.fold_labels, *(d.drop_labels or ()))
+        names += ("allow_empty_labels",) * d.allow_empty_labels
         cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
         # Where nothing is drawn, runs of several seeds share a store
         draws = d.validation_fraction or d.test_fraction or d.max_rows or d.max_eval_rows
@@ -199,7 +201,7 @@ class TextDataset:
             parts = [part for some in rows.values() for part in some.parts]
             rows = {selection.POOL: Rows(parts, Columns.of(data))}
         scans = {name: checks.scan_texts(some) for name, some in rows.items()}
-        labels = read_labels(rows, self.naming, data.fold_labels, data.drop_labels or ())
+        labels = read_targets(rows, self.naming, data)
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
         chosen = {name: (name, some) for name, some in good.items()}
@@ -207,7 +209,7 @@ class TextDataset:
             chosen, notes = selection.select_rows(labels, good, data, self.seed)
             warnings += notes
         splits = {
-            name: Split(rows[old], some, labels.indices[old][some], scans[old][1][some])
+            name: Split(rows[old], some, labels.targets(old)[some], scans[old][1][some])
             for name, (old, some) in chosen.items()
         }
         return Content(splits, labels, warnings, read_as)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from distsent.data import demo
-from distsent.data.files import table_columns
 from distsent.data.rows import SPLITS, Columns, Part
+from distsent.data.sample import table_columns
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.job.keys import to_toml_value

@@ -12,7 +12,8 @@ import numpy as np
 
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.diagnosis import with_keys
-from distsent.data.labels.class_table import class_table
+from distsent.data.labels.label_table import label_table
+from distsent.data.labels.targets import summary
 from distsent.errors import UserError
 from distsent.formats.column_choice import (
     Candidate,
@@ -116,10 +117,10 @@ def _check(found: Description) -> None:
 
 
 def _class_counts(dataset: TextDataset) -> list[str]:
-    """The rows of each class in each split, as lines of a table."""
+    """What each split has of each class or number, as lines of a table."""
     n = len(dataset.label_names)
-    counts = {s: np.bincount(x.labels, minlength=n).tolist() for s, x in dataset.splits.items()}
-    return class_table(dataset.label_names, counts)[: MOST_CLASSES + 2]
+    splits = {s: summary(x.labels, n) | {"rows": len(x)} for s, x in dataset.splits.items()}
+    return label_table(dataset.label_names, splits)[: MOST_CLASSES + 2]
 
 
 def _column_problems(found: Description) -> Iterator[str]:

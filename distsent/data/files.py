@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from distsent.data import row_cache
 from distsent.data.plain_types import class_names, plain_batches, plain_schema
 from distsent.data.row_check import Row, RowCheck
 from distsent.data.rows import SPLITS, Columns, Part
+from distsent.data.sample import sample_columns, table_columns
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.columnar import ROW, ColumnarReader
@@ -115,7 +114,12 @@ class RowSource:
         return {"columns": self._columns(), "label_names": names, "read_as": read_as.stored()}
 
     def _schema(self, *more: str) -> pa.Schema:
-        return pa.schema([(name, pa.string()) for name in (*self.reading.columns.all, *more)])
+        columns, lists = self.reading.columns, pa.list_(pa.string())
+        schema = pa.schema([(name, pa.string()) for name in (*columns.all, *more)])
+        if columns.has_lists and not columns.delimiter:
+            place = schema.get_field_index(columns.label)
+            schema = schema.set(place, pa.field(columns.label, lists))
+        return schema
 
 
 class TableFile(RowSource):
@@ -186,7 +190,8 @@ class TableFile(RowSource):
             if twice := [key for key in keys.values() if isinstance(key, int)]:
                 found = f"{self.name}: column {twice[0]} has the name of another one"
                 raise UserError(f"{found}; rename it: {reader.format} is read by name")
-            about = self._about(reader.read_as, class_names(reader.schema, names[columns.label]))
+            label_names = class_names(reader.schema, names[columns.of_labels[0]])
+            about = self._about(reader.read_as, label_names)
             schema = plain_schema(reader.schema, names)
             batches = reader.batches(list(names.values()))
             if self.where:
@@ -201,47 +206,17 @@ class TableFile(RowSource):
     def _rows(self, names: Mapping[str, str]) -> Iterator[Row]:
         columns, label = self.reading.columns, self.label
         keys = columns.keys_in(self._columns())
-        check = RowCheck(self.name, [names[c] for c in columns.all], self.reading.drop)
-        texts, place = [keys[c] for c in columns.texts], keys[columns.label]
-        wanted = texts if label is not None else [*texts, place]
+        check = RowCheck(self.name, [names[c] for c in columns.all], columns, self.reading.drop)
+        texts, places = [keys[c] for c in columns.texts], [keys[c] for c in columns.of_labels]
+        wanted = texts if label is not None else [*texts, *places]
         for row, values, _ in self._reader.records(wanted):
             if isinstance(values, str):
-                yield check(row, [values] * len(texts), label)
+                yield check(row, [values] * len(texts), [label])
                 continue
             get = values.get
-            checked = check(row, [*map(get, texts)], get(place) if label is None else label)
+            labels = [*map(get, places)] if label is None else [label]
+            checked = check(row, [*map(get, texts)], labels)
             yield (*checked, str(row)) if self.where else checked
-
-
-def sample_columns(file: File, most: int | None = SAMPLE) -> list[Column]:
-    """The columns of a file with the values of its first rows; of those before a bad row."""
-    with open_file(file) as reader:
-        columns = [Column(name) for name in reader.columns or ()]
-        records = islice(_until_bad(reader.records([c.name for c in columns])), most)
-        while some := [*islice(records, SAMPLE)]:
-            good = [values for _, values, error in some if not error]
-            if reader.columns is None and any(isinstance(values, str) for values in good):
-                columns = columns or [Column("text")]
-                columns[0].add(good)
-                continue
-            good = [values for values in good if isinstance(values, dict)]
-            for column in columns:
-                column.add([values.get(column.name) for values in good])
-    return columns
-
-
-def _until_bad(records: Iterable[Any]) -> Iterator[Any]:
-    with suppress(UserError):
-        yield from records
-
-
-def table_columns(table: pa.Table) -> list[Column]:
-    """The columns of a table with their values."""
-    columns = [*map(Column, table.column_names)]
-    for batch in table.to_batches(SAMPLE):
-        for column, values in zip(columns, batch.columns, strict=True):
-            column.add(values.to_pylist())
-    return columns
 
 
 def sha256(path: Path, name: str) -> str:

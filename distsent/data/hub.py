@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from distsent.data.arrow import explain, silenced
-from distsent.data.files import table_columns
 from distsent.data.layouts.split_names import choose_splits
 from distsent.data.rows import SPLITS, Columns, Part
+from distsent.data.sample import table_columns
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
 from distsent.job.known_datasets import KNOWN_DATASETS
@@ -63,7 +63,8 @@ class Hub:
     def _part(self, split: str, columns: Columns) -> Part:
         rows = self._data[split]
         names = columns.in_file(rows.column_names)
-        classes = getattr(rows.features[names[columns.label]], "names", None)
+        feature = rows.features[names[columns.of_labels[0]]]
+        classes = getattr(getattr(feature, "feature", feature), "names", None)
         table = rows.data.table.select([*names.values()]).rename_columns([*names])
         return Part(f"{self.name} {split}", table, classes and tuple(classes))
 

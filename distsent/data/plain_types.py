@@ -14,8 +14,10 @@ def class_names(schema: pa.Schema, column: str) -> list[str] | None:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
+        # A list of classes: Sequence, List, or a list with one feature, by version of datasets
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
         return list(feature["names"]) if feature["_type"] == "ClassLabel" else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
@@ -37,6 +39,9 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     """The same values without dictionaries and views. Spark writes texts as bytes."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _plain(kind.value_type)
+        return kind if inner == kind.value_type else pa.list_(inner)
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         return pa.string()
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):

@@ -23,6 +23,8 @@ from distsent.errors import UserError
 from distsent.lock import is_old, locked
 from distsent.machine_errors import NO_SPACE
 
+# Texts and, last, the label or labels
+Row = tuple[str | list[str | None] | None, ...]
 MOST_ROWS, MOST_CHARACTERS = 4096, 1 << 24  # of a batch: what a process holds in memory
 
 
@@ -82,11 +84,9 @@ def load_or_write(
     return CachedRows(_open(rows), about)
 
 
-def batches_of(
-    rows: Iterable[tuple[str | None, ...]], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def batches_of(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as batches of bounded size: the offsets of a batch's texts have 32 bits."""
-    batch: list[tuple[str | None, ...]] = []
+    batch: list[Row] = []
     characters = 0
     for row in rows:
         batch.append(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,16 @@ class Columns:
     pair: str | None
     label: str
     positions: tuple[tuple[str, int], ...] = ()  # (column, its position), counted from 0
+    task: str = "single_label"
+    labels: tuple[str, ...] = ()  # one for each class or number, in place of `label`
+    delimiter: str | None = None  # between the labels of a cell
+
+    def __repr__(self) -> str:
+        # Names stores and cached rows. What came later shows where it is used: old ones stay valid
+        named = [(item.name, getattr(self, item.name), item.default) for item in fields(self)]
+        old = ("text", "pair", "label", "positions")
+        shown = (f"{n}={x!r}" for n, x, default in named if n in old or x != default)
+        return f"Columns({', '.join(shown)})"
 
     @classmethod
     def of(cls, data: DataSection) -> Columns:
@@ -35,15 +45,25 @@ class Columns:
             if (position := getattr(data, f"{role}_position")) is not None:
                 names[role] = f"position {position}"
                 positions.append((f"position {position}", position))
-        return cls(**names, positions=tuple(positions))  # type: ignore[arg-type]
+        of_task = data.task, data.label_columns or (), data.label_delimiter
+        return cls(*names.values(), tuple(positions), *of_task)  # type: ignore
 
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
     @property
+    def of_labels(self) -> tuple[str, ...]:
+        return self.labels or (self.label,)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether the label of a row is a list, or the text of one."""
+        return self.task == "multi_label" and not self.labels
+
+    @property
     def all(self) -> tuple[str, ...]:
-        return (*self.texts, self.label)
+        return (*self.texts, *self.of_labels)
 
     def in_file(self, found: Sequence[str]) -> dict[str, str]:
         """What a file with the columns `found` calls the columns that it has."""
@@ -67,6 +87,17 @@ class Part:
     table: pa.Table
     label_names: tuple[str, ...] | None = None  # where the file itself has them
     read_as: ReadAs | None = None  # how the file was read, if it is a file
+    lists: tuple[Part, np.ndarray] | None = None  # where rows are values of lists: of which rows
+
+    def number(self, row: int) -> str:
+        """The user's name of a row of the table."""
+        if self.lists:
+            part, rows = self.lists
+            return part.number(int(rows[row]))
+        for column, name in ((FILE, "{}"), (ROW, "row {}")):
+            if column in self.table.column_names:
+                return name.format(self.table.column(column)[row].as_py())
+        return f"row {row + 1}"
 
 
 class Rows:
@@ -92,12 +123,7 @@ class Rows:
     def locate(self, row: int) -> tuple[Part, str]:
         """The part that contains `row`, and the user's name of the row in it."""
         index = int(np.searchsorted(self.starts, row, side="right")) - 1
-        part, row = self.parts[index], row - int(self.starts[index])
-        if FILE in part.table.column_names:
-            return part, part.table.column(FILE)[row].as_py()
-        if ROW in part.table.column_names:
-            return part, f"row {part.table.column(ROW)[row].as_py()}"
-        return part, f"row {row + 1}"
+        return self.parts[index], self.parts[index].number(row - int(self.starts[index]))
 
     def origin(self, row: int) -> str:
         """File and row, counted from 1: "train.csv, row 17"."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.random import PCG64, Generator
 
 from distsent.data.labels.classes import Labels
+from distsent.data.labels.targets import count_classes, first_rows
 from distsent.data.labels.values import quote
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
@@ -41,7 +42,7 @@ def select_rows(
         if fraction:
             # Shares of all rows, not of what an earlier cut has left
             size = round(fraction * len(all_rows))
-            part = stratified(rest, labels.indices[base], size, _random(seed, purpose))
+            part = draw_share(rest, labels.targets(base), size, _random(seed, purpose))
             if len(part) == 0:
                 n = len(all_rows)
                 raise UserError(f"data.{name}_fraction = {fraction}: selects no rows out of {n:,}")
@@ -55,11 +56,14 @@ def select_rows(
             source, rows = chosen[name]
             key = "max_eval_rows" if offset else "max_rows"
             random = _random(seed, TRAIN_ROWS + offset)
-            most, codes = getattr(data, key), labels.indices[source]
+            most, targets, n = getattr(data, key), labels.targets(source), len(labels.names)
             drawn = (
-                draw(rows, most, random) if offset else draw_all_classes(rows, codes, most, random)
+                draw(rows, most, random)
+                if offset
+                else draw_all_classes(rows, targets, most, random)
             )
-            lost = np.setdiff1d(codes[rows], codes[drawn])
+            before, after = (count_classes(targets[some], n) for some in (rows, drawn))
+            lost = np.flatnonzero((before > 0) & (after == 0))
             if len(lost):
                 some = f"{len(drawn):,} rows that data.{key} selected"
                 names = quote(labels.names[code] for code in lost)
@@ -91,6 +95,13 @@ def find_split_errors(
         lines.append(f"{what}: set data.validation_fraction or data.test_fraction, e.g. 0.1")
         fix["data.validation_fraction"] = 0.1
     return lines, fix
+
+
+def draw_share(rows: np.ndarray, targets: np.ndarray, size: int, rng: Generator) -> np.ndarray:
+    """About `size` of `rows`, ascending, with their share of each class; of numbers: at random."""
+    if targets.ndim == 1:
+        return stratified(rows, targets, size, rng)
+    return draw(rows, size, rng)
 
 
 def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) -> np.ndarray:
@@ -130,7 +141,7 @@ def draw_all_classes(
     if most is None or most >= len(rows):
         return rows
     order = np.argsort(rng.random(len(rows)), kind="stable")
-    _, first_of_class = np.unique(labels[rows[order]], return_index=True)
+    first_of_class = first_rows(labels[rows[order]])
     later = np.ones(len(rows), dtype=bool)
     later[first_of_class] = False
     return np.sort(rows[order[np.argsort(later, kind="stable")[:most]]])

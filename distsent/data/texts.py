@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distsent.data.checks import find_column_errors, find_position_errors
-from distsent.data.files import sample_columns
 from distsent.data.rows import Columns
+from distsent.data.sample import sample_columns
 from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from distsent.data.files import Files, TableFile
-from distsent.data.labels.values import count_labels
+from distsent.data.labels.read import has_labels
 from distsent.data.rows import Columns, Rows, count_rows
 from distsent.errors import UserError
 from distsent.formats.column_choice import Column
@@ -70,10 +70,8 @@ def without_labels(rows: Mapping[str, Rows], classes: Collection[str]) -> dict[s
 
     -1 is a label only if it is one of `classes`.
     """
-    empty = {""} | ({"-1"} - set(classes))
     return {
         split: f"{split}: not used, none of its {count_rows(len(some))} has a label"
         for split, some in rows.items()
-        if split != "train" and len(some)
-        if all(count_labels(part, some.columns.label).keys() <= empty for part in some.parts)
+        if split != "train" and len(some) and not has_labels(some, classes)
     }

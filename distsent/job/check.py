@@ -26,7 +26,8 @@ SYNONYMS = {
     "eval_steps": "eval.every", "logging_steps": "log.every",
     "metric_for_best_model": "eval.metric", "save_steps": "checkpoint.every_steps",
     "save_total_limit": "checkpoint.keep", "output_dir": "run.dir", "dataset": "data.source",
-    "model_name_or_path": "model.name", "max_seq_length": "data.max_length",
+    "problem_type": "data.task", "model_name_or_path": "model.name",
+    "max_seq_length": "data.max_length",
     "lora_r": "adapter.rank", "r": "adapter.rank", "lora_alpha": "adapter.alpha",
     "target_modules": "adapter.targets",
 }  # fmt: skip

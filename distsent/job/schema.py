@@ -91,6 +91,17 @@ class DataSection:
     split_column: str | None = key(None, text,
         "column that says which split each row is of: `train`, `dev`, `test`, ...",
         unset="files are of one split", example="partition")
+    task: str = key("single_label", choice("single_label", "multi_label", "regression"),
+        "what a text is labeled with: one class, any number of classes, or numbers")
+    label_columns: tuple[str, ...] | None = key(None,
+        list_of(text, "a list of distinct columns", distinct=True),
+        "one column per class, with 0 or 1 (`multi_label`), or per number (`regression`)",
+        unset="label_column", example=("anger", "joy"))
+    label_delimiter: str | None = key(None, character(most=16),
+        "text between the labels of a row, where these are written as text", unset="lists",
+        example=",")
+    allow_empty_labels: bool = key(False, boolean,
+        "whether a row may have an empty list of labels (an empty text, with label_delimiter)")
     labels: tuple[str, ...] | Mapping[str, str] | str | None = key(None,
         either(list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
                either(table_of(text, "a table from values to distinct names"),

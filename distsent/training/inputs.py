@@ -53,6 +53,8 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
 
 def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
     """Raises UserError if job, model, tokenizer and dataset do not fit together."""
+    if store.task != "single_label":
+        raise UserError(f'data.task = "{store.task}" cannot be trained yet')
     loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
     limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
     if length > limit:

@@ -225,7 +225,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
-    table = store.class_table
+    table = store.label_table
     for line in (*loaded.notes, *table, *store.notes, summary):
         report.info(line)
     return Session(

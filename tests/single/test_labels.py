@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsent.data.labels.class_table import class_table
 from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels, read_labels
+from distsent.data.labels.label_table import class_table
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import label_error, normalize_label
 from distsent.data.rows import Columns, Part, Rows

@@ -20,21 +20,44 @@ from distsent.job.keys import to_toml_value
 
 # In place of a class index: null, the number -1, a value that is not a class, data.drop_labels
 MISSING, UNLABELED, UNKNOWN, DROPPED = -1, -2, -3, -4
+# The same for lists: without a label, with one that is null or blank
+EMPTY, NO_WORD = -5, -6
 MAX_CLASSES = 1000
 FEW = 10  # classes that may have a row or two each
 # Words that other programs write where a value is missing
 _MISSING_WORDS = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"}
 
 
-class Labels(NamedTuple):
-    """Classes of all rows."""
+class Fault(NamedTuple):
+    """What is wrong with the labels of some rows."""
 
-    names: tuple[str, ...]  # in index order
-    indices: dict[str, np.ndarray]  # per split, int64 (n,), negative where a row has none
+    text: str
+    column: str = ""  # whose values a message shows
+    allow: str = ""  # the key that allows it
+
+
+class Labels(NamedTuple):
+    """The labels of all rows: a class each, several, or numbers."""
+
+    names: tuple[str, ...]  # in index order: of classes, or of numbers
+    indices: dict[str, np.ndarray]  # per split, int64 (n,): of the class (0 if there are `arrays`);
+    #                                 negative where a row has no label
     values: dict[str, str]  # the name of each value; evaluation reads other files by it
     notes: list[str]  # what the user should know, one line each
     naming: Naming  # what named the classes
     where: str  # files and column, for messages
+    # per split: several labels, 0 or 1, uint8 (n, names); numbers, float64 (n, names)
+    arrays: Mapping[str, np.ndarray] = {}
+    faults: Mapping[int, Fault] = {}  # what further negative `indices` mean
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the labels are classes, not numbers."""
+        return all(array.dtype.kind != "f" for array in self.arrays.values())
+
+    def targets(self, split: str) -> np.ndarray:
+        """What a model learns of each row of the split."""
+        return self.arrays.get(split, self.indices[split])
 
 
 def read_labels(

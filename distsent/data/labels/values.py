@@ -69,13 +69,19 @@ def count_labels(part: Part, column: str) -> Counter[str]:
 
 def label_indices(part: Part, column: str, index: Mapping[str, int], other: int) -> np.ndarray:
     """`index` of the label of each row ("": without), int64 (n,); `other` where it has none."""
+    words, places = distinct_words(part, column)
+    codes = [index.get(word, other) for word in words]
+    return np.array(codes, dtype=np.int64)[places]
+
+
+def distinct_words(part: Part, column: str) -> tuple[list[str], np.ndarray]:
+    """The different labels of a column, and which of them each row has, int64 (n,)."""
     plain = _plain(part, column)
     values = pc.unique(plain)
     if not len(values):
-        return np.empty(0, dtype=np.int64)
-    codes = [index.get(word, other) for word in _words(part, column, values)]
+        return [], np.empty(0, dtype=np.int64)
     places = pc.index_in(plain, value_set=values).to_numpy()
-    return np.array(codes, dtype=np.int64)[places]
+    return [*_words(part, column, values)], places
 
 
 def _words(part: Part, column: str, distinct: pa.Array) -> Iterable[str]:
@@ -85,8 +91,8 @@ def _words(part: Part, column: str, distinct: pa.Array) -> Iterable[str]:
         raise _decode_error(part, column, distinct) from None
     for value in values:
         if error := label_error(value):
-            row = pc.index(_plain(part, column), value).as_py()
-            raise UserError(f"{part.name}, row {row + 1}: column {column!r}: {error}")
+            row = part.number(pc.index(_plain(part, column), value).as_py())
+            raise UserError(f"{part.name}, {row}: column {column!r}: {error}")
         word = normalize_label(value) or ""
         yield word if word and fold(word) else ""
 
@@ -95,8 +101,8 @@ def _decode_error(part: Part, column: str, distinct: pa.Array) -> UserError:
     raw = pc.cast(_plain(part, column), pa.large_binary())
     for value in pc.cast(distinct, pa.large_binary()).drop_null().to_pylist():
         if error := decode_error(value.decode(errors="surrogateescape")):
-            row = pc.index(raw, value).as_py() + 1
-            return UserError(f"{part.name}, row {row}: column {column!r}: the label is {error}")
+            row = part.number(pc.index(raw, value).as_py())
+            return UserError(f"{part.name}, {row}: column {column!r}: the label is {error}")
     return UserError(f"{part.name}: column {column!r}: not UTF-8")
 
 
@@ -119,6 +125,32 @@ def _type_error(file: str, column: str, values: pa.ChunkedArray) -> UserError:
         return UserError(f"{file}: column {column!r} contains {kind}, neither words nor integers")
     error = label_error(values[first].as_py())
     return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
+    t = pa.types
+    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
+
+
+def list_error(value: Any, delimiter: str | None) -> str:
+    """Why a value is not a list of labels; empty if it is one, or none at all.
+
+    With a `delimiter`, lists are written as text.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        if delimiter:
+            return f"{shorten(value)} is a list; data.label_delimiter is for labels in one text"
+        odd = (error for one in value if one is not None and (error := label_error(one)))
+        return next(odd, "")
+    if isinstance(value, str) and delimiter:
+        return ""
+    if isinstance(value, str):
+        return f"{shorten(value)} is text; data.label_delimiter says what is between its labels"
+    need = "expected a list, or one column per class in data.label_columns"
+    return f"{shorten(value)} is not a list of labels; {need}"
 
 
 def quote(words: Iterable[str], marks: bool = True, longest: int = QUOTED // 2) -> str:

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from distsent.data.files import Reading, RowSource
 from distsent.data.layouts.split_names import ABOUT, split_in, words
-from distsent.data.row_cache import batches_of
-from distsent.data.row_check import Row
+from distsent.data.row_cache import Row, batches_of
 from distsent.data.rows import FILE
 from distsent.errors import UserError
 from distsent.formats.compression import source_of

@@ -15,8 +15,8 @@ import pyarrow as pa
 from distsent.data.files import Reading, RowSource, sha256
 from distsent.data.layouts.class_files import COLUMNS
 from distsent.data.layouts.split_names import inside, split_called, split_in, words
-from distsent.data.row_cache import batches_of
-from distsent.data.row_check import Row, RowCheck
+from distsent.data.row_cache import Row, batches_of
+from distsent.data.row_check import RowCheck
 from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file
@@ -126,12 +126,13 @@ class ParallelFiles(RowSource):
                 stack.enter_context(open_file(File(path, name, options, strict=True)))
                 for path, name in zip(self.paths, names, strict=True)
             ]
-            counts, check = [0, 0], RowCheck(self.name, COLUMNS, self.reading.drop)
+            counts = [0, 0]
+            check = RowCheck(self.name, COLUMNS, self.reading.columns, self.reading.drop)
             for pair in zip_longest(*(reader.records(()) for reader in readers)):
                 counts = [n + (row is not None) for n, row in zip(counts, pair, strict=True)]
                 if all(pair):
                     row, text, _ = pair[0]
-                    yield check(row, [text], pair[1][1])
+                    yield check(row, [text], [pair[1][1]])
         if counts[0] != counts[1]:
             found = f"{self.name} has {counts[0]:,} lines, {self._labels_name} {counts[1]:,}"
             raise UserError(f"{found}: they belong together line by line, so one of them is wrong")

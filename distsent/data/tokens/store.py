@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distsent.data.dataset import TextDataset, open_dataset
-from distsent.data.labels.class_table import class_table
+from distsent.data.labels.label_table import label_table
 from distsent.data.labels.names import Naming
 from distsent.data.rows import Columns
 from distsent.data.tokens.builder import building, damage, explained
@@ -44,7 +44,7 @@ class Tokens:
 
     ids: np.ndarray  # (T,) uint16 or int32, special tokens included
     offsets: np.ndarray  # (n + 1,) int64: row i is ids[offsets[i] : offsets[i + 1]]
-    labels: np.ndarray  # (n,) int32
+    labels: np.ndarray  # (n,) int32; multi_label: (n, L) uint8; regression: (n, K) float64
     rows: np.ndarray  # (n,) int64: numbers of the rows in their source, ascending
     truncated: int  # rows that are longer than max_length
     types: np.ndarray | None = None  # (T,) uint8: 1 for the tokens of the second text of a pair
@@ -90,10 +90,14 @@ class TokenStore:
         return cls(folder, splits, tuple(meta["label_names"]), meta)
 
     @property
-    def class_table(self) -> list[str]:
-        """The rows of each class in each split, as lines of a table."""
-        counts = {name: split["classes"] for name, split in self.meta["splits"].items()}
-        return class_table(self.label_names, counts)
+    def task(self) -> str:
+        """The `data.task` of its labels."""
+        return str(self.meta.get("task", "single_label"))
+
+    @property
+    def label_table(self) -> list[str]:
+        """What each split has of each class, or of each number, as lines of a table."""
+        return label_table(self.label_names, self.meta["splits"])
 
     @property
     def read_as(self) -> dict[str, ReadAs]:

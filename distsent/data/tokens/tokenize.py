@@ -21,6 +21,7 @@ from xxhash import xxh3_128_hexdigest
 
 from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
+from distsent.data.labels.targets import count_classes, stored, summary
 from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import FAILED, UserError
 from distsent.storage import appears, exists, sync
@@ -148,6 +149,8 @@ def join_parts(
     meta: dict[str, Any] = {"format": FORMAT, "corpus": dataset.fingerprint}
     meta |= {"tokenizer": encode.digest, "max_length": encode.max_length}
     meta |= {"warnings": warnings, "label_names": names, "label_values": dataset.label_values}
+    if dataset.data.task != "single_label":  # the bytes of older stores have no task
+        meta["task"] = dataset.data.task
     meta |= {"splits": {}, "files": {}}
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in splits.items():
@@ -160,7 +163,7 @@ def join_parts(
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
         _save(folder / f"{name}.offsets.npy", offsets)
-        _save(folder / f"{name}.labels.npy", split.labels.astype(np.int32))
+        _save(folder / f"{name}.labels.npy", stored(split.labels))
         _save(folder / f"{name}.rows.npy", split.rows.astype(np.int64))
         meta["splits"][name] = {
             "rows": len(split),
@@ -169,7 +172,7 @@ def join_parts(
             "truncated": found[name].truncated,
             "unknown": found[name].unknown,
             "texts": xxh3_128_hexdigest(split.hashes.tobytes()),
-            "classes": np.bincount(split.labels, minlength=len(names)).tolist(),
+            **summary(split.labels, len(names)),
         }
     for path in sorted(folder.iterdir()):
         if path.suffix == ".npy":
@@ -217,7 +220,9 @@ def drop_empty(
         split = splits[name]
         splits[name] = left = split.without(rows)
         warnings.append(f"{name}: dropped {len(rows):,} of {len(split):,} rows with {NO_TEXT}")
-        gone = np.setdiff1d(split.labels, left.labels)
+        n = len(dataset.label_names)
+        before, after = (count_classes(some.labels, n) for some in (split, left))
+        gone = np.flatnonzero((before > 0) & (after == 0))
         if len(left) == 0 or (name == "train" and len(gone)):
             what = f"class {dataset.label_names[gone[0]]!r}" if len(left) else f"the {name} split"
             raise UserError(f"{what} has no rows left: all have {NO_TEXT}")
