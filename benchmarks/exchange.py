@@ -93,11 +93,12 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 def main(out: Path, fields: dict[str, Any]) -> None:
     """One worker: write the seconds of each step of each way."""
     from distsent.distributed.launchers import init_world
+    from distsent.evaluation.tasks.single_label import SingleLabel
     from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
     from distsent.training.optimizer import Schedule
-    from distsent.training.train_step import ClassificationLoss, TrainStep
+    from distsent.training.train_step import TrainingLoss, TrainStep
 
     world, work = init_world(), Workload(**fields)
     torch.set_num_threads(work.threads)
@@ -110,9 +111,11 @@ def main(out: Path, fields: dict[str, Any]) -> None:
         model = share.forward.model
         flat = FlatParameters(model, classifier.token_embedding(model))
         schedule = Schedule.from_job(job.optim, work.steps)
+        task = SingleLabel(tuple(classifier.class_names(model.config)))
+        loss = TrainingLoss(task, job.train.label_smoothing)
         steps[name] = TrainStep(
             share.forward, flat, reducer(world, flat), job.optim, schedule,
-            ClassificationLoss(job.train.label_smoothing), work.precision,
+            loss, work.precision,
         )  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(work.steps):

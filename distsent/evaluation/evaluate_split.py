@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from distsent.batching.batch_plan import collate
 from distsent.data.tokens.store import Tokens
 from distsent.distributed.world import World
 from distsent.errors import Stopped, WorkerFailed
-from distsent.evaluation.metrics import Counts
+from distsent.evaluation.tasks.task import Task
 from distsent.model.forward import Forward, autocast
 
 # More tokens do not fit a core's cache between two layers: batches of 8,192 or 32,768 tokens scored
@@ -26,7 +26,7 @@ def evaluate_split(
     world: World,
     forward: Forward,
     tokens: Tokens,
-    names: Sequence[str],
+    task: Task,
     *,
     batch_tokens: int,
     precision: str,
@@ -38,22 +38,23 @@ def evaluate_split(
     Raises Stopped on all workers when `stop` returns True on any of them. Raises WorkerFailed
     unless each row was scored exactly once.
     """
-    started, n, classes = time.perf_counter(), len(tokens), len(names)
+    started, n, classes = time.perf_counter(), len(tokens), len(task.names)
     batch_tokens = batch_tokens_for(device, batch_tokens)
     batches = batches_of_rank(tokens.lengths(), world.rank, world.size, batch_tokens)
     rounds = max(world.allgather_object(len(batches), "evaluation.rounds"))
     logits = torch.zeros(n, classes + 1)  # the last column counts how often a row was scored
 
-    counts, training = Counts(classes), forward.model.training
+    counts, loss_sum, training = task.no_counts(), 0.0, forward.model.training
     forward.model.eval()
     for i in range(rounds):
         if i < len(batches):
             rows = batches[i]
+            batch = collate(tokens, rows, None, device)
             with torch.inference_mode(), autocast(device, precision):
-                logits_nC = forward(collate(tokens, rows, None, device)).float().cpu()
-            truth = torch.from_numpy(tokens.labels[rows].astype(np.int64))
-            losses = F.cross_entropy(logits_nC, truth, reduction="none")
-            counts.add(truth.numpy(), logits_nC.argmax(-1).numpy(), losses.numpy())
+                logits_nC = forward(batch).float().cpu()
+            losses_n = task.losses(logits_nC, batch.labels_n.cpu()).numpy()
+            loss_sum += float(losses_n.astype(np.float64).sum())
+            task.count(counts, logits_nC.numpy(), tokens.labels[rows])
             logits[torch.from_numpy(rows)] += F.pad(logits_nC, (0, 1), value=1.0)
             world.progress.worked()
         # Every worker takes part in every round, with or without a batch of its own: all stop in
@@ -62,17 +63,20 @@ def evaluate_split(
             raise Stopped("stop requested during an evaluation")
     forward.model.train(training)
 
-    vector = torch.from_numpy(counts.to_vector())
-    world.allreduce(vector, "evaluation.counts")
+    # Sums of integers are exact up to 2**53.
+    sums = torch.tensor([*counts.ravel().tolist(), loss_sum], dtype=torch.float64)
+    world.allreduce(sums, "evaluation.counts")
     world.allreduce(logits, "evaluation.logits")
     if wrong := int((logits[:, classes] != 1).sum()):
         raise WorkerFailed(f"{wrong} of {n} rows were not scored exactly once: a bug in distsent")
-    scores = Counts.from_vector(vector.numpy(), classes).scores(names)
+    counts[:] = np.rint(sums[:-1].numpy()).astype(np.int64).reshape(counts.shape)
+    logits = logits[:, :classes]
+    scores = task.scores(counts, float(sums[-1]) / n, logits.numpy(), tokens.labels[:])
     seconds = time.perf_counter() - started
     scores |= {"seconds": seconds, "samples_per_second": n / seconds}
     if not math.isfinite(scores["loss"]):
         scores["loss"] = float("nan")
-    return scores, logits[:, :classes]
+    return scores, logits
 
 
 def batch_tokens_for(device: torch.device, batch_tokens: int) -> int:

@@ -1,14 +1,13 @@
 """95 % confidence intervals of scores, over the choice of the rows that are in the split."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from distsent.evaluation.metrics import average_scores
-
 Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 DRAWS = 2000
+MAX_BLOCKS = 20_000  # of rows that are drawn together
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -28,29 +27,25 @@ def resampled_counts(counts: np.ndarray) -> Iterator[np.ndarray]:
     return (rng.multinomial(counts.sum(), shares) for _ in range(DRAWS))  # one in memory at a time
 
 
-def scores_of_counts(
-    labels: np.ndarray, predicted: np.ndarray, counts: np.ndarray, classes: int
-) -> dict[str, float]:
-    """`average_scores` of rows given as counts [k] of kinds: true and predicted classes [k]."""
-    correct = counts * (labels == predicted)
-    pairs = ((labels, correct), (labels, counts), (predicted, counts))
-    return average_scores(*(np.bincount(i, n, classes) for i, n in pairs))[0]
+def resampled_sums(values_nK: np.ndarray) -> np.ndarray:
+    """Sums over rows, float64 [DRAWS, K], had other rows been drawn into the split.
+
+    Of more than MAX_BLOCKS rows, as many blocks are drawn, of rows drawn at random: their sums vary
+    as those of the rows.
+    """
+    rng, blocks = np.random.default_rng(0), min(len(values_nK), MAX_BLOCKS)
+    if blocks < len(values_nK):
+        order = np.array_split(rng.permutation(len(values_nK)), blocks)
+        starts = np.cumsum([0, *map(len, order[:-1])])
+        values_nK = np.add.reduceat(values_nK[np.concatenate(order)], starts, axis=0)
+    sums = np.empty((DRAWS, values_nK.shape[1]))
+    for i in range(DRAWS):
+        drawn = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
+        sums[i] = drawn @ values_nK
+    return sums
 
 
-def score_intervals(confusion: Sequence[Sequence[int]]) -> dict[str, tuple[float, float]]:
-    """The intervals of accuracy (Wilson), f1 and f1_macro (bootstrap)."""
-    cells = np.asarray(confusion, dtype=np.int64)
-    # A thousand classes have a million cells, most of them 0. The last one takes the rest of a
-    # draw: it stays, so that the draws are those of the whole matrix.
-    kinds = np.flatnonzero(cells)
-    kinds = np.union1d(kinds, cells.size - 1)
-    labels, predicted = np.unravel_index(kinds, cells.shape)
-    draws = [
-        scores_of_counts(labels, predicted, counts, len(cells))
-        for counts in resampled_counts(cells.ravel()[kinds])
-    ]
-    intervals = {"accuracy": wilson_interval(int(np.trace(cells)), int(cells.sum()))}
-    for key in ("f1", "f1_macro"):
-        low, high = np.quantile([draw[key] for draw in draws], [0.025, 0.975])
-        intervals[key] = float(low), float(high)
-    return intervals
+def middle(draws: np.ndarray) -> tuple[float, float]:
+    """Where the middle 95 % of draws lie."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

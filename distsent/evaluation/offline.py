@@ -15,8 +15,8 @@ from distsent.data.tokens.store import TokenStore, await_store, open_token_store
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
-from distsent.evaluation.intervals import score_intervals
 from distsent.evaluation.predictor import find_model_folder, own_max_length
+from distsent.evaluation.tasks.choose import choose_task
 from distsent.job import Job, load_job, load_saved_job
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
@@ -122,10 +122,11 @@ def evaluate_saved_model(
     split = store.splits[request.split]
     options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
     options["stop"] = lambda: stop.requested is not None
-    scores, _ = evaluate_split(world, forward, split, names, **options)
+    task = choose_task("single_label", names)
+    scores, logits = evaluate_split(world, forward, split, task, **options)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
-    intervals = score_intervals(scores["confusion"])
+    intervals = task.intervals(scores, logits.numpy(), split.labels[:])
     return {"model": folder, **source, **scores, "intervals": intervals, **how}
 
 

@@ -14,7 +14,7 @@ from distsent.batching.packing import pack
 from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
-from distsent.evaluation.metrics import softmax
+from distsent.evaluation.tasks.choose import choose_task
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
 from distsent.model.half_precision import usable_precision
@@ -79,7 +79,8 @@ class Predictor:
         torch.nn.Module.to(model, self.device)
         self.forward, _ = choose_forward(model, self.tokenizer)
         usable_precision(self.forward, self.tokenizer, precision, "--precision")
-        self.labels = classifier.class_names(model.config)
+        self.task = choose_task("single_label", classifier.class_names(model.config))
+        self.labels = list(self.task.names)
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
@@ -128,21 +129,14 @@ class Predictor:
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """One {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}} per text.
+        """What the task says about each text, for one label:
+        {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}}.
 
         {"error": ...} for a text of which the tokenizer leaves nothing.
         """
         logits, empty = self._logits(texts, pairs)
-        return [
-            {"error": NO_TEXT}
-            if nothing
-            else {
-                "label": self.labels[int(row.argmax())],
-                "score": float(row.max()),
-                "scores": dict(zip(self.labels, row.tolist(), strict=True)),
-            }
-            for row, nothing in zip(softmax(logits), empty, strict=True)
-        ]
+        answers = iter(self.task.answers(logits[~empty]))
+        return [{"error": NO_TEXT} if nothing else next(answers) for nothing in empty]
 
 
 def _check_texts(name: str, values: Sequence[str]) -> None:

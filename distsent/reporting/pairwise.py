@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.intervals import DRAWS, resampled_counts, scores_of_counts
+from distsent.evaluation.intervals import DRAWS, resampled_counts
+from distsent.evaluation.tasks.single_label import scores_of_counts
 from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
 

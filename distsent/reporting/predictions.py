@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distsent.data.tokens.store import TokenStore
-from distsent.evaluation.metrics import softmax
+from distsent.evaluation.tasks.single_label import softmax
 from distsent.runtime.run_folder import write_text
 
 MAX_MISTAKES = 200

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.metrics import softmax
+from distsent.evaluation.tasks.single_label import softmax
 from distsent.job.schema import KEYS, Key
 from distsent.reporting import plots
 from distsent.reporting.comparison import markdown_table

@@ -10,6 +10,7 @@ from distsent.data.tokens.store import TokenStore, await_store, open_token_store
 from distsent.data.tokens.tokenize import BatchTokenizer
 from distsent.distributed.world import World
 from distsent.errors import UserError
+from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
 from distsent.model import adapter, classifier
 from distsent.model.tokenizer import load_tokenizer
@@ -68,18 +69,15 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
     return loaded
 
 
-def class_weights(job: Job, store: TokenStore, device: torch.device) -> torch.Tensor | None:
-    """`train.class_weights` as a tensor.
-
-    `balanced` gives all classes the same total weight, and examples a mean weight of 1.
-    """
+def class_weights(
+    job: Job, store: TokenStore, task: Task, device: torch.device
+) -> torch.Tensor | None:
+    """`train.class_weights` as a tensor, None for equal weights."""
     weights, names = job.train.class_weights, store.label_names
     if weights == "none":
         return None
     if weights == "balanced":
-        labels = torch.tensor(store.splits["train"].labels[:]).long()
-        counts = torch.bincount(labels, minlength=len(names)).double()
-        return (counts.sum() / (len(names) * counts.clamp(min=1))).float().to(device)
+        return task.balanced_weights(store.splits["train"].labels[:]).float().to(device)
     if len(weights) != len(names):
         found = f"{len(weights)} weights for {len(names)} classes ({', '.join(names)})"
         raise UserError(f"train.class_weights: {found}")

@@ -17,6 +17,7 @@ import torch
 from distsent.batching.batch_plan import Batch
 from distsent.distributed.world import MembershipChanged
 from distsent.errors import NonFinite, Stopped, UserError
+from distsent.evaluation.tasks.task import LOWER_IS_BETTER
 from distsent.runtime.checkpoint import Saver
 from distsent.runtime.log import duration
 from distsent.training import replica_check
@@ -181,18 +182,21 @@ class Loop:
     def _evaluate(self) -> None:
         state, session, split = self.state, self.session, self.session.watched
         examples, epoch = max(1, state.epoch.examples), state.step / self._steps_per_epoch
-        loss, accuracy = state.epoch.loss_sum / examples, state.epoch.right / examples
+        trained = {"loss": state.epoch.loss_sum / examples}
+        if session.task.right_score:
+            trained[session.task.right_score] = state.epoch.right / examples
         self.last_scored = session.evaluate(split)
         scores = self.last_scored[0]
-        trained = {"train_loss": loss, "train_accuracy": accuracy}
-        record = {"step": state.step, "epoch": epoch, "split": split, **scores, **trained}
+        record = {"step": state.step, "epoch": epoch, "split": split, **scores}
+        record |= {f"train_{key}": value for key, value in trained.items()}
         best_so_far = split == "validation" and self._choose(scores)
         state.history.append(numbers_of(record))
         session.report.log.metrics(split, record)
+        shown = "  ".join(f"{key} {scores[key]:.4f}" for key in session.task.logged)
+        train = ", ".join(f"{key} {value:.4f}" for key, value in trained.items())
         session.report.info(
-            f"epoch {epoch:.2f}  step {state.step}  {split}: accuracy {scores['accuracy']:.4f}  "
-            f"loss {scores['loss']:.4f}  f1 {scores['f1']:.4f}  (train: loss {loss:.4f}, accuracy "
-            f"{accuracy:.4f}){'  best so far' if best_so_far else ''}"
+            f"epoch {epoch:.2f}  step {state.step}  {split}: {shown}  (train: {train})"
+            f"{'  best so far' if best_so_far else ''}"
         )
         if state.ended_early:
             tried = f"{session.job.eval.metric} in {state.stale} evaluations"
@@ -239,5 +243,5 @@ class Loop:
 
 
 def metric_value(scores: Mapping[str, Any], metric: str) -> float:
-    """The score that the best weights maximize."""
-    return float(scores[metric]) * (-1 if metric == "loss" else 1)
+    """The score that the best weights maximize, or its negative."""
+    return float(scores[metric]) * (-1 if metric in LOWER_IS_BETTER else 1)

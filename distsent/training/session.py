@@ -18,6 +18,8 @@ from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.evaluation.evaluate_split import evaluate_split
+from distsent.evaluation.tasks.choose import choose_task
+from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
 from distsent.model import classifier
 from distsent.model.config import config_hash
@@ -45,7 +47,7 @@ from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.reducer import GradientReducer
 from distsent.training.run_record import RunClaim, RunReport
 from distsent.training.train_state import restore, snapshot
-from distsent.training.train_step import ClassificationLoss, TrainStep
+from distsent.training.train_step import TrainingLoss, TrainStep
 from distsent.versions import shared_software
 
 
@@ -150,6 +152,7 @@ class Session:
     precision: str
     tokenizer: Any
     store: TokenStore
+    task: Task
     forward: Forward
     new_weights: tuple[str, ...]  # names of weights that the encoder's files did not hold
     plan: BatchPlan
@@ -170,7 +173,7 @@ class Session:
                     self.world,
                     self.forward,
                     self.store.splits[split],
-                    self.store.label_names,
+                    self.task,
                     batch_tokens=self.job.eval.batch_tokens,
                     precision=self.precision,
                     device=self.device,
@@ -216,7 +219,9 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
     reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
     schedule = Schedule.from_job(job.optim, total)
-    loss = ClassificationLoss(job.train.label_smoothing, class_weights(job, store, device))
+    task = choose_task("single_label", store.label_names)
+    weights_C = class_weights(job, store, task, device)
+    loss = TrainingLoss(task, job.train.label_smoothing, weights_C)
     step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
     peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
 
@@ -239,6 +244,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         precision=precision,
         tokenizer=tokenizer,
         store=store,
+        task=task,
         forward=forward,
         new_weights=loaded.new_weights,
         plan=plan,

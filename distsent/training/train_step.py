@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from distsent.batching.batch_plan import Batch
+from distsent.evaluation.tasks.task import Task
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
 from distsent.training.flat_parameters import FlatParameters
@@ -36,17 +36,15 @@ class StopRequests:
 
 
 @dataclass(frozen=True)
-class ClassificationLoss:
-    """Cross-entropy per example. `weights_C`: a factor per class, None for equal weights."""
+class TrainingLoss:
+    """The task's loss per example, with what the job changes about it for the training."""
 
+    task: Task
     label_smoothing: float = 0.0
     weights_C: torch.Tensor | None = None
 
-    def __call__(self, logits_nC: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
-        losses_n = F.cross_entropy(
-            logits_nC.float(), labels_n, reduction="none", label_smoothing=self.label_smoothing
-        )
-        return losses_n if self.weights_C is None else losses_n * self.weights_C[labels_n]
+    def __call__(self, logits_nC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.task.losses(logits_nC.float(), labels, self.label_smoothing, self.weights_C)
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class StepResult:
     loss: float  # mean over the global batch
     grad_norm: float  # before clipping
     lr: float
-    right: int  # examples whose label was predicted
+    right: int  # examples that were predicted right
     requested: StopRequests  # by any worker
     finite: bool
     overflowed: bool  # not finite, and the fp16 loss scale may be the reason
@@ -88,7 +86,7 @@ class TrainStep:
         reducer: GradientReducer,
         optim: OptimSection,
         schedule: Schedule,
-        loss: ClassificationLoss,
+        loss: TrainingLoss,
         precision: str,
     ) -> None:
         self.forward, self.flat, self.reducer = forward, flat, reducer
@@ -147,7 +145,8 @@ class TrainStep:
                 self.reducer.arm()
             (loss * (self.scale.value / len(batch))).backward()
             self.flat.control_slots[LOSS] += loss.detach()
-            self.flat.control_slots[RIGHT] += (logits_nC.argmax(-1) == packed.labels_n).sum()
+            right_n = self._loss.task.right(logits_nC.detach(), packed.labels_n)
+            self.flat.control_slots[RIGHT] += right_n.sum()
             self.reducer.world.progress.worked()
             if not torch.isfinite(loss):
                 bad_rows += rows[~torch.isfinite(losses_n).cpu().numpy()].tolist()

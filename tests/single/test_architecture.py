@@ -38,6 +38,7 @@ FOLDERS = {
     "formats": ["delimited", "json"],
     "data": ["labels", "layouts", "tokens"],
     "runtime": ["heartbeat"],
+    "evaluation": ["tasks"],
 }
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 8  # lines, lines, constructor arguments
 

@@ -12,14 +12,15 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
+from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.job.schema import OptimSection
 from distsent.model.classifier import token_embedding
 from distsent.model.forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
-from distsent.training.train_step import ClassificationLoss, StopRequests, TrainStep
-from tests import tiny_models
+from distsent.training.train_step import StopRequests, TrainingLoss, TrainStep
+from tests import fixtures, tiny_models
 
 BUCKET = 500  # elements: a tiny model has several buckets
 
@@ -60,7 +61,7 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
     with patch.object(reducer, "BUCKET", BUCKET):
         sums = reducer.GradientReducer(world, flat)
     optim, forward = OptimSection(), PackedForward(model.train())
-    schedule, loss = Schedule.from_job(optim, 10), ClassificationLoss()
+    schedule, loss = Schedule.from_job(optim, 10), TrainingLoss(SingleLabel(fixtures.LABELS))
     return TrainStep(forward, flat, sums, optim, schedule, loss, "float32"), plan
 
 

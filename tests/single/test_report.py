@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from distsent import report
 from distsent.errors import UserError
 from distsent.evaluation import intervals
+from distsent.evaluation.tasks.single_label import score_intervals
 from distsent.reporting import pairwise, plots, push
 from distsent.reporting.finished_run import read_run
 from distsent.reporting.table import format_result_table, next_commands
@@ -211,12 +212,12 @@ def test_intervals_are_wilsons_and_the_bootstraps() -> None:
     expected = np.quantile(
         [f1_score(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975]
     )
-    found = intervals.score_intervals(matrix)
+    found = score_intervals(matrix)
     assert found["f1"] == pytest.approx(tuple(expected), abs=0.01)
     # The rows of a larger matrix that are not empty are drawn alike, wherever they are.
     wide = np.zeros((1000, 1000), dtype=np.int64)
     wide[np.ix_((0, 999), (0, 999))] = matrix
-    assert intervals.score_intervals(wide)["f1_macro"] == found["f1_macro"]
+    assert score_intervals(wide)["f1_macro"] == found["f1_macro"]
 
 
 class Api:

@@ -15,14 +15,15 @@ from distsent.batching.flops import count_flops
 from distsent.batching.packing import pack
 from distsent.batching.sampler import BatchSampler
 from distsent.distributed.world import World
+from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.job.schema import OptimSection, TrainSection
 from distsent.model.classifier import token_embedding
 from distsent.model.forward import Forward, PackedForward, PaddedForward, choose_ways
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import ClassificationLoss, LossScale, TrainStep
-from tests import tiny_models
+from distsent.training.train_step import LossScale, TrainingLoss, TrainStep
+from tests import fixtures, tiny_models
 
 STEPS = 100
 
@@ -46,7 +47,7 @@ def step_of(
     forward: Forward, flat: FlatParameters, optim: OptimSection, steps: int, smoothing: float = 0.0
 ) -> TrainStep:
     reducer, schedule = GradientReducer(World(), flat), Schedule.from_job(optim, steps)
-    loss = ClassificationLoss(smoothing)
+    loss = TrainingLoss(SingleLabel(fixtures.LABELS), smoothing)
     return TrainStep(forward, flat, reducer, optim, schedule, loss, "float32")
 
 

@@ -1,0 +1,71 @@
+"""What a task decides: the loss, the predictions, the scores. One object for each `data.task`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """`names`: of the classes, labels or columns, in the order of the logits.
+
+    Labels of n rows are int64 [n], uint8 [n, C] or float64 [n, C], by task; batches hold the two
+    latter as float32.
+    """
+
+    names: tuple[str, ...]
+
+    name: ClassVar[str]  # data.task
+    scalars: ClassVar[tuple[str, ...]]  # the scores that are one number, as tables show them
+    logged: ClassVar[tuple[str, ...]]  # those that a log line shows
+    right_score: ClassVar[str | None]  # the share of rows that are predicted right
+
+    @abstractmethod
+    def losses(
+        self,
+        logits_nC: torch.Tensor,
+        labels: torch.Tensor,
+        label_smoothing: float = 0.0,
+        weights_C: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss of each row, float32 [n]."""
+
+    @abstractmethod
+    def right(self, logits_nC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Which rows are predicted right, bool [n]; none if there is no such thing."""
+
+    @abstractmethod
+    def balanced_weights(self, labels: np.ndarray) -> torch.Tensor:
+        """`train.class_weights = "balanced"`, float64 [C], for these labels of the training."""
+
+    @abstractmethod
+    def no_counts(self) -> np.ndarray:
+        """The counts of no rows, int64. Counts of parts of a split add up to those of the split."""
+
+    @abstractmethod
+    def count(self, counts: np.ndarray, logits_nC: np.ndarray, labels: np.ndarray) -> None:
+        """Add rows to `counts`."""
+
+    @abstractmethod
+    def scores(
+        self, counts: np.ndarray, loss: float, logits_nC: np.ndarray, labels: np.ndarray
+    ) -> dict[str, Any]:
+        """The scores of a split: of its counts, its mean loss, and the logits of its rows."""
+
+    @abstractmethod
+    def intervals(
+        self, scores: Mapping[str, Any], logits_nC: np.ndarray | None, labels: np.ndarray | None
+    ) -> dict[str, tuple[float, float]]:
+        """95 % confidence intervals of some scores; fewer or none without the logits."""
+
+    @abstractmethod
+    def answers(self, logits_nC: np.ndarray) -> list[dict[str, Any]]:
+        """What `predict` says about each row."""
