@@ -42,10 +42,12 @@ def main(arguments: list[str]) -> int:
     start.add_argument("--min-np", type=int, default=1, help="elastic: fewest processes (1)")
     start.add_argument("--max-np", type=int, help="elastic: most processes (all that fit)")
     start.add_argument("--poll", type=float, default=20, help="elastic: seconds between looks (20)")
+    start.add_argument("--keep-workers", action="store_true", help="leave them to a JobSet")
     start.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
     worker = commands.add_parser("serve", help="a worker's first process")
-    worker.set_defaults(run=lambda options: serve(options.sshd_config, options.grace))
+    worker.set_defaults(run=lambda o: serve(o.sshd_config, o.grace, o.left))
     worker.add_argument("--grace", type=float, default=150, help="seconds to wait for ranks (150)")
+    worker.add_argument("--left", type=int, default=FINISHED, help="exit code after SIGTERM (0)")
     worker.add_argument("--sshd-config", default=SSHD_CONFIG, help="(%(default)s)")
     options = parser.parse_args(arguments)
     return int(options.run(options))
@@ -90,7 +92,10 @@ def run_write(options: argparse.Namespace) -> int:
 def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
     if not script:
-        return launch(lambda training: run_on_named_hosts(training, command, wait))
+        return launch(
+            lambda training: run_on_named_hosts(training, command, wait),
+            keep_workers=options.keep_workers,
+        )
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
     return launch(lambda t: keep_running(t, lambda: hosts.start(t, command, wait), is_elastic=True))
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from distsent.errors import FAILED, UserError
-from distsent.k8s.hosts import evicted, hosts_of, on_all, wait_for_hosts
+from distsent.errors import FAILED, STOPPED, UserError
+from distsent.k8s.hosts import advice, hosts_of, on_all, wait_for_hosts, with_size
 from distsent.k8s.restarts import Ending, keep_running
 from distsent.k8s.training_command import LOOK, Training
 from distsent.runtime.run_folder import write_text
@@ -20,11 +20,16 @@ MARK = Path("/tmp/distsent-failed")
 TERMINATION_LOG = Path("/dev/termination-log")  # what `kubectl describe pod` shows
 
 
-def launch(run: Callable[[Training], Ending], mark: Path = MARK) -> int:
-    """Run the training command, unless it failed for good before. Returns the exit code."""
+def launch(
+    run: Callable[[Training], Ending], mark: Path = MARK, *, keep_workers: bool = False
+) -> int:
+    """Run the training command, unless it failed for good before. Returns the exit code.
+
+    `keep_workers`: whether something else stops the workers of a job that failed for good.
+    """
     if mark.exists():
         code, _, reason = mark.read_text().partition(" ")
-        lines = f"{reason}; not tried again: delete, fix and apply the MPIJob".splitlines()
+        lines = f"{reason}; not tried again: delete, fix and apply the job".splitlines()
         print("".join(f"distsent: {line}\n" for line in lines), end="", flush=True)
         report(reason)
         return int(code)
@@ -37,8 +42,11 @@ def launch(run: Callable[[Training], Ending], mark: Path = MARK) -> int:
         try:
             write_text(mark, f"{decision.code} {reason}")
         finally:  # they would hold their GPUs while the launcher's restarts run out
-            on_all(hosts, "kill -TERM 1")
-    return decision.code
+            if not keep_workers:
+                on_all(hosts, "kill -TERM 1")
+    # A TrainJob's restarts after 75 are not counted, so starts without progress need another code.
+    is_stuck = decision.code == STOPPED and decision.action == "retry"
+    return FAILED if is_stuck else decision.code
 
 
 def report(reason: str) -> None:
@@ -59,13 +67,14 @@ def check_user() -> None:
 
 def run_on_named_hosts(training: Training, command: list[str], wait: float) -> Ending:
     hosts = hosts_of(command)
+    sized = with_size(command, hosts)
 
     def start() -> Ending:
-        missing = wait_for_hosts(hosts, wait, lambda: training.stop_requested)
+        missing = wait_for_hosts([*hosts], wait, lambda: training.stop_requested)
         if missing and not training.stop_requested:
             text = "{} does not answer after {:.0f} s: {}; {}"
-            lines = (text.format(host, wait, missing[host], evicted(host)) for host in missing)
+            lines = (text.format(host, wait, missing[host], advice(host)) for host in missing)
             raise UserError(*lines, code=FAILED)
-        return training.run(command, lambda: None, LOOK), hosts
+        return training.run(sized, lambda: None, LOOK), [*hosts]
 
     return keep_running(training, start, is_elastic=False)

@@ -6,6 +6,7 @@ So a run that loses a worker now and then would fail in the end, although it sav
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from distsent.exit_policy import Decision
 from distsent.k8s.hosts import out_of_memory
@@ -36,5 +37,7 @@ def keep_running(training: Training, start: Callable[[], Ending], is_elastic: bo
         again = "" if is_last else "; starting it again"
         print(f"distsent: the run ended with {decision.code}{row}{again}", flush=True)
         if is_last:
-            return decision, hosts
+            is_stuck = decision.action == "requeue"
+            stuck = replace(decision, action="retry", cause="no_progress")
+            return stuck if is_stuck else decision, hosts
         time.sleep(PAUSE * (idle + 1))

@@ -21,8 +21,8 @@ from distsent.runtime.cgroup import memory_use, out_of_memory_kills
 SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
 
-def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
-    """Run until sshd ends (its exit code), or until a signal (0, after the ranks have saved)."""
+def serve(config: str = SSHD_CONFIG, grace: float = 150.0, left: int = FINISHED) -> int:
+    """Run until sshd ends (its exit code), or until a signal (`left`, after the ranks have)."""
     check_user()
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,7 +40,7 @@ def serve(config: str = SSHD_CONFIG, grace: float = 150.0) -> int:
     request_save(grace)
     server.terminate()
     server.wait()
-    return FINISHED
+    return left
 
 
 def note_kills(before: int) -> int:

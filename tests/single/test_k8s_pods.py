@@ -63,17 +63,41 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
 def test_hosts_of_a_command(tmp_path):
     file = tmp_path / "hostfile"
     file.write_text("a.svc slots=2\nb.svc slots=2\n")
-    assert hosts.hosts_of(["horovodrun", "-np", "4", "--hostfile", str(file), "python"]) == [
-        "a.svc",
-        "b.svc",
-    ]
-    assert hosts.hosts_of(["horovodrun", "-H", "a:2,b:2", "python"]) == ["a", "b"]
-    assert hosts.hosts_of(["python"]) == []
+    for words in (["--hostfile", str(file)], ["-hostfile", str(file)], [f"--hostfile={file}"]):
+        assert hosts.hosts_of(["horovodrun", "-np", "4", *words]) == {"a.svc": 2, "b.svc": 2}
+    assert hosts.hosts_of(["horovodrun", "-H", "a:2,b", "python"]) == {"a": 2, "b": 1}
+    assert hosts.hosts_of(["python"]) == {}
+    file.write_text("# three\n\na.svc slots=2\nb.svc\n")
+    assert hosts.hosts_of(["mpirun", "--hostfile", str(file)]) == {"a.svc": 2, "b.svc": 1}
     with pytest.raises(UserError, match="operator writes it"):
         hosts.hosts_of(["horovodrun", "--hostfile", str(tmp_path / "none"), "python"])
     file.write_text("\n")
     with pytest.raises(UserError, match="names no host"):
         hosts.hosts_of(["horovodrun", "--hostfile", str(file), "python"])
+
+
+def test_horovodrun_gets_the_size_from_the_hosts_unless_it_is_told():
+    two = {"a": 2, "b": 1}
+    words = ["/venv/bin/horovodrun", "--hostfile", "f", "python"]
+    assert hosts.with_size(words, two) == [words[0], "-np", "3", *words[1:]]
+    for told in (["-np", "2"], ["--num-proc", "2"], ["--num-proc=2"]):
+        command = ["horovodrun", *told, "python"]
+        assert hosts.with_size(command, two) == command
+    assert hosts.with_size(["mpirun", "python"], two) == ["mpirun", "python"], "it counts slots"
+    assert hosts.with_size(["horovodrun", "python"], {}) == ["horovodrun", "python"]
+
+
+def test_missing_pods_are_named_as_they_are_called_there():
+    mpijob = hosts.advice("a-worker-1.a.ns.svc")
+    assert "kubectl -n ns describe pod a-worker-1;" in mpijob and "delete pod" in mpijob
+    trainjob = hosts.advice("my-job-node-0-11.my-job")
+    assert "its pod is my-job-node-0-11-xxxxx" in trainjob and "delete" not in trainjob
+    assert trainjob.endswith(
+        "describe pod -l jobset.sigs.k8s.io/jobset-name=my-job,"
+        "jobset.sigs.k8s.io/replicatedjob-name=node,batch.kubernetes.io/job-completion-index=11"
+    )
+    for name in ("x-node-0-0-worker-0.x-node-0-0.ns.svc", "node-0-1"):
+        assert "xxxxx" not in hosts.advice(name), name
 
 
 def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
@@ -116,13 +140,13 @@ def test_the_command_gets_a_file_in_place_of_a_token_and_no_other_secrets(
     assert capfd.readouterr().out == "distsent: unset for the command: HF_TOKEN, WANDB_API_KEY\n"
 
 
-@pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 75), (1, 1)])
+@pytest.mark.parametrize(("code", "again"), [(2, 2), (3, 3), (75, 1), (1, 1)])
 def test_only_failures_that_retries_cannot_fix_are_remembered(tmp_path, ssh, code, again):
     (tmp_path / "hostfile").write_text("a slots=1\n")
     ssh.write_text("a\n")
     run = script(tmp_path / "horovodrun", f"echo ran >>{tmp_path}/ran; exit {code}\n")
     words = ("--", run, "--hostfile", str(tmp_path / "hostfile"))
-    assert start(tmp_path, *words).wait(30) == code
+    assert start(tmp_path, *words).wait(30) == again
     second = start(tmp_path, *words)
     said, _ = second.communicate(timeout=300)
     is_final = code in (2, 3)
@@ -131,6 +155,16 @@ def test_only_failures_that_retries_cannot_fix_are_remembered(tmp_path, ssh, cod
     runs = {2: 1, 3: 1, 75: 2 * 5, 1: 2}[code]
     assert (tmp_path / "ran").read_text().count("ran") == runs
     assert ("a kill -TERM 1" in (tmp_path / "asked").read_text()) == is_final, "workers are stopped"
+
+
+def test_workers_of_a_jobset_are_left_to_it(tmp_path, ssh):
+    (tmp_path / "hostfile").write_text("a slots=1\nb slots=2\n")
+    ssh.write_text("a\nb\n")
+    run = script(tmp_path / "horovodrun", f'echo "$@" >{tmp_path}/ran; exit 2\n')
+    words = ("--keep-workers", "--", run, "--hostfile", str(tmp_path / "hostfile"))
+    assert start(tmp_path, *words).wait(30) == 2
+    assert "kill" not in (tmp_path / "asked").read_text()
+    assert (tmp_path / "ran").read_text().startswith("-np 3 --hostfile")
 
 
 def test_sigterm_becomes_sigusr1_for_mpirun_and_the_exit_code_is_the_runs(tmp_path):
@@ -325,7 +359,7 @@ def test_starts_without_progress_end_the_launcher(tmp_path, ssh):
     words = run_that_leaves(tmp_path, PROGRESS.replace("$n,", "$((n < 3 ? 1 : 0)),"), "exit 1")
     process = start(tmp_path, *words)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, "the run's own code"
+    assert process.returncode == 1, "nobody asked it to stop, and 75 is not counted"
     assert (tmp_path / "ran").read_text().count("ran") == 2 + 5, said
 
 
@@ -391,3 +425,17 @@ def note_line(capsys) -> str:
     line = capsys.readouterr().out.removeprefix("distsent: ").strip()
     assert line.startswith("out of memory: 1 processes killed (limit 8.0 GiB, peak ?); more memory")
     return line
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("--left", "75"), 75)])
+def test_a_stopped_worker_ends_with_the_code_that_its_job_needs(tmp_path, words, code):
+    sshd = script(tmp_path / "sshd", f"touch {tmp_path}/running; exec sleep 60\n")
+    program = (
+        "import subprocess; from distsent import cli; from distsent.k8s import __main__ as m, serve"
+        f"; run = subprocess.Popen; serve.subprocess.Popen = lambda _: run([{sshd!r}])"
+        "; cli.run(m.main)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, "serve", *words])
+    wait_until((tmp_path / "running").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == code
