@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distsent.errors import FAILED, UserError
-from distsent.k8s.documents import Finding, MPIJob, Node
-from distsent.k8s.mpi_operator import objects
+from distsent.k8s import mpi_operator, trainer
+from distsent.k8s.documents import Finding, Node
+from distsent.k8s.jobs import MPIJob, pods_of
 
 Object = dict[str, Any]
 # Objects that exist are changed, whoever made them. What the operator makes is always new.
@@ -39,16 +40,25 @@ def check_connection() -> None:
 
 
 def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:
-    """What the cluster has against manifests, and against what the operator makes of `jobs`."""
+    """What the cluster has against manifests, and against what operators make of `jobs`.
+
+    `jobs`: MPIJobs, and the TrainingRuntimes of TrainJobs.
+    """
     check_connection()
     asked: list[tuple[Node, Object, Sequence[str]]]
     asked = [(each, each.value, APPLY) for each in manifests]
-    whole = [job for job in map(MPIJob, jobs) if all(pod.main for pod in job.pods)]
-    asked += [(job.manifest, one, ("create",)) for job in whole for one in objects(job)]
+    whole = [job for job in jobs if all(pod.main for pod in pods_of(job))]
+    asked += [(job, one, ("create",)) for job in whole for one in objects(job)]
     different = {json.dumps(one, sort_keys=True, default=str): (m, one, w) for m, one, w in asked}
     with ThreadPoolExecutor(max_workers=8) as pool:
         answers = pool.map(lambda each: list(ask(*each)), different.values())
         return [finding for some in answers for finding in some]
+
+
+def objects(job: Node) -> list[Object]:
+    if job.kind == "MPIJob":
+        return mpi_operator.objects(MPIJob(job))
+    return trainer.objects(job)
 
 
 def ask(manifest: Node, one: Object, words: Sequence[str]) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
-from distsent.k8s.documents import Bundle, manifest_files
+from distsent.k8s.documents import manifest_files, read_table
+from distsent.k8s.jobs import Bundle
 from distsent.k8s.lint import is_overlay, read_files, read_overlay
-from distsent.k8s.schema import read_table
 from distsent.runtime.slurm_probe import Check
 
 OK, FAIL = "ok", "fail"

@@ -1,20 +1,15 @@
-"""YAML manifests as data that remembers its lines, and the jobs and pods that they define."""
+"""YAML manifests as data that remembers its lines."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import reduce
-from itertools import chain, pairwise
 from operator import getitem
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-ROLES = ("spec", "mpiReplicaSpecs")
-TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
-GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
 FieldPath = tuple[str | int, ...]  # the keys and indices that lead to a value in a manifest
 
 
@@ -123,74 +118,8 @@ class Reader:
         return node
 
 
-class Pod:
-    """A pod template. `spec` is false where an MPIJob has no such role."""
-
-    def __init__(self, template: Node, role: str = "") -> None:
-        self.spec, self.namespace = template["spec"], template.root.namespace
-        self.containers = [*self.spec["initContainers"], *self.spec["containers"]]
-        # The first container gets the operator's hostfile, key and variables.
-        self.main = self.spec.at("containers", 0)
-        self.mounts = self.main["volumeMounts"]
-        self.command = [word.text for key in ("command", "args") for word in self.main[key]]
-        self.command_node = self.main["args" if self.main["args"] else "command"]
-        limits = self.main.at("resources", "limits")
-        counts = [limits[name].number(0) for name in limits.mapping if GPU.fullmatch(name)]
-        self.gpus = sum(counts) if counts else None
-        self.labels = dict(template.at("metadata", "labels").mapping)
-        if role:  # the operator adds these
-            self.labels["training.kubeflow.org/job-name"] = template.root.name
-            self.labels["training.kubeflow.org/job-role"] = role.lower()
-
-    def option(self, *names: str) -> str | None:
-        """The value that the command gives to an option."""
-        parts = [word.split("=", 1) if word[:2] == "--" else [word] for word in self.command]
-        words = [*chain.from_iterable(parts), ""]
-        return next((value for word, value in pairwise(words) if word in names), None)
-
-    def volume_at(self, path: str) -> tuple[Node, Node, str]:
-        """The innermost mount that holds `path`, its volume, and the path inside it."""
-        mounts = {PurePosixPath(mount["mountPath"].text): mount for mount in self.mounts}
-        whole, missing = PurePosixPath(path), self.mounts[-1]
-        folder = next((each for each in (whole, *whole.parents) if each in mounts), whole)
-        mount = mounts.get(folder, missing)
-        named = (each for each in self.spec["volumes"] if each["name"].text == mount["name"].text)
-        return mount, next(named, missing), str(whole.relative_to(folder))
-
-
-class MPIJob:
-    """An MPIJob, with the values that many rules need."""
-
-    def __init__(self, manifest: Node) -> None:
-        self.manifest, self.spec, self.roles = manifest, manifest["spec"], manifest.at(*ROLES)
-        self.launcher = Pod(self.roles.at("Launcher", "template"), "launcher")
-        self.worker = Pod(self.roles.at("Worker", "template"), "worker")
-        by_role = {"Launcher": self.launcher, "Worker": self.worker}
-        self.by_role = {role: pod for role, pod in by_role.items() if pod.spec}
-        self.pods = [*self.by_role.values()]
-        self.slots = self.spec["slotsPerWorker"].number(1)
-        self.workers = self.roles.at("Worker", "replicas").number(0)
-        self.programs = {word.rpartition("/")[2] for word in self.launcher.command}
-        self.elastic = not self.programs.isdisjoint(("--elastic", "--host-discovery-script"))
-
-
-class Bundle:
-    """What one `kubectl apply` brings, and `known`: that and the manifests it may refer to."""
-
-    def __init__(self, manifests: Sequence[Node], known: Sequence[Node]) -> None:
-        self.manifests, self.known = manifests, known
-        self.mpijobs = [MPIJob(each) for each in manifests if each.kind == "MPIJob"]
-        self.pods = [pod for manifest in manifests for pod in pods_of(manifest)]
-
-    def find(self, *key: str) -> Node | None:
-        return next((m for m in self.known if (m.kind, m.namespace, m.name) == key), None)
-
-
-def pods_of(manifest: Node) -> list[Pod]:
-    if manifest.kind == "MPIJob":
-        return MPIJob(manifest).pods
-    path = ("spec", "template") if manifest.kind in TEMPLATES else ()
-    return [Pod(manifest.at(*path))] if manifest.kind in ("Pod", *TEMPLATES) else []
+def read_table(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")))
 
 
 def manifest_files(path: Path) -> list[Path]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from distsent.errors import UserError
 from distsent.k8s.cluster import refusals
-from distsent.k8s.documents import ROLES, Bundle, Finding, Node, Reader, manifest_files
+from distsent.k8s.documents import Finding, Node, Reader, manifest_files
+from distsent.k8s.jobs import ROLES, Bundle
 from distsent.k8s.rules import RULES
 from distsent.k8s.schema import Kinds, check_schema
 
@@ -26,19 +27,18 @@ def lint(
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        context = manifests_around(path) if path.is_file() else []
         folders = sorted(below for below in path.rglob("*") if below.is_dir())
         # A folder's own files are applied together, and so are those of an overlay below it.
         parts = ([each] if is_overlay(each) else manifest_files(each) for each in folders)
         for where in chain([path], *parts):
             read = read_overlay(where) if is_overlay(where) else read_files(manifest_files(where))
             manifests += read.manifests
+            context = [] if is_overlay(where) else manifests_around(where)
             findings += read.findings + check_bundle(read.manifests, context, crds or {})
-            if where == path and not is_overlay(path):
-                context = read.manifests  # the folders below are applied after this one
     if ask_cluster:
         wrong = {finding.file for finding in findings if finding.rule in SHAPELESS}
-        jobs = [each for each in manifests if each.kind == "MPIJob" and each.file not in wrong]
+        kinds = ("MPIJob", "TrainingRuntime")
+        jobs = [each for each in manifests if each.kind in kinds and each.file not in wrong]
         findings += refusals(manifests, jobs)
     return sorted(set(findings)), len(manifests)
 
@@ -84,8 +84,13 @@ def read_files(files: Iterable[Path]) -> Reader:
     return reader
 
 
-def manifests_around(file: Path) -> list[Node]:
-    """The manifests beside a single file and above it, which it may refer to."""
-    around = [*manifest_files(file.parent), *manifest_files(file.parent.parent)]
-    others = (p for p in around if p.resolve() != file.resolve() and p.name != OVERLAY)
-    return read_files(others).manifests
+def manifests_around(path: Path) -> list[Node]:
+    """The manifests beside a file, and above a file or folder: they are applied before it."""
+    found: list[Path] = []
+    own = path.resolve()
+    for folder in (own, *own.parents) if own.is_dir() else own.parents:
+        files = manifest_files(folder)
+        if is_overlay(folder) or not files:
+            break
+        found += [each for each in files if own not in (each, folder)]
+    return read_files(found).manifests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from distsent.k8s.documents import ROLES, MPIJob
+from distsent.k8s.jobs import ROLES, MPIJob
 
 Object = dict[str, Any]
 CONFIG_FOLDER = "/etc/mpi"

@@ -5,9 +5,11 @@ from itertools import product
 
 from jsonschema import Draft202012Validator
 
-from distsent.k8s.documents import Bundle, Node, Pod, Problem, pods_of
-from distsent.k8s.mpijob_rules import mpijob_problems
-from distsent.k8s.schema import quantity, read_table
+from distsent.k8s.documents import Node, Problem, read_table
+from distsent.k8s.job_rules import job_problems
+from distsent.k8s.jobs import JOBS, Bundle, Pod, pods_of
+from distsent.k8s.operator_rules import operator_problems
+from distsent.k8s.schema import quantity
 
 PROBES, HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe"), ("tcpSocket", "httpGet")
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "StorageClass"}
@@ -15,21 +17,26 @@ CLUSTER_WIDE |= {"ClusterRole", "ClusterRoleBinding", "PersistentVolume"}
 CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
 SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
 FIELD_RULES = read_table("field_rules.yaml")
+KINDS = ("MPIJob", "TrainJob", "TrainingRuntime")  # those with field rules of their own
+NAMED = ("container", "volume", "port", "replicated job")
 
 
 def field_problems(bundle: Bundle) -> Iterator[Problem]:
     """What breaks the rules of field_rules.yaml."""
     roles = [job.roles[role] for job in bundle.mpijobs for role in job.roles.mapping]
-    objects = {"MPIJob": [job.manifest for job in bundle.mpijobs], "role": roles}
+    objects = {kind: [m for m in bundle.manifests if m.kind == kind] for kind in KINDS}
+    objects |= {"role": roles, "replicated job": []}
+    for runtime in objects["TrainingRuntime"]:
+        objects["replicated job"] += runtime.at(*JOBS)
     objects["pod"] = [pod.spec for pod in bundle.pods]
     objects["container"] = [container for pod in bundle.pods for container in pod.containers]
     objects["volume"] = [volume for pod in bundle.pods for volume in pod.spec["volumes"]]
     objects["port"] = [port for each in objects["container"] for port in each["ports"]]
     for kind, rules in FIELD_RULES.items():
         for node, (rule, path, schema, message) in product(objects[kind], rules):
-            field = node.at(*path.split())
+            field = node.at(*(int(key) if key.isdigit() else key for key in path.split()))
             if not Draft202012Validator(schema).is_valid(field.value):
-                name = f"{node['name'].text}:" if kind in ("container", "volume", "port") else ""
+                name = f"{node['name'].text}:" if kind in NAMED else ""
                 words = (name, path.replace(" ", "."), message)
                 yield rule, field, " ".join(word for word in words if word)
 
@@ -101,7 +108,7 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
                 yield "exists", volume, f"no manifest creates the {kind} {name}"
             # Pods of several nodes mount it: with another access mode only the first node can.
             modes = found.at("spec", "accessModes") if found else volume
-            is_shared = kind == CLAIM and pod.spec.root.kind == "MPIJob"
+            is_shared = kind == CLAIM and pod.spec.root.kind in KINDS
             if found and is_shared and "ReadWriteMany" not in modes.text:
                 yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
 
@@ -144,4 +151,7 @@ def selects(selector: Node, pod: Pod) -> bool:
     return all(matches)
 
 
-RULES = (field_problems, pod_problems, mpijob_problems, names, volume_sources, selectors)
+RULES = (
+    *(field_problems, pod_problems, job_problems, operator_problems),
+    *(names, volume_sources, selectors),
+)

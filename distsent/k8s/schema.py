@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from kubernetes_validate.utils import latest_version, schema_contents
 
 from distsent.errors import UserError
-from distsent.k8s.documents import Finding, Node
+from distsent.k8s.documents import Finding, Node, read_table
 
 Schema = dict[str, Any]
 Kinds = dict[str, Schema]  # by apiVersion and kind: "v1 Pod"
@@ -47,10 +47,6 @@ def quantity(value: Any) -> float | None:
         return None
     number, unit = found[1], found[2] or ""
     return float(number) * UNITS[unit] if unit in UNITS else float(number + unit)
-
-
-def read_table(name: str) -> dict[str, Any]:
-    return dict(yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")))
 
 
 @cache

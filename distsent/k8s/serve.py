@@ -22,7 +22,7 @@ SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
 
 def serve(config: str = SSHD_CONFIG, grace: float = 150.0, left: int = FINISHED) -> int:
-    """Run until sshd ends (its exit code), or until a signal (`left`, after the ranks have)."""
+    """Run until sshd ends (its exit code), or a signal (`left`, after the ranks have saved)."""
     check_user()
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

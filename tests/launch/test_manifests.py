@@ -27,7 +27,9 @@ from distsent.k8s.write import stale_manifests
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent for path in K8S.glob("*/kustomization.yaml"))
-PLAIN = sorted([*K8S.glob("*.yaml"), *(K8S / "jobs").glob("*.yaml")])
+PLAIN = sorted(
+    path for name in ("*.yaml", "jobs/*.yaml", "trainjob/**/*.yaml") for path in K8S.glob(name)
+)
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.toml"))
 CLUSTER_WIDE = ("Namespace", "ClusterQueue", "ResourceFlavor", "PriorityClass")
 
@@ -59,12 +61,54 @@ def test_generated_manifests_are_current():
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_each_config_map_holds_its_job(name):
-    path = K8S / ("30-imdb-job.yaml" if name == "imdb" else f"jobs/{name}.yaml")
-    config = next(one for one in documents(path.read_text()) if one["kind"] == "ConfigMap")
-    assert tomllib.loads(config["data"][f"{name}.toml"]) == tomllib.loads(
-        (ROOT / "jobs" / f"{name}.toml").read_text()
-    )
+def test_each_config_map_holds_its_job_and_that_of_trainjobs_all(name):
+    job = tomllib.loads((ROOT / "jobs" / f"{name}.toml").read_text())
+    for file in ("30-imdb-job" if name == "imdb" else f"jobs/{name}", "trainjob/jobs"):
+        text = (K8S / f"{file}.yaml").read_text()
+        config = next(one for one in documents(text) if one["kind"] == "ConfigMap")
+        assert tomllib.loads(config["data"][f"{name}.toml"]) == job
+
+
+@pytest.mark.parametrize("policy", ["mpi", "torch"])
+def test_a_trainjob_trains_what_the_mpijob_trains(policy):
+    """The same pods, size and arguments, with the parent process of its policy."""
+    runtimes = documents((K8S / "trainjob/runtimes.yaml").read_text())
+    runtime = next(one for one in runtimes if policy in one["spec"]["mlPolicy"])
+    pods = {job["name"]: job["template"]["spec"]["template"] for job in replicated_jobs(runtime)}
+    for name in JOBS:
+        ours = documents((K8S / f"trainjob/{policy}/{name}.yaml").read_text())[0]
+        path = K8S / ("40-imdb.yaml" if name == "imdb" else f"jobs/{name}.yaml")
+        mpijob = documents(path.read_text())[-1]
+        roles, trainer = mpijob["spec"]["mpiReplicaSpecs"], ours["spec"]["trainer"]
+        launcher = roles["Launcher"]["template"]["spec"]["containers"][0]
+        assert ours["metadata"] == mpijob["metadata"]
+        assert ours["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+        assert trainer["numNodes"] == roles["Worker"]["replicas"]
+        assert trainer["numProcPerNode"] == mpijob["spec"]["slotsPerWorker"]
+        train = launcher["args"][launcher["args"].index("-m") :]
+        assert trainer["args"][-len(train) :] == train and f"/jobs/{name}.toml" in train
+        assert ("horovodrun" in trainer["args"]) == (policy == "mpi")
+        worker = pods["node"]["spec"]
+        for field in ("securityContext", "terminationGracePeriodSeconds"):
+            assert worker[field] == roles["Worker"]["template"]["spec"][field]
+        for field in ("resources", "securityContext", "volumeMounts", "image"):
+            assert (
+                worker["containers"][0][field]
+                == (roles["Worker"]["template"]["spec"]["containers"][0][field])
+            )
+        env = {
+            one["name"]
+            for one in pods["node" if policy == "torch" else "launcher"]["spec"]["containers"][0][
+                "env"
+            ]
+        }
+        assert {one["name"] for one in launcher["env"]} - env == (
+            {
+                name
+                for name in env ^ {one["name"] for one in launcher["env"]}
+                if name.startswith("OMPI_")
+            }
+        )
 
 
 def test_write_reports_stale_files_and_rewrites_them(tmp_path):
@@ -105,8 +149,14 @@ def test_the_image_is_that_of_this_version(everything):
 def templates(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if one["kind"] == "MPIJob":
         yield from (role["template"] for role in one["spec"]["mpiReplicaSpecs"].values())
+    elif one["kind"] == "TrainingRuntime":
+        yield from (job["template"]["spec"]["template"] for job in replicated_jobs(one))
     elif one["kind"] == "Deployment":
         yield one["spec"]["template"]
+
+
+def replicated_jobs(runtime: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(runtime["spec"]["template"]["spec"]["replicatedJobs"])
 
 
 def test_built_in_kinds_are_valid_under_the_schemas_of_kubernetes(everything):
@@ -128,6 +178,14 @@ def test_built_in_kinds_are_valid_under_the_schemas_of_kubernetes(everything):
             }
             validate.validate(pod, "1.33", strict=True)
             checked += 1
+    for job in [
+        job
+        for one in everything
+        if one["kind"] == "TrainingRuntime"
+        for job in replicated_jobs(one)
+    ]:
+        whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}}
+        validate.validate(whole | {"spec": job["template"]["spec"]}, "1.33", strict=True)
     assert checked > 40
 
 
@@ -146,6 +204,30 @@ def test_mpijobs_are_valid_under_the_operators_schema(everything):
     broken["spec"]["runPolicy"]["backOffLimit"] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema)
+
+
+def test_trainjobs_are_valid_under_the_trainers_schemas(everything):
+    """DISTSENT_TRAINER_CRDS: the folder of trainer.kubeflow.org_*.yaml of Kubeflow Trainer."""
+    folder = Path(os.environ.get("DISTSENT_TRAINER_CRDS", ""))
+    checked = 0
+    for file in ("trainjobs", "trainingruntimes"):
+        path = folder / f"trainer.kubeflow.org_{file}.yaml"
+        if not path.is_file():
+            pytest.skip("DISTSENT_TRAINER_CRDS names no folder of definitions")
+        ((name, definition),) = read_definitions(str(path)).items()
+        validator = jsonschema.Draft202012Validator({**definition, "$defs": definitions()})
+        for one in everything:
+            if f"{one['apiVersion']} {one['kind']}" == name:
+                assert not [each.message for each in validator.iter_errors(one)]
+                checked += 1
+        broken = json.loads(json.dumps(one_of(everything, name)))
+        broken["spec"]["trainr"] = {}
+        assert not validator.is_valid(broken)
+    assert checked == 2 * len(JOBS) + 2
+
+
+def one_of(documents: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(one for one in documents if f"{one['apiVersion']} {one['kind']}" == name)
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -261,6 +343,18 @@ def test_kubectl_would_apply_each_job_by_name(kubectl, path):
     done = subprocess.run([*kubectl, "-f", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [f"configmap/{path.stem}-job", f"mpijob.kubeflow.org/{path.stem}"]
+
+
+def test_kubectl_would_apply_the_runtimes_and_each_trainjob(kubectl):
+    done = subprocess.run([*kubectl, "-f", str(K8S / "trainjob")], capture_output=True, text=True)
+    runtimes = [
+        f"trainingruntime.trainer.kubeflow.org/distsent-{name}" for name in ("mpi", "torch")
+    ]
+    assert done.stdout.split() == ["configmap/jobs", *runtimes], "and nothing starts"
+    files = [word for policy in ("mpi", "torch") for word in ("-f", str(K8S / "trainjob" / policy))]
+    done = subprocess.run([*kubectl, *files], capture_output=True, text=True)
+    wanted = 2 * [f"trainjob.trainer.kubeflow.org/{name}" for name in JOBS]
+    assert sorted(done.stdout.split()) == sorted(wanted)
 
 
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)

@@ -16,14 +16,8 @@ from distsent.errors import UserError
 from distsent.k8s.lint import RULES, lint
 from distsent.k8s.rules import FIELD_RULES
 from distsent.k8s.schema import quantity, read_definitions
+from tests.manifests import CLAIM, CONFIG, JOB, K8S, MPI, NET, RUNTIMES, TB, TORCH, changed
 
-K8S = Path(__file__).parents[2] / "k8s"
-JOB, CLAIM, TB, NET = (
-    "40-imdb.yaml",
-    "10-shared-claim.yaml",
-    "50-tensorboard.yaml",
-    "20-network.yaml",
-)
 SCHEMA = {"yaml", "kind", "field", "type", "value", "required", "duplicate", "kustomize"}
 
 # rule, file, text, its replacement, a part of the line of the finding, a part of its message
@@ -66,8 +60,8 @@ BREAKS = [
     ("required", CLAIM, "  accessModes: [ReadWriteMany]\n", "", "spec:", "accessModes is missing"),
     ("launcher-replicas", JOB, "replicas: 1\n", "replicas: 2\n", "replicas: 2", "must be 1"),
     ("worker-replicas", JOB, "      replicas: 4\n", "", "Worker:", "1 or more"),
-    ("worker-name", JOB, "name: imdb\n", "name: 2nd-imdb\n", "name: 2nd-imdb", "2nd-imdb-worker-3"),
-    ("worker-name", JOB, "name: imdb\n", f"name: {'a' * 55}\n", "name: aaaa", "63"),
+    ("pod-name", JOB, "name: imdb\n", "name: 2nd-imdb\n", "name: 2nd-imdb", "2nd-imdb-worker-3"),
+    ("pod-name", JOB, "name: imdb\n", f"name: {'a' * 55}\n", "name: aaaa", "63"),
     ("slots", JOB, 'limits: {cpu: "4", memory: 8Gi}',
      'limits: {cpu: "4", memory: 8Gi, nvidia.com/gpu: 2}', "slotsPerWorker", "2 GPUs"),
     ("slots", JOB, "slotsPerWorker: 1", "slotsPerWorker: 0", "slotsPerWorker", "1 or more"),
@@ -75,7 +69,9 @@ BREAKS = [
      'limits: {cpu: "1", memory: 1Gi, nvidia.com/gpu: 1}', "resources:", "cannot use"),
     ("processes", JOB, '- "4"\n', '- "8"\n', "args:",
      "-np 8, but 4 workers x 1 slots are 4 processes"),
-    ("processes", JOB, '                - -np\n                - "4"\n', "", "args:", "-np (none)"),
+    ("processes", JOB, '- "4"\n', '- many\n', "args:", "-np many, but"),
+    ("processes", JOB, '- horovodrun\n                - -np\n                - "4"\n', '- env\n',
+     "args:", "without horovodrun all runs in the launcher"),
     ("hostfile", JOB, "                - --hostfile\n                - /etc/mpi/hostfile\n", "",
      "args:", "all runs in the launcher"),
     ("duplicate", JOB, "- {name: tmp, mountPath: /tmp}",
@@ -159,24 +155,83 @@ BREAKS = [
      "nothing is mounted"),
     ("job-file", JOB, "- run.dir=/shared/runs",
      "- run.dir=/shared/runs\n                - optim.lrr=1", "args:", "optim.lrr"),
-    ("job-file", "30-imdb-job.yaml", "batch_size = 16", "batch_size = 0", None, "batch_size"),
+    ("job-file", CONFIG, "batch_size = 16", "batch_size = 0", None, "batch_size"),
     ("selector", TB, "selector:\n    matchLabels:\n      app.kubernetes.io/name: tensorboard",
      "selector:\n    matchLabels:\n      app.kubernetes.io/name: tb", "selector:", "its own pods"),
     ("selector", TB, "spec:\n  selector:\n    app.kubernetes.io/name: tensorboard",
      "spec:\n  selector:\n    app.kubernetes.io/name: tb", "selector:", "selects no pod"),
     ("selector", TB, "targetPort: http", "targetPort: web", "- {name: http", "no port web"),
     ("network", NET, "podSelector: {}", "podSelector: {matchLabels: {a: b}}", None, None),
+    # TrainJobs and their runtimes.
+    ("field", MPI, "numNodes", "numNode", "numNode:", "did you mean numNodes?"),
+    ("value", RUNTIMES, "action: FailJobSet", "action: FailJobset", "FailJobset", "FailJobSet"),
+    ("field", RUNTIMES, "podFailurePolicy", "podFailPolicy", "podFailPolicy", "podFailurePolicy?"),
+    ("pod-name", MPI, "name: mpi\n", f"name: {'a' * 45}\n", "name: aaa",
+     "a-launcher-0-0-xxxxx is not"),
+    ("nodes", TORCH, "    numNodes: 4\n", "", "trainer:", "must be given"),
+    ("slots", TORCH, "    numProcPerNode: 1\n", "", "trainer:", "would count CPUs"),
+    ("slots", RUNTIMES, "limits: {cpu: '4', memory: 8Gi}",
+     "limits: {cpu: '4', memory: 8Gi, nvidia.com/gpu: 2}", None,
+     "TrainJob mpi: numProcPerNode is 1, but a worker has 2 GPUs"),
+    ("slots", TORCH, "    args:", "    resourcesPerNode: {limits: {nvidia.com/gpu: 4}}\n    args:",
+     "numProcPerNode", "has 4 GPUs"),
+    ("processes", MPI, "[horovodrun,", "[horovodrun, -np, '3',", "args:",
+     "-np 3, but 4 workers x 1 slots are 4 processes"),
+    ("processes", MPI, "[horovodrun,", "[env,", "args:", "without horovodrun"),
+    ("hostfile", MPI, "--hostfile, /etc/mpi/hostfile, ", "", "args:", "all runs in the launcher"),
+    ("hostfile", RUNTIMES, "launch, --", "launch, --elastic, /etc/mpi/discover_hosts.sh, --", None,
+     "TrainJob mpi: a TrainJob has no script"),
+    ("operator", TORCH, "    args:", "    env: [{name: PET_NNODES, value: '2'}]\n    args:",
+     "PET_NNODES", "leave it out"),
+    ("operator", RUNTIMES, "{name: HOME,", "{name: OMPI_MCA_plm_rsh_args,", "OMPI_MCA_plm",
+     "leave it out"),
+    ("operator", RUNTIMES, "- {name: tmp, mountPath: /tmp}",
+     "- {name: tmp, mountPath: /home/mpiuser/.ssh/}", ".ssh", "its own volume"),
+    ("queue", MPI, "labels: {", "labels: {kueue.x-k8s.io/queue-name: training, ", "labels:",
+     "must have suspend: true"),
+    ("same-image", MPI, "    args:", "    image: distsent:0.2\n    args:", None,
+     "the launcher's image, distsent:0.2"),
+    ("launcher-only", MPI, "    args:",
+     "    resourcesPerNode: {limits: {cpu: 2, memory: 1Gi}}\n    args:", "resourcesPerNode",
+     "the launcher alone"),
+    ("runtime", MPI, "kind: TrainingRuntime, ", "", "runtimeRef", "must be given"),
+    ("exists", MPI, "name: distsent-mpi", "name: other", "runtimeRef", "TrainingRuntime other"),
+    ("exists", RUNTIMES, "claimName: shared", "claimName: none", None, "VolumeClaim none"),
+    ("managed-by", MPI, "spec:\n", "spec:\n  managedBy: me\n", "managedBy", "trainjob-controller"),
+    ("policy", RUNTIMES, "    torch: {}\n", "", "mlPolicy:", "must have mpi or torch"),
+    ("launcher-replicas", RUNTIMES, "numNodes: 1", "numNodes: 2", "mlPolicy:", "must be 1 for mpi"),
+    ("ssh-path", RUNTIMES, ", sshAuthMountPath: /home/mpiuser/.ssh", "", "mpi:", "must be /home"),
+    ("open-mpi", RUNTIMES, "AsNode: false", "AsNode: true", "AsNode: true", "must be false"),
+    ("limits", RUNTIMES, "        maxRestarts: 6\n", "", "failurePolicy:", "maxRestarts"),
+    ("restart", RUNTIMES, "BlockingRecreate", "Recreate", "Recreate", "must be BlockingRecreate"),
+    ("restart", RUNTIMES, "restartPolicy: Never", "restartPolicy: OnFailure", "OnFailure", "Never"),
+    ("restart", RUNTIMES, "backoffLimit: 0", "backoffLimit: 3", "backoffLimit: 3", "must be 0"),
+    ("clean-up", RUNTIMES, "Jobs: [launcher]", "Jobs: [node]", "spec:", "[launcher] for mpi"),
+    ("job-name", RUNTIMES, "- name: launcher", "- name: start", "name: start", "node or launcher"),
+    ("container-name", RUNTIMES, "- name: node\n                  image",
+     "- name: main\n                  image", "name: main", "must be node"),
+    ("fs-group", RUNTIMES, "                  fsGroup: 1000\n", "", "securityContext:", "1000"),
+    ("mesh", RUNTIMES, "sidecar.istio.io/inject: 'false'", "a: 'b'", "annotations:", "sidecar"),
+    ("grace", RUNTIMES, "PeriodSeconds: 180", "PeriodSeconds: 30", "Seconds: 30", "too short"),
+    ("grace", RUNTIMES, "--grace, '150'", "--grace, '200'", "--grace", "less than"),
+    ("failure-policy", RUNTIMES, "values: [2, 3]", "values: [2]", "podFailurePolicy:",
+     "node: podFailurePolicy must be"),
+    ("failure-policy", RUNTIMES, "(75)", "(7|5)", "rules:", "failurePolicy.rules must be"),
+    ("parent", RUNTIMES, "[python, -m, distsent.launch]", "[torchrun]", None,
+     "TrainJob torch: must start with python -m distsent.launch"),
+    ("parent", RUNTIMES, ", --keep-workers", "", None, "launch --keep-workers"),
+    ("left", RUNTIMES, ", --left, '75'", "", "command:", "--left 75"),
+    ("ready", RUNTIMES, "status: Ready", "status: Complete", "dependsOn:", "dependsOn must be"),
+    ("ready", RUNTIMES, "tcpSocket: {port: ssh}", "tcpSocket: {port: 22}", "- name: node", "2222"),
+    ("ancestor", RUNTIMES, "trainjob-ancestor-step: trainer", "x: y", "- name: launcher",
+     "the job launcher alone needs the label"),
+    ("run-folder", TORCH, ", run.dir=/shared/runs", "", "args:", "is missing"),
+    ("job-file", MPI, "/jobs/imdb.toml", "/jobs/none.toml", None, "jobs has no none.toml"),
+    ("shm", RUNTIMES, "medium: Memory, ", "", "volumes:", "medium: Memory"),
+    ("keepalive", RUNTIMES, "keepalive_time, value: '10'", "keepalive_time, value: '30'", "env:",
+     "takes 45 s"),
+    ("security", RUNTIMES, "runAsUser: 1000", "runAsUser: 0", "runAsUser: 0", "must be 1000"),
 ]  # fmt: skip
-
-
-def broken(tmp_path: Path, file: str, before: str, after: str) -> Path:
-    """A copy of the top of k8s/ with one thing changed."""
-    for path in K8S.glob("*.yaml"):
-        shutil.copy(path, tmp_path)
-    text = (tmp_path / file).read_text()
-    assert before in text, before
-    (tmp_path / file).write_text(text.replace(before, after, 1))
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -186,7 +241,7 @@ def broken(tmp_path: Path, file: str, before: str, after: str) -> Path:
 )
 def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, after, line, says):
     if rule == "network":  # all three policies must be gone for a pod to be open
-        folder = broken(tmp_path, file, before, after)
+        folder = changed(tmp_path, file, before, after)
         text = (
             (folder / file)
             .read_text()
@@ -196,7 +251,7 @@ def test_a_broken_manifest_is_found_with_its_line(tmp_path, rule, file, before, 
         (folder / file).write_text(text)
         says = "which pods may connect"
     else:
-        folder = broken(tmp_path, file, before, after)
+        folder = changed(tmp_path, file, before, after)
     findings = [finding for finding in lint([folder])[0] if finding.rule == rule]
     assert findings, f"{rule} not found"
     found = next((finding for finding in findings if says in finding.message), None)
@@ -228,7 +283,7 @@ def test_each_job_can_be_checked_on_its_own():
 
 
 def test_elastic_bounds(tmp_path):
-    folder = broken(
+    folder = changed(
         tmp_path,
         JOB,
         "launch, --]",
@@ -282,7 +337,7 @@ def test_a_definition_that_the_user_names_decides_which_fields_there_are(tmp_pat
     (tmp_path / "crd.yaml").write_text(CRD)
     crds = read_definitions(str(tmp_path / "crd.yaml"))
     (tmp_path / "k8s").mkdir()
-    folder = broken(tmp_path / "k8s", JOB, "  slotsPerWorker: 1", "  novelty: new")
+    folder = changed(tmp_path / "k8s", JOB, "  slotsPerWorker: 1", "  novelty: new")
     assert not lint([folder], crds)[0]
     assert "novelty: no such field" in str(lint([folder])[0][0])
     text = (folder / JOB).read_text()
@@ -305,7 +360,7 @@ def test_the_definition_of_the_operator_finds_what_the_own_table_finds(tmp_path)
         if file == JOB and rule in ("field", "type", "value", "required"):
             folder = tmp_path / str(len(list(tmp_path.iterdir())))
             folder.mkdir()
-            found = lint([broken(folder, file, before, after)], crds)[0]
+            found = lint([changed(folder, file, before, after)], crds)[0]
             assert any(f.rule == rule and says in f.message for f in found), (before, after)
 
 
@@ -331,7 +386,7 @@ def test_a_cluster_without_the_definition_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_program_prints_findings_and_exits_2(tmp_path):
-    folder = broken(tmp_path, JOB, "slotsPerWorker: 1", "slotsPerWorker: 0")
+    folder = changed(tmp_path, JOB, "slotsPerWorker: 1", "slotsPerWorker: 0")
     done = subprocess.run(
         [sys.executable, "-m", "distsent.k8s", "lint", str(folder)], capture_output=True, text=True
     )

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
-from pathlib import Path
 
 import pytest
 
 from distsent.errors import FAILED, UserError
 from distsent.k8s.__main__ import main
-from distsent.k8s.documents import MPIJob
+from distsent.k8s.jobs import MPIJob
 from distsent.k8s.lint import lint, read_files
 from distsent.k8s.mpi_operator import objects
-
-K8S = Path(__file__).parents[2] / "k8s"
-JOB, CLAIM, TB, NET = (
-    "40-imdb.yaml",
-    "10-shared-claim.yaml",
-    "50-tensorboard.yaml",
-    "20-network.yaml",
-)
-SPACE, CONFIG = "00-namespace.yaml", "30-imdb-job.yaml"
+from tests.manifests import CLAIM, CONFIG, JOB, K8S, NET, SPACE, TB, changed
 
 # Places in the IMDB job's manifest at which a case below inserts text.
 POD = "          automountServiceAccountToken: false\n"
@@ -271,6 +261,7 @@ ACCEPTED: list[tuple[tuple[str, str], str]] = [
         ),
         JOB,
     ),
+    (('                - -np\n                - "4"\n', ""), JOB),  # the launcher counts slots
     (("backoffLimit: 6", "backoffLimit: 0"), JOB),
     (("ttlSecondsAfterFinished: 604800", "ttlSecondsAfterFinished: 0"), JOB),
     ((POLICY, f"{POLICY}    managedBy: kubeflow.org/mpi-operator\n"), JOB),
@@ -281,22 +272,10 @@ ACCEPTED: list[tuple[tuple[str, str], str]] = [
 ]
 
 
-def changed(folder: Path, change: tuple[str, str], file: str) -> Path:
-    """A copy of the top of k8s/ with one change."""
-    folder.mkdir()
-    for path in K8S.glob("*.yaml"):
-        shutil.copy(path, folder)
-    if file:
-        text = (folder / file).read_text()
-        assert change[0] in text, change
-        (folder / file).write_text(text.replace(*change, 1))
-    return folder
-
-
 def test_what_a_cluster_refuses_or_ignores_is_found(tmp_path):
     missed = []
     for number, (rule, change, says, file) in enumerate(REFUSED):
-        folder = changed(tmp_path / str(number), change, file)
+        folder = changed(tmp_path / str(number), file, *change)
         found = [each for each in lint([folder])[0] if each.rule == rule and says in each.message]
         missed += [] if found else [(rule, change[1][-80:], says)]
     assert not missed
@@ -304,7 +283,7 @@ def test_what_a_cluster_refuses_or_ignores_is_found(tmp_path):
 
 def test_what_a_cluster_accepts_is_no_finding(tmp_path):
     for number, (change, file) in enumerate(ACCEPTED):
-        assert not lint([changed(tmp_path / str(number), change, file)])[0], change
+        assert not lint([changed(tmp_path / str(number), file, *change)])[0], change
 
 
 # ---- the cluster itself --------------------------------------------------------------------------
@@ -377,11 +356,8 @@ def test_a_missing_namespace_and_a_missing_cluster_are_one_line_each(kubectl):
 
 
 def test_a_manifest_with_wrong_types_is_sent_but_not_rendered(kubectl, tmp_path):
-    folder = changed(
-        tmp_path / "k8s",
-        ("          containers:\n", "          containers: 3\n          x:\n"),
-        JOB,
-    )
+    change = "          containers:\n", "          containers: 3\n          x:\n"
+    folder = changed(tmp_path / "k8s", JOB, *change)
     assert lint([folder / JOB], ask_cluster=True)[0]
     assert len([*(kubectl / "asked").iterdir()]) == 1
 

@@ -1,6 +1,6 @@
-"""Rules about MPIJobs: what the operator demands, and what Horovod and distsent need.
+"""Rules about jobs, MPIJobs and TrainJobs: what operators demand, and what distsent needs.
 
-`kubectl apply` accepts an MPIJob that breaks the operator's rules, but then nothing starts.
+`kubectl apply` accepts a job that breaks an operator's rules, but then nothing starts.
 """
 
 import re
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from distsent.errors import UserError
 from distsent.job import load_saved_job
-from distsent.k8s.documents import Bundle, MPIJob, Problem
-from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE, environment, mounts
+from distsent.k8s.documents import Problem
+from distsent.k8s.jobs import Bundle, Job, MPIJob
+from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE
 from distsent.k8s.schema import quantity
 from distsent.k8s.training_command import job_arguments
 
@@ -21,29 +22,30 @@ OOB = "OMPI_MCA_oob_tcp_keepalive_"
 KEEPALIVE = {"time": "300", "intvl": "20", "probes": "9"}  # Open MPI's defaults, in seconds
 
 
-def mpijob_problems(bundle: Bundle) -> Iterator[Problem]:
-    for job in bundle.mpijobs:
-        for rules in (sizes, processes, pods, disk, additions):
+def job_problems(bundle: Bundle) -> Iterator[Problem]:
+    for job in bundle.jobs:
+        for rules in (sizes, processes, pods, disk):
             yield from rules(job)
         if "distsent.train" in job.launcher.command:
             yield from run_folder(job)
             yield from job_file(bundle, job)
 
 
-def sizes(job: MPIJob) -> Iterator[Problem]:
-    # DNS finds worker pods, so the name with the highest index must be a host name.
-    last, node = f"{job.manifest.name}-worker-{max(job.workers, 1) - 1}", job.manifest["metadata"]
-    if not HOST_NAME.fullmatch(last):
+def sizes(job: Job) -> Iterator[Problem]:
+    # DNS finds the pods, so the longest name must be a host name.
+    longest, node = job.longest_name, job.manifest["metadata"]
+    if not HOST_NAME.fullmatch(longest):
         allowed = "at most 63 lower-case letters, digits and -, a letter first"
-        yield "worker-name", node["name"], f"{last} is not a host name ({allowed})"
-    # The hostfile takes slotsPerWorker; the operator does not compare it with a worker's GPUs.
-    node, gpus, option = job.spec["slotsPerWorker"], job.worker.gpus, job.launcher.option("--slots")
+        yield "pod-name", node["name"], f"{longest} is not a host name ({allowed})"
+    # The hostfile takes this number; no operator compares it with a worker's GPUs.
+    node, gpus, option = job.slots_node, job.worker.gpus, job.launcher.option("--slots")
+    name = node.path[-1]
     if gpus not in (None, job.slots):
-        yield "slots", node, f"slotsPerWorker is {job.slots}, but a worker has {gpus} GPUs"
+        yield "slots", node, f"{name} is {job.slots}, but a worker has {gpus} GPUs"
     if job.elastic and option not in (None, str(job.slots)):
-        yield "slots", node, f"--slots {option}, but slotsPerWorker is {job.slots}"
+        yield "slots", node, f"--slots {option}, but {name} is {job.slots}"
     # The launcher computes nothing, and the operator hides GPUs from it.
-    if job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
+    if job.uses_mpi and job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
         yield "launcher-gpu", job.launcher.main["resources"], "reserves GPUs that it cannot use"
     # A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest.
     node, count = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
@@ -51,7 +53,7 @@ def sizes(job: MPIJob) -> Iterator[Problem]:
         yield "gang", node, f"minAvailable {node.value}, but there are {count} pods"
 
 
-def processes(job: MPIJob) -> Iterator[Problem]:
+def processes(job: Job) -> Iterator[Problem]:
     """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
     option, node = job.launcher.option, job.launcher.command_node
     most = job.slots * (job.workers + bool(job.spec["runLauncherAsWorker"]))
@@ -67,25 +69,29 @@ def processes(job: MPIJob) -> Iterator[Problem]:
             yield "hostfile", node, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}"
     elif not job.programs.isdisjoint(("horovodrun", "mpirun")):
         given, hostfile = option("-np", "--num-proc", "-n"), option("--hostfile", "-hostfile")
-        if number(given) != most:
+        # The launcher's first process counts the slots of the hostfile where there is no -np.
+        if number(given) != most and (given or "distsent.k8s" not in job.launcher.command):
             yield "processes", node, f"-np {given or '(none)'}, but {size} are {most} processes"
         if "horovodrun" in job.programs and hostfile != HOSTFILE:
             yield "hostfile", node, f"without --hostfile {HOSTFILE} all runs in the launcher"
+    elif job.uses_mpi and "distsent.train" in job.launcher.command:
+        yield "processes", node, "without horovodrun all runs in the launcher"
 
 
-def pods(job: MPIJob) -> Iterator[Problem]:
+def pods(job: Job) -> Iterator[Problem]:
     # Otherwise the launcher's deadline runs while nodes start.
     policy, main = job.spec["launcherCreationPolicy"], job.worker.main
-    if policy.value != "WaitForWorkersReady" and not job.elastic:
+    is_late = policy.value == "WaitForWorkersReady" or not isinstance(job, MPIJob)
+    if not is_late and not job.elastic:
         yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
     # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
     ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
     port = main.at("readinessProbe", "tcpSocket", "port").value
-    if main and ports.get(port, port) != SSH_PORT:
+    if main and job.uses_mpi and ports.get(port, port) != SSH_PORT:
         yield "ready", main, f"needs a readinessProbe with tcpSocket on sshd's port {SSH_PORT}"
     # sshd starts mpirun's processes, and it does not pass the pod's environment on.
     names = ", ".join(variable["name"].text for variable in main["env"])
-    if names:
+    if names and job.uses_mpi:
         yield "worker-env", main["env"], f"set {names} on the launcher: no process gets it here"
     # The pod must be there until its ranks have saved.
     for pod in job.pods:
@@ -102,20 +108,19 @@ def pods(job: MPIJob) -> Iterator[Problem]:
     elif size is not None and memory is not None and size >= memory:
         yield "shm", node, "/dev/shm counts as memory, and its sizeLimit leaves none of the limit"
     # Kueue admits suspended jobs; without its webhook, others start out of turn.
-    labels, suspend = job.manifest.at("metadata", "labels"), job.spec.at("runPolicy", "suspend")
-    if labels["kueue.x-k8s.io/queue-name"] and suspend.value is not True:
-        yield "queue", labels, "a job with a queue-name label must have runPolicy.suspend: true"
+    labels = job.manifest.at("metadata", "labels")
+    if labels["kueue.x-k8s.io/queue-name"] and job.suspend.value is not True:
+        field = ".".join(map(str, job.suspend.path[1:]))
+        yield "queue", labels, f"a job with a queue-name label must have {field}: true"
     # horovodrun starts the launcher's own python, by its absolute path, on the workers.
-    images = [pod.main["image"] for pod in job.pods]
+    images = [pod.image for pod in job.pods]
     if images[0].text != images[-1].text:
-        yield "same-image", images[-1], "must be the launcher's image"
+        yield "same-image", images[-1], f"must be the launcher's image, {images[0].text}"
 
 
-def disk(job: MPIJob) -> Iterator[Problem]:
+def disk(job: Job) -> Iterator[Problem]:
     """The kubelet evicts a pod that writes more than its limits; an evicted worker ends the job."""
-    home = next(
-        (e["value"].text for e in job.launcher.main["env"] if e["name"].text == "HF_HOME"), ""
-    )
+    home = job.launcher.variables.get("HF_HOME", "")
     for pod in job.pods:
         node, sizes = pod.spec["volumes"], [v["emptyDir"]["sizeLimit"] for v in pod.spec["volumes"]]
         for path, least, what in (
@@ -136,25 +141,11 @@ def disk(job: MPIJob) -> Iterator[Problem]:
             )
 
 
-def additions(job: MPIJob) -> Iterator[Problem]:
-    """The operator appends to the first containers: the API server refuses what is there twice."""
-    for role, pod in job.by_role.items():
-        names, paths = mounts(job, role), mounts(job, role).values()
-        taken = [(each["name"], environment(job, role)) for each in pod.main["env"]]
-        taken += [(each["name"], names) for each in pod.spec["volumes"]]
-        for name, theirs in taken:
-            if name.text in theirs:
-                yield "operator", name, f"{name.text} comes from the operator: leave it out"
-        for path in (each["mountPath"] for each in pod.mounts):
-            if path.text.rstrip("/") in paths:
-                yield "operator", path, f"the operator mounts its own volume at {path.text}"
-
-
 def number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
 
-def run_folder(job: MPIJob) -> Iterator[Problem]:
+def run_folder(job: Job) -> Iterator[Problem]:
     """A run in a pod's own files is lost with the pod: nothing to resume, nothing to read."""
     launcher = job.launcher
     folder = next((word[8:] for word in launcher.command if word.startswith("run.dir=")), None)
@@ -171,10 +162,14 @@ def run_folder(job: MPIJob) -> Iterator[Problem]:
         elif mount["readOnly"] or claim["readOnly"]:
             yield "run-folder", pod.mounts, f"run.dir={folder} is mounted read-only"
     if len(claims) > 1:
-        yield "run-folder", job.roles, f"launcher and workers have different claims at {folder}"
+        yield (
+            "run-folder",
+            job.launcher.mounts,
+            f"launcher and workers have different claims at {folder}",
+        )
 
 
-def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
+def job_file(bundle: Bundle, job: Job) -> Iterator[Problem]:
     """Every worker reads the job file: a ConfigMap must provide it, and it must be a job."""
     path, overrides = job_arguments(job.launcher.command)
     text = ""
@@ -199,16 +194,16 @@ def job_file(bundle: Bundle, job: MPIJob) -> Iterator[Problem]:
         for line in str(error).splitlines():
             yield "job-file", job.launcher.command_node, line
         return
-    yield from keepalive(job, loaded.run.stall_seconds)
+    if job.uses_mpi:
+        yield from keepalive(job, loaded.run.stall_seconds)
 
 
-def keepalive(job: MPIJob, stall_seconds: float) -> Iterator[Problem]:
+def keepalive(job: Job, stall_seconds: float) -> Iterator[Problem]:
     """mpirun must give a vanished node up before the workers do: then it aborts the others."""
-    node = job.launcher.main["env"]
-    given = {each["name"].text.removeprefix(OOB): each["value"].text for each in node}
-    first, between, probes = (number(given.get(k, v)) or 0 for k, v in KEEPALIVE.items())
+    node, given = job.launcher.main["env"], job.launcher.variables
+    first, between, probes = (number(given.get(OOB + k, v)) or 0 for k, v in KEEPALIVE.items())
     total = first + between * probes
-    if "distsent.train" in job.launcher.command and (not total or total > stall_seconds / 2):
+    if not total or total > stall_seconds / 2:
         half = f"more than half of run.stall_seconds = {stall_seconds:g}"
         text = f"TCP keepalive takes {total} s ({first} + {probes} x {between})"
         yield "keepalive", node, f"{text}, {half}"

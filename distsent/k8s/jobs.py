@@ -1,0 +1,155 @@
+"""The jobs and pods that manifests define, MPIJobs and TrainJobs alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from pathlib import PurePosixPath
+
+from distsent.k8s.documents import Node
+from distsent.k8s.hosts import JOBSET
+
+ROLES = ("spec", "mpiReplicaSpecs")
+JOBS = ("spec", "template", "spec", "replicatedJobs")  # of a TrainingRuntime
+TEMPLATE = ("template", "spec", "template")  # the pods' in one of these
+ANCESTOR = "trainer.kubeflow.org/trainjob-ancestor-step"  # labels the job that spec.trainer changes
+TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
+GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
+
+
+class Pod:
+    """A pod template. `spec` is false where a job has no such role.
+
+    `labels`: those that an operator adds. `trainer`: what a TrainJob changes in the container.
+    """
+
+    def __init__(
+        self, template: Node, labels: dict[str, str] | None = None, trainer: Node | None = None
+    ) -> None:
+        self.spec, self.namespace = template["spec"], template.root.namespace
+        self.containers = [*self.spec["initContainers"], *self.spec["containers"]]
+        # The first container gets the operator's hostfile, key and variables.
+        self.main = self.spec.at("containers", 0)
+        self.mounts = self.main["volumeMounts"]
+        changes = self.main if trainer is None else trainer
+        parts = [changes[key] or self.main[key] for key in ("command", "args")]
+        self.command = [word.text for part in parts for word in part]
+        self.command_node = parts[1] or parts[0]
+        self.image = changes["image"] or self.main["image"]
+        self.env = [*self.main["env"], *(changes["env"] if changes is not self.main else ())]
+        self.variables = {each["name"].text: each["value"].text for each in self.env}
+        limits = (changes["resourcesPerNode"] or self.main["resources"])["limits"]
+        counts = [limits[name].number(0) for name in limits.mapping if GPU.fullmatch(name)]
+        self.gpus = sum(counts) if counts else None
+        self.labels = {**template.at("metadata", "labels").mapping, **(labels or {})}
+
+    def option(self, *names: str) -> str | None:
+        """The value that the command gives to an option."""
+        parts = [word.split("=", 1) if word[:2] == "--" else [word] for word in self.command]
+        words = [*chain.from_iterable(parts), ""]
+        return next((value for word, value in pairwise(words) if word in names), None)
+
+    def volume_at(self, path: str) -> tuple[Node, Node, str]:
+        """The innermost mount that holds `path`, its volume, and the path inside it."""
+        mounts = {PurePosixPath(mount["mountPath"].text): mount for mount in self.mounts}
+        whole, missing = PurePosixPath(path), self.mounts[-1]
+        folder = next((each for each in (whole, *whole.parents) if each in mounts), whole)
+        mount = mounts.get(folder, missing)
+        named = (each for each in self.spec["volumes"] if each["name"].text == mount["name"].text)
+        return mount, next(named, missing), str(whole.relative_to(folder))
+
+
+class Job:
+    """A job, with the values that many rules need.
+
+    `launcher`: the pod with the training command. `worker`: those of the ranks; without MPI both
+    are the same. `slots`: the ranks of a worker. `longest_name`: of a pod.
+    """
+
+    suspend: Node
+    workers: int
+    longest_name: str
+
+    def __init__(self, manifest: Node, by_role: dict[str, Pod], slots: Node) -> None:
+        self.manifest, self.spec = manifest, manifest["spec"]
+        self.slots, self.slots_node = slots.number(1), slots
+        self.launcher, self.worker = next(iter(by_role.values())), [*by_role.values()][-1]
+        self.by_role = {role: pod for role, pod in by_role.items() if pod.spec}
+        self.pods = [*self.by_role.values()]
+        self.programs = {word.rpartition("/")[2] for word in self.launcher.command}
+        self.elastic = not self.programs.isdisjoint(("--elastic", "--host-discovery-script"))
+        self.uses_mpi = self.launcher is not self.worker
+
+
+class MPIJob(Job):
+    def __init__(self, manifest: Node) -> None:
+        self.roles = manifest.at(*ROLES)
+        labels = {"training.kubeflow.org/job-name": manifest.name}
+        by_role = {
+            role: Pod(
+                self.roles.at(role, "template"),
+                labels | {"training.kubeflow.org/job-role": role.lower()},
+            )
+            for role in ("Launcher", "Worker")
+        }
+        super().__init__(manifest, by_role, manifest["spec"]["slotsPerWorker"])
+        self.workers = self.roles.at("Worker", "replicas").number(0)
+        self.longest_name = f"{manifest.name}-worker-{max(self.workers, 1) - 1}"
+        self.suspend = self.spec.at("runPolicy", "suspend")
+
+
+class TrainJob(Job):
+    """A TrainJob, with the pods of its runtime."""
+
+    def __init__(self, manifest: Node, runtime: Node) -> None:
+        trainer, self.runtime = manifest.at("spec", "trainer"), runtime
+        self.policy = runtime.at("spec", "mlPolicy")
+        jobs = {job["name"].text: job for job in runtime.at(*JOBS)}
+        self.policy_name = "mpi" if self.policy["mpi"].value is not None else "torch"
+        names = ("launcher", "node") if self.policy_name == "mpi" else ("node",)
+        by_role = {
+            name: pod_of(jobs.get(name, runtime["no"]), trainer if name == names[0] else None)
+            for name in names
+        }
+        given, mpi = trainer["numProcPerNode"], self.policy.at("mpi", "numProcPerNode")
+        super().__init__(manifest, by_role, given if given or not mpi else mpi)
+        self.workers = trainer["numNodes"].number(1)
+        self.longest_name = f"{manifest.name}-launcher-0-0-xxxxx"
+        self.suspend = self.spec["suspend"]
+
+
+def pod_of(job: Node, trainer: Node | None = None) -> Pod:
+    """The pod of a job of a TrainingRuntime."""
+    labels = {f"{JOBSET}/jobset-name": job.root.name}
+    return Pod(
+        job.at(*TEMPLATE), labels | {f"{JOBSET}/replicatedjob-name": job["name"].text}, trainer
+    )
+
+
+class Bundle:
+    """What one `kubectl apply` brings, and `known`: that and the manifests it may refer to."""
+
+    def __init__(self, manifests: Sequence[Node], known: Sequence[Node]) -> None:
+        self.manifests, self.known = manifests, known
+        self.mpijobs = [MPIJob(each) for each in manifests if each.kind == "MPIJob"]
+        pairs = [(each, self.runtime_of(each)) for each in manifests if each.kind == "TrainJob"]
+        self.trainjobs = [TrainJob(job, runtime) for job, runtime in pairs if runtime is not None]
+        self.jobs: list[Job] = [*self.mpijobs, *self.trainjobs]
+        self.pods = [pod for manifest in manifests for pod in pods_of(manifest)]
+
+    def find(self, *key: str) -> Node | None:
+        return next((m for m in self.known if (m.kind, m.namespace, m.name) == key), None)
+
+    def runtime_of(self, trainjob: Node) -> Node | None:
+        reference = trainjob.at("spec", "runtimeRef")
+        return self.find(reference["kind"].text, trainjob.namespace, reference["name"].text)
+
+
+def pods_of(manifest: Node) -> list[Pod]:
+    if manifest.kind == "MPIJob":
+        return MPIJob(manifest).pods
+    if manifest.kind == "TrainingRuntime":
+        return [pod_of(job) for job in manifest.at(*JOBS)]
+    path = ("spec", "template") if manifest.kind in TEMPLATES else ()
+    return [Pod(manifest.at(*path))] if manifest.kind in ("Pod", *TEMPLATES) else []

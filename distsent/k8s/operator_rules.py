@@ -1,0 +1,90 @@
+"""Rules about what each operator adds to its jobs' pods, and about TrainJobs' runtimes."""
+
+from collections.abc import Iterable, Iterator
+
+from distsent.errors import STOPPED
+from distsent.k8s import mpi_operator, trainer
+from distsent.k8s.documents import Node, Problem
+from distsent.k8s.jobs import ANCESTOR, JOBS, Bundle, Pod, TrainJob
+
+PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("distsent.launch",)}
+
+
+def operator_problems(bundle: Bundle) -> Iterator[Problem]:
+    for job in bundle.mpijobs:
+        for role, pod in job.by_role.items():
+            names = mpi_operator.environment(job, role)
+            yield from additions(pod, names, mpi_operator.mounts(job, role))
+    for manifest in bundle.manifests:
+        if manifest.kind == "TrainingRuntime":
+            yield from failure_policies(manifest)
+        elif manifest.kind == "TrainJob" and not bundle.runtime_of(manifest):
+            node = manifest.at("spec", "runtimeRef")
+            if node["kind"].text == "TrainingRuntime":
+                yield "exists", node, f"no manifest creates the TrainingRuntime {node['name'].text}"
+    for trainjob in bundle.trainjobs:
+        yield from policy_problems(trainjob)
+        keys = trainjob.policy.at("mpi", "sshAuthMountPath").text
+        for role, pod in trainjob.by_role.items():
+            places = trainer.mounts(trainjob.policy_name, role, keys)
+            yield from additions(pod, trainer.VARIABLES[trainjob.policy_name], places)
+
+
+def additions(pod: Pod, variables: Iterable[str], places: dict[str, str]) -> Iterator[Problem]:
+    """What operators add to the first containers: two of it are refused, or one is replaced."""
+    taken = [(each["name"], variables) for each in pod.env]
+    taken += [(each["name"], places) for each in pod.spec["volumes"]]
+    for name, theirs in taken:
+        if name.text in theirs:
+            yield "operator", name, f"{name.text} comes from the operator: leave it out"
+    for path in (each["mountPath"] for each in pod.mounts):
+        if path.text.rstrip("/") in places.values():
+            yield "operator", path, f"the operator mounts its own volume at {path.text}"
+
+
+def failure_policies(runtime: Node) -> Iterator[Problem]:
+    """They must be those of the exit policy, or hopeless jobs go on and saved ones are counted."""
+    wanted = "must be as in k8s/trainjob/runtimes.yaml, which follows the exit codes"
+    rules = runtime.at("spec", "template", "spec", "failurePolicy", "rules")
+    if rules.value != trainer.jobset_rules():
+        yield "failure-policy", rules, f"failurePolicy.rules {wanted}"
+    for job in runtime.at(*JOBS):
+        policy = job.at("template", "spec", "podFailurePolicy")
+        if policy.value != trainer.pod_failure_policy():
+            yield "failure-policy", policy, f"{job['name'].text}: podFailurePolicy {wanted}"
+
+
+def policy_problems(job: TrainJob) -> Iterator[Problem]:
+    """What a policy demands of a TrainJob and of its runtime."""
+    parent, node = PARENTS[job.policy_name], job.launcher.command_node
+    if "distsent.train" not in job.launcher.command:
+        return
+    if not {*parent} <= {*job.launcher.command}:
+        # torchrun loses signals and exit codes; JobSet ends the workers, after the launcher.
+        yield "parent", node, f"must start with python -m {' '.join(parent)}"
+    jobs = {each["name"].text: each for each in job.runtime.at(*JOBS)}
+    trains = [
+        name for name, each in jobs.items() if each.at("template", "metadata", "labels")[ANCESTOR]
+    ]
+    expected = next(iter(job.by_role), "")
+    if trains != [expected]:
+        node = jobs.get(expected, job.runtime.at(*JOBS))
+        yield "ancestor", node, f"the job {expected} alone needs the label {ANCESTOR}: trainer"
+    if not job.uses_mpi:
+        # `auto` is the number of CPUs, and that is one process for each.
+        given = job.spec.at("trainer", "numProcPerNode")
+        if not given:
+            yield "slots", given, "spec.trainer.numProcPerNode is missing: Trainer would count CPUs"
+        return
+    if job.elastic:
+        yield "hostfile", node, "a TrainJob has no script that prints hosts: leave --elastic out"
+    if job.worker.option("--left") != str(STOPPED):
+        worker = job.worker.command_node
+        yield "left", worker, f"serve needs --left {STOPPED}: an Indexed Job takes 0 for completed"
+    depends = jobs.get("launcher", job.runtime)["dependsOn"]
+    if depends.value != [{"name": "node", "status": "Ready"}]:
+        yield "ready", depends, "launcher: dependsOn must be [{name: node, status: Ready}]"
+    resources = job.spec.at("trainer", "resourcesPerNode")
+    if resources:
+        text = "changes the launcher alone: set the workers' resources in the runtime"
+        yield "launcher-only", resources, f"spec.trainer.resourcesPerNode {text}"

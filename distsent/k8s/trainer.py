@@ -1,0 +1,160 @@
+"""What Kubeflow Trainer (v2.3, with JobSet v0.12) makes of a TrainJob, and its runtimes.
+
+A pod's exit code decides what happens next: a rule of its Job's podFailurePolicy fails the Job with
+a message, and a rule of the JobSet's failurePolicy recognizes the message. Both follow from the
+exit policy. What no rule names is a failure that counts, as are the kubelet's evictions.
+"""
+
+import copy
+from typing import Any
+
+import yaml
+
+from distsent.errors import STOPPED
+from distsent.exit_policy import decide
+from distsent.k8s.documents import Node, read_table
+from distsent.k8s.jobs import JOBS
+from distsent.k8s.mpi_operator import CONFIG_FOLDER
+
+Object = dict[str, Any]
+CONTAINER = "node"  # Trainer gives its volumes and variables to containers of this name only
+CONFIG_MAP = "jobs"  # all job files, as one runtime serves all jobs
+DISRUPTION = "DisruptionTarget"  # drained, preempted or evicted through the API
+ORTE = "OMPI_MCA_orte_{}"
+PET = ("NNODES", "NPROC_PER_NODE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = {  # that Trainer sets, by policy
+    "mpi": (
+        "OMPI_MCA_plm_rsh_args",
+        *map(ORTE.format, ("default_hostfile", "keep_fqdn_hostnames", "set_default_slots")),
+    ),
+    "torch": tuple(f"PET_{name}" for name in PET),
+}
+
+
+def exit_codes(action: str) -> list[int]:
+    """The exit codes after which the exit policy takes an action, whatever else is known."""
+    return [code for code in range(1, 256) if decide(code).action == action]
+
+
+def pod_failure_policy() -> Object:
+    rules: list[Object] = [
+        {"containerName": CONTAINER, "operator": "In", "values": exit_codes(action)}
+        for action in ("give_up", "requeue")
+    ]
+    disrupted = {"type": DISRUPTION, "status": "True"}
+    found: list[Object] = [{"action": "FailJob", "onExitCodes": rule} for rule in rules]
+    return {"rules": [*found, {"action": "FailJob", "onPodConditions": [disrupted]}]}
+
+
+def jobset_rules() -> list[Object]:
+    """Rules for the messages that the rules above leave; the first one that fits counts."""
+    hopeless, saved = (
+        f"exit code ({'|'.join(map(str, exit_codes(action)))}) matching"
+        for action in ("give_up", "requeue")
+    )
+    return [
+        {"name": name, "action": action, "onJobFailureReasons": ["PodFailurePolicy"]}
+        | {"onJobFailureMessagePatterns": patterns}
+        for name, action, patterns in (
+            ("hopeless", "FailJobSet", [hopeless]),
+            ("saved", "RestartJobSetAndIgnoreMaxRestarts", [saved, DISRUPTION]),
+        )
+    ]
+
+
+def mounts(policy: str, role: str, keys: str) -> dict[str, str]:
+    """The paths at which Trainer mounts its volumes, by their names; `keys`: that of ssh's keys."""
+    launcher = {"mpi-hostfile": CONFIG_FOLDER} if role == "launcher" else {}
+    return {"mpi-ssh-auth": keys or "/root/.ssh", **launcher} if policy == "mpi" else {}
+
+
+def objects(runtime: Node) -> list[Object]:
+    """The Jobs and pods of a runtime, for the API server; their names are prefixes."""
+    made: list[Object] = []
+    for job in runtime.at(*JOBS):
+        spec = copy.deepcopy(job.at("template", "spec").mapping)
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, **copy.deepcopy(spec["template"])}
+        indexed = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
+        made.append(
+            {"apiVersion": "batch/v1", "kind": "Job", "spec": spec | indexed} | {"metadata": {}}
+        )
+        made.append(pod)
+        for each in made[-2:]:
+            name = f"{runtime.name}-{job['name'].text}-"
+            each["metadata"] |= {"generateName": name, "namespace": runtime.namespace}
+    return made
+
+
+def runtimes(mpijob: Object) -> list[Object]:
+    """A TrainingRuntime for each policy, with the pods of an MPIJob."""
+    found = read_table("trainer.yaml")
+    for policy, runtime in found.items():
+        jobset = runtime["spec"]["template"]["spec"]
+        jobset["failurePolicy"]["rules"] = jobset_rules()
+        for job in jobset["replicatedJobs"]:
+            job["template"] = job["template"] | {
+                "spec": {
+                    "backoffLimit": 0,  # the JobSet counts
+                    "podReplacementPolicy": "Failed",
+                    "podFailurePolicy": pod_failure_policy(),
+                    "template": pod_template(mpijob, policy, job["name"]),
+                }
+            }
+    return list(found.values())
+
+
+def pod_template(mpijob: Object, policy: str, name: str) -> Object:
+    roles = copy.deepcopy(mpijob["spec"]["mpiReplicaSpecs"])
+    launcher = roles["Launcher"]["template"]["spec"]["containers"][0]
+    template = roles["Launcher" if name == "launcher" else "Worker"]["template"]
+    container = template["spec"]["containers"][0]
+    container.pop("args", None)  # those of the TrainJob
+    container["name"] = CONTAINER
+    if policy == "torch":
+        del container["readinessProbe"], container["ports"]
+        container["command"] = ["python", "-m", "distsent.launch"]
+        env = (each for each in launcher["env"] if not each["name"].startswith("OMPI_"))
+        container["env"] = list(env)
+    elif name == "launcher":
+        container["command"][-1:] = ["--keep-workers", "--"]
+    else:
+        container["command"] += ["--left", str(STOPPED)]  # for an Indexed Job 0 is for ever
+    for volume in template["spec"]["volumes"]:
+        if "configMap" in volume:
+            volume["configMap"]["name"] = CONFIG_MAP
+    # A podFailurePolicy needs it; OnFailure is accepted, and then no pod comes.
+    template["spec"] = {"restartPolicy": "Never", **template["spec"]}
+    return dict(template)
+
+
+def train_job(mpijob: Object, policy: str, name: str) -> Object:
+    """The TrainJob that trains what an MPIJob trains, with the job file of `name`."""
+    spec, roles = mpijob["spec"], mpijob["spec"]["mpiReplicaSpecs"]
+    args = roles["Launcher"]["template"]["spec"]["containers"][0]["args"]
+    size, job = args.index("-np"), mpijob["metadata"]["name"]
+    args = [word.replace(f"/{job}.toml", f"/{name}.toml") for word in args]
+    # The launcher counts the slots of the hostfile; the torch policy has variables.
+    args = args[args.index("-m") :] if policy == "torch" else args[:size] + args[size + 2 :]
+    reference = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime"}
+    trainer = {"numNodes": roles["Worker"]["replicas"], "numProcPerNode": spec["slotsPerWorker"]}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": mpijob["metadata"] | {"name": name},
+        "spec": {
+            "runtimeRef": reference | {"name": f"distsent-{policy}"},
+            "trainer": trainer | {"args": args},
+        },
+    }
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes objects that appear twice in full, and short ones on a line."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def dump(objects: list[Object]) -> str:
+    options: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
+    return str(yaml.dump_all(objects, Dumper=Dumper, **options))
