@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distsent.distributed.host_name import host_name_fix, host_name_problem
+from distsent.distributed.network import chosen_interfaces, interfaces
 from distsent.distributed.sockets import Connection, shut_down, tcp_connections
 from distsent.distributed.world import MembershipChanged, WorkerLost, World
 from distsent.errors import FAILED, HostError
@@ -39,7 +40,8 @@ def init(elastic: bool, interface: str | None = None) -> HorovodWorld:
         raise HostError(f"{problem}; {host_name_fix(name)}", code=FAILED)
     defaults = GLOO_TIMEOUT if elastic else UNFUSED | YIELD_WHEN_IDLE | GLOO_TIMEOUT
     if interface:
-        defaults |= {"HOROVOD_GLOO_IFACE": interface, "NCCL_SOCKET_IFNAME": interface}
+        names = chosen_interfaces(interface, interfaces())
+        defaults |= {"HOROVOD_GLOO_IFACE": names[0], "NCCL_SOCKET_IFNAME": f"={','.join(names)}"}
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
     import horovod.torch as hvd

@@ -16,11 +16,9 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from distsent.distributed import network
 from distsent.errors import FAILED, HostError, UserError
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 MEETING = "distsent.meeting"  # the key of the meeting's name
 POLL = timedelta(seconds=1.0)
-FAMILIES = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
 @dataclass(frozen=True)
@@ -39,28 +36,15 @@ class Member:
 
     rank: int
     host: str
-    machine: str  # equal for workers that share a kernel and a network
-    addresses: list[str]  # of all its interfaces, without loopback
+    machine: str  # equal for workers that see each other
+    addresses: list[str]
     gpus: int
     token: str  # drawn by this process
 
 
 def this_member(rank: int, gpus: int) -> Member:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    network = os.stat("/proc/self/ns/net").st_ino
-    host, machine, token = socket.gethostname(), f"{boot} {network}", secrets.token_hex(8)
-    return Member(rank, host, machine, own_addresses(), gpus, token)
-
-
-def own_addresses() -> list[str]:
-    """This host's addresses that others may reach, IPv4 first."""
-    found = [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in sorted(addresses, key=lambda each: each.family)
-        if address.family in FAMILIES
-    ]
-    return [each for each in found if not each.startswith(("127.", "fe80:")) and each != "::1"]
+    host, token = socket.gethostname(), secrets.token_hex(8)
+    return Member(rank, host, network.machine(), network.addresses(), gpus, token)
 
 
 def open_store(launch: Launch, patience: float) -> TCPStore:
@@ -148,32 +132,9 @@ def choose_interface(members: list[Member], me: Member) -> str:
     """The network interface that leads to workers on other hosts; loopback if there are none."""
     away = [each for each in members if each.machine != me.machine]
     if not away:
-        return next(name for name, each in psutil.net_if_addrs().items() if _is_loopback(each))
+        return network.loopback()
     for address in away[0].addresses:
-        source = _source_address(address)
-        for name, found in psutil.net_if_addrs().items():
-            if source in [each.address for each in found] and not _is_loopback(found):
-                return name
+        if name := network.interface_to(address):
+            return name
     where = f"{away[0].host} ({', '.join(away[0].addresses)[:80] or 'it has no address'})"
     raise HostError(f"{me.host}: no network leads to {where}: set run.interface", code=FAILED)
-
-
-def _is_loopback(addresses: list[Any]) -> bool:
-    return any(each.address in ("127.0.0.1", "::1") for each in addresses)
-
-
-def _source_address(to: str) -> str | None:
-    """This host's address in packets to another one; None without a route."""
-    family = socket.AF_INET6 if ":" in to else socket.AF_INET
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((to, 9))  # sends nothing
-        return str(probe.getsockname()[0])
-    return None
-
-
-def check_interface(name: str) -> None:
-    """Raises HostError if this host has no such network interface."""
-    known = psutil.net_if_addrs()
-    if name not in known:
-        found = f"{socket.gethostname()} has {', '.join(known)}"
-        raise HostError(f"run.interface = {name!r}: no such network interface; {found}")

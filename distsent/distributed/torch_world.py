@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from distsent.distributed.rendezvous import (
-    Member,
-    check_interface,
-    choose_interface,
-    meet,
-    open_store,
-    this_member,
-)
+from distsent.distributed.network import chosen_interfaces, interfaces
+from distsent.distributed.rendezvous import Member, choose_interface, meet, open_store, this_member
 from distsent.distributed.world import WorkerLost, World
 
 if TYPE_CHECKING:
@@ -40,8 +34,8 @@ PART = 4096
 def init(launch: Launch, interface: str | None, patience: float) -> TorchWorld:
     """Join the workers of `launch`. Raises HostError or UserError if some do not come."""
     if interface:
-        check_interface(interface)
-        os.environ |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        names = ",".join(chosen_interfaces(interface, interfaces()))
+        os.environ |= {"GLOO_SOCKET_IFNAME": names, "NCCL_SOCKET_IFNAME": f"={names}"}
     store = open_store(launch, patience)
     me = this_member(launch.rank, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     members, own_store = meet(store, me, launch.size, patience)

@@ -300,24 +300,6 @@ def test_a_host_that_has_ipv6_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     listeners[0].close()
 
 
-@pytest.mark.parametrize(
-    ("asked", "env", "chosen"),
-    [
-        ("", {}, []),
-        ("ib0", {"HOROVOD_GLOO_IFACE": "eth0"}, ["ib0"]),
-        ("", {"HOROVOD_GLOO_IFACE": "eth0", "NCCL_SOCKET_IFNAME": "ib"}, ["eth0"]),
-        ("", {"GLOO_SOCKET_IFNAME": "eth0,ib0"}, ["eth0", "ib0"]),
-        ("", {"NCCL_SOCKET_IFNAME": "ib"}, ["ib0", "ib1"]),
-        ("", {"NCCL_SOCKET_IFNAME": "=ib1"}, ["ib1"]),
-        ("", {"NCCL_SOCKET_IFNAME": "^docker,lo"}, ["eth0", "ib0", "ib1"]),
-        ("", {"GLOO_SOCKET_IFNAME": "gone0"}, []),
-    ],
-)
-def test_the_interface(asked: str, env: dict[str, str], chosen: list[str]) -> None:
-    present = ["lo", "eth0", "ib0", "ib1", "docker0"]
-    assert addresses.chosen_interfaces(asked, present, env) == chosen
-
-
 def test_an_unknown_interface_is_an_error_that_names_those_that_are_there() -> None:
     with pytest.raises(UserError, match=r"run.interface = 'eth9'.*it has lo"):
         addresses.listen("eth9", one_machine=False)

@@ -69,9 +69,6 @@ def test_without_rank_0_each_host_says_so(store: Store, monkeypatch: pytest.Monk
     assert isinstance(error, HostError) and "rank 0 has not come" in str(error)
 
 
-MINE = ["127.0.0.1", "::1"]
-
-
 def member(rank: int, machine: str, *addresses: str, gpus: int = 0) -> Member:
     return Member(rank, machine, machine, list(addresses), gpus, "")
 
@@ -81,9 +78,6 @@ def test_the_interface_leads_to_other_hosts_and_is_loopback_only_without_them() 
     assert rendezvous.choose_interface([me, member(1, "a")], me) == "lo"
     with pytest.raises(HostError, match=r"no network leads to b \(it has no address\)"):
         rendezvous.choose_interface([me, member(1, "b")], me)
-    assert not {*MINE, "127.0.1.1"} & set(rendezvous.own_addresses())
-    with pytest.raises(HostError, match=r"run.interface = 'ib7': no such network interface"):
-        rendezvous.check_interface("ib7")
 
 
 @pytest.mark.parametrize(

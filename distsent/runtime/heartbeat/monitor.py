@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distsent.distributed.network import machine
 from distsent.distributed.world import World
 from distsent.runtime.heartbeat import protocol
 from distsent.runtime.heartbeat.actions import Actions
-from distsent.runtime.heartbeat.addresses import listen, machine, reachable
+from distsent.runtime.heartbeat.addresses import listen, reachable
 from distsent.runtime.heartbeat.client import Client
 from distsent.runtime.heartbeat.ending import INTACT, report_and_exit
 from distsent.runtime.heartbeat.main_watch import Limits, MainWatch

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import psutil
 
+from distsent.distributed.network import machine
 from distsent.distributed.progress import Position, Progress
-from distsent.runtime.heartbeat.addresses import machine
 from distsent.runtime.heartbeat.protocol import INTERVAL, Beat, Hello
 from distsent.runtime.launcher_watch import is_stopped, launchers
 from distsent.runtime.signals import StopSignal
