@@ -23,10 +23,11 @@ from typing import Any
 import psutil
 
 from benchmarks.comparison import about
+from distsent.distributed.network import machine
 from distsent.distributed.progress import Position, Progress
 from distsent.runtime.heartbeat import protocol
 from distsent.runtime.heartbeat.actions import Actions
-from distsent.runtime.heartbeat.addresses import Address, listen, machine, reachable
+from distsent.runtime.heartbeat.addresses import Address, listen, reachable
 from distsent.runtime.heartbeat.client import connect
 from distsent.runtime.heartbeat.main_watch import Limits, MainWatch
 from distsent.runtime.heartbeat.protocol import INTERVAL, Beat, Hello, line
