@@ -11,6 +11,7 @@ from xxhash import xxh3_64_intdigest
 from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.labels.targets import count_classes
 from distsent.data.labels.values import QUOTED, quote
+from distsent.data.row_arrays import RowArray, blocks, count, take, where
 from distsent.data.rows import Columns, Rows, count_rows, take_values
 from distsent.errors import UserError
 from distsent.formats.column_choice import Column, column_errors
@@ -82,25 +83,27 @@ def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
     Reads all texts once, in pieces that bound the memory. Raises UserError for non-text.
     """
-    empty, hashes = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=np.uint64)
-    t = pa.types
+    empty, hashes = RowArray(bool), RowArray(np.uint64)
     for part, first in zip(rows.parts, rows.starts, strict=False):
-        for column in rows.columns.texts:
-            kind = part.table.schema.field(column).type
+        columns = [part.table.column(name) for name in rows.columns.texts]
+        for name, column in zip(rows.columns.texts, columns, strict=True):
+            kind, t = column.type, pa.types
             if not (t.is_string(kind) or t.is_large_string(kind) or t.is_null(kind)):
-                raise UserError(f"{part.name}: column {column!r} contains {kind}, not text")
-            for offset in range(0, part.table.num_rows, BATCH):
-                values = part.table.column(column).slice(offset, BATCH)
-                here = slice(int(first) + offset, int(first) + offset + len(values))
+                raise UserError(f"{part.name}: column {name!r} contains {kind}, not text")
+        for offset in range(0, part.table.num_rows, BATCH):
+            some = min(BATCH, part.table.num_rows - offset)
+            blank, codes = np.zeros(some, bool), np.zeros(some, np.uint64)
+            for values in (column.slice(offset, some) for column in columns):
                 try:
-                    empty[here] |= _is_empty(values)
+                    blank |= _is_empty(values)
                     texts = values.to_pylist()
                 except (pa.ArrowInvalid, UnicodeDecodeError):
-                    raise _decode_error(rows, here.start, values) from None
+                    raise _decode_error(rows, int(first) + offset, values) from None
                 digests = (xxh3_64_intdigest((text or "").encode()) for text in texts)
-                fresh = np.fromiter(digests, np.uint64, len(texts))
-                hashes[here] = hashes[here] * np.uint64(31) + fresh
-    return empty, hashes
+                codes = codes * np.uint64(31) + np.fromiter(digests, np.uint64, some)
+            empty.append(blank)
+            hashes.append(codes)
+    return empty.done(), hashes.done()
 
 
 def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
@@ -130,16 +133,17 @@ def find_good_rows(
     warnings: list[str] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
-        codes = labels.indices[split]
-        empty = scans[split][0] & (codes != DROPPED)
-        if n := int(np.count_nonzero(codes == DROPPED)):
-            warnings.append(f"{split}: {count_rows(n)} left out by data.drop_labels")
-            if n == len(codes) and split not in ("train", "pool") and len(splits) > 1:
+        codes, empty = labels.indices[split], scans[split][0]
+        left = len(codes) - len(dropped := _with(codes, DROPPED))
+        if len(dropped):
+            warnings.append(f"{split}: {count_rows(len(dropped))} left out by data.drop_labels")
+            if not left and split not in ("train", "pool") and len(splits) > 1:
                 continue
-        bad += row_lines(rows, np.flatnonzero(empty), "no text (null, empty or only white space)")
-        bad += row_lines(rows, np.flatnonzero(codes == MISSING), "no label")
-        unlabeled, other = np.flatnonzero(codes == UNLABELED), np.flatnonzero(codes == UNKNOWN)
-        if ambiguous := _may_be_a_class(codes, rows, labels):
+        blank = "no text (null, empty or only white space)"
+        bad += row_lines(rows, _empty(codes, empty), blank)
+        bad += row_lines(rows, _with(codes, MISSING), "no label")
+        unlabeled, other = _with(codes, UNLABELED), _with(codes, UNKNOWN)
+        if ambiguous := _may_be_a_class(codes, len(unlabeled), rows, labels):
             fatal += (f"{line}; {ambiguous}" for line in row_lines(rows, unlabeled, "the label -1"))
         else:
             bad += row_lines(rows, unlabeled, NOT_LABELED)
@@ -148,15 +152,16 @@ def find_good_rows(
         shown = rows.columns.of_labels[0]
         (fatal if labels.naming.trained else bad).extend(row_lines(rows, other, outside, shown))
         for code, fault in labels.faults.items():
-            bad += row_lines(rows, np.flatnonzero(codes == code), fault.text, fault.column)
+            bad += row_lines(rows, _with(codes, code), fault.text, fault.column)
         if len(other) or ambiguous:
             fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and len(unlabeled) == len(codes):
             warnings.append(f"{split}: not used, none of its {count_rows(len(codes))} has a label")
             continue
-        out[split] = np.flatnonzero(~empty & (codes >= 0))
-        if drop and len(out[split]) < np.count_nonzero(codes != DROPPED):
-            warnings.append(f"{split}: dropped {_dropped(codes[codes != DROPPED], out[split])}")
+        out[split] = _good(codes, empty)
+        if drop and (bad_rows := left - len(out[split])):
+            kinds = {"the label -1": unlabeled, "a label outside the classes": other}
+            warnings.append(f"{split}: dropped {_dropped(bad_rows, left, kinds)}")
     if bad and not drop:
         bad[-1] += "; data.drop_bad_rows = true leaves such rows out"
     if fatal or (bad and not drop):
@@ -164,11 +169,23 @@ def find_good_rows(
     return out, warnings
 
 
-def _may_be_a_class(codes: np.ndarray, rows: Rows, labels: Labels) -> str:
+def _with(codes: np.ndarray, code: int) -> np.ndarray:
+    return where(len(codes), lambda some: codes[some] == code)
+
+
+def _empty(codes: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    return where(len(codes), lambda some: empty[some] & (codes[some] != DROPPED))
+
+
+def _good(codes: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    return where(len(codes), lambda some: ~empty[some] & (codes[some] >= 0))
+
+
+def _may_be_a_class(codes: np.ndarray, unlabeled: int, rows: Rows, labels: Labels) -> str:
     """What to do where -1, which data.labels does not decide, is as frequent as some class."""
     named = labels.naming.names or labels.naming.numbered or rows.parts[0].label_names
-    sizes = np.unique(codes[codes >= 0], return_counts=True)[1]
-    if named or not 0 < sizes.min(initial=len(codes)) <= np.count_nonzero(codes == UNLABELED):
+    sizes = count(codes)
+    if named or not 0 < sizes[sizes > 0].min(initial=len(codes)) <= unlabeled:
         return ""
     names = [*labels.names[:5], *(["..."] if len(labels.names) > 5 else [])]
     with_it = to_toml_value(["-1", *names])
@@ -176,11 +193,11 @@ def _may_be_a_class(codes: np.ndarray, rows: Rows, labels: Labels) -> str:
     return f"set data.labels = {with_it} if it is a class, or {keys}"
 
 
-def _dropped(codes: np.ndarray, kept: np.ndarray) -> str:
-    line = f"{len(codes) - len(kept):,} of {count_rows(len(codes))} without text or label"
-    kinds = {"the label -1": UNLABELED, "a label outside the classes": UNKNOWN}
-    found = ((np.count_nonzero(codes == code), kind) for kind, code in kinds.items())
-    some = " and ".join(f"{n:,} with {kind}" for n, kind in found if n)
+def _dropped(bad: int, rows: int, kinds: Mapping[str, np.ndarray]) -> str:
+    line = f"{bad:,} of {count_rows(rows)} without text or label"
+    some = " and ".join(
+        f"{len(found):,} with {kind}" for kind, found in kinds.items() if len(found)
+    )
     return f"{line} ({some})" if some else line
 
 
@@ -202,7 +219,7 @@ def row_lines(rows: Rows, bad: np.ndarray, fault: str, show: str = "") -> Iterat
 def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]:
     """Warnings about classes without rows. Raises UserError for classes that cannot be learned."""
     counts = {
-        split: count_classes(labels.targets(split)[rows], len(labels.names))
+        split: count_classes(take(labels.targets(split), rows), len(labels.names))
         for split, rows in good_rows.items()
         if len(rows)
     }
@@ -256,13 +273,20 @@ def find_repeated_texts(hashes: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Warnings about texts of other splits that occur in train: their scores are too high."""
     train = hashes.get("train", np.empty(0, np.uint64))
     for name, some in ((name, some) for name, some in hashes.items() if name != "train"):
-        # Sorts the few only: np.isin(some, train) takes 4x the time and memory
-        few = np.unique(some)
-        places = np.minimum(np.searchsorted(few, train), len(few) - 1)
-        same = np.count_nonzero(np.isin(some, train[few[places] == train]))
+        same = sum(_count_repeated(some[few], train) for few in blocks(len(some)))
         if same:
             found = f"{same:,} of {len(some):,} texts are in train, too"
             yield f"{name}: {found}; scores on them are too high"
+
+
+def _count_repeated(few: np.ndarray, many: np.ndarray) -> int:
+    # Sorts the few only: np.isin(few, many) takes 4x the time and memory
+    distinct, counts = np.unique(few, return_counts=True)
+    found = np.zeros(len(distinct), dtype=bool)
+    for some in blocks(len(many)):
+        places = np.minimum(np.searchsorted(distinct, many[some]), len(distinct) - 1)
+        found[places[distinct[places] == many[some]]] = True
+    return int(counts[found].sum())
 
 
 def _short(label: Any) -> str:

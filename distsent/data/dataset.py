@@ -24,6 +24,7 @@ from distsent.data.labels.names import Naming
 from distsent.data.labels.read import read_targets
 from distsent.data.layouts.find_files import find_files
 from distsent.data.layouts.split_column import check_split_column
+from distsent.data.row_arrays import among, take, where
 from distsent.data.rows import Columns, Rows
 from distsent.data.unlabeled import with_own_header, without_label_column, without_labels
 from distsent.errors import UserError
@@ -79,7 +80,7 @@ class Split:
 
     source: Rows
     rows: np.ndarray  # their numbers in `source`, int64 (n,), ascending
-    labels: np.ndarray  # class indices, int64 (n,); or as Labels.arrays
+    labels: np.ndarray  # class indices, int32 (n,); or as Labels.arrays
     hashes: np.ndarray  # equal for equal texts, uint64 (n,)
 
     def __len__(self) -> int:
@@ -96,11 +97,11 @@ class Split:
 
     def without(self, rows: np.ndarray) -> Split:
         """The split without some of its rows."""
-        kept = np.ones(len(self), dtype=bool)
-        kept[rows] = False
-        return replace(
-            self, rows=self.rows[kept], labels=self.labels[kept], hashes=self.hashes[kept]
-        )
+        kept = where(len(self), lambda some: ~among(some, rows))
+        arrays: dict[str, Any] = {
+            name: take(getattr(self, name), kept) for name in ("rows", "labels", "hashes")
+        }
+        return replace(self, **arrays)
 
     def origin(self, row: int) -> str:
         """File and row that the split's row number `row` comes from: "train.csv, row 17"."""
@@ -209,7 +210,7 @@ class TextDataset:
             chosen, notes = selection.select_rows(labels, good, data, self.seed)
             warnings += notes
         splits = {
-            name: Split(rows[old], some, labels.targets(old)[some], scans[old][1][some])
+            name: Split(rows[old], some, take(labels.targets(old), some), take(scans[old][1], some))
             for name, (old, some) in chosen.items()
         }
         return Content(splits, labels, warnings, read_as)

@@ -64,23 +64,21 @@ def load_or_write(
     Processes that need the same rows wait for the one that reads them.
     """
     rows, record = _paths(key)
-    with _writable(name, rows.parent):
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        with locked(rows.with_suffix(".lock"), lambda owner: None, lambda: None):
-            if found := load(key):
-                return found
-            _delete_leftovers(rows)
-            schema, batches, about = read()
-            with _temporary(rows) as temporary:
-                with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-                    for batch in batches:
-                        out.write_batch(batch)
-                text = json.dumps({"file": _size_and_hash(temporary), "about": about})
-                record.unlink(missing_ok=True)
-                temporary.rename(rows)
-            with _temporary(record) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.rename(record)
+    with writable(name), locked(rows.with_suffix(".lock"), lambda owner: None, lambda: None):
+        if found := load(key):
+            return found
+        _delete_leftovers(rows)
+        schema, batches, about = read()
+        with _temporary(rows) as temporary:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                for batch in batches:
+                    out.write_batch(batch)
+            text = json.dumps({"file": _size_and_hash(temporary), "about": about})
+            record.unlink(missing_ok=True)
+            temporary.rename(rows)
+        with _temporary(record) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.rename(record)
     return CachedRows(_open(rows), about)
 
 
@@ -99,10 +97,14 @@ def batches_of(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatc
         yield pa.record_batch([*zip(*batch, strict=True)], schema=schema)
 
 
-def _paths(key: str) -> tuple[Path, Path]:
+def _folder() -> Path:
     from datasets import config
 
-    stem = Path(config.HF_DATASETS_CACHE) / "distsent" / key
+    return Path(config.HF_DATASETS_CACHE) / "distsent"
+
+
+def _paths(key: str) -> tuple[Path, Path]:
+    stem = _folder() / key
     return stem.with_suffix(".arrow"), stem.with_suffix(".json")
 
 
@@ -137,9 +139,12 @@ def _delete_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def _writable(name: str, folder: Path) -> Iterator[None]:
+def writable(name: str) -> Iterator[Path]:
+    """The folder. Raises UserError where rows cannot be written to it."""
+    folder = _folder()
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
     except OSError as error:
         fix = "set HF_DATASETS_CACHE to another folder"
         why = f"cannot be written ({error.strerror or error})"

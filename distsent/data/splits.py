@@ -9,12 +9,14 @@ from numpy.random import PCG64, Generator
 from distsent.data.labels.classes import Labels
 from distsent.data.labels.targets import count_classes, first_rows
 from distsent.data.labels.values import quote
+from distsent.data.row_arrays import among, blocks, count, keep, row_array, take, where
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 
 POOL = "pool"  # the name of all splits together, for data.pool_splits
 # Each draw has its own random numbers, whatever else is drawn
 VALIDATION, TEST, TRAIN_ROWS, EVAL_ROWS = 1, 2, 3, 4
+CELLS = 1 << 16  # groups of keys that are counted before the few that matter are sorted
 
 
 class Selection(NamedTuple):
@@ -49,7 +51,7 @@ def select_rows(
             if len(part) < size:
                 why = "train keeps a row of each class, and some have too few to share"
                 notes.append(f"{name}: {len(part):,} rows instead of {size:,}: {why}")
-            chosen[name], rest = (base, part), np.setdiff1d(rest, part, assume_unique=True)
+            chosen[name], rest = (base, part), _without(rest, part)
     chosen["train"] = base, rest
     for offset, name in enumerate(("train", *cuts)):
         if name in chosen:
@@ -62,13 +64,15 @@ def select_rows(
                 if offset
                 else draw_all_classes(rows, targets, most, random)
             )
-            before, after = (count_classes(targets[some], n) for some in (rows, drawn))
+            chosen[name] = source, drawn
+            if drawn is rows:
+                continue
+            before, after = (count_classes(take(targets, some), n) for some in (rows, drawn))
             lost = np.flatnonzero((before > 0) & (after == 0))
             if len(lost):
                 some = f"{len(drawn):,} rows that data.{key} selected"
                 names = quote(labels.names[code] for code in lost)
                 notes.append(f"{name}: the {some} contain none of {names}")
-            chosen[name] = source, drawn
     return Selection({name: chosen[name] for name in ("train", *cuts) if name in chosen}, notes)
 
 
@@ -109,26 +113,28 @@ def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) 
 
     Leaves a row of each class. The part is smaller where classes are too rare for that.
     """
-    classes, members = np.unique(labels[rows], return_inverse=True)
-    counts = np.bincount(members, minlength=len(classes))
+    members, keys = take(labels, rows), _keys(rng, len(rows))
+    counts = count(members)
+    classes = np.flatnonzero(counts)
+    counts = counts[classes]
     shares = size * counts / max(1, len(rows))
     takes = np.minimum(np.floor(shares).astype(np.int64), np.maximum(counts - 1, 0))
-    order = np.lexsort((rng.random(len(rows)), members))
     # By chance among the rare, where the order of the classes would favor the first ones
     tie = np.where(shares >= 1, -1.0, rng.random(len(classes)))
     largest_rest = np.lexsort((tie, takes - shares))
     able = largest_rest[(shares > takes)[largest_rest] & (takes + 1 < counts)[largest_rest]]
     takes[able[: size - takes.sum()]] += 1
-    starts = np.cumsum(counts) - counts
-    taken = [order[start : start + take] for start, take in zip(starts, takes, strict=True)]
-    return np.sort(rows[np.concatenate(taken)]) if taken else rows[:0]
+    most = np.zeros(classes.max(initial=0) + 1, np.int64)
+    most[classes] = takes
+    return keep(rows, smallest(keys, members, most))
 
 
 def draw(rows: np.ndarray, most: int | None, rng: Generator) -> np.ndarray:
     """At most `most` of `rows`, drawn without replacement, ascending."""
     if most is None or most >= len(rows):
         return rows
-    return np.sort(rows[np.argsort(rng.random(len(rows)), kind="stable")[:most]])
+    together = np.broadcast_to(np.uint8(0), len(rows))
+    return keep(rows, smallest(_keys(rng, len(rows)), together, np.array([most])))
 
 
 def draw_all_classes(
@@ -140,11 +146,54 @@ def draw_all_classes(
     """
     if most is None or most >= len(rows):
         return rows
-    order = np.argsort(rng.random(len(rows)), kind="stable")
-    first_of_class = first_rows(labels[rows[order]])
-    later = np.ones(len(rows), dtype=bool)
-    later[first_of_class] = False
-    return np.sort(rows[order[np.argsort(later, kind="stable")[:most]]])
+    keys = _keys(rng, len(rows))
+    first_of_class = first_rows(take(labels, rows), keys)
+    masks = (among(some, first_of_class).astype(np.uint8) for some in blocks(len(rows)))
+    needed = min(most, len(first_of_class))
+    takes = np.array([most - needed, needed])
+    return keep(rows, smallest(keys, row_array(np.uint8, masks), takes))
+
+
+def smallest(keys: np.ndarray, groups: np.ndarray, takes: np.ndarray) -> np.ndarray:
+    """Which rows have the `takes[g]` smallest keys of their group g, bool (n,).
+
+    `keys`: in [0, 1). Of equal ones the first count. Sorts only those near the largest taken.
+    """
+    bins = max(1, CELLS // len(takes))
+    cells = (groups[some] * np.int64(bins) + _bins(keys[some], bins) for some in blocks(len(keys)))
+    before = np.zeros((len(takes), bins + 1), np.int64)
+    for some in cells:
+        before[:, 1:] += np.bincount(some, minlength=len(takes) * bins).reshape(-1, bins)
+    before.cumsum(axis=1, out=before)
+    # The bin in which a group's last taken row lies
+    last = np.count_nonzero(before[:, 1:] < takes[:, None], axis=1)
+    near = where(len(keys), lambda some: _bins(keys[some], bins) == last[groups[some]])
+    near = near[np.lexsort((keys[near], groups[near]))]
+    members = groups[near]
+    place = np.arange(len(near)) - np.searchsorted(members, members)
+    taken = np.sort(near[place < (takes - before[np.arange(len(takes)), last])[members]])
+
+    below = (_bins(keys[some], bins) < last[groups[some]] for some in blocks(len(keys)))
+    taken_near = (among(some, taken) for some in blocks(len(keys)))
+    return row_array(bool, map(np.logical_or, below, taken_near))
+
+
+def _bins(keys: np.ndarray, bins: int) -> np.ndarray:
+    return (keys * bins).astype(np.int64)
+
+
+def _keys(rng: Generator, n: int) -> np.ndarray:
+    return row_array(np.float64, (rng.random(some.stop - some.start) for some in blocks(n)))
+
+
+def _without(rows: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The rows that are not in `part`. Both are ascending."""
+
+    def other(some: slice) -> np.ndarray:
+        first, end = np.searchsorted(part, (rows[some.start], rows[some.stop - 1] + 1))
+        return np.setdiff1d(rows[some], part[first:end], assume_unique=True)
+
+    return row_array(rows.dtype, map(other, blocks(len(rows))))
 
 
 def _random(seed: int, purpose: int) -> Generator:

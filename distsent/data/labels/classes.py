@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from distsent.data.labels.names import (
     unify_spelling,
 )
 from distsent.data.labels.values import count_labels, label_indices, quote
+from distsent.data.row_arrays import row_array
 from distsent.data.rows import Part, Rows, count_rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value
@@ -40,7 +42,7 @@ class Labels(NamedTuple):
     """The labels of all rows: a class each, several, or numbers."""
 
     names: tuple[str, ...]  # in index order: of classes, or of numbers
-    indices: dict[str, np.ndarray]  # per split, int64 (n,): of the class (0 if there are `arrays`);
+    indices: dict[str, np.ndarray]  # per split, int (n,): of the class (0 if there are `arrays`);
     #                                 negative where a row has no label
     values: dict[str, str]  # the name of each value; evaluation reads other files by it
     notes: list[str]  # what the user should know, one line each
@@ -100,13 +102,10 @@ def read_labels(
         odd = _missing_words({w: n for w, n in counts.items() if w not in naming.indices}, where)
         notes += [*classes.notes, *odd, *_look_like_ids(counts, spelling, where)]
     codes = {"-1": UNLABELED, **index, **dict.fromkeys(out, DROPPED), "": MISSING}
-    indices = {
-        split: np.concatenate(
-            [np.empty(0, np.int64)]
-            + [label_indices(part, column, codes, UNKNOWN) for part in rows.parts]
-        )
-        for split, rows in splits.items()
-    }
+    indices = {}
+    for split, rows in splits.items():
+        pieces = (label_indices(part, column, codes, UNKNOWN) for part in rows.parts)
+        indices[split] = row_array(np.int32, chain.from_iterable(pieces))
     return Labels(classes.names, indices, values, notes, naming, where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -81,8 +82,8 @@ def read_label_columns(splits: dict[str, Rows], naming: Naming) -> Labels:
     for split, rows in splits.items():
         matrix = np.empty((len(rows), len(names)), np.int64)
         for k, name in enumerate(names):
-            codes = [label_indices(p, name, YES_OR_NO, NOT_BINARY - k) for p in rows.parts]
-            matrix[:, k] = np.concatenate([np.empty(0, np.int64), *codes])
+            codes = (label_indices(p, name, YES_OR_NO, NOT_BINARY - k) for p in rows.parts)
+            matrix[:, k] = np.concatenate([np.empty(0, np.int64), *chain.from_iterable(codes)])
         indices[split] = np.minimum(matrix.min(axis=1), 0)
         arrays[split] = (matrix == 1).astype(np.uint8)
     faults = {

@@ -4,28 +4,36 @@ from typing import Any
 
 import numpy as np
 
+from distsent.data.row_arrays import blocks, count
+
 
 def count_classes(targets: np.ndarray, n: int) -> np.ndarray:
     """Rows of each of `n` classes, int64 (n,); of numbers: (0,)."""
     if targets.ndim == 1:
-        return np.bincount(targets, minlength=n)
+        return count(targets, n)
     if targets.dtype.kind == "f":
         return np.empty(0, np.int64)
-    return np.asarray(targets.sum(axis=0, dtype=np.int64))
+    total = np.zeros(targets.shape[1], np.int64)
+    for some in blocks(len(targets)):
+        total += targets[some].sum(axis=0, dtype=np.int64)
+    return total
 
 
-def first_rows(targets: np.ndarray) -> np.ndarray:
-    """The first row of each class that has one, int64, ascending; of numbers: none."""
-    if targets.ndim == 1:
-        return np.sort(np.unique(targets, return_index=True)[1])
-    if targets.dtype.kind == "f":
-        return np.empty(0, np.int64)
-    return np.unique(targets.argmax(axis=0)[targets.any(axis=0)])
+def first_rows(targets: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The row with the smallest key of each class that has one, int64, ascending; of numbers: none.
 
-
-def stored(targets: np.ndarray) -> np.ndarray:
-    """As a token store keeps them."""
-    return targets.astype(np.int32) if targets.ndim == 1 else targets
+    Of equal keys the first counts.
+    """
+    first = dict[int, tuple[float, int]]()
+    for some in blocks(len(targets) if targets.dtype.kind != "f" else 0):
+        here = targets[some]
+        rows, classes = (np.arange(len(here)), here) if here.ndim == 1 else np.nonzero(here)
+        order = np.lexsort((keys[some][rows], classes))
+        found, places = np.unique(classes[order], return_index=True)
+        of_classes = some.start + rows[order[places]]
+        for klass, row in zip(found.tolist(), of_classes.tolist(), strict=True):
+            first[klass] = min(first.get(klass, (1.0, row)), (float(keys[row]), row))
+    return np.unique(np.array([row for _, row in first.values()], np.int64))
 
 
 def summary(targets: np.ndarray, n: int) -> dict[str, Any]:

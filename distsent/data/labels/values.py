@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,11 +67,15 @@ def count_labels(part: Part, column: str) -> Counter[str]:
     return counts
 
 
-def label_indices(part: Part, column: str, index: Mapping[str, int], other: int) -> np.ndarray:
-    """`index` of the label of each row ("": without), int64 (n,); `other` where it has none."""
-    words, places = distinct_words(part, column)
-    codes = [index.get(word, other) for word in words]
-    return np.array(codes, dtype=np.int64)[places]
+def label_indices(
+    part: Part, column: str, index: Mapping[str, int], other: int
+) -> Iterator[np.ndarray]:
+    """`index` of the label of each row ("": without), in pieces; `other` where it has none."""
+    for chunk in _plain(part, column).chunks:
+        values = pc.unique(chunk)
+        codes = [index.get(word, other) for word in _words(part, column, values)]
+        places = pc.index_in(chunk, value_set=values).to_numpy(zero_copy_only=False)
+        yield np.array(codes, dtype=np.int32)[places]
 
 
 def distinct_words(part: Part, column: str) -> tuple[list[str], np.ndarray]:

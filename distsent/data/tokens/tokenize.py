@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -21,7 +21,8 @@ from xxhash import xxh3_128_hexdigest
 
 from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
-from distsent.data.labels.targets import count_classes, stored, summary
+from distsent.data.labels.targets import count_classes, summary
+from distsent.data.row_arrays import BLOCK, blocks, row_array
 from distsent.data.tokens.content import NO_TEXT, TokenContent
 from distsent.errors import FAILED, UserError
 from distsent.storage import appears, exists, sync
@@ -154,24 +155,23 @@ def join_parts(
     meta |= {"splits": {}, "files": {}}
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in splits.items():
-        paths = (_part(folder, name, "lengths", part) for part in range(parts))
-        lengths = np.concatenate([np.frombuffer(path.read_bytes(), np.int32) for path in paths])
-        tokens = int(lengths.sum())
+        paths = [_part(folder, name, "lengths", part) for part in range(parts)]
+        lengths = row_array(np.int32, chain.from_iterable(map(_lengths, paths)))
         if len(lengths) != len(split):
             raise RuntimeError(f"{name}: {len(lengths)} of {len(split)} rows tokenized; report it")
+        offsets = row_array(np.int64, _offsets(lengths))
+        tokens = int(offsets[-1])
         for what, dtype in encode.streams.items():
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-        _save(folder / f"{name}.offsets.npy", offsets)
-        _save(folder / f"{name}.labels.npy", stored(split.labels))
-        _save(folder / f"{name}.rows.npy", split.rows.astype(np.int64))
+        for what, array in (("offsets", offsets), ("labels", split.labels), ("rows", split.rows)):
+            _save(folder / f"{name}.{what}.npy", array)
         meta["splits"][name] = {
             "rows": len(split),
             "tokens": tokens,
-            "longest": int(lengths.max()),
+            "longest": max(int(lengths[some].max()) for some in blocks(len(lengths))),
             "truncated": found[name].truncated,
             "unknown": found[name].unknown,
-            "texts": xxh3_128_hexdigest(split.hashes.tobytes()),
+            "texts": xxh3_128_hexdigest(split.hashes.data),
             **summary(split.labels, len(names)),
         }
     for path in sorted(folder.iterdir()):
@@ -184,6 +184,21 @@ def join_parts(
     (folder / "meta.json").write_text(text, encoding="utf-8")
     sync(folder / "meta.json")
     sync(folder)
+
+
+def _lengths(path: Path) -> Iterator[np.ndarray]:
+    with open(path, "rb") as file:
+        while piece := file.read(4 * BLOCK):
+            yield np.frombuffer(piece, np.int32)
+
+
+def _offsets(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    total = np.zeros(1, np.int64)
+    yield total
+    for some in blocks(len(lengths)):
+        sums = total[-1] + np.cumsum(lengths[some], dtype=np.int64)
+        yield sums
+        total = sums
 
 
 def _findings(folder: Path, parts: int) -> dict[str, PartFindings]:
