@@ -81,7 +81,7 @@ def dataset(folder: Path) -> None:
 
 
 def rows(folder: Path) -> None:
-    with row_cache._writable("train.csv", folder):
+    with row_cache.writable("train.csv"):
         open(folder / "fails.arrow", "wb")  # noqa: SIM115
 
 
