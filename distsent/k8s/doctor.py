@@ -1,9 +1,10 @@
-"""Checks a cluster for jobs: the operator and its rights, storage, GPUs, Kueue, images, admission.
+"""Checks a cluster for jobs: operators, their rights, storage, GPUs, Kueue, images, admission.
 
 Asks through kubectl what doctor.yaml lists, and changes nothing. Each check is a line with its fix.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from distsent.k8s.lint import is_overlay, read_files, read_overlay
 from distsent.runtime.slurm_probe import Check
 
 OK, FAIL = "ok", "fail"
+TRAINER, WITH_PODS = ("TrainJob", "TrainingRuntime"), ("MPIJob", "TrainingRuntime")
 QUEUE, CLAIM = "kueue.x-k8s.io/queue-name", "PersistentVolumeClaim"
 
 
@@ -30,24 +32,31 @@ def check_cluster(folder: Path) -> Iterator[Check]:
             yield check
             if check.state == FAIL and row.get("stop"):
                 return
-    found = refusals([], [job.manifest for job in bundle.mpijobs])
+    whole = [each for each in bundle.manifests if each.kind in WITH_PODS]
+    found = refusals([], whole)
     for each in found:
         yield Check(FAIL, "admission", each.message, f"change {each.file}:{each.line}")
     if not found:
-        yield Check(OK, "admission", f"{len(bundle.mpijobs)} MPIJobs would be admitted", "")
+        counts = Counter(each.kind for each in whole).items()
+        jobs = ", ".join(f"{count} {kind}s" for kind, count in counts)
+        yield Check(OK, "admission", f"{jobs or 'no jobs'} would be admitted", "")
 
 
 def targets_of(bundle: Bundle) -> dict[str, list[tuple[str, str]]]:
     """What a row may ask about, as name and namespace."""
-    jobs = [(job.manifest["metadata"]["labels"][QUEUE].text, job) for job in bundle.mpijobs]
+    of_mpi = [each for each in bundle.manifests if each.kind == "MPIJob"]
+    of_trainer = [each for each in bundle.manifests if each.kind in TRAINER]
+    jobs = of_mpi + of_trainer
+    queues = {(job.at("metadata", "labels", QUEUE).text, job.namespace): None for job in jobs}
     return {
         "once": [("", "")],
-        "namespace": [
-            (space, space) for space in sorted({job.manifest.namespace for _, job in jobs})
-        ],
+        "mpi": [("", "")] if of_mpi else [],
+        "trainer": [("", "")] if of_trainer else [],
+        "operator": [(space, space) for space in sorted({job.namespace for job in of_mpi})],
+        "namespace": [(space, space) for space in sorted({job.namespace for job in jobs})],
         "claim": [(m.name, m.namespace) for m in bundle.manifests if m.kind == CLAIM],
-        "queue": [(queue, job.manifest.namespace) for queue, job in jobs if queue],
-        "gpu": [(str(job.worker.gpus), "") for _, job in jobs if job.worker.gpus],
+        "queue": [each for each in queues if each[0]],
+        "gpu": [(str(gpus), "") for gpus in sorted({pod.gpus or 0 for pod in bundle.pods}) if gpus],
     }
 
 

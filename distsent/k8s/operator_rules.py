@@ -1,6 +1,7 @@
 """Rules about what each operator adds to its jobs' pods, and about TrainJobs' runtimes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from distsent.errors import STOPPED
 from distsent.k8s import mpi_operator, trainer
@@ -13,8 +14,7 @@ PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("dists
 def operator_problems(bundle: Bundle) -> Iterator[Problem]:
     for job in bundle.mpijobs:
         for role, pod in job.by_role.items():
-            names = mpi_operator.environment(job, role)
-            yield from additions(pod, names, mpi_operator.mounts(job, role))
+            yield from additions(pod, mpi_operator.added(job, role))
     for manifest in bundle.manifests:
         if manifest.kind == "TrainingRuntime":
             yield from failure_policies(manifest)
@@ -24,15 +24,14 @@ def operator_problems(bundle: Bundle) -> Iterator[Problem]:
                 yield "exists", node, f"no manifest creates the TrainingRuntime {node['name'].text}"
     for trainjob in bundle.trainjobs:
         yield from policy_problems(trainjob)
-        keys = trainjob.policy.at("mpi", "sshAuthMountPath").text
-        for role, pod in trainjob.by_role.items():
-            places = trainer.mounts(trainjob.policy_name, role, keys)
-            yield from additions(pod, trainer.VARIABLES[trainjob.policy_name], places)
+        for pod in trainjob.pods:
+            yield from additions(pod, trainer.TABLE["added"][trainjob.policy_name])
 
 
-def additions(pod: Pod, variables: Iterable[str], places: dict[str, str]) -> Iterator[Problem]:
+def additions(pod: Pod, added: dict[str, Any]) -> Iterator[Problem]:
     """What operators add to the first containers: two of it are refused, or one is replaced."""
-    taken = [(each["name"], variables) for each in pod.env]
+    places = added["mounts"]
+    taken = [(each["name"], added["env"]) for each in pod.env]
     taken += [(each["name"], places) for each in pod.spec["volumes"]]
     for name, theirs in taken:
         if name.text in theirs:

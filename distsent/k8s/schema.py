@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
 # The only whole numbers that may be negative.
 SIGNED = ("priority", "value", "tolerationSeconds")
 UNIQUE = "x-kubernetes-list-map-keys"
-FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", "-o", "json"]
+TRAINER = [f"{kind}.trainer.kubeflow.org" for kind in ("trainjobs", "trainingruntimes")]
+FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", *TRAINER]
+FROM_CLUSTER += ["--ignore-not-found", "-o", "json"]
 
 
 def quantity(value: Any) -> float | None:
@@ -91,23 +94,26 @@ def known_kinds() -> Kinds:
 
 
 def read_definitions(source: str) -> Kinds:
-    """The kinds of CustomResourceDefinitions in a file, or of the MPIJob's in a `cluster`."""
+    """The kinds of CustomResourceDefinitions in a file, or of the jobs' in a `cluster`."""
     found: Kinds = {}
     try:
         if source == "cluster":
             text = subprocess.run(FROM_CLUSTER, capture_output=True, text=True, check=True).stdout
         else:
             text = Path(source).read_text(encoding="utf-8")
-        for crd in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        documents = yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for crd in chain.from_iterable(each.get("items", [each]) for each in documents):
             spec = crd["spec"]
             for version in spec["versions"]:
                 key = f"{spec['group']}/{version['name']} {spec['names']['kind']}"
                 found[key] = complete(version["schema"]["openAPIV3Schema"])
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
         raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", "").strip() or error
         raise UserError(f"--crd {source}: {reason}") from None
+    if not found:
+        raise UserError(f"--crd {source}: no CustomResourceDefinition; is the operator installed?")
     return found
 
 

@@ -14,21 +14,12 @@ from distsent.errors import STOPPED
 from distsent.exit_policy import decide
 from distsent.k8s.documents import Node, read_table
 from distsent.k8s.jobs import JOBS
-from distsent.k8s.mpi_operator import CONFIG_FOLDER
 
 Object = dict[str, Any]
 CONTAINER = "node"  # Trainer gives its volumes and variables to containers of this name only
 CONFIG_MAP = "jobs"  # all job files, as one runtime serves all jobs
+TABLE = read_table("trainer.yaml")
 DISRUPTION = "DisruptionTarget"  # drained, preempted or evicted through the API
-ORTE = "OMPI_MCA_orte_{}"
-PET = ("NNODES", "NPROC_PER_NODE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-VARIABLES = {  # that Trainer sets, by policy
-    "mpi": (
-        "OMPI_MCA_plm_rsh_args",
-        *map(ORTE.format, ("default_hostfile", "keep_fqdn_hostnames", "set_default_slots")),
-    ),
-    "torch": tuple(f"PET_{name}" for name in PET),
-}
 
 
 def exit_codes(action: str) -> list[int]:
@@ -62,32 +53,24 @@ def jobset_rules() -> list[Object]:
     ]
 
 
-def mounts(policy: str, role: str, keys: str) -> dict[str, str]:
-    """The paths at which Trainer mounts its volumes, by their names; `keys`: that of ssh's keys."""
-    launcher = {"mpi-hostfile": CONFIG_FOLDER} if role == "launcher" else {}
-    return {"mpi-ssh-auth": keys or "/root/.ssh", **launcher} if policy == "mpi" else {}
-
-
 def objects(runtime: Node) -> list[Object]:
     """The Jobs and pods of a runtime, for the API server; their names are prefixes."""
     made: list[Object] = []
+    indexed = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
     for job in runtime.at(*JOBS):
-        spec = copy.deepcopy(job.at("template", "spec").mapping)
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, **copy.deepcopy(spec["template"])}
-        indexed = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
-        made.append(
-            {"apiVersion": "batch/v1", "kind": "Job", "spec": spec | indexed} | {"metadata": {}}
-        )
-        made.append(pod)
-        for each in made[-2:]:
-            name = f"{runtime.name}-{job['name'].text}-"
-            each["metadata"] |= {"generateName": name, "namespace": runtime.namespace}
+        spec = job.at("template", "spec").mapping
+        names = {"generateName": f"{runtime.name}-{job['name'].text}-"}
+        names["namespace"] = runtime.namespace
+        metadata = spec["template"].get("metadata", {}) | names
+        made.append({"apiVersion": "batch/v1", "kind": "Job", "spec": spec | indexed})
+        made[-1]["metadata"] = names
+        made.append({"apiVersion": "v1", "kind": "Pod", **spec["template"], "metadata": metadata})
     return made
 
 
 def runtimes(mpijob: Object) -> list[Object]:
     """A TrainingRuntime for each policy, with the pods of an MPIJob."""
-    found = read_table("trainer.yaml")
+    found: dict[str, Object] = copy.deepcopy(TABLE["runtimes"])
     for policy, runtime in found.items():
         jobset = runtime["spec"]["template"]["spec"]
         jobset["failurePolicy"]["rules"] = jobset_rules()

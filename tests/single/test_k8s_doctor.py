@@ -17,6 +17,9 @@ HEALTHY = {
     "get --raw": "{}",
     "get crd": "customresourcedefinition.apiextensions.k8s.io/mpijobs.kubeflow.org",
     "get deployment": "mpioperator/mpi-operator:0.8.2, ready: 1",
+    "get crd trainjobs": "trainjobs.trainer.kubeflow.org jobsets.jobset.x-k8s.io",
+    "get deployment kubeflow-trainer": "trainer-controller-manager:v2.3.0, ready: 1",
+    "get deployment jobset": "jobset:v0.12.0, ready: 1",
     "auth can-i": "yes",
     "get namespace": "distsent: Active",
     "get storageclass": "nfs (nfs.csi.k8s.io) ",
@@ -82,6 +85,20 @@ LACKING = [
 ]
 
 
+# Of a cluster for TrainJobs.
+LACKING_TRAINER = [
+    ({"get crd trainjobs": "trainjobs.trainer"}, "Kubeflow Trainer", "trainjobs", "v2.3.0"),
+    (
+        {"get deployment kubeflow-trainer": "trainer:v2.3.0, ready: "},
+        "Kubeflow Trainer",
+        "v2.3.0",
+        "describe pods",
+    ),
+    ({"get deployment jobset": "!Error (NotFound)"}, "JobSet", "NotFound", "describe pods"),
+    ({"create": "!Error: pods are forbidden: quota"}, "admission", "quota", "change"),
+]
+
+
 @pytest.fixture
 def answer(tmp_path, monkeypatch):
     """Let kubectl answer from a table; an answer that begins with ! is a failure."""
@@ -122,10 +139,19 @@ def test_a_healthy_cluster_passes(answer, folder, capsys):
     assert said.count("operator's rights") == 4 and "nfs.csi.k8s.io" in said
 
 
+def test_a_healthy_cluster_for_trainjobs_is_not_asked_about_the_mpi_operator(answer, capsys):
+    answer({"get crd": "!no MPIJob", "auth can-i": "!no"})
+    assert main(["doctor", str(K8S / "trainjob")]) == 0
+    said = capsys.readouterr().out
+    assert "2 TrainingRuntimes would be admitted" in said and "MPI operator" not in said
+
+
 def test_each_thing_that_is_lacking_is_a_line_with_its_fix(answer, folder, capsys):
-    for changes, what, found, fix in LACKING:
+    cases = [(folder, *case) for case in LACKING]
+    cases += [(K8S / "trainjob", *case) for case in LACKING_TRAINER]
+    for where, changes, what, found, fix in cases:
         answer(changes)
-        assert main(["doctor", str(folder)]) == 1
+        assert main(["doctor", str(where)]) == 1
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fail")]
         fits = [line for line in lines if line.split("  ")[1].strip() == what]
         assert fits and found in fits[0] and fix in fits[0].split("->")[1], (changes, lines)

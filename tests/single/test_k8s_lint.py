@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distsent.errors import UserError
 from distsent.k8s.lint import RULES, lint
@@ -383,6 +385,18 @@ def test_a_cluster_without_the_definition_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "crd.yaml").write_text(CRD)
     program.write_text(f"#!/bin/sh\ncat {tmp_path}/crd.yaml\n")
     assert list(read_definitions("cluster")) == ["kubeflow.org/v2beta1 MPIJob"]
+    listed = "kind: List\nitems:\n" + "".join(f"- {one}\n" for one in two_definitions())
+    (tmp_path / "crd.yaml").write_text(listed)
+    kinds = ["kubeflow.org/v2beta1 MPIJob", "kubeflow.org/v2beta1 TrainJob"]
+    assert list(read_definitions("cluster")) == kinds
+    program.write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(UserError, match=r"^--crd cluster: no .*; is the operator installed"):
+        read_definitions("cluster")
+
+
+def two_definitions() -> list[str]:
+    one = json.dumps(yaml.safe_load(CRD))
+    return [one, one.replace("MPIJob", "TrainJob")]
 
 
 def test_the_program_prints_findings_and_exits_2(tmp_path):

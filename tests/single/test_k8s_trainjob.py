@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
+import yaml
 
 from distsent.exit_policy import decide
 from distsent.k8s.cluster import objects
 from distsent.k8s.lint import lint, read_files
-from distsent.k8s.trainer import jobset_rules, pod_failure_policy
+from tests.jobset import COUNTS, FAILS, SAVED, action_after
 from tests.manifests import K8S, MPI, RUNTIMES, changed
 
-# As the Job controller writes them (Kubernetes 1.33.4).
-POD = "distsent/demo-node-0-0-x7k2p"
-EXITED = f"Container {{}} for pod {POD} failed with exit code {{}} matching {{}} rule at index {{}}"
-DISRUPTED = f"Pod {POD} has condition {{}} matching {{}} rule at index {{}}"
-COUNTS = "RestartJobSet"  # JobSet's own, where no rule fits
+RUNTIME_FILE = K8S / "trainjob" / RUNTIMES
+MODELS = list(yaml.safe_load_all(RUNTIME_FILE.read_text()))
 
 
-def action_after(code: int, *conditions: str) -> str:
-    """What a JobSet does after a pod's end, by the rules that the runtimes have."""
-    for index, rule in enumerate(pod_failure_policy()["rules"]):
-        if rule.get("onExitCodes", {"values": ()})["values"].count(code):
-            name = rule["onExitCodes"]["containerName"]
-            return jobset_action(EXITED.format(name, code, rule["action"], index))
-        for pattern in rule.get("onPodConditions", ()):
-            if pattern["type"] in conditions:
-                return jobset_action(DISRUPTED.format(pattern["type"], rule["action"], index))
-    return COUNTS
+JOBS_OF = [
+    (one, job["name"])
+    for one in MODELS
+    for job in one["spec"]["template"]["spec"]["replicatedJobs"]
+]
 
 
-def jobset_action(message: str) -> str:
-    for rule in jobset_rules():
-        assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
-        if any(re.search(pattern, message) for pattern in rule["onJobFailureMessagePatterns"]):
-            return str(rule["action"])
-    return COUNTS
-
-
-def test_a_jobset_does_what_the_exit_policy_decides():
-    wanted = {"give_up": "FailJobSet", "requeue": "RestartJobSetAndIgnoreMaxRestarts"}
+@pytest.mark.parametrize(("runtime", "job"), JOBS_OF, ids=lambda each: str(each)[:9])
+def test_a_jobset_does_what_the_exit_policy_decides(runtime, job):
+    wanted = {"give_up": FAILS, "requeue": SAVED}
     for code in range(1, 256):
-        assert action_after(code) == wanted.get(decide(code).action, COUNTS), code
-    assert [action_after(code) for code in (2, 3)] == ["FailJobSet"] * 2
-    assert action_after(75) == "RestartJobSetAndIgnoreMaxRestarts"
+        action = action_after(runtime, job, code)
+        assert action == wanted.get(decide(code).action, COUNTS), code
+    assert [action_after(runtime, job, code) for code in (2, 3, 75)] == [FAILS, FAILS, SAVED]
 
 
-def test_disruptions_are_not_counted_but_evictions_by_the_kubelet_are():
+@pytest.mark.parametrize(("runtime", "job"), JOBS_OF, ids=lambda each: str(each)[:9])
+def test_disruptions_are_not_counted_but_evictions_by_the_kubelet_are(runtime, job):
     for code in (137, 143, 1):
-        assert action_after(code, "DisruptionTarget") == "RestartJobSetAndIgnoreMaxRestarts"
-        assert action_after(code) == COUNTS, "the kubelet sets no condition"
+        assert action_after(runtime, job, code, "DisruptionTarget") == SAVED
+        assert action_after(runtime, job, code) == COUNTS, "the kubelet sets no condition"
     # The job is wrong, whatever else happened to the pod.
-    assert action_after(2, "DisruptionTarget") == "FailJobSet"
+    assert action_after(runtime, job, 2, "DisruptionTarget") == FAILS
 
 
 @pytest.mark.parametrize("file", [MPI, RUNTIMES])
@@ -73,7 +58,7 @@ def test_a_runtime_of_the_cluster_is_not_checked(tmp_path):
 
 
 def test_a_cluster_is_asked_about_jobs_and_pods_of_a_runtime():
-    runtime = read_files([K8S / "trainjob" / RUNTIMES]).manifests[0]
+    runtime = read_files([RUNTIME_FILE]).manifests[0]
     made = objects(runtime)
     assert [one["kind"] for one in made] == ["Job", "Pod"] * 2
     for one in made:
