@@ -1,6 +1,6 @@
 """Checks of a dataset before training: each mistake is one line with file and row."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, L
 from distsent.data.labels.targets import count_classes
 from distsent.data.labels.values import QUOTED, quote
 from distsent.data.row_arrays import RowArray, blocks, count, take, where
-from distsent.data.rows import Columns, Rows, count_rows, take_values
+from distsent.data.rows import Rows, count_rows, take_values
 from distsent.errors import UserError
-from distsent.formats.column_choice import Column, column_errors
 from distsent.formats.records import BLANK, decode_error, shorten
 from distsent.job.keys import to_toml_value
 
@@ -22,60 +21,6 @@ NOT_LABELED = "the label -1 (not labeled; if it is a class, name it in data.labe
 NO_LABEL_MARKS = ("-", "--", "?", "none", "null", "nan", "n/a", "na")
 SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
-
-
-def find_column_errors(
-    files: Sequence[tuple[str, list[str]]],
-    columns: Columns,
-    sample: Callable[[], Iterable[tuple[str, list[Column]]]],
-) -> tuple[list[str], dict[str, Any]]:
-    """A line for each column that one of `files` (name, columns) lacks or has twice, and a fix.
-
-    `sample`: the same files with some values of each column, to tell which column was meant.
-    """
-    keys = {"data.text_column": columns.text, "data.pair_column": columns.pair}
-    if not columns.labels:
-        keys["data.label_column"] = columns.label
-    at = dict(columns.positions)
-    wanted = {key: name for key, name in keys.items() if name and name not in at}
-    lines, fix = list[str](), dict[str, Any]()
-    if any(found.count(name) != 1 for _, found in files for name in wanted.values()):
-        alike: dict[tuple[str, ...], list[tuple[str, list[Column]]]] = {}
-        for file, found in sample():
-            alike.setdefault(tuple(column.name for column in found), []).append((file, found))
-        for (file, found), *others in alike.values():
-            more, other = column_errors(file, wanted, found)
-            same = f"; {len(others)} more of the files are like this" if others else ""
-            lines, fix = lines + [f"{line}{same}" for line in more], other | fix
-    # No fix for files whose columns have different names
-    return lines, {key: x for key, x in fix.items() if all(x in found for _, found in files)}
-
-
-def find_position_errors(files: Sequence[tuple[str, list[str]]], columns: Columns) -> Iterator[str]:
-    """A line for each position of a column at which one of `files` (name, columns) has another."""
-    keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
-    at = dict(columns.positions)
-    places = {f"data.{role}_position": at[name] for role, name in keys.items() if name in at}
-    for file, names in files:
-        yield from _position_errors(file, names, places, files[0])
-
-
-def _position_errors(
-    file: str, names: Sequence[str], places: Mapping[str, int], first: tuple[str, list[str]]
-) -> Iterator[str]:
-    """A line for each position ({key: position}) without a column, or with that of another one.
-
-    `first`: (name, columns) of the file that tells where each column is expected.
-    """
-    expected = first[1]
-    for key, place in places.items():
-        if place >= len(names):
-            yield f"{file}: {key} = {place}: there are {len(names)} columns, counted from 0"
-            continue
-        elsewhere = [i for i, name in enumerate(names) if expected[place : place + 1] == [name]]
-        if elsewhere and place not in elsewhere:
-            other = f"{expected[place]!r} in {first[0]} and {names[place]!r} here"
-            yield f"{file}: {key} = {place} is {other}, where that is column {elsewhere[0]}"
 
 
 def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +76,7 @@ def find_good_rows(
     bad: list[str] = []
     fatal: list[str] = []
     warnings: list[str] = []
+    allowed: list[str] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
         codes, empty = labels.indices[split], scans[split][0]
@@ -151,8 +97,9 @@ def find_good_rows(
         # A model is wrong on rows of other classes: without them its scores would be too high
         shown = rows.columns.of_labels[0]
         (fatal if labels.naming.trained else bad).extend(row_lines(rows, other, outside, shown))
-        for code, fault in labels.faults.items():
-            bad += row_lines(rows, _with(codes, code), fault.text, fault.column)
+        for line, key in _fault_lines(rows, codes, labels):
+            bad.append(line)
+            allowed += [key] if key else []
         if len(other) or ambiguous:
             fix = {}  # leaving out what has another name would change the meaning of labels
         if drop and split not in ("train", "pool") and len(unlabeled) == len(codes):
@@ -164,6 +111,7 @@ def find_good_rows(
             warnings.append(f"{split}: dropped {_dropped(bad_rows, left, kinds)}")
     if bad and not drop:
         bad[-1] += "; data.drop_bad_rows = true leaves such rows out"
+        fix = dict.fromkeys(allowed, True) if len(allowed) == len(bad) else fix
     if fatal or (bad and not drop):
         raise UserError(*([] if drop else bad), *fatal, fix=fix)
     return out, warnings
@@ -181,11 +129,19 @@ def _good(codes: np.ndarray, empty: np.ndarray) -> np.ndarray:
     return where(len(codes), lambda some: ~empty[some] & (codes[some] >= 0))
 
 
+def _fault_lines(rows: Rows, codes: np.ndarray, labels: Labels) -> Iterator[tuple[str, str]]:
+    """A line for each fault of several labels, or of numbers; the key that allows it, or ""."""
+    for code, fault in labels.faults.items():
+        for line in row_lines(rows, _with(codes, code), fault.text, fault.column):
+            allow = f"; {fault.allowed_by} = true allows it" if fault.allowed_by else ""
+            yield f"{line}{allow}", fault.allowed_by
+
+
 def _may_be_a_class(codes: np.ndarray, unlabeled: int, rows: Rows, labels: Labels) -> str:
     """What to do where -1, which data.labels does not decide, is as frequent as some class."""
     named = labels.naming.names or labels.naming.numbered or rows.parts[0].label_names
     sizes = count(codes)
-    if named or not 0 < sizes[sizes > 0].min(initial=len(codes)) <= unlabeled:
+    if named or labels.arrays or not 0 < sizes[sizes > 0].min(initial=len(codes)) <= unlabeled:
         return ""
     names = [*labels.names[:5], *(["..."] if len(labels.names) > 5 else [])]
     with_it = to_toml_value(["-1", *names])

@@ -15,6 +15,7 @@ import numpy as np
 
 from distsent.data import checks
 from distsent.data import splits as selection
+from distsent.data.column_checks import find_column_errors, find_position_errors
 from distsent.data.demo_source import DemoReviews
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading
@@ -250,12 +251,12 @@ class TextDataset:
         """A line per mistake in the columns of the first split, or else of the others; a fix."""
         columns = Columns.of(self.data)
         every = [file for some in files.values() for file in some]
-        if lines := [*checks.find_position_errors(every, columns)]:
+        if lines := [*find_position_errors(every, columns)]:
             return lines, {}
         for names in ([*files][:1], [*files][1:]):
             some = [file for name in names for file in files[name]]
             sample = partial(self._sample, [old_names[name] for name in names])
-            lines, fix = checks.find_column_errors(some, columns, sample)
+            lines, fix = find_column_errors(some, columns, sample)
             if lines:
                 # No fix for files whose columns have different names
                 found = {column for _, its in every for column in its}

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from distsent.data.dataset import TextDataset, open_dataset
+from distsent.data.describe_task import suggest_task
 from distsent.data.diagnosis import with_keys
 from distsent.data.labels.label_table import label_table
 from distsent.data.labels.targets import summary
 from distsent.errors import UserError
 from distsent.formats.column_choice import (
+    LABEL,
     Candidate,
     Column,
     choose_columns,
     label_candidates,
-    several_labels,
     text_candidates,
 )
 from distsent.formats.records import printable, shorten
@@ -59,10 +60,14 @@ def describe(data: DataSection, given: Collection[str]) -> Description:
     found = Description(data)
     source = _open(found)
     found.columns = _read_columns(source, found)
-    chosen = choose_columns(found.columns, pair=True)
+    chosen: dict[str, Any] = choose_columns(found.columns, pair=True)
+    if not {"data.task", "data.label_columns", LABEL} & {*given}:
+        chosen |= suggest_task(found.columns, chosen.get(LABEL))
     names = {column.name for column in found.columns}
     for key, name in chosen.items():
-        set_or_there = getattr(data, key.removeprefix("data.")) in names or key in given
+        value = getattr(data, key.removeprefix("data."))
+        # A list in place of the default: the name of a column that is there may be another one's
+        set_or_there = (value in names and "data.task" not in chosen) or key in given
         positions = key.replace("_column", "_position") in given
         if not (set_or_there or positions):
             found.keys[key] = name
@@ -132,10 +137,7 @@ def _column_problems(found: Description) -> Iterator[str]:
         if share := np.mean(lengths > LONG):
             what = f"column {text.name!r}: {share:.0%} of the texts have more than {LONG} words"
             yield f"{what}; a model reads their first data.max_length tokens"
-    if several := several_labels(found.columns):
-        what = f"the columns {', '.join(several[:6])} are 0 or 1 each: several labels per text"
-        yield f"{what} are not supported; data.label_column trains one of them"
-    if label and label.counts:
+    if label and label.counts and found.section.task == "single_label":
         if any(re.fullmatch(r"\d+(,\d+)+", value) for value in label.counts):
             yield f"column {label.name!r} has values such as '1,2': several labels per text?"
         odd = [v for v in label.counts if v.lower() in ("-", "?", "none", "null", "nan", "n/a")]

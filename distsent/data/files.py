@@ -82,6 +82,12 @@ class RowSource:
         names = {self.reading.columns.text: "text", self.reading.columns.label: "label"}
         return table_columns(table.select([*names]).rename_columns([*names.values()]))
 
+    def refuse_lists(self) -> None:
+        """Raises UserError if the job reads lists of labels, where each class has files."""
+        if self.reading.columns.has_lists:
+            what = 'each class has files of its own: one label per text, not "multi_label"'
+            raise UserError(f"{self.name}: {what} (data.task)")
+
     def close(self) -> None:
         """Close open files. They are opened again where that is needed."""
 
@@ -140,6 +146,8 @@ class TableFile(RowSource):
         super().__init__(f"{name} {part}".rstrip(), reading)
         self.path, self.label, self.part_name, self.where = path, label, part, where
         self.paths = () if part else (path,)
+        if label is not None:
+            self.refuse_lists()
 
     @cached_property
     def digest(self) -> str:
@@ -190,8 +198,8 @@ class TableFile(RowSource):
             if twice := [key for key in keys.values() if isinstance(key, int)]:
                 found = f"{self.name}: column {twice[0]} has the name of another one"
                 raise UserError(f"{found}; rename it: {reader.format} is read by name")
-            label_names = class_names(reader.schema, names[columns.of_labels[0]])
-            about = self._about(reader.read_as, label_names)
+            label_names = [class_names(reader.schema, names[c]) for c in columns.of_labels]
+            about = self._about(reader.read_as, next(filter(None, label_names), None))
             schema = plain_schema(reader.schema, names)
             batches = reader.batches(list(names.values()))
             if self.where:

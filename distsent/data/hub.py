@@ -63,8 +63,9 @@ class Hub:
     def _part(self, split: str, columns: Columns) -> Part:
         rows = self._data[split]
         names = columns.in_file(rows.column_names)
-        feature = rows.features[names[columns.of_labels[0]]]
-        classes = getattr(getattr(feature, "feature", feature), "names", None)
+        features = (rows.features[names[column]] for column in columns.of_labels)
+        named = (getattr(getattr(one, "feature", one), "names", None) for one in features)
+        classes = next(filter(None, named), None)
         table = rows.data.table.select([*names.values()]).rename_columns([*names])
         return Part(f"{self.name} {split}", table, classes and tuple(classes))
 

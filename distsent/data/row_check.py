@@ -22,7 +22,7 @@ class RowCheck:
 
     def __init__(self, file: str, names: Sequence[str], columns: Columns, drop: bool) -> None:
         self._file, self._names, self._drop = file, names, drop
-        self._delimiter = columns.delimiter
+        self._delimiter, self._number = columns.delimiter, columns.task == "regression"
         self._label = self._labels if columns.has_lists else self._word
         self._words: dict[str, str | None] = {}  # of labels: few values occur in many rows
 
@@ -41,8 +41,11 @@ class RowCheck:
         return tuple(texts)
 
     def _word(self, row: int, place: int, label: Any) -> str | None:
-        if error := label_error(label):
-            where, fix = f"{self._file}, row {row}: column {self._names[place]!r}", {}
+        if error := label_error(label, self._number):
+            where = f"{self._file}, row {row}: column {self._names[place]!r}"
+            fix: dict[str, Any] = {}
+            if isinstance(label, list) and len(label) != 1 and not self._number:
+                fix = {"data.task": "multi_label"}
             if isinstance(label, list | dict) and len(label) == 1:
                 first = (
                     f"{self._names[place]}.{0 if isinstance(label, list) else next(iter(label))}"

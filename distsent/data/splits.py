@@ -10,6 +10,7 @@ from distsent.data.labels.classes import Labels
 from distsent.data.labels.targets import count_classes, first_rows
 from distsent.data.labels.values import quote
 from distsent.data.row_arrays import among, blocks, count, keep, row_array, take, where
+from distsent.data.several_strata import draw_share
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 
@@ -44,7 +45,7 @@ def select_rows(
         if fraction:
             # Shares of all rows, not of what an earlier cut has left
             size = round(fraction * len(all_rows))
-            part = draw_share(rest, labels.targets(base), size, _random(seed, purpose))
+            part = draw_part(rest, labels.targets(base), size, _random(seed, purpose))
             if len(part) == 0:
                 n = len(all_rows)
                 raise UserError(f"data.{name}_fraction = {fraction}: selects no rows out of {n:,}")
@@ -101,11 +102,13 @@ def find_split_errors(
     return lines, fix
 
 
-def draw_share(rows: np.ndarray, targets: np.ndarray, size: int, rng: Generator) -> np.ndarray:
+def draw_part(rows: np.ndarray, targets: np.ndarray, size: int, rng: Generator) -> np.ndarray:
     """About `size` of `rows`, ascending, with their share of each class; of numbers: at random."""
     if targets.ndim == 1:
         return stratified(rows, targets, size, rng)
-    return draw(rows, size, rng)
+    if targets.dtype.kind == "f":
+        return draw(rows, size, rng)
+    return draw_share(rows, targets, size, rng)
 
 
 def stratified(rows: np.ndarray, labels: np.ndarray, size: int, rng: Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from distsent.data.checks import find_column_errors, find_position_errors
+from distsent.data.column_checks import find_column_errors, find_position_errors
 from distsent.data.rows import Columns
 from distsent.data.sample import sample_columns
 from distsent.errors import UserError

@@ -23,14 +23,15 @@ def without_label_column(found: Found, columns: Columns, sample: Sample) -> dict
     name. `sample`: the columns of a split's files with some values.
     """
     trained = [names for _, names in found.get("train", ())]
-    if not all(columns.label in columns.in_file(names) for names in trained):
+    wanted = {*columns.of_labels}
+    if not all(wanted <= {*columns.in_file(names)} for names in trained):
         return {}
     known = {name for names in trained for name in names}
     return {
         split: f"{split}: not used, {first_few([file for file, _ in files])} has no label column"
         for split, files in found.items()
         if split != "train" and known
-        if not any(columns.label in columns.in_file(names) for _, names in files)
+        if not any(wanted & {*columns.in_file(names)} for _, names in files)
         if all(names for _, names in files)
         and (
             all(known.issuperset(names) for _, names in files)
@@ -58,7 +59,7 @@ def with_own_header(source: object, split: str, columns: Columns) -> str:
         except UserError:
             return ""
         names = [column.name for column in some]
-        if columns.label in names or any(column.is_classes for column in some):
+        if {*columns.of_labels} & {*names} or any(column.is_classes for column in some):
             return ""
         found[file.name] = first_few(names)
     headers = f"({'; '.join(dict.fromkeys(found.values()))})"

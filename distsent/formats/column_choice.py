@@ -206,24 +206,24 @@ def several_labels(columns: Iterable[Column]) -> list[str]:
 
 def column_errors(
     file: str, wanted: Mapping[str, str], columns: Sequence[Column]
-) -> tuple[list[str], dict[str, str]]:
+) -> tuple[list[str], dict[str, Any]]:
     """A line for each wanted column ({option: column}) that a file lacks or has twice, and a fix.
 
     The fix names a column for each option that has a likely one.
     """
     found = [column.name for column in columns]
-    lines, fix = list[str](), dict[str, str]()
+    lines, fix = list[str](), dict[str, Any]()
     there = f"there are {list_names(found)}" if found else "the file is empty"
     for option, name in wanted.items():
         if name not in found:
-            used = {*wanted.values(), *fix.values()}
-            keys = meant(option, name, [c for c in columns if c.name not in used])
+            used = [*wanted.values(), *fix.values()]
+            keys: dict[str, Any] = meant(option, name, [c for c in columns if c.name not in used])
             likely = " and ".join(repr(close) for close in keys.values())
             hint = f"did you mean {likely}? " if keys else ""
             if option == LABEL and not keys and (several := several_labels(columns)):
-                hint = f"{list_names(several)} are 0 or 1: several labels per text, which are not "
-                hint += f'supported yet; {LABEL} = "{several[0]}" trains one, a run each; '
-                keys = {LABEL: several[0]}
+                hint = f"{list_names(several)} are 0 or 1: several labels per text, read with "
+                hint += 'data.task = "multi_label" and data.label_columns; '
+                keys = {"data.task": "multi_label", "data.label_columns": several}
             lines.append(printable(f"{file}: no column {name!r} ({option}); {hint}{there}"))
             fix |= keys
         elif (n := found.count(name)) > 1:
@@ -252,6 +252,11 @@ def meant(option: str, name: str, columns: Sequence[Column]) -> dict[str, str]:
         return {LABEL: likely[LABEL]} if LABEL in likely else {}
     likely.pop(LABEL, None)
     return likely or typo
+
+
+def label_score(name: str) -> float:
+    """How much a name tells that a column is the label: at most 1, 0 for nothing."""
+    return _name_score(name, LABEL_NAMES)
 
 
 def list_names(names: Sequence[str]) -> str:

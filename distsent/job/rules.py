@@ -1,12 +1,12 @@
 """Conflicts: keys whose values are right one by one and wrong together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
-from distsent.job.schema import Sections
+from distsent.job.schema import KEYS, Sections
 from distsent.storage import exists
 
 # Names with a meaning of their own, even if there is a file with that name.
@@ -32,7 +32,8 @@ def public_name(name: str) -> str:
 
 def find_conflicts(job: Sections) -> Iterator[Conflict]:
     """All conflicts between the values of a job."""
-    for rule in (_hub_keys, _columns, _splits, _budgets, _adapter, _classes, _warmup, _patience):
+    rules = _hub_keys, _columns, _task, _splits, _budgets, _adapter, _classes, _warmup, _patience
+    for rule in rules:
         yield from rule(job)
 
 
@@ -52,6 +53,47 @@ def _columns(job: Sections) -> Iterator[Conflict]:
         keys = f"data.{first}_column", f"data.{second}_column"
         if len(set(attrgetter(*keys)(job))) == 1:
             yield keys, f"{keys[0]} and {keys[1]} must be different columns"
+
+
+# Keys that have no meaning for some tasks, or beside data.label_columns
+OF_TASKS = {
+    "data.label_columns": ("multi_label", "regression"),
+    "data.label_delimiter": ("multi_label",),
+    "data.allow_empty_labels": ("multi_label",),
+    "data.fold_labels": ("single_label", "multi_label"),
+    "data.drop_labels": ("single_label", "multi_label"),
+    "train.class_weights": ("single_label", "multi_label"),
+}
+NOT_BESIDE_COLUMNS = (
+    "data.label_column", "data.label_position", "data.label_delimiter", "data.allow_empty_labels",
+    "data.labels", "data.fold_labels", "data.drop_labels",
+)  # fmt: skip
+
+
+def _task(job: Sections) -> Iterator[Conflict]:
+    task, columns = job.data.task, job.data.label_columns
+
+    def is_set(name: str) -> bool:
+        return bool(attrgetter(name)(job) != KEYS[name].default)
+
+    for name, tasks in OF_TASKS.items():
+        if task not in tasks and is_set(name):
+            where = " and ".join(f'"{one}"' for one in tasks)
+            yield (name, "data.task"), f'has no meaning for data.task = "{task}", only for {where}'
+    for name in NOT_BESIDE_COLUMNS if columns and task in OF_TASKS["data.label_columns"] else ():
+        if is_set(name) and task in OF_TASKS.get(name, (task,)):
+            yield (name, "data.label_columns"), "has no meaning beside data.label_columns"
+    texts = {job.data.text_column, job.data.pair_column}
+    if shared := texts.intersection(columns or ()):
+        problem = f"data.label_columns contains {min(filter(None, shared))!r}, which is a text"
+        yield ("data.label_columns", "data.text_column", "data.pair_column"), problem
+    if task == "multi_label" and columns and len(columns) < 2:
+        problem = f'one column is one class: data.label_column = "{columns[0]}" with data.task = '
+        yield ("data.label_columns", "data.task"), f'{problem}"single_label" learns it'
+    labels = job.data.labels
+    if task == "regression" and labels is not None and not isinstance(labels, Mapping):
+        problem = "names no classes of a regression: expected a table from values to numbers"
+        yield ("data.labels", "data.task"), f"{problem}, e.g. {{ bad = -1, good = 1 }}"
 
 
 def _splits(job: Sections) -> Iterator[Conflict]:

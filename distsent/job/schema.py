@@ -104,10 +104,12 @@ class DataSection:
         "whether a row may have an empty list of labels (an empty text, with label_delimiter)")
     labels: tuple[str, ...] | Mapping[str, str] | str | None = key(None,
         either(list_of(text, "a list of two or more distinct class names", least=2, distinct=True),
-               either(table_of(text, "a table from values to distinct names"),
+               either(table_of(either(text, number()),
+                               "a table from values to distinct names or numbers"),
                       matching(r".*\S.*", "a file of class names"))),
-        "class names in the order of their values, a table that names the values, or a file of "
-        "either", unset="read from the data", example=("negative", "positive"))
+        "class names in the order of their values, a table that names the values (`regression`: "
+        "the number of each), or a file of either", unset="read from the data",
+        example=("negative", "positive"))
     fold_labels: str | bool = key("auto", choice("auto", True, False),
         "labels that differ in white space, case, Unicode form or leading zeros alone are: `true`: "
         "one class; `false`: different classes; `auto`: an error")

@@ -252,13 +252,13 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
         test={"text": ["a"], "label": [[0]]},
     )
     assert wrong(tmp_path / "l") == [
-        "test.parquet, row 1: column 'label' (list<element: int64>): [0]: several labels per text "
-        "are not supported yet"
+        "test.parquet, row 1: column 'label' (list<element: int64>): [0]: several labels need "
+        'data.task = "multi_label"'
     ]
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
     assert wrong(tmp_path / "f") == [
         "train.parquet, test.parquet: column 'label' contains numbers such as 0.25 ('0', '0.25', "
-        "'1'): classes are integers or words; if they are classes, name all of them in data.labels"
+        "'1'): data.task = \"regression\" learns numbers; as classes, name all of them in data.labels"
     ]
     many = reviews(1001)
     folder(

@@ -83,11 +83,11 @@ def test_what_cannot_be_read_ends_with_what_to_try(
                     + '"one part\ta\nthe other part"\tb\n')  # fmt: skip
     code, lines = described(capsys, path)
     assert code == 0 and any("or with data.quoting=csv" in line for line in lines)
-    rows = [{"text": f"a {i}", "label": ["x", "y"]} for i in range(20)]
+    rows = [{"text": f"a {i}", "label": [["x", "y"]]} for i in range(20)]
     (tmp_path / "lists.json").write_text(json.dumps(rows))
     code, lines = described(capsys, tmp_path / "lists.json")
     assert code == 2 and lines[-1] == "not ready to train: see the problems"
-    assert any("several labels per text" in line for line in lines)
+    assert any("several labels" in line for line in lines)
 
 
 @pytest.mark.parametrize(("header", "text", "label", "pair"), [
@@ -121,9 +121,9 @@ def test_several_columns_of_0_and_1_are_no_single_label() -> None:
     lines, fix = column_errors("train.csv", wanted, columns)
     assert (lines, fix) == (
         ["train.csv: no column 'label' (data.label_column); toxic, obscene, threat are 0 or 1: "
-         'several labels per text, which are not supported yet; data.label_column = "toxic" trains '
-         "one, a run each; there are comment, toxic, obscene, threat"],
-        {"data.label_column": "toxic"},
+         'several labels per text, read with data.task = "multi_label" and data.label_columns; '
+         "there are comment, toxic, obscene, threat"],
+        {"data.task": "multi_label", "data.label_columns": ["toxic", "obscene", "threat"]},
     )  # fmt: skip
 
 

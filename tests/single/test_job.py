@@ -275,7 +275,7 @@ USAGE_ERROR = [
                                  "e.g. optim.betas=[0.9,0.999]"),
     (None, ("data.labels=[pos]",), 'command line: data.labels = ["pos"]: expected a list of two or '
                                    'more distinct class names, or a table from values to distinct '
-                                   'names, or a file of class names, '
+                                   'names or numbers, or a file of class names, '
                                    "e.g. data.labels=[negative,positive]"),
     # ranges
     (None, ("train.epochs=0",), "command line: train.epochs = 0: expected a number > 0, e.g. "

@@ -77,8 +77,8 @@ def test_values_that_are_labels(values: Any, names: str, indices: list[int]):
     ("values", "line"),
     [
         ([["joy"], ["joy", "fear"]],
-         'row 1: column \'label\' (list<item: string>): ["joy"]: several labels per text are not '
-         "supported yet"),
+         'row 1: column \'label\' (list<item: string>): ["joy"]: several labels need data.task = '
+         '"multi_label"'),
         ([None, {"a": 1}],
          'row 2: column \'label\' (struct<a: int64>): {"a": 1} is not a label: expected a word or '
          "an integer"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from distsent.data.labels.names import (
     Naming,
+    check_integers,
     find_dropped,
     name_classes,
     name_values,
@@ -35,7 +36,7 @@ class Fault(NamedTuple):
 
     text: str
     column: str = ""  # whose values a message shows
-    allow: str = ""  # the key that allows it
+    allowed_by: str = ""  # the key that allows it
 
 
 class Labels(NamedTuple):
@@ -132,6 +133,7 @@ def _count_values(splits: dict[str, Rows], column: str, where: str) -> Counter[s
 
 def _check_number(values: Counter[str], where: str) -> None:
     if len(values) > MAX_CLASSES:
+        check_integers(values, where)
         found = f"{len(values):,} different values ({quote(sorted(values))})"
         raise UserError(
             f"{where} contains {found}, at most {MAX_CLASSES:,} are possible; it looks like a "

@@ -28,7 +28,7 @@ class Naming:
     def of_job(cls, labels: Any, numbered: Sequence[str] | None) -> "Naming":
         """By `data.labels`."""
         if isinstance(labels, Mapping):
-            table = {normalize_label(value) or "": name for value, name in labels.items()}
+            table = {normalize_label(value) or "": _name(name) for value, name in labels.items()}
             naming = cls(tuple(dict.fromkeys(table.values())), table)
         else:
             naming = cls(tuple(labels or ()), numbered=tuple(numbered or ()))
@@ -51,6 +51,11 @@ class Naming:
         if self.table is not None:
             return {value: index[name] for value, name in self.table.items()}
         return {normalize_label(name) or name: i for name, i in index.items()}
+
+
+def _name(name: str | float) -> str:
+    """The name of a class, or the number of a value, in a table."""
+    return name if isinstance(name, str) else normalize_label(name) or ""
 
 
 class Classes(NamedTuple):
@@ -133,23 +138,34 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
         names = sorted(values - {"-1"}, key=_by_value)
     else:
         names = sorted(values)
-        odd = [word for word in names if "." in word or "e" in word]
-        if odd and all(map(NUMBER.fullmatch, values)):
-            shown = quote(sorted(values, key=_by_value))
-            problem = f"{where} contains numbers such as {min(odd)} ({shown})"
-            fix = "if they are classes, name all of them in data.labels"
-            raise UserError(f"{problem}: classes are integers or words; {fix}")
-        if lists := [word for word in names if _lists(word, values)]:
-            problem = f"{where} contains {quote(lists)}, which list other labels of it"
-            fix = "if they are classes, name all of them in data.labels"
-            raise UserError(f"{problem}: several labels per text are not supported yet; {fix}")
+        check_integers(values, where)
+        if lists := [(word, mark) for word in names if (mark := _lists(word, values))]:
+            shown = quote(word for word, _ in lists)
+            problem = f"{where} contains {shown}, which list other labels of it"
+            keys = {"data.task": "multi_label", "data.label_delimiter": lists[0][1]}
+            how = " and ".join(f"{key} = {to_toml_value(value)}" for key, value in keys.items())
+            fix = f"{how} read several labels per text; as classes, name all of them in data.labels"
+            raise UserError(f"{problem}: {fix}", fix=keys)
     return Classes(tuple(names), {name: i for i, name in enumerate(names)})
 
 
-def _lists(word: str, values: set[str]) -> bool:
-    """Whether a label is made of others, as "joy,fear" is where "joy" and "fear" are labels."""
-    parts = ({part.strip() for part in word.split(mark)} for mark in ",;|" if mark in word)
-    return any(len(some) > 1 and some <= values for some in parts)
+def check_integers(values: Collection[str], where: str) -> None:
+    """Raises UserError for numbers that are no integers: they are hardly classes."""
+    odd = [word for word in values if "." in word or "e" in word]
+    if odd and all(map(NUMBER.fullmatch, values)):
+        shown = quote(sorted(values, key=_by_value))
+        problem = f"{where} contains numbers such as {min(odd)} ({shown})"
+        fix = 'data.task = "regression" learns numbers; as classes, name all of them in data.labels'
+        raise UserError(f"{problem}: {fix}", fix={"data.task": "regression"})
+
+
+def _lists(word: str, values: set[str]) -> str:
+    """What is between others that a label is made of: "joy,fear" if "joy" and "fear" are labels."""
+    for mark in ",;|":
+        parts = {part.strip() for part in word.split(mark)}
+        if len(parts) > 1 and parts <= values:
+            return mark
+    return ""
 
 
 def _named_in_order(values: set[str], naming: Naming, where: str) -> Classes:

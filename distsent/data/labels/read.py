@@ -6,7 +6,7 @@ from distsent.data.labels.classes import Labels, read_labels
 from distsent.data.labels.names import Naming
 from distsent.data.labels.numbers import read_numbers
 from distsent.data.labels.several import flatten, read_label_columns, read_label_lists
-from distsent.data.labels.values import count_labels
+from distsent.data.labels.values import distinct_words
 from distsent.data.rows import Rows
 from distsent.job.schema import DataSection
 
@@ -14,11 +14,12 @@ from distsent.job.schema import DataSection
 def has_labels(rows: Rows, classes: Collection[str]) -> bool:
     """Whether a row has a label. -1 is one only if it is one of `classes`, or a number."""
     columns = rows.columns
-    none = {""} if columns.task == "regression" else {"", "-1"} - {*classes}
+    number = columns.task == "regression"
+    none = {""} if number else {"", "-1"} - {*classes}
     if columns.has_lists:
         rows = flatten(rows).values
     return any(
-        count_labels(part, column).keys() - none
+        {*distinct_words(part, column, number)[0]} - none
         for part in rows.parts
         for column in columns.of_labels
     )

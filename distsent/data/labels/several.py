@@ -15,6 +15,7 @@ from distsent.data.labels.classes import (
     EMPTY,
     MISSING,
     NO_WORD,
+    UNLABELED,
     Fault,
     Labels,
     name_files,
@@ -31,6 +32,7 @@ from distsent.job.schema import DataSection
 YES_OR_NO = {word: value for value, words in enumerate((("0", "false", "False", "FALSE"),
                                                         ("1", "true", "True", "TRUE")))
              for word in words}  # fmt: skip
+NO_LABEL = {"": MISSING, "-1": UNLABELED}
 NOT_BINARY = -100  # of the first column; -101 of the second, ...
 BRACKETS = r"^\s*[\[({].*[\])}]\s*$"
 
@@ -63,7 +65,7 @@ def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection)
             codes[some.counts == 0] = EMPTY
         codes[some.missing] = MISSING
     faults = {
-        EMPTY: Fault("an empty list of labels", allow="data.allow_empty_labels"),
+        EMPTY: Fault("an empty list of labels", allowed_by="data.allow_empty_labels"),
         NO_WORD: Fault("a null or blank in the list of labels"),
     }
     return found._replace(indices=indices, arrays=arrays, faults=faults)
@@ -82,7 +84,8 @@ def read_label_columns(splits: dict[str, Rows], naming: Naming) -> Labels:
     for split, rows in splits.items():
         matrix = np.empty((len(rows), len(names)), np.int64)
         for k, name in enumerate(names):
-            codes = (label_indices(p, name, YES_OR_NO, NOT_BINARY - k) for p in rows.parts)
+            known = YES_OR_NO | NO_LABEL
+            codes = (label_indices(p, name, known, NOT_BINARY - k) for p in rows.parts)
             matrix[:, k] = np.concatenate([np.empty(0, np.int64), *chain.from_iterable(codes)])
         indices[split] = np.minimum(matrix.min(axis=1), 0)
         arrays[split] = (matrix == 1).astype(np.uint8)
@@ -134,7 +137,7 @@ def _lists(part: Part, column: str, delimiter: str | None) -> pa.ChunkedArray:
     if pa.types.is_null(values.type):
         return pa.chunked_array([pa.nulls(len(values), pa.list_(pa.string()))])
     text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    error = ""
+    error, where = "", part.name
     if delimiter and is_list(values.type):
         error = "holds lists: leave out data.label_delimiter, which is for text"
     elif not delimiter and not is_list(values.type) and len(values):
@@ -143,10 +146,11 @@ def _lists(part: Part, column: str, delimiter: str | None) -> pa.ChunkedArray:
         error = f"contains {values.type}, neither lists nor text"
     elif delimiter and len(bad := _rows_like_lists(values)):
         shown = shorten(values[int(bad[0])].as_py())
-        error = f"{part.number(int(bad[0]))}: {shown} is a list written as text; "
+        where = f"{part.name}, {part.number(int(bad[0]))}"
+        error = f"{shown} is a list written as text; "
         error += "write lists to jsonl or parquet, or labels with the delimiter alone"
     if error:
-        raise UserError(f"{part.name}: column {column!r}: {error}")
+        raise UserError(f"{where}: column {column!r}: {error}")
     if not is_list(values.type) and not delimiter:
         return pa.chunked_array([pa.nulls(0, pa.list_(pa.string()))])
     return pc.split_pattern(values, delimiter) if delimiter else values

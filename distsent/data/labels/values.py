@@ -35,14 +35,19 @@ def normalize_label(value: Any) -> str | None:
     return whole[1] if (whole := _WHOLE.fullmatch(word)) else word
 
 
-def label_error(value: Any) -> str:
-    """Why a value is not a label; empty if it is one, or none at all (null, NaN, "")."""
+def label_error(value: Any, number: bool = False) -> str:
+    """Why a value is not a label; empty if it is one, or none at all (null, NaN, "").
+
+    `number`: that of a regression. Words and numbers that are not finite are counted elsewhere.
+    """
     if value is None or isinstance(value, str | bool | int):
         return ""
     if isinstance(value, float):
-        return f"{value} is not a label" if math.isinf(value) else ""
+        return f"{value} is not a label" if math.isinf(value) and not number else ""
+    if number:
+        return f"{shorten(value)} is not a number; data.label_columns reads one from each column"
     if isinstance(value, list | tuple | set | np.ndarray):
-        return f"{shorten(value)}: several labels per text are not supported yet"
+        return f'{shorten(value)}: several labels need data.task = "multi_label"'
     return f"{shorten(value)} is not a label: expected a word or an integer"
 
 
@@ -78,23 +83,26 @@ def label_indices(
         yield np.array(codes, dtype=np.int32)[places]
 
 
-def distinct_words(part: Part, column: str) -> tuple[list[str], np.ndarray]:
-    """The different labels of a column, and which of them each row has, int64 (n,)."""
-    plain = _plain(part, column)
+def distinct_words(part: Part, column: str, number: bool = False) -> tuple[list[str], np.ndarray]:
+    """The different labels of a column, and which of them each row has, int64 (n,).
+
+    `number`: as for `label_error`.
+    """
+    plain = _plain(part, column, number)
     values = pc.unique(plain)
     if not len(values):
         return [], np.empty(0, dtype=np.int64)
     places = pc.index_in(plain, value_set=values).to_numpy()
-    return [*_words(part, column, values)], places
+    return [*_words(part, column, values, number)], places
 
 
-def _words(part: Part, column: str, distinct: pa.Array) -> Iterable[str]:
+def _words(part: Part, column: str, distinct: pa.Array, number: bool = False) -> Iterable[str]:
     try:
         values = distinct.to_pylist()
     except UnicodeDecodeError:
         raise _decode_error(part, column, distinct) from None
     for value in values:
-        if error := label_error(value):
+        if error := label_error(value, number):
             row = part.number(pc.index(_plain(part, column), value).as_py())
             raise UserError(f"{part.name}, {row}: column {column!r}: {error}")
         word = normalize_label(value) or ""
@@ -110,7 +118,7 @@ def _decode_error(part: Part, column: str, distinct: pa.Array) -> UserError:
     return UserError(f"{part.name}: column {column!r}: not UTF-8")
 
 
-def _plain(part: Part, column: str) -> pa.ChunkedArray:
+def _plain(part: Part, column: str, number: bool = False) -> pa.ChunkedArray:
     """The column with values of a simple type. Raises UserError for other types."""
     values, t = part.table.column(column), pa.types
     kind = values.type.value_type if t.is_dictionary(values.type) else values.type
@@ -119,16 +127,17 @@ def _plain(part: Part, column: str) -> pa.ChunkedArray:
         if t.is_string_view(kind) or t.is_decimal(kind):
             kind = pa.string()
         else:
-            raise _type_error(part.name, column, values)
+            raise _type_error(part.name, column, values, number)
     return values if kind == values.type else pc.cast(values, kind)
 
 
-def _type_error(file: str, column: str, values: pa.ChunkedArray) -> UserError:
+def _type_error(file: str, column: str, values: pa.ChunkedArray, number: bool) -> UserError:
     kind, first = str(values.type)[:QUOTED], pc.index(pc.is_valid(values), True).as_py()
     if first < 0:
         return UserError(f"{file}: column {column!r} contains {kind}, neither words nor integers")
-    error = label_error(values[first].as_py())
-    return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}")
+    error = label_error(values[first].as_py(), number)
+    fix = {} if number or not is_list(values.type) else {"data.task": "multi_label"}
+    return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}", fix=fix)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -147,8 +156,9 @@ def list_error(value: Any, delimiter: str | None) -> str:
     if isinstance(value, list):
         if delimiter:
             return f"{shorten(value)} is a list; data.label_delimiter is for labels in one text"
-        odd = (error for one in value if one is not None and (error := label_error(one)))
-        return next(odd, "")
+        if inner := next((one for one in value if isinstance(one, list)), None):
+            return f"{shorten(inner)} is a list within a list"
+        return next(filter(None, map(label_error, value)), "")
     if isinstance(value, str) and delimiter:
         return ""
     if isinstance(value, str):

@@ -100,6 +100,7 @@ class ClassFolders(RowSource):
         return COLUMNS
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
+        self.refuse_lists()
         schema, options = self._schema(FILE), self.reading.options
         about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
         notes = (f"not read: {first_few(sorted(about))}",) if about else ()

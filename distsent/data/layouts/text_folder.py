@@ -24,6 +24,7 @@ class TextFolder:
 
     def __init__(self, path: Path, data: DataSection, recorded: ReadAs | None = None) -> None:
         self._path, self._data, self._recorded = path, data, recorded
+        data = replace(data, task="single_label", label_columns=None)  # labels are not read
         reading = Reading.of(data, recorded)
         if is_of_texts(path):
             self._sources: list[RowSource] = [ClassFolders({"": path}, ".", reading)]

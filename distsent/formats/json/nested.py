@@ -10,7 +10,7 @@ from typing import Any
 
 Path = tuple[str, ...]
 DEEPEST, MOST = 8, 200  # names inside each other, and all of them: more are no columns
-SEVERAL = "{} values, of which one is read; several labels per text are not supported yet"
+SEVERAL = '{} values, of which one is read; several labels need data.task = "multi_label"'
 
 
 class Inner:
