@@ -77,6 +77,7 @@ def find_good_rows(
     fatal: list[str] = []
     warnings: list[str] = []
     allowed: list[str] = []
+    others: list[dict[str, Any]] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
         codes, empty = labels.indices[split], scans[split][0]
@@ -111,9 +112,10 @@ def find_good_rows(
             warnings.append(f"{split}: dropped {_dropped(bad_rows, left, kinds)}")
     if bad and not drop:
         bad[-1] += "; data.drop_bad_rows = true leaves such rows out"
+        others = [fix] if allowed else []
         fix = dict.fromkeys(allowed, True) if len(allowed) == len(bad) else fix
     if fatal or (bad and not drop):
-        raise UserError(*([] if drop else bad), *fatal, fix=fix)
+        raise UserError(*([] if drop else bad), *fatal, fix=fix, others=others)
     return out, warnings
 
 

@@ -87,7 +87,7 @@ def test_what_cannot_be_read_ends_with_what_to_try(
     (tmp_path / "lists.json").write_text(json.dumps(rows))
     code, lines = described(capsys, tmp_path / "lists.json")
     assert code == 2 and lines[-1] == "not ready to train: see the problems"
-    assert any("several labels" in line for line in lines)
+    assert any("holds a value" in line for line in lines)
 
 
 @pytest.mark.parametrize(("header", "text", "label", "pair"), [
