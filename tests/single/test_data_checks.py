@@ -258,7 +258,8 @@ def test_columns_of_the_wrong_kind(tmp_path: Path):
     folder(tmp_path / "f", train=texts(["a", "b"], [0.25, 1.0]), test=GOOD)
     assert wrong(tmp_path / "f") == [
         "train.parquet, test.parquet: column 'label' contains numbers such as 0.25 ('0', '0.25', "
-        "'1'): data.task = \"regression\" learns numbers; as classes, name all of them in data.labels"
+        "'1'): data.task = \"regression\" learns numbers; as classes, name all of them in "
+        "data.labels"
     ]
     many = reviews(1001)
     folder(
