@@ -13,10 +13,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distsent import cli
 from distsent.errors import FINISHED, Stopped, UserError
@@ -38,14 +39,15 @@ def main(arguments: list[str]) -> int:
     from distsent.evaluation.predictor import Predictor
     from distsent.runtime.device import share_cores
 
+    threshold, about = choose(options)
     file = open_texts(options) if options.file else None
     share_cores(World())
     poll, length = stop.raise_if_requested, options.max_length
     predictor = Predictor(options.model, options.precision, max_length=length, poll=poll)
-    for note in predictor.notes:
+    for note in (*predictor.notes, *about):
         print(f"distsent: {note}", file=sys.stderr)
     stop.grace = None  # a reader that lets this process wait gets whole lines
-    count = Count(file if sys.stderr.isatty() else None)
+    count = Count(file if sys.stderr.isatty() else None, threshold)
     try:
         for batch in batches(options, file, poll):
             sys.stdout.write("".join(answer(batch, predictor, file, count)))
@@ -62,6 +64,9 @@ def main(arguments: list[str]) -> int:
     if count.bad:
         what = f"{count.bad:,} of {count.rows:,} rows have no label"
         print(f'distsent: {what}; see their "error"', file=sys.stderr)
+    if threshold is not None:
+        what = f"{count.abstained:,} of {count.rows:,} texts score below {threshold:.6g}"
+        print(f"distsent: {what}: their label is null", file=sys.stderr)
     return FINISHED
 
 
@@ -69,12 +74,15 @@ def main(arguments: list[str]) -> int:
 class Count:
     """The rows that are written, and how many of them without a label.
 
-    `shown`: the file whose progress a line on the terminal shows.
+    `shown`: the file whose progress a line on the terminal shows. `threshold`: the least score of
+    a label.
     """
 
     shown: TextFile | TextFolder | None
+    threshold: float | None = None
     rows: int = 0
     bad: int = 0
+    abstained: int = 0
     last: str = ""  # the last row
     started: float = field(default_factory=time.perf_counter)
 
@@ -103,12 +111,38 @@ def answer(
     pairs = [text.pair or "" for text in good] if file and file.has_pairs else None
     answers = iter(predictor([text.text for text in good], pairs))
     for row, text, pair, error, name in batch:
-        found = {"error": error} if error else next(answers)
+        found: dict[str, Any] = {"error": error} if error else next(answers)
         if "error" in found:
             found, count.bad = {"error": f"row {row}: {found['error']}"}, count.bad + 1
+        elif count.threshold is not None and found["score"] < count.threshold:
+            found, count.abstained = {**found, "label": None}, count.abstained + 1
         asked = {"file": name} if name else {}
         asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
         yield json.dumps({**asked, **found}, ensure_ascii=False) + "\n"
+
+
+def choose(options: argparse.Namespace) -> tuple[float | None, list[str]]:
+    """The least score of a label, None if every text gets one, and lines about it."""
+    from distsent.evaluation.predictor import find_model_folder
+    from distsent.evaluation.thresholds import choose_threshold
+
+    if options.min_precision is None and options.min_recall is None:
+        return options.threshold, []
+    folder = find_model_folder(options.model)
+    chosen = choose_threshold(folder, options.min_precision, options.min_recall)
+    lines = [chosen.line]
+    if chosen.computed_in != options.precision:
+        how = f"--precision {chosen.computed_in} gives the scores that it was measured with"
+        lines.append(f"these scores are in {options.precision}; {how}")
+    return chosen.threshold, lines
+
+
+def share(word: str) -> float:
+    """A number from 0 to 1."""
+    with suppress(ValueError):
+        if 0 <= (value := float(word)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{word!r}: expected a number from 0 to 1, e.g. 0.95")
 
 
 def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
@@ -154,7 +188,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--max-length", metavar="N", type=int, help=length)
     precisions = ("float32", "bf16", "fp16")
     add("--precision", choices=precisions, default="float32", help="of the numbers (float32)")
+    least = "abstain (label null) below the score that reaches this {} on validation"
+    add("--min-precision", metavar="P", type=share, help=least.format("precision"))
+    add("--min-recall", metavar="R", type=share, help=least.format("recall"))
+    add("--threshold", metavar="S", type=share, help="abstain below this score")
     options = parser.parse_intermixed_args(arguments)
+    targets = {options.min_precision, options.min_recall} - {None}
+    if options.threshold is not None and targets:
+        raise UserError("--threshold: stands in place of --min-precision and --min-recall")
     options.model, options.text = parser.model_of(options.words)
     columns = {f"data.{name}": getattr(options, name) for name in ("text_column", "pair_column")}
     options.keys = [f"{name}={value}" for name, value in columns.items() if value]

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
     """The comparison as markdown, csv or json; of one run, also its scores on all splits."""
-    from distsent.reporting import comparison, pairwise, table
+    from distsent.reporting import comparison, confidence, pairwise, table
 
     results = [run.result for run in runs]
     records = [comparison.run_record(result, split) for result in results]
@@ -54,12 +54,14 @@ def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
     pairs = [pairwise.compare_runs(runs[0], run, split) for run in runs[1:]]
     if style == "json":
         values = {"split": split, "runs": records, "seeds": spreads, "pairs": pairs}
+        values["confidence"] = [confidence.of_run(result) for result in results]
         return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
     if style == "csv":
         return comparison.format_csv(records, spreads)
     scores = f"{table.format_result_table(results[0])}\n\n" if len(runs) == 1 else ""
     runs_table = comparison.format_comparison(records, spreads)
-    return f"{scores}Scores on the {split} split.\n\n{runs_table}{pairwise.format_pairs(pairs)}"
+    text = f"{scores}Scores on the {split} split.\n\n{runs_table}{pairwise.format_pairs(pairs)}"
+    return text + confidence.format_confidence(results)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -241,6 +241,8 @@ class EvalSection:
     metric: str = key("accuracy",
         choice("accuracy", "f1", "f1_macro", "precision", "recall", "loss"),
         "metric that selects the best checkpoint")
+    calibrate: bool = key(False, boolean,
+        "divide the logits of the saved model by the temperature that fits validation best")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from distsent.evaluation.tasks.single_label import score_intervals
+from distsent.evaluation.calibration import BINS
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
 from distsent.reporting import plots
 from distsent.reporting.comparison import markdown_table
+from distsent.reporting.confidence import format_calibration, format_decisions
 from distsent.reporting.finished_run import FinishedRun
 from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
@@ -25,6 +27,8 @@ def write_model_card(run: FinishedRun) -> None:
         for split in run.result["eval"]:
             figure = plots.plot_confusion(run, split, f"{run.name}, {split}")
             plots.save_figure(figure, run.folder.model / f"confusion-{split}.png")
+        if reliability := plots.plot_reliability(run):
+            plots.save_figure(reliability, run.folder.model / "reliability.png")
     write_text(run.folder.card, card_text(run, drawn))
 
 
@@ -40,6 +44,10 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
         _tables(run),
         drawn=drawn,
         result=run.result,
+        calibration=format_calibration([run.result]),
+        bins=BINS,
+        reliable=plots.has_reliability(run),
+        decisions=format_decisions([run.result]),
         job_toml=_job_toml(run.job),
         dataset=_dataset(run),
         id2label=dict(enumerate(run.labels)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distsent.errors import UserError
+from distsent.evaluation.calibration import BINS, Reliability, top_scores
 from distsent.reporting.finished_run import FinishedRun
 
 if TYPE_CHECKING:
@@ -84,17 +85,56 @@ def plot_confusion(run: FinishedRun, split: str, title: str) -> Figure:
     return figure
 
 
+def has_reliability(run: FinishedRun) -> bool:
+    """Whether the run has a temperature, and finite logits of the split it is measured on."""
+    found = run.result.get("calibration")
+    return bool(found and found["ece_before"] is not None and run.predictions(found["split"]))
+
+
+def plot_reliability(run: FinishedRun) -> Figure | None:
+    """Accuracy of the rows in each bin of scores, before and after the temperature.
+
+    None if the run has none.
+    """
+    from matplotlib.figure import Figure
+
+    if not has_reliability(run):
+        return None
+    found = run.result["calibration"]
+    kept: Any = run.predictions(found["split"])
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    values = {"before": 1.0, "after": found["temperature"]}
+    for axes, (when, temperature) in zip(figure.subplots(1, 2), values.items(), strict=True):
+        bins = Reliability.of(*top_scores(kept.logits, kept.labels, temperature))
+        where, accuracy, score, share = np.array(list(bins.bars())).T
+        style: Any = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
+        axes.bar(where / BINS, accuracy, **style, label="accuracy")
+        axes.bar(where / BINS, share, **style, alpha=0.4, label="share of the rows")
+        axes.plot(score, accuracy, "k.", label="mean score")
+        axes.plot([0, 1], [0, 1], ":", color="gray")
+        error = found[f"ece_{when}"]
+        axes.set(title=f"{when}: temperature {temperature:.3g}, ECE {error:.4f}")
+        axes.set(xlabel=f"score ({found['split']})", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(fontsize="small", loc="upper left")
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG whose bytes depend on the figure alone."""
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def draw_pictures(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:
-    """Draw the curves of all runs together and a confusion matrix per run; yield the files."""
+    """Draw the curves of all runs together, and a confusion matrix and the reliability per run.
+
+    Yields the files.
+    """
     figures = {"curves.png": plot_curves(runs)}
     for run in runs:
         name = run.name.strip("/.").replace("/", "-")
         figures[f"confusion-{name}.png"] = plot_confusion(run, split, f"{run.name}, {split}")
+        if reliability := plot_reliability(run):
+            figures[f"reliability-{name}.png"] = reliability
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():

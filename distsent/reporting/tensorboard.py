@@ -33,7 +33,18 @@ def write_summaries(run: FinishedRun) -> None:
             _add_pr_curves(writer, run, split, step)
             if mistakes := run.mistakes(split):
                 writer.add_text(f"mistakes/{split}", _mistakes_table(mistakes), step)
+        _add_calibration(writer, run, step)
         _add_hparams(writer, run)
+
+
+def _add_calibration(writer: Any, run: FinishedRun, step: int) -> None:
+    """Temperature, calibration errors, and the reliability diagram."""
+    found = run.result.get("calibration") or {}
+    for key in ("temperature", "ece_before", "ece_after"):
+        if found.get(key) is not None:
+            writer.add_scalar(f"final/calibration/{key}", found[key], step)
+    if plots.available() and (figure := plots.plot_reliability(run)):
+        writer.add_image(f"reliability/{found['split']}", _pixels(figure), step, dataformats="HWC")
 
 
 def _add_hparams(writer: Any, run: FinishedRun) -> None:

@@ -12,7 +12,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
-from distsent.model import adapter, classifier
+from distsent.model import adapter, classifier, head
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime.signals import StopSignal
@@ -62,6 +62,8 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
         raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")
     classifier.check_vocabulary(loaded.model, tokenizer, f"model.name = {name!r}")
     fix = "set data.validation_fraction, e.g. 0.1"
+    if job.eval.calibrate:
+        head.check_head(loaded.model)
     if "validation" not in store.splits and job.train.patience is not None:
         raise UserError(f"train.patience: there is no validation split to watch; {fix}")
     if not {"validation", "test"} & set(store.splits):

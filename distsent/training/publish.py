@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from distsent.distributed.world import World
+from distsent.evaluation.confidence import Confidence, assess
 from distsent.job.job import Job
 from distsent.model import adapter
 from distsent.reporting import finished_run, model_card, predictions, tensorboard
@@ -77,12 +79,22 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
         for split, (_, logits) in final.items():
             predictions.write_predictions(top, split, logits, session.store, tokenizer)
         folder.owner.publish(top, folder.predictions)
-        length = job.data.max_length
-        write_model_folder(session.forward.model, tokenizer, folder.model, length, folder.owner)
+        confidence = assess_final(session, final)
+        for line in confidence.lines:
+            report.info(line)
+        write_model_folder(
+            session.forward.model,
+            tokenizer,
+            folder.model,
+            job.data.max_length,
+            folder.owner,
+            temperature=confidence.temperature,
+            add=confidence.write_thresholds,
+        )
         for top in (folder.predictions, folder.model):
             for path in walk(top):
                 sync(path)
-        result = make_result(session, state, final)
+        result = {**make_result(session, state, final), **confidence.result}
         folder.write_json(folder.result, result)
         write_card(folder, report.info, job.log.tensorboard)
     took = f"{state.step} steps in {duration(state.totals.seconds)}"
@@ -90,6 +102,19 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
     report.info(f"finished: {took}; model in {folder.model}")
     report.info(format_result_table(result))
     report.info(next_commands(folder.path))
+
+
+def assess_final(session: Session, final: Mapping[str, Scored]) -> Confidence:
+    """What the logits of the final weights say about their scores."""
+    if session.task.name != "single_label":
+        line = f"calibration: none for data.task = {session.task.name!r}"
+        return Confidence({"calibration": None, "decisions": None}, (line,))
+    labels = {split: np.asarray(session.store.splits[split].labels[:]) for split in final}
+    splits = {
+        split: (logits.numpy(), labels[split].astype(np.int64))
+        for split, (_, logits) in final.items()
+    }
+    return assess(splits, session.job.eval.calibrate, session.precision)
 
 
 def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]) -> dict[str, Any]:

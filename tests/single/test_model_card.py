@@ -15,6 +15,7 @@ from tests import fixtures
 HEADINGS = [
     "Scores",
     "Scores per class",
+    "Confidence",
     "Evaluations during training",
     "Hyperparameters",
     "Throughput",
@@ -79,9 +80,27 @@ def test_scores_come_with_their_intervals(loaded: ModelCard, finished: Path) -> 
     assert accuracy == pytest.approx(scores["accuracy"], abs=5e-5) and low < accuracy < high
 
 
+def test_calibration_and_decisions_are_those_of_the_run(loaded: ModelCard, finished: Path) -> None:
+    result = fixtures.result(finished / "plain")
+    part = loaded.text.split("## Confidence")[1].split("\n## ")[0]
+    calibration, decisions = result["calibration"], result["decisions"]
+    assert f" {calibration['temperature']:.4f} |" in part and "are without it" in part
+    for one in decisions["targets"]:
+        reached = one["threshold"] is not None
+        assert f"{one['threshold']:.4f}" in part if reached else "not reached (best" in part
+    run = read_run(finished / "plain")
+    run.result["calibration"] = run.result["decisions"] = None
+    assert "Not measured: that takes a validation split" in model_card.card_text(run, drawn=True)
+    for key in ("calibration", "decisions"):  # a run of an older version
+        del run.result[key]
+    assert "Not measured" in model_card.card_text(run, drawn=True)
+
+
 def test_the_pictures_of_a_card_are_in_its_folder(loaded: ModelCard, finished: Path) -> None:
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", loaded.text)
-    assert shown == ["curves.png", "confusion-validation.png", "confusion-test.png"]
+    assert shown == [
+        "reliability.png", "curves.png", "confusion-validation.png", "confusion-test.png"
+    ]  # fmt: skip
     assert all(
         (finished / "plain" / "model" / name).read_bytes().startswith(b"\x89PNG") for name in shown
     )

@@ -32,7 +32,7 @@ def test_markdown_has_a_line_per_run_and_one_for_the_seeds(finished: Path, capsy
     text = reported(capsys, *(finished / name for name in names))
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in text.splitlines()
+        for line in text.partition("\nCalibration: ")[0].splitlines()
         if line.startswith("|")
     ]
     head, _, *rows = lines[:7]
@@ -104,12 +104,30 @@ def test_csv_and_json_hold_the_plain_numbers(finished: Path, capsys) -> None:
     }
 
 
-def test_pictures(finished: Path, tmp_path: Path, capsys) -> None:
-    reported(
-        capsys, finished / "plain", finished / "lora", "--pictures", tmp_path / "new" / "folder"
+def test_calibration_and_decisions_have_a_line_per_run_and_target(finished: Path, capsys) -> None:
+    text = reported(capsys, finished / "plain", finished / "lora")
+    runs, tables = ("plain", "lora"), text.partition("Calibration: a temperature")[2].split("\n\n")
+    calibrations, decisions = (
+        [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+        for table in (tables[1], tables[3])
     )
+    for run, line in zip(runs, calibrations, strict=True):
+        found = fixtures.result(finished / run)["calibration"]
+        assert line[:4] == [run, "test", f"{found['temperature']:.4f}", "no"]
+        assert line[4].startswith(f"{found['ece_before']:.4f} [")
+    assert [line[:2] for line in decisions] == [
+        [run, target] for run in runs for target in ("0.8", "0.9", "0.95", "0.99")
+    ]
+    values = json.loads(reported(capsys, finished / "plain", "--format", "json"))["confidence"]
+    assert values[0]["calibration"]["temperature"] == pytest.approx(float(calibrations[0][2]), 1e-3)
+
+
+def test_pictures(finished: Path, tmp_path: Path, capsys) -> None:
+    runs = ("plain", "lora")
+    reported(capsys, *(finished / run for run in runs), "--pictures", tmp_path / "new" / "folder")
     found = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
-    assert set(found) == {"curves.png", "confusion-plain.png", "confusion-lora.png"}
+    per_run = {f"{kind}-{run}.png" for kind in ("confusion", "reliability") for run in runs}
+    assert set(found) == {"curves.png", *per_run}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in found.values())
 
 
@@ -142,8 +160,8 @@ def test_runs_of_the_same_name_are_shown_by_their_folders(
     other = shutil.copytree(finished / "plain", tmp_path / "plain")
     text = reported(capsys, finished / "plain", other, finished / "plain")
     assert (
-        text.count(f"| {other} ") == 2 and "+0.0000" in text
-    )  # in both tables; given twice, listed once
+        text.count(f"| {other} ") == 2 + 1 + 4 and "+0.0000" in text
+    )  # in all tables; given twice, listed once
 
 
 def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_confusion_matrices_are_pictures(events: EventAccumulator) -> None:
     images = events.Tags()["images"] or [
         tag for tag in events.Tags()["tensors"] if tag.startswith("confusion")
     ]
-    assert set(images) == {"confusion/validation", "confusion/test"}
+    assert set(images) == {"confusion/validation", "confusion/test", "reliability/test"}
     picture = events.Images("confusion/test")[0]
     assert (
         picture.encoded_image_string.startswith(b"\x89PNG")
