@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distsent.evaluation.tasks.single_label import score_intervals
 from distsent.evaluation.calibration import BINS
+from distsent.evaluation.tasks.single_label import score_intervals
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
