@@ -7,12 +7,16 @@ data.source=./other.csv evaluates it on other data, which needs no training spli
 
 import argparse
 import json
+import sys
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.errors import FINISHED, Stopped, UserError
+from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.signals import StopSignal, grace
+
+AGAIN = "run the same command again"
 
 
 def main(arguments: list[str]) -> int:
@@ -23,17 +27,29 @@ def main(arguments: list[str]) -> int:
 
     request = resolve_request(options.model, options.overrides, options.split)
     warn_of_visible_secrets()
-    world = init_world()
+    world, run = init_world(), request.job.run
+    watched = Watched(run.stall_seconds, "", None, lambda *_: None, say, f"no scores: {AGAIN}")
+    heartbeat = HeartbeatMonitor(world, watched, stop)
     try:
-        scores = evaluate_saved_model(request, world, stop)
+        heartbeat.connect()
+        with world.progress.phase("load"):
+            scores = evaluate_saved_model(request, world, stop)
     except Stopped as error:
-        raise Stopped(f"{error}; no scores: run the same command again") from None
+        raise Stopped(f"{error}; no scores: {AGAIN}") from None
+    except BaseException as error:
+        heartbeat.failed(error)
+        raise
     finally:
+        heartbeat.close()
         world.shutdown()
         stop.grace = None
     if world.is_main:
         print(json.dumps(scores, ensure_ascii=False))
     return FINISHED
+
+
+def say(line: str) -> None:
+    print(f"distsent: {line}", file=sys.stderr, flush=True)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

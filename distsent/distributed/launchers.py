@@ -5,10 +5,11 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from zlib import crc32
 
+from distsent.distributed import slurm_nodes
 from distsent.distributed.world import World
 from distsent.errors import HostError, UserError
 
@@ -199,32 +200,10 @@ def _over_torch(found: Launch, env: Mapping[str, str], reason: str = "") -> Laun
 def _first_host(env: Mapping[str, str], found: Launch, reason: str) -> str:
     """Where rank 0 runs, without MASTER_ADDR. Raises UserError if nothing tells it."""
     if found.promise.startswith(SLURM[1]) and env.get("SLURM_STEP_NODELIST"):
-        return next(hosts_of(env["SLURM_STEP_NODELIST"]))
+        return next(slurm_nodes.hosts_of(env["SLURM_STEP_NODELIST"]))
     if found.size == found.local_size:
         return "127.0.0.1"
     raise UserError(f"{reason or found.promise}: torch's transport needs MASTER_ADDR: {ADDRESS}")
-
-
-def hosts_of(nodes: str) -> Iterator[str]:
-    """The hosts of a SLURM node list, in order: `a[01-02,7],b` is a01, a02, a7, b.
-
-    scontrol does the same, but is not on every node and in no container.
-    """
-    for word in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes):
-        yield from _expand(word)
-
-
-def _expand(word: str) -> Iterator[str]:
-    before, bracket, rest = word.partition("[")
-    if not bracket:
-        yield word
-        return
-    numbers, _, after = rest.partition("]")
-    for part in numbers.split(","):
-        low, _, high = part.partition("-")
-        for number in range(int(low), int(high or low) + 1):
-            for end in _expand(after):
-                yield f"{before}{number:0{len(low)}}{end}"
 
 
 def _port_of(env: Mapping[str, str]) -> int:

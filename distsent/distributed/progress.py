@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,8 @@ class Progress:
             yield
         finally:
             self.position = replace(self.position, collective="")
+
+
+def phase_of(source: str, local: str) -> str:
+    """The phase in which a source is read: what is not on this host may be downloaded."""
+    return local if source == "demo" or Path(source).exists() else "download"

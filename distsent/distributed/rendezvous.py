@@ -58,8 +58,10 @@ def open_store(launch: Launch, patience: float) -> TCPStore:
     until, wait = time.monotonic() + patience, timedelta(seconds=min(patience, 30.0))
     while True:  # a new pod's name may not resolve yet
         try:
+            if not serves:  # torch would print pages about an address that does not answer
+                socket.create_connection((host, port), wait.total_seconds()).close()
             return TCPStore(host, port, None, serves, wait, False, multi_tenant=not agent)
-        except (DistError, RuntimeError, ValueError) as error:
+        except (DistError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:160]
         if serves:
             problem = f"rank 0 cannot listen on port {port}: {reason}"

@@ -12,6 +12,7 @@ import torch
 from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.labels.names import Naming
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
+from distsent.distributed.progress import phase_of
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
@@ -123,7 +124,8 @@ def evaluate_saved_model(
     options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
     options["stop"] = lambda: stop.requested is not None
     task = choose_task("single_label", names)
-    scores, logits = evaluate_split(world, forward, split, task, **options)
+    with world.progress.phase("evaluate"):
+        scores, logits = evaluate_split(world, forward, split, task, **options)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])
@@ -142,6 +144,10 @@ def _open_store(
         naming = Naming.of_model(names, request.label_values)
     store_folder, seed = token_store_folder(request.job), request.job.seeds[0]
 
+    def moved(done: int, total: int) -> None:
+        world.progress.worked()
+        stop.raise_if_requested()
+
     def build() -> str:
         workers = World()
         store = open_token_store(
@@ -151,14 +157,15 @@ def _open_store(
             data.max_length,
             store_folder,
             workers=workers,
-            progress=lambda done, total: stop.raise_if_requested(),
+            progress=moved,
             only=only,
             naming=naming,
             recorded=request.recorded,
         )
         return str(store.folder)
 
-    folder = Path(world.on_main(build, "evaluate.store"))
+    with world.progress.phase(phase_of(data.source, "tokenize")):
+        folder = Path(world.on_main(build, "evaluate.store"))
     store = world.all_or_raise(lambda: await_store(folder), "evaluate.open")
     if request.split not in store.splits:
         found = ", ".join(store.splits)

@@ -8,6 +8,7 @@ import torch
 from distsent.data.rows import Columns
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
 from distsent.data.tokens.tokenize import BatchTokenizer
+from distsent.distributed.progress import phase_of
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.tasks.task import Task
@@ -16,11 +17,6 @@ from distsent.model import adapter, classifier, head
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime.signals import StopSignal
-
-
-def phase_of(source: str, local: str) -> str:
-    """The phase in which a source is read: what is not on this host may be downloaded."""
-    return local if source == "demo" or Path(source).exists() else "download"
 
 
 def prepare_tokenizer(job: Job) -> Any:

@@ -15,8 +15,9 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
 from distsent.data.tokens.store import TokenStore
-from distsent.distributed.world import MembershipChanged, WorkerLost, World
-from distsent.errors import FAILED, NonFinite, Stopped, UserError, WorkerFailed
+from distsent.distributed.progress import phase_of
+from distsent.distributed.world import MembershipChanged, World
+from distsent.errors import FAILED, Stopped
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.evaluation.tasks.task import Task
@@ -36,7 +37,6 @@ from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import (
     class_weights,
-    phase_of,
     prepare_model,
     prepare_store,
     prepare_tokenizer,
@@ -49,6 +49,8 @@ from distsent.training.run_record import RunClaim, RunReport
 from distsent.training.train_state import restore, snapshot
 from distsent.training.train_step import TrainingLoss, TrainStep
 from distsent.versions import shared_software
+
+RESUME = "the last checkpoint is intact: run the same command again to resume"
 
 
 class TrainingRun:
@@ -80,12 +82,8 @@ class TrainingRun:
                 self.world.rejoin()
         except BaseException as error:
             self.report.failed(error)
-            together = isinstance(error, UserError | Stopped | NonFinite | WorkerFailed)
-            if self._heartbeat is not None and not together:
-                if isinstance(error, WorkerLost):
-                    self._heartbeat.wait_for_diagnosis()
-                else:
-                    self._heartbeat.report_failure(f"{type(error).__name__}: {error}")
+            if self._heartbeat is not None:
+                self._heartbeat.failed(error)
             raise
         finally:
             self._close()
@@ -120,7 +118,7 @@ class TrainingRun:
         """On all workers together."""
         run, on_failure = self.job.run, partial(self.report.ended, FAILED)
         options = run.stall_seconds, run.interface or "", self.folder.stacks
-        watched = Watched(*options, on_failure, self.report.info)
+        watched = Watched(*options, on_failure, self.report.info, RESUME)
         self._heartbeat = HeartbeatMonitor(self.world, watched, self.stop)
         self._heartbeat.connect()
         if self._starting is not None:

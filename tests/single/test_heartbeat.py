@@ -43,7 +43,7 @@ def on_failure(message, cause):
     print("on_failure:", message, cause, flush=True)
 
 world = FileWorld(rank, size, folder)
-watched = Watched(3.0, "", folder / "stacks", on_failure, print)
+watched = Watched(3.0, "", folder / "stacks", on_failure, print, "resume it")
 monitor = HeartbeatMonitor(world, watched, stop)
 monitor.connect()
 world.progress.position = Position(phase="step", step=7)
@@ -57,14 +57,14 @@ while not (folder / "leave").exists() and stop.requested is None:
             time.sleep(60)
     world.progress.worked()
     if (folder / f"fail.{rank}").exists():
-        monitor.report_failure("RuntimeError: out\\nof memory")
+        monitor.failed(RuntimeError("out\\nof memory"))
         sys.exit(5)
     time.sleep(0.02)
 time.sleep(1.2 if stop.requested else 0)  # time for one more heartbeat
 monitor.close()
 print("left:", stop.requested, flush=True)
 """
-INTACT = "; the last checkpoint is intact: run the same command again to resume"
+ADVICE = "; resume it"
 
 
 class Workers:
@@ -111,7 +111,7 @@ def test_workers_that_leave_in_good_order_are_no_failure(workers: Workers) -> No
 def test_a_death_is_reported_at_once_and_ends_all(workers: Workers) -> None:
     began = time.monotonic()
     workers.kill(1, signal.SIGKILL)
-    message = f"rank 1 on {socket.gethostname()} died at step 7{INTACT}"
+    message = f"rank 1 on {socket.gethostname()} died at step 7{ADVICE}"
     report = f"on_failure: {message} worker_died"
     assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
     assert workers.outcome(2) == (1, "", ""), "one line is enough, and rank 0 has not died"
@@ -120,7 +120,7 @@ def test_a_death_is_reported_at_once_and_ends_all(workers: Workers) -> None:
 
 def test_a_hang_is_reported_after_the_deadline(workers: Workers) -> None:
     workers.kill(2, signal.SIGSTOP)
-    what = f"rank 2 on {socket.gethostname()} sent no heartbeat for 3 s at step 7{INTACT}"
+    what = f"rank 2 on {socket.gethostname()} sent no heartbeat for 3 s at step 7{ADVICE}"
     report = f"on_failure: {what} worker_lost"
     assert workers.outcome(0) == (1, report, f"distsent: rank 0: {what}")
 
@@ -128,7 +128,7 @@ def test_a_hang_is_reported_after_the_deadline(workers: Workers) -> None:
 def test_a_main_worker_that_hangs_is_reported_by_the_others(workers: Workers) -> None:
     workers.kill(0, signal.SIGSTOP)
     for rank in (1, 2):
-        what = f"distsent: rank {rank}: rank 0 sent no heartbeat for 3 s around step 7{INTACT}"
+        what = f"distsent: rank {rank}: rank 0 sent no heartbeat for 3 s around step 7{ADVICE}"
         assert workers.outcome(rank) == (1, "", what)
 
 
@@ -161,7 +161,7 @@ def test_a_worker_that_keeps_the_others_waiting_is_named_with_its_line(workers: 
 def test_a_failure_of_one_worker_is_reported_with_its_error(workers: Workers) -> None:
     (workers.folder / "fail.1").touch()
     error = "RuntimeError: out of memory"
-    message = f"rank 1 on {socket.gethostname()} failed at step 7: {error}{INTACT}"
+    message = f"rank 1 on {socket.gethostname()} failed at step 7: {error}{ADVICE}"
     report = f"on_failure: {message} None"
     assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
     assert workers.outcome(1) == (5, "", "")

@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -315,6 +316,8 @@ def test_neither_a_full_pipe_nor_hanging_storage_holds_up_the_end() -> None:
     began = time.monotonic()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # a child that blocks must not outlive the test
         os.dup2(writing, 2)
         report_and_exit(0, "why", lambda: time.sleep(60), int)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

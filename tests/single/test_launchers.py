@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distsent.distributed import launchers
+from distsent.distributed import launchers, slurm_nodes
 from distsent.distributed.launchers import find_launch
 from distsent.errors import HostError, UserError
 
@@ -130,7 +130,21 @@ def test_under_srun_workers_meet_on_the_first_node_at_a_port_of_their_own() -> N
     ],
 )
 def test_node_lists_are_expanded(nodes: str, hosts: str) -> None:
-    assert list(launchers.hosts_of(nodes)) == hosts.split()
+    assert list(slurm_nodes.hosts_of(nodes)) == hosts.split()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "more", "hosts"),
+    [
+        ("2(x2),1", {}, "n1 n1 n2 n2 n3"),
+        ("1(x3)", {"SLURM_DISTRIBUTION": "block:cyclic"}, "n1 n2 n3"),
+        ("2(x3)", {"SLURM_DISTRIBUTION": "cyclic"}, ""),
+        ("", {}, ""),
+    ],
+)
+def test_the_hosts_of_slurm_tasks(tasks: str, more: dict[str, str], hosts: str) -> None:
+    env = {"SLURM_STEP_NODELIST": "n[1-3]", "SLURM_STEP_TASKS_PER_NODE": tasks, **more}
+    assert slurm_nodes.hosts_of_tasks(env) == hosts.split()
 
 
 def test_horovod_asked_for_and_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,6 +43,17 @@ from tests.launcher import wait_for
 )
 def test_who_is_missing(signs: dict[int, Sign], line: str) -> None:
     assert find_missing(signs, 3, 15.0).startswith(line)
+
+
+def test_slurm_tells_the_host_of_a_worker_that_left_no_sign() -> None:
+    env = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+    signs = {0: Sign("n1", "rendezvous"), 1: Sign("n1", "rendezvous")}
+    hosts = starting.expected_hosts(signs, 4, env)
+    line = find_missing(signs, 4, 15.0, hosts)
+    assert line.startswith("no sign of 2 ranks (2, 3), on n2 (on shared")
+    env["SLURM_STEP_TASKS_PER_NODE"] = "1(x2)"  # of torchrun, with two workers each
+    assert starting.expected_hosts(signs, 4, env) == ["n2"]
+    assert starting.expected_hosts(signs, 3, env) == starting.expected_hosts(signs, 4, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -94,6 +106,23 @@ def test_rank_0_names_who_does_not_come(tmp_path: Path, said: list[str]) -> None
     assert first.startswith("rank 0") and "rank 0 on" in second and second.startswith("rank 1")
     for worker in (main, other):
         worker.finish()
+
+
+def test_signs_of_a_start_that_failed_do_not_mislead_the_next_one(
+    tmp_path: Path, said: list[str]
+) -> None:
+    folder = tmp_path / ".starting" / "start"
+    folder.mkdir(parents=True)
+    (folder / "rank-1").write_text('{"host": "old", "phase": "import", "moves": 0}')
+    os.utime(folder / "rank-1", (time.time() - 99, time.time() - 99))
+    killed = Starting(folder, 0, 3, 0.1)
+    other = Starting(folder, 2, 3, 0.1)
+    wait_for(lambda: len(said) == 2, 20)
+    assert "no sign of rank 1 (on shared" in sorted(said)[0] and "old" not in str(said)
+    killed._give_up()
+    assert not (folder / "rank-2").exists() and (folder / "rank-0").exists()
+    other._give_up()
+    assert not os.listdir(tmp_path)
 
 
 def test_storage_that_cannot_be_written_is_no_error(tmp_path: Path, said: list[str]) -> None:

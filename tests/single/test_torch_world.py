@@ -12,6 +12,7 @@ import pytest
 from torch.distributed import Store, TCPStore
 
 from distsent.distributed import rendezvous
+from distsent.distributed.launchers import Launch
 from distsent.distributed.rendezvous import Member, meet, this_member
 from distsent.distributed.torch_world import has_own_gpus
 from distsent.errors import HostError, UserError
@@ -78,6 +79,13 @@ def test_the_interface_leads_to_other_hosts_and_is_loopback_only_without_them() 
     assert rendezvous.choose_interface([me, member(1, "a")], me) == "lo"
     with pytest.raises(HostError, match=r"no network leads to b \(it has no address\)"):
         rendezvous.choose_interface([me, member(1, "b")], me)
+
+
+def test_an_address_that_does_not_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    launch = Launch("torch", 1, 2, address=("127.0.0.1", 9))
+    with pytest.raises(HostError, match=r"rank 0 does not answer at 127.0.0.1, port 9, w"):
+        rendezvous.open_store(launch, 1.0)
+    assert capfd.readouterr().err == "", "torch prints nothing"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from typing import NoReturn
 from distsent.errors import FAILED
 from distsent.runtime.heartbeat.stacks import LIMIT, within
 
-INTACT = "the last checkpoint is intact: run the same command again to resume"
-
 
 def report_and_exit(
     rank: int, message: str, report: Callable[[], object], farewell: Callable[[], object]

@@ -241,5 +241,6 @@ class MainWatch:
         host = self._own.host if rank == 0 else self._peers[rank].hello.host
         where, answer = inquiry.positions[rank], inquiry.answers.get(rank)
         place = answer.place if answer else "no answer"
-        at = f"it is at step {where.step} ({where.phase}), in {place}"
+        waits = f", waits in {where.collective!r}" if where.collective else ""
+        at = f"it is at step {where.step} ({where.phase}){waits}, in {place}"
         return f"rank {rank} on {host} {inquiry.verdict.why}; {at}"

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from distsent.distributed.network import machine
-from distsent.distributed.world import World
+from distsent.distributed.world import WorkerLost, World
+from distsent.errors import NonFinite, Stopped, UserError, WorkerFailed
 from distsent.runtime.heartbeat import protocol
 from distsent.runtime.heartbeat.actions import Actions
 from distsent.runtime.heartbeat.addresses import listen, reachable
 from distsent.runtime.heartbeat.client import Client
-from distsent.runtime.heartbeat.ending import INTACT, report_and_exit
+from distsent.runtime.heartbeat.ending import report_and_exit
 from distsent.runtime.heartbeat.main_watch import Limits, MainWatch
 from distsent.runtime.heartbeat.protocol import INTERVAL, Hello
 from distsent.runtime.heartbeat.server import Server
@@ -34,15 +35,17 @@ class Watched:
     """What heartbeats need to know about a run.
 
     `stall_seconds`: without a heartbeat of a worker, or without progress of the run. `interface`:
-    network interfaces to listen on, empty for all. `stacks`: a folder. `on_failure`: called on rank
-    0 with a message and the cause for `status.json`, before all workers exit.
+    network interfaces to listen on, empty for all. `stacks`: a folder; None: stderr. `on_failure`:
+    called on rank 0 with a message and the cause for `status.json`, before all workers exit.
+    `advice`: the end of what is reported then.
     """
 
     stall_seconds: float
     interface: str
-    stacks: Path
+    stacks: Path | None
     on_failure: Callable[[str, Cause | None], None]
     log: Callable[[str], None]
+    advice: str
 
 
 class HeartbeatMonitor:
@@ -69,7 +72,7 @@ class HeartbeatMonitor:
 
         addresses, token, main = self._world.on_main(open_listeners, "heartbeat.address")
         world, seconds = self._world, self._run.stall_seconds
-        limits = Limits(seconds, world.elastic, str(self._run.stacks))
+        limits = Limits(seconds, world.elastic, str(self._run.stacks or "stderr"))
         vitals = Vitals(world.rank, world.progress, self._stop)
         actions = self._actions(vitals)
         if world.is_main:
@@ -84,13 +87,14 @@ class HeartbeatMonitor:
         """Leave in good order, so that the end of this process is not taken for a death."""
         self._close(None)
 
-    def report_failure(self, error: str) -> None:
-        """Report an error of this worker alone: the main worker logs it, and all workers exit."""
-        self._close(" ".join(error.split()))
-
-    def wait_for_diagnosis(self) -> None:
-        """After a failed collective: a heartbeat may exit with the name of the failed worker."""
-        if self._server is not None or self._client is not None:
+    def failed(self, error: BaseException) -> None:
+        """Before `close`, if this worker fails: the others learn of an error that is its own."""
+        if isinstance(error, UserError | Stopped | NonFinite | WorkerFailed):
+            return  # of all workers together
+        if not isinstance(error, WorkerLost):
+            self._close(" ".join(f"{type(error).__name__}: {error}".split()))
+        elif self._server is not None or self._client is not None:
+            # A heartbeat may exit with the name of the worker that made the collective fail.
             self._closing.wait(5 * INTERVAL)
 
     def _close(self, error: str | None) -> None:
@@ -120,7 +124,7 @@ class HeartbeatMonitor:
         with self._lock:
             if self._closing.is_set():
                 return
-            message, server = f"{message}; {INTACT}", self._server
+            message, server = f"{message}; {self._run.advice}", self._server
             report: Callable[[], object] = int
             if server is not None:
                 server.release_spare()

@@ -32,11 +32,11 @@ def within(seconds: float, *tasks: Callable[[], object]) -> bool:
     return len(done) == len(tasks)
 
 
-def write_stacks(folder: Path, rank: int, where: str) -> None:
-    """Write the stacks of all threads to `rank-N.txt`; to stderr if the folder does not answer."""
+def write_stacks(folder: Path | None, rank: int, where: str) -> None:
+    """Write the stacks of all threads to `rank-N.txt`; to stderr if no folder answers."""
     heading = f"rank {rank}, process {os.getpid()}, {where}\n"
 
-    def to_file() -> None:
+    def to_file(folder: Path) -> None:
         try:
             folder.mkdir(exist_ok=True)  # no parents: a host may not see the run folder
             with open(folder / f"rank-{rank}.txt", "w", encoding="utf-8") as file:
@@ -50,7 +50,7 @@ def write_stacks(folder: Path, rank: int, where: str) -> None:
         os.write(2, f"distsent: {heading}".encode())
         faulthandler.dump_traceback(2, all_threads=True)
 
-    if not within(LIMIT, to_file):
+    if folder is None or not within(LIMIT, lambda: to_file(folder)):
         within(LIMIT, to_stderr)
 
 

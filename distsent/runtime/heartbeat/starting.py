@@ -13,12 +13,13 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from distsent.distributed.launchers import Launch
+from distsent.distributed.slurm_nodes import hosts_of_tasks
 from distsent.runtime.heartbeat.ending import report_and_exit
 from distsent.runtime.heartbeat.stacks import LIMIT, within
 
@@ -52,6 +53,7 @@ class Starting:
         self._every = min(EVERY, stall_seconds)
         self._bound = PHASES * stall_seconds + (OTHERS_LATER if rank else 0.0)
         self._phase, self._moves = "import", 0
+        self._oldest = 0.0  # of signs of this start, by the storage's clock
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="starting")
         self._thread.start()
@@ -78,11 +80,12 @@ class Starting:
             self._moves += now != seen
             seen = now
             if idle >= self._bound:
-                why = find_missing(signs, self._size, SILENT * self._every)
+                hosts = expected_hosts(signs, self._size)
+                why = find_missing(signs, self._size, SILENT * self._every, hosts)
                 if self._rank:
                     why = main_missing(signs, SILENT * self._every)
                 line = f"no worker came or moved for {idle:.0f} s at the start: {why}"
-                report_and_exit(self._rank, line, int, int)
+                report_and_exit(self._rank, line, int, lambda: within(LIMIT, self._give_up))
             if self._done.wait(self._every):
                 return
 
@@ -96,6 +99,8 @@ class Starting:
             part = path.with_name(f".{path.name}")
             part.write_text(json.dumps(sign))
             os.replace(part, path)
+            # A start that was killed may have left its signs.
+            self._oldest = self._oldest or path.stat().st_mtime - self._bound
 
     def _read(self) -> dict[int, Sign]:
         """All signs on rank 0, and that of rank 0 on the others."""
@@ -104,6 +109,8 @@ class Starting:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 with open(self._folder / f"rank-{rank}", encoding="utf-8") as file:
                     sign, changed = json.load(file), os.fstat(file.fileno()).st_mtime
+                if changed < self._oldest:
+                    continue
                 phase = f"{sign['phase']} {sign['moves']}" if self._rank else sign["phase"]
                 found[rank] = (sign["host"], phase, changed)
                 newest = max(newest, changed)
@@ -111,6 +118,13 @@ class Starting:
             with suppress(OSError):
                 newest = max(newest, (self._folder / f"rank-{self._rank}").stat().st_mtime)
         return {rank: Sign(host, phase, newest - at) for rank, (host, phase, at) in found.items()}
+
+    def _give_up(self) -> None:
+        """Leave no sign to a later start, but that of rank 0 to those that still look for it."""
+        for path in self._folder.glob("rank-*" if self._rank else "rank-[1-9]*"):
+            path.unlink(missing_ok=True)
+        if self._rank:
+            self._remove()
 
     def _remove(self) -> None:
         with suppress(OSError):
@@ -122,14 +136,35 @@ class Starting:
             self._folder.parent.rmdir()
 
 
-def find_missing(signs: Mapping[int, Sign], size: int, silent: float) -> str:
-    """Who keeps the others waiting, from what they wrote; a sign older than `silent` is no sign."""
+def expected_hosts(
+    signs: Mapping[int, Sign], size: int, env: Mapping[str, str] = os.environ
+) -> list[str]:
+    """The hosts of workers that have not come, from SLURM's variables.
+
+    Each once, in the order of the ranks; empty if nothing tells.
+    """
+    tasks, absent = hosts_of_tasks(env), [rank for rank in range(size) if rank not in signs]
+    if len(tasks) == size:  # each worker is a task
+        return [*dict.fromkeys(tasks[rank] for rank in absent)]
+    if len(tasks) and len(tasks) < size and size % len(tasks) == 0:  # each task starts workers
+        return [*dict.fromkeys(tasks[rank * len(tasks) // size] for rank in absent)]
+    return []
+
+
+def find_missing(
+    signs: Mapping[int, Sign], size: int, silent: float, hosts: Sequence[str] = ()
+) -> str:
+    """Who keeps the others waiting, from what they wrote; a sign older than `silent` is no sign.
+
+    `hosts`: of those that left none, where that is known.
+    """
     absent = [rank for rank in range(size) if rank not in signs]
     frozen = {rank: sign for rank, sign in signs.items() if sign.age > silent}
     busy = {r: s for r, s in signs.items() if r not in frozen and s.phase == "import"}
     lines = []
     if absent:
-        lines.append(f"no sign of {_ranks(absent)} (on shared storage all leave one)")
+        where = f", on {', '.join(hosts[:20])}" if hosts else ""
+        lines.append(f"no sign of {_ranks(absent)}{where} (on shared storage all leave one)")
     lines += [
         f"rank {rank} on {sign.host} has given no sign for {sign.age:.0f} s, in its {sign.phase}"
         for rank, sign in [*frozen.items()][:8]
