@@ -1,13 +1,16 @@
 """Rules about what each operator adds to its jobs' pods, and about TrainJobs' runtimes."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
-from distsent.errors import STOPPED
+from distsent.errors import NON_FINITE, STOPPED, USAGE_ERROR
+from distsent.exit_policy import decide
 from distsent.k8s import mpi_operator, trainer
 from distsent.k8s.documents import Node, Problem
 from distsent.k8s.jobs import ANCESTOR, JOBS, Bundle, Pod, TrainJob
 
+ENDS = (1, USAGE_ERROR, NON_FINITE, STOPPED, 137, 143)  # exit codes of pods
 PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("distsent.launch",)}
 
 
@@ -42,15 +45,17 @@ def additions(pod: Pod, added: dict[str, Any]) -> Iterator[Problem]:
 
 
 def failure_policies(runtime: Node) -> Iterator[Problem]:
-    """They must be those of the exit policy, or hopeless jobs go on and saved ones are counted."""
-    wanted = "must be as in k8s/trainjob/runtimes.yaml, which follows the exit codes"
-    rules = runtime.at("spec", "template", "spec", "failurePolicy", "rules")
-    if rules.value != trainer.jobset_rules():
-        yield "failure-policy", rules, f"failurePolicy.rules {wanted}"
-    for job in runtime.at(*JOBS):
-        policy = job.at("template", "spec", "podFailurePolicy")
-        if policy.value != trainer.pod_failure_policy():
-            yield "failure-policy", policy, f"{job['name'].text}: podFailurePolicy {wanted}"
+    """They must follow the exit policy, or hopeless jobs go on and saved ones are counted."""
+    jobset = runtime.at("spec", "template", "spec")
+    ends = [(code, "", decide(code).action) for code in ENDS] + [
+        (143, trainer.DISRUPTION, "requeue")
+    ]
+    for job, (code, condition, action) in product(runtime.at(*JOBS), ends):
+        does = trainer.action_after(jobset.value, job.value, code, condition)
+        if does != trainer.ACTIONS[action]:
+            what = f"{job['name'].text}: {condition or f'exit code {code}'} leads to {does}"
+            wanted = f"must lead to {trainer.ACTIONS[action]}, as in k8s/trainjob/runtimes.yaml"
+            yield "failure-policy", job, f"{what}, {wanted}"
 
 
 def policy_problems(job: TrainJob) -> Iterator[Problem]:

@@ -6,6 +6,8 @@ exit policy. What no rule names is a failure that counts, as are the kubelet's e
 """
 
 import copy
+import re
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -20,6 +22,8 @@ CONTAINER = "node"  # Trainer gives its volumes and variables to containers of t
 CONFIG_MAP = "jobs"  # all job files, as one runtime serves all jobs
 TABLE = read_table("trainer.yaml")
 DISRUPTION = "DisruptionTarget"  # drained, preempted or evicted through the API
+FAIL, GO_ON, COUNT = "FailJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJobSet"
+ACTIONS = {"give_up": FAIL, "requeue": GO_ON, "retry": COUNT}  # by those of the exit policy
 
 
 def exit_codes(action: str) -> list[int]:
@@ -47,10 +51,37 @@ def jobset_rules() -> list[Object]:
         {"name": name, "action": action, "onJobFailureReasons": ["PodFailurePolicy"]}
         | {"onJobFailureMessagePatterns": patterns}
         for name, action, patterns in (
-            ("hopeless", "FailJobSet", [hopeless]),
-            ("saved", "RestartJobSetAndIgnoreMaxRestarts", [saved, DISRUPTION]),
+            ("hopeless", FAIL, [hopeless]),
+            ("saved", GO_ON, [saved, DISRUPTION]),
         )
     ]
+
+
+def action_after(jobset: Object, job: Object, code: int, condition: str = "") -> str:
+    """What a JobSet does when a pod of one of its jobs has ended, by its policies."""
+    policy = job["template"]["spec"].get("podFailurePolicy", {})
+    for index, rule in enumerate(policy.get("rules", ())):
+        exits, pod = rule.get("onExitCodes", {}), f"pod a/{job['name']}"
+        text = ""
+        if exits and (code in exits["values"]) == (exits["operator"] == "In"):
+            text = f"Container {CONTAINER} for {pod} failed with exit code {code}"
+        elif condition in (each["type"] for each in rule.get("onPodConditions", ())):
+            text = f"{pod.capitalize()} has condition {condition}"
+        if text:
+            is_failure = rule["action"] == "FailJob"
+            message = f"{text} matching {rule['action']} rule at index {index}"
+            return jobset_action(jobset, "PodFailurePolicy", message) if is_failure else "Ignore"
+    return jobset_action(jobset, "BackoffLimitExceeded", "")
+
+
+def jobset_action(jobset: Object, reason: str, message: str) -> str:
+    for rule in jobset.get("failurePolicy", {}).get("rules", ()):
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule.get("onJobFailureReasons", [reason]):
+            with suppress(re.error):
+                if any(re.search(pattern, message) for pattern in patterns):
+                    return str(rule["action"])
+    return COUNT
 
 
 def objects(runtime: Node) -> list[Object]:

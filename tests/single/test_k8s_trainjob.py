@@ -66,3 +66,11 @@ def test_a_cluster_is_asked_about_jobs_and_pods_of_a_runtime():
         assert one["metadata"]["namespace"] == "distsent"
     assert all(one["spec"]["restartPolicy"] == "Never" for one in made if one["kind"] == "Pod")
     assert all("podFailurePolicy" in one["spec"] for one in made if one["kind"] == "Job")
+
+
+def test_other_policies_with_the_same_outcome_are_no_finding(tmp_path):
+    folder = changed(tmp_path / "k8s", RUNTIMES, "exit code (2|3) matching", "code (3|2) ")
+    text = (folder / RUNTIMES).read_text()
+    text = text.replace("- {type: DisruptionTarget, status: 'True'}", "- {type: DisruptionTarget}")
+    (folder / RUNTIMES).write_text(text.replace("      ttlSecondsAfterFinished: 604800\n", ""))
+    assert not lint([folder])[0]
