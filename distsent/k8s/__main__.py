@@ -15,8 +15,9 @@ from distsent import cli
 from distsent.errors import FAILED, FINISHED, USAGE_ERROR, UserError
 from distsent.k8s.elastic import ScalingHosts
 from distsent.k8s.launch import launch, run_on_named_hosts
-from distsent.k8s.restarts import keep_running
+from distsent.k8s.restarts import Ending, keep_running
 from distsent.k8s.serve import SSHD_CONFIG, serve
+from distsent.k8s.training_command import Training
 
 
 def main(arguments: list[str]) -> int:
@@ -91,13 +92,14 @@ def run_write(options: argparse.Namespace) -> int:
 
 def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
-    if not script:
-        return launch(
-            lambda training: run_on_named_hosts(training, command, wait),
-            keep_workers=options.keep_workers,
-        )
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
-    return launch(lambda t: keep_running(t, lambda: hosts.start(t, command, wait), is_elastic=True))
+
+    def run(training: Training) -> Ending:
+        if not script:
+            return run_on_named_hosts(training, command, wait)
+        return keep_running(training, lambda: hosts.start(training, command, wait), is_elastic=True)
+
+    return launch(run, keep_workers=options.keep_workers)
 
 
 if __name__ == "__main__":
