@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     stop = StopSignal(GRACE)
     # Heavy imports, only for a valid command line
+    from distsent.data.tokens.long_texts import READ
     from distsent.distributed.world import World
     from distsent.evaluation.predictor import Predictor
     from distsent.runtime.device import share_cores
@@ -57,10 +58,10 @@ def main(arguments: list[str]) -> int:
         raise Stopped(f"{error}; {count.end_of_output}") from None
     finally:
         count.close()
-    if predictor.truncated:
-        cut, most = predictor.truncated, predictor.max_length
-        what = f"{cut:,} of {count.rows:,} texts have more than {most} tokens"
-        print(f"distsent: {what} and are truncated", file=sys.stderr)
+    if predictor.long:
+        what = f"{predictor.long:,} of {count.rows:,} texts have more than {predictor.max_length}"
+        how = READ[predictor.long_texts.long]
+        print(f"distsent: {what} tokens and {how}", file=sys.stderr)
     if count.bad:
         what = f"{count.bad:,} of {count.rows:,} rows have no label"
         print(f'distsent: {what}; see their "error"', file=sys.stderr)
@@ -184,7 +185,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--file", metavar="FILE", help="file or folder of texts")
     add("--text-column", metavar="NAME", help="data.text_column: column of the texts in --file")
     add("--pair-column", metavar="NAME", help="data.pair_column: column of the second texts")
-    length = "tokens per text; the rest is cut off (as in training)"
+    length = "tokens that the model reads at once (as in training)"
     add("--max-length", metavar="N", type=int, help=length)
     precisions = ("float32", "bf16", "fp16")
     add("--precision", choices=precisions, default="float32", help="of the numbers (float32)")

@@ -62,6 +62,7 @@ def tokenize(asked: Job, world: World, stop: StopSignal) -> list[Path]:
     """
     # Heavy imports, only for a valid job
     from distsent.data.tokens.store import open_token_store, token_store_folder
+    from distsent.model.forward import check_windows
     from distsent.model.tokenizer import load_tokenizer
     from distsent.versions import shared_software
 
@@ -69,6 +70,7 @@ def tokenize(asked: Job, world: World, stop: StopSignal) -> list[Path]:
     world.assert_equal_across_ranks(setup, "the job or the software")
     data, model, folder = asked.data, asked.model, token_store_folder(asked)
     length = data.max_length
+    world.on_main(lambda: check_windows(asked), "windows")
     tokenizer = world.all_or_raise(lambda: load_tokenizer(model.name, model.revision), "tokenizer")
     folders: list[Path] = []
     for seed in asked.seeds:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from transformers import (
@@ -15,30 +13,9 @@ from transformers import (
     RobertaConfig,
 )
 
+from distsent.data.tokens.store import Tokens
+
 VOCABULARY = 100
-
-
-@dataclass
-class Tokens:
-    """A token store in memory, with the interface of distsent.data.tokens.store.Tokens."""
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
-    rows: np.ndarray
-    types: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def lengths(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return np.diff(self.offsets)[rows]
-
-    def span(self, row: int) -> slice:
-        return slice(self.offsets[row], self.offsets[row + 1])
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.ids[self.span(row)]
 
 
 def tokens(n: int, classes: int = 3, longest: int = 40, seed: int = 0) -> Tokens:
@@ -51,7 +28,17 @@ def tokens(n: int, classes: int = 3, longest: int = 40, seed: int = 0) -> Tokens
         for k, length in zip(labels, lengths, strict=True)
     ]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Tokens(np.concatenate(ids) % VOCABULARY, offsets, labels, np.arange(n))
+    return Tokens(np.concatenate(ids) % VOCABULARY, offsets, labels, np.arange(n), truncated=0)
+
+
+def windowed(n: int, most: int = 5, seed: int = 0) -> Tokens:
+    """Random texts of one to `most` windows."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, most + 1, n)
+    one = tokens(int(counts.sum()), longest=20, seed=seed)
+    windows = np.concatenate([[0], np.cumsum(counts)])
+    labels = one.labels[windows[:-1]]
+    return Tokens(one.ids, one.offsets, labels, np.arange(n), truncated=0, windows=windows)
 
 
 def encoder(

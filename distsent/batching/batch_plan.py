@@ -31,7 +31,8 @@ class Batch:
 
     step: int
     rows: np.ndarray  # of the global batch, the same on every worker
-    lengths: np.ndarray  # tokens of each of `rows`
+    lengths: np.ndarray  # tokens of each of `rows`, in all its windows
+    window_lengths: np.ndarray  # tokens of each window, or of each of `rows`
     token_ids: torch.Tensor  # of the global batch: sorted, each once
     micro_rows: tuple[np.ndarray, ...]  # this worker's rows, split by the token budget
     pack: Callable[[np.ndarray], PackedBatch]
@@ -69,7 +70,10 @@ class BatchPlan:
         groups = micro_batches(lengths[mine], self.token_budget)
         micro_rows = tuple(rows[mine][group] for group in groups)
         token_ids = torch.from_numpy(self._token_ids(rows)).to(self.device)
-        return Batch(step, rows, lengths, token_ids, micro_rows, lambda r: self._pack(step, r))
+        windows = self.tokens.window_lengths(rows)
+        return Batch(
+            step, rows, lengths, windows, token_ids, micro_rows, lambda r: self._pack(step, r)
+        )
 
     def _plan_block(self, step: int) -> None:
         """Plan the batches from `step` to the end of the block or the epoch."""
@@ -79,8 +83,9 @@ class BatchPlan:
         # The last batch of an epoch may be a shorter one.
         for part in (rows[:full].reshape(-1, n), rows[None, full:]):
             lengths = self.tokens.lengths(part)
-            costs = cost(lengths, self.flops.per_token, self.flops.per_pair)
-            owners = assign_to_ranks(costs, self.size)
+            windows = self.tokens.window_lengths(part.ravel())
+            costs = cost(windows, self.flops.per_token, self.flops.per_pair)
+            owners = assign_to_ranks(self.tokens.sum_windows(costs, part), self.size)
             for planned in zip(part, lengths, owners, strict=True):
                 if len(planned[0]):
                     self._block[step + len(self._block)] = planned
@@ -106,6 +111,7 @@ def collate(
     step_key: torch.Tensor | None = None,
 ) -> PackedBatch:
     """Pack rows of a token store. `keys_T`, `step_key`: for dropout, None in an evaluation."""
-    types = None if tokens.types is None else [tokens.types[tokens.span(row)] for row in rows]
-    ids = [tokens[row] for row in rows]
-    return pack(ids, tokens.labels[rows], types, keys_T, device, step_key)
+    spans = tokens.window_spans(rows)
+    types = None if tokens.types is None else [tokens.types[span] for span in spans]
+    ids, counts = [tokens.ids[span] for span in spans], tokens.counts(rows)
+    return pack(ids, tokens.labels[rows], types, keys_T, device, step_key, windows_n=counts)

@@ -3,6 +3,8 @@
 On CPUs, token counts, group lengths and group sizes are rounded up a little. A matmul library
 generates code for every new shape: milliseconds each, or a quarter of a step if all shapes differ.
 
+With data.long = "windows" an example here is a window; `windows_n` says how many are of each text.
+
 Shape letters: T tokens of the packed batch, n examples, g rows of a length group, L slots of a
 group's row, H attention heads, D width of an attention head, C classes.
 """
@@ -58,11 +60,13 @@ class PackedBatch:
     positions_T: torch.Tensor
     types_T: torch.Tensor | None
     cls_index_n: torch.Tensor  # the first token of each example
-    labels_n: torch.Tensor  # int64 [n]; multi_label and regression: float32 [n, labels]
+    # int64 [n], of texts if there are windows; multi_label and regression: float32 [n, labels]
+    labels_n: torch.Tensor
     lengths: tuple[int, ...]
     groups: tuple[LengthGroup, ...]
     keys_T: torch.Tensor | None
     step_key: torch.Tensor | None  # [1], for dropout of what all examples share
+    windows_n: torch.Tensor | None = None  # windows of each text, one text after another
     _layouts: dict[tuple[int, bool], HeadLayout] = field(default_factory=dict, compare=False)
 
     @property
@@ -94,10 +98,12 @@ def pack(
     device: Device = "cpu",
     step_key: torch.Tensor | None = None,
     round_shapes: bool | None = None,
+    windows_n: np.ndarray | None = None,
 ) -> PackedBatch:
     """Concatenate examples in the given order, which groups best when sorted by length.
 
     `round_shapes` rounds shapes up to few distinct ones; None: on CPUs.
+    `windows_n`: the examples are windows, of which each text has this many.
     """
     round_shapes = torch.device(device).type == "cpu" if round_shapes is None else round_shapes
     lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
@@ -124,6 +130,7 @@ def pack(
         groups=tuple(_length_groups(lengths, device, round_shapes)),
         keys_T=keys_T,
         step_key=None if step_key is None else step_key.to(device),
+        windows_n=None if windows_n is None else tensor(windows_n),
     )
 
 

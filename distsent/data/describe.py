@@ -136,7 +136,11 @@ def _column_problems(found: Description) -> Iterator[str]:
         lengths = np.array([value.count(" ") + 1 for value in text.sample])
         if share := np.mean(lengths > LONG):
             what = f"column {text.name!r}: {share:.0%} of the texts have more than {LONG} words"
-            yield f"{what}; a model reads their first data.max_length tokens"
+            if found.section.long == "cut":
+                what += "; a model reads their first data.max_length tokens, all of them with"
+                yield f'{what} data.long = "windows"'
+            else:
+                yield f"{what}; data.long says what a model reads of them"
     if label and label.counts and found.section.task == "single_label":
         if any(re.fullmatch(r"\d+(,\d+)+", value) for value in label.counts):
             yield f"column {label.name!r} has values such as '1,2': several labels per text?"

@@ -1,7 +1,7 @@
 """Evaluate a saved model, on its own dataset or on another, on any number of workers."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 
 from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.labels.names import Naming
+from distsent.data.tokens import long_texts
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
 from distsent.distributed.progress import phase_of
 from distsent.distributed.world import World
@@ -19,6 +20,7 @@ from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.predictor import find_model_folder, own_max_length
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.job import Job, load_job, load_saved_job
+from distsent.job.schema import DataSection
 from distsent.model import classifier
 from distsent.model.forward import choose_forward
 from distsent.model.half_precision import usable_precision
@@ -33,6 +35,7 @@ DATASET_KEYS = (
     "config", "revision", "train", "validation", "test", "labels", "max_rows", "max_eval_rows",
     "validation_fraction", "test_fraction", "pool_splits", "store",
 )  # fmt: skip
+MODEL_KEYS = {"data.max_length", "data.long"}  # of which a model's own folder has a record
 SPLIT_KEYS = {"data.validation_fraction", "data.test_fraction", "data.pool_splits"}
 
 
@@ -41,7 +44,7 @@ class EvaluationRequest:
     """A saved model, and the job whose `split` it is evaluated on.
 
     `single_split`: read the split as it is in the source, instead of splitting as for training.
-    `own_length`: truncate as the model does, instead of at `data.max_length`.
+    `own_keys`: of MODEL_KEYS, those that the model decides instead of the job.
     `label_values`: the class that each label had in training, to read another dataset; None if
     that is not known.
     """
@@ -51,7 +54,7 @@ class EvaluationRequest:
     job: Job
     split: str
     single_split: bool
-    own_length: bool = False
+    own_keys: Set[str] = frozenset()
     label_values: Mapping[str, str] | None = None
     recorded: ReadAs | None = None  # how the training read its files, for files of another dataset
 
@@ -67,8 +70,8 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     if record is None:
         if not other_dataset:
             raise UserError(f"{path}: a model without a job; set data.source, e.g. to ./test.csv")
-        own_length, job = "data.max_length" not in keys, load_job(None, overrides)
-        return EvaluationRequest(folder, folder.name, job, split, single_split, own_length)
+        own_keys, job = MODEL_KEYS - keys, load_job(None, overrides)
+        return EvaluationRequest(folder, folder.name, job, split, single_split, own_keys)
     tree = record["job"]
     if "precision" in tree.get("train", {}):  # the one of the training run, not the fastest here
         tree["train"]["precision"] = devices.pinned_precision(tree["train"]["precision"], record)
@@ -107,16 +110,18 @@ def evaluate_saved_model(
     classifier.check_vocabulary(model, tokenizer, f"model = {folder!r}")
     settle_padding(tokenizer, model.config)
     names, limit = classifier.class_names(model.config), classifier.token_limit(model)
-    length = own_max_length(model, tokenizer) if request.own_length else job.data.max_length
-    if length > limit:
-        raise UserError(f"data.max_length = {length}: this model takes at most {limit} tokens")
-    data = replace(job.data, max_length=length)
-    request = replace(request, job=replace(job, data=data))
+    data = _resolve_lengths(request, model, tokenizer)
+    if data.max_length > limit:
+        problem = f"data.max_length = {data.max_length}: this model takes at most {limit} tokens"
+        raise UserError(problem)
+    job = replace(job, data=data)
+    request = replace(request, job=job)
     store = _open_store(request, world, names, tokenizer, stop)
     for line in (*loaded.notes, *store.notes) if world.is_main else ():
         print(f"distsent: {line}", file=sys.stderr)
     torch.nn.Module.to(model, device)
-    forward, _ = choose_forward(model, tokenizer, job.model.packed)
+    windows = job.data.long == long_texts.WINDOWS
+    forward, _ = choose_forward(model, tokenizer, job.model.packed, windows)
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, _ = world.all_or_raise(usable, "evaluate.usable")
@@ -130,6 +135,17 @@ def evaluate_saved_model(
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])
     return {"model": folder, **source, **scores, "intervals": intervals, **how}
+
+
+def _resolve_lengths(request: EvaluationRequest, model: Any, tokenizer: Any) -> DataSection:
+    """The job's [data], with what the model decides."""
+    data = request.job.data
+    if "data.max_length" in request.own_keys:
+        data = replace(data, max_length=own_max_length(model, tokenizer))
+    if "data.long" in request.own_keys:
+        own = long_texts.recorded(model.config, f"model = {str(request.folder)!r}")
+        data = replace(data, long=own.long, window_overlap=own.window_overlap)
+    return data
 
 
 def _open_store(

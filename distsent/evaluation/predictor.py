@@ -10,8 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from distsent.batching.balance import split_by_tokens
-from distsent.batching.packing import pack
-from distsent.data.tokens.content import NO_TEXT, TokenContent
+from distsent.batching.packing import PackedBatch, pack
+from distsent.data.tokens import long_texts
+from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
+from distsent.data.tokens.content import NO_TEXT
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.tasks.choose import choose_task
@@ -57,7 +59,7 @@ def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
 
 
 class Predictor:
-    """A classifier that labels texts. Longer texts than the model takes are cut, as in training.
+    """A classifier that labels texts. Those longer than the model takes are read as in training.
 
     `poll`: called before each batch; what it raises ends the call.
     """
@@ -77,7 +79,9 @@ class Predictor:
         classifier.check_vocabulary(model, self.tokenizer, f"model = {folder!r}")
         settle_padding(self.tokenizer, model.config)
         torch.nn.Module.to(model, self.device)
-        self.forward, _ = choose_forward(model, self.tokenizer)
+        self.long_texts = long_texts.recorded(model.config, f"model = {folder!r}")
+        self._windows = self.long_texts.long == long_texts.WINDOWS
+        self.forward, _ = choose_forward(model, self.tokenizer, windows=self._windows)
         usable_precision(self.forward, self.tokenizer, precision, "--precision")
         self.task = choose_task("single_label", classifier.class_names(model.config))
         self.labels = list(self.task.names)
@@ -85,7 +89,8 @@ class Predictor:
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
         self.max_length = max_length or own_max_length(model, self.tokenizer)
-        self.truncated = 0  # texts that were longer, so far
+        self.long = 0  # texts that were longer, so far
+        self._tokenizers: dict[bool, BatchTokenizer] = {}  # of pairs, and of single texts
         self._poll = poll
         self._precision = precision
         self._batch_tokens = batch_tokens_for(self.device, 8192)
@@ -107,24 +112,36 @@ class Predictor:
         _check_texts("pairs", pairs or ())
         if not texts:
             return np.zeros((0, len(self.labels)), dtype=np.float32), np.zeros(0, dtype=bool)
-        options: Any = {"truncation": True, "max_length": self.max_length, "verbose": False}
-        encoded = self.tokenizer(list(texts), None if pairs is None else list(pairs), **options)
-        self.truncated += sum(bool(one.overflowing) for one in encoded.encodings)
-        ids = [np.asarray(x, dtype=np.int64) for x in encoded["input_ids"]]
-        types = [np.asarray(x) for x in encoded.get("token_type_ids", ())]
-        lengths = np.array([len(x) for x in ids])
-        content, flat = TokenContent(self.tokenizer, pairs is not None), np.concatenate(ids)
-        empty = content.find_empty(encoded.encodings, flat, lengths)
+        encode = self._tokenizer(pairs is not None)
+        encoded = encode(texts, pairs)
+        self.long += sum(one.long for one in encoded)
+        ids, lengths = flat_ids(encoded, np.int64)
+        empty = encode.content.find_empty(encoded, ids, lengths)
         order = np.argsort(lengths, kind="stable")
         order = order[~empty[order]]
-        logits = np.full((len(ids), len(self.labels)), np.nan, dtype=np.float32)
+        logits = np.full((len(encoded), len(self.labels)), np.nan, dtype=np.float32)
         for rows in split_by_tokens(order, lengths, self._batch_tokens) if len(order) else ():
             self._poll()
-            row_types = [types[i] for i in rows] if types else None
-            batch = pack([ids[i] for i in rows], np.zeros(len(rows)), row_types, device=self.device)
+            batch = self._pack([encoded[i] for i in rows], "types" in encode.streams)
             with autocast(self.device, self._precision):
                 logits[rows] = self.forward(batch).float().cpu().numpy()
         return logits, empty
+
+    def _tokenizer(self, pairs: bool) -> BatchTokenizer:
+        if pairs not in self._tokenizers:
+            options = self.max_length, pairs, self.long_texts
+            self._tokenizers[pairs] = BatchTokenizer(self.tokenizer, *options)
+        return self._tokenizers[pairs]
+
+    def _pack(self, encoded: Sequence[long_texts.Windows], has_types: bool) -> PackedBatch:
+        ends = np.cumsum(flat((one.lengths for one in encoded), np.int64))[:-1]
+        ids = np.split(flat_ids(encoded, np.int64)[0], ends)
+        types, counts = None, None
+        if has_types:
+            types = np.split(flat((one.type_ids for one in encoded), np.int64), ends)
+        if self._windows:
+            counts = np.array([len(one.lengths) for one in encoded])
+        return pack(ids, np.zeros(len(encoded)), types, device=self.device, windows_n=counts)
 
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None

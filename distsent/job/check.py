@@ -28,6 +28,7 @@ SYNONYMS = {
     "save_total_limit": "checkpoint.keep", "output_dir": "run.dir", "dataset": "data.source",
     "problem_type": "data.task", "model_name_or_path": "model.name",
     "max_seq_length": "data.max_length",
+    "stride": "data.window_overlap", "doc_stride": "data.window_overlap",
     "lora_r": "adapter.rank", "r": "adapter.rank", "lora_alpha": "adapter.alpha",
     "target_modules": "adapter.targets",
 }  # fmt: skip

@@ -32,8 +32,7 @@ def public_name(name: str) -> str:
 
 def find_conflicts(job: Sections) -> Iterator[Conflict]:
     """All conflicts between the values of a job."""
-    rules = _hub_keys, _columns, _task, _splits, _budgets, _adapter, _classes, _warmup, _patience
-    for rule in rules:
+    for rule in RULES:
         yield from rule(job)
 
 
@@ -113,6 +112,19 @@ def _budgets(job: Sections) -> Iterator[Conflict]:
             yield (budget, "data.max_length"), problem
 
 
+def _windows(job: Sections) -> Iterator[Conflict]:
+    overlap, long = job.data.window_overlap, job.data.long
+    keys = "data.window_overlap", "data.long"
+    if overlap is not None and long != "windows":
+        yield keys, 'applies only to data.long = "windows"'
+    elif overlap is not None and overlap >= job.data.max_length:
+        keys = "data.window_overlap", "data.max_length"
+        yield keys, f"must be less than a window: data.max_length = {job.data.max_length}"
+    if long == "windows" and job.model.packed == "never":
+        problem = 'data.long = "windows" needs packed batches; set model.packed to "auto"'
+        yield ("model.packed", "data.long"), problem
+
+
 def _adapter(job: Sections) -> Iterator[Conflict]:
     for name in ("bits", "targets"):
         if job.adapter.kind == "none" and getattr(job.adapter, name) is not None:
@@ -146,3 +158,8 @@ def _patience(job: Sections) -> Iterator[Conflict]:
     if job.train.min_delta and not job.train.patience:
         problem = "applies only with train.patience, e.g. patience = 3"
         yield ("train.min_delta", "train.patience"), problem
+
+
+RULES = (
+    _hub_keys, _columns, _task, _splits, _budgets, _windows, _adapter, _classes, _warmup, _patience
+)  # fmt: skip

@@ -138,8 +138,13 @@ class DataSection:
     sheet_name: str | None = key(None, text, "sheet of a spreadsheet", unset="the only one",
         example="Sheet1")
     max_length: int = key(64, integer(">= 4"),
-        "maximum tokens of an example, including special tokens; longer ones are truncated",
-        pretrained=512)
+        "maximum tokens that an encoder reads at once, including special tokens", pretrained=512)
+    long: str = key("cut", choice("cut", "head_tail", "windows"),
+        "what is read of longer texts: `cut`: the beginning; `head_tail`: the beginning, for a "
+        "quarter of the tokens, and the end; `windows`: all, in overlapping windows whose logits "
+        "are averaged")
+    window_overlap: int | None = key(None, position, "tokens that neighboring windows share",
+        unset="a quarter of a window", example=32)
     max_rows: int | None = key(None, count, "training rows to keep, drawn with the seed",
         unset="all", example=10000)
     max_eval_rows: int | None = key(None, count, "rows to keep in each evaluation split",

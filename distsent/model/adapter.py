@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification as AutoClassifier
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
-from distsent.model.classifier import build_classifier
-from distsent.model.config import load_config
+from distsent.model.classifier import build_classifier, without_weights
 from distsent.model.weights import Loaded
 
 # bitsandbytes warns about missing kernels that it does not need, on every worker.
@@ -58,7 +56,7 @@ def check_adapter(job: Job) -> None:
         if job.model.name == "demo":
             raise UserError("adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'")
     if job.model.name != "demo":
-        _targets(_without_weights(job), job.adapter.targets)
+        _targets(without_weights(job.model), job.adapter.targets)
 
 
 def _require(package: str, key: str) -> None:
@@ -78,19 +76,12 @@ def build_model(
     check_adapter(job)
     quantization = None
     if job.adapter.bits:
-        quantization = nf4_config(head_modules(_without_weights(job)), precision)
+        quantization = nf4_config(head_modules(without_weights(job.model)), precision)
     loaded = build_classifier(job.model, tokenizer, labels, job.seeds[0], quantization)
     keep_4bit_weights(loaded.model)
     if job.adapter.kind == "none":
         return loaded
     return replace(loaded, model=_add_lora(loaded.model, job))
-
-
-def _without_weights(job: Job) -> PreTrainedModel:
-    """The classifier's modules alone."""
-    config = load_config(job.model.name, job.model.revision)
-    with torch.device("meta"):
-        return AutoClassifier.from_config(config)
 
 
 def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:

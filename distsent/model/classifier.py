@@ -64,6 +64,13 @@ def build_classifier(
     return loaded.with_notes(unset_dropout_rates(loaded.model, model.dropout))
 
 
+def without_weights(model: ModelSection) -> PreTrainedModel:
+    """The modules of the classifier alone. Not for `demo`, which has no configuration to load."""
+    config = load_config(model.name, model.revision)
+    with torch.device("meta"):
+        return AutoClassifier.from_config(config)
+
+
 def class_names(config: Any) -> list[str]:
     """The class names of a classifier's configuration, by class number."""
     return [str(config.id2label[i]) for i in sorted(config.id2label)]

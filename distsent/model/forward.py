@@ -10,9 +10,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distsent.batching.packing import PackedBatch
+from distsent.data.tokens.long_texts import WINDOWS
 from distsent.errors import UserError
+from distsent.job.job import Job
 from distsent.model import attention, batching_check
-from distsent.model.classifier import position_offset, shortest_input, token_limit
+from distsent.model.classifier import (
+    position_offset,
+    shortest_input,
+    token_limit,
+    without_weights,
+)
 from distsent.model.cls_only_layer import cls_only_last_layer
 from distsent.model.dropout import DropoutContext, TokenDropout
 from distsent.model.padded_dropout import HashedDropout, example_axes
@@ -52,13 +59,20 @@ class PackedForward:
         inputs: dict[str, Any] = {} if types is None else {"token_type_ids": types[None]}
         positions = batch.positions_T[None] + self._offset
         inputs |= {"input_ids": batch.ids_T[None], "position_ids": positions}
-        return self.model(**inputs, packed_batch=batch, dropout_context=self._context).logits
+        logits = self.model(**inputs, packed_batch=batch, dropout_context=self._context).logits
+        return logits if batch.windows_n is None else mean_of_windows(logits, batch.windows_n)
 
     def _keep_first_tokens(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Pooler and head read token 0 of each row: make every example a row."""
         rows, first = output.last_hidden_state[0], self._cls_index_n
         output.last_hidden_state = (rows if len(rows) == len(first) else rows[first]).unsqueeze(1)
         return output
+
+
+def mean_of_windows(logits_wC: torch.Tensor, windows_n: torch.Tensor) -> torch.Tensor:
+    """The mean logits [n, C] of each text's windows, summed in their order, at least in float32."""
+    wide = logits_wC.to(torch.promote_types(logits_wC.dtype, torch.float32))
+    return torch.segment_reduce(wide, "mean", lengths=windows_n, axis=0)
 
 
 class PaddedForward:
@@ -77,6 +91,7 @@ class PaddedForward:
         self.added_ids = (pad, *batching_check.special_token_ids(model.config))
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        assert batch.windows_n is None, "choose_ways refuses windows in padded batches"
         way = self._scoring if batch.keys_T is None else self._training
         logits = []
         for a, b in _calls(batch.lengths, way):
@@ -127,17 +142,20 @@ Forward = PackedForward | PaddedForward
 
 
 def choose_forward(
-    model: PreTrainedModel, tokenizer: Any, packed: str = "auto"
+    model: PreTrainedModel, tokenizer: Any, packed: str = "auto", windows: bool = False
 ) -> tuple[Forward, str | None]:
     """The forward for `packed` = "auto", "always" or "never", to score alone, and a log line."""
-    return build_forward(model, tokenizer, packed, choose_ways(model, packed, training=False))
+    ways = choose_ways(model, packed, training=False, windows=windows)
+    return build_forward(model, tokenizer, packed, ways)
 
 
-def choose_ways(model: PreTrainedModel, packed: str, training: bool) -> tuple[str, str]:
+def choose_ways(
+    model: PreTrainedModel, packed: str, training: bool, windows: bool = False
+) -> tuple[str, str]:
     """How examples share the encoder: (in scoring, in training), the first way that is exact.
 
-    Without `training` the second is not measured. Raises UserError if `packed` = "always" is not
-    exact.
+    Without `training` the second is not measured. `windows`: some texts have several. Raises
+    UserError if packing is not exact, but `packed` = "always" or `windows` need it.
     """
     longest = token_limit(model)
 
@@ -152,11 +170,25 @@ def choose_ways(model: PreTrainedModel, packed: str, training: bool) -> tuple[st
                 f"model.packed = 'always': {type(model).__name__} computes other scores in packed "
                 'batches than alone; set model.packed to "auto" or "never"'
             )
+    if windows:
+        raise UserError(
+            f'data.long = "windows": {type(model).__name__} cannot run packed, as windows must; '
+            'set data.long to "cut" or "head_tail"'
+        )
     scoring = next((way for way in (PADDED, EQUAL) if exact(_padded(way), False)), SINGLE)
     if not training or scoring == SINGLE:
         return scoring, SINGLE
     ways = (PADDED, EQUAL) if scoring == PADDED else (EQUAL,)
     return scoring, next((way for way in ways if exact(_padded(way), True)), SINGLE)
+
+
+def check_windows(job: Job) -> None:
+    """Raise UserError if a job's texts have windows, and its encoder cannot run packed.
+
+    A look at the architecture answers before the dataset is read.
+    """
+    if job.data.long == WINDOWS and job.model.name != "demo":
+        choose_ways(without_weights(job.model), job.model.packed, training=True, windows=True)
 
 
 def _padded(way: str) -> Callable[[PreTrainedModel], Forward]:

@@ -17,6 +17,12 @@ from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
 
 TASK = "text-classification"
+LONG_TEXTS = {
+    "cut": "Texts are cut at {} tokens.",
+    "head_tail": "Of texts with more than {} tokens, the beginning and the end are read.",
+    "windows": "Texts with more than {} tokens are read in overlapping windows of that length; "
+    "the logits of a text are the mean of its windows' logits.",
+}
 
 
 def write_model_card(run: FinishedRun) -> None:
@@ -52,6 +58,7 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
         dataset=_dataset(run),
         id2label=dict(enumerate(run.labels)),
         label2id={name: i for i, name in enumerate(run.labels)},
+        long_texts=LONG_TEXTS,
         on_hub=_on_hub,
         public_name=public_name,
     )

@@ -6,22 +6,28 @@ from typing import Any
 import torch
 
 from distsent.data.rows import Columns
+from distsent.data.tokens.batch_tokenizer import BatchTokenizer
+from distsent.data.tokens.long_texts import LongTexts
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
-from distsent.data.tokens.tokenize import BatchTokenizer
 from distsent.distributed.progress import phase_of
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
 from distsent.model import adapter, classifier, head
+from distsent.model.forward import check_windows
 from distsent.model.tokenizer import load_tokenizer
 from distsent.model.weights import Loaded
 from distsent.runtime.signals import StopSignal
 
 
 def prepare_tokenizer(job: Job) -> Any:
-    """Raises UserError if the model or the packages of an adapter are not available."""
+    """Raises UserError if the model or the packages of an adapter are not available.
+
+    Also if the model cannot do what the job asks of its architecture.
+    """
     adapter.check_adapter(job)
+    check_windows(job)
     return load_tokenizer(job.model.name, job.model.revision)
 
 
@@ -43,7 +49,8 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
         folder = Path(world.on_main(tokenize, "run.tokenize"))
     store = world.all_or_raise(lambda: await_store(folder), "run.store")
     world.assert_equal_across_ranks(store.meta, "the token store")
-    encode = BatchTokenizer(tokenizer, data.max_length, pairs=Columns.of(data).pair is not None)
+    pairs = Columns.of(data).pair is not None
+    encode = BatchTokenizer(tokenizer, data.max_length, pairs, LongTexts.of(data))
     world.assert_equal_across_ranks({"digest": encode.digest}, "the tokenizer of model.name")
     return store
 
@@ -53,6 +60,8 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
     if store.task != "single_label":
         raise UserError(f'data.task = "{store.task}" cannot be trained yet')
     loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
+    if known := LongTexts.of(job.data).to_dict():
+        loaded.model.config.long_texts = known  # in model/, for predict and evaluate
     limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
     if length > limit:
         raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")

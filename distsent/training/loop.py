@@ -125,7 +125,7 @@ class Loop:
         state.step += 1
         totals.samples += len(batch)
         totals.tokens += int(batch.lengths.sum())
-        totals.work += self.session.plan.flops.training(batch.lengths)
+        totals.work += self.session.plan.flops.training(batch.window_lengths)
         totals.sent += self.session.train_step.reducer.sent
         totals.seconds += seconds
 

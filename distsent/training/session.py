@@ -14,6 +14,7 @@ import torch
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
+from distsent.data.tokens.long_texts import WINDOWS
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.progress import phase_of
 from distsent.distributed.world import MembershipChanged, World
@@ -265,7 +266,9 @@ def open_model(
     model = loaded.model
     model.to(device)
     replica_check.check_loaded_model(world, model)
-    ways = world.on_main(lambda: choose_ways(model, job.model.packed, training=True), "run.ways")
+    windows = job.data.long == WINDOWS
+    choose = partial(choose_ways, model, job.model.packed, True, windows)
+    ways = world.on_main(choose, "run.ways")
     forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)

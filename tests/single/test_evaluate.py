@@ -162,7 +162,7 @@ def test_a_bare_model_reads_as_many_tokens_as_it_was_made_for(tmp_path: Path, ca
         cut = "distsent: test: 6 of 6 texts (100.0%) have more than 100 tokens and are truncated\n"
         read = "distsent: read test.jsonl as json, 6 rows\n"
         expected = (read + cut, 6) if length == 100 else (read, 0)
-        assert (err, predictor.truncated) == expected
+        assert (err, predictor.long) == expected
     assert losses[100] != pytest.approx(losses[1000], rel=1e-3)
 
 

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from distsent.data.dataset import open_dataset
 from distsent.data.tokens import tokenize
+from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.builder import damage
 from distsent.data.tokens.store import TokenStore, open_token_store
-from distsent.data.tokens.tokenize import BatchTokenizer, join_parts, write_part
+from distsent.data.tokens.tokenize import join_parts, write_part
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.formats.records import is_blank

@@ -24,8 +24,10 @@ from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.labels.label_table import label_table
 from distsent.data.labels.names import Naming
 from distsent.data.rows import Columns
+from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.builder import building, damage, explained
-from distsent.data.tokens.tokenize import FORMAT, BatchTokenizer, Progress, join_parts, write_part
+from distsent.data.tokens.long_texts import CUT, LOST, READ, LongTexts
+from distsent.data.tokens.tokenize import FORMAT, Progress, join_parts, write_part
 from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
 from distsent.storage import appears, is_folder, named
@@ -43,26 +45,60 @@ class Tokens:
     """The tokens of one split, memory-mapped: memory does not grow with the dataset."""
 
     ids: np.ndarray  # (T,) uint16 or int32, special tokens included
-    offsets: np.ndarray  # (n + 1,) int64: row i is ids[offsets[i] : offsets[i + 1]]
+    offsets: np.ndarray  # (w + 1,) int64: window i is ids[offsets[i] : offsets[i + 1]]
     labels: np.ndarray  # (n,) int32; multi_label: (n, L) uint8; regression: (n, K) float64
     rows: np.ndarray  # (n,) int64: numbers of the rows in their source, ascending
     truncated: int  # rows that are longer than max_length
     types: np.ndarray | None = None  # (T,) uint8: 1 for the tokens of the second text of a pair
+    # (n + 1,) int64: row i has the windows from windows[i] to before windows[i + 1]; None: one each
+    windows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """The token ids of a row."""
+        """The token ids of a row, of all its windows one after another."""
         return self.ids[self.span(row)]
 
     def span(self, row: int) -> slice:
         """The places of a row's tokens in `ids` and `types`."""
-        return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
+        first, stop = (row, row + 1) if self.windows is None else self.windows[row : row + 2]
+        return slice(int(self.offsets[first]), int(self.offsets[stop]))
 
     def lengths(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Number of tokens of these rows, int64. Reads the offsets of these rows only."""
-        return self.offsets[1:][rows] - self.offsets[:-1][rows]
+        if self.windows is None:
+            return self.offsets[1:][rows] - self.offsets[:-1][rows]
+        return self.offsets[self.windows[1:][rows]] - self.offsets[self.windows[:-1][rows]]
+
+    def counts(self, rows: np.ndarray) -> np.ndarray | None:
+        """Number of windows of these rows, int64; None: one each."""
+        return None if self.windows is None else self.windows[1:][rows] - self.windows[:-1][rows]
+
+    def window_spans(self, rows: np.ndarray) -> list[slice]:
+        """The places in `ids` and `types` of all windows of rows (n,), one row after another."""
+        windows = self._windows_of(rows)
+        starts, stops = self.offsets[:-1][windows], self.offsets[1:][windows]
+        return list(map(slice, starts.tolist(), stops.tolist()))
+
+    def window_lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Number of tokens of all windows of rows (n,), one row after another, int64."""
+        windows = self._windows_of(rows)
+        return self.offsets[1:][windows] - self.offsets[:-1][windows]
+
+    def sum_windows(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Per row, in the shape of `rows`, the sum of the values of its windows."""
+        counts = self.counts(rows.ravel())
+        if counts is not None and len(counts):
+            values = np.add.reduceat(values, np.cumsum(counts) - counts)
+        return values.reshape(rows.shape)
+
+    def _windows_of(self, rows: np.ndarray) -> np.ndarray:
+        counts = self.counts(rows)
+        if self.windows is None or counts is None:
+            return rows
+        first = np.repeat(self.windows[:-1][rows] - (np.cumsum(counts) - counts), counts)
+        return first + np.arange(len(first))
 
 
 @dataclass(frozen=True)
@@ -113,14 +149,16 @@ class TokenStore:
     def warnings(self) -> list[str]:
         """What a user should know about the dataset, one line each."""
         lines, limit = [*self.meta["warnings"]], self.meta["max_length"]
+        how = READ[self.meta.get("long", CUT)]
         for name, split in self.meta["splits"].items():
-            cut, rows = split["truncated"], split["rows"]
-            if cut:
-                share = f"{name}: {cut:,} of {rows:,} texts ({cut / rows:.1%})"
-                lines.append(f"{share} have more than {limit} tokens and are truncated")
-            if unknown := split["unknown"]:
-                share = f"{name}: {unknown:,} of {rows:,} texts ({unknown / rows:.1%})"
-                lines.append(f"{share} consist of words that the tokenizer does not know")
+            rows, cut, unknown = split["rows"], split["truncated"], split["unknown"]
+            for count, what in (
+                (split.get("long", cut), f"have more than {limit} tokens and {how}"),
+                (cut if "long" in split else 0, LOST),
+                (unknown, "consist of words that the tokenizer does not know"),
+            ):
+                if count:
+                    lines.append(f"{name}: {count:,} of {rows:,} texts ({count / rows:.1%}) {what}")
         return lines
 
 
@@ -146,7 +184,8 @@ def open_token_store(
     `naming`: what names the classes, if it is not the job.
     """
     dataset = open_dataset(data, seed, only, recorded, naming)
-    encode = BatchTokenizer(tokenizer, max_length, pairs=Columns.of(data).pair is not None)
+    pairs = Columns.of(data).pair is not None
+    encode = BatchTokenizer(tokenizer, max_length, pairs, LongTexts.of(data))
     report = progress or (lambda done, total: None)
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:

@@ -5,16 +5,15 @@ Any number of processes may write the parts; the store has the same bytes whatev
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from xxhash import xxh3_128_hexdigest
@@ -23,51 +22,16 @@ from distsent.data.checks import row_lines
 from distsent.data.dataset import Split, TextDataset
 from distsent.data.labels.targets import count_classes, summary
 from distsent.data.row_arrays import BLOCK, blocks, row_array
-from distsent.data.tokens.content import NO_TEXT, TokenContent
+from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
+from distsent.data.tokens.content import NO_TEXT
 from distsent.errors import FAILED, UserError
 from distsent.storage import appears, exists, sync
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 FORMAT = 4  # of the files below. It is part of the key: stores of other formats are left alone
 BATCH = 1000  # texts in memory at once
 HEADER = 128  # bytes of an array file before its values
-
-
-class BatchTokenizer:
-    """What decides the tokens of a text. `digest`: its hash; `streams`: arrays of token values."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
-        from tokenizers import Tokenizer
-
-        self.max_length = max_length
-        # A copy: truncation and padding are state of the tokenizer, which others use, too
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_padding()
-        self._backend.no_truncation()
-        side = tokenizer.truncation_side
-        # XLNet and Funnel give one of a single text's special tokens a type of its own.
-        types = pairs or any(self._backend.encode("a").type_ids)
-        types = types and "token_type_ids" in tokenizer.model_input_names
-        self.content = TokenContent(tokenizer, pairs)
-        content = f"{self._backend.to_str()} {side} {types} {self.content.special.tolist()}"
-        self.digest = hashlib.sha256(content.encode()).hexdigest()
-        special = self._backend.num_special_tokens_to_add(pairs)
-        if max_length <= special:
-            raise UserError(f"data.max_length = {max_length}: {special} special tokens fill that")
-        self._backend.enable_truncation(max_length, direction=side)
-        largest = max(self._backend.get_vocab().values())
-        self.streams = {"ids": np.dtype(np.uint16 if largest < 65536 else np.int32)}
-        if types:
-            self.streams["types"] = np.dtype(np.uint8)
-
-    def __call__(self, texts: list[str], pairs: list[str] | None) -> list[Any]:
-        """An encoding with `ids`, `type_ids` and `overflowing` for each text."""
-        rows = texts if pairs is None else list(zip(texts, pairs, strict=True))
-        return self._backend.encode_batch_fast(rows)
 
 
 def write_part(
@@ -82,7 +46,7 @@ def write_part(
         with ExitStack() as stack:
             files = {
                 what: stack.enter_context(open(_part(to, name, what, rank), "wb"))
-                for what in ("lengths", *encode.streams)
+                for what in encode.parts
             }
             for what in encode.streams if rank == 0 else ():
                 files[what].write(bytes(HEADER))
@@ -99,7 +63,8 @@ def write_part(
 class PartFindings:
     """What tokenizing some rows of a split found."""
 
-    truncated: int = 0
+    long: int = 0  # rows with more tokens than a window
+    truncated: int = 0  # rows with tokens that are in no window
     unknown: int = 0  # rows of unknown tokens alone
     empty: list[int] = field(default_factory=list)  # rows without a token of their text: left out
 
@@ -112,26 +77,23 @@ def _write(
     found: PartFindings,
 ) -> None:
     """Append some rows, but those without a token of their text."""
-    encodings = encode(split.texts(rows), split.pairs(rows))
-    ids, lengths = _ids(encodings, encode)
-    empty = encode.content.find_empty(encodings, ids, lengths)
+    encoded = encode(split.texts(rows), split.pairs(rows))
+    ids, lengths = flat_ids(encoded, encode.streams["ids"])
+    empty = encode.content.find_empty(encoded, ids, lengths)
     if empty.any():
         found.empty += (rows.start + np.flatnonzero(empty)).tolist()
-        encodings = [encodings[i] for i in np.flatnonzero(~empty)]
-        ids, lengths = _ids(encodings, encode)
-    files["lengths"].write(lengths.tobytes())
-    files["ids"].write(ids.tobytes())
+        encoded = [encoded[i] for i in np.flatnonzero(~empty)]
+        ids, lengths = flat_ids(encoded, encode.streams["ids"])
+    arrays = {"lengths": flat((one.lengths for one in encoded), np.int32), "ids": ids}
+    if "windows" in files:
+        arrays["windows"] = np.array([len(one.lengths) for one in encoded], dtype=np.int32)
     if "types" in files:
-        types = chain.from_iterable(encoding.type_ids for encoding in encodings)
-        files["types"].write(np.fromiter(types, encode.streams["types"]).tobytes())
+        arrays["types"] = flat((one.type_ids for one in encoded), encode.streams["types"])
+    for what, array in arrays.items():
+        files[what].write(array.tobytes())
     found.unknown += encode.content.count_unknown(ids, lengths)
-    found.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-
-
-def _ids(encodings: Sequence[Any], encode: BatchTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
-    ids = chain.from_iterable(encoding.ids for encoding in encodings)
-    return np.fromiter(ids, encode.streams["ids"], int(lengths.sum())), lengths
+    found.long += sum(one.long for one in encoded)
+    found.truncated += sum(one.truncated for one in encoded)
 
 
 def join_parts(
@@ -153,17 +115,22 @@ def join_parts(
     if dataset.data.task != "single_label":  # the bytes of older stores have no task
         meta["task"] = dataset.data.task
     meta |= {"splits": {}, "files": {}}
+    meta |= encode.long_texts.to_dict()
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in splits.items():
-        paths = [_part(folder, name, "lengths", part) for part in range(parts)]
-        lengths = row_array(np.int32, chain.from_iterable(map(_lengths, paths)))
+        lengths = _numbers(folder, name, "lengths", parts)
+        arrays = {"offsets": row_array(np.int64, _offsets(lengths))}
+        arrays |= {"labels": split.labels, "rows": split.rows}
+        if "windows" in encode.parts:
+            counts = _numbers(folder, name, "windows", parts)
+            arrays["windows"] = row_array(np.int64, _offsets(counts))
+            lengths = row_array(np.int64, _row_lengths(arrays["offsets"], arrays["windows"]))
         if len(lengths) != len(split):
             raise RuntimeError(f"{name}: {len(lengths)} of {len(split)} rows tokenized; report it")
-        offsets = row_array(np.int64, _offsets(lengths))
-        tokens = int(offsets[-1])
+        tokens = int(arrays["offsets"][-1])
         for what, dtype in encode.streams.items():
             _join([_part(folder, name, what, part) for part in range(parts)], dtype, tokens)
-        for what, array in (("offsets", offsets), ("labels", split.labels), ("rows", split.rows)):
+        for what, array in arrays.items():
             _save(folder / f"{name}.{what}.npy", array)
         meta["splits"][name] = {
             "rows": len(split),
@@ -174,6 +141,9 @@ def join_parts(
             "texts": xxh3_128_hexdigest(split.hashes.data),
             **summary(split.labels, len(names)),
         }
+        if "windows" in encode.parts:
+            total = int(arrays["windows"][-1])
+            meta["splits"][name] |= {"long": found[name].long, "windows": total}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".npy":
             sync(path)
@@ -186,7 +156,13 @@ def join_parts(
     sync(folder)
 
 
-def _lengths(path: Path) -> Iterator[np.ndarray]:
+def _numbers(folder: Path, split: str, what: str, parts: int) -> np.ndarray:
+    """The numbers of all parts, int32."""
+    paths = [_part(folder, split, what, part) for part in range(parts)]
+    return row_array(np.int32, chain.from_iterable(map(_read_numbers, paths)))
+
+
+def _read_numbers(path: Path) -> Iterator[np.ndarray]:
     with open(path, "rb") as file:
         while piece := file.read(4 * BLOCK):
             yield np.frombuffer(piece, np.int32)
@@ -201,12 +177,19 @@ def _offsets(lengths: np.ndarray) -> Iterator[np.ndarray]:
         total = sums
 
 
+def _row_lengths(offsets: np.ndarray, windows: np.ndarray) -> Iterator[np.ndarray]:
+    """Tokens of each row, in blocks, from where windows and rows start."""
+    for some in blocks(len(windows) - 1):
+        yield np.diff(offsets[windows[some.start : some.stop + 1]])
+
+
 def _findings(folder: Path, parts: int) -> dict[str, PartFindings]:
     """What all parts found, per split, in the order of the rows."""
     out: dict[str, PartFindings] = {}
     for part in range(parts):
         for name, some in json.loads(_part(folder, "part", "json", part).read_text()).items():
             total = out.setdefault(name, PartFindings())
+            total.long += some["long"]
             total.truncated += some["truncated"]
             total.unknown += some["unknown"]
             total.empty += some["empty"]
