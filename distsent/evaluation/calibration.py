@@ -5,6 +5,7 @@ Guo et al., "On Calibration of Modern Neural Networks" (2017). Dividing by it ch
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,25 +28,31 @@ class Temperature:
     note: str | None = None
 
 
-def fit_temperature(logits_nC: np.ndarray, labels_n: np.ndarray) -> Temperature:
+def fit_temperature(
+    logits_nC: np.ndarray, labels_n: np.ndarray, weights_n: np.ndarray | None = None
+) -> Temperature:
     """The temperature with the lowest negative log-likelihood, in float64.
 
-    The loss is convex in the inverse temperature: a zero of its slope is the only minimum.
+    `weights_n`: what each row counts. The loss is convex in the inverse temperature: a zero of its
+    slope is the only minimum.
     """
+    n = len(labels_n)
     if bad := int((~np.isfinite(logits_nC).all(axis=1)).sum()):
-        return Temperature(None, f"none, as {bad:,} of {len(labels_n):,} rows have no score")
-    low, high, n = 1 / HIGHEST, 1 / LOWEST, len(labels_n)
-    if _slope(logits_nC, labels_n, low)[0] >= 0:
+        return Temperature(None, f"none, as {bad:,} of {n:,} rows have no score")
+    weights_n = np.ones(n) if weights_n is None else weights_n
+    slope_at = partial(_slope, logits_nC, labels_n, weights_n)
+    low, high = 1 / HIGHEST, 1 / LOWEST
+    if slope_at(low)[0] >= 0:
         return Temperature(
             1.0, f"{UNCHANGED}: the scores of {n:,} rows say nothing of their labels"
         )
-    if _slope(logits_nC, labels_n, high)[0] <= 0:
+    if slope_at(high)[0] <= 0:
         right = int((logits_nC.argmax(1) == labels_n).sum())
         why = f"{right:,} of {n:,} rows are right, and still higher scores would always fit better"
         return Temperature(1.0, f"{UNCHANGED}: {why}")
     inverse = 1.0
     for _ in range(STEPS):
-        slope, curvature = _slope(logits_nC, labels_n, inverse)
+        slope, curvature = slope_at(inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         new = inverse - slope / curvature if curvature > 0 else 0.0
         if not low < new < high:
@@ -56,18 +63,21 @@ def fit_temperature(logits_nC: np.ndarray, labels_n: np.ndarray) -> Temperature:
     return Temperature(1 / inverse)
 
 
-def _slope(logits_nC: np.ndarray, labels_n: np.ndarray, inverse: float) -> tuple[float, float]:
+def _slope(
+    logits_nC: np.ndarray, labels_n: np.ndarray, weights_n: np.ndarray, inverse: float
+) -> tuple[float, float]:
     """First and second derivative of the mean loss by the inverse temperature."""
     first = second = 0.0
     for start in range(0, len(labels_n), CHUNK):
-        z = logits_nC[start : start + CHUNK].astype(np.float64)
+        rows = slice(start, start + CHUNK)
+        z = logits_nC[rows].astype(np.float64)
         z -= z.max(axis=1, keepdims=True)
-        truth = np.take_along_axis(z, labels_n[start : start + CHUNK, None], axis=1)[:, 0]
+        truth = np.take_along_axis(z, labels_n[rows, None], axis=1)[:, 0]
         p = np.exp(inverse * z)
         p /= p.sum(axis=1, keepdims=True)
         mean = (p * z).sum(axis=1)
-        first += float((mean - truth).sum())
-        second += float((p * (z - mean[:, None]) ** 2).sum())
+        first += float((weights_n[rows] * (mean - truth)).sum())
+        second += float((weights_n[rows, None] * p * (z - mean[:, None]) ** 2).sum())
     return first / len(labels_n), second / len(labels_n)
 
 

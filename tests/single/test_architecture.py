@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "distsent"
 ENTRY_POINTS = {
-    "train", "evaluate", "predict", "prepare", "report", "doctor", "next_action", "launch",
+    "train", "evaluate", "predict", "prepare", "report", "audit", "doctor", "next_action", "launch",
 }  # fmt: skip
 BOTTOM = {"__init__", "errors", "exit_policy", "machine_errors", "storage", "lock", "versions"}
 BELOW = {  # subpackage -> what it may import, beside the bottom

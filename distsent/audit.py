@@ -1,0 +1,277 @@
+"""Look for mistakes in a run's dataset:  python -m distsent.audit RUN [--folds 5]
+
+Likely label errors, texts with two labels, and near duplicates, within and across splits, as JSON
+lines in RUN/audit.jsonl, the likeliest first. Without --folds, labels are checked where the run
+held rows out: validation and test. With --folds 5, also those of train: five runs of the same job,
+each without a fifth of the rows, which it then scores. Under horovodrun, all workers train them.
+The same command again resumes, or uses what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distsent import cli
+from distsent.distributed.launchers import init_world
+from distsent.errors import FINISHED, Stopped, UserError
+from distsent.job import Job, load_saved_job
+from distsent.job.schema import DataSection
+from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_text
+from distsent.runtime.signals import StopSignal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distsent.data.dataset import Split
+    from distsent.distributed.world import World
+    from distsent.reporting.finished_run import FinishedRun
+
+SHOWN = 10  # findings on the console
+KINDS = {
+    "label": "likely label errors",
+    "conflict": "equal texts with several labels",
+    "duplicate": "near duplicates",
+}
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    # Imported late: a wrong command line is answered without waiting for numpy and others.
+    from distsent.reporting.finished_run import read_run
+
+    run = read_run(options.run)
+    job = audited_job(run)
+    stop = StopSignal()
+    world = init_world(job.run.transport, job.run.interface)
+    try:
+        folds = train_folds(run, job, options.folds, world, stop) if options.folds else []
+        if world.is_main:
+            report(run, job, folds, Path(options.out or run.folder.path / "audit.jsonl"))
+    except Stopped as error:
+        raise Stopped(f"{error}; run the same command again to resume") from None
+    finally:
+        world.shutdown()
+        stop.ignore_further()
+    return FINISHED
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = cli.Parser("audit", __doc__)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the folder of a finished run")
+    add("--folds", metavar="K", type=int, default=0, help="runs that check the labels of train")
+    add("--out", metavar="FILE", help="where the findings go (RUN/audit.jsonl)")
+    options = parser.parse_args(arguments)
+    if options.folds and options.folds < 2:
+        raise UserError(f"--folds {options.folds}: expected 2 or more, e.g. 5; 0: no folds")
+    return options
+
+
+def audited_job(run: FinishedRun) -> Job:
+    """The job of a run, with its folder where it is now. Raises UserError for other tasks."""
+    tree = run.job
+    tree["run"]["dir"] = str(run.folder.path.parent)
+    job = load_saved_job(tree, str(run.folder.result), [])
+    if job.data.task != "single_label":
+        raise UserError(f"{run.folder.path}: data.task = {job.data.task!r}: audit takes one label")
+    return job
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A part of the train rows, int64 (n,), and the job that trains on the other parts."""
+
+    rows: np.ndarray
+    job: Job
+
+
+def train_folds(
+    run: FinishedRun, job: Job, count: int, world: World, stop: StopSignal
+) -> list[Fold]:
+    """Train a run without each of `count` parts of the train rows, on all workers."""
+    from distsent.training.session import TrainingRun
+
+    parts = world.on_main(lambda: write_folds(run, job, count), "audit.folds")
+    folds = [Fold(rows, fold_job(run, job, i, count)) for i, rows in enumerate(parts)]
+    for fold in folds:
+        TrainingRun(fold.job, world, stop).train()
+    return folds
+
+
+def fold_job(run: FinishedRun, job: Job, i: int, count: int) -> Job:
+    """The job of one fold: only its dataset, its name and what it writes differ."""
+    has_pairs = job.data.pair_column is not None or job.data.pair_position is not None
+    data = DataSection(
+        source=str(fold_folder(run, i, count).absolute()),
+        pair_column="pair" if has_pairs else None,
+        labels={name: name for name in run.labels},
+        max_length=job.data.max_length,
+        store=job.data.store,
+    )
+    return replace(
+        job,
+        job=replace(job.job, name=f"{job.job.name}-audit-{i + 1}of{count}"),
+        data=data,
+        train=replace(job.train, seed=job.seeds[0], patience=None, min_delta=0.0),
+        eval=replace(job.eval, every="end", calibrate=False),
+        log=replace(job.log, tensorboard=False),
+    )
+
+
+def fold_folder(run: FinishedRun, i: int, count: int) -> Path:
+    path = run.folder.path
+    return path.with_name(f"{path.name}-audit") / f"{i + 1}of{count}"
+
+
+def write_folds(run: FinishedRun, job: Job, count: int) -> list[np.ndarray]:
+    """Write the dataset of each fold, and return its rows of train. Equal texts stay together."""
+    import numpy as np
+
+    split = open_splits(run, job)["train"]
+    texts, pairs = split.texts(slice(None)), split.pairs(slice(None))
+    folds = draw_folds(np.asarray(split.labels), np.asarray(split.hashes), count)
+    lines = [
+        json.dumps(
+            {"text": text, "label": run.labels[label]} | ({"pair": pairs[i]} if pairs else {})
+        )
+        for i, (text, label) in enumerate(zip(texts, split.labels.tolist(), strict=True))
+    ]
+    for i in range(count):
+        folder = fold_folder(run, i, count)
+        with disk_errors_as_user_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, rows in (("train", folds != i), ("test", folds == i)):
+                kept = "".join(f"{lines[row]}\n" for row in np.flatnonzero(rows))
+                write_text(folder / f"{name}.jsonl", kept)
+    return [np.flatnonzero(folds == i) for i in range(count)]
+
+
+def draw_folds(labels: np.ndarray, hashes: np.ndarray, count: int) -> np.ndarray:
+    """The fold of each row: all have the same share of each class. Depends on the rows alone."""
+    import numpy as np
+
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.lexsort((hashes[first], labels[first]))  # hashes are random numbers
+    if len(first) < 2 * count:
+        raise UserError(f"--folds {count}: train has only {len(first)} different texts")
+    fold_of_text = np.empty(len(first), dtype=np.int64)
+    fold_of_text[order] = np.arange(len(first)) % count
+    return fold_of_text[which]
+
+
+def open_splits(run: FinishedRun, job: Job) -> Mapping[str, Split]:
+    """The rows of the run's dataset. Raises UserError if they are not those it was trained on."""
+    from distsent.data.dataset import open_dataset
+
+    dataset = open_dataset(job.data, job.seeds[0])
+    if list(dataset.label_names) != run.labels:
+        found = ", ".join(dataset.label_names)
+        raise UserError(f"data.source: its classes are {found}; the run has other ones")
+    return dataset.splits
+
+
+def held_out(
+    run: FinishedRun, splits: Mapping[str, Split], folds: list[Fold]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(split, rows of it, logits) that models were not trained on.
+
+    Raises UserError if the rows of the dataset have changed.
+    """
+    import numpy as np
+
+    from distsent.reporting.finished_run import read_run
+
+    for name, split in splits.items():
+        kept = run.predictions(name) if name != "train" else None
+        if kept is not None:
+            same = np.array_equal(kept.rows, split.rows)
+            if not same or not np.array_equal(kept.labels, split.labels):
+                raise UserError(f"data.source: its {name} rows are not those that the run scored")
+            yield name, np.arange(len(split)), kept.logits
+    for fold in folds:
+        found = read_run(RunFolder(Path(fold.job.run.dir) / fold.job.job.name).path)
+        kept = found.predictions("test")
+        if kept is None or found.labels != run.labels:
+            raise UserError(f"{found.folder.path}: its predictions are missing, or of other labels")
+        yield "train", fold.rows[kept.rows], kept.logits
+
+
+def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
+    """Write the findings and print a summary."""
+    splits = open_splits(run, job)
+    findings = [*label_findings(run, splits, folds), *text_findings(run, splits)]
+    with disk_errors_as_user_errors(out):
+        lines = (json.dumps(one, ensure_ascii=False) for one in findings)
+        write_text(out, "".join(f"{line}\n" for line in lines))
+    counts = Counter(one["kind"] for one in findings)
+    checked = sum(len(s) for name, s in splits.items() if name != "train" or folds)
+    print(f"{run.name}: labels of {checked:,} of {sum(map(len, splits.values())):,} rows checked")
+    for kind, title in KINDS.items():
+        print(f"{counts[kind]:>7,}  {title}")
+    for one in findings[:SHOWN]:
+        what = f"{one['label']} -> {one['suggested_label']}" if one["suggested_label"] else ""
+        place = f"{one['file']}, row {one['row']}"
+        print(f"  {one['kind']:<9} {one['score']:.4f}  {place}  {what}  {one['text'][:60]!r}")
+    print(out)
+
+
+def label_findings(
+    run: FinishedRun, splits: Mapping[str, Split], folds: list[Fold]
+) -> list[dict[str, Any]]:
+    """Likely label errors, the likeliest first. Models are judged each by its own rows."""
+    from distsent.evaluation.label_errors import find_label_errors
+
+    findings = []
+    for name, rows, logits in held_out(run, splits, folds):
+        found = find_label_errors(logits, splits[name].labels[rows])
+        places = zip(found.rows, found.suggested, found.scores, strict=True)
+        for row, suggested, score in places:
+            one = finding("label", run, splits[name], name, int(rows[row]))
+            findings.append({**one, "suggested_label": run.labels[suggested], "score": score})
+    return sorted(findings, key=lambda one: -one["score"])
+
+
+def text_findings(run: FinishedRun, splits: Mapping[str, Split]) -> Iterator[dict[str, Any]]:
+    """Equal texts with several labels, then near duplicates; across splits before within one."""
+    from distsent.data.near_duplicates import near_duplicates
+
+    rows = [(name, row) for name, split in splits.items() for row in range(len(split))]
+    texts = [text for split in splits.values() for text in split.texts(slice(None))]
+    pairs = [pair for split in splits.values() for pair in split.pairs(slice(None)) or ()]
+    if pairs:
+        texts = [f"{text}\n{pair}" for text, pair in zip(texts, pairs, strict=True)]
+    duplicates, conflicts = [], []
+    for row, other, index in near_duplicates(texts):
+        (name, own), (name_of, first) = rows[row], rows[other]
+        one = finding("duplicate", run, splits[name], name, own)
+        of = finding("duplicate", run, splits[name_of], name_of, first)
+        place = {key: of[key] for key in ("split", "file", "row", "label")}
+        one |= {"suggested_label": None, "score": index, "duplicate_of": place}
+        if index == 1 and one["label"] != of["label"]:
+            conflicts.append({**one, "kind": "conflict", "suggested_label": of["label"]})
+        else:
+            duplicates.append(one)
+    duplicates.sort(key=lambda one: (one["split"] == one["duplicate_of"]["split"], -one["score"]))
+    yield from (*conflicts, *duplicates)
+
+
+def finding(kind: str, run: FinishedRun, split: Split, name: str, row: int) -> dict[str, Any]:
+    """What all kinds of findings say about a row: `row` of `split`, counted from 0."""
+    part, number = split.source.locate(int(split.rows[row]))
+    word, _, digits = number.partition(" ")
+    counted = word == "row" and digits.isdigit()
+    text = split.texts(slice(row, row + 1))[0]
+    place = {"file": part.name if counted else number, "row": int(digits) if counted else 1}
+    return {"kind": kind, "split": name, **place, "label": run.labels[split.labels[row]]} | {
+        "suggested_label": None, "score": 0.0, "text": text,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,174 @@
+"""audit: flipped labels are found, near duplicates are those of all pairs, folds are runs."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distsent import audit
+from distsent.data.dataset import open_dataset
+from distsent.data.near_duplicates import LEAST, near_duplicates, normalized
+from distsent.errors import UserError
+from distsent.evaluation.label_errors import find_label_errors
+from distsent.job.schema import DataSection
+from distsent.reporting import plots
+from distsent.reporting.finished_run import read_run
+from tests import fixtures
+
+
+@pytest.mark.parametrize(
+    ("classes", "scale", "share"),
+    [
+        (2, 1.0, 0.05),
+        (6, 1.0, 0.05),
+        (6, 3.0, 0.05),
+        (28, 1.0, 0.05),
+        (6, 1.0, 0.3),
+        (6, 0.2, 0.01),
+    ],
+)
+def test_flipped_labels_are_found_at_any_scale_of_the_logits(
+    classes: int, scale: float, share: float
+) -> None:
+    rng, n = np.random.default_rng(classes), 4000
+    truth = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes))
+    seen = np.where(rng.random(n) < 1 - share, truth, rng.integers(0, classes, n))
+    logits[np.arange(n), seen] += 6 + np.log(classes)
+    flipped = rng.random(n) < share
+    labels = np.where(flipped, (truth + rng.integers(1, classes, n)) % classes, truth)
+    found = find_label_errors((scale * logits).astype(np.float32), labels)
+    right = flipped[found.rows]
+    assert right.sum() / flipped.sum() > 0.8 and right.mean() > 0.5
+    assert (found.suggested[right] == truth[found.rows[right]]).mean() > 0.75
+    assert (np.diff(found.scores) <= 0).all() and (found.suggested != labels[found.rows]).all()
+
+
+def test_labels_without_a_reason_to_doubt_are_left_alone() -> None:
+    labels = np.arange(30) % 3
+    logits = np.eye(3, dtype=np.float32)[labels] * 5
+    for values in (logits, 0 * logits, logits[:, [0, 1, 2]] + 100):
+        assert len(find_label_errors(values, labels).rows) == 0
+    rare = np.where(labels == 2, 0, labels)  # nobody has the third class: it is never suggested
+    assert 2 not in find_label_errors(logits, rare).suggested
+    with pytest.raises(UserError, match="not finite"):
+        find_label_errors(np.full((30, 3), np.nan, np.float32), labels)
+
+
+def test_near_duplicates_are_those_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(300)]
+    texts = [" ".join(rng.choice(words, rng.integers(8, 30))) for _ in range(150)]
+    for i in range(60):  # changed by 0 to 3 words, in case and in white space
+        changed = texts[i].split()
+        for place in rng.integers(0, len(changed), i % 4):
+            changed[place] = str(rng.choice(words))
+        texts.append("  ".join(changed).upper())
+    texts += ["", " ", "a", "A ", "\U0001f600", "\ud800 lone"]
+
+    def pieces(text: str) -> set[str]:
+        text = normalized(text)
+        width = min(5, len(text))
+        return {text[i : i + width] for i in range(len(text) - width + 1)}
+
+    sets = [pieces(text) for text in texts]
+    expected: dict[int, dict[int, float]] = {}
+    for first, second in combinations(range(len(texts)), 2):
+        index = len(sets[first] & sets[second]) / len(sets[first] | sets[second])
+        if index >= LEAST:
+            expected.setdefault(second, {})[first] = index
+    found = {row: (other, index) for row, other, index in near_duplicates(texts)}
+    assert found.keys() == expected.keys() and len(found) > 30
+    for row, (other, index) in found.items():
+        assert expected[row][other] == pytest.approx(index)
+    assert [*near_duplicates([])] == [*near_duplicates(["one"])] == []
+    many = [*near_duplicates(["the same text again"] * 3000)]
+    assert [other for _, other, _ in many] == [0] * 2999
+
+
+def test_folds_share_classes_and_keep_equal_texts_together() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, 500, dtype=np.uint64)[rng.integers(0, 500, 900)]
+    labels = (hashes % np.uint64(3)).astype(int)
+    folds = audit.draw_folds(labels, hashes, 4)
+    assert all(len(np.unique(folds[hashes == one])) == 1 for one in hashes)
+    texts = np.unique(hashes, return_index=True)[1]
+    counts = [np.bincount(labels[texts][folds[texts] == i], minlength=3) for i in range(4)]
+    assert np.ptp(counts, axis=0).max() <= 1
+    with pytest.raises(UserError, match="--folds 9: train has only 3 different texts"):
+        audit.draw_folds(labels[:3], np.arange(3, dtype=np.uint64), 9)
+
+
+def test_a_run_is_audited_by_its_folds(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(plots, "available", lambda: False)
+    run, out = finished / "plain", tmp_path / "audit.jsonl"
+    words = [str(run), "--out", str(out)]
+    assert audit.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "plain: labels of 60 of 120 rows checked" in printed and f"\n{out}\n" in printed
+    for _ in range(2):  # the second time there is nothing to train
+        assert audit.main([*words, "--folds", "2"]) == 0
+        assert "plain: labels of 120 of 120 rows checked" in capsys.readouterr().out
+    states = [(finished / f"plain-audit-{i}of2" / "result.json") for i in (1, 2)]
+    assert [json.loads(path.read_text())["eval"]["test"]["n"] for path in states] == [30, 30]
+    findings = [json.loads(line) for line in out.read_text().splitlines()]
+    kinds = [one["kind"] for one in findings]
+    assert kinds == sorted(kinds, key=["label", "conflict", "duplicate"].index)
+    for one in findings:
+        rows = [
+            json.loads(line)
+            for line in (finished.parent / "corpus" / one["file"]).read_text().splitlines()
+        ]
+        assert rows[one["row"] - 1]["text"] == one["text"]
+        assert rows[one["row"] - 1]["label"] == one["label"] != one["suggested_label"]
+
+
+def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:
+    cases = {
+        (str(tmp_path),): "not a run folder",
+        (str(finished / "plain"), "--folds", "1"): "--folds 1: expected 2 or more",
+        (str(finished / "plain"), "--folds", "x"): "invalid int value",
+        (str(finished / "plain"), "--folds", "50"): "--folds 50: train has only",
+    }
+    for words, line in cases.items():
+        with pytest.raises(UserError, match=line) as caught:
+            audit.main([*words])
+        assert len(caught.value.lines) == 1
+    changed = fixtures.result(finished / "plain")
+    changed["labels"] = ["bad", "good", "fair"]
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    (folder / "job.json").write_text("{}")
+    (folder / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"data\.source: its classes are bad, fair, good; the run"):
+        audit.main([str(folder)])
+
+
+def test_equal_texts_with_two_labels_come_before_near_duplicates(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(finished / "plain")
+    rows = {
+        "train": [("one text that is long enough", "bad"), ("another one of them", "good")],
+        "test": [
+            ("One  text that is long enough", "good"),
+            ("one text that is long enough!", "bad"),
+            ("another one of them", "good"),
+        ],
+    }
+    for name, some in rows.items():
+        values = [{"text": text, "label": label} for text, label in some]
+        fixtures.jsonl(tmp_path / f"{name}.jsonl", values)
+    data = DataSection(source=str(tmp_path), labels=fixtures.LABELS)
+    found = [*audit.text_findings(run, open_dataset(data, 0).splits)]
+    shown = [(o["kind"], o["split"], o["row"], o["label"], o["duplicate_of"]["row"]) for o in found]
+    assert shown == [
+        ("conflict", "test", 1, "good", 1),
+        ("duplicate", "test", 3, "good", 2),
+        ("duplicate", "test", 2, "bad", 1),
+    ]
+    assert found[0]["suggested_label"] == "bad" and found[2]["score"] < 1
