@@ -73,9 +73,14 @@ def request_save(grace: float) -> None:
 
 
 def rank_pids() -> list[int]:
-    """The ranks that a launcher started in this pod. Their children inherit the environment."""
+    """The ranks that a launcher started in this pod. Their children inherit the environment.
+
+    The first process of a pod inherits all orphans. Elsewhere, other jobs' ranks are no children.
+    """
+    below = {child.pid for child in psutil.Process().children(recursive=True)}
     infos = [each.info for each in psutil.process_iter(["pid", "ppid", "environ", "status"])]
-    alive = [info for info in infos if info["status"] != psutil.STATUS_ZOMBIE]
+    own = [info for info in infos if info["pid"] in below]
+    alive = [info for info in own if info["status"] != psutil.STATUS_ZOMBIE]
     ranks = [info for info in alive if not set(RANK).isdisjoint(info["environ"] or ())]
     parents = {info["pid"]: info["ppid"] for info in ranks}
     return sorted(pid for pid, parent in parents.items() if parent not in parents)
