@@ -435,7 +435,9 @@ def test_a_stopped_worker_ends_with_the_code_that_its_job_needs(tmp_path, words,
         f"; run = subprocess.Popen; serve.subprocess.Popen = lambda _: run([{sshd!r}])"
         "; cli.run(m.main)"
     )
-    of_another_job = subprocess.Popen(["sleep", "99"], env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"})
+    of_another_job = subprocess.Popen(
+        ["sleep", "99"], env={**os.environ, "OMPI_COMM_WORLD_RANK": "0"}
+    )
     process = subprocess.Popen([sys.executable, "-c", program, "serve", *words])
     wait_until((tmp_path / "running").exists)
     process.send_signal(signal.SIGTERM)
