@@ -59,25 +59,28 @@ def jobset_rules() -> list[Object]:
 
 def action_after(jobset: Object, job: Object, code: int, condition: str = "") -> str:
     """What a JobSet does when a pod of one of its jobs has ended, by its policies."""
-    policy = job["template"]["spec"].get("podFailurePolicy", {})
+    policy = job["template"].get("spec", {}).get("podFailurePolicy", {})
     for index, rule in enumerate(policy.get("rules", ())):
-        exits, pod = rule.get("onExitCodes", {}), f"pod a/{job['name']}"
-        text = ""
-        if exits and (code in exits["values"]) == (exits["operator"] == "In"):
+        exits, pod, text = rule.get("onExitCodes", {}), f"pod a/{job['name']}", ""
+        is_ours = exits and exits.get("containerName", CONTAINER) == CONTAINER
+        if is_ours and (code in exits["values"]) == (exits["operator"] == "In"):
             text = f"Container {CONTAINER} for {pod} failed with exit code {code}"
         elif condition in (each["type"] for each in rule.get("onPodConditions", ())):
             text = f"{pod.capitalize()} has condition {condition}"
         if text:
             is_failure = rule["action"] == "FailJob"
             message = f"{text} matching {rule['action']} rule at index {index}"
-            return jobset_action(jobset, "PodFailurePolicy", message) if is_failure else "Ignore"
-    return jobset_action(jobset, "BackoffLimitExceeded", "")
+            reason = "PodFailurePolicy"
+            return jobset_action(jobset, job["name"], reason, message) if is_failure else "Ignore"
+    return jobset_action(jobset, job["name"], "BackoffLimitExceeded", "")
 
 
-def jobset_action(jobset: Object, reason: str, message: str) -> str:
+def jobset_action(jobset: Object, job: str, reason: str, message: str) -> str:
+    """That of the first rule that fits. What a rule leaves out fits anything."""
     for rule in jobset.get("failurePolicy", {}).get("rules", ()):
-        patterns = rule.get("onJobFailureMessagePatterns", [""])
-        if reason in rule.get("onJobFailureReasons", [reason]):
+        patterns = rule.get("onJobFailureMessagePatterns") or [""]
+        is_reason = reason in (rule.get("onJobFailureReasons") or [reason])
+        if is_reason and job in (rule.get("targetReplicatedJobs") or [job]):
             with suppress(re.error):
                 if any(re.search(pattern, message) for pattern in patterns):
                     return str(rule["action"])
