@@ -113,9 +113,9 @@ def pods(job: Job) -> Iterator[Problem]:
         field = ".".join(map(str, job.suspend.path[1:]))
         yield "queue", labels, f"a job with a queue-name label must have {field}: true"
     # horovodrun starts the launcher's own python, by its absolute path, on the workers.
-    images = [pod.image for pod in job.pods]
-    if images[0].text != images[-1].text:
-        yield "same-image", images[-1], f"must be the launcher's image, {images[0].text}"
+    ours, theirs = job.launcher.image, job.worker.image
+    if ours and theirs and ours.text != theirs.text:
+        yield "same-image", theirs, f"must be the launcher's image, {ours.text}"
 
 
 def disk(job: Job) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, pairwise
 from pathlib import PurePosixPath
 
@@ -128,13 +128,19 @@ def pod_of(job: Node, trainer: Node | None = None) -> Pod:
 
 
 class Bundle:
-    """What one `kubectl apply` brings, and `known`: that and the manifests it may refer to."""
+    """What one `kubectl apply` brings, and `known`: that and the manifests it may refer to.
 
-    def __init__(self, manifests: Sequence[Node], known: Sequence[Node]) -> None:
+    `shapeless`: those without the shape of their kind.
+    """
+
+    def __init__(
+        self, manifests: Sequence[Node], known: Sequence[Node], shapeless: Collection[Node] = ()
+    ) -> None:
         self.manifests, self.known = manifests, known
         self.mpijobs = [MPIJob(each) for each in manifests if each.kind == "MPIJob"]
         pairs = [(each, self.runtime_of(each)) for each in manifests if each.kind == "TrainJob"]
-        self.trainjobs = [TrainJob(job, runtime) for job, runtime in pairs if runtime is not None]
+        whole = ((job, one) for job, one in pairs if one is not None and one not in shapeless)
+        self.trainjobs = [TrainJob(job, runtime) for job, runtime in whole]
         self.jobs: list[Job] = [*self.mpijobs, *self.trainjobs]
         self.pods = [pod for manifest in manifests for pod in pods_of(manifest)]
 

@@ -46,9 +46,12 @@ def lint(
 def check_bundle(manifests: list[Node], context: list[Node], crds: Kinds) -> list[Finding]:
     """Findings in manifests that are applied together, after `context`."""
     found = {manifest: check_schema(manifest, crds) for manifest in manifests}
-    checked = [m for m in manifests if not any(each.rule in SHAPELESS for each in found[m])]
+    runtimes = (manifest for manifest in context if manifest.kind == "TrainingRuntime")
+    schemas = found | {manifest: check_schema(manifest, crds) for manifest in runtimes}
+    shapeless = {m for m in schemas if any(each.rule in SHAPELESS for each in schemas[m])}
     findings = [*chain.from_iterable(found.values())]
-    bundle = Bundle(checked, [*manifests, *context])
+    checked = [manifest for manifest in manifests if manifest not in shapeless]
+    bundle = Bundle(checked, [*manifests, *context], shapeless)
     for rule, node, message in chain.from_iterable(rules(bundle) for rules in RULES):
         role = "".join(f", {name}" for name in node.path[2:3] if node.path[:2] == ROLES)
         title = f"{node.root.kind} {node.root.name}{role}"

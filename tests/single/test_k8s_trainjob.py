@@ -74,3 +74,23 @@ def test_other_policies_with_the_same_outcome_are_no_finding(tmp_path):
     text = text.replace("- {type: DisruptionTarget, status: 'True'}", "- {type: DisruptionTarget}")
     (folder / RUNTIMES).write_text(text.replace("      ttlSecondsAfterFinished: 604800\n", ""))
     assert not lint([folder])[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ("tcpSocket: {port: ssh}", "tcpSocket: {port: {a: b}}", "type"),
+        ("      replicatedJobs:\n", "      replicatedJobs: []\n      x:\n", "field"),
+        (
+            "          spec:\n            backoffLimit",
+            "          x:\n            backoffLimit",
+            "field",
+        ),
+    ],
+)
+def test_a_runtime_without_shape_is_a_finding_and_no_error(tmp_path, before, after, rule):
+    folder = changed(tmp_path / "k8s", RUNTIMES, before, after)
+    assert rule in {each.rule for each in lint([folder])[0]}
+    (folder / "jobs").mkdir()
+    (folder / MPI).rename(folder / "jobs" / MPI)
+    lint([folder / "jobs" / MPI])  # the runtime is in a folder above
