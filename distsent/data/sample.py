@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,14 +16,21 @@ from distsent.formats.column_choice import SAMPLE, Column
 from distsent.formats.file import File
 from distsent.formats.open import open_file
 
+IN_LIST = re.compile(r"\.0(\.|$)")  # in names of columns: the value of a list of one
+
 
 def sample_columns(file: File, most: int | None = SAMPLE) -> list[Column]:
     """The columns of a file with the values of its first rows; of those before a bad row."""
-    with open_file(file) as reader:
+    reader = open_file(file)
+    if lists := any(map(IN_LIST.search, reader.columns or ())):
+        # A row with several values in a list of one column is none to stop at
+        reader.__exit__()
+        reader = open_file(replace(file, strict=False))
+    with reader:
         columns = [Column(name) for name in reader.columns or ()]
         records = islice(_until_bad(reader.records([c.name for c in columns])), most)
         while some := [*islice(records, SAMPLE)]:
-            good = [values for _, values, error in some if not error]
+            good = [values for _, values, error in some if lists or not error]
             if reader.columns is None and any(isinstance(values, str) for values in good):
                 columns = columns or [Column("text")]
                 columns[0].add(good)

@@ -157,7 +157,8 @@ def _open_store(
     only, naming = request.split if request.single_split else None, None
     other_dataset = request.single_split or request.label_values is not None
     if other_dataset and data.labels is None and not unnamed:
-        naming = Naming.of_model(names, request.label_values)
+        of_task = Naming.of_numbers if data.task == "regression" else Naming.of_model
+        naming = of_task(names, request.label_values)
     store_folder, seed = token_store_folder(request.job), request.job.seeds[0]
 
     def moved(done: int, total: int) -> None:

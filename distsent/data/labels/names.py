@@ -44,12 +44,17 @@ class Naming:
         table = None if plain else {**{name: name for name in names}, **(values or {})}
         return cls(tuple(names), table, trained=True)
 
+    @classmethod
+    def of_numbers(cls, names: Sequence[str], values: Mapping[str, str] | None) -> "Naming":
+        """By a trained regression. `values`: the number that each word had in its training data."""
+        return cls(tuple(names), values or None, trained=True)
+
     @cached_property
     def indices(self) -> dict[str, int]:
         """The class of each value that has one whatever the other values are."""
         index = {name: i for i, name in enumerate(self.names)}
         if self.table is not None:
-            return {value: index[name] for value, name in self.table.items()}
+            return {value: index[name] for value, name in self.table.items() if name in index}
         return {normalize_label(name) or name: i for name, i in index.items()}
 
 

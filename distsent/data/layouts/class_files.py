@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ from distsent.storage import entries, is_file, is_folder
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
 CLASSES = {"pos", "neg", "positive", "negative", "neutral", "spam", "ham"}
 NO_CLASS = ("unsup",)  # the unlabeled reviews of aclImdb
-COLUMNS = ["text", "label"]
+COLUMNS, RATING = ["text", "label"], "rating"
+RATED = re.compile(r"\d+_(\d+)\.txt", re.ASCII)  # 123_8.txt, as aclImdb notes a review's stars
 
 
 def find_class_folders(folder: Path) -> dict[str, Path]:
@@ -96,8 +98,14 @@ class ClassFolders(RowSource):
     def _files(self) -> list[tuple[str, Path]]:
         return [(label, path) for label, path in self._entries if path.stem.lower() not in ABOUT]
 
+    @cached_property
+    def _ratings(self) -> list[str]:
+        """The rating of each file, where the names of all files end with one."""
+        found = [RATED.fullmatch(path.name) for _, path in self._files]
+        return [match[1] for match in found if match] if all(found) else []
+
     def _columns(self) -> list[str]:
-        return COLUMNS
+        return [*COLUMNS, *([RATING] if self._ratings else [])]
 
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         self.refuse_lists()
@@ -111,7 +119,10 @@ class ClassFolders(RowSource):
         options = self.reading.options
         first: UserError | None = None
         faults = 0
-        for label, path in self._files:
+        names = self.reading.columns.in_file(self._columns())
+        rated = names.get(self.reading.columns.label) == RATING
+        labels = self._ratings if rated else [label for label, _ in self._files]
+        for label, (_, path) in zip(labels, self._files, strict=True):
             name = f"{self.name}/{path.parent.name}/{path.name}".removeprefix("./")
             with readable(name):
                 content = path.read_bytes()
