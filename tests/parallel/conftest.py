@@ -20,8 +20,11 @@ PLAIN = (
     "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1",
     "log.tensorboard=false",
 )  # fmt: skip
+WINDOWS = ["data.long=windows", "data.max_length=12"]  # one to four windows per text
+WINDOW_MISTAKES = ("loss_per_window", "last_window_lost", "text_on_two_workers")
 NEEDS = {
     "dropout_per_rank": ["model.dropout=0.1"],
+    **dict.fromkeys(WINDOW_MISTAKES, WINDOWS),
     "accumulated_means": ["train.token_budget=60"],
     "reduced_too_early": ["train.token_budget=40"],
 }
@@ -54,8 +57,11 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
     )  # so that model/ gets the last weights, not the best
     tiny = but(dropout, "train.batch_size=2", "train.max_steps=30", "train.token_budget=40")
     short = but(plain, "train.max_steps=18", "eval.every=end")
+    windows = but(dropout, *WINDOWS, "train.max_steps=30", "train.token_budget=60")
     entries = [entry("plain", plain), entry("dropout", dropout), entry("tiny", tiny)]
+    entries += [entry("windows", windows)]
     if np in (1, 2):
+        entries += [entry("short-windows", but(short, *WINDOWS))]
         entries += [entry("short", short), entry("short-dropout", but(short, "model.dropout=0.1"))]
         entries += [entry("trainer", but(plain, "optim.lr=1e-4", "eval.every=end"))]
     if np > 1:

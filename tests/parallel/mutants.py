@@ -176,6 +176,74 @@ def embedding_not_reduced(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
+@mutant
+def loss_per_window(rank: int, size: int) -> Iterator[Any]:
+    """Each window of a text counts as an example."""
+    real = batch_plan.pack
+
+    def wrong(ids: Any, labels: Any, *rest: Any, windows_n: Any) -> Any:
+        return real(ids, np.repeat(labels, windows_n), *rest)
+
+    with patch.object(batch_plan, "pack", in_training(wrong)):
+        yield
+
+
+@mutant
+def last_window_lost(rank: int, size: int) -> Iterator[Any]:
+    """The last window of each text that has several is not read."""
+    with patch.object(batch_plan, "pack", in_training(keep_windows(lambda n: n - (n > 1)))):
+        yield
+
+
+@mutant
+def text_on_two_workers(rank: int, size: int) -> Iterator[Any]:
+    """A text's windows are shared by the workers, of which each takes the mean of its own."""
+    real = BatchPlan.batch
+
+    def wrong(self: BatchPlan, step: int) -> Batch:
+        batch = real(self, step)
+        counts = self.tokens.counts(batch.rows)
+        assert counts is not None
+        mine = batch.rows[counts > rank]
+        return replace(batch, micro_rows=(mine,) if len(mine) else ())
+
+    first = keep_windows(lambda n: -(-n // 2))
+    last = keep_windows(lambda n: n // 2, from_end=True)
+    with (
+        patch.object(BatchPlan, "batch", wrong),
+        patch.object(batch_plan, "pack", in_training(last if rank else first)),
+    ):
+        yield
+
+
+def in_training(wrong: Callable[..., Any]) -> Callable[..., Any]:
+    """`pack` with a mistake that an evaluation does not make."""
+    real = batch_plan.pack
+
+    def pack(ids: Any, labels: Any, types: Any, keys_T: Any, *rest: Any, **more: Any) -> Any:
+        chosen = real if keys_T is None else wrong
+        return chosen(ids, labels, types, keys_T, *rest, **more)
+
+    return pack
+
+
+def keep_windows(count: Callable[[np.ndarray], np.ndarray], from_end: bool = False) -> Any:
+    """`pack` of the first or last `count(windows_n)` windows of each text."""
+    real = batch_plan.pack
+
+    def pack(ids: Any, labels: Any, types: Any, keys_T: Any, *rest: Any, windows_n: Any) -> Any:
+        kept_n = count(windows_n)
+        place = np.concatenate([np.arange(n) for n in windows_n])
+        skipped = np.repeat(windows_n - kept_n, windows_n) if from_end else 0
+        kept = (place >= skipped) & (place - skipped < np.repeat(kept_n, windows_n))
+        mask = np.repeat(kept, [len(x) for x in ids])
+        ids = [x for x, keep in zip(ids, kept, strict=True) if keep]
+        keys_T = keys_T[torch.from_numpy(mask)]
+        return real(ids, labels, types, keys_T, *rest, windows_n=kept_n)
+
+    return pack
+
+
 @contextmanager
 def loss_scaled(rank: int, size: int) -> Iterator[Any]:
     """No mistake: a loss scale in float32, where a power of two changes nothing."""

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from sklearn import metrics as sklearn
 
 from tests import fixtures
+from tests.parallel.conftest import WINDOW_MISTAKES
 from tests.parallel.mutants import MISTAKES
 
 World = Callable[[int], Path]
@@ -28,7 +29,9 @@ def deviation(run: Path, reference: Path) -> float:
 
 
 @pytest.mark.parametrize("np", [2, 3, 4])
-@pytest.mark.parametrize(("name", "steps"), [("plain", 100), ("dropout", 100), ("tiny", 30)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("plain", 100), ("dropout", 100), ("tiny", 30), ("windows", 30)]
+)
 def test_losses_norms_and_counts_agree_at_any_number_of_workers(
     world: World, np: int, name: str, steps: int
 ) -> None:
@@ -48,10 +51,14 @@ def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("np", [1, 2, 3, 4])
-def test_scores_equal_scikit_learn_if_workers_do_not_divide_the_rows(world: World, np: int) -> None:
+@pytest.mark.parametrize("name", ["plain", "windows"])
+def test_scores_equal_scikit_learn_if_workers_do_not_divide_the_rows(
+    world: World, name: str, np: int
+) -> None:
+    """With windows, `n` counts texts."""
     for split, n in (("validation", 3), ("test", 82)):
-        scores = fixtures.result(world(np) / "plain")["eval"][split]
-        saved = load_file(world(np) / "plain" / "predictions" / f"{split}.safetensors")
+        scores = fixtures.result(world(np) / name)["eval"][split]
+        saved = load_file(world(np) / name / "predictions" / f"{split}.safetensors")
         truth, predicted = saved["labels"], saved["logits"].argmax(-1)
         assert saved["rows"].tolist() == list(range(n)) and scores["n"] == n
         assert (
@@ -71,10 +78,11 @@ def test_scores_equal_scikit_learn_if_workers_do_not_divide_the_rows(world: Worl
         )
 
 
-def test_confusions_are_equal_at_any_number_of_workers(world: World) -> None:
+@pytest.mark.parametrize("name", ["plain", "windows"])
+def test_confusions_are_equal_at_any_number_of_workers(world: World, name: str) -> None:
     for split in ("validation", "test"):
         confusions = [
-            fixtures.result(world(np) / "plain")["eval"][split]["confusion"] for np in (1, 2, 3, 4)
+            fixtures.result(world(np) / name)["eval"][split]["confusion"] for np in (1, 2, 3, 4)
         ]
         assert confusions == [confusions[0]] * 4
 
@@ -97,7 +105,8 @@ def test_without_mistakes_the_short_runs_agree(world: World) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str) -> None:
     run = world(2) / mistake
-    reference = world(1) / ("short-dropout" if mistake == "dropout_per_rank" else "short")
+    name = "short-windows" if mistake in WINDOW_MISTAKES else "short"
+    reference = world(1) / ("short-dropout" if mistake == "dropout_per_rank" else name)
     if mistake == "padded_evaluation":
         assert "1 of 3 rows were not scored exactly once" in (run / "raised").read_text()
     elif (
