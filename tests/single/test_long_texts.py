@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,19 +16,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distsent import evaluate, predict, prepare
 from distsent.batching.batch_plan import BatchPlan, collate
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.flops import FlopCounter
 from distsent.batching.sampler import BatchSampler
 from distsent.data.dataset import open_dataset
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer
-from distsent.data.tokens.long_texts import CUT, HEAD_TAIL, WINDOWS, LongTexts
+from distsent.data.tokens.long_texts import CUT, HEAD_TAIL, WINDOWS, LongTexts, recorded
 from distsent.data.tokens.store import Tokens, TokenStore, open_token_store
 from distsent.data.tokens.tokenize import join_parts, write_part
 from distsent.distributed.world import World
+from distsent.errors import UserError
+from distsent.evaluation.predictor import Predictor
+from distsent.job import load_job
+from distsent.job.schema import ModelSection
+from distsent.model.classifier import build_classifier
 from distsent.model.forward import PackedForward
-from tests import tiny_models
+from distsent.reporting.finished_run import read_run
+from distsent.training.inputs import prepare_tokenizer
+from distsent.training.session import TrainingRun
+from tests import architectures, fixtures, tiny_models
 from tests.dataset_files import data, folder, mistakes, own_cache, tokenizer  # noqa: F401
+from tests.parallel.driver import NoSignals
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 WORDS = ["good", "bad", "film", "very", "not", "the", "a", "plot", "was", "dull"]
@@ -260,3 +273,97 @@ def test_a_texts_windows_stay_together(size: int) -> None:
         windows = tokens.window_lengths(sampler.batch(step))
         assert batches[0].window_lengths.tolist() == windows.tolist()
         assert batches[0].lengths.sum() == windows.sum()
+
+
+# from a run to its predictions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose texts have one to four windows."""
+    top = tmp_path_factory.mktemp("run")
+    words = [
+        f"data.source={fixtures.corpus(top / 'corpus')}",
+        f"model.name={fixtures.model(top / 'encoder')}",
+        f"run.dir={top}", "job.name=run", "data.max_length=12", "data.long=windows",
+        "data.window_overlap=3", "train.max_steps=6", "optim.lr=1e-2", "log.tensorboard=false",
+        "eval.batch_tokens=40",
+    ]  # fmt: skip
+    with patch("distsent.reporting.plots.available", return_value=False):
+        TrainingRun(load_job(None, words), World(), NoSignals()).train()
+    return top / "run"
+
+
+def test_predict_and_evaluate_read_texts_as_training_did(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the model folder alone. A model that is trained from it reads as its own job says."""
+    kept = read_run(run).predictions("test")
+    assert kept is not None
+    bare = Path(shutil.copytree(run / "model", tmp_path / "bare"))
+    predictor = Predictor(bare)
+    rows = fixtures.rows(82, seed=2)
+    logits = predictor.logits([str(row["text"]) for row in rows])
+    assert np.abs(logits - kept.logits).max() < 1e-5
+    assert predictor.long == sum(len(str(row["text"]).split()) > 10 for row in rows) > 0
+    file = fixtures.jsonl(tmp_path / "test.jsonl", rows)
+    scores = {}
+    for keys in ([], ["data.long=cut"]):
+        assert evaluate.main([str(bare), f"data.source={file}", *keys]) == 0
+        out, err = capsys.readouterr()
+        scores[len(keys)] = json.loads(out)
+        assert ("are truncated" if keys else "are read in windows") in err
+    final = fixtures.result(run)["eval"]["test"]
+    assert scores[0]["loss"] == pytest.approx(final["loss"], rel=1e-6)
+    assert (scores[0]["n"], scores[0]["confusion"]) == (82, final["confusion"])
+    assert scores[1]["loss"] != pytest.approx(final["loss"], rel=1e-5)
+    assert predict.main([str(bare), *map(str, fixtures.WORDS[:20])]) == 0
+    assert "truncated" not in capsys.readouterr().err
+    long = " ".join(fixtures.WORDS[:20])
+    assert predict.main([str(bare), long]) == 0
+    line = "distsent: 1 of 1 texts have more than 12 tokens and are read in windows\n"
+    assert capsys.readouterr().err == line
+    card = (run / "model" / "README.md").read_text()
+    assert "read in overlapping windows" in card and "A pipeline reads only the first 12" in card
+    again = build_classifier(ModelSection(name=str(bare)), None, fixtures.LABELS, 1).model
+    assert recorded(again.config, "x") == LongTexts()
+
+
+def test_what_is_recorded_must_be_known(run: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(run / "model", tmp_path / "bare"))
+    config = json.loads((bare / "config.json").read_text())
+    for wrong in ({"long": "window"}, {"overlap": 3}, {"long": "windows", "window_overlap": -1}):
+        (bare / "config.json").write_text(json.dumps({**config, "long_texts": wrong}))
+        (line,) = mistakes(lambda: Predictor(bare))
+        assert line.startswith(f"model = '{bare}': long_texts in its config.json is {{")
+
+
+def test_an_encoder_that_cannot_pack_is_refused_before_the_dataset_is_read(tmp_path: Path) -> None:
+    encoder = architectures.save("deberta", tmp_path / "encoder")
+    words = [f"model.name={encoder}", "data.source=./nowhere-yet", "data.long=windows"]
+    (tmp_path / "nowhere-yet").mkdir()
+    words[1] = f"data.source={tmp_path / 'nowhere-yet'}"
+    line = (
+        'data.long = "windows": DebertaForSequenceClassification cannot run packed, as windows '
+        'must; set data.long to "cut" or "head_tail"'
+    )
+    assert mistakes(lambda: prepare_tokenizer(load_job(None, words))) == [line]
+    with pytest.raises(UserError) as caught:
+        prepare.main([*words, f"data.store={tmp_path / 'store'}"])
+    assert (caught.value.lines, caught.value.code) == ((line,), 2)
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["data.window_overlap=8"],
+     'data.window_overlap = 8: applies only to data.long = "windows"'),
+    (["data.long=windows", "data.window_overlap=64"],
+     "data.window_overlap = 64: must be less than a window: data.max_length = 64"),
+    (["data.long=windows", "model.packed=never"],
+     'model.packed = "never": data.long = "windows" needs packed batches; set model.packed to '
+     '"auto"'),
+    (["data.long=window"],
+     'data.long = "window": expected "cut" or "head_tail" or "windows", e.g. data.long=cut'),
+    (["data.doc_stride=8"], "data.doc_stride: unknown key; did you mean data.window_overlap?"),
+])  # fmt: skip
+def test_keys_that_do_not_fit_are_one_line(words: list[str], line: str) -> None:
+    assert mistakes(lambda: load_job(None, words)) == [f"command line: {line}"]
