@@ -25,6 +25,7 @@ from distsent.data.labels.names import Naming
 from distsent.data.labels.read import read_targets
 from distsent.data.layouts.find_files import find_files
 from distsent.data.layouts.split_column import check_split_column
+from distsent.data.odd_rows import check_odd_rows
 from distsent.data.row_arrays import among, take, where
 from distsent.data.rows import Columns, Rows
 from distsent.data.unlabeled import with_own_header, without_label_column, without_labels
@@ -206,6 +207,7 @@ class TextDataset:
         labels = read_targets(rows, self.naming, data)
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
+        warnings += check_odd_rows(rows, good, labels)
         chosen = {name: (name, some) for name, some in good.items()}
         if not self.only:
             chosen, notes = selection.select_rows(labels, good, data, self.seed)

@@ -149,7 +149,8 @@ def _only_member(path: Path, name: str) -> str:
     if len(members) != 1:
         found = f"{len(names)} files ({first_few(names)})" if names else "no file"
         fix = (
-            f"unpack it (unzip {quote(str(path))}) and name a file of it"
+            f"unpack it (unzip -d {quote(str(path.with_suffix('')))} {quote(str(path))}) and name "
+            "that folder or a file of it"
             if names
             else "it has no rows"
         )

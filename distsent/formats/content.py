@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 from distsent.errors import UserError
+from distsent.formats.commands import filtered
 from distsent.formats.compression import Source, is_text
 from distsent.formats.delimited.asked import Asked
 from distsent.formats.delimited.detect import detect
@@ -90,12 +91,24 @@ def _in_doubt(name: str, text: TextStream, table: str) -> UserError:
         ways = {"data.format": "csv"}, {"data.format": "lines"}
         return UserError(f"{name}: {why}; {fix}", fix=ways[0], others=ways[1:])
     first, label = next(filter(str.strip, text.again()), "").strip(), ""
+    colon = _before_colon(text)
     if labels_first(text):
         label, _, rest = first.partition(" ")
         shown = f"a label, a blank and a text ({shorten(label)} and {shorten(rest)} in the first)"
-        keys = 'data.format = "label_text" reads that'
+        keys = f'data.format = "label_text" reads that{colon and f"; if it ends at the {colon}"}'
         return UserError(
             f"{name}: each line may be {shown}; {keys}", fix={"data.format": "label_text"}
         )
+    if colon:
+        return UserError(f"{name}: each line may be a label and a text; at the {colon}")
     keys = 'data.delimiter or data.format = "label_text" says where the label is'
     return UserError(f"{name}: lines without columns ({shorten(first)}); {keys}")
+
+
+def _before_colon(text: TextStream) -> str:
+    """How lines are parted at their first colon, within their first word; empty if not all may."""
+    parted = (line.partition(":") for line in text.again() if line.strip())
+    before = Counter(label if colon and rest[:1].strip() else "" for label, colon, rest in parted)
+    if "" in before or not 1 < len(before) <= before.total() / 4:
+        return ""
+    return "colon: " + filtered(text.source, "sed 's/:/\\t/'", ".tsv") + " converts it"

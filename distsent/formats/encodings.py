@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from distsent.errors import UserError
+from distsent.formats.commands import filtered
 from distsent.formats.compression import Source
 from distsent.formats.likely_encoding import count_zeros, diagnose, wide_encoding
 from distsent.formats.records import counted
@@ -17,6 +18,7 @@ MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
     codecs.BOM_UTF8: "utf-8",
 }
 LONGEST = 1 << 28  # characters of a line: a bomb without line ends would fill the memory
+_NO_CTRL_Z = "tr -d '\\032'"
 REPLACE = 'data.encoding_errors = "replace" reads U+FFFD for such bytes'
 
 
@@ -54,6 +56,9 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
         if codec == "utf-8" and wanted == "auto" and not mark:
             raise diagnose(source, survey.fault)
         raise UserError(f"{source.name}: not {codec} ({survey.fault}); {REPLACE}")
+    if survey.last == "\x1a" and not codec.startswith("utf-16"):
+        why = "ends with Ctrl-Z, the end mark of DOS, which is no text"
+        raise UserError(f"{source.name}: {why}; {filtered(source, _NO_CTRL_Z)} removes it")
     if doubt := "" if mark else _doubt(survey, wanted, codec):
         raise UserError(f"{source.name}: {doubt}")
     ends = (survey.lines, "\n", survey.returns - survey.both)
@@ -86,14 +91,16 @@ class _Survey:
         self.zeros = [0, 0, 0, 0]  # NUL bytes by position modulo 4
         self.lines = self.returns = self.both = 0  # newlines, carriage returns, one after the other
         self.ended = True  # the last line ends
+        self.last = ""  # character
 
-    def count_ends(self, text: str, last: str) -> None:
-        """Counts the line ends of a block that follows the character `last`."""
+    def count_ends(self, text: str) -> None:
+        """Counts the line ends of the next block."""
         self.lines += text.count("\n")
         if "\r" in text:
             self.returns += text.count("\r")
             self.both += text.count("\r\n")
-        self.both += last == "\r" and text.startswith("\n")
+        self.both += self.last == "\r" and text.startswith("\n")
+        self.last = text[-1:] or self.last
         self.ended = text.endswith(("\n", "\r")) if text else self.ended
 
     def line_at(self, text: str) -> int:
@@ -113,7 +120,7 @@ class _Survey:
 
 def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
     """Reads all of a file."""
-    found, run, last = _Survey(), 0, ""
+    found, run = _Survey(), 0
     decoder = codecs.getincrementaldecoder(codec)(errors)
     utf8 = codecs.getincrementaldecoder("utf-8")()
     for block in source.blocks(mark):
@@ -124,8 +131,7 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
             byte = f"byte 0x{error.object[error.start]:02x}, line {found.line_at(before)}"
             found.fault = byte if errors == "strict" else ""
             return found
-        found.count_ends(text, last)
-        last = text[-1:] or last
+        found.count_ends(text)
         run = 0 if "\n" in text or "\r" in text else run + len(text)
         if run > LONGEST:
             raise UserError(f"{source.name}: a line of more than {LONGEST >> 20} Mi characters")

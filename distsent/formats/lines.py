@@ -79,6 +79,7 @@ class LabelTextReader(LinesReader):
 
     format = "label_text"
     _known: frozenset[str] = frozenset()
+    _colon = ""  # behind all labels
 
     def _open(self) -> None:
         super()._open()
@@ -88,6 +89,9 @@ class LabelTextReader(LinesReader):
             raise UserError(f"{self.name}: {said}")
         _, words, self.rows = first_words(self._file)
         self.columns = [*names] if self.rows else None
+        if words and all(len(word) > 1 and word.endswith(":") for word in words):
+            self._colon = ":"
+            self.notes.append("a colon follows each label and is not a part of it")
         self._check(words)
 
     def _check(self, words: Collection[str]) -> None:
@@ -110,6 +114,7 @@ class LabelTextReader(LinesReader):
                 label, text, error = self.split(line)
                 if self._known and label not in self._known:
                     error = f"begins with {shorten(label)}, which is no label of the training"
+                label = label and label.removesuffix(self._colon)
                 yield dict(zip(self.columns or (), (label, text), strict=True)), error
 
     @staticmethod

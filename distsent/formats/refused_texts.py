@@ -9,8 +9,11 @@ from typing import NamedTuple
 from distsent.errors import UserError
 from distsent.formats.commands import filtered, names
 from distsent.formats.compression import Source
+from distsent.formats.streams import head_of
 
-FEW = 3  # lines: fewer do not show a format
+FEW, ALIGNED = 3, 10  # lines: fewer do not show a format
+_NAME = re.compile(r"\S+( \S+)*(?=  |$)")
+_SEPARATED = re.compile("[,;|\t]")
 _RULER = re.compile(r"[ \t]*[|+: =-]*-{2,}[|+: =-]*[ \t]*")
 _FEATURES = re.compile(r"[-+]?[\d.,]+( +(qid:)?\d+:[-+\d.eE]+)+ *(#.*)?")
 _VOWPAL = re.compile(r"[-+]?[\d.]+( [\d.]+)?( '\S+)? \|[A-Za-z_]\w* [^|]*(\|[A-Za-z_]\w* [^|]*)*")
@@ -24,12 +27,20 @@ _PYTHON = re.compile(r"\s*\[\s*[(\[]\s*[urb]?['\"].*")
 _UNDRAW = (
     r"sed -E '/^[-+|:= ]+$/d; /^\([0-9]+ rows?\)$/d; s/^ *\|? *//; s/ *\|? *$//; s/ *\| */|/g'"
 )
+_READ_HTML = "read_html('{}')[0]"
 _INTENT = "awk '/^## intent:/{i=substr($0,11)} /^- /{print i \"\\t\" substr($0,3)}'"
 _YAML_INTENT = 'awk \'/- intent:/{i=$NF;next} /^ *- /{sub(/^ *- /,""); if(i) print i "\\t" $0}\''
 _LITERAL = (
     'python -c "import ast,json,sys;'
     '[print(json.dumps(x))for x in ast.literal_eval(sys.stdin.read())]"'
 )
+
+
+def _pandas(source: Source, read: str) -> str:
+    """A command that reads a file with pandas and writes it as csv."""
+    file, stem = names(source)
+    done = f"{read.format(file)}.to_csv('{stem}.csv', index=False)"
+    return f'python -c "import pandas; pandas.{done}"'
 
 
 class Known(NamedTuple):
@@ -56,6 +67,29 @@ def _is_tagged(lines: Sequence[str]) -> bool:
     )
 
 
+def _is_aligned(lines: Sequence[str]) -> bool:
+    """A table whose columns begin below the names of a header; blanks fill them up."""
+    begins = _begins_of_names(lines[0])
+    if not begins or len(lines) < ALIGNED or _SEPARATED.search(lines[0]):
+        return False
+    rows = [line for line in lines[1:] if len(line.rstrip()) > begins[0]]
+    fit = sum(all(at >= len(row) or row[at - 1] == " " for at in begins) for row in rows)
+    filled = sum(row[begins[0]] != " " for row in rows)
+    gaps = sum("  " in row[: begins[-1]] for row in rows)
+    return fit == len(rows) and min(filled, gaps) * 10 >= 9 * (len(lines) - 1)
+
+
+def _begins_of_names(header: str) -> list[int]:
+    return [name.start() for name in _NAME.finditer(header.rstrip())][1:]
+
+
+def _read_aligned(source: Source) -> str:
+    header = next(line for line in _lines_of(head_of(source)) if line.strip())
+    begins = _begins_of_names(header)
+    columns = [*zip([0, *begins], [*begins, None], strict=True)]
+    return f"read_fwf('{{}}', colspecs={columns}, dtype=str, keep_default_na=False)"
+
+
 def _begins(*words: str) -> Callable[[Sequence[str]], bool]:
     return lambda lines: lines[0].lstrip().lower().startswith(words)
 
@@ -65,6 +99,11 @@ def _fixed(fix: str) -> Callable[[Source], str]:
 
 
 KNOWN = (
+    Known(
+        "columns aligned by blanks",
+        _is_aligned,
+        lambda s: f"{_pandas(s, _read_aligned(s))} converts it",
+    ),
     Known(
         "a table drawn with lines",
         _is_drawn,
@@ -119,18 +158,18 @@ KNOWN = (
             _begins("<table", "<div", "<meta", "<style")(lines)
             and any("<tr" in line.lower() for line in lines)
         ),
-        lambda s: (
-            "python -c \"import pandas; pandas.read_html('{}')[0].to_csv('{}.csv', "
-            'index=False)" converts it (pip install lxml)'.format(*names(s))
-        ),
+        lambda s: f"{_pandas(s, _READ_HTML)} converts it (pip install lxml)",
     ),
 )
 
 
+def _lines_of(head: bytes) -> list[str]:
+    return head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+
+
 def refuse_text(source: Source, head: bytes) -> None:
     """Raises UserError for a text in such a format, which its first lines show."""
-    every = head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
-    lines = [line for line in every[:1000] if line.strip()]
+    lines = [line for line in _lines_of(head)[:1000] if line.strip()]
     if len(lines) < FEW and not (lines and lines[0].lstrip().startswith(("<", "["))):
         return
     for known in KNOWN:

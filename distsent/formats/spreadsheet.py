@@ -76,6 +76,8 @@ class ExcelReader(Reader):
         if hidden and hidden != full:
             self.notes.append(f"hidden sheets ({_quoted(hidden)}) are not read")
         if len(full) > 1:
+            sizes = {name: book.get_sheet_by_name(name) for name in full}
+            full.sort(key=lambda name: (sizes[name].width < 2, -sizes[name].height))
             which = f"data.sheet_name = {shorten(full[0])} names one"
             keys = [{"data.sheet_name": sheet} for sheet in full]
             found = f"{len(full)} sheets ({_quoted(full)})"

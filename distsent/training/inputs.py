@@ -1,10 +1,12 @@
 """What a run starts from: tokenizer, token store, model, weights of the classes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distsent.data.files import ReadAs
 from distsent.data.rows import Columns
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.long_texts import LongTexts
@@ -31,8 +33,13 @@ def prepare_tokenizer(job: Job) -> Any:
     return load_tokenizer(job.model.name, job.model.revision)
 
 
-def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> TokenStore:
-    """The token store, which the main worker writes first if it is missing."""
+def prepare_store(
+    job: Job, tokenizer: Any, world: World, stop: StopSignal, recorded: ReadAs | None
+) -> TokenStore:
+    """The token store, which the main worker writes first if it is missing.
+
+    `recorded`: how this run read its files before. It decides what changed files leave open.
+    """
     data, seed, parent = job.data, job.seeds[0], token_store_folder(job)
 
     def progress(done: int, total: int) -> None:
@@ -40,10 +47,14 @@ def prepare_store(job: Job, tokenizer: Any, world: World, stop: StopSignal) -> T
         stop.raise_if_requested()
 
     def tokenize() -> str:
-        store = open_token_store(
-            data, seed, tokenizer, data.max_length, parent, workers=World(), progress=progress
-        )
-        return str(store.folder)
+        content = (data, seed, tokenizer, data.max_length, parent)
+        read = partial(open_token_store, *content, workers=World(), progress=progress)
+        try:
+            return str(read().folder)
+        except UserError:
+            if recorded is None:
+                raise
+            return str(read(recorded=recorded).folder)
 
     with world.progress.phase(phase_of(data.source, "tokenize")):
         folder = Path(world.on_main(tokenize, "run.tokenize"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from distsent.data.files import READING_KEYS
+from distsent.data.files import READING_KEYS, ReadAs, recorded_reading
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.world import WorkerLost, World
 from distsent.errors import FAILED, FINISHED, NonFinite, Stopped, UserError, WorkerFailed
@@ -128,6 +128,11 @@ class RunClaim:
         """The job's precision; a choice that the first start measured stays."""
         return pinned_precision(self.job.train.precision, self._started)
 
+    @property
+    def read_as(self) -> ReadAs | None:
+        """How an earlier start read its files; None on other workers than the main one."""
+        return recorded_reading(self._started)
+
     def record_content(self, store: TokenStore, config: str, precision: str) -> None:
         """Record rows, encoder and precision in `job.json`. `config`: a hash.
 
@@ -136,7 +141,7 @@ class RunClaim:
         """
         rows = {}
         for name, split in store.splits.items():
-            labels = xxh3_128_hexdigest(np.asarray(split.labels).tobytes())
+            labels = xxh3_128_hexdigest(np.asarray(split.labels).data)
             rows[name] = [store.meta["splits"][name]["texts"], labels]
         if self._started.get("rows") not in (None, rows) and self.job.run.resume != "changed":
             raise UserError(

@@ -201,7 +201,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     threads, device = devices.share_cores(world), devices.select_device(world.local_rank)
     with world.progress.phase(phase_of(job.model.name, "load")):
         tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
-    store = prepare_store(job, tokenizer, world, run.stop)
+    store = prepare_store(job, tokenizer, world, run.stop, claim.read_as)
     loaded, forward, precision = open_model(run, tokenizer, store, device)
     model = loaded.model
     described = config_hash(model.config)

@@ -439,3 +439,22 @@ def test_more_shards_than_files_that_may_be_open(tmp_path: Path, monkeypatch):
     assert lines_of(dataset.read_as) == [
         "read train-00000-of-00005.csv and 5 more files as csv, delimiter ',', 12 rows"
     ]
+
+
+def test_the_readme_of_a_hub_folder_names_files_with_unclear_names(tmp_path: Path):
+    for name, rows in (("part/a", 30), ("part/b", 10), ("de/c", 5)):
+        write(tmp_path / f"{name}.csv", reviews(rows))
+    config = "- config_name: {}\n  data_files:\n  - split: train\n    path: {}\n"
+    test = "  - split: test\n    path: part/b.csv\n"
+    text = config.format("en", "part/a.csv") + test + config.format("de", "de/*")
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\nconfigs:\n{text}---\n# Reviews\n")
+    with pytest.raises(UserError, match=r'data\.train = "part/a\.csv" and data\.test = ') as error:
+        open_dataset(data(tmp_path), 1)
+    assert error.value.lines[-1].endswith('README.md: data.train = "de/*" are other files')
+    keys = {key.removeprefix("data."): value for key, value in error.value.fix.items()}
+    splits = open_dataset(data(tmp_path, **keys), 1).splits
+    assert {name: len(split) for name, split in splits.items()} == {"train": 30, "test": 10}
+    for broken in ("---\nconfigs: [\n---\n", "---\nconfigs: 3\n---\n", "---", "\xff"):
+        (tmp_path / "README.md").write_text(broken, encoding="latin-1")
+        with pytest.raises(UserError, match=r"which|several|no file"):
+            open_dataset(data(tmp_path), 1)

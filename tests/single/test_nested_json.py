@@ -98,3 +98,17 @@ def test_a_page_of_the_hub_says_how_much_it_holds(tmp_path: Path):
     path.write_text(json.dumps(page))
     (line,) = mistakes(lambda: open_file(File(path, "rows.json")))
     assert line.startswith("rows.json: 1 rows have values that the server cut; download")
+
+
+def test_columns_inside_of_rows_that_are_lists(tmp_path: Path):
+    """As spaCy's examples: [[text, {"cats": {class: 0 or 1}}], ...]."""
+    rows = [["a film", {"cats": {"POS": 1, "NEG": 0}}], ["a plot", {"cats": {"POS": 0, "NEG": 1}}]]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(rows))
+    reader = open_file(File(path, "x", strict=True))
+    assert reader.columns == ["0", "1", "1.cats.POS", "1.cats.NEG"]
+    found = [values for _, values, _ in reader.records(["0", "1.cats.POS"])]
+    assert [(values["0"], values["1.cats.POS"]) for values in found] == [
+        ("a film", 1),
+        ("a plot", 0),
+    ]

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,8 +28,12 @@ from distsent.data.tokens.store import TokenStore, open_token_store
 from distsent.data.tokens.tokenize import join_parts, write_part
 from distsent.distributed.world import World
 from distsent.errors import UserError
+from distsent.formats.read_as import ReadAs
 from distsent.formats.records import is_blank
+from distsent.job import load_job
 from distsent.job.schema import DataSection
+from distsent.runtime.signals import StopSignal
+from distsent.training import inputs
 from tests.dataset_files import data, folder, mistakes, own_cache, reviews, tokenizer  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -492,3 +496,22 @@ def test_pairs_of_which_one_text_is_nothing(tmp_path: Path):
         "train.parquet: 2 rows with no text (the tokenizer leaves special tokens alone of it): "
         "row 2, row 3"
     )
+
+
+def test_a_resumed_run_reads_in_doubt_what_it_recorded(
+    dataset: DataSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recorded, asked = ReadAs("csv"), list[ReadAs | None]()
+
+    def open_store(*content: Any, recorded: ReadAs | None = None, **more: Any) -> TokenStore:
+        asked.append(recorded)
+        if recorded is None:
+            raise UserError("in doubt")
+        return made(dataset, tmp_path / "s")
+
+    monkeypatch.setattr(inputs, "open_token_store", open_store)
+    job, stop = load_job(None, []), SimpleNamespace(raise_if_requested=lambda: None)
+    with pytest.raises(UserError, match="in doubt"):
+        inputs.prepare_store(job, tokenizer(), World(), cast(StopSignal, stop), None)
+    store = inputs.prepare_store(job, tokenizer(), World(), cast(StopSignal, stop), recorded)
+    assert store.meta["splits"] and asked == [None, None, recorded]

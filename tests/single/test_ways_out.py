@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file
+from distsent.formats.options import FileOptions
 from tests.dataset_files import mistakes
 from tests.public_files import lines, sentence
 from tests.spreadsheet_files import write_xlsx
@@ -106,6 +108,22 @@ CASES = {
         "text,label\nWhat?,Mood?\n" + '"{""ImportId"":""QID1""}","{""ImportId"":""QID2""}"\n'
         + table("{text},{label}"), "three rows of headers, as of Qualtrics; python -c ",
         "qualtrics.new.csv"),
+    "aligned.txt": Case(
+        f"{'label':8}{'text':60}\n" + table("{label:8}{text:60}"),
+        "columns aligned by blanks: not read; python -c ", "aligned.csv"),
+    "texts.json": Case(
+        json.dumps({label: [sentence(i) for i in SOME[k::2]] for k, label in enumerate("ab")}),
+        "an object with a list of texts for each key: not read; python -c ", "texts.new.jsonl"),
+    "objects.json": Case(
+        json.dumps({label: [{"text": sentence(i)} for i in SOME[k::2]]
+                    for k, label in enumerate("ab")}),
+        "an object with a list of objects for each key: not read; python", "objects.new.jsonl"),
+    "map.json": Case(
+        json.dumps({sentence(i): LABELS.split()[i % 2] for i in SOME}),
+        "texts as keys: not read; python -c ", "map.new.jsonl"),
+    "dos.csv": Case(
+        "text,label\n" + table("{text},{label}") + "\x1a",
+        "ends with Ctrl-Z, the end mark of DOS, which is no text; tr -d ", "dos.new.csv"),
 }  # fmt: skip
 
 
@@ -116,6 +134,7 @@ TABLES = {  # that look a little like such formats
     "html.csv": "<div>so</div>,pos\n<div>it</div>,neg\n" * 9,
     "dashes.csv": "text|label\n-- so|pos\n--|neg\n" * 9,
     "times.csv": "0 3:15 pm,a\n1 4:30 pm,b\n" * 9,
+    "blanks.txt": "so  it was\nthe end\nit was not  so\n" * 9,
     "letters.csv": "text,label\nblood is B-positive,O\nno,O\n" * 9,
 }
 
@@ -140,7 +159,7 @@ def test_the_line_names_the_format_and_its_command_works(tmp_path: Path, name: s
     path.write_text(case.content)
     (line,) = mistakes(lambda: read(path))
     assert case.said in line
-    if not name.endswith("jsonl"):  # there are texts in it
+    if not name.endswith("jsonl") and name not in ("map.json", "texts.json", "objects.json"):
         assert case.said in mistakes(lambda: read(path, strict=False))[0]
     if case.makes:
         check_command(line, tmp_path / case.makes, case.rows)
@@ -149,7 +168,8 @@ def test_the_line_names_the_format_and_its_command_works(tmp_path: Path, name: s
 def check_command(line: str, made: Path, rows: int) -> None:
     """The command in a line makes a file of these rows."""
     (command,) = re.findall(
-        r"[;:] ((?:sed|awk|tail|grep|python) .*?)(?: (?:leaves|removes|conv|keeps|takes).*)?$", line
+        r"[;:] ((?:sed|awk|tail|tr|grep|python) .*?)(?: (?:leaves|removes|conv|keeps|takes).*)?$",
+        line,
     )
     subprocess.run(["bash", "-c", command], check=True, timeout=60)
     content = made.read_text()
@@ -165,3 +185,15 @@ def test_rows_above_the_header_of_a_sheet(tmp_path: Path):
     check_command(line, tmp_path / "x.csv", 16)
     reader = open_file(File(tmp_path / "x.csv", "x.csv", strict=True))
     assert next(reader.records(["text", "label"]))[1] == FIRST
+
+
+def test_a_label_before_a_colon(tmp_path: Path):
+    path = tmp_path / "colon.txt"
+    path.write_text(table("{label}:{text}"))
+    (line,) = mistakes(lambda: read(path))
+    assert "in the first); data.format" in line and "; if it ends at the colon: sed " in line
+    check_command(line, tmp_path / "colon.new.tsv", 16)
+    path.write_text(table("{label}: {text}"))
+    reader = open_file(File(path, "x.txt", FileOptions(format="label_text"), strict=True))
+    assert next(reader.records(["text", "label"]))[1] == FIRST
+    assert reader.notes == ["a colon follows each label and is not a part of it"]

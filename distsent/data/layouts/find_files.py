@@ -9,6 +9,7 @@ from distsent.data.files import Files, Reading, RowSource, TableFile
 from distsent.data.layouts.by_name import Splits, find_by_name, find_rows, parts_of_file, split_keys
 from distsent.data.layouts.class_files import ClassFolders
 from distsent.data.layouts.folder import Folder
+from distsent.data.layouts.readme import with_readme
 from distsent.data.layouts.split_column import divide
 from distsent.data.layouts.split_names import check_shards
 from distsent.data.rows import SPLITS
@@ -42,7 +43,10 @@ def find_files(
     if path and is_file(path):
         found = {"train": [TableFile(path, path.name, reading)]}
     elif path and only not in chosen:
-        found = find_by_name(folder, chosen)
+        try:
+            found = find_by_name(folder, chosen)
+        except UserError as error:
+            raise (error if chosen else with_readme(error, path)) from None
     found |= chosen
     used = check_overlap(found)
     if data.split_column:

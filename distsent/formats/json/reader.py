@@ -11,7 +11,7 @@ from distsent.errors import UserError
 from distsent.formats.commands import filtered
 from distsent.formats.compression import Source
 from distsent.formats.json.nested import Inner
-from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value
+from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value, texts_by_key
 from distsent.formats.json.values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
@@ -27,6 +27,7 @@ _CHAT = (
     "text=m[-2]['content'],label=m[-1]['content'])))"
     "for m in(json.loads(x)['messages']for x in sys.stdin)]\""
 )
+_PRINT = "[print(json.dumps(x))for x in(%s)]"
 BLOCKS = ("[", "{", "[{")  # first lines of a value on several lines
 
 
@@ -79,6 +80,15 @@ class JsonReader(Reader):
         every = [*islice(values(self._file.again()), 2)]
         if len(every) == 2:
             return self._open_text(_each_value)
+        what, kind, rows_in_python = texts_by_key(every[0])
+        if what and self.strict and not parts_of_value(every[0]):
+            convert = (
+                f'python -c "import json,sys;d=json.load(sys.stdin);{_PRINT % rows_in_python}"'
+            )
+            convert = filtered(self._file.source, convert, ".jsonl")
+            raise UserError(
+                f"{self.name}: {what}: not read; {convert} converts it if keys are {kind}"
+            )
         rows, how = self._rows_of(*every)
         self.notes.extend([f"the rows are {how}"] if how else [])
         self._find_columns((row, "") for row in rows)
@@ -118,11 +128,14 @@ class JsonReader(Reader):
                 self._inner.add(value)
             elif isinstance(value, list):
                 lengths.add(len(value))
+                self._inner.add({str(place): one for place, one in enumerate(value)})
         if self.strict and [*columns] == ["messages"]:
             convert = filtered(self._file.source, _CHAT, ".jsonl")
             raise UserError(f"{self.name}: chats; {convert} takes the last answer as the label")
-        inner = [name for name in self._inner.paths if name not in columns]
-        self._set_columns([*columns, *inner], lengths)
+        self._set_columns([*columns], lengths)
+        top = {*(self.columns or ())}
+        inner = [n for n, path in self._inner.paths.items() if n not in top and path[0] in top]
+        self.columns = [*(self.columns or ()), *inner] or None
 
     def _set_columns(self, names: Sequence[str], lengths: Iterable[int]) -> None:
         """Rows that are lists have the columns data.names, else their positions."""
@@ -177,7 +190,8 @@ def _not_accepted(row: Any, source: Source) -> str:
         return ""
     command = filtered(source, 'grep -E \'"answer": *"accept"\'')
     why = f"its label is not meant, as Prodigy's answer is {answer!r}"
-    return f"{why}; {command} keeps the accepted ones"
+    answers = 'data.label_column = "answer" learns the answers'
+    return f"{why}; {command} keeps the accepted ones; {answers}"
 
 
 def _each_line(text: TextStream) -> Iterator[tuple[Any, str]]:

@@ -9,6 +9,8 @@ from typing import Any
 from distsent.errors import UserError
 from distsent.formats.records import first_few, shorten
 
+FEW = 10  # entries: fewer do not show that their keys are texts
+_LISTS = "an object with a list of {} for each key"
 SPLIT = re.compile("train|valid|val|dev|eval|test", re.IGNORECASE)
 
 
@@ -53,7 +55,7 @@ def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
         return _by_row(columns), "a list for each column"
     if table := _nested(name, value):
         return table
-    lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+    lists = _lists(value)
     if len(lists) == 1:
         ((key, rows),) = lists.items()
         if rows and (all(isinstance(row, dict) for row in rows) or all(map(_is_pair, rows))):
@@ -61,6 +63,47 @@ def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
     if value and all(isinstance(entry, list | dict) for entry in value.values()):
         raise UserError(f"{name}: an object with {first_few([*map(repr, value)])}; {EXPECTED}")
     return [value], ""
+
+
+def _lists(value: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists of an object by their keys; if it has none and no text, those of objects in it.
+
+    {"hits": {"hits": [...]}} of Elasticsearch has the list hits.hits.
+    """
+    found = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+    if found or any(isinstance(entry, str) and " " in entry for entry in value.values()):
+        return found
+    inner = {key: _lists(entry) for key, entry in value.items() if isinstance(entry, dict)}
+    return {f"{key}.{name}": rows for key, some in inner.items() for name, rows in some.items()}
+
+
+def texts_by_key(value: Any) -> tuple[str, str, str]:
+    """What an object is whose keys are labels or texts: (what, kind of keys, rows in Python).
+
+    Empty for others. Such an object is not read: its keys may be names of columns as well.
+    """
+    entries = [*value.values()] if isinstance(value, dict) else []
+    if len(entries) > 1 and all(isinstance(some, list) and some for some in entries):
+        if all(isinstance(row, dict) for some in entries for row in some):
+            return (
+                _LISTS.format("objects"),
+                "labels",
+                "dict(x,label=k)for k,v in d.items()for x in v",
+            )
+        if all(map(_are_texts, entries)):
+            rows = "dict(text=x,label=k)for k,v in d.items()for x in v"
+            return _LISTS.format("texts"), "labels", rows
+    labels = {entry for entry in entries if isinstance(entry, str | int)}
+    if len(entries) >= FEW and 0 < len(labels) * 2 <= len(entries) and _are_texts([*value]):
+        return "texts as keys", "texts", "dict(text=k,label=v)for k,v in d.items()"
+    return "", "", ""
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    """Whether nearly all are different, and most have several words."""
+    words = [value for value in values if isinstance(value, str)]
+    several = sum(" " in word.strip() for word in words)
+    return len({*words}) * 10 >= 9 * len(values) and several * 2 > len(values)
 
 
 def _page(name: str, value: Mapping[str, Any]) -> tuple[Iterable[Any], str] | None:
