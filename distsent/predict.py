@@ -45,6 +45,9 @@ def main(arguments: list[str]) -> int:
     share_cores(World())
     poll, length = stop.raise_if_requested, options.max_length
     predictor = Predictor(options.model, options.precision, max_length=length, poll=poll)
+    if threshold is not None and predictor.task.name != "single_label":
+        task = predictor.task.name
+        raise UserError(f"--threshold: for one label per text; this model's task is {task!r}")
     for note in (*predictor.notes, *about):
         print(f"distsent: {note}", file=sys.stderr)
     stop.grace = None  # a reader that lets this process wait gets whole lines

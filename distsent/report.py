@@ -60,8 +60,8 @@ def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
         return comparison.format_csv(records, spreads)
     scores = f"{table.format_result_table(results[0])}\n\n" if len(runs) == 1 else ""
     runs_table = comparison.format_comparison(records, spreads)
-    text = f"{scores}Scores on the {split} split.\n\n{runs_table}{pairwise.format_pairs(pairs)}"
-    return text + confidence.format_confidence(results)
+    tests = pairwise.format_pairs(runs[0], pairs) + confidence.format_confidence(results)
+    return f"{scores}Scores on the {split} split.\n\n{runs_table}{tests}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -65,6 +65,37 @@ def corpus(
     return folder
 
 
+def task_rows(n: int, seed: int = 0) -> list[dict[str, object]]:
+    """The texts of `rows` with several `labels`, an even less balanced one, and two numbers.
+
+    The last label is in one row of ten; `value` follows the class, `length` the text.
+    """
+    rng, out = np.random.default_rng(seed + 100), []
+    for i, row in enumerate(rows(n, seed=seed)):
+        first = LABELS.index(str(row["label"]))
+        labels = [LABELS[first], *([LABELS[first - 1]] if rng.random() < 0.4 else [])]
+        labels += ["rare"] if i % 10 == 0 else []
+        value = round(first - 1 + 0.1 * float(rng.normal()), 3)
+        length = len(str(row["text"])) / 50
+        out.append({"text": row["text"], "labels": labels, "value": value, "length": length})
+    return out
+
+
+def task_corpus(folder: Path, train: int = 45, validation: int = 13, test: int = 29) -> Path:
+    """The dataset of `task_rows`: jsonl files for train, validation and test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"train": train, "validation": validation, "test": test}
+    for seed, (name, n) in enumerate(sizes.items()):
+        jsonl(folder / f"{name}.jsonl", task_rows(n, seed))
+    return folder
+
+
+TASKS = {  # overrides for each task on that dataset
+    "multi_label": ["data.task=multi_label", "data.label_column=labels"],
+    "regression": ["data.task=regression", "data.label_columns=[value, length]"],
+}
+
+
 def jsonl(path: Path, values: Sequence[object]) -> Path:
     path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return path

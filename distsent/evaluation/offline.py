@@ -18,7 +18,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.predictor import find_model_folder, own_max_length
-from distsent.evaluation.tasks.choose import choose_task
+from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.job import Job, load_job, load_saved_job
 from distsent.job.schema import DataSection
 from distsent.model import classifier
@@ -65,12 +65,15 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     keys = {override.partition("=")[0].strip() for override in overrides}
     other_dataset = "data.source" in keys
     single_split = other_dataset and keys.isdisjoint(SPLIT_KEYS)
-    saved = folder.parent / "job.json"
+    saved, task = folder.parent / "job.json", saved_task(folder)
+    asked = [word for word in overrides if word.partition("=")[0].strip() == "data.task"]
+    if any(word.partition("=")[2].strip(" '\"") != task for word in asked):
+        raise UserError(f"{asked[-1]}: this model's task is {task!r}; leave data.task out")
     record = read_json(saved)
     if record is None:
         if not other_dataset:
             raise UserError(f"{path}: a model without a job; set data.source, e.g. to ./test.csv")
-        own_keys, job = MODEL_KEYS - keys, load_job(None, overrides)
+        own_keys, job = MODEL_KEYS - keys, load_job(None, [*overrides, f"data.task={task}"])
         return EvaluationRequest(folder, folder.name, job, split, single_split, own_keys)
     tree = record["job"]
     if "precision" in tree.get("train", {}):  # the one of the training run, not the fastest here
@@ -128,7 +131,7 @@ def evaluate_saved_model(
     split = store.splits[request.split]
     options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
     options["stop"] = lambda: stop.requested is not None
-    task = choose_task("single_label", names)
+    task = choose_task(job.data.task, names)
     with world.progress.phase("evaluate"):
         scores, logits = evaluate_split(world, forward, split, task, **options)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
@@ -188,7 +191,8 @@ def _open_store(
         found = ", ".join(store.splits)
         raise UserError(f"data.source: no {request.split} split; it has {found}: set --split")
     classes = list(store.label_names)
-    if len(classes) != len(names) if unnamed else classes != names:
+    counted = unnamed or data.task == "regression"  # columns may have any name
+    if len(classes) != len(names) if counted else classes != names:
         raise UserError(
             f"data.source: its classes are {', '.join(classes)}, not the model's: "
             f"{', '.join(names)}; data.labels names them in the model's order"

@@ -16,7 +16,7 @@ from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
 from distsent.data.tokens.content import NO_TEXT
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
-from distsent.evaluation.tasks.choose import choose_task
+from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
 from distsent.model.half_precision import usable_precision
@@ -71,7 +71,8 @@ class Predictor:
         max_length: int | None = None,
         poll: Callable[[], None] = lambda: None,
     ) -> None:
-        folder = str(find_model_folder(path))
+        found = find_model_folder(path)
+        task, folder = saved_task(found), str(found)
         self.tokenizer = load_tokenizer(folder, key="model")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded = classifier.load_classifier(folder)
@@ -83,7 +84,7 @@ class Predictor:
         self._windows = self.long_texts.long == long_texts.WINDOWS
         self.forward, _ = choose_forward(model, self.tokenizer, windows=self._windows)
         usable_precision(self.forward, self.tokenizer, precision, "--precision")
-        self.task = choose_task("single_label", classifier.class_names(model.config))
+        self.task = choose_task(task, classifier.class_names(model.config))
         self.labels = list(self.task.names)
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:
@@ -146,9 +147,11 @@ class Predictor:
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """What the task says about each text, for one label:
-        {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}}.
+        """What the task says about each text.
 
+        {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}};
+        of several labels {"labels": ["joy"], "scores": {"joy": 0.9, "fear": 0.1}};
+        of a number {"value": 3.2}, of several {"values": {"joy": 3.2, "fear": 1.0}};
         {"error": ...} for a text of which the tokenizer leaves nothing.
         """
         logits, empty = self._logits(texts, pairs)

@@ -1,6 +1,6 @@
 """A job: its dataset, model, training and output. Frozen after loading."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Self
@@ -24,9 +24,7 @@ class Job(Sections):
         assignments = list(assignments)
         values, found, invalid = check_assignments(assignments)
         errors = [*errors, *found]
-        if values.get("model.name", "demo") != "demo":
-            pretrained = {name: key.pretrained for name, key in KEYS.items()}
-            values = {name: x for name, x in pretrained.items() if x is not None} | values
+        values = _conditional_defaults(values) | values
         sections = _nested(values.items())
         job = cls(**{section: SECTIONS[section](**body) for section, body in sections.items()})
 
@@ -77,6 +75,15 @@ class Job(Sections):
         """The job of one seed. With several seeds the run's name contains it."""
         name = f"{self.job.name}-seed{seed}" if len(self.seeds) > 1 else self.job.name
         return replace(self, job=replace(self.job, name=name), train=replace(self.train, seed=seed))
+
+
+def _conditional_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of keys that depend on the model, or on the task."""
+    model, task = values.get("model.name", "demo"), str(values.get("data.task"))
+    found = {name: key.by_task[task] for name, key in KEYS.items() if task in key.by_task}
+    if model != "demo":
+        found |= {name: key.pretrained for name, key in KEYS.items() if key.pretrained is not None}
+    return found
 
 
 def _nested(items: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ import math
 import operator
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,9 @@ class Key:
     unset: str = ""  # what an unset key means; empty if the key needs a value
     example: Any = None
     pretrained: Any = None  # the default if the job names its own model; None: the same
+    by_task: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # defaults for some values of data.task
 
     def accepts(self, value: Any) -> bool:
         return self._is_unset(value) or self.type.accepts(value)

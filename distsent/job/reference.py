@@ -14,10 +14,10 @@ def markdown_table() -> str:
 def _default(key: Key) -> str:
     if key.default is None:
         return f"unset: {key.unset}"
-    default = f"`{to_toml_value(key.default)}`"
-    if key.pretrained is None:
-        return default
-    return f"{default}; `{to_toml_value(key.pretrained)}` for models other than the demo's"
+    others = [f"`{to_toml_value(value)}` for {task}" for task, value in key.by_task.items()]
+    if key.pretrained is not None:
+        others.append(f"`{to_toml_value(key.pretrained)}` for models other than the demo's")
+    return "; ".join([f"`{to_toml_value(key.default)}`", *others])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
+from distsent.job.metrics import METRICS
 from distsent.job.schema import KEYS, Sections
 from distsent.storage import exists
 
@@ -62,6 +63,7 @@ OF_TASKS = {
     "data.fold_labels": ("single_label", "multi_label"),
     "data.drop_labels": ("single_label", "multi_label"),
     "train.class_weights": ("single_label", "multi_label"),
+    "train.label_smoothing": ("single_label", "multi_label"),
 }
 NOT_BESIDE_COLUMNS = (
     "data.label_column", "data.label_position", "data.label_delimiter", "data.allow_empty_labels",
@@ -93,6 +95,13 @@ def _task(job: Sections) -> Iterator[Conflict]:
     if task == "regression" and labels is not None and not isinstance(labels, Mapping):
         problem = "names no classes of a regression: expected a table from values to numbers"
         yield ("data.labels", "data.task"), f"{problem}, e.g. {{ bad = -1, good = 1 }}"
+
+
+def _metric(job: Sections) -> Iterator[Conflict]:
+    task, metric = job.data.task, job.eval.metric
+    if metric not in METRICS[task]:
+        problem = f'is no metric of data.task = "{task}", which has {", ".join(METRICS[task])}'
+        yield ("eval.metric", "data.task"), problem
 
 
 def _splits(job: Sections) -> Iterator[Conflict]:
@@ -161,5 +170,6 @@ def _patience(job: Sections) -> Iterator[Conflict]:
 
 
 RULES = (
-    _hub_keys, _columns, _task, _splits, _budgets, _windows, _adapter, _classes, _warmup, _patience
+    _hub_keys, _columns, _task, _metric, _splits, _budgets, _windows, _adapter, _classes, _warmup,
+    _patience,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from distsent.job import metrics
 from distsent.job.keys import (
     Key,
     character,
@@ -204,11 +205,13 @@ class TrainSection:
         "precision of the computation; `auto`: 16 bits on GPUs; on CPUs, `auto` and `fp16` take "
         "bf16 if it is faster")
     token_budget: int = key(16384, count, "tokens a worker processes at once; more are accumulated")
-    label_smoothing: float = key(0.0, fraction, "share of each label spread over all classes")
+    label_smoothing: float = key(0.0, fraction,
+        "share of each label spread over all classes; `multi_label`: moved to 1/2")
     class_weights: str | tuple[float, ...] = key("none",
         either(choice("none", "balanced"),
                list_of(positive, "a list of numbers > 0, one per class", least=2)),
-        "weight of each class in the loss; `balanced`: rare classes weigh more")
+        "weight of each class in the loss (`multi_label`: of the rows that have it); `balanced`: "
+        "rare classes weigh more")
     patience: int | None = key(None, count,
         "evaluations without a better eval.metric before training stops", unset="no early stopping",
         example=3)
@@ -243,9 +246,9 @@ class EvalSection:
     every: str | int = key("epoch", either(choice("epoch", "end"), count),
         "when to evaluate: after each epoch, only at the end, or after this many steps")
     batch_tokens: int = key(32768, count, "tokens that a worker evaluates at once")
-    metric: str = key("accuracy",
-        choice("accuracy", "f1", "f1_macro", "precision", "recall", "loss"),
-        "metric that selects the best checkpoint")
+    metric: str = key("accuracy", choice(*metrics.ALL),
+        "metric of data.task that selects the best checkpoint",
+        by_task={"multi_label": "f1_micro", "regression": "rmse"})
     calibrate: bool = key(False, boolean,
         "divide the logits of the saved model by the temperature that fits validation best")
 

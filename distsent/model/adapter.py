@@ -77,7 +77,9 @@ def build_model(
     quantization = None
     if job.adapter.bits:
         quantization = nf4_config(head_modules(without_weights(job.model)), precision)
-    loaded = build_classifier(job.model, tokenizer, labels, job.seeds[0], quantization)
+    loaded = build_classifier(
+        job.model, tokenizer, labels, job.seeds[0], quantization, job.data.task
+    )
     keep_4bit_weights(loaded.model)
     if job.adapter.kind == "none":
         return loaded

@@ -5,7 +5,6 @@ pickles are never read), or `demo`, a small BERT with random weights.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,19 +19,22 @@ from distsent.model.config import NO_REMOTE_CODE, describe_problem, load_config
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
 from distsent.model.tokenizer import settle_padding
 from distsent.model.weights import Loaded, is_head, listed, load_weights
-from distsent.storage import is_file
 
 # transformers warns that the weights of a new head are missing, which is true of every encoder.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 LOAD_OPTIONS: Any = {"dtype": torch.float32, "use_safetensors": True, **NO_REMOTE_CODE}
-OTHER_PROBLEMS = ("multi_label_classification", "regression")
 UNLIMITED = 1 << 30  # tokens
 
 
 def build_classifier(
-    model: ModelSection, tokenizer: Any, labels: Sequence[str], seed: int, quantization: Any = None
+    model: ModelSection,
+    tokenizer: Any,
+    labels: Sequence[str],
+    seed: int,
+    quantization: Any = None,
+    task: str = "single_label",
 ) -> Loaded:
     """The classifier to train. The seed initializes new weights: the head, or all of `demo`."""
     names: dict[str, Any] = {"id2label": dict(enumerate(labels))}
@@ -45,7 +47,7 @@ def build_classifier(
         )  # fmt: skip
     else:
         config = load_config(model.name, model.revision, **names)
-    describe_problem(config)
+    describe_problem(config, task)
     if tokenizer is not None:
         settle_padding(tokenizer, config)
     if model.dropout is not None:
@@ -88,12 +90,6 @@ def _kept_head(loaded: Loaded, before: Sequence[str], labels: Sequence[str]) -> 
 def load_classifier(folder: str) -> Loaded:
     """A trained classifier with its labels. Raises UserError for an encoder without a head."""
     config = load_config(folder, key="model")
-    kind, one = config.problem_type, config.num_labels == 1
-    # Runs of older versions kept the problem of their base, and trained this one all the same.
-    if (kind in OTHER_PROBLEMS or one) and not is_file(Path(folder).parent / "job.json"):
-        found = "it has a single label" if one else f"its problem_type is {kind!r}"
-        problem = f"{found}, but evaluate and predict choose one of several labels"
-        raise UserError(f"model = {folder!r}: {problem}; use transformers' pipeline")
     loaded = load_weights(folder, "model", 0, **LOAD_OPTIONS, config=config)
     if missing := loaded.new_weights:
         raise UserError(

@@ -14,6 +14,12 @@ from xxhash import xxh3_128_hexdigest
 from distsent.errors import UserError
 from distsent.model.load_errors import CHOOSE, check_model_folder, explain_load_errors
 
+# What transformers calls `data.task`
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 # Without this, transformers asks on the terminal whether it may run a model's code.
 NO_REMOTE_CODE = {"trust_remote_code": False}
 
@@ -50,12 +56,12 @@ def config_hash(config: Any) -> str:
     return xxh3_128_hexdigest(json.dumps(values, sort_keys=True, default=str).encode())
 
 
-def describe_problem(config: Any) -> None:
+def describe_problem(config: Any, task: str) -> None:
     """Overwrite what a configuration says about the task that its model was saved for.
 
     transformers' pipelines, and the losses of its models, act on these.
     """
-    config.problem_type = "single_label_classification"
+    config.problem_type = PROBLEM_TYPES[task]
     config.return_dict = True
     config.output_attentions = config.output_hidden_states = False
     if config.model_type == "xlnet":
@@ -63,6 +69,21 @@ def describe_problem(config: Any) -> None:
     for key in ("task_specific_params", "function_to_apply", "long_texts"):
         if getattr(config, key, None) is not None:
             setattr(config, key, None)
+
+
+def task_of(config: Any, key: str) -> str:
+    """The `data.task` of a saved classifier. Raises UserError if its configuration leaves it open.
+
+    `key` begins the error.
+    """
+    kind = config.problem_type
+    if kind is None and config.num_labels == 1:
+        fix = '"problem_type": "regression" or "multi_label_classification"'
+        raise UserError(
+            f"{key}: it has a single label, and may mean a number or a yes or no by it; its "
+            f"config.json needs {fix}"
+        )
+    return next((task for task, name in PROBLEM_TYPES.items() if name == kind), "single_label")
 
 
 def is_decoder(config: Any) -> bool:

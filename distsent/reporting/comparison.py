@@ -8,17 +8,21 @@ from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from typing import Any
 
+from distsent.evaluation.tasks.choose import TASKS
+from distsent.reporting.finished_run import task_of_result
+from distsent.reporting.markdown import markdown_table, titles
+
 Record = Mapping[str, Any]
 
-SCORES = ("accuracy", "f1", "f1_macro", "precision", "recall", "loss")
 SPEEDS = ("train_samples_per_second", "test_samples_per_second")
-COLUMNS = {
-    "run": "run", "model": "model", "accuracy": "accuracy", "f1": "F1", "f1_macro": "F1 macro",
-    "loss": "loss", "test_samples_per_second": "test examples/s",
+COLUMNS = {  # after those of the scores
+    "test_samples_per_second": "test examples/s",
     "train_samples_per_second": "training examples/s", "parameters": "parameters",
     "trained": "trained", "memory_bytes": "memory", "workers": "workers", "steps": "steps",
     "seconds": "training",
 }  # fmt: skip
+# The scores of the table, of all tasks
+COMPARED = (*dict.fromkeys(key for task in TASKS.values() for key in task.main), "loss")
 # Keys that change nothing about what is trained: runs of one experiment may differ in them.
 NOT_TRAINED = {"job.name", "run.dir", "run.resume", "run.stall_seconds", "train.seed", "data.store"}
 
@@ -31,7 +35,7 @@ def run_record(result: Record, split: str) -> dict[str, Any]:
         model += f" + {adapter['kind']}"
         model += f" on {adapter['bits']} bits" if adapter["bits"] else ""
     record = {"run": result["name"], "model": model, "split": split, "n": scores["n"]}
-    record |= {key: scores[key] for key in SCORES}
+    record |= {key: scores[key] for key in task_of_result(result).ordered}
     record["test_samples_per_second"] = scores["samples_per_second"]
     record["train_samples_per_second"] = train["samples_per_second"]
     record["parameters"] = result["parameters"]["all"]
@@ -46,13 +50,15 @@ def seed_spreads(results: Sequence[Record], split: str) -> list[dict[str, Any]]:
     """Means and sample standard deviations of scores and speeds, per experiment with many seeds."""
     groups: dict[str, list[Record]] = {}
     for result in results:
-        groups.setdefault(_experiment(result), []).append(run_record(result, split))
+        groups.setdefault(_experiment(result), []).append(result)
     spreads = []
-    for records in groups.values():
+    for some in groups.values():
+        records = [run_record(result, split) for result in some]
         seeds = sorted({record["seed"] for record in records})
         if len(seeds) < 2:
             continue
-        columns = {key: [record[key] for record in records] for key in (*SCORES, *SPEEDS)}
+        measured = (*task_of_result(some[0]).ordered, *SPEEDS)
+        columns = {key: [record[key] for record in records] for key in measured}
         name = _common_name([record["run"] for record in records])
         spreads.append({
             "run": f"{name} ({len(records)} seeds)",
@@ -80,25 +86,14 @@ def _common_name(names: Sequence[str]) -> str:
 
 def format_comparison(records: Sequence[Record], spreads: Sequence[Record]) -> str:
     """A markdown table of runs, then of groups of seeds as mean ± standard deviation."""
-    rows = [[_format_value(key, record[key]) for key in COLUMNS] for record in records]
+    scores = [key for key in COMPARED if any(key in record for record in records)]
+    columns = ["run", "model", *scores, *COLUMNS]
+    rows = [[_format_value(key, record.get(key)) for key in columns] for record in records]
     for group in spreads:
         means, spread = group["mean"], group["spread"]
         cells = {k: f"{_format_value(k, means[k])} ± {_format_value(k, spread[k])}" for k in means}
-        rows.append([cells.get(key, str(group.get(key, ""))) for key in COLUMNS])
-    return markdown_table(list(COLUMNS.values()), rows)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns: the first two to the left, the others to the right."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    text = ""
-    for row in (cells[0], rule, *cells[1:]):
-        pairs = enumerate(zip(row, widths, strict=True))
-        padded = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in pairs]
-        text += f"| {' | '.join(padded)} |\n"
-    return text
+        rows.append([cells.get(key, str(group.get(key, ""))) for key in columns])
+    return markdown_table(["run", "model", *titles(*scores), *COLUMNS.values()], rows)
 
 
 def format_seeds(results: Sequence[Record]) -> str:
@@ -111,7 +106,8 @@ def format_seeds(results: Sequence[Record]) -> str:
 def format_csv(records: Sequence[Record], spreads: Sequence[Record]) -> str:
     """One line per run, then two per group of seeds; the column `kind` is run, mean or spread."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["kind", *records[0]], lineterminator="\n")
+    names = dict.fromkeys(key for record in records for key in record)  # runs may differ in task
+    writer = csv.DictWriter(out, ["kind", *names], lineterminator="\n")
     writer.writeheader()
     writer.writerows({"kind": "run", **record} for record in records)
     for group in spreads:
@@ -123,7 +119,7 @@ def format_csv(records: Sequence[Record], spreads: Sequence[Record]) -> str:
 def _format_value(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key in SCORES:
+    if key in COMPARED:
         return f"{value:.4f}"
     if key in SPEEDS:
         return f"{value:,.1f}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distsent.reporting.comparison import markdown_table
+from distsent.reporting.markdown import markdown_table
 
 Record = Mapping[str, Any]
 

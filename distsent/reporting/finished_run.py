@@ -1,7 +1,7 @@
 """A finished run, read from its folder, for reports, model cards and TensorBoard pages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 
 from distsent.errors import UserError
+from distsent.evaluation.tasks.choose import choose_task
+from distsent.evaluation.tasks.task import Task
 from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.runtime.run_status import read_status
 from distsent.storage import is_file
 
 
+def task_of_result(result: Mapping[str, Any]) -> Task:
+    """The task of a run, from the content of its result.json."""
+    return choose_task(result["job"]["data"].get("task", "single_label"), result["labels"])
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """Logits float32 [n, C], true classes and row numbers int64 [n] of a split."""
+    """Logits float32 [n, C], row numbers int64 [n], and the task's labels of a split."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -24,7 +31,7 @@ class Predictions:
 
     @property
     def classes(self) -> np.ndarray:
-        """The predicted class of each row."""
+        """The predicted class of each row, of one label per text."""
         return self.logits.argmax(axis=1)
 
 
@@ -42,6 +49,10 @@ class FinishedRun:
     @property
     def labels(self) -> list[str]:
         return list(self.result["labels"])
+
+    @property
+    def task(self) -> Task:
+        return task_of_result(self.result)
 
     @property
     def job(self) -> dict[str, Any]:

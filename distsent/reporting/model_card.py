@@ -1,18 +1,22 @@
 """The model card: model/README.md in Hugging Face's format, made from the run folder alone."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distsent.evaluation.calibration import BINS
-from distsent.evaluation.tasks.single_label import score_intervals
+from distsent.evaluation.tasks.task import Task
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
 from distsent.reporting import plots
-from distsent.reporting.comparison import markdown_table
 from distsent.reporting.confidence import format_calibration, format_decisions
 from distsent.reporting.finished_run import FinishedRun
+from distsent.reporting.markdown import markdown_table, titles
+from distsent.reporting.tasks.choose import report_of
 from distsent.runtime.log import duration
 from distsent.runtime.run_folder import write_text
 
@@ -31,8 +35,9 @@ def write_model_card(run: FinishedRun) -> None:
     if drawn:
         plots.save_figure(plots.plot_curves([run]), run.folder.model / "curves.png")
         for split in run.result["eval"]:
-            figure = plots.plot_confusion(run, split, f"{run.name}, {split}")
-            plots.save_figure(figure, run.folder.model / f"confusion-{split}.png")
+            figure = plots.plot_predictions(run, split, f"{run.name}, {split}")
+            name = f"{report_of(run.task).picture_name}-{split}.png"
+            plots.save_figure(figure, run.folder.model / name)
         if reliability := plots.plot_reliability(run):
             plots.save_figure(reliability, run.folder.model / "reliability.png")
     write_text(run.folder.card, card_text(run, drawn))
@@ -48,6 +53,8 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
     text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     body = environment.from_string(text).render(
         _tables(run),
+        report=report_of(run.task),
+        curve=titles(run.task.main[0])[0],
         drawn=drawn,
         result=run.result,
         calibration=format_calibration([run.result]),
@@ -71,7 +78,9 @@ def _metadata(run: FinishedRun) -> Any:
     data, model, dataset = run.job["data"], run.job["model"]["name"], _dataset(run)
     adapter, results = run.job["adapter"]["kind"], []
     for split, scores in run.result["eval"].items():
-        for key in ("accuracy", "f1", "precision", "recall", "loss"):
+        for key in (*run.task.followed, "loss"):
+            if not math.isfinite(scores[key]):
+                continue
             one = EvalResult(TASK, dataset, dataset, key, round(scores[key], 6))
             one.task_name, one.metric_name = "Text classification", key.capitalize()
             one.dataset_config, one.dataset_revision = data["config"], data["revision"]
@@ -82,7 +91,7 @@ def _metadata(run: FinishedRun) -> Any:
         datasets=[dataset] if _on_hub(dataset) else None,
         library_name="transformers",
         pipeline_tag=TASK,
-        metrics=["accuracy", "f1", "precision", "recall"],
+        metrics=list(run.task.followed),
         model_name=run.name,
         tags=[TASK, "distsent", "horovod", *([] if adapter == "none" else [adapter, "peft"])],
         eval_results=results,
@@ -102,32 +111,50 @@ def _dataset(run: FinishedRun) -> str:
 
 def _tables(run: FinishedRun) -> dict[str, Any]:
     """Final scores, scores per class, and the scores at each evaluation during training."""
-    final, class_tables = [], {}
+    task, final, part_tables = run.task, [], {}
+    key, *part_scores = task.parts
+    part = key.removeprefix("per_")
     for split, scores in run.result["eval"].items():
-        intervals = score_intervals(scores["confusion"]).items()
-        cells = [f"{scores[key]:.4f} [{low:.4f}, {high:.4f}]" for key, (low, high) in intervals]
-        cells += _decimals(scores, "precision", "recall", "loss")
-        final.append([split, f"{scores['n']:,}", *cells])
+        kept = run.predictions(split)
+        found = (None, None) if kept is None else (kept.logits, kept.labels)
+        final.append([split, f"{scores['n']:,}", *_with_intervals(task, scores, *found)])
+        counted = ["rows"] if part != "column" else []  # each column has a number for each row
         rows = [
-            [name, *_decimals(one, "precision", "recall", "f1"), f"{one['n']:,}"]
-            for name, one in scores["per_class"].items()
+            [name, *_decimals(one, *part_scores), *(f"{one['n']:,}" for _ in counted)]
+            for name, one in scores[key].items()
         ]
-        class_tables[split] = markdown_table(["class", "precision", "recall", "F1", "rows"], rows)
-    head = ["split", "rows", "accuracy", "F1", "F1 macro", "precision", "recall", "loss"]
-    history, keys = run.result["history"], ("loss", "accuracy", "f1", "precision", "recall")
+        part_tables[split] = markdown_table([part, *titles(*part_scores), *counted], rows)
+    history, trained = run.result["history"], ["train_loss"]
+    if task.right_score:
+        trained.append(f"train_{task.right_score}")
     watched = history[-1]["split"] if history else "validation"
-    evaluations = []
-    for one in history:
-        scores = _decimals(one, "train_loss", "train_accuracy", *keys)
-        evaluations.append([f"{one['epoch']:.2f}", f"{one['step']:,}", *scores])
-    columns = ["epoch", "step", "training loss", "training accuracy", f"{watched} loss"]
-    columns += ["accuracy", "F1", "precision", "recall"]
+    keys = (*trained, "loss", *task.followed)
+    evaluations = [
+        [f"{one['epoch']:.2f}", f"{one['step']:,}", *_decimals(one, *keys)] for one in history
+    ]
+    training = titles(*(key.removeprefix("train_") for key in trained))
+    columns = ["epoch", "step", *(f"training {name}" for name in training), f"{watched} loss"]
     return {
-        "scores": markdown_table(head, final),
-        "class_scores": class_tables,
+        "scores": markdown_table(["split", "rows", *titles(*task.ordered)], final),
+        "part": part,
+        "part_scores": part_tables,
         "watched": watched,
-        "evaluations": markdown_table(columns, evaluations),
+        "evaluations": markdown_table([*columns, *titles(*task.followed)], evaluations),
     }
+
+
+def _with_intervals(
+    task: Task, scores: Mapping[str, Any], logits_nC: np.ndarray | None, labels: np.ndarray | None
+) -> list[str]:
+    """The scores of a split in the task's order, with those intervals that there are."""
+    intervals = task.intervals(scores, logits_nC, labels)
+    cells = []
+    for key in task.ordered:
+        low, high = intervals.get(key, (None, None))
+        cells += _decimals(scores, key)
+        if low is not None:
+            cells[-1] += f" [{low:.4f}, {high:.4f}]"
+    return cells
 
 
 def _decimals(scores: Mapping[str, Any], *keys: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Curves and confusion matrices. Needs matplotlib, an optional dependency: see `available`."""
+"""Curves, and pictures of predictions. They need matplotlib, which is optional: see `available`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from distsent.errors import UserError
 from distsent.evaluation.calibration import BINS, Reliability, top_scores
 from distsent.reporting.finished_run import FinishedRun
+from distsent.reporting.markdown import titles
+from distsent.reporting.tasks.choose import report_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INSTALL_HINT = "pictures need matplotlib; pip install 'distsent[plots]'"
-MAX_NAMES = 60  # of classes along an axis: more are illegible, and a thousand take a minute to draw
 MAX_POINTS = 50  # longer curves of training losses are averaged down to this
 
 
@@ -27,7 +28,7 @@ def available() -> bool:
 
 
 def plot_curves(runs: Sequence[FinishedRun]) -> Figure:
-    """Losses and accuracies over epochs."""
+    """The loss and the main score of the task over epochs."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no state
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -42,12 +43,14 @@ def plot_curves(runs: Sequence[FinishedRun]) -> Figure:
             continue
         split = evaluations[0]["split"]
         epochs = [record["epoch"] for record in evaluations]
-        for axes, key in ((left, "loss"), (right, "accuracy")):
-            training = [record[f"train_{key}"] for record in evaluations]
-            axes.plot(epochs, training, ".:", color=color, label=f"{prefix}training")
+        for axes, key in ((left, "loss"), (right, run.task.main[0])):
+            if f"train_{key}" in evaluations[0]:
+                training = [record[f"train_{key}"] for record in evaluations]
+                axes.plot(epochs, training, ".:", color=color, label=f"{prefix}training")
             evaluated = [record[key] for record in evaluations]
             axes.plot(epochs, evaluated, "o-", color=color, label=f"{prefix}{split}")
-    for axes, title in ((left, "loss"), (right, "accuracy")):
+    scores = titles(*dict.fromkeys(run.task.main[0] for run in runs))
+    for axes, title in ((left, "loss"), (right, ", ".join(scores))):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         if axes.has_data():
@@ -62,27 +65,12 @@ def average_points(points_n2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return means[:, 0], means[:, 1]
 
 
-def plot_confusion(run: FinishedRun, split: str, title: str) -> Figure:
-    """Rows: true classes; columns: predicted classes; shade: share of the true class."""
-    from matplotlib.figure import Figure
-
-    cells = np.asarray(run.result["eval"][split]["confusion"])
-    shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
-    side = min(16.0, 2.5 + 0.8 * len(run.labels))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    named = range(0, len(run.labels), -(-len(run.labels) // MAX_NAMES))
-    names = [run.labels[i] for i in named]
-    axes.set_xticks(named, names, rotation=45, ha="right")
-    axes.set_yticks(named, names)
-    if len(run.labels) <= 20:
-        for row, column in np.ndindex(*cells.shape):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            style: Any = {"ha": "center", "va": "center", "color": color, "fontsize": "small"}
-            axes.text(column, row, f"{cells[row, column]:,}", **style)
-    return figure
+def plot_predictions(run: FinishedRun, split: str, title: str) -> Figure:
+    """A split's predictions, in the picture of the run's task."""
+    kept = run.predictions(split)
+    logits, labels = (None, None) if kept is None else (kept.logits, kept.labels)
+    scores = run.result["eval"][split]
+    return report_of(run.task).picture(scores, logits, labels, title)
 
 
 def has_reliability(run: FinishedRun) -> bool:
@@ -125,14 +113,15 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def draw_pictures(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:
-    """Draw the curves of all runs together, and a confusion matrix and the reliability per run.
+    """Draw the curves of all runs together, and the predictions and the reliability of each.
 
     Yields the files.
     """
     figures = {"curves.png": plot_curves(runs)}
     for run in runs:
         name = run.name.strip("/.").replace("/", "-")
-        figures[f"confusion-{name}.png"] = plot_confusion(run, split, f"{run.name}, {split}")
+        picture = f"{report_of(run.task).picture_name}-{name}.png"
+        figures[picture] = plot_predictions(run, split, f"{run.name}, {split}")
         if reliability := plot_reliability(run):
             figures[f"reliability-{name}.png"] = reliability
     try:

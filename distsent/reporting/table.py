@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distsent.reporting.finished_run import task_of_result
 from distsent.runtime.run_folder import RunFolder
 from distsent.storage import is_folder
-
-COLUMNS = ("n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro", "samples_per_second")
 
 
 def format_result_table(result: Mapping[str, Any]) -> str:
     """One row per split, one column per score."""
-    rows = [["split", *(column.replace("samples_per_second", "examples/s") for column in COLUMNS)]]
+    columns = "n", *task_of_result(result).scalars, "samples_per_second"
+    rows = [["split", *(column.replace("samples_per_second", "examples/s") for column in columns)]]
     for split, scores in result["eval"].items():
-        rows.append([split, *(_format_score(column, scores[column]) for column in COLUMNS)])
+        rows.append([split, *(_format_score(column, scores[column]) for column in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(

@@ -1,19 +1,19 @@
 """A finished run's TensorBoard pages beside its curves.
 
-Hyperparameters, final scores, confusion matrices, precision-recall curves, mistakes as text.
+Hyperparameters, final scores, pictures of predictions, precision-recall curves, mistakes as text.
 """
 
 from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.tasks.single_label import softmax
 from distsent.job.schema import KEYS, Key
 from distsent.reporting import plots
-from distsent.reporting.comparison import markdown_table
 from distsent.reporting.finished_run import FinishedRun
+from distsent.reporting.markdown import markdown_table
+from distsent.reporting.tasks.choose import report_of
+from distsent.reporting.tasks.task_report import TaskReport
 
-SCORES = ("accuracy", "f1", "f1_macro", "precision", "recall", "loss", "samples_per_second")
 NO_HPARAMS = ("run", "checkpoint", "log")  # sections that do not change what is learned
 MAX_MISTAKES, MAX_CHARACTERS = 50, 1000
 
@@ -22,17 +22,17 @@ def write_summaries(run: FinishedRun) -> None:
     """Write all pages at the run's last step, into its folder of event files."""
     from torch.utils.tensorboard import SummaryWriter
 
-    step = int(run.result["steps"])
+    step, report = int(run.result["steps"]), report_of(run.task)
     with SummaryWriter(str(run.folder.tensorboard)) as writer:
         for split, scores in run.result["eval"].items():
-            for key in SCORES:
+            for key in _measured(run):
                 writer.add_scalar(f"final/{split}/{key}", scores[key], step)
             if plots.available():
-                image = _pixels(plots.plot_confusion(run, split, split))
-                writer.add_image(f"confusion/{split}", image, step, dataformats="HWC")
+                image, tag = _pixels(plots.plot_predictions(run, split, split)), report.picture_name
+                writer.add_image(f"{tag}/{split}", image, step, dataformats="HWC")
             _add_pr_curves(writer, run, split, step)
             if mistakes := run.mistakes(split):
-                writer.add_text(f"mistakes/{split}", _mistakes_table(mistakes), step)
+                writer.add_text(f"mistakes/{split}", _mistakes_table(mistakes, report), step)
         _add_calibration(writer, run, step)
         _add_hparams(writer, run)
 
@@ -59,10 +59,15 @@ def _add_hparams(writer: Any, run: FinishedRun) -> None:
         section, _, short = name.partition(".")
         if section not in NO_HPARAMS:
             values[name] = _hparam(run.job[section].get(short), key)
-    values["workers"] = float(run.result["world_size"])
-    metrics = {f"final/{split}/{key}": 0.0 for split in ("validation", "test") for key in SCORES}
+    values["workers"], keys = float(run.result["world_size"]), _measured(run)
+    metrics = {f"final/{split}/{key}": 0.0 for split in ("validation", "test") for key in keys}
     for summary in hparams(values, metrics):
         writer.file_writer.add_summary(summary)
+
+
+def _measured(run: FinishedRun) -> tuple[str, ...]:
+    """The scores that are one number, and the speed."""
+    return (*run.task.scalars, "samples_per_second")
 
 
 def _hparam(value: Any, key: Key) -> bool | str | float:
@@ -73,14 +78,11 @@ def _hparam(value: Any, key: Key) -> bool | str | float:
 
 
 def _add_pr_curves(writer: Any, run: FinishedRun, split: str, step: int) -> None:
-    """Of the second class for two classes, else of each class against the others."""
-    predictions = run.predictions(split)
-    if predictions is None:
-        return
-    scores = softmax(predictions.logits)
-    for i in [1] if len(run.labels) == 2 else range(len(run.labels)):
-        tag = f"{split}/{run.labels[i]}"
-        writer.add_pr_curve(tag, predictions.labels == i, scores[:, i], step)
+    kept = run.predictions(split)
+    if kept is not None:
+        curves = report_of(run.task).precision_recall(kept.logits, kept.labels)
+        for name, truth, scores in curves:
+            writer.add_pr_curve(f"{split}/{name}", truth, scores, step)
 
 
 def _pixels(figure: Any) -> np.ndarray:
@@ -92,9 +94,15 @@ def _pixels(figure: Any) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _mistakes_table(mistakes: list[dict[str, Any]]) -> str:
-    rows = []
-    for one in mistakes[:MAX_MISTAKES]:
-        score, text = f"{one['score']:.3f}", one["text"][:MAX_CHARACTERS]
-        rows.append([one["label"], one["predicted"], score, str(one["row"]), text])
-    return markdown_table(["label", "predicted", "score", "row", "text"], rows)
+def _mistakes_table(mistakes: list[dict[str, Any]], report: TaskReport) -> str:
+    columns = report.mistake_columns
+    rows = [[_cell(one[key]) for key in columns] for one in mistakes[:MAX_MISTAKES]]
+    return markdown_table(columns, rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(one)}" for name, one in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else str(value)[:MAX_CHARACTERS]

@@ -68,8 +68,6 @@ def prepare_store(
 
 def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
     """Raises UserError if job, model, tokenizer and dataset do not fit together."""
-    if store.task != "single_label":
-        raise UserError(f'data.task = "{store.task}" cannot be trained yet')
     loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
     if known := LongTexts.of(job.data).to_dict():
         loaded.model.config.long_texts = known  # in model/, for predict and evaluate

@@ -218,7 +218,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
     reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
     schedule = Schedule.from_job(job.optim, total)
-    task = choose_task("single_label", store.label_names)
+    task = choose_task(job.data.task, store.label_names)
     weights_C = class_weights(job, store, task, device)
     loss = TrainingLoss(task, job.train.label_smoothing, weights_C)
     step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)

@@ -39,6 +39,7 @@ FOLDERS = {
     "data": ["labels", "layouts", "tokens"],
     "runtime": ["heartbeat"],
     "evaluation": ["tasks"],
+    "reporting": ["tasks"],
 }
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 300, 60, 8  # lines, lines, constructor arguments
 

@@ -408,12 +408,9 @@ CLASSIFIERS: list[tuple[str, Harm, str]] = [
                                     each(lambda x: x[:90], "word_embeddings")),
      "model = '{folder}': its tokenizer has 100 tokens, but its encoder has only 90 embeddings: "
      "they do not match"),
-    ("of several labels", all_of(classifier, config(problem_type="multi_label_classification")),
-     "model = '{folder}': its problem_type is 'multi_label_classification', but evaluate and "
-     "predict choose one of several labels; use transformers' pipeline"),
-    ("of a number", partial(classifier, num_labels=1),
-     "model = '{folder}': it has a single label, but evaluate and predict choose one of several "
-     "labels; use transformers' pipeline"),
+    ("of a number, or of a yes or no", partial(classifier, num_labels=1),
+     "model = '{folder}': it has a single label, and may mean a number or a yes or no by it; its "
+     'config.json needs "problem_type": "regression" or "multi_label_classification"'),
     ("as a pointer", all_of(classifier, moved(WEIGHTS, WEIGHTS, LFS.encode())),
      "model = '{folder}': model.safetensors is a git-lfs pointer, not the file itself; run git lfs "
      "pull in that folder"),

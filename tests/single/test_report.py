@@ -18,6 +18,8 @@ from distsent.evaluation.tasks.single_label import score_intervals
 from distsent.reporting import pairwise, plots, push
 from distsent.reporting.finished_run import read_run
 from distsent.reporting.table import format_result_table, next_commands
+from distsent.reporting.tasks.paired import mcnemar
+from distsent.reporting.tasks.single_label import compare_predictions
 from distsent.runtime.run_status import RunStatus
 from tests import fixtures
 
@@ -195,7 +197,7 @@ def test_runs_on_other_rows_are_compared_but_not_tested(finished: Path, tmp_path
 def test_mcnemar_is_scipys_exact_binomial_test() -> None:
     for a, b in ((0, 0), (3, 9), (10, 10), (0, 12), (40, 70), (900, 1000)):
         expected = stats.binomtest(a, a + b).pvalue if a + b else 1.0
-        assert pairwise.mcnemar(a, b) == pytest.approx(expected, rel=1e-6)
+        assert mcnemar(a, b) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_better_model_is_distinguished_from_chance() -> None:
@@ -206,16 +208,16 @@ def test_a_better_model_is_distinguished_from_chance() -> None:
         return np.where(rng.random(400) < share, labels, rng.integers(0, 3, 400))
 
     weak, strong, twin = noisy(0.5), noisy(0.8), noisy(0.5)
-    pair = pairwise.compare_predictions(labels, weak, strong, 3)
+    pair = compare_predictions(labels, weak, strong, 3)
     assert pair.mcnemar < 0.001 and pair.f1_p < 0.01 and pair.f1_interval[0] > 0
     expected = f1_score(labels, strong, average="weighted") - f1_score(
         labels, weak, average="weighted"
     )
     assert pair.f1 == pytest.approx(expected)
     assert pair.accuracy == pytest.approx((strong == labels).mean() - (weak == labels).mean())
-    equal = pairwise.compare_predictions(labels, weak, twin, 3)
+    equal = compare_predictions(labels, weak, twin, 3)
     assert equal.mcnemar > 0.05 and equal.f1_interval[0] < 0 < equal.f1_interval[1]
-    assert pairwise.compare_predictions(labels, weak, weak, 3).f1_p == 1.0
+    assert compare_predictions(labels, weak, weak, 3).f1_p == 1.0
 
 
 def test_intervals_are_wilsons_and_the_bootstraps() -> None:

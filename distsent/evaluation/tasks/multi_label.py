@@ -26,8 +26,13 @@ class MultiLabel(Task):
         "loss", "f1_micro", "f1_macro", "f1_weighted", "f1_samples", "subset_accuracy", "map",
         "auc_macro",
     )  # fmt: skip
+    main: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "map", "subset_accuracy")
+    followed: ClassVar[tuple[str, ...]] = main
     logged: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "map", "loss")
     right_score: ClassVar[str | None] = "subset_accuracy"
+    parts: ClassVar[tuple[str, ...]] = (
+        "per_label", "precision", "recall", "f1", "average_precision", "auc",
+    )  # fmt: skip
 
     def losses(
         self,

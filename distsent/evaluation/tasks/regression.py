@@ -19,8 +19,11 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     scalars: ClassVar[tuple[str, ...]] = ("loss", "mae", "rmse", "r2", "pearson", "spearman")
+    main: ClassVar[tuple[str, ...]] = ("rmse", "mae", "r2", "pearson", "spearman")
+    followed: ClassVar[tuple[str, ...]] = main
     logged: ClassVar[tuple[str, ...]] = ("rmse", "mae", "pearson", "loss")
     right_score: ClassVar[str | None] = None
+    parts: ClassVar[tuple[str, ...]] = ("per_column", "mae", "rmse", "r2", "pearson", "spearman")
 
     def losses(
         self,

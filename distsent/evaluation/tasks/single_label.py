@@ -20,8 +20,11 @@ class SingleLabel(Task):
     scalars: ClassVar[tuple[str, ...]] = (
         "loss", "accuracy", "precision", "recall", "f1", "f1_macro",
     )  # fmt: skip
+    main: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro")
+    followed: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "precision", "recall")
     logged: ClassVar[tuple[str, ...]] = ("accuracy", "loss", "f1")
     right_score: ClassVar[str | None] = "accuracy"
+    parts: ClassVar[tuple[str, ...]] = ("per_class", "precision", "recall", "f1")
 
     def losses(
         self,

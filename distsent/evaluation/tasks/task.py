@@ -24,9 +24,18 @@ class Task(ABC):
     names: tuple[str, ...]
 
     name: ClassVar[str]  # data.task
-    scalars: ClassVar[tuple[str, ...]]  # the scores that are one number, as tables show them
-    logged: ClassVar[tuple[str, ...]]  # those that a log line shows
+    scalars: ClassVar[tuple[str, ...]]  # the scores that are one number
+    main: ClassVar[tuple[str, ...]]  # those that runs are compared by, the most usual one first
+    followed: ClassVar[tuple[str, ...]]  # those of each evaluation in a table
+    logged: ClassVar[tuple[str, ...]]  # those of each evaluation in a line of the log
     right_score: ClassVar[str | None]  # the share of rows that are predicted right
+    parts: ClassVar[tuple[str, ...]]  # the key of the scores of each name, and those scores
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """`scalars`, those of `main` first, the loss last."""
+        rest = (key for key in self.scalars if key not in (*self.main, "loss"))
+        return (*self.main, *rest, "loss")
 
     @abstractmethod
     def losses(
