@@ -1,17 +1,18 @@
-"""Ways to all-reduce gradients: distsent's buckets after or during backward, Horovod's wrapper.
+"""Both transports, and ways to all-reduce gradients, within one machine and over 10 Gbit/s.
+
+    python -m benchmarks exchange
 
 Each way trains its own copy of one model over the same batches, one step of each in turn, in the
-same two processes: first with one message per bucket, as distsent runs Horovod, then with Horovod's
-own fusion, then over torch's transport. LINK="10 Gbit/s" (any words) keeps MPI from using shared
-memory, and the table shows it as the link: set the rate of `lo` with `tc` first, in a network
-namespace of its own.
+same two processes: distsent's buckets after backward and during it, and Horovod's own wrapped
+optimizer. After that, each exchange is timed alone. Over 10 Gbit/s, the workers run in a network
+namespace whose `lo` is limited by `tc`, for both directions together; that needs root.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,25 +27,33 @@ import torch
 
 from benchmarks import materials
 from benchmarks.comparison import about
-from benchmarks.launch import PYTHON, horovodrun, run, torchrun
+from benchmarks.launch import PYTHON, horovodrun, run
 from benchmarks.share import worker_share
 from benchmarks.workload import Workload
 
-STEPS, WARMUP = 45, 5
-WORK = Workload("emotion", "minilm", steps=STEPS)
-LINK = os.environ.get("LINK", "shared memory")  # anything else: TCP over lo
-# What connects the workers, and Horovod's fusion threshold
-TRANSPORTS = {
-    "Horovod, one message a bucket": ("horovod", "0"),
-    "Horovod's fusion": ("horovod", str(128 * 2**20)),
-    "torch over Gloo, one message a bucket": ("torch", "0"),
-}
+EXCHANGES = 20  # timed alone
+EMOTION = Workload("emotion", "minilm", steps=30, warmup=5)
+WORKS = (
+    EMOTION,
+    replace(EMOTION, encoder="distilbert"),
+    Workload("imdb", "minilm", rows=2048, steps=9, warmup=2, batch_size=32),
+)
+# What connects the workers: transport, and Horovod's fusion threshold in bytes
+HOROVOD, FUSED, TORCH = ("horovod", "0"), ("horovod", str(128 * 2**20)), ("torch", "0")
+NAMES = {HOROVOD: "Horovod over MPI", FUSED: "Horovod over MPI, fused", TORCH: "torch over Gloo"}
 AFTER, DURING = "own buckets, after backward", "own buckets, while backward runs"
 WRAPPED = "Horovod's wrapped optimizer"
-# Not horovodrun: it selects transports of its own.
+HERE, SLOW = "one machine", "10 Gbit/s"
+# Not horovodrun: it selects transports of its own, and within one machine shared memory.
 TCP = [
     *("mpirun", "--mca", "pml", "ob1", "--mca", "btl", "self,tcp"),
     *("--mca", "btl_tcp_if_include", "lo", "--bind-to", "none", "--allow-run-as-root", "-np"),
+]
+LIMITED = [
+    *("unshare", "--net", "sh", "-c"),
+    "ip link set lo up && tc qdisc add dev lo root tbf rate 10gbit burst 1mb limit 50mb && "
+    'exec "$@"',
+    "sh",
 ]
 
 
@@ -91,9 +100,9 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def main(out: Path, fields: dict[str, Any]) -> None:
-    """One worker: write the seconds of each step of each way."""
+    """One worker: write the seconds of each step and of each exchange of each way."""
     from distsent.distributed.launchers import init_world
-    from distsent.evaluation.tasks.single_label import SingleLabel
+    from distsent.evaluation.tasks.choose import choose_task
     from distsent.job import load_job
     from distsent.model import classifier
     from distsent.training.flat_parameters import FlatParameters
@@ -111,77 +120,105 @@ def main(out: Path, fields: dict[str, Any]) -> None:
         model = share.forward.model
         flat = FlatParameters(model, classifier.token_embedding(model))
         schedule = Schedule.from_job(job.optim, work.steps)
-        task = SingleLabel(tuple(classifier.class_names(model.config)))
-        loss = TrainingLoss(task, job.train.label_smoothing)
+        task = choose_task("single_label", classifier.class_names(model.config))
         steps[name] = TrainStep(
             share.forward, flat, reducer(world, flat), job.optim, schedule,
-            loss, work.precision,
+            TrainingLoss(task, job.train.label_smoothing), work.precision,
         )  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+
+    def seconds(timed: Callable[[], object]) -> float:
+        world.barrier()
+        start = time.perf_counter()
+        timed()
+        return time.perf_counter() - start
+
+    whole: dict[str, list[float]] = {name: [] for name in steps}
+    alone: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(work.steps):
         batch = share.plan.batch(number)
         for name, step in steps.items():
-            world.barrier()
-            start = time.perf_counter()
-            step(batch)
-            seconds[name].append(time.perf_counter() - start)
+            whole[name].append(seconds(partial(step, batch)))
+    weights = [step.flat.values for step in steps.values()]
+    distances = [float((values - weights[0]).abs().max()) for values in weights]
+    for _ in range(EXCHANGES):
+        for name, step in steps.items():
+            alone[name].append(seconds(partial(step.reducer.reduce, batch.token_ids)))
     if world.is_main:
-        weights = [step.flat.values for step in steps.values()]
-        distances = [float((values - weights[0]).abs().max()) for values in weights]
         sent = [step.reducer.sent for step in steps.values()]
-        out.write_text(json.dumps({"seconds": seconds, "distances": distances, "sent": sent}))
+        found = {"steps": whole, "exchanges": alone, "distances": distances, "sent": sent}
+        out.write_text(json.dumps(found))
     world.shutdown()
 
 
-def run_workers(work: Workload, transport: str, fusion: str, folder: Path) -> dict[str, Any]:
+def launcher(work: Workload, transport: str, link: str) -> list[str]:
+    """The command that starts the workers, up to the name of a module."""
+    if transport == "torch":
+        words = [*PYTHON, "distsent.launch", f"--nproc-per-node={work.workers}", "-m"]
+    else:
+        words = horovodrun(work) if link == HERE else [*TCP, str(work.workers), *PYTHON]
+    return words if link == HERE else [*LIMITED, *words]
+
+
+def run_workers(work: Workload, over: tuple[str, str], link: str, folder: Path) -> dict[str, Any]:
     """Raises RuntimeError with the last error line of a failure."""
     work = replace(
         work,
         dataset=str(materials.dataset(work, folder / "dataset")),
         encoder=str(materials.encoder(work.encoder, folder / "encoder")),
     )
-    tcp = [*TCP, str(work.workers), *PYTHON]
-    launcher = horovodrun(work) if LINK == "shared memory" else tcp
-    if transport == "torch":
-        launcher = torchrun(work)
-    out = folder / "out.json"
-    command = [*launcher, "benchmarks.exchange", str(out), json.dumps(asdict(work))]
-    with patch.dict(os.environ, HOROVOD_FUSION_THRESHOLD=fusion):
-        run(command, work, folder)
+    out, (transport, fusion) = folder / "out.json", over
+    words = [*launcher(work, transport, link), "benchmarks.exchange"]
+    with patch.dict("os.environ", HOROVOD_FUSION_THRESHOLD=fusion):
+        run([*words, str(out), json.dumps(asdict(work))], work, folder)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
 
+def rows(work: Workload, link: str) -> list[str]:
+    """A line of the table for each transport and way. The first one is what all are compared to."""
+    lines, first = [], 0.0
+    for over, name in NAMES.items():
+        if over == FUSED and work.dataset != "emotion":
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            found = run_workers(work, over, link, Path(scratch))
+        for i, way in enumerate(found["steps"]):
+            steps = found["steps"][way][work.warmup :]
+            low, middle, high = (1000 * q for q in statistics.quantiles(steps, n=4))
+            exchange = 1000 * statistics.median(found["exchanges"][way])
+            first = first or middle
+            lines.append(
+                f"| {work.dataset} | {work.encoder} | {link} | {name} | {way} | {exchange:.0f} "
+                f"| {middle:.0f} ({low:.0f} - {high:.0f}) | {middle / first:.2f} "
+                f"| {found['sent'][i] / 1e6:.1f} MB | {found['distances'][i]:.0e} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
 def report() -> str:
     lines = [
-        "# Ways to all-reduce gradients",
+        "# Both transports, and ways to all-reduce gradients",
         "",
         about(),
         "",
-        f"Emotion in batches of 64, bf16, 2 workers x 1 thread; {STEPS - WARMUP} steps of each way "
-        "in turn, in the same processes. Milliseconds of a complete step, median (quartiles); "
-        f"ratios are taken step by step. Link: {LINK}.",
+        "Emotion in batches of 64, IMDB in batches of 32; bf16, 2 workers x 1 thread. Medians of "
+        f"{EXCHANGES} exchanges alone, and of complete steps (quartiles), which take turns way by "
+        "way in the same processes; the transports run one after the other. One machine: Horovod "
+        "uses shared memory, torch TCP over `lo`. 10 Gbit/s: TCP over a `lo` that `tc` limits, for "
+        "both directions together.",
         "",
-        "| encoder | messages | way | ms per step | relative to the first way | sent per worker "
-        "| weights: largest difference from the first way |",
-        "|---|---|---|---|---|---|---|",
+        "| dataset | encoder | link | transport | way | ms per exchange | ms per step "
+        "| step relative to the first way | sent per worker "
+        "| weights: largest difference from the transport's first way |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for encoder in ("minilm", "distilbert"):
-        for messages, (transport, fusion) in TRANSPORTS.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                found = run_workers(
-                    replace(WORK, encoder=encoder), transport, fusion, Path(scratch)
-                )
-            timed = {name: each[WARMUP:] for name, each in found["seconds"].items()}
-            for name, distance, sent in zip(timed, found["distances"], found["sent"], strict=True):
-                pairs = zip(timed[name], timed[AFTER], strict=True)
-                ratio = statistics.median(a / b for a, b in pairs)
-                low, middle, high = (1000 * q for q in statistics.quantiles(timed[name], n=4))
-                lines.append(
-                    f"| {encoder} | {messages} | {name} | {middle:.0f} ({low:.0f} - {high:.0f}) "
-                    f"| {ratio:.2f} | {sent / 1e6:.1f} MB | {distance:.0e} |"
-                )
-                print(lines[-1], flush=True)
+    trial = subprocess.run([*LIMITED, "true"], capture_output=True, text=True)
+    for work in WORKS:
+        lines += rows(work, HERE)
+        lines += rows(work, SLOW) if trial.returncode == 0 else []
+    if trial.returncode:
+        lines += ["", f"10 Gbit/s: not measured here: {trial.stderr.strip()}"]
     return "\n".join(lines) + "\n"
 
 
