@@ -245,13 +245,24 @@ install_wheel() {
     sed -i "s|^import sys\$|import os\\nimport sys\\n$line|" "$venv/bin/horovodrun"
 }
 
+cxx_standard() {  # the oldest one that torch's headers compile with, or else 17
+    local each
+    for each in 17 20 23 17; do
+        if $compiler -std=gnu++$each -I "$(site_packages)/torch/include" -x c++ -fsyntax-only - \
+            2>>"$log" <<<'#include <c10/util/intrusive_ptr.h>'; then break; fi
+    done
+    echo $each
+}
+
 build_horovod() {  # folder for the wheel
-    local building=$1/.building path=$venv/bin:$PATH settings
+    local building=$1/.building path=$venv/bin:$PATH settings standard
+    standard=$(cxx_standard)
     say "building Horovod $(pin horovod) for torch with $mpi (two to five minutes)"
     settings=(
         HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
         HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1
         CXX="$root/tools/cxx17" DISTSENT_CXX="$compiler" DISTSENT_LIB="$venv/lib"
+        DISTSENT_STD="$standard"
         CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)"
     )
     if "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.version.cuda)'; then
@@ -283,7 +294,7 @@ add_cuda() {
     path=$cuda/bin:$path
     settings+=(
         HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME="$cuda" CUDA_HOME="$cuda"
-        NVCC_APPEND_FLAGS=-std=c++17 HOROVOD_NCCL_LINK=SHARED
+        NVCC_APPEND_FLAGS=-std=c++$standard HOROVOD_NCCL_LINK=SHARED
         HOROVOD_NCCL_INCLUDE="$nvidia/nccl/include" HOROVOD_NCCL_LIB="$venv/lib"
     )
 }
