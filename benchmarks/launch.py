@@ -59,7 +59,8 @@ def run(command: list[str], work: Workload, folder: Path, marker: str = "first")
                 first_step = time.perf_counter() - started
             time.sleep(0.05)
     if process.returncode:
-        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        text = log_file.read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if line.strip(" -=")]
         errors = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
         last = (errors or lines or [f"exit code {process.returncode}"])[-1]
         raise RuntimeError(last.strip()[:200])

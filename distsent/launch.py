@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from distsent import cli
 from distsent.distributed.launchers import TORCHRUN
 from distsent.errors import FINISHED, STOPPED
+from distsent.runtime.heartbeat.stacks import within
 from distsent.runtime.signals import SIGNALS
 
 Worker = subprocess.Popen[bytes]
@@ -154,7 +156,8 @@ def code_of(codes: list[int], asked: int) -> int:
     own = [code for code in failed if code > 0] or [128 - code for code in failed]
     for code in failed:
         if code < 0:
-            print(f"distsent: a worker was killed by {signal.Signals(-code).name}", file=sys.stderr)
+            line = f"distsent: a worker was killed by {signal.Signals(-code).name}\n".encode()
+            within(1.0, partial(os.write, 2, line))  # it may be full
     return own[0] if own else FINISHED
 
 

@@ -1,6 +1,7 @@
 """evaluate: a run's own scores again, and scores on other data."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from distsent import evaluate, train
 from distsent.errors import UserError
 from distsent.evaluation.predictor import Predictor
-from tests import dataset_files, fixtures, tiny_models
+from tests import dataset_files, fixtures, launcher, tiny_models
 
 
 def scores(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -226,3 +227,29 @@ def test_values_mean_what_they_meant_in_training(tmp_path: Path, capsys) -> None
             lambda p=path: evaluate.main([str(run), f"data.source={p}"])
         )
         assert line.startswith("other.csv: column 'label'")
+
+
+STUCK = """
+import os, time
+from distsent import cli, evaluate
+from distsent.evaluation import evaluate_split
+
+real = evaluate_split.collate
+def collate(*arguments):
+    time.sleep(100 if os.environ["RANK"] == "1" else 0)
+    return real(*arguments)
+
+evaluate_split.collate = collate
+cli.run(evaluate.main)
+"""
+
+
+def test_a_worker_that_hangs_is_named(finished: Path, tmp_path: Path) -> None:
+    program = tmp_path / "stuck.py"
+    program.write_text(STUCK)
+    words = str(program), str(finished / "plain"), "run.stall_seconds=3"
+    ended = launcher.run(*words, np=2, transport="torch", timeout=90)
+    assert ended.code == 1, ended.output
+    line = r"rank 0: no progress for \d+ s: rank 1 on \S+ has not entered the collective"
+    assert re.search(line, ended.output), ended.output
+    assert "no scores: run the same command again" in ended.output
