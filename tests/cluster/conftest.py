@@ -7,23 +7,23 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import image_build
 import image_jobs
-import image_machine
 import pytest
 import slurm_cluster
+from image_cluster import Cluster
 from image_machine import Machine
-from image_pods import Cluster
 from slurm_cluster import leftovers, namespaces
 
 
 @pytest.fixture(scope="session")
 def image() -> image_jobs.Image:
-    return image_machine.build()
+    return image_build.build()
 
 
 @pytest.fixture(scope="module")
 def machine(image: image_jobs.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    machine = Machine(tmp_path_factory.mktemp("machine"), image[0])
+    machine = Machine(tmp_path_factory.mktemp("machine"), *image[:2])
     yield machine
     machine.close()
 

@@ -13,17 +13,19 @@ from typing import Any
 
 import image_machine
 import pytest
+from image_cluster import Cluster
 from image_machine import ROOT, Machine
-from image_pods import Cluster, load
+from image_pods import load
 
 MARKS = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 if reason := image_machine.missing():
     MARKS.append(pytest.mark.skip(reason=reason))
 
-# A small demo job. Without cgroups no CPU limit holds, so both workers get one thread each, as in a
-# plain run on two cores.
+# A small demo job. Both workers get one thread each, as in a plain run on two cores: from the CPU
+# limit of their pods or, where no cgroups can be made, from a variable.
 TINY = ["train.max_steps=60", "checkpoint.every_steps=10", "log.every=1", "eval.every=30"]
 THREADS = {"name": "OMP_NUM_THREADS", "value": "1"}
+CPUS = "1"
 WORKERS = 2
 
 Image = tuple[Path, str, float]  # podman's storage, name, seconds that building took
@@ -51,7 +53,9 @@ def make(
         WORKERS * job["spec"]["slotsPerWorker"]
     )
     launcher["args"] += {word.partition("=")[0]: word for word in (*base, *overrides)}.values()
-    launcher["env"].append(THREADS)
+    worker = roles["Worker"]["template"]["spec"]["containers"][0]
+    worker["resources"]["limits"]["cpu"] = CPUS
+    launcher["env"] += [] if machine.has_limits else [THREADS]
     change(job)
     return Cluster(machine, image[1], folder, job, documents["ConfigMap", f"{name}-job"])
 

@@ -1,12 +1,8 @@
-"""A machine for containers inside this one: one process owns its processes, mounts and network.
-
-The image is rebuilt when its files change, and cached in ~/.cache/distsent/images (XDG_CACHE_HOME).
-"""
+"""A machine for containers inside this one: one process owns its processes, mounts and network."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
@@ -14,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from patience import PATIENCE, wait_for
@@ -23,15 +18,14 @@ from patience import PATIENCE, wait_for
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     *("podman", "buildah", "crun", "debootstrap"),
-    *("ip", "nsenter", "unshare", "ssh-keygen", "tar"),
+    *("ip", "iptables", "nsenter", "unshare", "ssh-keygen", "tar"),
 )
-PACKAGES = "podman buildah crun debootstrap iproute2 openssh-client"  # of Debian
-CONTEXT = (
-    *("Dockerfile", ".dockerignore", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE"),
-    *("tools/cxx17", "distsent", "jobs", "k8s/image"),
-)
-NETWORK = "10.78.0"
-TAG = "localhost/distsent"
+PACKAGES = "podman buildah crun debootstrap iproute2 iptables openssh-client"  # of Debian
+NETWORK = "10.78"
+GATEWAY = f"{NETWORK}.0.1"  # the DNS server listens there
+
+ISOLATED = ("--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", *ISOLATED)
 
 
 def missing() -> str | None:
@@ -41,13 +35,10 @@ def missing() -> str | None:
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian: {PACKAGES})"
-    words = [*UNSHARE, "ip", "link", "add", "name", "x", "type", "veth"]
+    trials = ("ip link add name x type veth", "iptables -A INPUT -j DROP")
+    words = [*UNSHARE, "sh", "-c", " && ".join(trials)]
     trial = subprocess.run(words, capture_output=True, text=True)
     return None if trial.returncode == 0 else f"no namespaces here: {trial.stderr.strip()}"
-
-
-ISOLATED = ("--pid", "--fork", "--kill-child", "--mount-proc")
-UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", *ISOLATED)
 
 
 def die_with_parent() -> None:
@@ -55,148 +46,7 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-# ---- the image ---------------------------------------------------------------------------------
-
-
-def cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distsent" / "images"
-
-
-def build() -> tuple[Path, str, float]:
-    """The storage that holds the image, its name, and the build time in seconds (0: cached)."""
-    folder = cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        settings = pip_settings()
-        sources = [json.dumps(settings), *(str(path) for path in certificates(settings))]
-        base = "localhost/base:" + digest(sources, ROOT, [])
-        context = snapshot(folder / "context")
-        files = sorted(path for path in context.rglob("*") if path.is_file())
-        image = f"{TAG}:" + digest([base], context, files)
-        tool = ["--root", str(folder / "storage"), "--runroot", str(folder / "run")]
-        if subprocess.run(["podman", *tool, "image", "exists", image]).returncode == 0:
-            return folder / "storage", image, 0.0
-        if subprocess.run(["podman", *tool, "image", "exists", base]).returncode != 0:
-            make_base(folder / "base", base, tool, settings)
-        start = time.monotonic()
-        mounts = [f"--volume={path}:{path}:ro" for path in local_folders(settings)]
-        # With mounts and processes of its own, a killed build leaves nothing behind.
-        words = ["unshare", "--mount", *ISOLATED, "nice", "-n", "10", "buildah", *tool, "bud"]
-        words += ["--isolation", "chroot", "--network", "host", "--format", "docker"]
-        words += ["--layers", *mounts]
-        words += ["--build-arg", f"BASE={base}", *torch_index(settings)]
-        with open(folder / "build.log", "w") as file:
-            # The second build is free. It names the build stage, which holds the compiled Horovod:
-            # unnamed stages are deleted below.
-            stage = ["--target", "build", "--tag", "localhost/stage:build"]
-            for target in (["--tag", image], stage):
-                done = subprocess.run(
-                    [*words, *target, str(context)],
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=die_with_parent,
-                )
-                if done.returncode != 0:
-                    break
-        log = (folder / "build.log").read_text(errors="replace")
-        end = f"the end of {folder / 'build.log'}:\n{log[-3000:]}"
-        assert done.returncode == 0, f"building the image failed; {end}"
-        delete_other_images(tool, image)
-        return folder / "storage", image, time.monotonic() - start
-
-
-def delete_other_images(tool: Sequence[str], image: str) -> None:
-    """Keep only the newest image and its build stage, which speeds up the next build."""
-    names = subprocess.run(
-        ["podman", *tool, "images", "--format", "{{.Repository}}:{{.Tag}}", TAG],
-        capture_output=True,
-        text=True,
-    )
-    for name in names.stdout.split():
-        if name != image:
-            subprocess.run(["podman", *tool, "rmi", name], capture_output=True)
-    subprocess.run(["podman", *tool, "image", "prune", "--force"], capture_output=True)
-
-
-def snapshot(folder: Path) -> Path:
-    """A copy of the image's sources: the checkout may change while the image is built."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in CONTEXT:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        else:
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-def digest(words: Sequence[str], folder: Path, files: Sequence[Path]) -> str:
-    total = hashlib.sha256("\0".join(words).encode())
-    for path in files:
-        total.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return total.hexdigest()[:16]
-
-
-def pip_settings() -> dict[str, str]:
-    """How pip finds packages on this machine: the container's pip must find them, too."""
-    words = [sys.executable, "-m", "pip", "config", "list"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    settings: dict[str, str] = {}
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
-        name = key.rpartition(".")[2]
-        if name in ("cert", "index-url", "extra-index-url", "find-links"):
-            settings.setdefault(name, value.strip("'").replace("\\n", " "))
-    return settings
-
-
-def certificates(settings: dict[str, str]) -> list[Path]:
-    return [Path(settings["cert"])] if "cert" in settings else []
-
-
-def local_folders(settings: dict[str, str]) -> list[Path]:
-    """Folders that the settings name."""
-    names = ("find-links", "index-url", "extra-index-url")
-    words = " ".join(settings.get(name, "") for name in names).split()
-    paths = [Path(word.removeprefix("file://")) for word in words]
-    paths = [path.parent if path.name == "simple" else path for path in paths if path.is_absolute()]
-    return sorted({path for path in paths if path.is_dir()})
-
-
-def torch_index(settings: dict[str, str]) -> list[str]:
-    """The build argument that drops the index of torch, if a local folder holds its CPU build."""
-    is_local = any(list(folder.glob("torch-*+cpu*.whl")) for folder in local_folders(settings))
-    return ["--build-arg", "TORCH_INDEX="] if is_local else []
-
-
-def make_base(folder: Path, name: str, tool: Sequence[str], settings: dict[str, str]) -> None:
-    """Build debian:bookworm-slim without a registry, with this machine's settings of pip."""
-    shutil.rmtree(folder, ignore_errors=True)
-    words = ["unshare", "--mount", "--fork", "debootstrap", "--variant=minbase"]
-    words += ["--include=ca-certificates", "bookworm", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=die_with_parent)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    shutil.rmtree(folder / "var/cache/apt/archives", ignore_errors=True)
-    shutil.rmtree(folder / "usr/share/doc", ignore_errors=True)
-    lines = dict(settings)
-    # A file beside the distribution's certificates: installing a package rewrites those.
-    for bundle in certificates(settings):
-        shutil.copy(bundle, folder / "etc/ssl/host-bundle.crt")
-        lines["cert"] = "/etc/ssl/host-bundle.crt"
-    text = "".join(f"{key} = {value}\n" for key, value in lines.items())
-    (folder / "etc/pip.conf").write_text(f"[global]\n{text}")
-    packed = subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE)
-    load = ["podman", *tool, "import", "--quiet", "-", name]
-    subprocess.run(load, stdin=packed.stdout, check=True, capture_output=True)
-    assert packed.wait() == 0
-    shutil.rmtree(folder)
-
-
-# ---- the machine -------------------------------------------------------------------------------
-
-# crun refuses a machine with a mix of cgroups 1 and 2. It needs neither here, so hide version 2.
+# crun refuses a machine with a mix of cgroups 1 and 2, so hide version 2 where both are.
 BOOT = """
 set -e
 mount --make-rprivate /
@@ -205,21 +55,26 @@ umount /sys/fs/cgroup/unified 2>/dev/null || true
 mkdir -p /run/netns
 ip link set lo up
 ip link add bridge type bridge
-ip address add {network}.1/24 dev bridge
+ip address add {gateway}/16 dev bridge
 ip link set bridge up
+{python} {dns} {home}/names.json {gateway} &
 touch {home}/up
 while :; do sleep 3600 & wait; done
 """
 
 
 class Machine:
-    """The network of the pods, and podman inside it."""
+    """The network of the pods with its DNS, and podman inside it."""
 
-    def __init__(self, home: Path, storage: Path) -> None:
+    def __init__(self, home: Path, storage: Path, image: str) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
+        self._names: dict[str, tuple[str, int | None]] = {}
+        self.publish({})
+        dns = Path(__file__).with_name("image_dns.py")
+        script = BOOT.format(gateway=GATEWAY, home=home, python=sys.executable, dns=dns)
         self._process = subprocess.Popen(
-            [*UNSHARE, "bash", "-c", BOOT.format(network=NETWORK, home=home)],
+            [*UNSHARE, "bash", "-c", script],
             preexec_fn=die_with_parent,
             stdin=subprocess.DEVNULL,
         )
@@ -229,12 +84,22 @@ class Machine:
             20,
         )
         pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        self._inside = ["nsenter", "--all", "--target", children[0]]
+        self._pid = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+        self._inside = ["nsenter", "--all", "--target", self._pid]
         self._podman = ["podman", "--root", str(home / "containers")]
         self._podman += ["--runroot", "/run/containers", "--tmpdir", "/run/libpod"]
         self._podman += ["--storage-opt", f"additionalimagestore={storage}"]
         self._podman += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        self._numbers = count(10)
+        self.has_limits = self._try_limits(image)
+
+    def _try_limits(self, image: str) -> bool:
+        """Whether cgroups limit a container here, as those of a node do."""
+        words = ["run", "--rm", "--network", "none", "--pull", "never", "--cpus", "0.5"]
+        words += ["--memory", "300m", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
+        program = "from distsent.runtime.cgroup import *; print(cpu_quota(), memory_use())"
+        done = self.podman(*words, image, "python", "-c", program, check=False)
+        return done.stdout.startswith("1 limit 0.3 GiB")
 
     def run(
         self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE
@@ -255,18 +120,38 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         return self.run(*self._podman, *words, check=check, timeout=timeout)
 
+    def has_process(self, pid: str) -> bool:
+        """Whether a process of the machine, by its own number, is alive. Costs no new process."""
+        return bool(pid) and Path(f"/proc/{self._pid}/root/proc/{pid}").exists()
+
+    def publish(self, names: dict[str, tuple[str, int | None] | None]) -> None:
+        """Let DNS know names: address, and the port of the readiness probe. None removes a name."""
+        self._names |= {name: at for name, at in names.items() if at is not None}
+        for name in [name for name, at in names.items() if at is None]:
+            self._names.pop(name, None)
+        new = self.home / "names.new"
+        new.write_text(json.dumps(self._names))
+        new.replace(self.home / "names.json")
+
+    def new_address(self) -> str:
+        number = next(self._numbers)
+        return f"{NETWORK}.{number // 250}.{number % 250 + 2}"
+
     def join(self, name: str, address: str) -> None:
         """Create a pod's network namespace on the bridge."""
-        if name in self.run("ip", "netns", "list").stdout.split():
-            return
         link = "p" + hashlib.sha256(name.encode()).hexdigest()[:10]
-        self.run("ip", "netns", "add", name)
-        self.run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
-        self.run("ip", "link", "set", link, "master", "bridge", "up")
-        self.run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-        for device in ("eth0", "lo"):
-            self.run("ip", "-n", name, "link", "set", device, "up")
-        self.run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
+        attach = f"""set -e; ip netns add {name}
+            ip link add {link} type veth peer name eth0 netns {name}
+            ip link set {link} master bridge up
+            ip -n {name} address add {address}/16 dev eth0
+            ip -n {name} link set eth0 up; ip -n {name} link set lo up
+            ip -n {name} route add default via {GATEWAY}"""
+        self.run("sh", "-c", attach)
+
+    def silence(self, name: str) -> None:
+        """Drop all packets of a pod, in and out: nothing says that it is gone."""
+        drop = " && ".join(f"iptables -I {chain} -j DROP" for chain in ("INPUT", "OUTPUT"))
+        self.run("ip", "netns", "exec", name, "sh", "-c", drop)
 
     def leave(self, name: str) -> None:
         """Delete a pod's network namespace, which frees its address."""
@@ -279,7 +164,8 @@ class Machine:
 
     def close(self) -> None:
         """Stop the namespace's first process: the kernel then ends the others, and the mounts."""
-        self.podman("kill", "--all", check=False)
+        # Removing them also removes their cgroups, which belong to no namespace.
+        self.podman("rm", "--all", "--force", "--time", "0", check=False)
         self._process.kill()
         self._process.wait()
         wait_for(

@@ -1,12 +1,10 @@
-"""Runs a manifest with podman, as Kubernetes and the MPI operator (v2beta1) would.
+"""One pod, run with podman as the kubelet would run it.
 
-Names, network, key, hostfile, volumes, user, environment and rights come from the manifest alone.
+Names, network, volumes, user, environment, limits and rights come from the manifest alone.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import time
@@ -14,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hold import Hold
-from image_machine import NETWORK, Machine
+from image_machine import Machine
+from image_volumes import FASTER, name_files, share
 from patience import wait_for
 
-OPERATOR_LAUNCHER = {
-    "K_MPI_JOB_ROLE": "launcher",
-    "OMPI_MCA_orte_keep_fqdn_hostnames": "true",
-    "OMPI_MCA_orte_default_hostfile": "/etc/mpi/hostfile",
-    "OMPI_MCA_plm_rsh_args": "-o ConnectionAttempts=10",
-    "NVIDIA_VISIBLE_DEVICES": "",
-    "NVIDIA_DRIVER_CAPABILITIES": "",
-}
 Document = dict[str, Any]
 UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
+API = "10.96.0.1"
+API_SERVER = {  # in every container, whatever enableServiceLinks says
+    "KUBERNETES_SERVICE_HOST": API,
+    "KUBERNETES_SERVICE_PORT": "443",
+    "KUBERNETES_SERVICE_PORT_HTTPS": "443",
+    "KUBERNETES_PORT": f"tcp://{API}:443",
+    "KUBERNETES_PORT_443_TCP": f"tcp://{API}:443",
+    "KUBERNETES_PORT_443_TCP_ADDR": API,
+    "KUBERNETES_PORT_443_TCP_PORT": "443",
+    "KUBERNETES_PORT_443_TCP_PROTO": "tcp",
+}
+RAN_WELL = 600 / FASTER  # seconds after which the pauses between restarts begin anew
 
 
 def load(path: Path) -> dict[tuple[str, str], Document]:
@@ -37,54 +39,208 @@ def load(path: Path) -> dict[tuple[str, str], Document]:
 
 
 class Pod:
-    """One pod: a network namespace, and a container that may be started more than once."""
+    """A pod of a fixed name: deleted and created again it is a new one, at another address.
+
+    `phase`: Pending, Running, Succeeded or Failed. `reason`: Evicted. A pod is on a node of its
+    own, so `silence` is that node.
+    """
 
     def __init__(
-        self,
-        machine: Machine,
-        name: str,
-        address: str,
-        template: Document,
-        image: str,
-        folder: Path,
+        self, machine: Machine, name: str, domain: str, template: Document, image: str, folder: Path
     ) -> None:
-        self.machine, self.name, self.address = machine, name, address
+        self.machine, self.name, self.domain = machine, name, domain
         self.image, self.folder = image, folder
         self.spec = template["spec"]
         self.container = self.spec["containers"][0]
         # The operator's mounts: folder, path inside, read-only.
         self.mounts: list[tuple[Path, str, bool]] = []
         self.env: dict[str, str] = {}
-        self.hosts: dict[str, str] = {}
         self.sources: dict[str, Path] = {}  # folders of claims and ConfigMaps by name
-        self.starts = 0
+        self.has_room = True  # else it stays Pending
+        self.starts = self.pods = 0
+        self.exists = self.is_silent = False
+        self.reason = self.address = self._pid = ""
+        self.restarts = self._quick = self.last_code = 0
+        self.deleted = self._due = self._started = 0.0
+
+    # ---- what users and controllers do ---------------------------------------------------------
+
+    def create(self) -> None:
+        """A new pod: network, empty volumes, and its first container."""
+        self.pods += 1
+        self.exists, self.is_silent, self.deleted = True, False, 0.0
+        self.reason, self.restarts, self._quick, self._due = "", 0, 0, 0.0
+        self.address = self.machine.new_address()
+        shutil.rmtree(self._own, ignore_errors=True)
+        self.machine.join(self._network, self.address)
+        self._names = name_files(self._own / "etc", self.name, self.address, self.domain)
+        self.machine.publish({f"{self.name}.{self.domain}": (self.address, self._probed_port())})
+        self.start()
+
+    def start(self) -> None:
+        """A container of this pod."""
+        self.machine.podman("rm", "--force", "--ignore", self.name)
+        self.starts += 1
+        self._started = time.monotonic()
+        self.termination_log.write_text("")
+        self.termination_log.chmod(0o666)
+        pid = self._own / "pid"
+        pid.unlink(missing_ok=True)
+        self.machine.podman(
+            *("run", "--detach", "--name", self.name, "--hostname", self.name),
+            *("--network", f"ns:/run/netns/{self._network}", "--pull", "never", "--passwd=false"),
+            *("--no-healthcheck", "--no-hosts", "--pidfile", str(pid)),
+            *("--log-driver", "k8s-file", "--log-opt", f"path={self._log(self.starts)}"),
+            *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
+            *self._limits(),
+            *self._identity(),
+            *self._environment(),
+            *self._volumes(),
+            self.image,
+            *self.container.get("command", []),
+            *self.container.get("args", []),
+        )
+        self._pid = pid.read_text().strip()
+
+    def delete(self) -> None:
+        """`kubectl delete pod`, a preemption or a drain: SIGTERM now, SIGKILL after the grace."""
+        self.deleted = self.deleted or time.monotonic()
+        self.machine.publish({f"{self.name}.{self.domain}": None})
+        if not self.is_silent and self.running():
+            self.machine.podman("kill", "--signal", "TERM", self.name, check=False)
+
+    def evict(self) -> None:
+        """The kubelet evicts it: SIGKILL, and the failed pod stays."""
+        self.kill()
+        self.reason = "Evicted"
+        self.machine.publish({f"{self.name}.{self.domain}": None})
+
+    def kill(self) -> None:
+        """SIGKILL to the first process, and with it to the container."""
+        self.machine.podman("kill", "--signal", "KILL", self.name)
+
+    def silence(self) -> None:
+        """Its node falls silent, and the cluster takes the pod for not ready."""
+        self.machine.silence(self._network)
+        self.is_silent = True
+        self.machine.publish({f"{self.name}.{self.domain}": None})
+
+    def reconcile(self) -> None:
+        """The kubelet's part: restarts in place (OnFailure), and the end of deleted pods."""
+        if not self.exists or self.is_silent:  # Terminating, until the Node object is deleted
+            return
+        now = time.monotonic()
+        if self.running():
+            if self.deleted and now > self.deleted + self.grace:
+                self.kill()
+            return
+        if self.deleted:
+            self.last_code = self.exit_code()
+            self.remove()
+        elif not self.reason and self.exit_code() != 0:
+            if not self._due:
+                self._quick = 0 if now > self._started + RAN_WELL else self._quick
+                self._due = now + pause(self._quick, 300)
+            elif now > self._due:
+                self.restarts, self._quick, self._due = self.restarts + 1, self._quick + 1, 0.0
+                self.start()
+
+    def remove(self) -> None:
+        """The pod is gone, with its logs and its volumes."""
+        self.machine.publish({f"{self.name}.{self.domain}": None})
+        self.machine.podman("rm", "--force", "--ignore", "--time", "0", self.name, check=False)
+        self.machine.leave(self._network)
+        self.exists = False
+
+    # ---- what kubectl shows ----------------------------------------------------------------------
+
+    def running(self) -> bool:
+        return self.exists and self.machine.has_process(self._pid)
+
+    @property
+    def phase(self) -> str:
+        if not self.exists:
+            return "Pending"
+        if self.is_silent or self.running() or self._due:
+            return "Running"
+        return "Failed" if self.reason or self.exit_code() else "Succeeded"
+
+    def ready(self) -> bool:
+        """The manifest's own readiness probe."""
+        port = self._probed_port()
+        return self.running() and (port is None or self.machine.answers(self.address, port))
+
+    def exit_code(self, seconds: float = 300) -> int:
+        """Wait until the container has ended."""
+        wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.history)
+        words = ("wait", self.name)  # conmon may still note the end
+        return int(self.machine.podman(*words).stdout)
+
+    def log(self) -> str:
+        """`kubectl logs` and `kubectl logs --previous`: of two containers of this pod."""
+        first = self.starts - min(self.restarts, 1)
+        numbers = range(first, self.starts + 1) if self.exists else ()
+        return "\n".join(lines for number in numbers for lines in self._lines(number))
+
+    def message(self) -> str:
+        """The termination message of the last container, which `kubectl describe pod` shows."""
+        policy = self.container.get("terminationMessagePolicy")
+        said = self.termination_log.read_text()
+        is_log = not said and policy == "FallbackToLogsOnError" and self.exit_code() != 0
+        return "\n".join(self._lines(self.starts)[-80:])[-2048:] if is_log else said[:4096]
+
+    def history(self) -> str:
+        """The logs of all containers of this name, which no cluster keeps."""
+        return "\n".join(line for n in range(1, self.starts + 1) for line in self._lines(n))
+
+    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.machine.podman("exec", self.name, *words, check=check)
+
+    # ---- its container -------------------------------------------------------------------------
 
     @property
     def grace(self) -> int:
         return int(self.spec.get("terminationGracePeriodSeconds", 30))
 
-    def start(self) -> None:
-        self.machine.join(self.name, self.address)
-        self.machine.podman("rm", "--force", "--ignore", self.name)
-        self.starts += 1
-        log = self.folder / f"{self.name}.{self.starts}.log"
-        hosts = {**self.hosts, self.name: self.address}
-        self.machine.podman(
-            *("run", "--detach", "--name", self.name, "--hostname", self.name),
-            *("--network", f"ns:/run/netns/{self.name}", "--pull", "never", "--passwd=false"),
-            *("--cgroups", "disabled", "--no-healthcheck", "--stop-timeout", str(self.grace)),
-            *("--log-driver", "k8s-file", "--log-opt", f"path={log}"),
-            *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
-            *self.identity(),
-            *self.environment(),
-            *self.volumes(),
-            *(f"--add-host={name}:{address}" for name, address in hosts.items()),
-            self.image,
-            *self.container.get("command", []),
-            *self.container.get("args", []),
-        )
+    @property
+    def termination_log(self) -> Path:
+        return self._own / "termination-log"
 
-    def identity(self) -> list[str]:
+    @property
+    def _own(self) -> Path:
+        return self.folder / "pods" / self.name
+
+    @property
+    def _network(self) -> str:
+        return f"{self.name}-{self.pods}"
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"{self.name}.{number}.log"
+
+    def _lines(self, number: int) -> list[str]:
+        path = self._log(number)
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return [line.split(" ", 3)[-1] for line in text.splitlines()]
+
+    def _probed_port(self) -> int | None:
+        probe = self.container.get("readinessProbe")
+        if probe is None:
+            return None
+        port = (probe.get("tcpSocket") or probe["httpGet"])["port"]
+        numbers = {one["name"]: one["containerPort"] for one in self.container["ports"]}
+        return int(numbers.get(port, port))
+
+    def _limits(self) -> list[str]:
+        if not self.machine.has_limits:
+            return ["--cgroups", "disabled"]
+        limits = self.container.get("resources", {}).get("limits", {})
+        words = ["--cpus", limits["cpu"]] if "cpu" in limits else []
+        if "memory" in limits:
+            size = limits["memory"][:-2] + UNITS[limits["memory"][-2:]]
+            words += ["--memory", size, "--memory-swap", size]
+        return words
+
+    def _identity(self) -> list[str]:
         """User and rights: the container's, or else the pod's."""
         pod, own = self.spec.get("securityContext", {}), self.container.get("securityContext", {})
         user = own.get("runAsUser", pod.get("runAsUser", 0))
@@ -101,13 +257,14 @@ class Pod:
             words += ["--read-only", "--read-only-tmpfs=false"]
         return words
 
-    def environment(self) -> list[str]:
+    def _environment(self) -> list[str]:
         stated = {one["name"]: one["value"] for one in self.container.get("env", [])}
-        return [f"--env={name}={value}" for name, value in {**stated, **self.env}.items()]
+        return [f"--env={name}={value}" for name, value in (API_SERVER | stated | self.env).items()]
 
-    def volumes(self) -> list[str]:
+    def _volumes(self) -> list[str]:
         words, group = [], self.spec.get("securityContext", {}).get("fsGroup")
-        mounts = self.mounts.copy()
+        mounts = self.mounts + [(path, inside, False) for path, inside in self._names]
+        mounts.append((self.termination_log, "/dev/termination-log", False))
         volumes = {one["name"]: one for one in self.spec.get("volumes", [])}
         for mount in self.container.get("volumeMounts", []):
             volume, path = volumes[mount["name"]], mount["mountPath"]
@@ -118,7 +275,7 @@ class Pod:
                 words += ["--mount", f"type=tmpfs,destination={path},{options}"]
                 continue
             if empty is not None:
-                folder = self.folder / "volumes" / self.name / mount["name"]
+                folder = self._own / "volumes" / mount["name"]
                 folder.mkdir(parents=True, exist_ok=True)
                 share(folder, group, 0o2777)
             else:
@@ -131,170 +288,7 @@ class Pod:
             words.append(f"--volume={folder}:{path}:{'ro' if read_only else 'rw'}")
         return words
 
-    def running(self) -> bool:
-        words = ("inspect", "--format", "{{.State.Running}}", self.name)
-        return self.machine.podman(*words, check=False).stdout.strip() == "true"
 
-    def exit_code(self, seconds: float = 300) -> int:
-        """Wait until it has ended."""
-        wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.log)
-        words = ("inspect", "--format", "{{.State.ExitCode}}", self.name)
-        return int(self.machine.podman(*words).stdout)
-
-    def terminate(self) -> None:
-        """Send SIGTERM to the first process, as the kubelet does to an evicted or deleted pod."""
-        self.machine.podman("kill", "--signal", "TERM", self.name)
-
-    def kill(self) -> None:
-        self.machine.podman("kill", "--signal", "KILL", self.name)
-
-    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.machine.podman("exec", self.name, *words, check=check)
-
-    def log(self) -> str:
-        files = sorted(self.folder.glob(f"{self.name}.*.log"))
-        lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
-        return "\n".join(line.split(" ", 3)[-1] for line in lines)
-
-
-class Cluster:
-    """A namespace with one MPIJob, run as the operator runs it."""
-
-    def __init__(
-        self, machine: Machine, image: str, folder: Path, job: Document, config: Document
-    ) -> None:
-        self.machine, self.folder, self.job = machine, folder, job
-        folder.mkdir(parents=True, exist_ok=True)
-        spec, self.name = job["spec"], job["metadata"]["name"]
-        roles = spec["mpiReplicaSpecs"]
-        group = roles["Worker"]["template"]["spec"]["securityContext"]["fsGroup"]
-        self.claim = folder / "claim"
-        self.claim.mkdir()
-        share(self.claim, group, 0o2775)
-        self.etc, key = folder / "etc-mpi", make_key(folder / "key", group)
-        files = config_map(folder / "config", config["data"])
-        sources = {"shared": self.claim, config["metadata"]["name"]: files}
-
-        def new_pod(role: str, name: str, number: int) -> Pod:
-            template, address = roles[role]["template"], f"{NETWORK}.{number}"
-            return Pod(machine, f"{self.name}-{name}", address, template, image, folder)
-
-        indices = range(roles["Worker"]["replicas"])
-        self.workers = [new_pod("Worker", f"worker-{index}", 10 + index) for index in indices]
-        self.launcher = new_pod("Launcher", "launcher", 9)
-        self.hold = Hold(self.claim / ".hold", seen_as="/shared/.hold")
-        slots = {"OMPI_MCA_orte_set_default_slots": str(spec["slotsPerWorker"])}
-        self.launcher.env = {**OPERATOR_LAUNCHER, **slots, **self.hold.env}
-        where = f"{self.name}.{job['metadata']['namespace']}.svc"
-        names = {f"{pod.name}.{where}": pod.address for pod in self.workers}
-        self.write_hosts([f"{pod.name}.{where}" for pod in self.workers], spec["slotsPerWorker"])
-        for pod in (*self.workers, self.launcher):
-            pod.sources, pod.hosts = sources, names
-            pod.mounts.append((key, spec["sshAuthMountPath"], True))
-            if pod is not self.launcher:
-                pod.env = {"K_MPI_JOB_ROLE": "worker"}
-        self.launcher.mounts.append((self.etc, "/etc/mpi", True))
-        self._where, self._slots = where, spec["slotsPerWorker"]
-
-    def write_hosts(self, names: list[str], slots: int) -> None:
-        """Write the operator's ConfigMap: hosts with slots, and a script that prints the hosts."""
-        script = "#!/bin/sh\n" + "".join(f"echo {name}\n" for name in names)
-        self.etc.mkdir(exist_ok=True)
-        hosts = "".join(f"{host} slots={slots}\n" for host in names)
-        files = (("hostfile", hosts, 0o444), ("discover_hosts.sh", script, 0o555))
-        for name, text, mode in files:
-            new = self.etc / f".{name}"
-            new.write_text(text)
-            new.chmod(mode)
-            new.replace(self.etc / name)
-
-    def show(self, *workers: Pod) -> None:
-        """Let discover_hosts.sh print these workers."""
-        self.write_hosts([f"{pod.name}.{self._where}" for pod in workers], self._slots)
-
-    def ready(self, pod: Pod) -> bool:
-        """The manifest's own readiness probe."""
-        port = pod.container["readinessProbe"]["tcpSocket"]["port"]
-        numbers = {one["name"]: one["containerPort"] for one in pod.container["ports"]}
-        return self.machine.answers(pod.address, numbers.get(port, port))
-
-    def start(self) -> None:
-        """Start the workers, and the launcher when they are ready (WaitForWorkersReady)."""
-        for pod in self.workers:
-            pod.start()
-        for pod in self.workers:
-            wait_for(f"{pod.name} is ready", lambda pod=pod: self.ready(pod), 120, pod.log)
-        self.launcher.start()
-
-    def result(self) -> dict[str, Any]:
-        return json.loads((self.claim / "runs" / self.name / "result.json").read_text())
-
-    def status(self) -> str:
-        path = self.claim / "runs" / self.name / "status.json"
-        found = json.loads(path.read_text()) if path.exists() else None
-        return f"{found['state']}: {found['message']}" if found else ""
-
-    def steps(self) -> int:
-        """The last step in the run's metrics."""
-        path = self.claim / "runs" / self.name / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return max((json.loads(line).get("step", 0) for line in lines), default=0)
-
-    def wait_for_step(self, step: int, seconds: float = 300) -> None:
-        def is_over() -> bool:
-            return self.steps() >= step or not self.launcher.running()
-
-        wait_for(f"step {step}", is_over, seconds, self.launcher.log)
-        assert self.steps() >= step, self.launcher.log()
-
-    def start_and_hold(self, step: int) -> None:
-        """Start the job, and pause the run after so many steps."""
-        self.hold.at(step)
-        self.start()
-        self.wait_for_step(step)
-
-    def release_after_stop_request(self) -> None:
-        """Wait until a worker has received a stop request, and release all workers."""
-        wait_for("a worker has received a stop request", self.hold.heard, 120, self.launcher.log)
-        self.hold.free()
-
-    def checkpoint(self, step: int) -> bool:
-        return (self.claim / "runs" / self.name / "checkpoints" / f"step-{step:08d}").is_dir()
-
-    def close(self) -> None:
-        for pod in (self.launcher, *self.workers):
-            self.machine.podman("rm", "--force", "--ignore", "--time", "0", pod.name, check=False)
-            self.machine.leave(pod.name)
-
-
-def share(path: Path, group: int | None, mode: int) -> None:
-    """Change the group and the mode of a volume, as fsGroup does."""
-    if group is not None:
-        os.chown(path, -1, group)
-    path.chmod(mode)
-
-
-def make_key(folder: Path, group: int | None) -> Path:
-    """The secret `<job>-ssh`, as the kubelet mounts it: root's, readable by the group."""
-    folder.mkdir()
-    words = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", ""]
-    subprocess.run([*words, "-f", str(folder / "id_rsa")], check=True)
-    shutil.copy(folder / "id_rsa.pub", folder / "authorized_keys")
-    for path in folder.iterdir():
-        share(path, group, 0o644)
-    return folder
-
-
-def config_map(folder: Path, data: dict[str, str]) -> Path:
-    """A ConfigMap's folder, as the kubelet writes it: links into a folder that it can swap."""
-    inner = folder / f"..{int(time.time())}"
-    inner.mkdir(parents=True)
-    (folder / "..data").symlink_to(inner.name)
-    for name, text in data.items():
-        (inner / name).write_text(text)
-        (folder / name).symlink_to(f"..data/{name}")
-    return folder
-
-
-def load_patches(path: Path) -> list[Document]:
-    return list(yaml.safe_load(path.read_text()))
+def pause(failures: int, most: float) -> float:
+    """Seconds until the next try after so many failures: none, then 10, 20, 40 s ..."""
+    return min(10 * 2 ** (failures - 1), most) / FASTER if failures else 0.0

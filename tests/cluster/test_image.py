@@ -11,9 +11,10 @@ import shutil
 import subprocess
 from typing import Any
 
+import pytest
+import yaml
 from image_jobs import MARKS, TINY, assert_same_training, plain_run
 from image_machine import ROOT
-from image_pods import load_patches
 from patience import wait_for
 from reviews import reviews
 
@@ -48,8 +49,9 @@ def test_the_image_has_a_user_and_no_tools(machine, image):
 def test_the_manifests_command_trains_to_the_result_of_a_plain_run(pods, plain):
     demo = pods()
     demo.start()
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
+    assert demo.finish() == "Complete", demo.launcher.history()
     assert_same_training(demo.result(), plain)
+    assert "2 workers x 1 threads" in demo.launcher.log(), "the pods' CPU limit is 1"
     assert all(pod.running() for pod in demo.workers), "sshd stays until the operator cleans up"
     hosts = {line for line in demo.launcher.log().splitlines() if "demo-worker-" in line}
     assert not [line for line in hosts if "waiting" in line], "ready means that ssh works"
@@ -64,68 +66,21 @@ def test_the_imdb_job_trains_on_reviews_in_the_claim(pods, tmp_path):
     imdb = pods("data.source=/shared/reviews", name="imdb", base=keys)
     shutil.copytree(tmp_path / "reviews", imdb.claim / "reviews")
     imdb.start()
-    assert imdb.launcher.exit_code() == 0, imdb.launcher.log()
+    assert imdb.finish() == "Complete", imdb.launcher.history()
     assert_same_training(
         imdb.result(),
         plain_run(tmp_path / "plain", "imdb", f"data.source={tmp_path}/reviews", *keys),
     )
 
 
-def test_a_terminated_launcher_saves_and_its_restart_resumes(pods, plain):
-    demo = pods()
-    demo.start_and_hold(12)
-    demo.launcher.terminate()
-    demo.release_after_stop_request()
-    assert demo.launcher.exit_code() == 75, demo.launcher.log()
-    assert demo.status().startswith("stopped"), demo.status()
-    before = demo.steps()
-    assert before < 60
-    demo.launcher.start()
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert re.search(rf"resumed at step {before} of 60", demo.launcher.log()), demo.launcher.log()
-    assert_same_training(demo.result(), plain)
-
-
-def test_an_evicted_worker_saves_before_it_leaves(pods, plain):
-    demo = pods()
-    demo.start_and_hold(12)
-    demo.workers[1].terminate()
-    demo.release_after_stop_request()
-    assert demo.workers[1].exit_code() == 0, demo.workers[1].log()
-    assert "to save" in demo.workers[1].log() and "the ranks have left" in demo.workers[1].log()
-    ended = "the run ended with 75; starting it again"
-    wait_for("the run has ended", lambda: ended in demo.launcher.log(), 120, demo.launcher.log)
-    before = demo.steps()
-    demo.workers[1].start()  # the operator recreates a deleted worker
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert demo.launcher.starts == 1, "the launcher itself started the run again"
-    assert f"resumed at step {before}" in demo.launcher.log()
-    assert_same_training(demo.result(), plain)
-
-
-def test_a_killed_worker_ends_the_run_and_the_launcher_resumes_it(pods, plain):
-    demo = pods()
-    demo.start_and_hold(22)
-    wait_for("the checkpoint is written", lambda: demo.checkpoint(20), 60)
-    demo.workers[1].kill()
-    demo.hold.free()
-    ended = re.compile(r"the run ended with (?!(?:0|2|3);)\d+; starting it again")
-    wait_for("the run has ended", lambda: ended.search(demo.launcher.log()), 300, demo.launcher.log)
-    demo.workers[1].start()  # restartPolicy: OnFailure, in place
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert "resumed at step 20 of 60" in demo.launcher.log(), demo.launcher.log()
-    assert_same_training(demo.result(), plain)
-
-
 def test_the_launcher_waits_for_a_late_worker(pods):
     demo = pods("train.max_steps=5")
-    demo.workers[0].start()
-    demo.launcher.start()  # as after a suspended job is resumed: the operator does not wait then
+    demo.workers[1].has_room = False
+    demo.resume()  # a suspended job: the operator does not wait for workers then
     waiting = re.compile(r"waiting for \d of 2 workers: demo-worker-1\.demo\.distsent\.svc")
-    log = demo.launcher.log
-    wait_for("the log names the worker", lambda: waiting.search(log()), 120, log)
-    demo.workers[1].start()
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
+    demo.until("the log names the worker", lambda: waiting.search(demo.launcher.log()), 120)
+    demo.workers[1].has_room = True
+    assert demo.finish() == "Complete", demo.launcher.history()
     assert demo.result()["world_size"] == 2
 
 
@@ -135,8 +90,8 @@ def test_a_worker_that_never_answers_is_named(pods):
         launcher["command"][-1:] = ["--wait", "5", "--"]
 
     demo = pods(change=shorten_wait)
-    demo.workers[0].start()
-    demo.launcher.start()
+    demo.workers[1].has_room = False
+    demo.resume()
     assert demo.launcher.exit_code() == 1
     assert "demo-worker-1.demo.distsent.svc does not answer after 5 s" in demo.launcher.log()
 
@@ -147,11 +102,14 @@ def test_a_user_that_the_image_does_not_have_is_an_error(pods):
             role["template"]["spec"]["securityContext"]["runAsUser"] = 1234
 
     demo = pods(change=change_user)
-    demo.workers[0].start()
-    demo.launcher.start()
+    demo.workers[0].create()
+    demo.launcher.create()
     for pod in (demo.workers[0], demo.launcher):
         assert pod.exit_code() == 2
         assert "user 1234, which the image does not know" in pod.log(), pod.log()
+
+
+# ---- failures that recur -----------------------------------------------------------------------
 
 
 def test_a_read_only_claim_fails_once_and_stops_the_workers(pods):
@@ -163,16 +121,87 @@ def test_a_read_only_claim_fails_once_and_stops_the_workers(pods):
     demo = pods(change=read_only)
     demo.start()
     assert demo.launcher.exit_code() == 2, demo.launcher.log()
-    assert "run.dir: cannot write to /shared/runs/demo" in demo.launcher.log(), demo.launcher.log()
+    reason = "run.dir: cannot write to /shared/runs/demo"
+    assert reason in demo.launcher.log() and reason in demo.launcher.message()
     wait_for("the workers have ended", lambda: not any(pod.running() for pod in demo.workers), 120)
-    demo.launcher.start()  # the Job's restart
+    # The kubelet's restarts end in the same way, until the Job deletes the pod with its logs.
+    demo.until("the fifth restart has ended", lambda: demo.launcher.starts == 6, 60)
     assert demo.launcher.exit_code() == 2 and "not tried again" in demo.launcher.log()
+    assert reason in demo.launcher.log() and reason in demo.launcher.message()
+    assert demo.finish() == "Failed" and demo.failure == "BackoffLimitExceeded"
+    assert demo.launcher.log() == "" and "training on" not in demo.launcher.history()
+
+
+def test_a_claim_that_fs_group_does_not_change_is_an_error(pods):
+    demo = pods()
+    demo.ignore_fs_group()
+    demo.start()
+    assert demo.launcher.exit_code() == 2, demo.launcher.log()
+    assert "run.dir: cannot write to /shared/runs/demo" in demo.launcher.message()
+    assert "Permission denied" in demo.launcher.message()
+
+
+def test_a_worker_without_enough_memory_is_named(pods, machine):
+    if not machine.has_limits:
+        pytest.skip("no cgroups can be made here")
+
+    def shrink(job: dict[str, Any]) -> None:
+        worker = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+        worker["resources"]["limits"]["memory"] = "150Mi"
+
+    demo = pods(change=shrink)
+    demo.start()
+    assert demo.launcher.exit_code() not in (0, 2, 3), demo.launcher.log()
+    killed = (
+        r"demo-worker-\d\S*: out of memory: \d+ processes killed \(limit 0\.1 GiB, peak 0\.1 GiB"
+    )
+    assert re.search(killed, demo.launcher.log()), demo.launcher.log()
+
+
+# ---- pods that come and go ---------------------------------------------------------------------
+
+
+def test_an_evicted_worker_is_named_until_it_is_deleted(pods, plain):
+    demo = pods()
+    demo.start_and_hold(12)
+    demo.workers[1].evict()
+    demo.hold.free()
+    way_out = "if it is Evicted, kubectl -n distsent delete pod demo-worker-1"
+    demo.until("the launcher names the pod", lambda: way_out in demo.launcher.log(), 120)
+    assert demo.failure == "MPIJobEvicted" and demo.workers[1].pods == 1, "not made again"
+    demo.workers[1].delete()
+    assert demo.finish() == "Complete", demo.launcher.history()
+    assert demo.launcher.starts == 1
+    assert_same_training(demo.result(), plain)
+
+
+def test_a_silent_node_ends_the_run_until_its_node_object_is_deleted(pods, plain):
+    def shorten_keepalive(job: dict[str, Any]) -> None:
+        launcher = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
+        seconds = {"time": "3", "intvl": "1", "probes": "2"}
+        for variable in launcher["env"]:
+            name = variable["name"].removeprefix("OMPI_MCA_oob_tcp_keepalive_")
+            variable["value"] = seconds.get(name, variable["value"])
+
+    demo = pods(change=shorten_keepalive)
+    demo.start_and_hold(12)
+    demo.workers[1].silence()
+    demo.hold.free()
+    waiting = re.compile(r"waiting for 1 of 2 workers: demo-worker-1\.demo\.distsent\.svc")
+    demo.until("mpirun has noticed", lambda: waiting.search(demo.launcher.log()), 120)
+    demo.workers[1].delete()  # the cluster, five minutes after the node's last word
+    demo.reconcile()
+    assert demo.workers[1].exists and demo.workers[1].pods == 1, "Terminating, not made again"
+    demo.delete_node(demo.workers[1])
+    assert demo.finish() == "Complete", demo.launcher.history()
+    assert demo.launcher.starts == 1
+    assert_same_training(demo.result(), plain)
 
 
 def test_elastic_resumes_with_more_workers(pods):
     patches = {
         one["path"].rpartition("/")[2]: one["value"]
-        for one in load_patches(ROOT / "k8s/elastic/mpijob.yaml")
+        for one in yaml.safe_load((ROOT / "k8s/elastic/mpijob.yaml").read_text())
     }
 
     def scale(job: dict[str, Any]) -> None:
@@ -181,16 +210,14 @@ def test_elastic_resumes_with_more_workers(pods):
         container["args"] = [word.replace("imdb", "demo") for word in patches["args"]] + TINY
 
     demo = pods(change=scale)
-    demo.show(demo.workers[0])
+    demo.workers[1].has_room = False
     demo.hold.at(3)
-    demo.workers[0].start()
-    demo.launcher.start()
+    demo.resume()
     demo.wait_for_step(3)
-    demo.workers[1].start()
-    wait_for("the worker is ready", lambda: demo.ready(demo.workers[1]), 120, demo.workers[1].log)
-    demo.show(*demo.workers)
+    demo.workers[1].has_room = True
+    wait_for_hosts = "1 hosts have become 2"
+    demo.until("the hosts have changed", lambda: wait_for_hosts in demo.launcher.log(), 120)
     demo.release_after_stop_request()
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
-    assert "1 hosts have become 2" in demo.launcher.log()
+    assert demo.finish() == "Complete", demo.launcher.history()
     assert "resumed at step" in demo.launcher.log()
     assert demo.result()["world_size"] == 2 and demo.result()["steps"] == 60

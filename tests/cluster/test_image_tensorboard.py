@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import image_machine
 from image_jobs import MARKS
 from image_machine import ROOT, Machine
 from image_pods import Pod, load
@@ -20,12 +19,12 @@ pytestmark = MARKS
 def test_its_pod_serves_the_curves_of_the_runs_in_the_claim(pods, machine, image, tmp_path):
     demo = pods("train.max_steps=20")
     demo.start()
-    assert demo.launcher.exit_code() == 0, demo.launcher.log()
+    assert demo.finish() == "Complete", demo.launcher.history()
     deployment = load(ROOT / "k8s" / "50-tensorboard.yaml")["Deployment", "tensorboard"]
-    template, address = deployment["spec"]["template"], f"{image_machine.NETWORK}.40"
-    board = Pod(machine, "tensorboard", address, template, image[1], tmp_path)
+    template, domain = deployment["spec"]["template"], "tensorboard.distsent.svc.cluster.local"
+    board = Pod(machine, "tensorboard", domain, template, image[1], tmp_path)
     board.sources = {"shared": demo.claim}
-    board.start()
+    board.create()
     address = f"http://{board.address}:6006"
 
     def get(path: str) -> Any:
@@ -45,7 +44,7 @@ def test_its_pod_serves_the_curves_of_the_runs_in_the_claim(pods, machine, image
     if shutil.which("chromium"):
         picture = tmp_path / "tensorboard.png"
         wait_for("curves are drawn", lambda: drawn(machine, address, picture), 300, board.log)
-    machine.podman("rm", "--force", "--time", "0", "tensorboard")
+    board.remove()
 
 
 def drawn(machine: Machine, address: str, path: Path) -> bool:
