@@ -28,7 +28,7 @@ train: setup  ## train on NP workers (4) the job JOB (none: the demo job), with 
 test: setup  ## run the whole test suite, with ARGS as further pytest arguments
 	@$(in_venv) python -m pytest -n 2 $(ARGS)
 
-chaos: setup  ## hundreds of kills, signals and damaged files (two hours on 2 cores: all over Horovod, then over torch), then the table of what became of them
+chaos: setup  ## hundreds of kills, signals, lost pods and damaged files (two to three hours on 2 cores: all over Horovod, then over torch), then the table of what became of them
 	@$(in_venv) export RECORD="$${RECORD:-$(CURDIR)/chaos.jsonl}" && python -m pytest -m chaos -s tests/chaos tests/hosts tests/parallel tests/cluster $(ARGS); code=$$?; \
 		TEST_TRANSPORT=torch python -m pytest -m "chaos or parallel" -s tests/chaos tests/parallel $(ARGS) || code=$$?; \
 		python -m tests.chaos.table "$$RECORD"; exit $$code

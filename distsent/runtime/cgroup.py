@@ -26,8 +26,13 @@ def memory_use() -> str:
     """The container's memory limit and peak, as words of a message."""
     limit = read("memory.max") or read("memory/memory.limit_in_bytes")
     peak = read("memory.peak") or read("memory/memory.max_usage_in_bytes")
-    sizes = [f"{int(each) / 2**30:.1f} GiB" if each.isdigit() else "?" for each in (limit, peak)]
-    return "limit {}, peak {}".format(*sizes)
+    return f"limit {size(limit)}, peak {size(peak)}"
+
+
+def size(number: str) -> str:
+    if not number.isdigit():  # v2 says max
+        return "none" if number == "max" else "?"
+    return "none" if int(number) >> 60 else f"{int(number) / 2**30:.1f} GiB"
 
 
 def read(name: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +25,8 @@ PACKAGES = "podman buildah crun debootstrap iproute2 iptables openssh-client"  #
 NETWORK = "10.78"
 GATEWAY = f"{NETWORK}.0.1"  # the DNS server listens there
 
+# Podman's cgroup in versions 1 and 2, with the weight of eight processes.
+WEIGHTS = {"cpu/libpod_parent/cpu.shares": "8192", "libpod_parent/cpu.weight": "800"}
 ISOLATED = ("--pid", "--fork", "--kill-child", "--mount-proc")
 UNSHARE = ("unshare", "--mount", "--net", "--uts", "--ipc", *ISOLATED)
 
@@ -99,6 +102,10 @@ class Machine:
         words += ["--memory", "300m", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
         program = "from distsent.runtime.cgroup import *; print(cpu_quota(), memory_use())"
         done = self.podman(*words, image, "python", "-c", program, check=False)
+        # All containers together would weigh no more than one process outside of them.
+        for file, weight in WEIGHTS.items():
+            with suppress(OSError):
+                Path("/sys/fs/cgroup", file).write_text(weight)
         return done.stdout.startswith("1 limit 0.3 GiB")
 
     def run(

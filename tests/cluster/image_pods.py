@@ -5,6 +5,7 @@ Names, network, volumes, user, environment, limits and rights come from the mani
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -62,6 +63,7 @@ class Pod:
         self.reason = self.address = self._pid = ""
         self.restarts = self._quick = self.last_code = 0
         self.deleted = self._due = self._started = 0.0
+        self._code: int | None = None
 
     # ---- what users and controllers do ---------------------------------------------------------
 
@@ -80,7 +82,7 @@ class Pod:
     def start(self) -> None:
         """A container of this pod."""
         self.machine.podman("rm", "--force", "--ignore", self.name)
-        self.starts += 1
+        self.starts, self._code = self.starts + 1, None
         self._started = time.monotonic()
         self.termination_log.write_text("")
         self.termination_log.chmod(0o666)
@@ -173,8 +175,10 @@ class Pod:
     def exit_code(self, seconds: float = 300) -> int:
         """Wait until the container has ended."""
         wait_for(f"{self.name} ends", lambda: not self.running(), seconds, self.history)
-        words = ("wait", self.name)  # conmon may still note the end
-        return int(self.machine.podman(*words).stdout)
+        if self._code is None:
+            # `wait`, as conmon may still note the end
+            self._code = int(self.machine.podman("wait", self.name).stdout)
+        return self._code
 
     def log(self) -> str:
         """`kubectl logs` and `kubectl logs --previous`: of two containers of this pod."""
@@ -218,9 +222,11 @@ class Pod:
         return self.folder / f"{self.name}.{number}.log"
 
     def _lines(self, number: int) -> list[str]:
-        path = self._log(number)
-        text = path.read_text(errors="replace") if path.exists() else ""
-        return [line.split(" ", 3)[-1] for line in text.splitlines()]
+        """What a container wrote. In its log, F (full) or P (partial) precedes the text."""
+        text = self._log(number).read_text(errors="replace")
+        parts = re.findall(r"^\S+ \S+ ([FP]) ?(.*)$", text, re.MULTILINE)
+        whole = "".join(said + ("\n" if end == "F" else "") for end, said in parts)
+        return whole.splitlines()
 
     def _probed_port(self) -> int | None:
         probe = self.container.get("readinessProbe")

@@ -79,6 +79,7 @@ def test_the_launcher_waits_for_a_late_worker(pods):
     demo.resume()  # a suspended job: the operator does not wait for workers then
     waiting = re.compile(r"waiting for \d of 2 workers: demo-worker-1\.demo\.distsent\.svc")
     demo.until("the log names the worker", lambda: waiting.search(demo.launcher.log()), 120)
+    assert "Could not resolve hostname demo-worker-1" in demo.launcher.log(), "not ready: no name"
     demo.workers[1].has_room = True
     assert demo.finish() == "Complete", demo.launcher.history()
     assert demo.result()["world_size"] == 2

@@ -24,7 +24,7 @@ def preempt(demo: Cluster, worker: Pod, step: int) -> None:
     """The scheduler deletes a worker: it saves before it leaves."""
     worker.delete()
     go_on_after_stop_request(demo, step)
-    worker.exit_code()
+    assert worker.exit_code() == 0, worker.log()
     assert "to save" in worker.log() and "the ranks have left" in worker.log()
     assert demo.launcher.running(), "the launcher itself starts the run again"
 

@@ -129,3 +129,6 @@ def test_kills_at_the_memory_limit_are_counted(
     (tmp_path / peak).write_text(f"{2**31 - 4096}\n")
     assert cgroup.out_of_memory_kills() == 2
     assert cgroup.memory_use() == "limit 2.0 GiB, peak 2.0 GiB"
+    for unlimited in ("max", "9223372036854771712"):  # version 2 and 1
+        (tmp_path / limit).write_text(f"{unlimited}\n")
+        assert cgroup.memory_use() == "limit none, peak 2.0 GiB"
