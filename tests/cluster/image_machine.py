@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import shutil
@@ -93,7 +92,7 @@ class Machine:
         self._podman += ["--runroot", "/run/containers", "--tmpdir", "/run/libpod"]
         self._podman += ["--storage-opt", f"additionalimagestore={storage}"]
         self._podman += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
-        self._numbers = count(10)
+        self._numbers, self._links = count(10), count()
         self.has_limits = self._try_limits(image)
 
     def _try_limits(self, image: str) -> bool:
@@ -146,7 +145,7 @@ class Machine:
 
     def join(self, name: str, address: str) -> None:
         """Create a pod's network namespace on the bridge."""
-        link = "p" + hashlib.sha256(name.encode()).hexdigest()[:10]
+        link = f"pod{next(self._links)}"  # the kernel deletes earlier ones late
         attach = f"""set -e; ip netns add {name}
             ip link add {link} type veth peer name eth0 netns {name}
             ip link set {link} master bridge up
