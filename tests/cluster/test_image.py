@@ -162,21 +162,7 @@ def test_a_worker_without_enough_memory_is_named(pods, machine):
 # ---- pods that come and go ---------------------------------------------------------------------
 
 
-def test_an_evicted_worker_is_named_until_it_is_deleted(pods, plain):
-    demo = pods()
-    demo.start_and_hold(12)
-    demo.workers[1].evict()
-    demo.hold.free()
-    way_out = "if it is Evicted, kubectl -n distsent delete pod demo-worker-1"
-    demo.until("the launcher names the pod", lambda: way_out in demo.launcher.log(), 120)
-    assert demo.failure == "MPIJobEvicted" and demo.workers[1].pods == 1, "not made again"
-    demo.workers[1].delete()
-    assert demo.finish() == "Complete", demo.launcher.history()
-    assert demo.launcher.starts == 1
-    assert_same_training(demo.result(), plain)
-
-
-def test_a_silent_node_ends_the_run_until_its_node_object_is_deleted(pods, plain):
+def test_evicted_pods_and_those_of_a_silent_node_are_not_made_again_until_deleted(pods, plain):
     def shorten_keepalive(job: dict[str, Any]) -> None:
         launcher = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
         seconds = {"time": "3", "intvl": "1", "probes": "2"}
@@ -185,17 +171,25 @@ def test_a_silent_node_ends_the_run_until_its_node_object_is_deleted(pods, plain
             variable["value"] = seconds.get(name, variable["value"])
 
     demo = pods(change=shorten_keepalive)
+    first, second = demo.workers
     demo.start_and_hold(12)
-    demo.workers[1].silence()
+    second.evict()  # by the kubelet
+    demo.hold.at(22)
+    way_out = "if it is Evicted, kubectl -n distsent delete pod demo-worker-1"
+    demo.until("the launcher names the pod", lambda: way_out in demo.launcher.log(), 120)
+    assert demo.failure == "MPIJobEvicted" and second.pods == 1
+    second.delete()
+    demo.wait_for_step(22)
+    first.silence()
     demo.hold.free()
-    waiting = re.compile(r"waiting for 1 of 2 workers: demo-worker-1\.demo\.distsent\.svc")
+    waiting = re.compile(r"waiting for 1 of 2 workers: demo-worker-0\.demo\.distsent\.svc")
     demo.until("mpirun has noticed", lambda: waiting.search(demo.launcher.log()), 120)
-    demo.workers[1].delete()  # the cluster, five minutes after the node's last word
+    first.delete()  # by the cluster, five minutes after the node's last word
     demo.reconcile()
-    assert demo.workers[1].exists and demo.workers[1].pods == 1, "Terminating, not made again"
-    demo.delete_node(demo.workers[1])
+    assert first.exists and first.pods == 1, "Terminating"
+    demo.delete_node(first)
     assert demo.finish() == "Complete", demo.launcher.history()
-    assert demo.launcher.starts == 1
+    assert demo.launcher.starts == 1 and first.pods == second.pods == 2
     assert_same_training(demo.result(), plain)
 
 
