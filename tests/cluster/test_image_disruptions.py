@@ -87,8 +87,9 @@ def test_a_run_outlasts_its_disruptions(pods, plain, tmp_path, count):
         demo.wait_for_step(step + 10)
         said = demo.launcher.history()[len(before) :]
         resumed = re.search(rf"resumed at step (\d+) of {steps}", said)
-        saved = step - 2 if disrupt in (kill, kill_ranks) else step
-        assert resumed and saved <= int(resumed[1]) <= step + 1, said
+        # Workers agree on a stop a few steps after one of them was asked.
+        saved = [step - 2] if disrupt in (kill, kill_ranks) else range(step, step + 10)
+        assert resumed and int(resumed[1]) in saved, said
     assert demo.finish() == "Complete", demo.launcher.history()
     drains = sum(kind is drain for kind, _ in disruptions)
     assert demo.launcher_job.failed == drains and demo.launcher.starts == 1 + drains
