@@ -187,7 +187,7 @@ def test_a_folder_that_another_process_holds_is_left_alone(
 ) -> None:
     job = overrides(parts, tmp_path, "checkpoint.every_steps=none")  # so the status stays the same
     run, command = tmp_path / "stopped", ["-m", SLOW, *job]
-    with launcher.start(*command, PAUSE="0.2") as started:
+    with launcher.start(*command, PAUSE="2") as started:
         started.until(lambda: last_step(run) >= 1)
         before = (run / "status.json").read_text()
         second = launcher.run(*command)
