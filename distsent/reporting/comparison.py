@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
@@ -66,9 +67,14 @@ def seed_spreads(results: Sequence[Record], split: str) -> list[dict[str, Any]]:
             "split": split,
             "seeds": seeds,
             "mean": {key: statistics.fmean(values) for key, values in columns.items()},
-            "spread": {key: statistics.stdev(values) for key, values in columns.items()},
+            "spread": {key: _deviation(values) for key, values in columns.items()},
         })  # fmt: skip
     return spreads
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; NaN if a value is, such as the correlation with a constant."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _experiment(result: Record) -> str:

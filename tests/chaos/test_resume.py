@@ -67,12 +67,31 @@ def bits(run: Path) -> list[object]:
     last = checkpoint.load_newest(run / "checkpoints", lambda line: pytest.fail(line))
     assert last is not None
     evaluated = result["eval"].items()  # type: ignore[attr-defined]
-    scores = {split: [one["loss"], one["confusion"]] for split, one in evaluated}
+    timed = ("seconds", "samples_per_second")
+    scores = {split: {k: v for k, v in one.items() if k not in timed} for split, one in evaluated}
     keys = ("step", "loss", "lr", "grad_norm", "samples", "tokens")
     steps = [[line[key] for key in keys] for line in fixtures.metrics(run)]
     evaluations = [[line["step"], line["loss"]] for line in fixtures.metrics(run, "validation")]
     state = {group: checkpoint.weights_sha256(tensors) for group, tensors in last.tensors.items()}
     return [result["weights_sha256"], result["best"], scores, steps, evaluations, last.step, state]
+
+
+@pytest.mark.parametrize("task", fixtures.TASKS)
+def test_a_task_stopped_or_killed_ends_with_the_same_bits(
+    task: str, parts: list[str], tmp_path: Path
+) -> None:
+    dataset = fixtures.task_corpus(tmp_path / "dataset")
+    metric = "eval.metric=" + {"multi_label": "map"}.get(task, "rmse")
+    words = but(parts, f"data.source={dataset}", metric, *fixtures.TASKS[task])
+    with forward_passes() as seen:
+        undisturbed = bits(train(words, tmp_path / "undisturbed"))
+    stop, folder = NoSignals(), tmp_path / "stopped"
+    with stop_requested_in_step(4, stop), pytest.raises(Stopped):
+        train(words, folder, stop)
+    assert bits(train(words, folder)) == undisturbed
+    with forward_passes(2 * len(seen) // 3), pytest.raises(Killed):
+        train(words, tmp_path / "killed")
+    assert bits(train(words, tmp_path / "killed")) == undisturbed
 
 
 @contextmanager

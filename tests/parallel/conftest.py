@@ -41,12 +41,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Overrides for the tiny encoder and dataset: 45 rows train, 3 validation, 82 test."""
     folder = tmp_path_factory.mktemp("parts")
     model, corpus = fixtures.model(folder / "model"), fixtures.corpus(folder / "corpus")
+    fixtures.task_corpus(folder / "corpus-tasks")
     return f"data.source={corpus}", f"model.name={model}", "data.max_length=40", "optim.name=adamw"
 
 
 def but(words: Sequence[str], *changes: str) -> list[str]:
     """Overrides with some of them changed."""
     return [*{word.partition("=")[0]: word for word in (*words, *changes)}.values()]
+
+
+def task_words(plain: Sequence[str], task: str) -> list[str]:
+    """Overrides for a short run of the task: 45 rows train, 13 validation, 29 test."""
+    corpus = next(word for word in plain if word.startswith("data.source="))
+    short = ["train.max_steps=18", "eval.every=6", "optim.lr=1e-3"]
+    return but(plain, f"{corpus}-tasks", *short, *fixtures.TASKS[task])
 
 
 def plan(base: Sequence[str], np: int) -> list[Entry]:
@@ -64,6 +72,8 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries += [entry("short-windows", but(short, *WINDOWS))]
         entries += [entry("short", short), entry("short-dropout", but(short, "model.dropout=0.1"))]
         entries += [entry("trainer", but(plain, "optim.lr=1e-4", "eval.every=end"))]
+    for task in fixtures.TASKS:
+        entries.append(entry(task, task_words(plain, task)))
     if np > 1:
         entries += [entry("dropout-again", dropout)]
     if np == 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from scipy import stats
 from sklearn import metrics as sklearn
 
 from tests import fixtures
@@ -76,6 +77,51 @@ def test_scores_equal_scikit_learn_if_workers_do_not_divide_the_rows(
         assert scores["loss"] == pytest.approx(
             sklearn.log_loss(truth, saved["logits"].double().softmax(-1), labels=range(3)), rel=1e-5
         )
+
+
+@pytest.mark.parametrize("np", [1, 2, 3, 4])
+def test_scores_of_several_labels_equal_scikit_learn(world: World, np: int) -> None:
+    """Neither the rows nor the labels divide evenly."""
+    for split, n in (("validation", 13), ("test", 29)):
+        scores = fixtures.result(world(np) / "multi_label")["eval"][split]
+        saved = load_file(world(np) / "multi_label" / "predictions" / f"{split}.safetensors")
+        truth, logits = saved["labels"].numpy(), saved["logits"].numpy()
+        predicted = logits > 0
+        assert truth.shape == (n, 4) and scores["n"] == n
+        matrices = sklearn.multilabel_confusion_matrix(truth, predicted)
+        assert scores["confusion"] == matrices.tolist()
+        expected = {
+            f"f1_{average}": sklearn.f1_score(truth, predicted, average=average, zero_division=0)
+            for average in ("micro", "macro", "weighted", "samples")
+        }
+        expected["subset_accuracy"] = sklearn.accuracy_score(truth, predicted)
+        expected["map"] = sklearn.average_precision_score(truth, logits)
+        expected["auc_macro"] = sklearn.roc_auc_score(truth, logits)
+        assert {key: scores[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("np", [1, 2, 3, 4])
+def test_scores_of_numbers_equal_scikit_learn_and_scipy(world: World, np: int) -> None:
+    for split in ("validation", "test"):
+        scores = fixtures.result(world(np) / "regression")["eval"][split]
+        saved = load_file(world(np) / "regression" / "predictions" / f"{split}.safetensors")
+        truth, values = saved["labels"].numpy(), saved["logits"].double().numpy()
+        pairs = list(zip(truth.T, values.T, strict=True))
+        expected = {
+            "mae": sklearn.mean_absolute_error(truth, values),
+            "rmse": sklearn.root_mean_squared_error(truth, values),
+            "r2": sklearn.r2_score(truth, values),
+            "pearson": sum(stats.pearsonr(*pair).statistic for pair in pairs) / 2,
+            "spearman": sum(stats.spearmanr(*pair).statistic for pair in pairs) / 2,
+        }
+        assert {key: scores[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+        assert scores["loss"] == pytest.approx(sklearn.mean_squared_error(truth, values), rel=1e-5)
+
+
+@pytest.mark.parametrize("np", [2, 3, 4])
+@pytest.mark.parametrize("task", fixtures.TASKS)
+def test_a_task_has_one_curve_at_any_number_of_workers(world: World, task: str, np: int) -> None:
+    assert deviation(world(np) / task, world(1) / task) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["plain", "windows"])
