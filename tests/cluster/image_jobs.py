@@ -52,7 +52,7 @@ def make(
     launcher["args"][launcher["args"].index("-np") + 1] = str(
         WORKERS * job["spec"]["slotsPerWorker"]
     )
-    launcher["args"] += {word.partition("=")[0]: word for word in (*base, *overrides)}.values()
+    launcher["args"] += merged(*base, *overrides)
     worker = roles["Worker"]["template"]["spec"]["containers"][0]
     worker["resources"]["limits"]["cpu"] = CPUS
     launcher["env"] += [] if machine.has_limits else [THREADS]
@@ -60,8 +60,13 @@ def make(
     return Cluster(machine, image[1], folder, job, documents["ConfigMap", f"{name}-job"])
 
 
+def merged(*overrides: str) -> list[str]:
+    """Of several overrides of one key only the last."""
+    return [*{word.partition("=")[0]: word for word in overrides}.values()]
+
+
 def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
-    """The result of the same job without pods."""
+    """The result of the same job without pods. Later overrides win."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -70,7 +75,7 @@ def plain_run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     }
     words = [f"{sys.prefix}/bin/horovodrun", "-np", str(WORKERS)]
     words += [sys.executable, "-m", "distsent.train"]
-    words += [str(ROOT / f"jobs/{name}.toml"), f"run.dir={folder}", *overrides]
+    words += [str(ROOT / f"jobs/{name}.toml"), f"run.dir={folder}", *merged(*overrides)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads((folder / name / "result.json").read_text())
