@@ -90,7 +90,10 @@ def test_calibration_and_decisions_are_those_of_the_run(loaded: ModelCard, finis
         assert f"{one['threshold']:.4f}" in part if reached else "not reached (best" in part
     run = read_run(finished / "plain")
     run.result["calibration"] = run.result["decisions"] = None
-    assert "Not measured: that takes a validation split" in model_card.card_text(run, drawn=True)
+    assert (
+        "Not measured: that takes one label per text and a validation split"
+        in model_card.card_text(run, drawn=True)
+    )
     for key in ("calibration", "decisions"):  # a run of an older version
         del run.result[key]
     assert "Not measured" in model_card.card_text(run, drawn=True)
