@@ -23,6 +23,7 @@ CONTEXT = (
     *("tools/cxx17", "distsent", "jobs", "k8s/image"),
 )
 TAG = "localhost/distsent"
+IN_USE: list[int] = []  # a file with a lock, as long as this process may need its image
 
 
 def cache() -> Path:
@@ -35,6 +36,8 @@ def build() -> tuple[Path, str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        IN_USE.append(os.open(folder / "in-use", os.O_CREAT | os.O_RDWR))
+        fcntl.flock(IN_USE[-1], fcntl.LOCK_SH)
         settings = pip_settings()
         sources = [json.dumps(settings), *(str(path) for path in certificates(settings))]
         base = "localhost/base:" + digest(sources, ROOT, [])
@@ -74,7 +77,15 @@ def build() -> tuple[Path, str, float]:
 
 
 def delete_other_images(tool: Sequence[str], image: str) -> None:
-    """Keep only the newest image and its build stage, which speeds up the next build."""
+    """Keep only the newest image and its build stage, which speeds up the next build.
+
+    Not while other processes run pods of theirs.
+    """
+    try:
+        fcntl.flock(IN_USE[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(IN_USE[-1], fcntl.LOCK_SH)
+        return
     names = subprocess.run(
         ["podman", *tool, "images", "--format", "{{.Repository}}:{{.Tag}}", TAG],
         capture_output=True,
@@ -84,6 +95,7 @@ def delete_other_images(tool: Sequence[str], image: str) -> None:
         if name != image:
             subprocess.run(["podman", *tool, "rmi", name], capture_output=True)
     subprocess.run(["podman", *tool, "image", "prune", "--force"], capture_output=True)
+    fcntl.flock(IN_USE[-1], fcntl.LOCK_SH)
 
 
 def snapshot(folder: Path) -> Path:
