@@ -42,7 +42,7 @@ def _add_calibration(writer: Any, run: FinishedRun, step: int) -> None:
     found = run.result.get("calibration") or {}
     for key in ("temperature", "ece_before", "ece_after"):
         if found.get(key) is not None:
-            writer.add_scalar(f"final/calibration/{key}", found[key], step)
+            writer.add_scalar(f"final/{found['split']}/{key}", found[key], step)
     if plots.available() and (figure := plots.plot_reliability(run)):
         writer.add_image(f"reliability/{found['split']}", _pixels(figure), step, dataformats="HWC")
 

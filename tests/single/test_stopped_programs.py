@@ -19,7 +19,7 @@ import pytest
 
 from distsent import cli, evaluate, predict, prepare
 from distsent.data.tokens.tokenize import BatchTokenizer
-from distsent.evaluation import evaluate_split, predictor
+from distsent.evaluation import evaluate_split
 from distsent.model import classifier
 from distsent.runtime import signals
 from tests import fixtures
@@ -63,10 +63,9 @@ def ended(
     return run
 
 
-READ = predictor, "TokenContent"  # once for each chunk of texts
 LOADED = classifier, "load_classifier"
 SCORED = evaluate_split, "collate"
-TOKENIZED = BatchTokenizer, "__call__"
+TOKENIZED = BatchTokenizer, "__call__"  # once for each chunk of texts
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
@@ -86,7 +85,7 @@ def test_each_signal_of_a_training_stops_each_program(
     assert (code, out, err[-1]) == (75, [], f"{reason}; {again}")
     assert [path.suffix for path in (tmp_path / "tokens").iterdir()] == [".lock"]
 
-    code, out, err = ended(predict, [run, *TEXTS], READ, number)
+    code, out, err = ended(predict, [run, *TEXTS], TOKENIZED, number)
     assert (code, out, err[-1]) == (75, [], f"{reason}; nothing was written")
 
 
@@ -103,9 +102,9 @@ def test_predict_says_after_which_row_its_output_ends(
     os.write(writes, "".join(f"{text}\n" for text in TEXTS[:3]).encode())  # and no end
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(open(reads, "rb")))  # noqa: SIM115
     cases: list[tuple[list[object], tuple[Any, str], int, int, str]] = [
-        (["--file", tmp_path / "file.txt"], READ, 3, 8, "row 8"),
-        (["--file", tmp_path / "texts"], READ, 3, 8, "row 8 of texts/7.txt"),
-        ([*TEXTS], READ, 2, 4, "row 4"),
+        (["--file", tmp_path / "file.txt"], TOKENIZED, 3, 8, "row 8"),
+        (["--file", tmp_path / "texts"], TOKENIZED, 3, 8, "row 8 of texts/7.txt"),
+        ([*TEXTS], TOKENIZED, 2, 4, "row 4"),
         ([], (queue.Queue, "get"), 6, 3, "row 3"),  # waiting for standard input
     ]
     for words, place, call, written, last in cases:
