@@ -64,7 +64,7 @@ def evaluate_split(
     forward.model.train(training)
 
     # Sums of integers are exact up to 2**53.
-    sums = torch.tensor([*counts.ravel().tolist(), loss_sum], dtype=torch.float64)
+    sums = torch.from_numpy(np.append(counts.ravel().astype(np.float64), loss_sum))
     world.allreduce(sums, "evaluation.counts")
     world.allreduce(logits, "evaluation.logits")
     if wrong := int((logits[:, classes] != 1).sum()):
