@@ -119,12 +119,9 @@ def test_dozens_of_hangs(server: ForkServer, tmp_path: Path, transport: str, nam
         provoke(server, tmp_path / str(i), transport, HANGS[name])
 
 
-@pytest.mark.parametrize("transport", ["horovod", "torch"])
-def test_storage_that_does_not_answer_is_named(
-    server: ForkServer, tmp_path: Path, transport: str
-) -> None:
+def freeze_storage(server: ForkServer, folder: Path, transport: str) -> None:
     """Not even status, stacks or log can be written: standard error gets all."""
-    with need_fuse(), Disk(tmp_path / "folder", tmp_path / "mount") as disk:
+    with need_fuse(), Disk(folder / "folder", folder / "mount") as disk:
         words = [*job(disk.path), f"run.stall_seconds={STALL}"]
         with server.start(words, 2, transport) as started:
             started.until(lambda: "step 7/60" in started.output, 60)
@@ -143,6 +140,23 @@ def test_storage_that_does_not_answer_is_named(
             assert time.monotonic() - began < 10 * STALL + 10, started.output
             disk._process.send_signal(signal.SIGCONT)  # its files are closed only then
             assert started.wait(60).code not in (0, 75)
+
+
+@pytest.mark.parametrize("transport", ["horovod", "torch"])
+def test_storage_that_does_not_answer_is_named(
+    server: ForkServer, tmp_path: Path, transport: str
+) -> None:
+    freeze_storage(server, tmp_path, transport)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("transport", ["horovod", "torch"])
+def test_dozens_of_silent_disks(server: ForkServer, tmp_path: Path, transport: str) -> None:
+    for i in range(int(os.environ.get("HANGS", "20"))):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        freeze_storage(server, folder, transport)
 
 
 DISTURBED = ("slow save", "long evaluation", "paused machine", "stopped launcher")
