@@ -1,8 +1,9 @@
 """Label texts:  python -m distsent.predict RUN_OR_MODEL [TEXT ...] [--file FILE data.key=value ...]
 
-Prints one JSON object per text, in their order: label, score, and the score of every label. Texts
-come from the arguments, from --file (a file or folder of any kind that training reads; labels are
-not needed), or from standard input, one per line, answered as they come. A row without text gets an
+Prints one JSON object per text, in their order: label, score, and the score of every label; of
+several labels per text those with a score above 0.5; of a regression the number. Texts come from
+the arguments, from --file (a file or folder of any kind that training reads; labels are not
+needed), or from standard input, one per line, answered as they come. A row without text gets an
 "error". A file is read as the run read its own, unless data.key=value says otherwise.
 """
 
@@ -40,18 +41,17 @@ def main(arguments: list[str]) -> int:
     from distsent.evaluation.predictor import Predictor
     from distsent.runtime.device import share_cores
 
-    threshold, about = choose(options)
+    thresholds, about = choose(options)
     file = open_texts(options) if options.file else None
     share_cores(World())
     poll, length = stop.raise_if_requested, options.max_length
-    predictor = Predictor(options.model, options.precision, max_length=length, poll=poll)
-    if threshold is not None and predictor.task.name != "single_label":
-        task = predictor.task.name
-        raise UserError(f"--threshold: for one label per text; this model's task is {task!r}")
+    predictor = Predictor(
+        options.model, options.precision, max_length=length, thresholds=thresholds, poll=poll
+    )
     for note in (*predictor.notes, *about):
         print(f"distsent: {note}", file=sys.stderr)
     stop.grace = None  # a reader that lets this process wait gets whole lines
-    count = Count(file if sys.stderr.isatty() else None, threshold)
+    count = Count(file if sys.stderr.isatty() else None)
     try:
         for batch in batches(options, file, poll):
             sys.stdout.write("".join(answer(batch, predictor, file, count)))
@@ -68,9 +68,9 @@ def main(arguments: list[str]) -> int:
     if count.bad:
         what = f"{count.bad:,} of {count.rows:,} rows have no label"
         print(f'distsent: {what}; see their "error"', file=sys.stderr)
-    if threshold is not None:
-        what = f"{count.abstained:,} of {count.rows:,} texts score below {threshold:.6g}"
-        print(f"distsent: {what}: their label is null", file=sys.stderr)
+    if (least := predictor.thresholds) is not None:
+        what = f"{count.abstained:,} of {count.rows:,} texts"
+        print(f"distsent: {what} {below(predictor.task.name, least[0])}", file=sys.stderr)
     return FINISHED
 
 
@@ -78,12 +78,10 @@ def main(arguments: list[str]) -> int:
 class Count:
     """The rows that are written, and how many of them without a label.
 
-    `shown`: the file whose progress a line on the terminal shows. `threshold`: the least score of
-    a label.
+    `shown`: the file whose progress a line on the terminal shows.
     """
 
     shown: TextFile | TextFolder | None
-    threshold: float | None = None
     rows: int = 0
     bad: int = 0
     abstained: int = 0
@@ -118,27 +116,53 @@ def answer(
         found: dict[str, Any] = {"error": error} if error else next(answers)
         if "error" in found:
             found, count.bad = {"error": f"row {row}: {found['error']}"}, count.bad + 1
-        elif count.threshold is not None and found["score"] < count.threshold:
-            found, count.abstained = {**found, "label": None}, count.abstained + 1
+        elif found.get("label", ...) is None or found.get("labels") == []:
+            count.abstained += 1
         asked = {"file": name} if name else {}
         asked |= {"text": text} if pair is None else {"text": text, "pair": pair}
         yield json.dumps({**asked, **found}, ensure_ascii=False) + "\n"
 
 
-def choose(options: argparse.Namespace) -> tuple[float | None, list[str]]:
-    """The least score of a label, None if every text gets one, and lines about it."""
-    from distsent.evaluation.predictor import find_model_folder
-    from distsent.evaluation.thresholds import choose_threshold
+def below(task: str, threshold: float) -> str:
+    """What thresholds do to the texts that score below them."""
+    if task == "multi_label":
+        return "have no label: none of their scores reaches its threshold"
+    return f"score below {threshold:.6g}: their label is null"
 
-    if options.min_precision is None and options.min_recall is None:
-        return options.threshold, []
+
+def choose(options: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The least score of each label, or one for all, or None; and lines about them.
+
+    Raises UserError if the model's task has no such thing, or nothing reaches what is asked for.
+    """
+    from distsent.evaluation.chosen_thresholds import choose_thresholds
+    from distsent.evaluation.predictor import find_model_folder
+    from distsent.evaluation.tasks.choose import saved_task
+    from distsent.evaluation.thresholds import Target
+
+    asked = asked_for(options)
+    if not asked:
+        return None, []
     folder = find_model_folder(options.model)
-    chosen = choose_threshold(folder, options.min_precision, options.min_recall)
-    lines = [chosen.line]
+    task = saved_task(folder)
+    if task == "regression" or (options.best_f1 and task == "single_label"):
+        what = "several labels per text" if options.best_f1 else "labels"
+        raise UserError(f"{asked[0]}: is for {what}; this model's task is {task!r}")
+    if options.threshold is not None:
+        return options.threshold, []
+    chosen = choose_thresholds(folder, Target(options.min_precision, options.min_recall))
+    lines = [*chosen.lines]
     if chosen.computed_in != options.precision:
         how = f"--precision {chosen.computed_in} gives the scores that it was measured with"
         lines.append(f"these scores are in {options.precision}; {how}")
-    return chosen.threshold, lines
+    return chosen.thresholds, lines
+
+
+def asked_for(options: argparse.Namespace) -> list[str]:
+    """The options about thresholds that are given."""
+    names = "best_f1", "min_precision", "min_recall", "threshold"
+    given = [name for name in names if getattr(options, name) not in (None, False)]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def share(word: str) -> float:
@@ -192,14 +216,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--max-length", metavar="N", type=int, help=length)
     precisions = ("float32", "bf16", "fp16")
     add("--precision", choices=precisions, default="float32", help="of the numbers (float32)")
-    least = "abstain (label null) below the score that reaches this {} on validation"
+    least = "give no label below the score that reaches this {} on validation"
     add("--min-precision", metavar="P", type=share, help=least.format("precision"))
     add("--min-recall", metavar="R", type=share, help=least.format("recall"))
-    add("--threshold", metavar="S", type=share, help="abstain below this score")
+    best = "of several labels: give each from the score of its best F1 on validation"
+    add("--best-f1", action="store_true", help=best)
+    add("--threshold", metavar="S", type=share, help="give no label below this score")
     options = parser.parse_intermixed_args(arguments)
-    targets = {options.min_precision, options.min_recall} - {None}
-    if options.threshold is not None and targets:
-        raise UserError("--threshold: stands in place of --min-precision and --min-recall")
+    targets = [name for name in asked_for(options) if name.startswith("--min")]
+    alone = [name for name in asked_for(options) if name not in targets]
+    if len(alone) + bool(targets) > 1:
+        others = " and ".join(targets or alone[1:])
+        raise UserError(f"{alone[0]}: stands in place of {others}; leave one of them out")
     options.model, options.text = parser.model_of(options.words)
     columns = {f"data.{name}": getattr(options, name) for name in ("text_column", "pair_column")}
     options.keys = [f"{name}={value}" for name, value in columns.items() if value]

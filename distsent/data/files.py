@@ -164,7 +164,9 @@ class TableFile(RowSource):
             and data_suffix(self.path) not in TABLES
         ):
             options = replace(options, format="lines")
-        return File(self.path, self.name, options, True, recorded, self.part_name, self.where)
+        lists = self.reading.columns.has_lists and not self.reading.columns.delimiter
+        known = self.part_name, self.where, lists
+        return File(self.path, self.name, options, True, recorded, *known)
 
     def close(self) -> None:
         if reader := self.__dict__.pop("_reader", None):

@@ -41,7 +41,8 @@ class TextFile:
         file, data = Path(path), data or DataSection()
         if not exists(file):
             raise UserError(f"{path}: no such file")
-        opened = File(file, str(path), FileOptions.of(data), recorded=recorded)
+        # Its labels are not read: as lists, any number of them is right
+        opened = File(file, str(path), FileOptions.of(data), recorded=recorded, lists=True)
         self._reader = open_file(opened)
         self.read_as = self._reader.read_as
         self.done = self._reader.done  # the share of the file that was read

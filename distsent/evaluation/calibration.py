@@ -1,31 +1,31 @@
-"""One temperature for a classifier's logits, so that scores say how often labels are right.
+"""Temperatures for a classifier's logits, so that scores say how often labels are right.
 
-Guo et al., "On Calibration of Modern Neural Networks" (2017). Dividing by it changes no label.
+Guo et al., "On Calibration of Modern Neural Networks" (2017): one for a softmax. Of several labels
+per text, each has its own. Dividing by a temperature changes no label.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from distsent.evaluation.intervals import resampled_counts
-from distsent.evaluation.tasks.single_label import softmax
+from distsent.evaluation.intervals import resampled_sums
 
 LOWEST, HIGHEST = 0.01, 100.0  # if none between them is best, the scores stay as they are
-UNCHANGED = "temperature 1, no change"
 STEPS, CLOSE = 100, 1e-13  # Newton's method converges in about ten steps
 CHUNK = 1 << 16  # rows in float64 at once
 BINS = 15  # of equal width, each with its upper edge, as in the paper
-FINE = 20  # parts of a bin, for the interval
+AT_ONCE = 1 << 25  # numbers that the interval takes into memory at once
+SHOWN = 3  # labels that a line gives a reason for
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature, and a line if none fits best. None: there are no scores to fit."""
+    """A temperature, and why none fits best. None: there are no scores to fit."""
 
     value: float | None
-    note: str | None = None
+    reason: str | None = None
 
 
 def fit_temperature(
@@ -38,18 +38,16 @@ def fit_temperature(
     """
     n = len(labels_n)
     if bad := int((~np.isfinite(logits_nC).all(axis=1)).sum()):
-        return Temperature(None, f"none, as {bad:,} of {n:,} rows have no score")
+        return Temperature(None, f"{bad:,} of {n:,} rows have no score")
     weights_n = np.ones(n) if weights_n is None else weights_n
     slope_at = partial(_slope, logits_nC, labels_n, weights_n)
     low, high = 1 / HIGHEST, 1 / LOWEST
     if slope_at(low)[0] >= 0:
-        return Temperature(
-            1.0, f"{UNCHANGED}: the scores of {n:,} rows say nothing of their labels"
-        )
+        return Temperature(1.0, f"the scores of {n:,} rows say nothing of their labels")
     if slope_at(high)[0] <= 0:
         right = int((logits_nC.argmax(1) == labels_n).sum())
         why = f"{right:,} of {n:,} rows are right, and still higher scores would always fit better"
-        return Temperature(1.0, f"{UNCHANGED}: {why}")
+        return Temperature(1.0, why)
     inverse = 1.0
     for _ in range(STEPS):
         slope, curvature = slope_at(inverse)
@@ -81,27 +79,48 @@ def _slope(
     return first / len(labels_n), second / len(labels_n)
 
 
-def top_scores(
-    logits_nC: np.ndarray, labels_n: np.ndarray, temperature: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """(score of the predicted class, whether that is the label) [n], as `predict` computes them."""
-    scores = softmax(logits_nC / np.float32(temperature))
-    return scores.max(axis=1), logits_nC.argmax(axis=1) == labels_n
+def fit_label_temperature(logits_n: np.ndarray, has_n: np.ndarray) -> Temperature:
+    """The temperature of one label of several: its score is the sigmoid of its logit.
+
+    `has_n`: which rows have the label. It stays 1 where none or all of them have it.
+    """
+    n, positive = len(has_n), int(has_n.sum())
+    if positive in (0, n) and np.isfinite(logits_n).all():
+        return Temperature(1.0, f"{'all' if positive else 'none'} of {n:,} rows have it")
+    # The sigmoid of a logit is the softmax over 0 and the logit.
+    logits_n2 = np.stack([np.zeros_like(logits_n), logits_n], axis=1)
+    return fit_temperature(logits_n2, has_n.astype(np.int64))
+
+
+def describe_fits(fitted: Mapping[str, Temperature]) -> list[str]:
+    """A line about those that do not fit. The names are those of labels; empty for a softmax."""
+    for one in fitted.values():
+        if one.value is None:
+            return [f"calibration: none, as {one.reason}"]
+    reasons = {name: one.reason for name, one in fitted.items() if one.reason}
+    if not reasons:
+        return []
+    unchanged = "calibration: temperature 1, no change"
+    if "" in reasons:
+        return [f"{unchanged}: {reasons['']}"]
+    shown = [f"{name} ({reason})" for name, reason in [*reasons.items()][:SHOWN]]
+    more = len(reasons) - len(shown)
+    shown += [f"{more:,} more"] if more else []
+    return [f"{unchanged}, for {len(reasons):,} of {len(fitted):,} labels: {', '.join(shown)}"]
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Rows by their score: number of rows, right ones, and sum of scores in each bin."""
+    """Decisions by their score: in each bin their number, the true ones, the sum of scores."""
 
     rows: np.ndarray
     right: np.ndarray
     scores: np.ndarray
 
     @classmethod
-    def of(cls, scores_n: np.ndarray, right_n: np.ndarray, bins: int = BINS) -> "Reliability":
-        inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-        where = np.searchsorted(inner_edges, scores_n, side="left")
-        sums = (np.bincount(where, w, bins) for w in (None, right_n, scores_n))
+    def of(cls, scores_n: np.ndarray, right_n: np.ndarray) -> "Reliability":
+        where = bins_of(scores_n)
+        sums = (np.bincount(where, w, BINS) for w in (None, right_n, scores_n))
         return cls(*(np.asarray(one, dtype=np.float64) for one in sums))
 
     @property
@@ -116,23 +135,37 @@ class Reliability:
             yield int(i), self.right[i] / n, self.scores[i] / n, n / self.rows.sum()
 
 
-def error_interval(scores_n: np.ndarray, right_n: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the expected calibration error.
+def bins_of(scores: np.ndarray) -> np.ndarray:
+    """The bin of each score."""
+    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], scores, side="left")
+
+
+def expected_error(scores_nK: np.ndarray, true_nK: np.ndarray) -> float:
+    """The mean over K decisions of their expected calibration errors.
+
+    Of one it is that of Guo et al., of several labels the classwise one of Kull et al., "Beyond
+    Temperature Scaling" (2019).
+    """
+    pairs = zip(scores_nK.T, true_nK.T, strict=True)
+    return float(np.mean([Reliability.of(*pair).error for pair in pairs]))
+
+
+def error_interval(scores_nK: np.ndarray, true_nK: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of `expected_error`, over the rows.
 
     Resampling adds noise, which the error counts as miscalibration: the draws are shifted by what
     they are too large on average.
     """
-    # Rows whose scores lie in the same small part of a bin count as equal: few kinds to draw.
-    parts = [Reliability.of(scores_n[x], right_n[x], BINS * FINE) for x in (right_n, ~right_n)]
-    rows, scores = (np.concatenate([getattr(p, k) for p in parts]) for k in ("rows", "scores"))
-    kinds = np.flatnonzero(rows)
-    bins, right = (kinds % (BINS * FINE)) // FINE, kinds < BINS * FINE
-    gaps = right - scores[kinds] / rows[kinds]
-    counts = rows[kinds].astype(np.int64)
-    errors = np.array([
-        np.abs(np.bincount(bins, drawn * gaps, BINS)).sum() / len(scores_n)
-        for drawn in resampled_counts(counts)
-    ])  # fmt: skip
-    estimate = np.abs(np.bincount(bins, counts * gaps, BINS)).sum() / len(scores_n)
-    low, high = np.quantile(errors - errors.mean() + estimate, [0.025, 0.975])
+    n, decisions = scores_nK.shape
+    errors, together = 0.0, max(1, AT_ONCE // (n * BINS))
+    for start in range(0, decisions, together):
+        some = slice(start, start + together)
+        bins = bins_of(scores_nK[:, some])[..., None]
+        gaps = true_nK[:, some, None] - scores_nK[:, some, None].astype(np.float64)
+        parts = np.zeros((*bins.shape[:2], BINS))
+        np.put_along_axis(parts, bins, gaps, axis=2)
+        errors = errors + np.abs(resampled_sums(parts.reshape(n, -1))).sum(1)
+    errors = errors / (n * decisions)
+    shifted = errors - np.mean(errors) + expected_error(scores_nK, true_nK)
+    low, high = np.quantile(shifted, [0.025, 0.975])
     return max(0.0, float(low)), min(1.0, float(high))

@@ -7,102 +7,112 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation import thresholds
 from distsent.evaluation.calibration import (
     Reliability,
+    describe_fits,
     error_interval,
-    fit_temperature,
-    top_scores,
+    expected_error,
 )
-from distsent.evaluation.thresholds import TARGETS, Curve
+from distsent.evaluation.chosen_thresholds import write_thresholds
+from distsent.evaluation.tasks.task import Task
+from distsent.evaluation.thresholds import Curve
 
 FITTED_ON = "validation"  # never on test, which says how well it worked
+UNCHANGED = np.ones(1)
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """`result`: the keys of result.json. `temperature`: what the weights in model/ are divided by.
+    """`result`: the keys of result.json. `temperature`: what the logits of model/ are divided by.
 
-    `curve`: of the scores that `predict` gives; None without a validation split.
+    `curves`: of the scores that `predict` gives; empty without a validation split.
     """
 
     result: dict[str, Any]
     lines: tuple[str, ...] = ()
-    temperature: float = 1.0
-    curve: Curve | None = None
-    about: dict[str, Any] = field(default_factory=dict)  # of the curve
+    temperature: np.ndarray = field(default_factory=UNCHANGED.copy)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # of the curves
 
     def write_thresholds(self, folder: Path) -> None:
-        """Write the curve into a model folder."""
-        if self.curve is not None:
-            thresholds.write_thresholds(folder, self.about, self.curve)
+        """Write the curves into a model folder."""
+        if self.curves:
+            write_thresholds(folder, self.about, self.curves)
 
 
 def assess(
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]], calibrate: bool, precision: str
+    task: Task, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], calibrate: bool, precision: str
 ) -> Confidence:
-    """What (logits [n, C], labels [n]) of each split say.
+    """What (logits [n, C], labels) of each split say.
 
     `calibrate`: whether the model folder gets the temperature. The same logits in another order of
     rows give the same temperature within rounding.
     """
+    nothing = dict.fromkeys(("calibration", "decisions", *task.confidence_keys))
+    if not task.decisions:
+        line = f"calibration: none for data.task = {task.name!r}, which has no scores of labels"
+        return Confidence(nothing, (line,))
     if FITTED_ON not in splits:
         fix = "set data.validation_fraction, e.g. 0.1"
         line = f"calibration: none, as there is no validation split; {fix}"
-        return Confidence({"calibration": None, "decisions": None}, (line,))
+        return Confidence(nothing, (line,))
     logits, labels = splits[FITTED_ON]
-    fitted = fit_temperature(logits, labels)
-    lines = [f"calibration: {fitted.note}"] if fitted.note else []
-    if fitted.value is None:
-        return Confidence({"calibration": None, "decisions": None}, tuple(lines))
+    fitted = dict(zip(task.decisions, task.temperatures(logits, labels), strict=True))
+    lines = describe_fits(fitted)
+    if any(one.value is None for one in fitted.values()):
+        return Confidence(nothing, tuple(lines))
+    best = np.array([one.value for one in fitted.values()])
     measured_on = "test" if "test" in splits else FITTED_ON
-    calibration = describe_calibration(*splits[measured_on], fitted.value)
+    calibration = describe_calibration(task, *splits[measured_on], best)
     about = {"fitted_on": FITTED_ON, "split": measured_on, "folded": calibrate}
-    temperature = fitted.value if calibrate else 1.0
-    curve = Curve.of(*top_scores(logits, labels, temperature))
-    decisions = None
-    if measured_on != FITTED_ON and np.isfinite(splits[measured_on][0]).all():
-        found = top_scores(*splits[measured_on], temperature)
-        rows = [_decision(curve, target, found) for target in TARGETS]
-        decisions = {"split": measured_on, "n": len(found[0]), "targets": rows}
     lines.append(_summary(calibration, measured_on))
-    return Confidence(
-        {"calibration": {**calibration, **about}, "decisions": decisions},
-        tuple(lines),
-        temperature,
-        curve,
-        {"split": FITTED_ON, "computed_in": precision, "temperature": temperature},
-    )
+    used = best if calibrate else np.ones_like(best)
+    columns = (x.T for x in task.confidences(logits, labels, used))
+    curves = {name: task.curve(*pair) for name, *pair in zip(task.decisions, *columns, strict=True)}
+    result = {**nothing, "calibration": {**calibration, **about}}
+    if measured_on != FITTED_ON and np.isfinite(splits[measured_on][0]).all():
+        found = task.confidences(*splits[measured_on], used)
+        where = {"split": measured_on, "n": len(found[0])}
+        result |= {key: {**where, **one} for key, one in task.measured(curves, *found).items()}
+    lines += task.summary(result)
+    of_curves = {"split": FITTED_ON, "computed_in": precision, "temperature": as_json(task, used)}
+    return Confidence(result, tuple(lines), used, curves, of_curves)
+
+
+def as_json(task: Task, temperature: np.ndarray) -> float | list[float]:
+    """A number of one label per text, else a list in the order of the labels."""
+    return float(temperature[0]) if "" in task.decisions else temperature.tolist()
 
 
 def describe_calibration(
-    logits_nC: np.ndarray, labels_n: np.ndarray, temperature: float
+    task: Task, logits_nC: np.ndarray, labels: np.ndarray, temperature: np.ndarray
 ) -> dict[str, Any]:
     """Temperature and expected calibration errors before and after it, with intervals."""
-    out: dict[str, Any] = {"temperature": temperature}
-    for name, value in (("ece_before", 1.0), ("ece_after", temperature)):
-        scores, right = top_scores(logits_nC, labels_n, value)
-        known = bool(np.isfinite(scores).all())
-        out[name] = Reliability.of(scores, right).error if known else None
-        out[f"{name}_interval"] = error_interval(scores, right) if known else None
-    return {**out, "n": len(labels_n)}
+    out: dict[str, Any] = {"temperature": as_json(task, temperature)}
+    per_label: dict[str, dict[str, float]] = {name: {} for name in task.decisions}
+    known = bool(np.isfinite(logits_nC).all())
+    for key, value in (("ece_before", np.ones_like(temperature)), ("ece_after", temperature)):
+        out[key] = out[f"{key}_interval"] = None
+        if known:
+            scores, true = task.confidences(logits_nC, labels, value)
+            out[key], out[f"{key}_interval"] = (
+                expected_error(scores, true),
+                error_interval(scores, true),
+            )
+            for one, *pair in zip(per_label.values(), scores.T, true.T, strict=True):
+                one[key] = Reliability.of(*pair).error
+    if known and "" not in per_label:
+        out["per_label"] = per_label
+    return {**out, "n": len(labels)}
 
 
 def _summary(calibration: Mapping[str, Any], split: str) -> str:
-    line = f"calibration: temperature {calibration['temperature']:.4g}"
+    found = calibration["temperature"]
+    what = f"temperature {found:.4g}" if isinstance(found, float) else None
+    what = what or f"temperatures from {min(found):.4g} to {max(found):.4g}"
+    line = f"calibration: {what}"
     if calibration["ece_before"] is None:
         return f"{line}; the scores on {split} are not finite"
     errors = " -> ".join(f"{calibration[f'ece_{when}']:.4f}" for when in ("before", "after"))
     fitted = ", which it was fitted on" if split == FITTED_ON else ""
     return f"{line}, expected calibration error {errors} on {split}{fitted}"
-
-
-def _decision(curve: Curve, target: float, found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """What the threshold for a precision does on other rows; None where none reaches it."""
-    point = curve.lowest(target)
-    if point is None:
-        best = float(curve.precision.max())
-        return {"min_precision": target, "threshold": None, "best_precision": best}
-    threshold = float(curve.threshold[point])
-    measured = thresholds.measure(*found, threshold)
-    return {"min_precision": target, "threshold": threshold, **measured}

@@ -8,6 +8,7 @@ import numpy as np
 Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 DRAWS = 2000
 MAX_BLOCKS = 20_000  # of rows that are drawn together
+TOGETHER = 50  # draws that one matrix product sums
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -39,9 +40,11 @@ def resampled_sums(values_nK: np.ndarray) -> np.ndarray:
         starts = np.cumsum([0, *map(len, order[:-1])])
         values_nK = np.add.reduceat(values_nK[np.concatenate(order)], starts, axis=0)
     sums = np.empty((DRAWS, values_nK.shape[1]))
-    for i in range(DRAWS):
-        drawn = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
-        sums[i] = drawn @ values_nK
+    drawn = np.empty((TOGETHER, blocks))
+    for start in range(0, DRAWS, TOGETHER):
+        for i in range(TOGETHER):
+            drawn[i] = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
+        sums[start : start + TOGETHER] = drawn @ values_nK
     return sums
 
 

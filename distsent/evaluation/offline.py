@@ -134,6 +134,8 @@ def evaluate_saved_model(
     task = choose_task(job.data.task, names)
     with world.progress.phase("evaluate"):
         scores, logits = evaluate_split(world, forward, split, task, **options)
+    if world.is_main and (remark := task.remark(scores)):
+        print(f"distsent: {remark}", file=sys.stderr)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": names, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])

@@ -17,6 +17,7 @@ from distsent.data.tokens.content import NO_TEXT
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.tasks.choose import choose_task, saved_task
+from distsent.evaluation.tasks.task import Task
 from distsent.model import classifier
 from distsent.model.forward import autocast, choose_forward
 from distsent.model.half_precision import usable_precision
@@ -61,6 +62,7 @@ def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
 class Predictor:
     """A classifier that labels texts. Those longer than the model takes are read as in training.
 
+    `thresholds`: the least score of each label, or one for all; below it, it is not given.
     `poll`: called before each batch; what it raises ends the call.
     """
 
@@ -69,6 +71,7 @@ class Predictor:
         path: str | Path,
         precision: str = "float32",
         max_length: int | None = None,
+        thresholds: float | Sequence[float] | None = None,
         poll: Callable[[], None] = lambda: None,
     ) -> None:
         found = find_model_folder(path)
@@ -86,6 +89,7 @@ class Predictor:
         usable_precision(self.forward, self.tokenizer, precision, "--precision")
         self.task = choose_task(task, classifier.class_names(model.config))
         self.labels = list(self.task.names)
+        self.thresholds = _thresholds_of(self.task, thresholds)
         limit = classifier.token_limit(model)
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
@@ -151,12 +155,27 @@ class Predictor:
 
         {"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}};
         of several labels {"labels": ["joy"], "scores": {"joy": 0.9, "fear": 0.1}};
+        below the threshold the label is None, and of several labels is not in the list;
         of a number {"value": 3.2}, of several {"values": {"joy": 3.2, "fear": 1.0}};
         {"error": ...} for a text of which the tokenizer leaves nothing.
         """
         logits, empty = self._logits(texts, pairs)
-        answers = iter(self.task.answers(logits[~empty]))
+        answers = iter(self.task.answers(logits[~empty], self.thresholds))
         return [{"error": NO_TEXT} if nothing else next(answers) for nothing in empty]
+
+
+def _thresholds_of(task: Task, thresholds: float | Sequence[float] | None) -> np.ndarray | None:
+    """A threshold for each of the task's decisions. Raises UserError."""
+    if thresholds is None:
+        return None
+    if not task.decisions:
+        raise UserError(f"thresholds: are for labels; this model's task is {task.name!r}")
+    found, n = np.asarray(thresholds, dtype=np.float64), len(task.decisions)
+    if found.ndim and found.shape != (n,):
+        raise UserError(f"thresholds: {found.size} for a model that takes {n}")
+    if np.isnan(found).any():
+        raise UserError("thresholds: nan is no threshold")
+    return np.broadcast_to(found, n)
 
 
 def _check_texts(name: str, values: Sequence[str]) -> None:

@@ -1,23 +1,21 @@
-"""At which score to answer and when to abstain: the curve of thresholds, measured on validation."""
+"""From which score on to give a label: curves of thresholds, measured on validation."""
 
-import json
+from __future__ import annotations
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xxhash import xxh3_128
 
-from distsent.errors import UserError
 from distsent.evaluation.intervals import wilson_interval
-from distsent.storage import is_file
 
-FILE = "thresholds.json"  # in the model folder
 TARGETS = (0.8, 0.9, 0.95, 0.99)  # precisions that a finished run is measured for
 # Points of a curve: evenly spaced over the rows, and denser among the highest scores.
 EVEN, DENSE = 256, 64
+HALF = 0.5  # where a label is given without thresholds
 DIGITS = 6  # of shares and intervals in the file
 
 
@@ -26,28 +24,45 @@ class Curve:
     """For each threshold, lowest first: rows with at least this score, and right ones of them.
 
     precision: of the answered rows, those that are right. coverage: of all `n` rows, those that are
-    answered. recall: of all rows, those that are answered and right.
+    answered. recall: of `positive` rows, those that are answered and right. These are all rows
+    where a text has one label, and the rows with the label where it is one of several.
     """
 
     n: int
+    positive: int
     threshold: np.ndarray
     answered: np.ndarray
     right: np.ndarray
 
     @classmethod
-    def of(cls, scores_n: np.ndarray, right_n: np.ndarray) -> "Curve":
+    def of(cls, scores_n: np.ndarray, right_n: np.ndarray) -> Curve:
         """The curve of top scores and whether they are right [n], n >= 1."""
-        order = np.argsort(-scores_n, kind="stable")
-        scores, right = scores_n[order].astype(np.float64), np.cumsum(right_n[order])
-        # Equal scores are answered together.
-        ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-        n = len(ends)
-        spaced = np.linspace(0, n - 1, EVEN), np.geomspace(1, n, DENSE) - 1
-        kept = ends[np.unique(np.rint(np.concatenate(spaced)).astype(int))][::-1]
+        scores, right, ends = _by_score(scores_n, right_n)
+        return cls._at(scores, right, ends[_spaced(len(ends))], len(scores))
+
+    @classmethod
+    def of_label(cls, scores_n: np.ndarray, has_n: np.ndarray) -> Curve:
+        """The curve of a label's scores and which rows have it [n]; empty if none has.
+
+        A threshold that finds no more rows with the label than a higher one is left out.
+        """
+        scores, right, ends = _by_score(scores_n, has_n)
+        ends = ends[np.diff(right[ends], prepend=0) > 0]
+        positive = int(right[-1])
+        kept = np.zeros(0, dtype=int)
+        if len(ends):
+            best = _f1(right[ends], ends + 1, positive).argmax()  # of equal ones the surest
+            kept = np.union1d(_spaced(len(ends)), best)
+        return cls._at(scores, right, ends[kept], positive)
+
+    @classmethod
+    def _at(cls, scores: np.ndarray, right: np.ndarray, kept: np.ndarray, positive: int) -> Curve:
+        """The curve of some of the rows from the highest score down."""
+        kept = kept[::-1]
         # Halfway to the next score: another batch, which rounds differently, gives the same labels.
         below = np.append(scores, 0.0)[kept + 1]
         threshold = np.where(kept == len(scores) - 1, 0.0, (scores[kept] + below) / 2)
-        return cls(len(scores), threshold, kept + 1, right[kept])
+        return cls(len(scores), positive, threshold, kept + 1, right[kept])
 
     @cached_property
     def precision(self) -> np.ndarray:
@@ -55,11 +70,16 @@ class Curve:
 
     @cached_property
     def recall(self) -> np.ndarray:
-        return self.right / self.n
+        return self.right / self.positive
 
     @cached_property
     def coverage(self) -> np.ndarray:
         return self.answered / self.n
+
+    def best_f1(self) -> int | None:
+        """The point with the best F1; of equal ones, the highest. None of an empty curve."""
+        f1 = _f1(self.right, self.answered, self.positive)
+        return int(np.flatnonzero(f1 == f1.max())[-1]) if len(f1) else None
 
     def lowest(self, min_precision: float, min_recall: float = 0.0) -> int | None:
         """The point that answers most rows of those that reach both. None if none does."""
@@ -80,11 +100,12 @@ class Curve:
     def to_dict(self) -> dict[str, Any]:
         """One list per column, with 95 % intervals (Wilson)."""
         answered, right = self.answered.tolist(), self.right.tolist()
-        columns: dict[str, Any] = {"threshold": self.threshold.tolist()}
+        columns: dict[str, Any] = {"positive": self.positive}
+        columns["threshold"] = self.threshold.tolist()
         columns |= {"answered": answered, "right": right}
         ratios = {
             "precision": list(zip(right, answered, strict=True)),
-            "recall": [(part, self.n) for part in right],
+            "recall": [(part, self.positive) for part in right],
             "coverage": [(part, self.n) for part in answered],
         }
         for name, pairs in ratios.items():
@@ -94,21 +115,78 @@ class Curve:
         return {"rows": self.n, **columns}
 
     @classmethod
-    def from_dict(cls, tree: Mapping[str, Any]) -> "Curve":
+    def from_dict(cls, tree: Mapping[str, Any]) -> Curve:
         """The inverse of `to_dict`. Raises ValueError, KeyError or TypeError for anything else."""
         columns = [np.asarray(tree[key]) for key in ("threshold", "answered", "right")]
-        curve = cls(int(tree["rows"]), *columns)
-        lengths = {len(column) for column in columns}
-        if lengths != {len(curve.threshold)} or not len(curve.threshold):
+        curve = cls(int(tree["rows"]), int(tree["positive"]), *columns)
+        if len({len(column) for column in columns}) > 1:
             raise ValueError("columns of different lengths")
+        if bool(curve.positive) != bool(len(curve.threshold)):
+            raise ValueError("a curve without points")
         if not (curve.right >= 0).all() or not (curve.right <= curve.answered).all():
             raise ValueError("more right rows than answered ones")
         return curve
 
 
+def _by_score(
+    scores_n: np.ndarray, true_n: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores from the highest down, the true ones up to each, and where equal scores end."""
+    order = np.argsort(-scores_n, kind="stable")
+    scores, right = scores_n[order].astype(np.float64), np.cumsum(true_n[order])
+    return scores, right, np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+
+
+def _spaced(n: int) -> np.ndarray:
+    """Which of n points a curve keeps."""
+    spaced = np.linspace(0, n - 1, EVEN), np.geomspace(1, n, DENSE) - 1
+    return np.unique(np.rint(np.concatenate(spaced)).astype(int))
+
+
+def _f1(right: np.ndarray, answered: np.ndarray, positive: int) -> np.ndarray:
+    return 2 * right / (answered + positive)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a threshold shall reach on validation: a precision, a recall, or else the best F1."""
+
+    min_precision: float | None = None
+    min_recall: float | None = None
+
+    def __str__(self) -> str:
+        pairs = {"--min-precision": self.min_precision, "--min-recall": self.min_recall}
+        return " and ".join(f"{name} {x:g}" for name, x in pairs.items() if x is not None)
+
+    def point(self, curve: Curve) -> int | None:
+        """Where a curve reaches it; None if it does not.
+
+        With a precision, the point that answers most rows; with a recall alone, the fewest.
+        """
+        if self.min_precision is not None:
+            return curve.lowest(self.min_precision, self.min_recall or 0.0)
+        if self.min_recall is not None:
+            return curve.highest(self.min_recall)
+        return curve.best_f1()
+
+    def nearest(self, curve: Curve) -> int:
+        """The point that comes closest, where none reaches it."""
+        if self.min_precision is None:
+            return int(curve.recall.argmax())
+        reached = curve.lowest(self.min_precision)
+        return int(curve.precision.argmax()) if reached is None else reached
+
+    def threshold(self, curve: Curve) -> float:
+        """That of the point. Where there is none, infinity; 0.5 if no row tells a best F1."""
+        point = self.point(curve)
+        if point is not None:
+            return float(curve.threshold[point])
+        return math.inf if str(self) else HALF
+
+
 def measure(scores_n: np.ndarray, right_n: np.ndarray, threshold: float) -> dict[str, Any]:
     """Coverage and precision [n] at a threshold, with intervals; precision None if none answers."""
-    answers = scores_n >= threshold
+    answers = scores_n.astype(np.float64) >= threshold
     n, answered, right = len(answers), int(answers.sum()), int((answers & right_n).sum())
     return {
         "coverage": answered / n,
@@ -116,78 +194,3 @@ def measure(scores_n: np.ndarray, right_n: np.ndarray, threshold: float) -> dict
         "precision": right / answered if answered else None,
         "precision_interval": wilson_interval(right, answered) if answered else None,
     }
-
-
-def hash_weights(folder: Path) -> str:
-    """A hash of the weights in a model folder: a curve is that of these weights alone."""
-    digest = xxh3_128()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def write_thresholds(folder: Path, about: Mapping[str, Any], curve: Curve) -> None:
-    """Write the curve beside the weights that it was measured with."""
-    content = {**about, "weights": hash_weights(folder), "curve": curve.to_dict()}
-    (folder / FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def read_thresholds(folder: Path) -> tuple[Curve, dict[str, Any]]:
-    """The curve of a model folder, and what else its file says. Raises UserError."""
-    path = folder / FILE
-    otherwise = "give --threshold instead"
-    if not is_file(path):
-        why = "its run had no validation split, or it was saved by another program"
-        raise UserError(f"{folder}: no {FILE}: {why}; {otherwise}")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        curve = Curve.from_dict(about["curve"])
-        expected = about["weights"]
-        about |= {key: str(about[key]) for key in ("split", "computed_in")}
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"not a curve of thresholds ({type(error).__name__}: {error})"
-        raise UserError(f"{path}: {problem}; {otherwise}") from None
-    if expected != hash_weights(folder):
-        problem = "measured with other weights than those in this folder"
-        raise UserError(f"{path}: {problem}; train again, or {otherwise}")
-    return curve, about
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A threshold, a line about it, and the precision in which its scores were computed."""
-
-    threshold: float
-    line: str
-    computed_in: str
-
-
-def choose_threshold(folder: Path, min_precision: float | None, min_recall: float | None) -> Chosen:
-    """The threshold that reaches the targets on validation.
-
-    With a precision, the one that answers most texts; with a recall alone, the one that answers
-    fewest. Raises UserError if no threshold reaches them.
-    """
-    curve, about = read_thresholds(folder)
-    rows = f"on the {curve.n:,} {about['split']} rows"
-    asked = [
-        f"--min-{name} {value:g}"
-        for name, value in (("precision", min_precision), ("recall", min_recall))
-        if value is not None
-    ]
-    if min_precision is None:
-        found = curve.highest(min_recall or 0.0)
-        best = int(curve.recall.argmax())
-    else:
-        found = curve.lowest(min_precision, min_recall or 0.0)
-        best = int(curve.precision.argmax())
-        if (reached := curve.lowest(min_precision)) is not None:
-            best = reached
-    if found is None:
-        what = f"{' and '.join(asked)}: not reached {rows}"
-        raise UserError(f"{what}; the best is {curve.describe(best)}")
-    threshold = float(curve.threshold[found])
-    line = f"threshold {threshold:.6g}: {rows} {curve.describe(found)}"
-    return Chosen(threshold, line, about["computed_in"])

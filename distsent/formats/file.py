@@ -29,3 +29,4 @@ class File:
     recorded: ReadAs | None = None
     part: str = ""  # one of the splits that a JSON file holds, by its name in parts_of()
     where: Where | None = None  # the rows that are read; row numbers count all
+    lists: bool = False  # a text may have several labels: those of fastText are a list

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from distsent.errors import UserError
@@ -114,35 +115,39 @@ class LabelTextReader(LinesReader):
                 label, text, error = self.split(line)
                 if self._known and label not in self._known:
                     error = f"begins with {shorten(label)}, which is no label of the training"
-                label = label and label.removesuffix(self._colon)
+                label = label.removesuffix(self._colon) if isinstance(label, str) else label
                 yield dict(zip(self.columns or (), (label, text), strict=True)), error
 
-    @staticmethod
-    def split(line: str) -> tuple[str | None, str | None, str]:
+    def split(self, line: str) -> tuple[Any, str | None, str]:
         """(label, text, error) of a line."""
         label, *text = _BLANK.split(line, maxsplit=1)
         return label, text[0] if text else None, ""
 
 
 class FastTextReader(LabelTextReader):
-    """fasttext: a word that begins with __label__ before or after the text of each line."""
+    """fasttext: a word that begins with __label__ before or after the text of each line.
+
+    Or several such words, where a text may have several labels: a list of them.
+    """
 
     format = "fasttext"
 
     def _check(self, words: Collection[str]) -> None:
         """Any labels will do: they are marked."""
 
-    @staticmethod
-    def split(line: str) -> tuple[str | None, str | None, str]:
+    def split(self, line: str) -> tuple[Any, str | None, str]:
         """(label, text, error) of a line."""
-        found = [*LABELED.finditer(line)]
+        found, lists = [*LABELED.finditer(line)], self.file.lists
         if not found:
-            return None, line, ""
-        if len(found) > 1:
-            words = first_few([match[0] for match in found])
-            return None, line, f"{len(found)} labels ({words}); one label per text is read"
-        before, after = line[: found[0].start()], line[found[0].end() :]
-        if before.strip() and after.strip():
-            return None, line, f"{found[0][0]!r} stands within the text, not before or after it"
+            return [] if lists else None, line, ""
+        words = first_few([match[0] for match in found])
+        if len(found) > 1 and not lists:
+            several = 'one label per text is read; several need data.task = "multi_label"'
+            return None, line, f"{len(found)} labels ({words}); {several}"
+        before, after = line[: found[0].start()], line[found[-1].end() :]
+        between = [line[a.end() : b.start()] for a, b in pairwise(found)]
+        if (before.strip() and after.strip()) or any(part.strip() for part in between):
+            stand = f"{found[0][0]!r} stands" if len(found) == 1 else f"labels ({words}) stand"
+            return None, line, f"{stand} within the text, not before or after it"
         text = before.rstrip(" \t") if before.strip() else _BLANK.sub("", after, count=1)
-        return found[0][1], text, ""
+        return [match[1] for match in found] if lists else found[0][1], text, ""

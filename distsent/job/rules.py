@@ -64,6 +64,7 @@ OF_TASKS = {
     "data.drop_labels": ("single_label", "multi_label"),
     "train.class_weights": ("single_label", "multi_label"),
     "train.label_smoothing": ("single_label", "multi_label"),
+    "eval.calibrate": ("single_label", "multi_label"),
 }
 NOT_BESIDE_COLUMNS = (
     "data.label_column", "data.label_position", "data.label_delimiter", "data.allow_empty_labels",

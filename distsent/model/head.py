@@ -1,8 +1,9 @@
-"""The last linear layer of a classifier's head, and logits divided by a temperature in it."""
+"""The last linear layer of a classifier's head, and logits divided by temperatures in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -11,7 +12,7 @@ from distsent.errors import UserError
 from distsent.model.batching_check import small_copy
 from distsent.model.classifier import shortest_input
 
-FACTOR = 3.0  # by which the check divides
+LEAST, MOST = 2.0, 4.0  # by which the check divides
 TOLERANCE = 1e-6  # of the largest logit; some architectures compute a part in float32
 
 
@@ -38,10 +39,11 @@ def check_head(model: PreTrainedModel) -> None:
         small = small_copy(model).eval()
         ids = torch.arange(max(8, shortest_input(small.config)))[None] % small.config.vocab_size
         before = small(input_ids=ids).logits
-        with divided_logits(small, FACTOR):
+        factors = torch.linspace(LEAST, MOST, small.config.num_labels)
+        with divided_logits(small, factors.numpy()):
             after = small(input_ids=ids).logits
         largest = before.abs().max()
-        if largest > 0 and (after * FACTOR - before).abs().max() <= TOLERANCE * largest:
+        if largest > 0 and (after * factors - before).abs().max() <= TOLERANCE * largest:
             return
     name = type(model).__name__
     problem = f"the logits of {name} do not come from a linear layer of its head alone"
@@ -49,15 +51,19 @@ def check_head(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def divided_logits(model: PreTrainedModel, temperature: float) -> Iterator[None]:
-    """Within it, the model's logits are divided by a temperature; after it, its bits are back."""
-    layer = last_linear(model) if temperature != 1 else None
+def divided_logits(model: PreTrainedModel, temperature: np.ndarray) -> Iterator[None]:
+    """Within it, the model's logits are divided by `temperature`; after it, its bits are back.
+
+    `temperature`: one number, or one for each logit.
+    """
+    layer = last_linear(model) if (temperature != 1).any() else None
     weights = [] if layer is None else [p for p in (layer.weight, layer.bias) if p is not None]
     kept = [p.detach().clone() for p in weights]
     try:
         with torch.no_grad():
             for p in weights:
-                p.div_(temperature)
+                divisor = torch.from_numpy(temperature).to(p.device)
+                p.copy_(p.double() / (divisor[:, None] if p.ndim > 1 else divisor))
         yield
     finally:
         with torch.no_grad():

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from distsent.evaluation.calibration import BINS
 from distsent.evaluation.tasks.task import Task
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
-from distsent.reporting import plots
-from distsent.reporting.confidence import format_calibration, format_decisions
+from distsent.reporting import confidence, plots
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table, titles
 from distsent.reporting.tasks.choose import report_of
@@ -57,10 +55,8 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
         curve=titles(run.task.main[0])[0],
         drawn=drawn,
         result=run.result,
-        calibration=format_calibration([run.result]),
-        bins=BINS,
+        confidence=confidence,
         reliable=plots.has_reliability(run),
-        decisions=format_decisions([run.result]),
         job_toml=_job_toml(run.job),
         dataset=_dataset(run),
         id2label=dict(enumerate(run.labels)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distsent.errors import UserError
-from distsent.evaluation.calibration import BINS, Reliability, top_scores
+from distsent.evaluation.calibration import BINS, Reliability
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import titles
 from distsent.reporting.tasks.choose import report_of
@@ -80,9 +80,9 @@ def has_reliability(run: FinishedRun) -> bool:
 
 
 def plot_reliability(run: FinishedRun) -> Figure | None:
-    """Accuracy of the rows in each bin of scores, before and after the temperature.
+    """Share of right labels in each bin of scores, before and after the temperature.
 
-    None if the run has none.
+    Of several labels per text, of all of them together. None if the run has no temperature.
     """
     from matplotlib.figure import Figure
 
@@ -91,17 +91,21 @@ def plot_reliability(run: FinishedRun) -> Figure | None:
     found = run.result["calibration"]
     kept: Any = run.predictions(found["split"])
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    values = {"before": 1.0, "after": found["temperature"]}
+    fitted = np.atleast_1d(found["temperature"])
+    values = {"before": np.ones_like(fitted), "after": fitted}
+    true, every = report_of(run.task).reliability
     for axes, (when, temperature) in zip(figure.subplots(1, 2), values.items(), strict=True):
-        bins = Reliability.of(*top_scores(kept.logits, kept.labels, temperature))
+        scores = run.task.confidences(kept.logits, kept.labels, temperature)
+        bins = Reliability.of(*(x.ravel() for x in scores))
         where, accuracy, score, share = np.array(list(bins.bars())).T
         style: Any = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
-        axes.bar(where / BINS, accuracy, **style, label="accuracy")
-        axes.bar(where / BINS, share, **style, alpha=0.4, label="share of the rows")
+        axes.bar(where / BINS, accuracy, **style, label=true)
+        axes.bar(where / BINS, share, **style, alpha=0.4, label=f"share of the {every}")
         axes.plot(score, accuracy, "k.", label="mean score")
         axes.plot([0, 1], [0, 1], ":", color="gray")
         error = found[f"ece_{when}"]
-        axes.set(title=f"{when}: temperature {temperature:.3g}, ECE {error:.4f}")
+        ends = dict.fromkeys(f"{x:.3g}" for x in (temperature.min(), temperature.max()))
+        axes.set(title=f"{when}: temperature {' to '.join(ends)}, ECE {error:.4f}")
         axes.set(xlabel=f"score ({found['split']})", xlim=(0, 1), ylim=(0, 1))
         axes.legend(fontsize="small", loc="upper left")
     return figure

@@ -38,11 +38,19 @@ def write_summaries(run: FinishedRun) -> None:
 
 
 def _add_calibration(writer: Any, run: FinishedRun, step: int) -> None:
-    """Temperature, calibration errors, and the reliability diagram."""
-    found = run.result.get("calibration") or {}
-    for key in ("temperature", "ece_before", "ece_after"):
-        if found.get(key) is not None:
-            writer.add_scalar(f"final/{found['split']}/{key}", found[key], step)
+    """Temperatures, calibration errors, scores with fitted thresholds, the reliability diagram."""
+    found, thresholds = (run.result.get(key) or {} for key in ("calibration", "thresholds"))
+    values = {key: found.get(key) for key in ("temperature", "ece_before", "ece_after")}
+    if isinstance(several := values["temperature"], list):
+        del values["temperature"]
+        named = zip(run.labels, several, strict=True)
+        values |= {f"temperature/{name}": value for name, value in named}
+    for key, value in thresholds.items():
+        if isinstance(value, float):
+            values[f"best_f1_thresholds/{key}"] = value
+    for key, value in values.items():
+        if value is not None:
+            writer.add_scalar(f"final/{found['split']}/{key}", value, step)
     if plots.available() and (figure := plots.plot_reliability(run)):
         writer.add_image(f"reliability/{found['split']}", _pixels(figure), step, dataformats="HWC")
 

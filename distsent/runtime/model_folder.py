@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from distsent.model import adapter
 from distsent.model.head import divided_logits
 from distsent.runtime.ownership import Owner
@@ -14,6 +16,8 @@ from distsent.storage import walk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNCHANGED = np.ones(1)
 
 
 def write_model_folder(
@@ -23,14 +27,14 @@ def write_model_folder(
     max_length: int,
     owner: Owner,
     *,
-    temperature: float = 1.0,
+    temperature: np.ndarray = UNCHANGED,
     add: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write weights, configuration with label names, and tokenizer; all or nothing.
 
     Adapters are merged into float32 weights, so that every program that loads a model can load
     this one. The adapter itself is saved in `adapter/`. `temperature`: the saved head's logits are
-    divided by it. `add` writes further files.
+    divided by it, each by its own if there are several. `add` writes further files.
     """
     temporary = owner.temporary(folder)
     try:

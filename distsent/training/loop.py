@@ -198,6 +198,8 @@ class Loop:
             f"epoch {epoch:.2f}  step {state.step}  {split}: {shown}  (train: {train})"
             f"{'  best so far' if best_so_far else ''}"
         )
+        if remark := session.task.remark(scores):
+            session.report.info(remark)
         if state.ended_early:
             tried = f"{session.job.eval.metric} in {state.stale} evaluations"
             session.report.info(f"stopped early: no improvement of {tried}")

@@ -106,15 +106,11 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
 
 def assess_final(session: Session, final: Mapping[str, Scored]) -> Confidence:
     """What the logits of the final weights say about their scores."""
-    if session.task.name != "single_label":
-        line = f"calibration: none for data.task = {session.task.name!r}"
-        return Confidence({"calibration": None, "decisions": None}, (line,))
-    labels = {split: np.asarray(session.store.splits[split].labels[:]) for split in final}
     splits = {
-        split: (logits.numpy(), labels[split].astype(np.int64))
+        split: (logits.numpy(), np.asarray(session.store.splits[split].labels[:]))
         for split, (_, logits) in final.items()
     }
-    return assess(splits, session.job.eval.calibrate, session.precision)
+    return assess(session.task, splits, session.job.eval.calibrate, session.precision)
 
 
 def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]) -> dict[str, Any]:

@@ -73,7 +73,11 @@ def bits(run: Path) -> list[object]:
     steps = [[line[key] for key in keys] for line in fixtures.metrics(run)]
     evaluations = [[line["step"], line["loss"]] for line in fixtures.metrics(run, "validation")]
     state = {group: checkpoint.weights_sha256(tensors) for group, tensors in last.tensors.items()}
-    return [result["weights_sha256"], result["best"], scores, steps, evaluations, last.step, state]
+    thresholds = run / "model" / "thresholds.json"
+    confidence = [result.get(key) for key in ("calibration", "decisions", "thresholds")]
+    confidence.append(thresholds.read_text() if thresholds.exists() else None)
+    trained = [result["weights_sha256"], result["best"], scores, last.step, state]
+    return [*trained, steps, evaluations, confidence]
 
 
 @pytest.mark.parametrize("task", fixtures.TASKS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics as sklearn
 
 from tests import fixtures
@@ -98,6 +98,33 @@ def test_scores_of_several_labels_equal_scikit_learn(world: World, np: int) -> N
         expected["map"] = sklearn.average_precision_score(truth, logits)
         expected["auc_macro"] = sklearn.roc_auc_score(truth, logits)
         assert {key: scores[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("np", [1, 2, 3, 4])
+def test_each_label_has_its_temperature_and_threshold(world: World, np: int) -> None:
+    """Those of its validation logits, and those of one worker."""
+    run = world(np) / "multi_label"
+    result, one = fixtures.result(run), fixtures.result(world(1) / "multi_label")
+    saved = load_file(run / "predictions" / "validation.safetensors")
+    rows = zip(saved["logits"].double().numpy().T, saved["labels"].numpy().T, strict=True)
+    found = result["calibration"]["temperature"]
+    assert found == pytest.approx(one["calibration"]["temperature"], rel=1e-3)
+    for (z, y), temperature in zip(rows, found, strict=True):
+        slope = float((z * (special.expit(z / temperature) - y)).mean())
+        assert temperature == 1 or slope == pytest.approx(0, abs=1e-10)
+    thresholds, expected = (
+        [label["threshold"] for label in x["thresholds"]["per_label"].values()]
+        for x in (result, one)
+    )
+    assert thresholds == pytest.approx(expected, abs=1e-4)
+    for key in ("ece_before", "ece_after"):
+        assert result["calibration"][key] == pytest.approx(one["calibration"][key], abs=1e-4)
+    assert result["thresholds"]["f1_macro"] == one["thresholds"]["f1_macro"]
+    truth, scores = saved["labels"].numpy(), saved["logits"].sigmoid().numpy()
+    for threshold, y, s in zip(thresholds, truth.T, scores.T, strict=True):
+        precision, recall, _ = sklearn.precision_recall_curve(y, s)
+        best = max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
+        assert sklearn.f1_score(y, s >= threshold) == pytest.approx(best, abs=1e-10)
 
 
 @pytest.mark.parametrize("np", [1, 2, 3, 4])

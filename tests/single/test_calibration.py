@@ -14,9 +14,10 @@ from transformers.models.gpt2 import GPT2Config, GPT2ForSequenceClassification
 
 from distsent.distributed.world import World
 from distsent.errors import UserError
-from distsent.evaluation.calibration import Reliability, error_interval, fit_temperature, top_scores
+from distsent.evaluation.calibration import Reliability, error_interval, fit_temperature
 from distsent.evaluation.confidence import assess
 from distsent.evaluation.predictor import Predictor
+from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.job import Job, load_job
 from distsent.model import adapter, head
 from distsent.model.tokenizer import load_tokenizer
@@ -28,6 +29,7 @@ from tests import fixtures, systems, tiny_models
 from tests.parallel.driver import NoSignals
 
 TEXTS = [row["text"] for row in fixtures.rows(12, seed=9)]
+TASK = SingleLabel(("a", "b", "c"))
 
 
 def drawn(n: int, classes: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,10 +53,18 @@ def test_the_temperature_has_the_lowest_loss(n: int, classes: int, scale: float)
 
     best = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-10})
     found = fit_temperature(logits, labels)
-    assert found.note is None and found.value == pytest.approx(np.exp(best.x), rel=1e-6)
+    assert found.reason is None and found.value == pytest.approx(np.exp(best.x), rel=1e-6)
     order = np.random.default_rng(1).permutation(n)
     again = fit_temperature(logits[order], labels[order])
     assert again.value == pytest.approx(found.value, rel=1e-11)
+
+
+def top_scores(
+    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the predicted classes, and whether they are right [n]."""
+    scores, right = TASK.confidences(logits, labels, np.array([temperature]))
+    return scores[:, 0], right[:, 0]
 
 
 def test_where_no_temperature_is_best_the_scores_stay_and_a_line_says_why() -> None:
@@ -70,7 +80,7 @@ def test_where_no_temperature_is_best_the_scores_stay_and_a_line_says_why() -> N
     }
     for name, (values, labels, expected, line) in cases.items():
         found = fit_temperature(values, np.array(labels))
-        assert found.value == expected and line in found.note, name
+        assert found.value == expected and line in found.reason, name
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,7 +103,7 @@ def test_the_interval_of_the_error_is_that_of_resampled_rows() -> None:
     picks = [rng.integers(0, 600, 600) for _ in range(1000)]
     errors = np.array([Reliability.of(scores[x], right[x]).error for x in picks])
     expected = np.quantile(errors, [0.025, 0.975]) - errors.mean()
-    low, high = error_interval(scores, right)
+    low, high = error_interval(scores[:, None], right[:, None])
     estimate = Reliability.of(scores, right).error
     assert low <= estimate <= high
     assert (low - estimate, high - estimate) == pytest.approx(expected, abs=0.012)
@@ -101,28 +111,33 @@ def test_the_interval_of_the_error_is_that_of_resampled_rows() -> None:
 
 def test_it_is_fitted_on_validation_and_measured_on_test() -> None:
     validation, test = drawn(800, 3, 3.0, seed=1), drawn(900, 3, 3.0, seed=2)
-    found = assess({"test": test, "validation": validation}, False, "float32")
+    found = assess(TASK, {"test": test, "validation": validation}, False, "float32")
     calibration = found.result["calibration"]
     assert calibration["temperature"] == fit_temperature(*validation).value
     assert (calibration["split"], calibration["n"], calibration["folded"]) == ("test", 900, False)
     assert calibration["ece_before"] == Reliability.of(*top_scores(*test)).error
     assert calibration["ece_after"] < calibration["ece_before"] / 2
     assert found.temperature == 1.0
-    folded = assess({"test": test, "validation": validation}, True, "float32")
+    folded = assess(TASK, {"test": test, "validation": validation}, True, "float32")
     assert folded.temperature == calibration["temperature"]
-    alone = assess({"validation": validation}, False, "float32").result
+    alone = assess(TASK, {"validation": validation}, False, "float32").result
     assert (alone["calibration"]["split"], alone["decisions"]) == ("validation", None)
-    nothing = assess({"test": test}, True, "float32")
-    assert nothing.result == {"calibration": None, "decisions": None} and nothing.curve is None
+    nothing = assess(TASK, {"test": test}, True, "float32")
+    assert nothing.result == {"calibration": None, "decisions": None} and not nothing.curves
     assert "no validation split; set data.validation_fraction" in nothing.lines[0]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_saved_model_gives_calibrated_scores(family: str, tmp_path: Path) -> None:
-    """Of a plain model, of one with an adapter over 4 bits, and of that adapter alone."""
+    """A plain model, one with an adapter over 4 bits, that adapter alone, and several labels."""
     base = systems.encoder(tmp_path / "base", family)
     tokenizer = load_tokenizer(str(base))
-    for name, keys in {"plain": [], "lora": ["adapter.kind=lora", "adapter.bits=4"]}.items():
+    kinds = {
+        "plain": [], "several": ["data.task=multi_label"],
+        "lora": ["adapter.kind=lora", "adapter.bits=4"],
+    }  # fmt: skip
+    for name, keys in kinds.items():
+        temperature = np.array([1.7, 0.6, 3.0] if name == "several" else [1.7])
         job = load_job(None, [f"model.name={base}", "eval.calibrate=true", *keys])
         model = adapter.build_model(job, tokenizer, fixtures.LABELS).model.eval()
         torch.manual_seed(1)
@@ -130,15 +145,15 @@ def test_a_saved_model_gives_calibrated_scores(family: str, tmp_path: Path) -> N
             if p.requires_grad:
                 p.data.normal_(0, 0.2)
         before = {key: x.clone() for key, x in model.state_dict().items()}
-        for folder, temperature in (("one", 1.0), ("hot", 1.7)):
+        for folder, used in (("one", np.ones(1)), ("hot", temperature)):
             path = tmp_path / name / folder
             path.parent.mkdir(exist_ok=True)
-            write_model_folder(model, tokenizer, path, 40, Owner(), temperature=temperature)
+            write_model_folder(model, tokenizer, path, 40, Owner(), temperature=used)
         assert all(torch.equal(before[key], x) for key, x in model.state_dict().items())
         one, hot = (Predictor(tmp_path / name / folder) for folder in ("one", "hot"))
-        assert hot.logits(TEXTS) == pytest.approx(one.logits(TEXTS) / 1.7, abs=2e-6)
-        ours = hot(TEXTS)
-        assert [x["label"] for x in ours] == [x["label"] for x in one(TEXTS)]
+        assert hot.logits(TEXTS) == pytest.approx(one.logits(TEXTS) / temperature, abs=4e-6)
+        ours, key = hot(TEXTS), "labels" if name == "several" else "label"
+        assert [x[key] for x in ours] == [x[key] for x in one(TEXTS)]
         pipe = pipeline("text-classification", str(tmp_path / name / "hot"), top_k=None)
         for theirs, own in zip(pipe(TEXTS), ours, strict=True):
             found = {x["label"]: x["score"] for x in theirs}

@@ -106,13 +106,35 @@ def test_fasttext_has_one_marked_label_in_a_line(tmp_path: Path):
     )
     path = content(tmp_path / "odd.txt", odd)
     assert read(path, False, format="fasttext")[1] == [
-        "2 labels (__label__a, __label__b); one label per text is read",
+        "2 labels (__label__a, __label__b); one label per text is read; several need "
+        'data.task = "multi_label"',
         {"label": None, "text": "no label"},
         "'__label__a' stands within the text, not before or after it",
         {"label": None, "text": "x__label__a y"},
         {"label": "a", "text": ""},
     ]
     assert read(path, format="fasttext").startswith(", row 1: 2 labels (")
+
+
+def test_fasttext_has_several_labels_where_a_text_may(tmp_path: Path) -> None:
+    lines = {
+        "__label__a __label__b, both here": (["a", "b,"], "both here"),
+        "a text __label__b\t__label__a ": (["b", "a"], "a text"),
+        "__label__a one": (["a"], "one"),
+        "no label": ([], "no label"),
+        "__label__a text __label__b": "labels (__label__a, __label__b) stand within the text, not",
+        "__label__a x __label__b y": "labels (__label__a, __label__b) stand within the text, not",
+        "x __label__a y": "'__label__a' stands within the text, not before or after it",
+    }
+    path = content(tmp_path / "x.txt", "".join(f"{line}\n" for line in lines))
+    with open_file(File(path, "x.txt", FileOptions(format="fasttext"), lists=True)) as reader:
+        for expected, (_, values, error) in zip(
+            lines.values(), reader.records(["text", "label"]), strict=True
+        ):
+            if isinstance(expected, str):
+                assert error.startswith(expected)
+            else:
+                assert (values["label"], values["text"], error) == (*expected, "")
 
 
 @pytest.mark.parametrize(

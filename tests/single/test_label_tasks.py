@@ -223,6 +223,27 @@ def test_class_lists_of_datasets_have_their_names(tmp_path: Path) -> None:
     assert open_dataset(given, 1).splits["test"].labels.tolist() == [[-1], [1]]
 
 
+def test_lines_of_fasttext_have_any_number_of_labels(tmp_path: Path) -> None:
+    def written(*lines: str) -> Path:
+        for split in ("train", "test"):
+            (tmp_path / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
+        return tmp_path
+
+    several = "__label__joy __label__awe a", "__label__joy b", "c\t__label__awe"
+    found = open_dataset(data(written(*several), **MANY), 1)
+    assert found.label_names == ("awe", "joy")
+    assert found.splits["train"].labels.tolist() == [[1, 1], [0, 1], [1, 0]]
+    (line,) = mistakes(lambda: open_dataset(data(tmp_path), 1).splits)
+    assert "train.txt, row 1: 2 labels (__label__joy, __label__awe); one label per text" in line
+    written(*several, "no label")
+    (line, _) = mistakes(lambda: open_dataset(data(tmp_path, **MANY), 1).splits)
+    assert "1 row with an empty list of labels: row 4; data.allow_empty_labels = true" in line
+    found = open_dataset(data(tmp_path, allow_empty_labels=True, **MANY), 1)
+    assert found.splits["test"].labels.tolist()[3] == [0, 0]
+    found = open_dataset(data(written("__label__joy,awe a", "__label__awe b"), **TEXT), 1)
+    assert found.splits["train"].labels.tolist() == [[1, 1], [1, 0]]
+
+
 def test_a_store_keeps_the_labels_and_batches_carry_them(tmp_path: Path) -> None:
     cases: tuple[tuple[str, Any, dict[str, Any], type], ...] = (
         (".jsonl", [["a"], [], ["b", "a"]], MANY | {"allow_empty_labels": True}, np.uint8),

@@ -91,7 +91,7 @@ def test_calibration_and_decisions_are_those_of_the_run(loaded: ModelCard, finis
     run = read_run(finished / "plain")
     run.result["calibration"] = run.result["decisions"] = None
     assert (
-        "Not measured: that takes one label per text and a validation split"
+        "Not measured: that takes a validation split with finite scores."
         in model_card.card_text(run, drawn=True)
     )
     for key in ("calibration", "decisions"):  # a run of an older version

@@ -147,7 +147,10 @@ def test_reports_of_a_task(
     for key in task.scalars:
         (one,) = events.Scalars(f"final/test/{key}")
         assert one.value == pytest.approx(scores[key], rel=1e-6)
-    assert set(events.Tags()["images"]) == {f"{picture}/validation", f"{picture}/test"}
+    drawn = {f"{picture}/validation", f"{picture}/test"}
+    drawn |= {"reliability/test"} if name == "multi_label" else set()
+    assert set(events.Tags()["images"]) == drawn
+    assert ("Not measured: a number comes without a score." in card.text) == (name == "regression")
 
 
 def test_mistakes_of_each_task(runs: Path) -> None:
@@ -252,6 +255,8 @@ def test_each_task_has_its_metrics_and_a_default() -> None:
     (["eval.metric=rmse"], 'eval.metric = "rmse": is no metric of data.task = "single_label"'),
     (["data.task=regression", "train.label_smoothing=0.1"],
      'train.label_smoothing = 0.1: has no meaning for data.task = "regression", only for'),
+    (["data.task=regression", "eval.calibrate=true"],
+     'eval.calibrate = true: has no meaning for data.task = "regression", only for'),
     (["data.task=regression", "train.class_weights=balanced"],
      'train.class_weights = "balanced": has no meaning for data.task = "regression", only for'),
 ])  # fmt: skip

@@ -11,10 +11,11 @@ from sklearn.metrics import precision_recall_curve
 from distsent import predict
 from distsent.errors import UserError
 from distsent.evaluation import thresholds
-from distsent.evaluation.calibration import top_scores
+from distsent.evaluation.chosen_thresholds import Chosen, choose_thresholds, write_thresholds
 from distsent.evaluation.confidence import assess
 from distsent.evaluation.intervals import wilson_interval
-from distsent.evaluation.thresholds import Curve, choose_threshold, measure
+from distsent.evaluation.tasks.single_label import SingleLabel
+from distsent.evaluation.thresholds import Curve, Target, measure
 from tests import fixtures
 
 TEXTS = [row["text"] for row in fixtures.rows(20, seed=9)]
@@ -60,8 +61,12 @@ def test_a_million_rows_make_a_small_curve_that_holds_for_all_of_them() -> None:
 def folder_with(tmp_path: Path, curve: Curve, computed_in: str = "float32") -> Path:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     about = {"split": "validation", "computed_in": computed_in}
-    thresholds.write_thresholds(tmp_path, about, curve)
+    write_thresholds(tmp_path, about, {"": curve})
     return tmp_path
+
+
+def choose_threshold(folder: Path, precision: float | None, recall: float | None) -> Chosen:
+    return choose_thresholds(folder, Target(precision, recall))
 
 
 def test_targets_choose_a_threshold_or_say_what_is_best(tmp_path: Path) -> None:
@@ -75,9 +80,10 @@ def test_targets_choose_a_threshold_or_say_what_is_best(tmp_path: Path) -> None:
     }  # fmt: skip
     for (precision, recall), expected in chosen.items():
         found = choose_threshold(folder, precision, recall)
-        assert found.threshold == pytest.approx(expected, abs=1e-6), (precision, recall)
+        assert found.thresholds == pytest.approx([expected], abs=1e-6), (precision, recall)
     low, high = wilson_interval(3, 4)
-    assert choose_threshold(folder, 0.7, None).line == (
+    (line,) = choose_threshold(folder, 0.7, None).lines
+    assert line == (
         f"threshold 0.55: on the 6 validation rows precision 0.7500 [{low:.4f}, {high:.4f}], "
         "recall 0.5000, coverage 0.6667"
     )
@@ -124,9 +130,13 @@ def test_decisions_are_measured_on_test() -> None:
         chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         splits[name] = (logits, np.array([rng.choice(3, p=p) for p in chances]))
     for calibrate in (False, True):
-        found = assess(splits, calibrate, "float32")
-        curve = Curve.of(*top_scores(*splits["validation"], found.temperature))
-        scores, right = top_scores(*splits["test"], found.temperature)
+        task = SingleLabel(("a", "b", "c"))
+        found = assess(task, splits, calibrate, "float32")
+        (scores,), (right,) = (
+            x.T for x in task.confidences(*splits["validation"], found.temperature)
+        )
+        curve = Curve.of(scores, right)
+        (scores,), (right,) = (x.T for x in task.confidences(*splits["test"], found.temperature))
         assert found.result["decisions"]["n"] == 400
         for one in found.result["decisions"]["targets"]:
             point = curve.lowest(one["min_precision"])
@@ -161,8 +171,8 @@ def test_predict_abstains_below_the_threshold(finished: Path, tmp_path: Path, ca
             chosen = choose_threshold(
                 Path(run) / "model", asked.get("--min-precision"), asked.get("--min-recall")
             )
-            least = chosen.threshold
-            assert f"distsent: {chosen.line}\n" in err
+            (least,) = chosen.thresholds
+            assert f"distsent: {chosen.lines[0]}\n" in err
         below = [one["score"] < least for one in plain]
         assert [one["label"] is None for one in answers] == below
         assert [
@@ -174,7 +184,9 @@ def test_predict_abstains_below_the_threshold(finished: Path, tmp_path: Path, ca
     cases = {
         ("--min-precision", "1.5"): "'1.5': expected a number from 0 to 1, e.g. 0.95",
         ("--threshold", "nan"): "'nan': expected a number from 0 to 1",
-        ("--threshold", "0.5", "--min-recall", "0"): "--threshold: stands in place of",
+        ("--threshold", "0.5", "--min-recall", "0"): "--threshold: stands in place of --min-recall",
+        ("--best-f1", "--min-recall", "0"): "--best-f1: stands in place of --min-recall",
+        ("--best-f1",): "--best-f1: is for several labels per text; this model's task is 'single_",
         ("--min-precision", "1", "--min-recall", "1"): "--min-precision 1 and --min-recall 1: not",
     }
     for words, line in cases.items():

@@ -74,7 +74,9 @@ class Regression(Task):
         draws = averages_of_moments(resampled_sums(moments(logits_nC, labels)), len(self.names))
         return {key: middle(values) for key, values in draws.items()}
 
-    def answers(self, logits_nC: np.ndarray) -> list[dict[str, Any]]:
+    def answers(
+        self, logits_nC: np.ndarray, thresholds: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
         """{"value": 3.2} for each row, or {"values": {"valence": 3.2, "arousal": 1.0}}."""
         if len(self.names) == 1:
             return [{"value": value} for value in logits_nC[:, 0].tolist()]

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from distsent.evaluation.calibration import Temperature, fit_temperature
 from distsent.evaluation.intervals import resampled_counts, wilson_interval
 from distsent.evaluation.tasks.task import Task
+from distsent.evaluation.thresholds import TARGETS, Curve, measure
 
 
 class SingleLabel(Task):
@@ -85,16 +87,60 @@ class SingleLabel(Task):
         """Of accuracy (Wilson), f1 and f1_macro (bootstrap). The confusion matrix is enough."""
         return score_intervals(scores["confusion"])
 
-    def answers(self, logits_nC: np.ndarray) -> list[dict[str, Any]]:
-        """{"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}} for each row."""
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """One: whether the predicted class is right."""
+        return ("",)
+
+    def temperatures(self, logits_nC: np.ndarray, labels: np.ndarray) -> list[Temperature]:
+        return [fit_temperature(logits_nC, labels)]
+
+    def confidences(
+        self, logits_nC: np.ndarray, labels: np.ndarray, temperature: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The score of the predicted class, and whether it is the label."""
+        scores = softmax(logits_nC / temperature.astype(np.float32))
+        return scores.max(axis=1)[:, None], (logits_nC.argmax(axis=1) == labels)[:, None]
+
+    def curve(self, scores_n: np.ndarray, true_n: np.ndarray) -> Curve:
+        return Curve.of(scores_n, true_n)
+
+    def measured(
+        self, curves: Mapping[str, Curve], scores_nK: np.ndarray, true_nK: np.ndarray
+    ) -> dict[str, Any]:
+        """Of the threshold for each of TARGETS, the coverage and the precision."""
+        found = scores_nK[:, 0], true_nK[:, 0]
+        return {"decisions": {"targets": [_abstaining(curves[""], x, *found) for x in TARGETS]}}
+
+    def answers(
+        self, logits_nC: np.ndarray, thresholds: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
+        """{"label": "pos", "score": 0.98, "scores": {"neg": 0.02, "pos": 0.98}} for each row.
+
+        The label is None below the threshold.
+        """
+        least = 0.0 if thresholds is None else float(thresholds[0])
         return [
             {
-                "label": self.names[int(row.argmax())],
+                "label": self.names[int(row.argmax())] if not float(row.max()) < least else None,
                 "score": float(row.max()),
                 "scores": dict(zip(self.names, row.tolist(), strict=True)),
             }
             for row in softmax(logits_nC)
         ]
+
+
+def _abstaining(
+    curve: Curve, target: float, scores_n: np.ndarray, right_n: np.ndarray
+) -> dict[str, Any]:
+    """What the threshold for a precision does on other rows; None where none reaches it."""
+    point = curve.lowest(target)
+    if point is None:
+        best = float(curve.precision.max())
+        return {"min_precision": target, "threshold": None, "best_precision": best}
+    threshold = float(curve.threshold[point])
+    measured = measure(scores_n, right_n, threshold)
+    return {"min_precision": target, "threshold": threshold, **measured}
 
 
 def softmax(logits_nC: np.ndarray) -> np.ndarray:

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from distsent.evaluation.calibration import Temperature
+from distsent.evaluation.thresholds import Curve
+
 LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
 
 
@@ -30,6 +33,7 @@ class Task(ABC):
     logged: ClassVar[tuple[str, ...]]  # those of each evaluation in a line of the log
     right_score: ClassVar[str | None]  # the share of rows that are predicted right
     parts: ClassVar[tuple[str, ...]]  # the key of the scores of each name, and those scores
+    confidence_keys: ClassVar[tuple[str, ...]] = ()  # of `measured`, beside `decisions`
 
     @property
     def ordered(self) -> tuple[str, ...]:
@@ -75,6 +79,47 @@ class Task(ABC):
     ) -> dict[str, tuple[float, float]]:
         """95 % confidence intervals of some scores; fewer or none without the logits."""
 
+    def remark(self, scores: Mapping[str, Any]) -> str | None:
+        """What the log says about scores that look like a mistake."""
+        return None
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The names of what is decided about a text, each with a temperature and a threshold.
+
+        A single name "" for one label per text; none where nothing is decided.
+        """
+        return ()
+
+    def temperatures(self, logits_nC: np.ndarray, labels: np.ndarray) -> list[Temperature]:
+        """The best temperature [K] of each decision for these rows."""
+        return []
+
+    def confidences(
+        self, logits_nC: np.ndarray, labels: np.ndarray, temperature: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(scores float32, whether that is true) [n, K]: scores say how often it is, if calibrated.
+
+        `temperature` [K]. The scores are those of `answers`.
+        """
+        raise NotImplementedError
+
+    def curve(self, scores_n: np.ndarray, true_n: np.ndarray) -> Curve:
+        """The thresholds for a decision."""
+        raise NotImplementedError
+
+    def measured(
+        self, curves: Mapping[str, Curve], scores_nK: np.ndarray, true_nK: np.ndarray
+    ) -> dict[str, Any]:
+        """What thresholds from curves do on other rows: `decisions` in result.json, and more."""
+        raise NotImplementedError
+
+    def summary(self, result: Mapping[str, Any]) -> list[str]:
+        """Lines of the log about what was `measured`."""
+        return []
+
     @abstractmethod
-    def answers(self, logits_nC: np.ndarray) -> list[dict[str, Any]]:
-        """What `predict` says about each row."""
+    def answers(
+        self, logits_nC: np.ndarray, thresholds: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
+        """What `predict` says about each row. `thresholds` [K]: the least score of a label."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from distsent.evaluation.calibration import BINS
 from distsent.evaluation.intervals import middle, resampled_sums
 from distsent.evaluation.tasks.multi_label import f1_averages, label_counts, sigmoid
 from distsent.reporting.markdown import markdown_table
@@ -24,6 +25,7 @@ class MultiLabelReport(TaskReport):
 
     picture_name: ClassVar[str] = "confusion"
     picture_title: ClassVar[str] = "a confusion matrix for each label"
+    reliability: ClassVar[tuple[str, str]] = ("share with the label", "texts and labels")
     compared: ClassVar[tuple[str, ...]] = (
         "subset accuracy", "right alone", "McNemar p", "F1 micro", "95 % interval", "bootstrap p",
         "F1 macro", "95 % interval", "bootstrap p",
@@ -48,6 +50,12 @@ class MultiLabelReport(TaskReport):
         names = self.task.names
         listed = f"{len(names)} labels, any number of them for a text ({', '.join(names)})"
         return f"A text classifier with {listed}"
+
+    def about_confidence(self) -> str:
+        return (
+            "A label's score says how many such texts have it: this is measured as expected "
+            f"calibration error (ECE, {BINS} bins; the mean over the labels)"
+        )
 
     def picture(
         self,
@@ -115,7 +123,7 @@ class MultiLabelReport(TaskReport):
         rows = _alone(right_a.all(1), right_b.all(1))
         found = {"n": len(labels), **rows}
         found["subset_accuracy"] = (rows["only_b"] - rows["only_a"]) / len(labels)
-        counts = np.concatenate([label_counts(x, labels) for x in (a, b)], axis=1)
+        counts = np.concatenate([label_counts(labels > 0, x > 0) for x in (a, b)], axis=1)
         draws = [_f1_differences(sums) for sums in resampled_sums(counts)]
         for key, value in _f1_differences(counts.sum(0)).items():
             drawn = np.array([draw[key] for draw in draws])

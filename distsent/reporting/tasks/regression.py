@@ -44,6 +44,9 @@ class RegressionReport(TaskReport):
         what = "a number" if len(names) == 1 else f"{len(names)} numbers"
         return f"A model that predicts {what} for a text ({', '.join(names)})"
 
+    def about_confidence(self) -> str:
+        return "Not measured: a number comes without a score"
+
     def picture(
         self,
         scores: Mapping[str, Any],

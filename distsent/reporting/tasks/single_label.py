@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from distsent.evaluation.calibration import BINS
 from distsent.evaluation.intervals import middle, resampled_counts
 from distsent.evaluation.tasks.single_label import scores_of_counts, softmax
 from distsent.reporting.tasks.paired import bootstrap_p, mcnemar
@@ -41,6 +42,7 @@ class SingleLabelReport(TaskReport):
 
     picture_name: ClassVar[str] = "confusion"
     picture_title: ClassVar[str] = "confusion matrix"
+    reliability: ClassVar[tuple[str, str]] = ("accuracy", "rows")
     compared: ClassVar[tuple[str, ...]] = (
         "accuracy", "right alone", "McNemar p", "F1", "95 % interval", "bootstrap p",
     )  # fmt: skip
@@ -62,6 +64,12 @@ class SingleLabelReport(TaskReport):
     def describe(self) -> str:
         names = self.task.names
         return f"A text classifier with {len(names)} classes ({', '.join(names)})"
+
+    def about_confidence(self) -> str:
+        return (
+            "A score says how often the label is right: this is measured as expected calibration "
+            f"error (ECE, {BINS} bins)"
+        )
 
     def picture(
         self,

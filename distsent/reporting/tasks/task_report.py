@@ -25,6 +25,7 @@ class TaskReport(ABC):
 
     picture_name: ClassVar[str]  # begins the names of picture files and TensorBoard's tags
     picture_title: ClassVar[str]
+    reliability: ClassVar[tuple[str, str]] = ("", "")  # what is true of what, in its diagram
     compared: ClassVar[tuple[str, ...]]  # columns of a comparison after the two names
     explanation: ClassVar[str]  # of these columns
     mistake_columns: ClassVar[tuple[str, ...]]  # keys of a mistake that a table shows
@@ -36,6 +37,10 @@ class TaskReport(ABC):
     @abstractmethod
     def about_scores(self) -> str:
         """What the scores of its card are."""
+
+    @abstractmethod
+    def about_confidence(self) -> str:
+        """What the calibration errors of its card are, if there are any."""
 
     @abstractmethod
     def picture(
