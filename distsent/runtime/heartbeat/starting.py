@@ -55,6 +55,7 @@ class Starting:
         self._phase, self._moves = "import", 0
         self._oldest = 0.0  # of signs of this start, by the storage's clock
         self._done = threading.Event()
+        within(LIMIT, self._write)  # who stops moving right after this has left a sign
         self._thread = threading.Thread(target=self._watch, daemon=True, name="starting")
         self._thread.start()
 
@@ -72,7 +73,6 @@ class Starting:
         # Counted, not measured: a pause of this process is no time of the others.
         seen, idle = dict[int, tuple[str, str]](), 0.0
         while True:
-            within(LIMIT, self._write)
             signs: dict[int, Sign] = {}
             within(LIMIT, lambda signs=signs: signs.update(self._read()))  # type: ignore[misc]
             now = {rank: (sign.host, sign.phase) for rank, sign in signs.items()}
@@ -88,6 +88,7 @@ class Starting:
                 report_and_exit(self._rank, line, int, lambda: within(LIMIT, self._give_up))
             if self._done.wait(self._every):
                 return
+            within(LIMIT, self._write)
 
     def _write(self) -> None:
         with suppress(OSError):
