@@ -14,6 +14,7 @@ from pathlib import Path
 from distsent import cli
 from distsent.errors import FAILED, FINISHED, USAGE_ERROR, UserError
 from distsent.k8s.elastic import ScalingHosts
+from distsent.k8s.evicted import keep_deleting
 from distsent.k8s.launch import launch, run_on_named_hosts
 from distsent.k8s.restarts import Ending, keep_running
 from distsent.k8s.serve import SSHD_CONFIG, serve
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     start.add_argument("--max-np", type=int, help="elastic: most processes (all that fit)")
     start.add_argument("--poll", type=float, default=20, help="elastic: seconds between looks (20)")
     start.add_argument("--keep-workers", action="store_true", help="leave them to a JobSet")
+    start.add_argument("--delete-evicted", action="store_true", help="the job's evicted workers")
     start.add_argument("command", nargs="+", help="horovodrun and its arguments, after --")
     worker = commands.add_parser("serve", help="a worker's first process")
     worker.set_defaults(run=lambda o: serve(o.sshd_config, o.grace, o.left))
@@ -92,6 +94,8 @@ def run_write(options: argparse.Namespace) -> int:
 
 def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
+    if options.delete_evicted:
+        keep_deleting()
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)
 
     def run(training: Training) -> Ending:

@@ -11,7 +11,7 @@ from typing import Any
 
 from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
 from distsent.k8s.documents import manifest_files, read_table
-from distsent.k8s.jobs import Bundle
+from distsent.k8s.jobs import DELETE_EVICTED, Bundle
 from distsent.k8s.lint import is_overlay, read_files, read_overlay
 from distsent.runtime.slurm_probe import Check
 
@@ -55,6 +55,11 @@ def targets_of(bundle: Bundle) -> dict[str, list[tuple[str, str]]]:
         "operator": [(space, space) for space in sorted({job.namespace for job in of_mpi})],
         "namespace": [(space, space) for space in sorted({job.namespace for job in jobs})],
         "claim": [(m.name, m.namespace) for m in bundle.manifests if m.kind == CLAIM],
+        "account": [
+            (pod.spec["serviceAccountName"].text, pod.namespace)
+            for pod in bundle.pods
+            if DELETE_EVICTED in pod.command
+        ],
         "queue": [each for each in queues if each[0]],
         "gpu": [(str(gpus), "") for gpus in sorted({pod.gpus or 0 for pod in bundle.pods}) if gpus],
     }

@@ -15,6 +15,7 @@ JOBS = ("spec", "template", "spec", "replicatedJobs")  # of a TrainingRuntime
 TEMPLATE = ("template", "spec", "template")  # the pods' in one of these
 ANCESTOR = "trainer.kubeflow.org/trainjob-ancestor-step"  # labels the job that spec.trainer changes
 TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
+DELETE_EVICTED = "--delete-evicted"  # the launcher's option that needs a token
 GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
 
 

@@ -8,7 +8,7 @@ from distsent.errors import NON_FINITE, STOPPED, USAGE_ERROR
 from distsent.exit_policy import decide
 from distsent.k8s import mpi_operator, trainer
 from distsent.k8s.documents import Node, Problem
-from distsent.k8s.jobs import ANCESTOR, JOBS, Bundle, Pod, TrainJob
+from distsent.k8s.jobs import ANCESTOR, DELETE_EVICTED, JOBS, Bundle, Pod, TrainJob
 
 ENDS = (1, USAGE_ERROR, NON_FINITE, STOPPED, 137, 143)  # exit codes of pods
 PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("distsent.launch",)}
@@ -50,6 +50,13 @@ def failure_policies(runtime: Node) -> Iterator[Problem]:
     ends = [(code, "", decide(code).action) for code in ENDS] + [
         (143, trainer.DISRUPTION, "requeue")
     ]
+    for job in runtime.at(*JOBS):
+        pod = job.at("template", "spec", "template", "spec")
+        known = {each["name"].text for each in [*pod["initContainers"], *pod["containers"]]}
+        for rule in job.at("template", "spec", "podFailurePolicy", "rules"):
+            name = rule.at("onExitCodes", "containerName")
+            if name and name.text not in known:
+                yield "failure-policy", name, f"{job['name'].text}: no container {name.text}"
     for job, (code, condition, action) in product(runtime.at(*JOBS), ends):
         does = trainer.action_after(jobset.value, job.value, code, condition)
         if does != trainer.ACTIONS[action]:
@@ -82,6 +89,8 @@ def policy_problems(job: TrainJob) -> Iterator[Problem]:
         return
     if job.elastic:
         yield "hostfile", node, "a TrainJob has no script that prints hosts: leave --elastic out"
+    if DELETE_EVICTED in job.launcher.command:
+        yield "token", node, "a JobSet makes evicted pods again itself: leave --delete-evicted out"
     if job.worker.option("--left") != str(STOPPED):
         worker = job.worker.command_node
         yield "left", worker, f"serve needs --left {STOPPED}: an Indexed Job takes 0 for completed"

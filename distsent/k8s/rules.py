@@ -1,5 +1,6 @@
 """Rules about all manifests: what the cluster demands, and what must exist."""
 
+import json
 from collections.abc import Iterator
 from itertools import product
 
@@ -7,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from distsent.k8s.documents import Node, Problem, read_table
 from distsent.k8s.job_rules import job_problems
-from distsent.k8s.jobs import JOBS, Bundle, Pod, pods_of
+from distsent.k8s.jobs import DELETE_EVICTED, JOBS, Bundle, Pod, pods_of
 from distsent.k8s.operator_rules import operator_problems
 from distsent.k8s.schema import quantity
 
@@ -18,6 +19,7 @@ CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
 SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
 FIELD_RULES = read_table("field_rules.yaml")
 KINDS = ("MPIJob", "TrainJob", "TrainingRuntime")  # those with field rules of their own
+MOST_BYTES = 262144
 NAMED = ("container", "volume", "port", "replicated job")
 
 
@@ -56,8 +58,12 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
         for container in pod.spec["containers"]:
             if container["name"].text in first:
                 yield "containers", container["name"], "an init container has that name, too"
+        grace = pod.spec["terminationGracePeriodSeconds"].number(30)
         for container in pod.containers:
             yield from resource_problems(container)
+            seconds = container.at("lifecycle", "preStop", "sleep", "seconds")
+            if seconds.number(0) > grace:
+                yield "grace", seconds, f"sleeps for more than the {grace} s of the pod"
         # With a probe of a port name that no port has the pod never becomes ready.
         for container, probe, handler in product(pod.containers, PROBES, HANDLERS):
             port = container.at(probe, handler, "port")
@@ -71,11 +77,13 @@ def resource_problems(container: Node) -> Iterator[Problem]:
     limits, requests = node["limits"], node["requests"]
     for each in {**limits.mapping, **requests.mapping}:
         limit, request = (quantity(values[each].value) for values in (limits, requests))
-        is_device = "/" in each
+        is_page = each.startswith("hugepages-")
+        is_device, unit = is_page or "/" in each, quantity(each[10:]) if is_page else 1
         if is_device and (limit is None or request not in (None, limit)):
             yield "resources", node, f"{name}: {each} needs a limit, and no other request"
-        elif is_device and limit and limit % 1:
-            yield "resources", node, f"{name}: {each} must be a whole number"
+        elif is_device and limit and unit and limit % unit:
+            whole = f"a multiple of {each[10:]}" if is_page else "a whole number"
+            yield "resources", node, f"{name}: {each} must be {whole}"
         elif limit is not None and request is not None and request > limit:
             yield "resources", node, f"{name}: requests more {each} than its limit"
         # 8 is 8 bytes, and 512m half a byte.
@@ -92,6 +100,10 @@ def names(bundle: Bundle) -> Iterator[Problem]:
             yield "namespace", node, "metadata.namespace is missing"
         elif namespace not in ("", "default") and not bundle.find("Namespace", "", namespace):
             yield "namespace", node, f"no manifest creates the namespace {namespace}"
+        # A plain `kubectl apply` keeps the manifest in an annotation, and those have a limit.
+        if len(json.dumps(manifest.value, default=str)) > MOST_BYTES:
+            advice = "kubectl apply refuses more than 256 KiB: use kubectl apply --server-side"
+            yield "size", manifest.at("metadata", "name"), advice
         # Of two objects with the same name the later one wins.
         first = seen.setdefault((manifest.kind, namespace, manifest.name), manifest)
         if first is not manifest:
@@ -111,6 +123,19 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
             is_shared = kind == CLAIM and pod.spec.root.kind in KINDS
             if found and is_shared and "ReadWriteMany" not in modes.text:
                 yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
+
+
+def tokens(bundle: Bundle) -> Iterator[Problem]:
+    """Nothing else in these pods talks to the API server: a token is one more thing to steal."""
+    for pod in bundle.pods:
+        token, account = pod.spec["automountServiceAccountToken"], pod.spec["serviceAccountName"]
+        deletes = DELETE_EVICTED in pod.command
+        if token.value is not deletes:
+            wanted = "true for --delete-evicted" if deletes else "false"
+            yield "token", token, f"automountServiceAccountToken must be {wanted}"
+        if deletes and not bundle.find("ServiceAccount", pod.namespace, account.text):
+            name = account.text or "(serviceAccountName is missing)"
+            yield "exists", account, f"no manifest creates the ServiceAccount {name}"
 
 
 def selectors(bundle: Bundle) -> Iterator[Problem]:
@@ -153,5 +178,5 @@ def selects(selector: Node, pod: Pod) -> bool:
 
 RULES = (
     *(field_problems, pod_problems, job_problems, operator_problems),
-    *(names, volume_sources, selectors),
+    *(names, volume_sources, tokens, selectors),
 )

@@ -7,15 +7,17 @@ custom_kinds.yaml or from a CustomResourceDefinition that the user names.
 import json
 import re
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
+from ipaddress import ip_address, ip_network
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError, validators
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 from kubernetes_validate.utils import latest_version, schema_contents
 
 from distsent.errors import UserError
@@ -31,6 +33,7 @@ UNITS |= {f"{unit}i": 1024.0**i for i, unit in enumerate("KMGTPE", 1)}
 WORDS = {
     "string": "text (put it in quotes)", "integer": "a whole number", "boolean": "true or false",
     "array": "a list", "object": "a mapping", "quantity": "a quantity, such as 500m, 2 or 8Gi",
+    "byte": "base64",
 }  # fmt: skip
 METADATA = {"$ref": f"#/$defs/{PACKAGE}.apis.meta.v1.ObjectMeta", "required": ["name"]}
 FIELDS = {"apiVersion": {}, "kind": {}, "status": {}, "metadata": METADATA}  # of every kind
@@ -38,6 +41,7 @@ HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
 # The only whole numbers that may be negative.
 SIGNED = ("priority", "value", "tolerationSeconds")
 UNIQUE = "x-kubernetes-list-map-keys"
+INCREASING = "x-increasing"  # numbers of a list, or of these fields
 TRAINER = [f"{kind}.trainer.kubeflow.org" for kind in ("trainjobs", "trainingruntimes")]
 FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", *TRAINER]
 FROM_CLUSTER += ["--ignore-not-found", "-o", "json"]
@@ -167,11 +171,25 @@ def find_twins(
         seen.add(key)
 
 
-Validator = validators.extend(Draft202012Validator, {UNIQUE: find_twins})
+def find_disorder(_: Any, keys: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
+    """Numbers of a list that do not increase, or fields of which a later one is less."""
+    numbers = [value.get(key) for key in keys] if isinstance(value, dict) else value
+    if not isinstance(numbers, list) or not all(isinstance(each, int) for each in numbers):
+        return
+    if numbers != sorted(numbers) or (keys is True and len({*numbers}) < len(numbers)):
+        yield ValidationError("not in increasing order")
+
+
+Validator = validators.extend(Draft202012Validator, {UNIQUE: find_twins, INCREASING: find_disorder})
+FORMATS = FormatChecker(())
+FORMATS.checks("ip", ValueError)(ip_address)
+FORMATS.checks("cidr", ValueError)(partial(ip_network, strict=False))
+FORMATS.checks("byte", ValueError)(partial(b64decode, validate=True))
 
 
 def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
-    validator = Validator({"$defs": definitions(), "allOf": [schema, HEADER]})
+    whole = {"$defs": definitions(), "allOf": [schema, HEADER]}
+    validator = Validator(whole, format_checker=FORMATS)
     for error in validator.iter_errors(manifest.value):
         node, name = manifest.at(*error.absolute_path), error.json_path[1:].lstrip(".")
         if error.validator == "additionalProperties":
@@ -179,8 +197,11 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
             for field in set(error.instance) - set(known):
                 message = f"{name}.{field}: no such field{suggest(field, known)}".lstrip(".")
                 yield node[field].finding("field", message)
-        elif error.validator == "required":
-            for field in set(error.validator_value) - set(error.instance):
+        elif error.validator in ("required", "dependentRequired"):
+            needed = error.validator_value
+            if isinstance(needed, dict):
+                needed = {*chain(*(needed[each] for each in needed if each in error.instance))}
+            for field in set(needed) - set(error.instance):
                 yield node.finding("required", f"{name}: {field} is missing".lstrip(": "))
         elif error.validator == UNIQUE:
             yield node.finding("duplicate", f"{name}: {error.message}")
@@ -196,11 +217,15 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
 def what_is_allowed(error: ValidationError) -> str:
     value, title = error.validator_value, error.schema.get("title")
     if error.validator == "enum":
-        return f"one of {', '.join(one or repr(one) for one in value)}"
+        return f"one of {', '.join(str(one) or repr(one) for one in value)}"
+    if error.validator == INCREASING:
+        return "in increasing order, each once"
     if error.validator in ("minimum", "maximum"):
         return str(title or f"{value} or {'more' if error.validator == 'minimum' else 'less'}")
     if error.validator == "not":
         return str(value.get("title", f"other than {value}"))
+    if error.validator == "format":
+        return str(title or WORDS.get(value, value))
     if title or error.validator != "type":
         return str(title or f"valid for {error.validator} {value}")
     types = [value] if isinstance(value, str) else value

@@ -68,10 +68,12 @@ def action_after(jobset: Object, job: Object, code: int, condition: str = "") ->
         elif condition in (each["type"] for each in rule.get("onPodConditions", ())):
             text = f"{pod.capitalize()} has condition {condition}"
         if text:
-            is_failure = rule["action"] == "FailJob"
             message = f"{text} matching {rule['action']} rule at index {index}"
-            reason = "PodFailurePolicy"
-            return jobset_action(jobset, job["name"], reason, message) if is_failure else "Ignore"
+            if rule["action"] == "FailJob":
+                return jobset_action(jobset, job["name"], "PodFailurePolicy", message)
+            if rule["action"] == "Ignore":
+                return "Ignore"
+            break  # Count: as without a rule
     return jobset_action(jobset, job["name"], "BackoffLimitExceeded", "")
 
 

@@ -60,6 +60,14 @@ def make(
     return Cluster(machine, image[1], folder, job, documents["ConfigMap", f"{name}-job"])
 
 
+def shorten_keepalive(container: dict[str, Any]) -> None:
+    """Let mpirun notice a silent node after 5 seconds."""
+    seconds = {"time": "3", "intvl": "1", "probes": "2"}
+    for variable in container.get("env", []):
+        name = variable["name"].removeprefix("OMPI_MCA_oob_tcp_keepalive_")
+        variable["value"] = seconds.get(name, variable["value"])
+
+
 def merged(*overrides: str) -> list[str]:
     """Of several overrides of one key only the last."""
     return [*{word.partition("=")[0]: word for word in overrides}.values()]

@@ -19,6 +19,7 @@ from patience import wait_for
 
 from tests.jobset import COUNTS, FAILS, action_after
 
+KILLED = 137  # 128 + SIGKILL
 MPI_LAUNCHER = {
     "OMPI_MCA_orte_keep_fqdn_hostnames": "true",
     "OMPI_MCA_orte_default_hostfile": "/etc/mpi/hostfile",
@@ -187,6 +188,16 @@ class TrainJob:
         """The eviction API: the pod gets the condition DisruptionTarget, and SIGTERM."""
         self._drained.add(pod)
         pod.delete()
+
+    def lose_node(self, pod: Pod) -> None:
+        """A silent node: after five minutes the cluster deletes its pod, which stays until
+        `kubectl delete node`.
+        """
+        self.drain(pod)
+        self.reconcile()
+        assert pod.exists and pod.pods == 1, "Terminating"
+        pod.remove()
+        pod.last_code = KILLED
 
     def finish(self) -> str:
         """Let the controllers act until the JobSet has ended. Returns how."""

@@ -121,6 +121,10 @@ class Machine:
         assert not check or done.returncode == 0, f"{' '.join(words)}: {done.returncode}\n{output}"
         return done
 
+    def start(self, *words: str) -> None:
+        """Start a process that ends with the machine."""
+        subprocess.Popen([*self._inside, *words], stdin=subprocess.DEVNULL)
+
     def podman(
         self, *words: str, check: bool = True, timeout: float = 120 * PATIENCE
     ) -> subprocess.CompletedProcess[str]:

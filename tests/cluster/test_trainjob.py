@@ -11,7 +11,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from image_jobs import CPUS, MARKS, THREADS, TINY, WORKERS, assert_same_training
+from image_jobs import (
+    CPUS,
+    MARKS,
+    THREADS,
+    TINY,
+    WORKERS,
+    assert_same_training,
+    shorten_keepalive,
+)
 from image_jobset import TrainJob
 from image_machine import ROOT
 from image_pods import load
@@ -36,6 +44,7 @@ def trainjob(machine, image, tmp_path: Path) -> Iterator[Callable[..., TrainJob]
         for one in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
             container = one["template"]["spec"]["template"]["spec"]["containers"][0]
             container["resources"]["limits"]["cpu"] = CPUS
+            shorten_keepalive(container)
             if not machine.has_limits:
                 container.setdefault("env", []).append(THREADS)
         made.append(TrainJob(machine, image[1], next(folders), job, runtime))
@@ -47,7 +56,7 @@ def trainjob(machine, image, tmp_path: Path) -> Iterator[Callable[..., TrainJob]
 
 
 @pytest.mark.parametrize("policy", ["mpi", "torch"])
-def test_a_suspended_drained_and_killed_trainjob_ends_with_the_same_weights(
+def test_a_suspended_drained_and_evicted_trainjob_with_a_silent_node_ends_with_the_same_weights(
     trainjob, plain, policy
 ):
     demo = trainjob(policy)
@@ -63,15 +72,28 @@ def test_a_suspended_drained_and_killed_trainjob_ends_with_the_same_weights(
     demo.until("the JobSet starts anew", lambda: demo.saved_restarts)
     demo.start_and_hold(42)
     demo.until("the checkpoint is written", lambda: demo.checkpoint(40))
-    demo.nodes[1].kill()
+    demo.nodes[1].evict()  # by the kubelet, which kills it
     demo.until("the JobSet starts anew", lambda: demo.restarts)
+    for pod in demo.trains:  # the ranks need not wait a minute for the silent node
+        pod.container["args"] = [*pod.container["args"], "run.stall_seconds=15"]
+    demo.start_and_hold(52)
+    demo.nodes[1].silence()
+    demo.hold.free()
+    demo.until("the others have noticed", lambda: noticed(demo))
+    demo.lose_node(demo.nodes[1])
     assert demo.finish() == "Complete", demo.history()
-    assert (demo.restarts, demo.saved_restarts) == (1, 1)
+    # The launcher waits for a worker, until its loss is a disruption; over torch the ranks end.
+    assert (demo.restarts, demo.saved_restarts) == ((1, 2) if policy == "mpi" else (2, 1))
     log = demo.trains[0].history()
     assert f"resumed at step {before} of 60" in log and "resumed at step 40 of 60" in log
     assert_same_training(demo.result(), plain)
     if policy == "mpi":
         demo.until("the workers are gone", lambda: not any(pod.exists for pod in demo.nodes))
+
+
+def noticed(demo: TrainJob) -> bool:
+    waiting = "waiting for 1 of 2 workers: demo-node-0-1.demo"
+    return demo.restarts == 2 or waiting in demo.trains[0].log()
 
 
 @pytest.mark.parametrize("policy", ["mpi", "torch"])

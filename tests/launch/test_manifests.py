@@ -408,6 +408,27 @@ def test_the_grant_for_the_operator_is_the_one_that_its_own_role_lacks():
     )
 
 
+def test_only_the_launcher_that_deletes_evicted_workers_has_a_token(everything):
+    grant = documents((K8S / "evicted/grant.yaml").read_text())
+    account, role, binding = grant
+    assert role["kind"] == "Role", "of one namespace"
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]}
+    ]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    name = account["metadata"]["name"]
+    assert [one["name"] for one in binding["subjects"]] == [name]
+    with_token = []
+    for one in everything:
+        for template in templates(one):
+            spec = template["spec"]
+            if spec["automountServiceAccountToken"] or "serviceAccountName" in spec:
+                assert spec["serviceAccountName"] == name and spec["automountServiceAccountToken"]
+                with_token.append(spec["containers"][0]["command"])
+    command = ["python", "-m", "distsent.k8s", "launch", "--delete-evicted", "--"]
+    assert with_token == ([command] if shutil.which("kubectl") else [])  # it renders the overlay
+
+
 def test_the_dockerfile_runs_as_a_user_without_build_tools():
     text = (ROOT / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]

@@ -56,6 +56,12 @@ LACKING = [
         "mpi-operator.yaml",
     ),
     (
+        {"auth can-i delete pods": "!no"},
+        "launcher's rights",
+        "distsent --as system:serviceaccount:distsent:distsent-launcher",
+        "k8s/evicted/grant.yaml",
+    ),
+    (
         {"get namespace": "!Error from server (NotFound): namespaces not found"},
         "namespace",
         "not found",
@@ -118,13 +124,16 @@ def answer(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """The manifests, with GPUs and a queue."""
+    """The manifests, with GPUs, a queue, and a launcher that deletes evicted workers."""
     folder = tmp_path / "k8s"
     folder.mkdir()
     for path in K8S.glob("*.yaml"):
         text = path.read_text().replace(
             'limits: {cpu: "4",', 'limits: {nvidia.com/gpu: 4, cpu: "4",'
         )
+        text = text.replace("launch, --]", "launch, --delete-evicted, --]")
+        token = "automountServiceAccountToken: false"
+        text = text.replace(token, "serviceAccountName: distsent-launcher", 1)
         label = "    app.kubernetes.io/name: distsent\nspec"
         text = text.replace(label, f"    kueue.x-k8s.io/queue-name: training\n{label}")
         (folder / path.name).write_text(text)
