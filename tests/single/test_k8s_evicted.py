@@ -1,4 +1,4 @@
-"""The launcher deletes evicted workers of its own job, and nothing else; without rights it goes on."""
+"""The launcher deletes evicted workers of its own job, and nothing else; it goes on without."""
 
 from __future__ import annotations
 
