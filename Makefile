@@ -8,7 +8,7 @@ ARGS ?=
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup train test chaos lint clean
+.PHONY: help setup train test chaos trackers lint clean
 
 # As after `source .venv/bin/activate`: horovodrun must find its own python and mpirun first.
 in_venv = export VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/.venv/bin:$$PATH" &&
@@ -33,8 +33,11 @@ chaos: setup  ## hundreds of kills, signals, lost pods and damaged files (two to
 		TEST_TRANSPORT=torch python -m pytest -m "chaos or parallel" -s tests/chaos tests/parallel $(ARGS) || code=$$?; \
 		python -m tests.chaos.table "$$RECORD"; exit $$code
 
+trackers: setup  ## test MLflow (with a server), Weights & Biases and Trackio as they are, in .venv-trackers
+	@$(in_venv) tools/trackers.sh $(ARGS)
+
 lint: setup  ## ruff and mypy, changing nothing
 	@$(in_venv) ruff check && ruff format --check && mypy
 
 clean:  ## remove .venv and tool caches; built Horovod wheels stay in ~/.cache/distsent
-	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-trackers .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -120,7 +120,7 @@ def fold_job(run: FinishedRun, job: Job, i: int, count: int) -> Job:
         data=data,
         train=replace(job.train, seed=job.seeds[0], patience=None, min_delta=0.0),
         eval=replace(job.eval, every="end", calibrate=False),
-        log=replace(job.log, tensorboard=False),
+        log=replace(job.log, tensorboard=False, trackers=()),
     )
 
 

@@ -35,6 +35,7 @@ files = either(
     ),
 )
 JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
+TRACKER = choice("mlflow", "wandb", "trackio")
 SEED = integer(">= 0", "<= 4294967295")
 # fmt: off
 
@@ -269,6 +270,9 @@ class LogSection:
 
     every: int = key(10, count, "steps between log lines")
     tensorboard: bool = key(True, boolean, "write TensorBoard files")
+    trackers: tuple[str, ...] = key((),
+        list_of(TRACKER, f"a list of {TRACKER.allowed}", least=0, distinct=True),
+        "trackers that the main worker reports the run to: docs/trackers.md", example=("mlflow",))
 # fmt: on
 
 

@@ -1,15 +1,16 @@
-"""A run's log: lines (console and train.log), metrics (metrics.jsonl, TensorBoard), progress."""
+"""A run's log: lines (console and train.log) and progress."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
+from distsent.runtime.ownership import Owner
 from distsent.runtime.run_folder import RunFolder
-from distsent.storage import exists
 
 # "json": a parent process draws the progress bar, because standard error is never a terminal under
 # mpirun. It reads lines such as  distsent-progress: {"step": 3, "of": 9, "text": "..."}
@@ -22,30 +23,49 @@ class Log:
 
     def info(self, line: str) -> None: ...
     def to_file(self, line: str) -> None: ...  # not to the console
-    def metrics(self, tag: str, values: Mapping[str, Any]) -> None: ...
     def progress(self, step: int, text: str) -> None: ...
     def close(self) -> None: ...
 
 
-class RunLog(Log):
-    """The main worker's log. A full disk or a closed console does not end the run.
+class AppendedFile:
+    """A text file that a run appends to. A full disk does not end the run: `complain` gets a line.
 
-    Resuming at step `start` drops the metrics of later steps, which are trained again. `evaluated`:
-    the last step whose evaluation the resumed state contains; later ones are made again.
+    What the disk refuses stays in the buffer for the next attempt.
     """
 
-    def __init__(
-        self, folder: RunFolder, start: int, evaluated: int, total: int, tensorboard: bool
-    ) -> None:
-        self._owner = folder.owner
-        _truncate_metrics(folder, start, evaluated)
-        options: Any = {"encoding": "utf-8", "errors": "backslashreplace"}  # names may be any bytes
-        self._file = open(folder.log, "a", **options)  # noqa: SIM115
-        self._metrics = open(folder.metrics, "a", **options)  # noqa: SIM115
-        self._disk_full = False
+    def __init__(self, path: Path, owner: Owner, complain: Callable[[str], None]) -> None:
+        self._owner, self._complain, self._complained = owner, complain, False
+        # Names may be any bytes
+        self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+
+    def append(self, text: str) -> None:
+        if self._owner.lost:
+            return
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                why = f"cannot be written ({error.strerror or error})"
+                line = f"{self._file.name}: {why}; training continues, lines may be missing"
+                self._complain(line)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+
+class RunLog(Log):
+    """The main worker's log, resuming at step `start`.
+
+    A full disk or a closed console does not end the run.
+    """
+
+    def __init__(self, folder: RunFolder, start: int, total: int) -> None:
+        self._file = AppendedFile(folder.log, folder.owner, self.print)
         self._bar: Any = None
         self._progress_lines: ProgressLines | None = None
-        self._tensorboard: Any = None
         if os.environ.get(PROGRESS) == "json":
             self._progress_lines = ProgressLines(start, total)
         elif sys.stderr.isatty():
@@ -54,24 +74,10 @@ class RunLog(Log):
             self._bar = tqdm(
                 total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1
             )
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
 
     def info(self, line: str) -> None:
         self.to_file(line)
-        self._print(line)
-
-    def metrics(self, tag: str, values: Mapping[str, Any]) -> None:
-        """Record a line of metrics.jsonl; its numbers go to TensorBoard as `tag/key`."""
-        self._append(self._metrics, json.dumps(values) + "\n")
-        if self._tensorboard is None or self._owner.lost:
-            return
-        with suppress(OSError):
-            for key, value in values.items():
-                if isinstance(value, int | float) and key not in ("step", "n"):
-                    self._tensorboard.add_scalar(f"{tag}/{key}", value, values["step"])
+        self.print(line)
 
     def progress(self, step: int, text: str) -> None:
         if self._bar is not None:
@@ -88,11 +94,12 @@ class RunLog(Log):
             self.info(text)
 
     def close(self) -> None:
-        for sink in (self._progress_lines, self._bar, self._tensorboard, self._metrics, self._file):
+        for sink in (self._progress_lines, self._bar, self._file):
             with suppress(OSError):
                 sink.close() if sink is not None else None
 
-    def _print(self, line: str) -> None:
+    def print(self, line: str) -> None:
+        """To the console alone."""
         # The launcher that reads the console may be dead, and the run must still save.
         with suppress(OSError):
             if self._bar is not None:
@@ -101,20 +108,7 @@ class RunLog(Log):
                 sys.stderr.write(f"{line}\n")  # one write: launchers prefix each one
 
     def to_file(self, line: str) -> None:
-        self._append(self._file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-    def _append(self, file: TextIO, text: str) -> None:
-        """Append to a file. What the disk refuses stays in the buffer for the next attempt."""
-        if self._owner.lost:
-            return
-        try:
-            file.write(text)
-            file.flush()
-        except OSError as error:
-            if not self._disk_full:
-                self._disk_full = True
-                why = f"cannot be written ({error.strerror or error})"
-                self._print(f"{file.name}: {why}; training continues, lines may be missing")
+        self._file.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
 class ProgressLines:
@@ -136,18 +130,6 @@ class ProgressLines:
             if self._pending:
                 sys.stderr.write(f"distsent-progress: {self._pending}\n")
         self._pending, self._written = "", time.monotonic()
-
-
-def _truncate_metrics(folder: RunFolder, start: int, evaluated: int) -> None:
-    if not exists(folder.metrics):
-        return
-    kept = []
-    for line in folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a crash may have cut a line short
-            record = json.loads(line)
-            if record["step"] <= (evaluated if "split" in record else start):
-                kept.append(line + "\n")
-    folder.owner.write_text(folder.metrics, "".join(kept))
 
 
 def duration(seconds: float) -> str:

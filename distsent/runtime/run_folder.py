@@ -41,6 +41,7 @@ class RunFolder:
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.tracker = self.path / "tracker.json"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.card = self.model / "README.md"
@@ -132,7 +133,7 @@ class RunFolder:
     def reset(self) -> None:
         """Delete everything that an earlier run left, except the lock. Raises OSError."""
         folders = (self.tensorboard, self.checkpoints, self.model, self.predictions, self.stacks)
-        for path in (*folders, self.job, self.log, self.metrics, self.result):
+        for path in (*folders, self.job, self.log, self.metrics, self.tracker, self.result):
             self.owner.delete(path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 

@@ -20,6 +20,7 @@ from distsent.errors import NonFinite, Stopped, UserError
 from distsent.evaluation.tasks.task import LOWER_IS_BETTER
 from distsent.runtime.checkpoint import Saver
 from distsent.runtime.log import duration
+from distsent.tracking.events import Evaluation, Metrics
 from distsent.training import replica_check
 from distsent.training.train_state import EpochSums, TrainState, numbers_of, snapshot
 from distsent.training.train_step import StepResult, StopRequests
@@ -166,7 +167,7 @@ class Loop:
         now |= {"lr": result.lr, "grad_norm": result.grad_norm, "samples": totals.samples}
         now |= {"tokens": totals.tokens, "seconds": totals.seconds, "mfu": mfu}
         now |= {"samples_per_second": samples, "tokens_per_second": tokens}
-        session.report.log.metrics("train", now)
+        session.report.tell(Metrics(now))
         left = duration((of - step) * totals.seconds / step)
         speed = f"{samples:.0f} examples/s  {tokens:.0f} tokens/s  {mfu:.0%} of peak"
         line = f"step {step}/{of}  loss {result.loss:.4f}  {speed}  {left} left"
@@ -191,7 +192,7 @@ class Loop:
         record |= {f"train_{key}": value for key, value in trained.items()}
         best_so_far = split == "validation" and self._choose(scores)
         state.history.append(numbers_of(record))
-        session.report.log.metrics(split, record)
+        session.report.tell(Evaluation(split, record))
         shown = "  ".join(f"{key} {scores[key]:.4f}" for key in session.task.logged)
         train = ", ".join(f"{key} {value:.4f}" for key, value in trained.items())
         session.report.info(

@@ -98,7 +98,7 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
         folder.write_json(folder.result, result)
         write_card(folder, report.info, job.log.tensorboard)
     took = f"{state.step} steps in {duration(state.totals.seconds)}"
-    report.finished()
+    report.finished(result)
     report.info(f"finished: {took}; model in {folder.model}")
     report.info(format_result_table(result))
     report.info(next_commands(folder.path))

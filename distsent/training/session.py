@@ -18,7 +18,7 @@ from distsent.data.tokens.long_texts import WINDOWS
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.progress import phase_of
 from distsent.distributed.world import MembershipChanged, World
-from distsent.errors import FAILED, Stopped
+from distsent.errors import FAILED, STOPPED, Stopped
 from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.evaluation.tasks.task import Task
@@ -34,6 +34,7 @@ from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.heartbeat.starting import Starting
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
+from distsent.tracking.events import Ended
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import (
@@ -46,7 +47,8 @@ from distsent.training.loop import fit
 from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.reducer import GradientReducer
-from distsent.training.run_record import RunClaim, RunReport
+from distsent.training.run_record import RunClaim
+from distsent.training.run_report import RunReport
 from distsent.training.train_state import restore, snapshot
 from distsent.training.train_step import TrainingLoss, TrainStep
 from distsent.versions import shared_software
@@ -117,7 +119,7 @@ class TrainingRun:
 
     def _start_heartbeat(self) -> None:
         """On all workers together."""
-        run, on_failure = self.job.run, partial(self.report.ended, FAILED)
+        run, on_failure = self.job.run, partial(self.report.ended, FAILED, patience=1.0)
         options = run.stall_seconds, run.interface or "", self.folder.stacks
         watched = Watched(*options, on_failure, self.report.info, RESUME)
         self._heartbeat = HeartbeatMonitor(self.world, watched, self.stop)
@@ -189,7 +191,12 @@ class Session:
         own = {rank: r for rank, r in enumerate(reasons) if r and " on rank " not in r}
         named = ", ".join(f"{reason} on rank {rank}" for rank, reason in own.items())
         # mpirun may drop what a worker prints after this, on its way out.
-        self.report.info(f"stop requested: {named}; {consequence}")
+        line = f"stop requested: {named}; {consequence}"
+        self.report.info(line)
+        # The others wait: a launcher ends the main worker soon after they have exited.
+        with self.world.progress.phase("save"):
+            end = partial(self.report.close_trackers, Ended(STOPPED, line))
+            self.world.on_main(end, "run.trackers")
 
 
 def open_session(run: TrainingRun, in_memory: bool) -> Session:

@@ -25,10 +25,12 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "batching": {"data"},
     "model": {"batching", "data", "job"},
     "runtime": {"distributed", "job", "model"},
+    "tracking": {"distributed", "job", "runtime"},
     "evaluation": {"batching", "data", "distributed", "formats", "job", "model", "runtime"},
     "reporting": {"data", "evaluation", "job", "runtime"},
     "training": {
         "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",
+        "tracking",
     },
     "k8s": {"cli", "distributed", "job", "runtime"},
 }  # fmt: skip

@@ -223,7 +223,14 @@ USAGE_ERROR = [
                                        "optim.lr?"),
     ("[train]\nwarmup_steps = 1", (), "job.toml: train.warmup_steps: unknown key; did you mean "
                                       "optim.warmup?"),
-    ("[log]\nfoo = 1", (), "job.toml: log.foo: unknown key; [log] has every, tensorboard"),
+    ("[log]\nfoo = 1", (), "job.toml: log.foo: unknown key; [log] has every, tensorboard, "
+                           "trackers"),
+    (None, ("log.trackers=[mlflov]",), 'command line: log.trackers = ["mlflov"]: expected a list '
+                                       'of "mlflow" or "wandb" or "trackio", '
+                                       "e.g. log.trackers=[mlflow]"),
+    ('[log]\ntrackers = "wandb"', (), 'job.toml: log.trackers = "wandb": expected a list of '
+                                      '"mlflow" or "wandb" or "trackio", '
+                                      'e.g. trackers = ["mlflow"]'),
     ("[trian]\nepochs = 1\nseed = 2", (), "job.toml: [trian]: unknown section; did you mean "
                                           "[train]?"),
     ("[wandb]", (), "job.toml: [wandb]: unknown section; "

@@ -13,6 +13,8 @@ import pytest
 from distsent.runtime import log
 from distsent.runtime.log import RunLog
 from distsent.runtime.run_folder import RunFolder
+from distsent.tracking.events import Started
+from distsent.tracking.metrics_file import MetricsFile
 
 OpenLog = Callable[..., RunLog]
 
@@ -31,7 +33,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def open_log(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> OpenLog:
     def opened(console: io.StringIO, start: int = 0, total: int = 9) -> RunLog:
         monkeypatch.setattr(sys, "stderr", console)
-        return RunLog(folder, start, start, total, tensorboard=False)
+        return RunLog(folder, start, total)
 
     return opened
 
@@ -111,7 +113,7 @@ def test_a_full_disk_is_reported_once_and_lines_are_kept(
 ) -> None:
     console = io.StringIO()
     run_log = open_log(console)
-    file = run_log._file
+    file = run_log._file._file
 
     class Full:
         name = "train.log"
@@ -128,7 +130,7 @@ def test_a_full_disk_is_reported_once_and_lines_are_kept(
         def close(self) -> None:
             file.close()
 
-    monkeypatch.setattr(run_log, "_file", Full())
+    monkeypatch.setattr(run_log._file, "_file", Full())
     run_log.info("one")
     run_log.info("two")
     complaint = "train.log: cannot be written (No space left on device); training continues"
@@ -156,6 +158,6 @@ def test_metrics_after_the_resumed_step_are_dropped(folder: RunFolder) -> None:
     folder.metrics.write_text(
         "".join(json.dumps(each) + "\n" for each in records) + '{"step": 1, "l'
     )
-    RunLog(folder, 2, 0, 9, tensorboard=False).close()
+    MetricsFile(folder, print).hear(Started("it", str(folder.path), "", 2, 0))
     kept = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert kept == [{"step": 1}, {"step": 2}], "an evaluation that the state does not know goes too"

@@ -14,8 +14,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from distsent.runtime.log import RunLog
 from distsent.runtime.run_folder import RunFolder
+from distsent.tracking.events import Metrics, Started
+from distsent.tracking.tensorboard import TensorBoardFiles
 from tests import fixtures
 
 ALL = {"tensors": 0, "images": 0, "scalars": 0, "histograms": 0, "compressedHistograms": 0}
@@ -126,10 +127,11 @@ def test_a_run_restarted_at_its_first_step_shows_nothing_twice(tmp_path: Path) -
     """It was killed before its first checkpoint."""
     folder = RunFolder(tmp_path)
     for loss in (0.9, 0.8):
-        log = RunLog(folder, 0, 0, 20, tensorboard=True)
+        files = TensorBoardFiles(folder)
+        files.hear(Started("it", str(tmp_path), "", 0, 0))
         for step in (10, 20):
-            log.metrics("train", {"step": step, "loss": loss})
-        log.close()
+            files.hear(Metrics({"step": step, "loss": loss}))
+        files.close(0.0)
     shown = (
         EventAccumulator(str(folder.tensorboard), size_guidance=ALL).Reload().Scalars("train/loss")
     )

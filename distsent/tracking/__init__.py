@@ -1,0 +1,1 @@
+"""What listens to a run: metrics.jsonl, TensorBoard, and trackers such as MLflow."""
