@@ -161,7 +161,8 @@ def choose(options: argparse.Namespace) -> tuple[Any, list[str]]:
 def asked_for(options: argparse.Namespace) -> list[str]:
     """The options about thresholds that are given."""
     names = "best_f1", "min_precision", "min_recall", "threshold"
-    given = [name for name in names if getattr(options, name) not in (None, False)]
+    values = {name: getattr(options, name) for name in names}
+    given = [name for name, x in values.items() if x is not None and x is not False]
     return [f"--{name.replace('_', '-')}" for name in given]
 
 

@@ -1,7 +1,7 @@
 """The thresholds in a model folder, and those that `predict` chooses from its curves."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from distsent.storage import is_file
 
 FILE = "thresholds.json"
 SHOWN = 10  # names of labels in a line
+FEW = 10  # rows that a label is given to, which tell little about its threshold
 
 
 def hash_weights(folder: Path) -> str:
@@ -115,11 +116,15 @@ def _lines_of_labels(
     found = f"precision {right / max(1, given):.4f} [{low:.4f}, {high:.4f}]"
     lines = [f"{what}: {rows} {found}, recall {right / positive:.4f}, over all labels"]
     others = [name for name in curves if name not in reached]
-    if others:
-        shown = ", ".join(others[:SHOWN])
-        shown += f" and {len(others) - SHOWN:,} more" if len(others) > SHOWN else ""
-        why = f"never given, as they do not reach {target}"
-        if not str(target):
-            why = f"given from a score of 0.5 on, as no {rows.split()[-2]} row has them"
-        lines.append(f"{why}: {shown}")
+    why = f"never given, as they do not reach {target}"
+    if not str(target):
+        why = f"given from a score of 0.5 on, as no {rows.split()[-2]} row has them"
+    lines += [f"{why}: {_listed(others)}"] if others else []
+    few = [name for name, i in reached.items() if curves[name].answered[i] < FEW]
+    lines += [f"on fewer than {FEW} rows rest the thresholds of {_listed(few)}"] if few else []
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -328,6 +328,9 @@ def test_targets_choose_a_threshold_for_each_label(folder: Path) -> None:
         chosen.lines[1]
         == f"never given, as they do not reach --min-precision 0.8: {', '.join(never)}"
     )
+    few = [x for x, c in curves.items() if (i := c.lowest(1.0)) is not None and c.answered[i] < 10]
+    line = f"on fewer than 10 rows rest the thresholds of {', '.join(few)}"
+    assert few and choose_thresholds(folder, Target(min_precision=1.0)).lines[-1] == line
     with pytest.raises(UserError) as caught:
         choose_thresholds(folder, Target(1.0, 0.9))
     (line,) = caught.value.lines
