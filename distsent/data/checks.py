@@ -1,7 +1,8 @@
 """Checks of a dataset before training: each mistake is one line with file and row."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 from distsent.data.labels.classes import DROPPED, MISSING, UNKNOWN, UNLABELED, Labels
 from distsent.data.labels.targets import count_classes
 from distsent.data.labels.values import QUOTED, quote
+from distsent.data.missing_words import add_short, find_missing
 from distsent.data.row_arrays import RowArray, blocks, count, take, where
 from distsent.data.rows import Rows, count_rows, take_values
 from distsent.errors import UserError
@@ -23,12 +25,20 @@ SHOWN = 3  # rows that a line names before it counts
 BATCH = 10_000  # texts in memory at once
 
 
-def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are empty, bool (n,), and hashes, uint64 (n,), equal for equal texts.
+class Scan(NamedTuple):
+    """What reading all texts shows."""
+
+    empty: np.ndarray  # which rows have no text, bool (n,)
+    hashes: np.ndarray  # equal for equal texts, uint64 (n,)
+    short: Counter[str]  # how often the shortest texts occur
+
+
+def scan_texts(rows: Rows, missing: tuple[str, ...] = ()) -> Scan:
+    """`missing`: texts that mean that there is none.
 
     Reads all texts once, in pieces that bound the memory. Raises UserError for non-text.
     """
-    empty, hashes = RowArray(bool), RowArray(np.uint64)
+    empty, hashes, short = RowArray(bool), RowArray(np.uint64), Counter[str]()
     for part, first in zip(rows.parts, rows.starts, strict=False):
         columns = [part.table.column(name) for name in rows.columns.texts]
         for name, column in zip(rows.columns.texts, columns, strict=True):
@@ -40,7 +50,8 @@ def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
             blank, codes = np.zeros(some, bool), np.zeros(some, np.uint64)
             for values in (column.slice(offset, some) for column in columns):
                 try:
-                    blank |= _is_empty(values)
+                    blank |= _is_empty(values, missing)
+                    add_short(short, values)
                     texts = values.to_pylist()
                 except (pa.ArrowInvalid, UnicodeDecodeError):
                     raise _decode_error(rows, int(first) + offset, values) from None
@@ -48,13 +59,15 @@ def scan_texts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
                 codes = codes * np.uint64(31) + np.fromiter(digests, np.uint64, some)
             empty.append(blank)
             hashes.append(codes)
-    return empty.done(), hashes.done()
+    return Scan(empty.done(), hashes.done(), short)
 
 
-def _is_empty(values: pa.ChunkedArray) -> np.ndarray:
+def _is_empty(values: pa.ChunkedArray, missing: tuple[str, ...]) -> np.ndarray:
     if pa.types.is_null(values.type):
         return np.ones(len(values), dtype=bool)
     blank = pc.match_substring_regex(values, f"^{BLANK}$")
+    if missing:
+        blank = pc.or_(blank, find_missing(values, missing))
     return pc.fill_null(blank, True).to_numpy()
 
 
@@ -66,7 +79,7 @@ def _decode_error(rows: Rows, start: int, values: pa.ChunkedArray) -> UserError:
 
 
 def find_good_rows(
-    splits: dict[str, Rows], scans: dict[str, tuple], labels: Labels, drop: bool
+    splits: dict[str, Rows], scans: dict[str, Scan], labels: Labels, drop: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The rows of each split with text and label, int64 ascending, and warnings.
 
@@ -80,7 +93,7 @@ def find_good_rows(
     others: list[dict[str, Any]] = []
     fix: dict[str, Any] = {"data.drop_bad_rows": True}
     for split, rows in splits.items():
-        codes, empty = labels.indices[split], scans[split][0]
+        codes, empty = labels.indices[split], scans[split].empty
         left = len(codes) - len(dropped := _with(codes, DROPPED))
         if len(dropped):
             warnings.append(f"{split}: {count_rows(len(dropped))} left out by data.drop_labels")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distsent.data.rows import Columns
-from distsent.formats.column_choice import Column, column_errors, list_names
+from distsent.formats.column_choice import Column
+from distsent.formats.column_errors import column_errors, list_names
 
 
 def find_column_errors(
@@ -27,7 +28,7 @@ def find_column_errors(
         for file, found in sample():
             alike.setdefault(tuple(column.name for column in found), []).append((file, found))
         for (file, found), *others in alike.values():
-            more, other = column_errors(file, wanted, found)
+            more, other = column_errors(file, wanted, found, columns.task)
             same = f"; {len(others)} more of the files are like this" if others else ""
             lines, fix = lines + [f"{line}{same}" for line in more], other | fix
     lines += _label_column_errors(files, columns.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from distsent.data import checks
+from distsent.data import checks, missing_words
 from distsent.data import splits as selection
 from distsent.data.column_checks import find_column_errors, find_position_errors
 from distsent.data.demo_source import DemoReviews
 from distsent.data.diagnosis import diagnose
 from distsent.data.files import Files, Reading
 from distsent.data.hub import Hub
-from distsent.data.labels.classes import Labels
+from distsent.data.labels.classes import Labels, name_files
 from distsent.data.labels.names import Naming
 from distsent.data.labels.read import read_targets
 from distsent.data.layouts.find_files import find_files
@@ -167,6 +168,7 @@ class TextDataset:
         d, columns = self.data, Columns.of(self.data)
         names = (self.naming, d.fold_labels, *(d.drop_labels or ()))
         names += ("allow_empty_labels",) * d.allow_empty_labels
+        names += () if d.na_values is None else ("na_values", *d.na_values)
         cuts = (d.validation_fraction, d.test_fraction, d.pool_splits)
         # Where nothing is drawn, runs of several seeds share a store
         draws = d.validation_fraction or d.test_fraction or d.max_rows or d.max_eval_rows
@@ -195,15 +197,21 @@ class TextDataset:
 
     def read(self) -> Content:
         """What the dataset contains. Raises at the first kind of mistake."""
-        data, drop = self.data, self.data.drop_bad_rows
+        data, drop, columns = self.data, self.data.drop_bad_rows, Columns.of(self.data)
         rows, warnings = self._read_rows()
         read_as = {
             part.name: part.read_as for some in rows.values() for part in some.parts if part.read_as
         }
         if data.pool_splits and not self.only:
             parts = [part for some in rows.values() for part in some.parts]
-            rows = {selection.POOL: Rows(parts, Columns.of(data))}
-        scans = {name: checks.scan_texts(some) for name, some in rows.items()}
+            rows = {selection.POOL: Rows(parts, columns)}
+        scans = {name: checks.scan_texts(x, data.na_values or ()) for name, x in rows.items()}
+        if data.na_values is None:
+            parts = [part for some in rows.values() for part in some.parts]
+            where = f"{name_files(parts)}: column {' and '.join(map(repr, columns.texts))}"
+            warnings += missing_words.notes(
+                sum((x.short for x in scans.values()), Counter()), where
+            )
         labels = read_targets(rows, self.naming, data)
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
@@ -213,7 +221,9 @@ class TextDataset:
             chosen, notes = selection.select_rows(labels, good, data, self.seed)
             warnings += notes
         splits = {
-            name: Split(rows[old], some, take(labels.targets(old), some), take(scans[old][1], some))
+            name: Split(
+                rows[old], some, take(labels.targets(old), some), take(scans[old].hashes, some)
+            )
             for name, (old, some) in chosen.items()
         }
         return Content(splits, labels, warnings, read_as)

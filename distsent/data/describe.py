@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from distsent.data.dataset import TextDataset, open_dataset
-from distsent.data.describe_task import suggest_task
 from distsent.data.diagnosis import with_keys
 from distsent.data.labels.label_table import label_table
 from distsent.data.labels.targets import summary
 from distsent.errors import UserError
 from distsent.formats.column_choice import (
     LABEL,
+    TEXT,
     Candidate,
     Column,
     choose_columns,
@@ -25,6 +25,7 @@ from distsent.formats.column_choice import (
     text_candidates,
 )
 from distsent.formats.records import printable, shorten
+from distsent.formats.task_choice import suggest_task
 from distsent.job.check import to_word
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
@@ -62,8 +63,9 @@ def describe(data: DataSection, given: Collection[str]) -> Description:
     found.columns = _read_columns(source, found)
     chosen: dict[str, Any] = choose_columns(found.columns, pair=True)
     if not {"data.task", "data.label_columns", LABEL} & {*given}:
-        chosen |= suggest_task(found.columns, chosen.get(LABEL))
-    names = {column.name for column in found.columns}
+        others = [c for c in found.columns if c.name not in (chosen.get(TEXT), data.text_column)]
+        chosen |= suggest_task(others, chosen.get(LABEL))
+    names = {column.name for column in found.columns if column.missing < column.rows}
     for key, name in chosen.items():
         value = getattr(data, key.removeprefix("data."))
         # A list in place of the default: the name of a column that is there may be another one's

@@ -195,7 +195,7 @@ class TableFile(RowSource):
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         reader, columns = self._reader, self.reading.columns
         names = columns.in_file(self._columns())
-        if isinstance(reader, ColumnarReader) and self.label is None:
+        if isinstance(reader, ColumnarReader) and self._is_plain(reader.schema, names):
             keys = columns.keys_in(self._columns())
             if twice := [key for key in keys.values() if isinstance(key, int)]:
                 found = f"{self.name}: column {twice[0]} has the name of another one"
@@ -213,10 +213,20 @@ class TableFile(RowSource):
             batches = row_cache.batches_of(self._rows(names), schema)
         return schema, _counted(batches, None if self.where else reader.rows, self.name), about
 
+    def _is_plain(self, schema: pa.Schema, names: Mapping[str, str]) -> bool:
+        """Whether the columns may be read as they are: others are checked row by row."""
+        columns = self.reading.columns
+        if self.label is not None:
+            return False
+        texts = [schema.field(names[column]).type for column in columns.texts]
+        labels = [schema.field(names[column]).type for column in columns.of_labels]
+        return not any(map(pa.types.is_nested, texts)) and not any(map(pa.types.is_struct, labels))
+
     def _rows(self, names: Mapping[str, str]) -> Iterator[Row]:
         columns, label = self.reading.columns, self.label
         keys = columns.keys_in(self._columns())
-        check = RowCheck(self.name, [names[c] for c in columns.all], columns, self.reading.drop)
+        called, drop = [names[c] for c in columns.all], self.reading.drop
+        check = RowCheck(self.name, called, columns, drop, self._reader)
         texts, places = [keys[c] for c in columns.texts], [keys[c] for c in columns.of_labels]
         wanted = texts if label is not None else [*texts, *places]
         for row, values, _ in self._reader.records(wanted):

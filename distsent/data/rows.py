@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
 
+from distsent.data.row_arrays import blocks
 from distsent.formats.columnar import ROW
 from distsent.formats.read_as import ReadAs
 from distsent.job.schema import DataSection
@@ -88,16 +89,23 @@ class Part:
     label_names: tuple[str, ...] | None = None  # where the file itself has them
     read_as: ReadAs | None = None  # how the file was read, if it is a file
     lists: tuple[Part, np.ndarray] | None = None  # where rows are values of lists: of which rows
+    first: int = 0  # rows of the file before those of the table
 
     def number(self, row: int) -> str:
         """The user's name of a row of the table."""
         if self.lists:
             part, rows = self.lists
-            return part.number(int(rows[row]))
+            return part.number(int(rows[self.first + row]))
         for column, name in ((FILE, "{}"), (ROW, "row {}")):
             if column in self.table.column_names:
                 return name.format(self.table.column(column)[row].as_py())
-        return f"row {row + 1}"
+        return f"row {self.first + row + 1}"
+
+    def blocks(self) -> Iterator[Part]:
+        """The same rows, some at a time."""
+        for some in blocks(self.table.num_rows):
+            rows = self.table.slice(some.start, some.stop - some.start)
+            yield replace(self, table=rows, first=self.first + some.start)
 
 
 class Rows:

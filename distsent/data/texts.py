@@ -48,8 +48,13 @@ class TextFile:
         self.done = self._reader.done  # the share of the file that was read
         self.has_pairs = data.pair_column is not None or data.pair_position is not None
         self._columns = _find_columns(self._reader.columns, file, data)
+        self._missing = data.na_values or ()
 
     def __iter__(self) -> Iterator[Text]:
+        for text in self._texts():
+            yield without_missing(text, self._missing)
+
+    def _texts(self) -> Iterator[Text]:
         for row, values, error in self._reader.records(self._columns):
             if isinstance(values, str):
                 yield bare_text(row, values, error)
@@ -65,6 +70,13 @@ class TextFile:
 def bare_text(row: int, text: str, error: str = "") -> Text:
     """A text without columns. Bytes that are not UTF-8 are lone surrogates in it."""
     return Text(row, printable(text), None, error or _error(text))
+
+
+def without_missing(text: Text, missing: tuple[str, ...]) -> Text:
+    """The text; with an error if it, or its pair, is one of those that mean that there is none."""
+    if not text.error and {text.text.strip(), (text.pair or "").strip()} & {*missing}:
+        return text._replace(pair=None, error="no text")
+    return text
 
 
 def _find_columns(found: Sequence[str] | None, file: Path, data: DataSection) -> list[str | int]:

@@ -12,7 +12,7 @@ from distsent.job.schema import DataSection
 from distsent.runtime.run_folder import read_json
 
 COLUMNS = ("text_column", "pair_column", "text_position", "pair_position")
-FILE_KEYS = (*COLUMNS, *(key.name for key in fields(FileOptions)))
+FILE_KEYS = (*COLUMNS, "na_values", *(key.name for key in fields(FileOptions)))
 
 
 def file_section(path: str | Path, overrides: list[str]) -> tuple[DataSection, ReadAs | None]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from distsent.formats.records import printable
 
 FEW = 10  # values that tell nothing about how often values repeat
 SAMPLE = 2000  # rows whose lengths and kinds are measured
 MOST_CLASSES = 1000  # a column with more values is not a label
 TELLING = 0.7  # score of a name that hardly any other column has
-LIST_WIDTH = 80  # characters of column names in a message
 
 TEXT, PAIR, LABEL = "data.text_column", "data.pair_column", "data.label_column"
 # Names that datasets give their columns, the most telling first
@@ -29,13 +25,13 @@ LABEL_NAMES = (
     "label", "sentiment", "class", "category", "target", "emotion", "intent", "polarity", "topic",
     "subtask", "rating", "stars", "star", "overall", "score", "quality", "toxic", "spam",
     "sarcastic", "duplicate", "coarse", "is", "y", "v1", "type", "tag", "genre", "subject",
-    "language", "task",
+    "language", "task", "annotation", "choice", "cat", "accept",
 )  # fmt: skip
 # Last words of columns that are about the text or the label
 ASIDE = (
     "id", "ids", "index", "date", "time", "url", "link", "confidence", "gold", "count", "length",
     "user", "author", "name", "split", "number", "num", "location", "timezone", "reason", "parse",
-    "created", "source", "coord",
+    "created", "source", "coord", "suggestion", "prediction", "agent",
 )  # fmt: skip
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
 _FRACTION = re.compile(r"-?\d*\.\d*[1-9]\d*")
@@ -75,6 +71,29 @@ class Column:
             self.counts = None
 
     @property
+    def is_nested(self) -> bool:
+        """Whether all values are objects or lists."""
+        return bool(self.nested) and self.nested == self.rows - self.missing
+
+    @property
+    def lists(self) -> list[list[str | int]]:
+        """The first values, if all are lists of words or whole numbers."""
+        found = [json.loads(value) for value in self.sample] if self.is_nested else []
+        fit = all(isinstance(x, list) and all(isinstance(y, str | int) for y in x) for x in found)
+        return found if fit else []
+
+    @property
+    def scores(self) -> list[str]:
+        """The names in the first values, if all are objects of numbers from 0 to 1."""
+        found = [json.loads(value) for value in self.sample] if self.is_nested else []
+        fit = all(
+            isinstance(x, dict)
+            and all(isinstance(y, int | float) and 0 <= y <= 1 for y in x.values())
+            for x in found
+        )
+        return [*dict.fromkeys(name for x in found for name in x)] if fit else []
+
+    @property
     def words(self) -> float:
         """Mean number of words; six characters count as one where blanks are rare."""
         return sum(max(v.count(" ") + 1, _wide(v)) for v in self.sample) / max(1, len(self.sample))
@@ -94,6 +113,11 @@ class Column:
     def is_classes(self) -> bool:
         """Whether the values repeat as those of classes do; among few values: whether they may."""
         given = self.rows - self.missing
+        if lists := self.lists:
+            labels = {str(label) for some in lists for label in some}
+            return 2 <= len(labels) <= max(FEW, len(lists) / 2)
+        if self.is_nested:
+            return len(self.scores) > 1
         if not self.counts or self.words > 8 or any(map(_FRACTION.fullmatch, self.counts)):
             return False
         return given < FEW or 2 <= len(self.counts) <= given / 2
@@ -114,11 +138,23 @@ def as_text(value: Any) -> str:
 
 
 def _without_outer(columns: Sequence[Column]) -> list[Column]:
-    """The columns but those whose values are columns themselves: data beside data.text."""
+    """The columns but those whose values are columns themselves: data beside data.text.
+
+    Lists of words and objects of scores are one column, and not what is in them; label.0 is the
+    column where each list has one value.
+    """
+    whole = {column.name for column in columns if len(column.scores) > 1}
+    lists = {column.name: column.lists for column in columns if column.lists}
+    whole |= {name for name, some in lists.items() if any(len(one) > 1 for one in some)}
+    whole |= {name for name in lists if all(c.name != f"{name}.0" for c in columns)}
+    inside = {c.name for c in columns for name in {*whole, *lists} if c.name.startswith(f"{name}.")}
+    inside -= {f"{name}.0" for name in {*lists} - whole}
     return [
         column
         for column in columns
-        if not (column.nested and any(c.name.startswith(f"{column.name}.") for c in columns))
+        if column.name not in inside
+        if column.name in whole
+        or not (column.nested and any(c.name.startswith(f"{column.name}.") for c in columns))
     ]
 
 
@@ -126,7 +162,7 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the text, the likeliest first. Without values names alone decide."""
     found = []
     for column in _without_outer(columns):
-        name, words = _name_score(column.name, TEXT_NAMES), column.words
+        name, words = name_score(column.name, TEXT_NAMES), column.words
         if column.sample and not column.is_prose:
             continue
         values = min(1.0, words / 8) * (1 - column.share_missing) if column.sample else 0.0
@@ -141,7 +177,7 @@ def label_candidates(columns: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the label, the likeliest first. Without values names alone decide."""
     found = []
     for column in _without_outer(columns):
-        name = _name_score(column.name, LABEL_NAMES)
+        name = name_score(column.name, LABEL_NAMES)
         if column.rows and not column.is_classes:
             continue
         distinct = len(column.counts or ())
@@ -160,7 +196,7 @@ def is_labeled(files: Sequence[Sequence[Column]]) -> bool:
     """
     for first in label_candidates(files[0]):
         found = [column for columns in files for column in columns if column.name == first.name]
-        if _name_score(first.name, LABEL_NAMES) < TELLING or len(found) < len(files):
+        if name_score(first.name, LABEL_NAMES) < TELLING or len(found) < len(files):
             continue
         values = [{*(column.counts or ())} for column in found]
         if len(files) == 1 or all(2 * len(some & values[0]) >= len(some) for some in values):
@@ -199,78 +235,18 @@ def second_text(texts: Sequence[Candidate]) -> tuple[str, str] | None:
 
 def several_labels(columns: Iterable[Column]) -> list[str]:
     """The columns that together are several labels a text: three or more of 0 and 1 alone."""
+    columns = _without_outer([*columns])
     binary = [c for c in columns if c.counts and {*c.counts} in ({"0", "1"}, {"0.0", "1.0"})]
-    told = [c for c in binary if _name_score(c.name, LABEL_NAMES[:10]) > 0]
+    told = [c for c in binary if name_score(c.name, LABEL_NAMES[:10]) > 0]
     return [c.name for c in binary] if len(binary) >= 3 and not told else []
-
-
-def column_errors(
-    file: str, wanted: Mapping[str, str], columns: Sequence[Column]
-) -> tuple[list[str], dict[str, Any]]:
-    """A line for each wanted column ({option: column}) that a file lacks or has twice, and a fix.
-
-    The fix names a column for each option that has a likely one.
-    """
-    found = [column.name for column in columns]
-    lines, fix = list[str](), dict[str, Any]()
-    there = f"there are {list_names(found)}" if found else "the file is empty"
-    for option, name in wanted.items():
-        if name not in found:
-            used = [*wanted.values(), *fix.values()]
-            keys: dict[str, Any] = meant(option, name, [c for c in columns if c.name not in used])
-            likely = " and ".join(repr(close) for close in keys.values())
-            hint = f"did you mean {likely}? " if keys else ""
-            if option == LABEL and not keys and (several := several_labels(columns)):
-                hint = f"{list_names(several)} are 0 or 1: several labels per text, read with "
-                hint += 'data.task = "multi_label" and data.label_columns; '
-                keys = {"data.task": "multi_label", "data.label_columns": several}
-            lines.append(printable(f"{file}: no column {name!r} ({option}); {hint}{there}"))
-            fix |= keys
-        elif (n := found.count(name)) > 1:
-            places = [str(place) for place, other in enumerate(found, 1) if other == name]
-            where = f"{', '.join(places[:-1])} and {places[-1]}"
-            line = f"{file}: {n} columns are called {name!r} ({option}): columns {where}"
-            lines.append(f"{line}; rename them")
-    return lines, fix
-
-
-def meant(option: str, name: str, columns: Sequence[Column]) -> dict[str, str]:
-    """The columns that were probably meant by `name`: its spelling, then evidence, then a typo.
-
-    Where the text is one of a pair, both are meant.
-    """
-    plain = {_plain(column.name): column.name for column in reversed(columns)}
-    if _plain(name) in plain:
-        return {option: plain[_plain(name)]}
-    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
-    typo = {option: plain[close[0]]} if close else {}
-    known = _name_score(name, (*TEXT_NAMES, *LABEL_NAMES)) > 0
-    if option == PAIR or (typo and not known):
-        return typo
-    likely = choose_columns(columns, pair=True)
-    if option == LABEL:
-        return {LABEL: likely[LABEL]} if LABEL in likely else {}
-    likely.pop(LABEL, None)
-    return likely or typo
 
 
 def label_score(name: str) -> float:
     """How much a name tells that a column is the label: at most 1, 0 for nothing."""
-    return _name_score(name, LABEL_NAMES)
+    return name_score(name, LABEL_NAMES)
 
 
-def list_names(names: Sequence[str]) -> str:
-    """Column names as an enumeration of at most 80 characters."""
-    shown, width = list[str](), 0
-    for name in (name or '""' for name in names):
-        width += len(name) + 2
-        if width > LIST_WIDTH and shown:
-            return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
-        shown.append(name if len(name) <= LIST_WIDTH else f"{name[: LIST_WIDTH - 3]}...")
-    return ", ".join(shown)
-
-
-def _name_score(name: str, known: Sequence[str]) -> float:
+def name_score(name: str, known: Sequence[str]) -> float:
     """From 1 for the name that tells most to 0 for a name that tells nothing; ASIDE is negative."""
     words = [word.lower() for word in _WORDS.findall(name) if not word.isdigit()]
     ranks = {word: 1 - place / (2 * len(known)) for place, word in enumerate(known)}
@@ -287,10 +263,6 @@ def _name_score(name: str, known: Sequence[str]) -> float:
 def _wide(value: str) -> float:
     """Words in a value whose script has no blanks, such as Chinese: one for two characters."""
     return 0 if value.isascii() else sum(ord(c) > 0x2E7F for c in value[:200]) / 2
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _gaps(column: Column) -> list[str]:

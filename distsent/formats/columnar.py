@@ -10,6 +10,7 @@ import pyarrow.types as kinds
 
 from distsent.errors import UserError
 from distsent.formats.column_choice import as_text
+from distsent.formats.commands import rewritten
 from distsent.formats.compression import seekable, source_of
 from distsent.formats.reader import Reader
 from distsent.formats.records import first_few, one_line, readable
@@ -22,9 +23,14 @@ class ColumnarReader(Reader):
     """A file that knows its columns and the number of its rows."""
 
     _taken = 0
+    _module = _in_python = ""  # what reads standard input
 
     def done(self) -> float:
         return self._taken / max(1, self.rows or 0)
+
+    def rewritten(self, each: str, setup: str = "") -> str:
+        source = source_of(self.path, self.name, self.options.compression)
+        return rewritten(source, (f"import io,{self._module};{setup}", self._in_python), each)
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """The rows as Arrow record batches, with the types of the file; of some rows also ROW."""
@@ -79,6 +85,8 @@ class ParquetReader(ColumnarReader):
     """parquet: some row groups at a time."""
 
     format = "parquet"
+    _module = "pyarrow.parquet as p"
+    _in_python = "p.read_table(io.BytesIO(sys.stdin.buffer.read())).to_pylist()"
 
     def _open_table(self, file: IO[bytes]) -> tuple[pa.Schema, int]:
         from pyarrow.parquet import ParquetFile
@@ -94,6 +102,8 @@ class ArrowReader(ColumnarReader):
     """arrow: an IPC file (feather) or an IPC stream, which save_to_disk writes."""
 
     format = "arrow"
+    _module = "pyarrow as p"
+    _in_python = "p.ipc.open_file(sys.stdin.buffer.read()).read_all().to_pylist()"
 
     def _open_table(self, file: IO[bytes]) -> tuple[pa.Schema, int]:
         stream = file.read(6) != b"ARROW1"
@@ -103,6 +113,8 @@ class ArrowReader(ColumnarReader):
         rows = sum(batch.num_rows for batch in _every(reader, stream))
         file.seek(0)
         self._reader, self._stream = open_ipc(file), stream
+        if stream:
+            self._in_python = self._in_python.replace("open_file", "open_stream")
         return reader.schema, rows
 
     def _batches(self, columns: Sequence[str]) -> Iterable[Any]:

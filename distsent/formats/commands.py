@@ -1,5 +1,6 @@
 """Commands of a shell that convert a file, for messages to show."""
 
+import re
 from shlex import quote
 
 from distsent.formats.compression import Source
@@ -22,6 +23,21 @@ def filtered(source: Source, command: str, suffix: str = "") -> str:
     if source.compression == "none":
         return f"{command} < {quote(file)} > {new}"
     return f"{_UNPACK[source.compression]} {quote(file)} | {command} > {new}"
+
+
+def python(code: str) -> str:
+    """Runs a line of Python."""
+    return f"python -c {quote(code)}" if re.search(r'["$`\\!]', code) else f'python -c "{code}"'
+
+
+def rewritten(source: Source, rows: tuple[str, str], each: str) -> str:
+    """Writes JSON lines of a file: the values y of `each`, in Python, of each of its rows x.
+
+    `rows`: statements, and then the rows of standard input, in Python.
+    """
+    setup, every = rows
+    loop = f"[print(json.dumps(y,default=str))for x in {every} for y in {each}]"
+    return filtered(source, python(f"import json,sys;{setup}{loop}"), ".jsonl")
 
 
 def from_row(source: Source, row: int) -> str:

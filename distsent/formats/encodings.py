@@ -60,7 +60,8 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
         why = "ends with Ctrl-Z, the end mark of DOS, which is no text"
         raise UserError(f"{source.name}: {why}; {filtered(source, _NO_CTRL_Z)} removes it")
     if doubt := "" if mark else _doubt(survey, wanted, codec):
-        raise UserError(f"{source.name}: {doubt}")
+        wide = wide_encoding(survey.zeros, survey.size)
+        raise UserError(f"{source.name}: {doubt}", fix={"data.encoding": wide} if wide else None)
     ends = (survey.lines, "\n", survey.returns - survey.both)
     if survey.returns and not survey.lines:
         ends = (survey.returns, "\r", 0)

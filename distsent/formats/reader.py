@@ -34,6 +34,17 @@ class Reader(AbstractContextManager["Reader", None]):
         with readable(file.name):
             self._open()
 
+    def rewritten(self, each: str, setup: str = "") -> str:
+        """The command that writes other rows, as JSON lines; empty where none is known.
+
+        `each`: what it makes of the row x, a list in Python that may use what `setup` defines.
+        """
+        return ""
+
+    def in_row(self, column: str) -> str:
+        """The value of a column in the row x of `rewritten`, in Python."""
+        return f"x[{column!r}]"
+
     @property
     def read_as(self) -> ReadAs:
         """How the file is read."""
@@ -54,7 +65,8 @@ class Reader(AbstractContextManager["Reader", None]):
                 if where and not error and as_text(values[where.column]) not in where.values:
                     continue
                 if error and self.strict:
-                    raise UserError(f"{self.name}, row {row}: {error}")
+                    fix = getattr(error, "fix", None)
+                    raise UserError(f"{self.name}, row {row}: {error}", fix=fix)
                 yield row, values, error
 
     def done(self) -> float:

@@ -31,6 +31,17 @@ _BLANK = re.compile(BLANK)
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeError)
 
 
+class Fixable(str):
+    """What is wrong with a row, and the keys that repair it."""
+
+    fix: dict[str, Any]
+
+    def __new__(cls, error: str, fix: dict[str, Any]) -> "Fixable":
+        found = super().__new__(cls, error)
+        found.fix = fix
+        return found
+
+
 @contextmanager
 def readable(name: str) -> Iterator[None]:
     """Errors of reading the file called `name` become one line."""

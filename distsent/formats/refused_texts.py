@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distsent.errors import UserError
-from distsent.formats.commands import filtered, names
+from distsent.formats.commands import filtered, names, python
 from distsent.formats.compression import Source
 from distsent.formats.streams import head_of
 
@@ -28,8 +28,22 @@ _UNDRAW = (
     r"sed -E '/^[-+|:= ]+$/d; /^\([0-9]+ rows?\)$/d; s/^ *\|? *//; s/ *\|? *$//; s/ *\| */|/g'"
 )
 _READ_HTML = "read_html('{}')[0]"
-_INTENT = "awk '/^## intent:/{i=substr($0,11)} /^- /{print i \"\\t\" substr($0,3)}'"
-_YAML_INTENT = 'awk \'/- intent:/{i=$NF;next} /^ *- /{sub(/^ *- /,""); if(i) print i "\\t" $0}\''
+# Without the marks of entities: [Berlin](city), [Berlin]{"entity": "city"}
+_PRINT_BARE = (
+    r"while(match($0,/\[[^]]*\](\([^)]*\)|\{[^}]*\})/)){e=substr($0,RSTART+1,RLENGTH-1);"
+    r'$0=substr($0,1,RSTART-1) substr(e,1,index(e,"]")-1) substr($0,RSTART+RLENGTH)};'
+    r'print i "\t" $0'
+)
+_INTENT = (
+    r"""awk 'BEGIN{print "label\ttext"} /^#/{i=/^## intent:/?substr($0,11):"";next} """
+    rf"""i&&/^ *[-*+] /{{sub(/^ *[-*+] /,"");{_PRINT_BARE}}}'"""
+)
+_YAML_INTENT = (
+    r"""awk 'BEGIN{print "label\ttext"} /^[a-z_]+:/{n=/^nlu:/} """
+    r"""/^ *- (intent|synonym|lookup|regex):/{i=n&&/- intent:/?$NF:"";next} """
+    rf"""i&&/^ *- /{{sub(/^ *- /,"");{_PRINT_BARE}}}'"""
+)
+_YAML = "import json,sys,yaml;print(json.dumps(yaml.load(sys.stdin,yaml.BaseLoader)))"
 _LITERAL = (
     'python -c "import ast,json,sys;'
     '[print(json.dumps(x))for x in ast.literal_eval(sys.stdin.read())]"'
@@ -170,6 +184,10 @@ def _lines_of(head: bytes) -> list[str]:
 def refuse_text(source: Source, head: bytes) -> None:
     """Raises UserError for a text in such a format, which its first lines show."""
     lines = [line for line in _lines_of(head)[:1000] if line.strip()]
+    yaml = lines and source.suffix in (".yml", ".yaml")
+    if yaml and not any(known.is_it(lines) for known in KNOWN if "Rasa" in known.name):
+        convert = filtered(source, python(_YAML), ".json")
+        raise UserError(f"{source.name}: YAML: not read; {convert} converts it")
     if len(lines) < FEW and not (lines and lines[0].lstrip().startswith(("<", "["))):
         return
     for known in KNOWN:

@@ -137,6 +137,9 @@ class DataSection:
         "`replace`: U+FFFD for bytes that are not in the encoding")
     compression: str = key("auto", choice("auto", "none", "gzip", "bz2", "xz", "zstd", "zip"),
         "compression of the files; `auto`: by content")
+    na_values: tuple[str, ...] | None = key(None, list_of(text, "a list of texts", least=0),
+        "texts that mean that there is none, as `NULL`; `[]`: none does",
+        unset="an error or a line names them", example=("NULL",))
     sheet_name: str | None = key(None, text, "sheet of a spreadsheet", unset="the only one",
         example="Sheet1")
     max_length: int = key(64, integer(">= 4"),

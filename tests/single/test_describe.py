@@ -11,7 +11,8 @@ import pytest
 from distsent import prepare
 from distsent.data.dataset import open_dataset
 from distsent.data.layouts.text_folder import TextFolder
-from distsent.formats.column_choice import Column, choose_columns, column_errors, is_labeled
+from distsent.formats.column_choice import Column, choose_columns, is_labeled
+from distsent.formats.column_errors import column_errors
 from distsent.job import load_job
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
@@ -83,11 +84,11 @@ def test_what_cannot_be_read_ends_with_what_to_try(
                     + '"one part\ta\nthe other part"\tb\n')  # fmt: skip
     code, lines = described(capsys, path)
     assert code == 0 and any("or with data.quoting=csv" in line for line in lines)
-    rows = [{"text": f"a {i}", "label": [["x", "y"]]} for i in range(20)]
+    rows = [{"text": f"a {i}", "label": [["x", "y"], ["x"]]} for i in range(20)]
     (tmp_path / "lists.json").write_text(json.dumps(rows))
     code, lines = described(capsys, tmp_path / "lists.json")
     assert code == 2 and lines[-1] == "not ready to train: see the problems"
-    assert any("holds a value" in line for line in lines)
+    assert any("a list within a list" in line for line in lines)
 
 
 @pytest.mark.parametrize(("header", "text", "label", "pair"), [

@@ -7,14 +7,19 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
+from distsent.data.dataset import open_dataset
 from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.options import FileOptions
-from tests.dataset_files import mistakes
+from tests.dataset_files import data, mistakes
+from tests.dataset_files import own_cache as own_cache
 from tests.public_files import lines, sentence
 from tests.spreadsheet_files import write_xlsx
 
@@ -57,12 +62,13 @@ CASES = {
         "words with tags (CoNLL), not texts with labels"),
     "dev.tsv": Case("EU\tB-ORG\nrejects\tO\n\n" * 9, "words with tags (CoNLL)"),
     "nlu.md": Case(
-        "## intent:pos\n" + table("- {text}") + "\n## intent:neg\n- so\n",
+        "## intent:pos\n" + table("- {text}") + "\n## intent:neg\n- so\n## lookup:x\n- no\n",
         "intents of Rasa: not read; awk ", "nlu.new.tsv", 17),
     "nlu.yml": Case(
         'version: "3.1"\nnlu:\n- intent: pos\n  examples: |\n' + table("    - {text}")
-        + "- intent: neg\n  examples: |\n    - so\n", "intents of Rasa: not read; awk ",
-        "nlu.new.tsv", 17),
+        + "- intent: neg\n  examples: |\n    - to [New York](city)\n- lookup: x\n  examples: |\n"
+        + "    - no\nstories:\n- steps:\n  - intent: pos\n  - action: no\n",
+        "intents of Rasa: not read; awk ", "nlu.new.tsv", 17),
     "film.srt": Case(
         table("{i}\n00:00:00,000 --> 00:00:00,900\n{text}\n"), "subtitles: not read"),
     "dump.sql": Case(
@@ -121,6 +127,17 @@ CASES = {
     "map.json": Case(
         json.dumps({sentence(i): LABELS.split()[i % 2] for i in SOME}),
         "texts as keys: not read; python -c ", "map.new.jsonl"),
+    "list.yaml": Case(
+        table("- text: {text}\n  label: {label}\n"), "YAML: not read; python -c ",
+        "list.new.json", 1),
+    "lists.json": Case(
+        json.dumps({"nlu": {"rows": [{"text": sentence(i)} for i in SOME], "words": [{"x": 1}]}}),
+        "an object with lists of objects ('nlu.rows', 'nlu.words'), of which one has rows; python",
+        "lists.new.jsonl"),
+    "share.json": Case(
+        json.dumps([{"id": i, "conversations": [{"from": "human", "value": sentence(i)},
+                                                {"from": "gpt", "value": "pos"}]} for i in SOME]),
+        "chats; python -c ", "share.new.jsonl"),
     "dos.csv": Case(
         "text,label\n" + table("{text},{label}") + "\x1a",
         "ends with Ctrl-Z, the end mark of DOS, which is no text; tr -d ", "dos.new.csv"),
@@ -159,16 +176,70 @@ def test_the_line_names_the_format_and_its_command_works(tmp_path: Path, name: s
     path.write_text(case.content)
     (line,) = mistakes(lambda: read(path))
     assert case.said in line
-    if not name.endswith("jsonl") and name not in ("map.json", "texts.json", "objects.json"):
+    strict = ("map.json", "texts.json", "objects.json", "share.json")
+    if not name.endswith("jsonl") and name not in strict:
         assert case.said in mistakes(lambda: read(path, strict=False))[0]
     if case.makes:
         check_command(line, tmp_path / case.makes, case.rows)
+    if name.startswith("nlu."):
+        made = (tmp_path / case.makes).read_text()
+        assert made.startswith("label\ttext\npos\t") and "no" not in made
+        assert "[" not in made
+
+
+def per_label(texts: str = "texts", whole: bool = False) -> list[dict[str, Any]]:
+    """A row for each label, with its texts: as they are, or each an object."""
+    some = [(label, [sentence(i) for i in SOME[k::2]]) for k, label in enumerate(LABELS.split())]
+    return [{"tag": c, texts: [{"text": x} for x in xs] if whole else xs} for c, xs in some]
+
+
+LISTS: dict[str, tuple[Any, str, str]] = {  # content, columns of text and label, what is said
+    "intents.json": ({"intents": per_label("patterns")}, "patterns tag", "a list of texts"),
+    "list.json": (per_label(), "texts tag", "a list of texts: not read; python"),
+    "lines.jsonl": (per_label(), "texts tag", "a list of texts"),
+    "table.parquet": (per_label(), "texts tag", "a list of texts"),
+    "odd $ names.jsonl": (per_label('the "texts"'), 'the "texts" tag', "a list of texts"),
+    "deep.jsonl": ([{"a": row} for row in per_label()], "a.texts a.tag", "a list of texts"),
+    "pairs.json": ([[row["tag"], row["texts"]] for row in per_label()], "1 0", "a list of texts"),
+    "objects.json": (per_label(whole=True), "texts tag", "a list of objects"),
+    "keys.jsonl": ([{row["tag"]: row["texts"]} for row in per_label()], "pos neg", "columns are"),
+    "parts.json": (
+        [{"data": [{"text": sentence(i)[:9]}, {"text": sentence(i)[9:]}], "tag": "ab"[i % 2]}
+         for i in SOME], "data tag", "a text in parts: not read; python"),
+    "struct.parquet": (
+        [{"data": sentence(i), "tag": {"a": i % 2, "b": 1 - i % 2}} for i in SOME],
+        "data tag", "is an object: not read; python"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_texts_and_labels_in_lists_and_objects(name: str, tmp_path: Path, own_cache: Path) -> None:
+    content, columns, said = LISTS[name]
+    path, (text, label) = tmp_path / name, columns.rsplit(" ", 1)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(content), path)
+    else:
+        lines = content if path.suffix == ".jsonl" else [content]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = {"text_column": text, "label_column": label, "validation_fraction": 0.1}
+    (line,) = mistakes(lambda: open_dataset(data(path, **keys), 1).splits)
+    assert said in line
+    made = tmp_path / f"{name.split('.')[0]}.new.jsonl"
+    check_command(line, made, 16)
+    rows = [*map(json.loads, made.read_text().splitlines())]
+    found = {
+        (row.get("text", row.get("data")), str(row.get("label", row.get("tag")))) for row in rows
+    }
+    if "struct" not in name:
+        labels = "ab" if name == "parts.json" else LABELS.split()
+        assert found == {(sentence(i), labels[i % 2]) for i in SOME}
 
 
 def check_command(line: str, made: Path, rows: int) -> None:
     """The command in a line makes a file of these rows."""
     (command,) = re.findall(
-        r"[;:] ((?:sed|awk|tail|tr|grep|python) .*?)(?: (?:leaves|removes|conv|keeps|takes).*)?$",
+        r"[;:] ((?:sed|awk|tail|tr|grep|python) .*?)"
+        r"(?: (?:leaves|removes|conv|keeps|takes|writes|joins).*)?$",
         line,
     )
     subprocess.run(["bash", "-c", command], check=True, timeout=60)

@@ -10,6 +10,7 @@ import numpy as np
 from distsent.data.labels.names import (
     Naming,
     check_integers,
+    check_written_lists,
     find_dropped,
     name_classes,
     name_values,
@@ -134,6 +135,7 @@ def _count_values(splits: dict[str, Rows], column: str, where: str) -> Counter[s
 def _check_number(values: Counter[str], where: str) -> None:
     if len(values) > MAX_CLASSES:
         check_integers(values, where)
+        check_written_lists(values, where)
         found = f"{len(values):,} different values ({quote(sorted(values))})"
         raise UserError(
             f"{where} contains {found}, at most {MAX_CLASSES:,} are possible; it looks like a "

@@ -7,7 +7,15 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from distsent.data.labels.values import INTEGER, NUMBER, QUOTED, fold, normalize_label, quote
+from distsent.data.labels.values import (
+    INTEGER,
+    NUMBER,
+    QUOTED,
+    fold,
+    normalize_label,
+    quote,
+    written_list,
+)
 from distsent.data.rows import count_rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value
@@ -144,6 +152,7 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
     else:
         names = sorted(values)
         check_integers(values, where)
+        check_written_lists(values, where)
         if lists := [(word, mark) for word in names if (mark := _lists(word, values))]:
             shown = quote(word for word, _ in lists)
             problem = f"{where} contains {shown}, which list other labels of it"
@@ -152,6 +161,23 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
             fix = f"{how} read several labels per text; as classes, name all of them in data.labels"
             raise UserError(f"{problem}: {fix}", fix=keys)
     return Classes(tuple(names), {name: i for i, name in enumerate(names)})
+
+
+def check_written_lists(values: Collection[str], where: str) -> None:
+    """Raises UserError for labels of which some are lists of several, written as text."""
+    lists = {word: some for word in values if (some := written_list(word)) is not None}
+    several = [word for word, some in lists.items() if len(some) > 1]
+    if not several:
+        return
+    keys: dict[str, Any] = {"data.task": "multi_label"}
+    if plain := [word for word in values if word not in lists]:  # one label each
+        marks = (mark for mark in ",;|#~" if not any(mark in word for word in plain))
+        keys["data.label_delimiter"] = next(marks, "\t")
+    how = " and ".join(f"{key} = {to_toml_value(value)}" for key, value in keys.items())
+    how += " read" if plain else " reads"
+    problem = f"{where} contains {quote(sorted(several))}, which are lists"
+    fix = f"{how} several labels per text; as classes, name all of them in data.labels"
+    raise UserError(f"{problem}: {fix}", fix=keys)
 
 
 def check_integers(values: Collection[str], where: str) -> None:
@@ -166,7 +192,7 @@ def check_integers(values: Collection[str], where: str) -> None:
 
 def _lists(word: str, values: set[str]) -> str:
     """What is between others that a label is made of: "joy,fear" if "joy" and "fear" are labels."""
-    for mark in ",;|":
+    for mark in ",;|#+ ":
         parts = {part.strip() for part in word.split(mark)}
         if len(parts) > 1 and parts <= values:
             return mark

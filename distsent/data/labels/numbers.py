@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from distsent.data.labels.classes import MISSING, Fault, Labels, name_files
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import distinct_words, quote
+from distsent.data.row_arrays import RowArray
 from distsent.data.rows import Part, Rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value
@@ -34,14 +36,14 @@ def read_numbers(splits: dict[str, Rows], naming: Naming) -> Labels:
     where = f"{name_files(parts)}: column {' and '.join(map(repr, columns))}"
     indices, arrays = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for split, rows in splits.items():
-        arrays[split] = np.full((len(rows), len(columns)), np.nan)
-        indices[split] = codes = np.zeros(len(rows), np.int64)
-        for part, start in zip(rows.parts, rows.starts, strict=False):
-            here = slice(int(start), int(start) + part.table.num_rows)
-            for k, column in enumerate(columns):
-                arrays[split][here, k], wrong = _numbers(part, column, table, trained)
-                wrong[wrong < MISSING] -= k
-                codes[here] = np.minimum(codes[here], wrong)
+        numbers, codes = RowArray(np.float64, (len(columns),)), RowArray(np.int64)
+        for some in chain.from_iterable(part.blocks() for part in rows.parts):
+            found = [_numbers(some, column, table, trained) for column in columns]
+            numbers.append(np.column_stack([values for values, _ in found]))
+            wrong = np.column_stack([faults for _, faults in found])
+            wrong -= (wrong < MISSING) * np.arange(len(columns))
+            codes.append(wrong.min(axis=1))
+        arrays[split], indices[split] = numbers.done(), codes.done()
     values, faults = dict(naming.table or {}), _faults(columns, table)
     return Labels(names, indices, values, [], naming, where, arrays, faults)
 

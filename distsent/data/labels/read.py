@@ -19,8 +19,9 @@ def has_labels(rows: Rows, classes: Collection[str]) -> bool:
     if columns.has_lists:
         rows = flatten(rows).values
     return any(
-        {*distinct_words(part, column, number)[0]} - none
+        {*distinct_words(some, column, number)[0]} - none
         for part in rows.parts
+        for some in part.blocks()
         for column in columns.of_labels
     )
 

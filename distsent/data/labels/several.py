@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -22,7 +23,15 @@ from distsent.data.labels.classes import (
     read_labels,
 )
 from distsent.data.labels.names import Naming
-from distsent.data.labels.values import is_list, label_indices, list_error, quote
+from distsent.data.labels.values import (
+    is_list,
+    label_indices,
+    list_error,
+    normalize_label,
+    quote,
+    written_list,
+)
+from distsent.data.row_arrays import RowArray, blocks
 from distsent.data.rows import Part, Rows
 from distsent.errors import UserError
 from distsent.formats.records import shorten
@@ -41,7 +50,6 @@ class Lists(NamedTuple):
     """The lists of some rows, end to end."""
 
     values: Rows
-    parents: np.ndarray  # the row of each value, int64 (v,)
     counts: np.ndarray  # values of each row, int64 (n,)
     missing: np.ndarray  # rows without a list, bool (n,)
 
@@ -54,21 +62,42 @@ def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection)
     found = read_labels(values, naming, data.fold_labels, data.drop_labels or ())
     indices, arrays = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for split, some in lists.items():
-        of_values, n = found.indices[split], len(some.counts)
-        good = of_values >= 0
-        arrays[split] = np.zeros((n, len(found.names)), np.uint8)
-        arrays[split][some.parents[good], of_values[good]] = 1
-        indices[split] = codes = np.zeros(n, np.int64)
-        np.minimum.at(codes, some.parents, np.where(of_values == MISSING, NO_WORD, of_values))
-        codes[some.parents[of_values == DROPPED]] = DROPPED
-        if not data.allow_empty_labels:
-            codes[some.counts == 0] = EMPTY
-        codes[some.missing] = MISSING
+        matrix, codes = RowArray(np.uint8, (len(found.names),)), RowArray(np.int64)
+        for ones, wrong in _rows_of_lists(
+            some, found.indices[split], len(found.names), data.allow_empty_labels
+        ):
+            matrix.append(ones)
+            codes.append(wrong)
+        arrays[split], indices[split] = matrix.done(), codes.done()
     faults = {
         EMPTY: Fault("an empty list of labels", allowed_by="data.allow_empty_labels"),
         NO_WORD: Fault("a null or blank in the list of labels"),
     }
     return found._replace(indices=indices, arrays=arrays, faults=faults)
+
+
+def _rows_of_lists(
+    lists: Lists, of_values: np.ndarray, classes: int, allow_empty: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(0 or 1, uint8 (rows, classes); 0 or what is wrong, int64 (rows,)) for some rows at a time.
+
+    `of_values`: the class of each value, or what is wrong with it.
+    """
+    first = 0
+    for rows in blocks(len(lists.counts)):
+        counts = lists.counts[rows]
+        values = of_values[first : first + counts.sum()]
+        first += len(values)
+        parents, good = np.repeat(np.arange(len(counts)), counts), values >= 0
+        ones = np.zeros((len(counts), classes), np.uint8)
+        ones[parents[good], values[good]] = 1
+        codes = np.zeros(len(counts), np.int64)
+        np.minimum.at(codes, parents, np.where(values == MISSING, NO_WORD, values))
+        codes[parents[values == DROPPED]] = DROPPED
+        if not allow_empty:
+            codes[counts == 0] = EMPTY
+        codes[lists.missing[rows]] = MISSING
+        yield ones, codes
 
 
 def read_label_columns(splits: dict[str, Rows], naming: Naming) -> Labels:
@@ -81,14 +110,15 @@ def read_label_columns(splits: dict[str, Rows], naming: Naming) -> Labels:
         raise UserError(f"data.label_columns = {to_toml_value(columns)}: {learned}")
     names = naming.names or columns
     indices, arrays = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    known = YES_OR_NO | NO_LABEL
     for split, rows in splits.items():
-        matrix = np.empty((len(rows), len(names)), np.int64)
-        for k, name in enumerate(names):
-            known = YES_OR_NO | NO_LABEL
-            codes = (label_indices(p, name, known, NOT_BINARY - k) for p in rows.parts)
-            matrix[:, k] = np.concatenate([np.empty(0, np.int64), *chain.from_iterable(codes)])
-        indices[split] = np.minimum(matrix.min(axis=1), 0)
-        arrays[split] = (matrix == 1).astype(np.uint8)
+        matrix, wrong = RowArray(np.uint8, (len(names),)), RowArray(np.int64)
+        for some in chain.from_iterable(part.blocks() for part in rows.parts):
+            pieces = (label_indices(some, x, known, NOT_BINARY - k) for k, x in enumerate(names))
+            codes = np.column_stack([np.concatenate([*piece]) for piece in pieces])
+            matrix.append(codes == 1)
+            wrong.append(np.minimum(codes.min(axis=1), 0))
+        arrays[split], indices[split] = matrix.done(), wrong.done()
     faults = {
         NOT_BINARY - k: Fault(f"neither 0 nor 1 in column {name!r}", column=name)
         for k, name in enumerate(names)
@@ -101,64 +131,79 @@ def flatten(rows: Rows) -> Lists:
     """The values of all lists. Raises UserError for a column that has none."""
     column, delimiter = rows.columns.label, rows.columns.delimiter
     parts = list[Part]()
-    parents, counts, missing = [], [], []
-    for part, start in zip(rows.parts, rows.starts, strict=False):
-        lists = _lists(part, column, delimiter)
-        n = np.concatenate([np.empty(0, np.int64), *map(_lengths, lists.chunks)])
-        flat = pa.chunked_array(
-            [chunk.flatten() for chunk in lists.chunks], type=lists.type.value_type
-        )
-        rows_of = np.repeat(np.arange(len(n)), n)
-        if delimiter:
-            words = pc.utf8_trim_whitespace(flat)
-            there = pc.not_equal(words, "")
-            flat, rows_of = words.filter(there), rows_of[there.to_numpy()]
-            n = np.bincount(rows_of, minlength=len(n))
-        parts.append(replace(part, table=pa.table({column: flat}), lists=(part, rows_of)))
-        parents.append(rows_of + start)
-        counts.append(n)
-        missing.append(np.asarray(pc.is_null(lists)))
-    empty = np.empty(0, np.int64)
-    return Lists(
-        Rows(parts, rows.columns),
-        np.concatenate([empty, *parents]),
-        np.concatenate([empty, *counts]),
-        np.concatenate([empty.astype(bool), *missing]),
-    )
+    counts, missing = RowArray(np.int64), RowArray(bool)
+    for part in rows.parts:
+        flat, rows_of = list[pa.Array](), RowArray(np.int64)
+        first = 0
+        kind, chunks = _lists(part, column, delimiter)
+        for chunk in chunks:
+            n, values = _lengths(chunk), chunk.flatten()
+            of = np.repeat(np.arange(len(n)), n)
+            if delimiter:
+                words = pc.utf8_trim_whitespace(values)
+                there = pc.fill_null(pc.not_equal(words, ""), False)
+                values, of = words.filter(there), of[there.to_numpy(zero_copy_only=False)]
+                n = np.bincount(of, minlength=len(n))
+            flat.append(values)
+            rows_of.append(first + of)
+            counts.append(n)
+            missing.append(np.asarray(pc.is_null(chunk)))
+            first += len(n)
+        table = pa.table({column: pa.chunked_array(flat, kind)})
+        parts.append(replace(part, table=table, lists=(part, rows_of.done()), first=0))
+    return Lists(Rows(parts, rows.columns), counts.done(), missing.done())
 
 
 def _lengths(lists: pa.Array) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
 
 
-def _lists(part: Part, column: str, delimiter: str | None) -> pa.ChunkedArray:
-    """The column as lists. Raises UserError for a column that has none."""
+def _lists(
+    part: Part, column: str, delimiter: str | None
+) -> tuple[pa.DataType, Iterator[pa.Array]]:
+    """The type of the values in the lists of a column, and the lists, chunk by chunk.
+
+    Raises UserError for a column that has none.
+    """
     values = part.table.column(column)
-    if pa.types.is_null(values.type):
-        return pa.chunked_array([pa.nulls(len(values), pa.list_(pa.string()))])
     text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    error, where = "", part.name
+    if pa.types.is_null(values.type):
+        return pa.string(), (pa.nulls(len(x), pa.list_(pa.string())) for x in values.chunks)
+    error = ""
     if delimiter and is_list(values.type):
         error = "holds lists: leave out data.label_delimiter, which is for text"
-    elif not delimiter and not is_list(values.type) and len(values):
-        error = list_error(values[0].as_py(), None)
     elif delimiter and not text:
         error = f"contains {values.type}, neither lists nor text"
-    elif delimiter and len(bad := _rows_like_lists(values)):
-        shown = shorten(values[int(bad[0])].as_py())
-        where = f"{part.name}, {part.number(int(bad[0]))}"
-        error = f"{shown} is a list written as text; "
-        error += "write lists to jsonl or parquet, or labels with the delimiter alone"
+    elif not is_list(values.type) and not text and len(values):
+        error = list_error(values[0].as_py(), None)
     if error:
-        raise UserError(f"{where}: column {column!r}: {error}")
-    if not is_list(values.type) and not delimiter:
-        return pa.chunked_array([pa.nulls(0, pa.list_(pa.string()))])
-    return pc.split_pattern(values, delimiter) if delimiter else values
+        raise UserError(f"{part.name}: column {column!r}: {error}")
+    if is_list(values.type):
+        return values.type.value_type, iter(values.chunks)
+    if not text:  # no rows
+        return pa.string(), iter(())
+    if delimiter and not pc.any(pc.match_substring_regex(values, BRACKETS)).as_py():
+        return values.type, (pc.split_pattern(chunk, delimiter) for chunk in values.chunks)
+    return pa.string(), _written_lists(part, column, delimiter)
 
 
-def _rows_like_lists(values: pa.ChunkedArray) -> np.ndarray:
-    like = pc.fill_null(pc.match_substring_regex(values, BRACKETS), False)
-    return np.flatnonzero(np.asarray(like))
+def _written_lists(part: Part, column: str, delimiter: str | None) -> Iterator[pa.Array]:
+    """The lists that texts are. Raises UserError for other texts, unless there is a delimiter."""
+    for some in part.blocks():
+        for chunk in some.table.column(column).chunks:
+            distinct = pc.drop_null(pc.unique(chunk))
+            lists = list[list[str | None] | None]()
+            for word in distinct.to_pylist():
+                found = written_list(word)
+                if found is None and delimiter:
+                    found = word.split(delimiter)
+                if found is None and word.strip():
+                    row = some.number(pc.index(some.table.column(column), word).as_py())
+                    error = list_error(word, None)
+                    raise UserError(f"{part.name}, {row}: column {column!r}: {error}")
+                lists.append(found and [normalize_label(label) for label in found])
+            places = pc.index_in(chunk, value_set=distinct)
+            yield pa.array(lists, pa.list_(pa.string())).take(places)
 
 
 def _check_delimiter(splits: dict[str, Rows], lists: dict[str, Lists]) -> None:

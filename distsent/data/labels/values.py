@@ -1,5 +1,6 @@
 """What a label column contains: which values are labels, and how often each occurs."""
 
+import ast
 import json
 import math
 import re
@@ -165,6 +166,26 @@ def list_error(value: Any, delimiter: str | None) -> str:
         return f"{shorten(value)} is text; data.label_delimiter says what is between its labels"
     need = "expected a list, or one column per class in data.label_columns"
     return f"{shorten(value)} is not a list of labels; {need}"
+
+
+def written_list(text: str) -> list[Any] | None:
+    """The labels of a list that is written as text, as by pandas or Label Studio; None for others.
+
+    "['a', 'b']", '["a", "b"]', '{"choices": ["a", "b"]}'.
+    """
+    word = text.strip()
+    if word[:1] + word[-1:] not in ("[]", "{}"):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(word)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        lists = [*found.values()] if isinstance(found, dict) else [found]
+        labels = [one for some in lists if isinstance(some, list) for one in some]
+        fit = all(isinstance(some, list) for some in lists)
+        return labels if fit and not any(map(label_error, labels)) else None
+    return None
 
 
 def quote(words: Iterable[str], marks: bool = True, longest: int = QUOTED // 2) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.split_names import split_called, split_in
 from distsent.errors import UserError
 from distsent.formats.column_choice import text_candidates
+from distsent.formats.commands import python
 from distsent.formats.records import first_few
 from distsent.storage import entries
 
@@ -54,7 +54,7 @@ def _refuse_dialogues(folder: Folder) -> None:
     names = " or ".join(folder.name(path) for path in others)
     raise folder.error(
         f"each line of {folder.name(first)} is several texts, which {END} ends, with a label for "
-        f"each in {names}: not read; {_command(folder, code)} writes a table for each split, "
+        f"each in {names}: not read; {command(folder, code)} writes a table for each split, "
         f"with the labels of {others[-1].name}"
     )
 
@@ -103,10 +103,10 @@ def _of_a_table(folder: Folder, table: Path, column: str, places: Sequence[Path]
     )
     return (
         f"column {column!r} of {table.name} names files of {first_few(names)}, which are a text "
-        f"each: not read; {_command(folder, code)} writes them into a table for each folder"
+        f"each: not read; {command(folder, code)} writes them into a table for each folder"
     )
 
 
-def _command(folder: Folder, code: str) -> str:
-    word = shlex.quote(code) if re.search(r'["$`]', code) else f'"{code}"'
-    return f"(cd {shlex.quote(str(folder.path))} && python -c {word})"
+def command(folder: Folder, code: str) -> str:
+    """Runs a line of Python in the folder."""
+    return f"(cd {shlex.quote(str(folder.path))} && {python(code)})"

@@ -14,7 +14,8 @@ from distsent.data.files import READER, RowSource, TableFile
 from distsent.data.layouts.split_names import UNLABELED, split_called, split_in, words
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
-from distsent.formats.column_choice import as_text, list_names
+from distsent.formats.column_choice import as_text
+from distsent.formats.column_errors import list_names
 from distsent.formats.file import Where
 from distsent.formats.open import open_file
 from distsent.formats.records import counted, first_few

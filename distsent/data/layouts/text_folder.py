@@ -8,7 +8,7 @@ from distsent.data.files import Reading, RowSource, TableFile
 from distsent.data.layouts.class_files import ClassFolders, is_of_texts
 from distsent.data.layouts.find_files import find_files
 from distsent.data.rows import FILE
-from distsent.data.texts import Text, TextFile, bare_text
+from distsent.data.texts import Text, TextFile, bare_text, without_missing
 from distsent.errors import UserError
 from distsent.formats.read_as import ReadAs
 from distsent.job.schema import DataSection
@@ -53,7 +53,8 @@ class TextFolder:
             if isinstance(opened, TextFile):
                 yield from (text._replace(file=source.name) for text in opened)
             else:
-                yield from self._texts(source)
+                for text in self._texts(source):
+                    yield without_missing(text, self._data.na_values or ())
             self._read += 1
 
     def _open(self, source: RowSource) -> TextFile | None:

@@ -10,10 +10,18 @@ from typing import Any
 
 from distsent.data.files import TableFile
 from distsent.data.layouts.folder import Folder
+from distsent.data.layouts.refused import command
 from distsent.data.layouts.split_names import ABOUT, split_called, split_in, stem, words
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
-from distsent.formats.column_choice import Column, is_labeled
+from distsent.formats.column_choice import (
+    Candidate,
+    Column,
+    is_labeled,
+    label_candidates,
+    label_score,
+    text_candidates,
+)
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
@@ -21,6 +29,12 @@ from distsent.job.keys import to_toml_value
 
 MOST = 8  # files that a command names
 SHOWN = 4  # commands
+_CSV = "dtype=str,keep_default_na=False"
+_READ = {  # functions of pandas that read a file of texts
+    ".csv": f"read_csv({{}},{_CSV})",
+    ".tsv": f"read_csv({{}},sep='\\t',{_CSV})",
+    ".jsonl": "read_json({},lines=True,dtype=False,convert_dates=False)",
+}
 
 
 def several_datasets(folder: Folder, places: Sequence[Path]) -> UserError:
@@ -56,6 +70,8 @@ def none_called(folder: Folder) -> UserError:
     lack = "no file is called like a split, and no table or folder of classes is alone"
     problem = f"{lack}; it contains {folder.shown()}"
     files = [path for path in folder.maybe_rows if path.stat().st_size]
+    for path in folder.texts if not files else ():
+        folder.table(path).columns()  # raises the error of a format that is not read: *.sgm
     said = {split: [p for p in files if split_in(p.name) == split] for split in SPLITS}
     fix = {f"data.{split}": folder.inside(some[0]) for split, some in said.items() if some}
     others = [path for path in files if not split_in(path.name)]
@@ -114,7 +130,10 @@ def several_tables(folder: Folder, tables: Sequence[Path], split: str | None) ->
         ways = [classes]
     elif data_suffix(tables[0]) not in TABLES:  # with a class each, its lines would be texts
         ways = [every]
-    if len({tuple(column.name for column in some) for some in found}) > 1 or len(tables) > MOST:
+    if len(tables) == 2 and (join := _join(folder, tables, found)):
+        return folder.error(join)
+    different = len({tuple(column.name for column in some) for some in found}) > 1
+    if different or len(tables) > MOST or _repeat_each_other(found):
         ways = [{key: folder.inside(path)} for path in tables[:3]]
     shown = to_toml_value(folder.inside(folder.path / f"*{tables[0].suffix}"))
     problem = (
@@ -123,6 +142,37 @@ def several_tables(folder: Folder, tables: Sequence[Path], split: str | None) ->
         f"{key} = {to_toml_value(classes[key])} if each file is a class"
     )
     return folder.error(problem, ways=ways)
+
+
+def _join(folder: Folder, tables: Sequence[Path], found: Sequence[Sequence[Column]]) -> str:
+    """What two tables are of which one has the texts and one the labels of the same rows."""
+    one, two = ({column.name: column for column in some} for some in found)
+    keys = [name for name in one if name in two]
+    values = [{*some[name].sample} for name in keys[:1] for some in (one, two)]
+    unique = all(len(x) == some[keys[0]].rows for x, some in zip(values, (one, two), strict=False))
+    texts, labels = ([bool(find(some)) for some in found] for find in (text_candidates, _labels))
+    parted = sorted(zip(texts, labels, strict=True)) == [(False, True), (True, False)]
+    if len(keys) != 1 or not (unique and parted and values[0] & values[1]):
+        return ""
+    if any(path.suffix not in _READ for path in tables):
+        return ""
+    reads = [f"pandas.{_READ[path.suffix].format(repr(path.name))}" for path in tables]
+    write = "to_json('joined.jsonl',orient='records',lines=True,force_ascii=False)"
+    code = f"import pandas;{reads[0]}.merge({reads[1]},on={keys[0]!r}).{write}"
+    names = " and ".join(folder.name(path) for path in tables)
+    what = f"{names} hold the texts and the labels of the same rows, by {keys[0]!r}"
+    return f"{what}: not read; {command(folder, code)} writes joined.jsonl, to be data.source"
+
+
+def _labels(columns: Sequence[Column]) -> list[Candidate]:
+    return [one for one in label_candidates(columns) if label_score(one.name) > 0]
+
+
+def _repeat_each_other(files: Sequence[Sequence[Column]]) -> bool:
+    """Whether files have texts of the first one: versions of a set, such as Sentences_66Agree."""
+    texts = [{*max(some, key=lambda column: column.words).sample} for some in files if some]
+    first = texts[0] if texts else set()
+    return any(2 * len(first & some) > min(len(first), len(some)) for some in texts[1:])
 
 
 def _columns(folder: Folder, path: Path) -> list[Column]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from distsent.data.labels.targets import count_classes
 from distsent.evaluation.calibration import Temperature, fit_label_temperature
 from distsent.evaluation.intervals import middle, resampled_sums, wilson_interval
 from distsent.evaluation.tasks.ranking import average_precision, roc_auc
@@ -61,7 +62,7 @@ class MultiLabel(Task):
 
     def balanced_weights(self, labels: np.ndarray) -> torch.Tensor:
         """Rows with a label get, in total, the weight of those without it."""
-        positive = torch.from_numpy(labels.sum(0, dtype=np.int64)).double()
+        positive = torch.from_numpy(count_classes(labels, len(self.names))).double()
         weights_L = (len(labels) - positive) / positive.clamp(min=1)
         # Of a label that no row or every row has, there is nothing to balance.
         return torch.where((positive > 0) & (positive < len(labels)), weights_L, 1.0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from distsent.data.labels.targets import count_classes
 from distsent.evaluation.calibration import Temperature, fit_temperature
 from distsent.evaluation.intervals import resampled_counts, wilson_interval
 from distsent.evaluation.tasks.task import Task
@@ -46,7 +47,7 @@ class SingleLabel(Task):
 
     def balanced_weights(self, labels: np.ndarray) -> torch.Tensor:
         """All classes get the same total weight, and rows a mean weight of 1."""
-        counts = torch.bincount(torch.tensor(labels).long(), minlength=len(self.names)).double()
+        counts = torch.from_numpy(count_classes(labels, len(self.names))).double()
         return counts.sum() / (len(self.names) * counts.clamp(min=1))
 
     def no_counts(self) -> np.ndarray:

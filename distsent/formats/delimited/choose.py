@@ -1,9 +1,13 @@
 """Which of several readings of a delimited file is right, where all of them are possible."""
 
+import math
 from collections.abc import Sequence
+from itertools import islice
 
 from distsent.errors import UserError
+from distsent.formats.column_choice import SAMPLE, Column, label_candidates
 from distsent.formats.delimited.asked import Asked
+from distsent.formats.delimited.dialect import parse
 from distsent.formats.delimited.evidence import Evidence
 from distsent.formats.delimited.faults import damaged, signs_of_quoting
 from distsent.formats.delimited.quotes import FEW
@@ -58,12 +62,15 @@ def _quoted_or_letters(asked: Asked, quoted: Evidence, letters: Evidence) -> Evi
     if wanted := asked.recorded.get("quoting"):
         return letters if wanted == "none" else quoted
     counts = [e.rows + (not asked.has_header) for e in (quoted, letters)]
+    likely = ["none", "csv"]
+    if 2 * max(quotes.quoted.values()) > quoted.rows:
+        likely.reverse()
     raise UserError(
         f"{asked.name}: quotes may be letters or stand around fields (from line {quotes.first} "
         f'on); data.quoting = "csv" reads {counts[0]:,} rows, "none" {counts[1]:,} rows with '
         "quotes in the texts",
-        fix={"data.quoting": "none"},
-        others=[{"data.quoting": "csv"}],
+        fix={"data.quoting": likely[0]},
+        others=[{"data.quoting": likely[1]}],
     )
 
 
@@ -92,11 +99,23 @@ def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
         return by_mark["\t"]
     if (used := str(asked.recorded.get("delimiter"))) in by_mark:
         return by_mark[used]
-    marks = " or ".join(shorten(mark) for mark in by_mark)
-    keys = [{"data.delimiter": mark} for mark in by_mark]
+    likely = sorted(by_mark, key=lambda mark: _label_words(asked, by_mark[mark]))
+    marks = " or ".join(map(shorten, likely))
+    keys = [{"data.delimiter": mark} for mark in likely]
     raise UserError(
         f"{asked.name}: more than one delimiter gives all rows the same number of fields; "
         f"data.delimiter = {marks} says which one is right",
         fix=keys[0],
         others=keys[1:],
     )
+
+
+def _label_words(asked: Asked, found: Evidence) -> float:
+    """How long the values of the likeliest label are: a wrong delimiter leaves parts of texts."""
+    columns = [Column(str(place)) for place in range(found.width)]
+    records = parse(asked.lines(found.dialect.lineterminator), found.dialect)
+    for _, fields, _ in islice(records, SAMPLE):
+        for column, value in zip(columns, fields, strict=False):
+            column.add([value])
+    labels = [one.name for one in label_candidates(columns)[:1]]
+    return next((c.words for c in columns if c.name in labels), math.inf)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distsent.formats.commands import rewritten
 from distsent.formats.delimited import header
 from distsent.formats.delimited.asked import Asked, without_excel
 from distsent.formats.delimited.detect import as_database, detect
@@ -53,6 +54,20 @@ class DelimitedReader(Reader):
         self.columns, self.rows = [*layout.columns], layout.rows
         self.resolved.update(layout.resolved)
         self.notes.extend(layout.notes)
+
+    def rewritten(self, each: str, setup: str = "") -> str:
+        layout, encoding = self._layout, self.resolved["encoding"].replace("utf-8", "utf-8-sig")
+        dialect = layout.dialect
+        if len(dialect.delimiter) > 1 or dialect.database or dialect.lineterminator == "\r":
+            return ""
+        keys: dict[str, Any] = {"delimiter": dialect.delimiter} if dialect.delimiter != "," else {}
+        keys |= {} if layout.has_header else {"fieldnames": [*layout.columns]}
+        keys |= {} if dialect.quotechar else {"quoting": 3}
+        keys |= {"quotechar": dialect.quotechar} if dialect.quotechar not in (None, '"') else {}
+        keys |= {"escapechar": dialect.escapechar} if dialect.escapechar else {}
+        said = "".join(f",{key}={value!r}" for key, value in keys.items())
+        rows = f"csv.DictReader(open(0,encoding={encoding!r},newline=''){said})"
+        return rewritten(self._file.source, (f"import csv;{setup}", rows), each)
 
     def _read(self, columns: Sequence[str | int]) -> Iterator[tuple[Any, str]]:
         layout, names = self._layout, self.columns or []

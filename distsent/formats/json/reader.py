@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from distsent.errors import UserError
-from distsent.formats.commands import filtered
+from distsent.formats.commands import filtered, rewritten
 from distsent.formats.compression import Source
 from distsent.formats.json.nested import Inner
-from distsent.formats.json.shapes import named_rows, parts_of_value, rows_of_value, texts_by_key
+from distsent.formats.json.shapes import (
+    NoRows,
+    list_paths,
+    named_rows,
+    parts_of_value,
+    rows_of_value,
+    texts_by_key,
+)
 from distsent.formats.json.values import CHUNK, NotJson, Twice, parse, values
 from distsent.formats.options import FileOptions
 from distsent.formats.reader import Reader
@@ -22,11 +29,8 @@ LINES = (".jsonl", ".ndjson", ".jl")  # suffixes of files with a value per line
 _CONVERT = (
     'python -c "import ast,json,sys;[print(json.dumps(ast.literal_eval(x)))for x in sys.stdin]"'
 )
-_CHAT = (
-    'python -c "import json,sys;[print(json.dumps(dict('
-    "text=m[-2]['content'],label=m[-1]['content'])))"
-    "for m in(json.loads(x)['messages']for x in sys.stdin)]\""
-)
+# Lists of messages, and where an entry has its text: of OpenAI, and of ShareGPT
+_CHATS = {"messages": "content", "conversations": "value"}
 _PRINT = "[print(json.dumps(x))for x in(%s)]"
 BLOCKS = ("[", "{", "[{")  # first lines of a value on several lines
 
@@ -53,17 +57,33 @@ class JsonReader(Reader):
 
     format = "json"
     _share = 0.0
+    _in_python = ""  # the rows, of standard input
+
+    def rewritten(self, each: str, setup: str = "") -> str:
+        rows = setup, self._in_python
+        return rewritten(self._file.source, rows, each) if self._in_python else ""
+
+    def in_row(self, column: str) -> str:
+        steps = self._inner.paths.get(column, (column,))
+        if steps[0] in self._names:  # rows are lists
+            steps = (str(self._names.index(steps[0])), *steps[1:])
+        places = [step.isdigit() and (i or self._names) for i, step in enumerate(steps)]
+        keys = (step if n else repr(step) for step, n in zip(steps, places, strict=True))
+        return "x" + "".join(f"[{key}]" for key in keys)
 
     def done(self) -> float:
         return self._share or super().done()
 
     def _open(self) -> None:
+        self._names: Sequence[str] = ()
         self._rows: Iterator[tuple[Any, str]]
         super()._open()
         try:
             if _is_lines(self._file.again()):
+                self._in_python = "map(json.loads,filter(str.strip,sys.stdin))"
                 self._open_text(_each_line)
             elif _begins_list(self._file.again()):
+                self._in_python = "json.load(sys.stdin)"
                 self._open_text(_each_value)
             else:
                 self._open_object()
@@ -109,7 +129,17 @@ class JsonReader(Reader):
             tables = [[*rows_of_value(self.name, part)[0]] for part in parts.values()]
             counts = zip(parts, map(len, tables), strict=True)
             return [*chain(*tables)], f"splits {', '.join(f'{k} ({n:,})' for k, n in counts)}"
-        rows, how = rows_of_value(self.name, value)
+        paths = list_paths(value) if isinstance(value, dict) else []
+        if paths:
+            self._in_python = f"json.load(sys.stdin){''.join(f'[{key!r}]' for key in paths[0])}"
+        try:
+            rows, how = rows_of_value(self.name, value)
+        except NoRows as error:
+            if not paths:
+                raise
+            lists = first_few([repr(".".join(path)) for path in paths])
+            which = f"{self.name}: an object with lists of objects ({lists}), of which one has rows"
+            raise UserError(f"{which}; {self.rewritten('[x]')} writes the first") from error
         return [*rows], how
 
     def _followed(self, rows: Sequence[Any]) -> Iterator[tuple[Any, str]]:
@@ -128,9 +158,13 @@ class JsonReader(Reader):
                 self._inner.add(value)
             elif isinstance(value, list):
                 lengths.add(len(value))
-                self._inner.add({str(place): one for place, one in enumerate(value)})
-        if self.strict and [*columns] == ["messages"]:
-            convert = filtered(self._file.source, _CHAT, ".jsonl")
+                given = self.options.names or ()
+                names = given if len(given) == len(value) else map(str, range(len(value)))
+                self._inner.add(dict(zip(names, value, strict=True)))
+        chats = next((name for name in _CHATS if name in columns), "")
+        if self.strict and chats and {*columns} <= {chats, "id", "source", "system"}:
+            last = (f"x[{chats!r}][{i}][{_CHATS[chats]!r}]" for i in (-2, -1))
+            convert = self.rewritten("[dict(text={},label={})]".format(*last))
             raise UserError(f"{self.name}: chats; {convert} takes the last answer as the label")
         self._set_columns([*columns], lengths)
         top = {*(self.columns or ())}
@@ -139,7 +173,7 @@ class JsonReader(Reader):
 
     def _set_columns(self, names: Sequence[str], lengths: Iterable[int]) -> None:
         """Rows that are lists have the columns data.names, else their positions."""
-        self._names: Sequence[str] = ()
+        self._names = ()
         if not names and (sizes := sorted(lengths)):
             given = self.options.names or ()
             if given and len(given) not in sizes:
@@ -172,9 +206,10 @@ class JsonReader(Reader):
 
     def _with_inner(self, row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
         """The row with the values of columns inside of others, and an error."""
-        found = {name: self._inner.read(row, name) for name in names if name not in row}
-        errors = [error for _, error in found.values() if error]
-        return {**row, **{name: x for name, (x, _) in found.items()}}, "".join(errors[:1])
+        own = [name for name in names if name in row and len(self._inner.paths[name]) > 1]
+        found = {name: self._inner.read(row, name) for name in names if name not in own}
+        error = next((error for _, error in found.values() if error), "")
+        return {**row, **{name: x for name, (x, _) in found.items()}}, error
 
 
 def _with_fix(error: NotJson, source: Source) -> str:

@@ -14,6 +14,10 @@ _LISTS = "an object with a list of {} for each key"
 SPLIT = re.compile("train|valid|val|dev|eval|test", re.IGNORECASE)
 
 
+class NoRows(UserError):
+    """An object whose rows cannot be found."""
+
+
 def parts_of_value(value: Any) -> dict[str, Any]:
     """The rows by split, of an object whose keys are splits; empty if it is none.
 
@@ -53,28 +57,52 @@ def rows_of_value(name: str, value: Any) -> tuple[Iterable[Any], str]:
         return page
     if columns := _columns(value):
         return _by_row(columns), "a list for each column"
+    if path := list_path(value):
+        return _lists(value)[path], f"the list {'.'.join(path)!r}"
     if table := _nested(name, value):
         return table
-    lists = _lists(value)
-    if len(lists) == 1:
-        ((key, rows),) = lists.items()
-        if rows and (all(isinstance(row, dict) for row in rows) or all(map(_is_pair, rows))):
-            return rows, f"the list {key!r}"
-    if value and all(isinstance(entry, list | dict) for entry in value.values()):
-        raise UserError(f"{name}: an object with {first_few([*map(repr, value)])}; {EXPECTED}")
+    nested = value and all(isinstance(entry, list | dict) for entry in value.values())
+    spoken = any(isinstance(entry, str) and " " in entry for entry in value.values())
+    if nested or (list_paths(value) and not spoken):
+        raise NoRows(f"{name}: an object with {first_few([*map(repr, value)])}; {EXPECTED}")
     return [value], ""
 
 
-def _lists(value: Mapping[str, Any]) -> dict[str, list[Any]]:
+def list_path(value: Any) -> tuple[str, ...]:
+    """The keys of the list of rows in an object, if there is one such list: ("hits", "hits")."""
+    lists = _lists(value) if isinstance(value, dict) else {}
+    if len(lists) != 1:
+        return ()
+    ((path, rows),) = lists.items()
+    return path if _are_rows(rows) else ()
+
+
+def list_paths(value: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The keys of the lists of objects in an object, the longest list first."""
+    found = {path: rows for path, rows in _lists(value).items() if _are_rows(rows)}
+    return sorted(found, key=lambda path: -len(found[path]))
+
+
+def _are_rows(values: Sequence[Any]) -> bool:
+    """Whether these are objects, or pairs."""
+    return bool(values) and (
+        all(isinstance(row, dict) for row in values) or all(map(_is_pair, values))
+    )
+
+
+def _lists(value: Mapping[str, Any]) -> dict[tuple[str, ...], list[Any]]:
     """The lists of an object by their keys; if it has none and no text, those of objects in it.
 
-    {"hits": {"hits": [...]}} of Elasticsearch has the list hits.hits.
+    {"hits": {"hits": [...]}} of Elasticsearch has the list hits.hits. Empty lists are none where
+    others are not: Rasa's regex_features.
     """
-    found = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+    found = dict[tuple[str, ...], list[Any]]()
+    found |= {(key,): rows for key, rows in value.items() if isinstance(rows, list)}
+    found = {key: rows for key, rows in found.items() if rows} or found
     if found or any(isinstance(entry, str) and " " in entry for entry in value.values()):
         return found
     inner = {key: _lists(entry) for key, entry in value.items() if isinstance(entry, dict)}
-    return {f"{key}.{name}": rows for key, some in inner.items() for name, rows in some.items()}
+    return {(key, *path): rows for key, some in inner.items() for path, rows in some.items()}
 
 
 def texts_by_key(value: Any) -> tuple[str, str, str]:
@@ -84,7 +112,7 @@ def texts_by_key(value: Any) -> tuple[str, str, str]:
     """
     entries = [*value.values()] if isinstance(value, dict) else []
     if len(entries) > 1 and all(isinstance(some, list) and some for some in entries):
-        if all(isinstance(row, dict) for some in entries for row in some):
+        if all(isinstance(row, dict) for some in entries for row in some) and _are_alike(entries):
             return (
                 _LISTS.format("objects"),
                 "labels",
@@ -97,6 +125,12 @@ def texts_by_key(value: Any) -> tuple[str, str, str]:
     if len(entries) >= FEW and 0 < len(labels) * 2 <= len(entries) and _are_texts([*value]):
         return "texts as keys", "texts", "dict(text=k,label=v)for k,v in d.items()"
     return "", "", ""
+
+
+def _are_alike(tables: Sequence[Sequence[Mapping[str, Any]]]) -> bool:
+    """Whether the objects of all lists have about the same keys."""
+    keys = [{key for row in rows for key in row} for rows in tables]
+    return 2 * len(set.intersection(*keys)) >= len(set.union(*keys))
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
@@ -155,7 +189,7 @@ def _nested(name: str, value: Mapping[str, Any]) -> tuple[Iterable[Any], str] | 
         return None
     keys = [*inner[0]]
     if any([*entry] != keys for entry in inner) and not _are_numbers(value):
-        raise UserError(f"{name}: objects in an object, which have different keys; {EXPECTED}")
+        raise NoRows(f"{name}: objects in an object, which have different keys; {EXPECTED}")
     outside, inside = _are_numbers(value), _are_numbers(keys)
     if inside and not outside:
         columns = {key: [*entry.values()] for key, entry in value.items()}
@@ -163,7 +197,7 @@ def _nested(name: str, value: Mapping[str, Any]) -> tuple[Iterable[Any], str] | 
     if outside and not inside:
         return inner, "an object for each row"
     which = "which may be rows or columns: neither all outer nor all inner keys are numbers"
-    raise UserError(f"{name}: objects in an object, {which}; {EXPECTED}")
+    raise NoRows(f"{name}: objects in an object, {which}; {EXPECTED}")
 
 
 def _are_numbers(keys: Iterable[str]) -> bool:

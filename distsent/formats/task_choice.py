@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ def suggest_task(columns: Sequence[Column], label: str | None) -> dict[str, Any]
     least = label_score(label) if label else 0.0
     for column in sorted(columns, key=lambda column: -label_score(column.name)):
         distinct = _in_lists(column)
-        telling = label_score(column.name) > least
+        telling = label_score(column.name) > least or column.name == label
         if distinct and (telling or (label is None and distinct <= FEW_CLASSES)):
             return {LABEL: column.name, "data.task": "multi_label"}
         if label is None and telling and _holds_decimals(column):
@@ -32,13 +31,9 @@ def suggest_task(columns: Sequence[Column], label: str | None) -> dict[str, Any]
 
 def _in_lists(column: Column) -> int:
     """The number of different words or integers in lists, some of them of several; 0 for others."""
-    if not column.nested or column.nested < column.rows - column.missing:
-        return 0
-    lists = [json.loads(value) for value in column.sample]
-    if not all(isinstance(some, list) for some in lists) or not any(len(s) > 1 for s in lists):
-        return 0
-    values = [one for some in lists for one in some]
-    return len({*map(str, values)}) if all(isinstance(one, str | int) for one in values) else 0
+    lists = column.lists
+    several = any(len(some) > 1 for some in lists)
+    return len({str(one) for some in lists for one in some}) if several else 0
 
 
 def _holds_decimals(column: Column) -> bool:
