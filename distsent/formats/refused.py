@@ -80,7 +80,7 @@ _MAGIC = {
     **{b"\x04\x22\x4d\x18": Refused("compressed by lz4", UNPACK)},
     **{b"\x1f\x9d": Refused("compressed by compress (.Z)", UNPACK)},
 }
-_SUFFIXES = {
+SUFFIXES = {
     **{".xml": XML, ".sgm": SGML, ".sgml": SGML, ".html": WEB_PAGE, ".htm": WEB_PAGE},
     **{".pkl": PICKLE, ".pickle": PICKLE, ".joblib": PICKLE, ".npz": NUMPY, ".npy": NUMPY},
     **{".docx": WORD, ".doc": WORD, ".pdf": WORD, ".odt": WORD, ".h5": HDF5, ".hdf5": HDF5},
@@ -107,7 +107,7 @@ def refuse(source: Source, head: bytes) -> None:
     if found := _by_content(head) or _by_members(source, head):
         _raise(source, found)
     markup = head.lstrip().startswith(b"<")
-    if (named := _SUFFIXES.get(source.suffix)) and (markup or not is_text(head)):
+    if (named := SUFFIXES.get(source.suffix)) and (markup or not is_text(head)):
         _raise(source, named)
 
 

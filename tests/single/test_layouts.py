@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from distsent.formats.read_as import lines_of
 from distsent.job import load_job
 from tests.dataset_files import data, mistakes, own_cache, reviews, write  # noqa: F401
 from tests.layouts import CUT, FOUR, LABELS, LAYOUTS, MIXED, ROWS, TEXTS, TWO, Layout, shards, tree
+from tests.public_files import sentence
 from tests.single.test_dataset import hub_cache
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -250,9 +253,16 @@ WAYS: dict[str, tuple[Layout, list[tuple[str, dict[str, int]]]]] = {
           {"train": 18, "validation": 2})],
     ),
     "several tables without suffix": (
-        Layout("", {"a_labelled.txt": SMS, "b_labelled.txt": SMS, "readme.txt": "about"}),
+        Layout("", {"a_labelled.txt": SMS, "b_labelled.txt": SMS.replace("\t", "\tso "),
+                    "readme.txt": "about"}),
         [("'data.train=[\"a_labelled.txt\", \"b_labelled.txt\"]'", {"train": 36, "validation": 4}),
          ("data.header=true", {"train": 34, "validation": 4})],
+    ),
+    "versions of a set": (
+        Layout("", {"Agree_50.txt": SMS, "Agree_75.txt": "".join(SMS.splitlines(True)[:18])}),
+        [("data.train=Agree_50.txt", {"train": 18, "validation": 2}),
+         ("data.train=Agree_75.txt", {"train": 16, "validation": 2}),
+         ("data.header=true", {"train": 17, "validation": 2})],
     ),
     "another class": (
         Layout("", {f"{name}.txt": "".join(BARE[i * 5 : i * 5 + 5]) for i, name in
@@ -458,3 +468,18 @@ def test_the_readme_of_a_hub_folder_names_files_with_unclear_names(tmp_path: Pat
         (tmp_path / "README.md").write_text(broken, encoding="latin-1")
         with pytest.raises(UserError, match=r"which|several|no file"):
             open_dataset(data(tmp_path), 1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_texts_and_labels_in_two_tables_are_joined(tmp_path: Path, suffix: str) -> None:
+    rows = {"id": [f"{i:03}" for i in range(20)]}
+    write(tmp_path / f"instances{suffix}", rows | {"text": [sentence(i) for i in range(20)]})
+    write(tmp_path / f"truth{suffix}", rows | {"label": ["ab"[i % 2] for i in range(20)]})
+    (line,) = mistakes(lambda: open_dataset(data(tmp_path), 1))
+    assert "hold the texts and the labels of the same rows, by 'id': not read; (cd " in line
+    command = line.partition("not read; ")[2].partition(" writes joined.jsonl")[0]
+    subprocess.run(["bash", "-c", command], check=True, timeout=60)
+    joined = [*map(json.loads, (tmp_path / "joined.jsonl").read_text().splitlines())]
+    assert joined == [
+        {"id": f"{i:03}", "text": sentence(i), "label": "ab"[i % 2]} for i in range(20)
+    ]

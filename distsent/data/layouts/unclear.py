@@ -25,6 +25,7 @@ from distsent.formats.column_choice import (
 from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
+from distsent.formats.refused import SUFFIXES
 from distsent.job.keys import to_toml_value
 
 MOST = 8  # files that a command names
@@ -71,7 +72,8 @@ def none_called(folder: Folder) -> UserError:
     problem = f"{lack}; it contains {folder.shown()}"
     files = [path for path in folder.maybe_rows if path.stat().st_size]
     for path in folder.texts if not files else ():
-        folder.table(path).columns()  # raises the error of a format that is not read: *.sgm
+        if data_suffix(path) in SUFFIXES:
+            folder.table(path).columns()  # raises the error of a format that is not read: *.sgm
     said = {split: [p for p in files if split_in(p.name) == split] for split in SPLITS}
     fix = {f"data.{split}": folder.inside(some[0]) for split, some in said.items() if some}
     others = [path for path in files if not split_in(path.name)]
