@@ -4,7 +4,8 @@ Likely label errors, texts with two labels, and near duplicates, within and acro
 lines in RUN/audit.jsonl, the likeliest first. Without --folds, labels are checked where the run
 held rows out: validation and test. With --folds 5, also those of train: five runs of the same job,
 each without a fifth of the rows, which it then scores. Under horovodrun, all workers train them.
-The same command again resumes, or uses what is finished.
+The same command again resumes, or uses what is finished. Of several labels per text, and of
+numbers, only the texts are checked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from distsent.reporting.finished_run import FinishedRun
 
 SHOWN = 10  # findings on the console
+ONE_LABEL = "single_label"  # the data.task whose labels are checked
 KINDS = {
     "label": "likely label errors",
     "conflict": "equal texts with several labels",
@@ -47,6 +49,9 @@ def main(arguments: list[str]) -> int:
 
     run = read_run(options.run)
     job = audited_job(run)
+    if options.folds and job.data.task != ONE_LABEL:
+        problem = f"checks labels of data.task = {ONE_LABEL!r}, not of {job.data.task!r}"
+        raise UserError(f"--folds {options.folds}: {problem}; without it, texts are checked")
     stop = StopSignal()
     world = init_world(job.run.transport, job.run.interface)
     try:
@@ -74,13 +79,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def audited_job(run: FinishedRun) -> Job:
-    """The job of a run, with its folder where it is now. Raises UserError for other tasks."""
+    """The job of a run, with its folder where it is now."""
     tree = run.job
     tree["run"]["dir"] = str(run.folder.path.parent)
-    job = load_saved_job(tree, str(run.folder.result), [])
-    if job.data.task != "single_label":
-        raise UserError(f"{run.folder.path}: data.task = {job.data.task!r}: audit takes one label")
-    return job
+    return load_saved_job(tree, str(run.folder.result), [])
 
 
 @dataclass(frozen=True)
@@ -204,73 +206,25 @@ def held_out(
 
 def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
     """Write the findings and print a summary."""
-    splits = open_splits(run, job)
-    findings = [*label_findings(run, splits, folds), *text_findings(run, splits)]
+    from distsent.reporting.findings import label_findings, text_findings
+
+    splits, scored = open_splits(run, job), job.data.task == ONE_LABEL
+    labels = label_findings(run.task, splits, held_out(run, splits, folds)) if scored else []
+    findings = [*labels, *text_findings(run.task, splits)]
     with disk_errors_as_user_errors(out):
         lines = (json.dumps(one, ensure_ascii=False) for one in findings)
         write_text(out, "".join(f"{line}\n" for line in lines))
     counts = Counter(one["kind"] for one in findings)
-    checked = sum(len(s) for name, s in splits.items() if name != "train" or folds)
+    checked = scored * sum(len(s) for name, s in splits.items() if name != "train" or folds)
     print(f"{run.name}: labels of {checked:,} of {sum(map(len, splits.values())):,} rows checked")
     for kind, title in KINDS.items():
         print(f"{counts[kind]:>7,}  {title}")
     for one in findings[:SHOWN]:
-        what = f"{one['label']} -> {one['suggested_label']}" if one["suggested_label"] else ""
+        suggested = one["suggested_label"]
+        what = "" if suggested is None else f"{one['label']} -> {suggested}"
         place = f"{one['file']}, row {one['row']}"
         print(f"  {one['kind']:<9} {one['score']:.4f}  {place}  {what}  {one['text'][:60]!r}")
     print(out)
-
-
-def label_findings(
-    run: FinishedRun, splits: Mapping[str, Split], folds: list[Fold]
-) -> list[dict[str, Any]]:
-    """Likely label errors, the likeliest first. Models are judged each by its own rows."""
-    from distsent.evaluation.label_errors import find_label_errors
-
-    findings = []
-    for name, rows, logits in held_out(run, splits, folds):
-        found = find_label_errors(logits, splits[name].labels[rows])
-        places = zip(found.rows, found.suggested, found.scores, strict=True)
-        for row, suggested, score in places:
-            one = finding("label", run, splits[name], name, int(rows[row]))
-            findings.append({**one, "suggested_label": run.labels[suggested], "score": score})
-    return sorted(findings, key=lambda one: -one["score"])
-
-
-def text_findings(run: FinishedRun, splits: Mapping[str, Split]) -> Iterator[dict[str, Any]]:
-    """Equal texts with several labels, then near duplicates; across splits before within one."""
-    from distsent.data.near_duplicates import near_duplicates
-
-    rows = [(name, row) for name, split in splits.items() for row in range(len(split))]
-    texts = [text for split in splits.values() for text in split.texts(slice(None))]
-    pairs = [pair for split in splits.values() for pair in split.pairs(slice(None)) or ()]
-    if pairs:
-        texts = [f"{text}\n{pair}" for text, pair in zip(texts, pairs, strict=True)]
-    duplicates, conflicts = [], []
-    for row, other, index in near_duplicates(texts):
-        (name, own), (name_of, first) = rows[row], rows[other]
-        one = finding("duplicate", run, splits[name], name, own)
-        of = finding("duplicate", run, splits[name_of], name_of, first)
-        place = {key: of[key] for key in ("split", "file", "row", "label")}
-        one |= {"suggested_label": None, "score": index, "duplicate_of": place}
-        if index == 1 and one["label"] != of["label"]:
-            conflicts.append({**one, "kind": "conflict", "suggested_label": of["label"]})
-        else:
-            duplicates.append(one)
-    duplicates.sort(key=lambda one: (one["split"] == one["duplicate_of"]["split"], -one["score"]))
-    yield from (*conflicts, *duplicates)
-
-
-def finding(kind: str, run: FinishedRun, split: Split, name: str, row: int) -> dict[str, Any]:
-    """What all kinds of findings say about a row: `row` of `split`, counted from 0."""
-    part, number = split.source.locate(int(split.rows[row]))
-    word, _, digits = number.partition(" ")
-    counted = word == "row" and digits.isdigit()
-    text = split.texts(slice(row, row + 1))[0]
-    place = {"file": part.name if counted else number, "row": int(digits) if counted else 1}
-    return {"kind": kind, "split": name, **place, "label": run.labels[split.labels[row]]} | {
-        "suggested_label": None, "score": 0.0, "text": text,
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

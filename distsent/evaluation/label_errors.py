@@ -48,7 +48,8 @@ def find_label_errors(logits_nC: np.ndarray, labels_n: np.ndarray) -> LabelError
     confident[np.arange(n), labels_n] = -1.0
     suggested = confident.argmax(axis=1)
     best = confident.max(axis=1)
-    share = np.where(best > 0, best / (best + own), 0.0)
+    share = np.zeros(n)
+    np.divide(best, best + own, out=share, where=best > 0)
     rows = np.flatnonzero(share >= LEAST)
     rows = rows[np.argsort(-share[rows], kind="stable")]
     return LabelErrors(rows, suggested[rows], share[rows])

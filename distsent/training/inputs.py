@@ -66,6 +66,27 @@ def prepare_store(
     return store
 
 
+def budget_notes(job: Job, store: TokenStore) -> list[str]:
+    """A line for each split with texts of more tokens than a batch holds. They are never parted.
+
+    Only the windows of a text (data.long) can be so many.
+    """
+    lines = []
+    for name, tokens in store.splits.items():
+        key = "train.token_budget" if name == "train" else "eval.batch_tokens"
+        budget = job.train.token_budget if name == "train" else job.eval.batch_tokens
+        longest = store.meta["splits"][name]["longest"]
+        if longest > budget:
+            count, rows = int((tokens.lengths() > budget).sum()), len(tokens)
+            lines.append(
+                f"{name}: {count:,} of {rows:,} texts ({count / rows:.1%}) have more tokens in "
+                f"their windows than {key} = {budget}, up to {longest:,}: each is a batch of its "
+                "own, which takes the memory of all its tokens; if that is too much, set "
+                'data.long = "head_tail"'
+            )
+    return lines
+
+
 def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -> Loaded:
     """Raises UserError if job, model, tokenizer and dataset do not fit together."""
     loaded = adapter.build_model(job, tokenizer, store.label_names, precision)

@@ -38,6 +38,7 @@ from distsent.tracking.events import Ended
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import (
+    budget_notes,
     class_weights,
     prepare_model,
     prepare_store,
@@ -237,7 +238,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
     )
     table = store.label_table
-    for line in (*loaded.notes, *table, *store.notes, summary):
+    for line in (*loaded.notes, *table, *store.notes, *budget_notes(job, store), summary):
         report.info(line)
     return Session(
         job=job,

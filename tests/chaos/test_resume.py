@@ -80,13 +80,14 @@ def bits(run: Path) -> list[object]:
     return [*trained, steps, evaluations, confidence]
 
 
+@pytest.mark.parametrize("kind", ["float32", "lora on 4 bits"])
 @pytest.mark.parametrize("task", fixtures.TASKS)
 def test_a_task_stopped_or_killed_ends_with_the_same_bits(
-    task: str, parts: list[str], tmp_path: Path
+    task: str, kind: str, parts: list[str], tmp_path: Path
 ) -> None:
     dataset = fixtures.task_corpus(tmp_path / "dataset")
     metric = "eval.metric=" + {"multi_label": "map"}.get(task, "rmse")
-    words = but(parts, f"data.source={dataset}", metric, *fixtures.TASKS[task])
+    words = but(parts, f"data.source={dataset}", metric, *fixtures.TASKS[task], *KINDS[kind])
     with forward_passes() as seen:
         undisturbed = bits(train(words, tmp_path / "undisturbed"))
     stop, folder = NoSignals(), tmp_path / "stopped"

@@ -9,13 +9,16 @@ import pytest
 
 from distsent import audit
 from distsent.data.dataset import open_dataset
-from distsent.data.near_duplicates import LEAST, near_duplicates, normalized
+from distsent.data.near_duplicates import LEAST, first_equal, letters, near_duplicates
+from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.label_errors import find_label_errors
 from distsent.job.schema import DataSection
 from distsent.reporting import plots
+from distsent.reporting.findings import equal_pairs, text_findings
 from distsent.reporting.finished_run import read_run
-from tests import fixtures
+from tests import fixtures, systems
+from tests.parallel.driver import drive, entry
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,7 @@ def test_near_duplicates_are_those_of_all_pairs() -> None:
     texts += ["", " ", "a", "A ", "\U0001f600", "\ud800 lone"]
 
     def pieces(text: str) -> set[str]:
-        text = normalized(text)
+        text = letters(text)
         width = min(5, len(text))
         return {text[i : i + width] for i in range(len(text) - width + 1)}
 
@@ -86,6 +89,44 @@ def test_near_duplicates_are_those_of_all_pairs() -> None:
     assert [*near_duplicates([])] == [*near_duplicates(["one"])] == []
     many = [*near_duplicates(["the same text again"] * 3000)]
     assert [other for _, other, _ in many] == [0] * 2999
+
+
+SENTENCE = (
+    "The music was great, and I would not call the plot dull; the villain, though, is a joy to "
+    "watch from start to finish"
+)
+EDITS = {
+    "case and white space": f"  {SENTENCE.upper()}\n",
+    "punctuation": SENTENCE.replace(",", " -").replace(";", "...") + "!!",
+    "markup": "<p>" + SENTENCE.replace("; ", "<br /><br />") + "</p>",
+    "entities": SENTENCE.replace(", and", "&nbsp;&amp; and"),
+    "quotes": f"\u201c{SENTENCE}\u201d",
+    "a word": SENTENCE.replace("great", "wonderful"),
+    "a word less": SENTENCE.replace(" though,", ""),
+    "a word more": f"{SENTENCE} again",
+    "typing": SENTENCE.replace("watch", "wacth").replace("music", "musik"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_text_is_a_near_duplicate(edit: str) -> None:
+    assert [(row, other) for row, other, _ in near_duplicates([SENTENCE, EDITS[edit]])] == [(1, 0)]
+
+
+def test_other_texts_are_no_near_duplicates() -> None:
+    """Short texts, and those of punctuation alone, have few pieces that could be shared."""
+    texts = [
+        *("good", "good?!", "bad", ":)", ":(", "...", "\U0001f600", "\U0001f622", "C++", "C#"),
+        *("i feel good", "i feel bad", "\u0915\u093f", "\u0915\u0940", "<br />", "<b>", "1"),
+        *(
+            "i feel so happy today",
+            "i feel so sad today",
+            SENTENCE,
+            " ".join(SENTENCE.split()[::-1]),
+        ),
+    ]
+    assert [*near_duplicates(texts)] == []
+    assert first_equal([*texts, "GOOD ", "Good?!"]).tolist() == [*range(len(texts)), 0, 1]
 
 
 def test_folds_share_classes_and_keep_equal_texts_together() -> None:
@@ -164,11 +205,52 @@ def test_equal_texts_with_two_labels_come_before_near_duplicates(
         values = [{"text": text, "label": label} for text, label in some]
         fixtures.jsonl(tmp_path / f"{name}.jsonl", values)
     data = DataSection(source=str(tmp_path), labels=fixtures.LABELS)
-    found = [*audit.text_findings(run, open_dataset(data, 0).splits)]
+    found = [*text_findings(run.task, open_dataset(data, 0).splits)]
     shown = [(o["kind"], o["split"], o["row"], o["label"], o["duplicate_of"]["row"]) for o in found]
     assert shown == [
         ("conflict", "test", 1, "good", 1),
         ("duplicate", "test", 3, "good", 2),
         ("duplicate", "test", 2, "bad", 1),
     ]
-    assert found[0]["suggested_label"] == "bad" and found[2]["score"] < 1
+    assert found[0]["suggested_label"] == "bad" and found[2]["score"] == 1
+
+
+def test_of_equal_texts_the_usual_label_is_suggested() -> None:
+    """Also if another text, which is almost the same, comes first."""
+    texts = ["a long text?", "a long text", "A long  text", "b", "a long text", "b", "c"]
+    first = first_equal(texts)
+    assert first.tolist() == [0, 1, 1, 3, 1, 3, 6]
+    pairs = equal_pairs(first, [0, 2, 1, 1, 1, 0, 0].__getitem__)
+    assert [*pairs] == [(1, 2), (4, 2), (5, 3)]
+
+
+@pytest.mark.parametrize("task", fixtures.TASKS)
+def test_the_texts_of_each_task_are_audited(task: str, tmp_path: Path, capsys) -> None:
+    """Equal texts with other labels are conflicts; labels as such are not checked."""
+    corpus = fixtures.task_corpus(tmp_path / "corpus", train=12, validation=6, test=6)
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    same, other = ({**rows[i], "text": rows[0]["text"].upper()} for i in (0, 1))
+    fixtures.jsonl(corpus / "train.jsonl", [*rows, same, other])
+    encoder = systems.encoder(tmp_path / "encoder", "bert")
+    words = [
+        f"data.source={corpus}", f"model.name={encoder}", f"run.dir={tmp_path}",
+        "data.max_length=40", "train.max_steps=1", "log.tensorboard=false",
+        *fixtures.TASKS[task],
+    ]  # fmt: skip
+    drive([entry("run", words)], World())
+    capsys.readouterr()
+    assert audit.main([str(tmp_path / "run")]) == 0
+    assert "run: labels of 0 of 26 rows checked" in capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / "run/audit.jsonl").read_text().splitlines()]
+    conflict = next(one for one in found if one["kind"] == "conflict")
+    duplicate = next(one for one in found if one["score"] == 1 and one["kind"] == "duplicate")
+    values = {"multi_label": "labels", "regression": ["value", "length"]}[task]
+
+    def label(row: dict) -> object:
+        several = isinstance(values, str)
+        return sorted(row[values]) if several else {key: row[key] for key in values}
+
+    assert (conflict["row"], conflict["label"]) == (14, label(other))
+    assert conflict["suggested_label"] == label(rows[0]) == duplicate["label"]
+    with pytest.raises(UserError, match=r"^--folds 3: checks labels of"):
+        audit.main([str(tmp_path / "run"), "--folds", "3"])

@@ -287,11 +287,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"model.name={fixtures.model(top / 'encoder')}",
         f"run.dir={top}", "job.name=run", "data.max_length=12", "data.long=windows",
         "data.window_overlap=3", "train.max_steps=6", "optim.lr=1e-2", "log.tensorboard=false",
-        "eval.batch_tokens=40",
+        "eval.batch_tokens=40", "train.token_budget=45",
     ]  # fmt: skip
     with patch("distsent.reporting.plots.available", return_value=False):
         TrainingRun(load_job(None, words), World(), NoSignals()).train()
     return top / "run"
+
+
+def test_texts_of_more_tokens_than_a_batch_are_named_with_what_to_do(run: Path) -> None:
+    log = (run / "train.log").read_text()
+    for name, seed, rows, key in (
+        ("train", 0, 45, "train.token_budget = 45"), ("test", 2, 82, "eval.batch_tokens = 40"),
+    ):  # fmt: skip
+        texts = [str(row["text"]) for row in fixtures.rows(rows, seed=seed)]
+        words = [len(one.split()) for one in texts]
+        windows = [max(1, -(-(n - 3) // 7)) for n in words]  # of 10 words, 3 of them shared
+        tokens = [n + 2 * m + 3 * (m - 1) for n, m in zip(words, windows, strict=True)]
+        count = sum(n > int(key.split()[-1]) for n in tokens)
+        line = f"{name}: {count} of {rows} texts ({count / rows:.1%}) have more tokens in their "
+        assert f"{line}windows than {key}, up to {max(tokens)}: each is a batch of its own" in log
 
 
 def test_predict_and_evaluate_read_texts_as_training_did(

@@ -89,6 +89,9 @@ class MultiLabelReport(TaskReport):
                 axes.text(column, row, f"{cells[row, column]:,}", **style)
         return figure
 
+    def label(self, label: np.ndarray) -> list[str]:
+        return [self.task.names[i] for i in np.flatnonzero(label > 0)]
+
     def mistakes(
         self, logits_nC: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -103,8 +106,8 @@ class MultiLabelReport(TaskReport):
             yield (
                 int(i),
                 {
-                    "labels": [names[k] for k in np.flatnonzero(truth[i])],
-                    "predicted": [names[k] for k in np.flatnonzero(predicted[i])],
+                    "labels": self.label(truth[i]),
+                    "predicted": self.label(predicted[i]),
                     "worst": names[worst[i]],
                     "score": float(scores[i, worst[i]]),
                 },

@@ -76,6 +76,10 @@ class RegressionReport(TaskReport):
             axes.plot(ends, ends, color="black", linewidth=1)
         return figure
 
+    def label(self, label: np.ndarray) -> float | dict[str, float]:
+        values = [float(x) for x in label]
+        return values[0] if len(values) == 1 else dict(zip(self.task.names, values, strict=True))
+
     def mistakes(
         self, logits_nC: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -85,15 +89,11 @@ class RegressionReport(TaskReport):
             yield (
                 int(i),
                 {
-                    "value": self._value(labels[i]),
-                    "predicted": self._value(logits_nC[i]),
+                    "value": self.label(labels[i]),
+                    "predicted": self.label(logits_nC[i]),
                     "error": float(errors[i]),
                 },
             )
-
-    def _value(self, row_K: np.ndarray) -> float | dict[str, float]:
-        values = [float(x) for x in row_K]
-        return values[0] if len(values) == 1 else dict(zip(self.task.names, values, strict=True))
 
     def precision_recall(
         self, logits_nC: np.ndarray, labels: np.ndarray

@@ -99,6 +99,9 @@ class SingleLabelReport(TaskReport):
                 axes.text(column, row, f"{cells[row, column]:,}", **style)
         return figure
 
+    def label(self, label: int) -> str:
+        return self.task.names[label]
+
     def mistakes(
         self, logits_nC: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -53,6 +53,10 @@ class TaskReport(ABC):
         """A split's predictions as a picture."""
 
     @abstractmethod
+    def label(self, label: Any) -> Any:
+        """A row's label as JSON: a name, a list of names, a number, or numbers by column."""
+
+    @abstractmethod
     def mistakes(
         self, logits_nC: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict[str, Any]]]:
