@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from itertools import chain, pairwise
 from pathlib import PurePosixPath
 
 from distsent.k8s.documents import Node
-from distsent.k8s.hosts import JOBSET
+from distsent.k8s.hosts import JOBSET, options_of
 
 ROLES = ("spec", "mpiReplicaSpecs")
 JOBS = ("spec", "template", "spec", "replicatedJobs")  # of a TrainingRuntime
@@ -47,9 +46,8 @@ class Pod:
 
     def option(self, *names: str) -> str | None:
         """The value that the command gives to an option."""
-        parts = [word.split("=", 1) if word[:2] == "--" else [word] for word in self.command]
-        words = [*chain.from_iterable(parts), ""]
-        return next((value for word, value in pairwise(words) if word in names), None)
+        given = options_of(self.command)
+        return next((given[name] for name in names if name in given), None)
 
     def volume_at(self, path: str) -> tuple[Node, Node, str]:
         """The innermost mount that holds `path`, its volume, and the path inside it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from distsent.k8s.documents import read_table
+from distsent.k8s.documents import fill, read_table
 from distsent.k8s.jobs import ROLES, MPIJob
 
 Object = dict[str, Any]
@@ -24,29 +24,23 @@ def objects(job: MPIJob) -> list[Object]:
     limits = ("ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit")
     launcher = {each: policy[each] for each in limits if each in policy}
     launcher |= {"template": pods["Launcher"], "suspend": bool(policy.get("suspend"))}
-    made: list[Object] = fill(MADE["objects"], job)
+    made: list[Object] = fill(MADE["objects"], words_of(job))
     made.append({"apiVersion": "batch/v1", "kind": "Job", "spec": launcher})
     made += [{"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(pods[role])} for role in pods]
     names = {"generateName": f"{job.manifest.name}-", "namespace": job.manifest.namespace}
     return [each | {"metadata": each.get("metadata", {}) | names} for each in made]
 
 
-def fill(value: Any, job: MPIJob) -> Any:
-    """Data of mpi_operator.yaml, for a job."""
-    if isinstance(value, dict):
-        return {fill(key, job): fill(each, job) for key, each in value.items()}
-    if isinstance(value, list):
-        return [fill(each, job) for each in value]
-    keys, words = job.spec["sshAuthMountPath"].text or "/root/.ssh", job.manifest
-    known = {"NAME": words.name, "SPACE": words.namespace, "SLOTS": str(job.slots), "KEYS": keys}
-    for word, text in known.items() if isinstance(value, str) else ():
-        value = value.replace(word, text)
-    return value
+def words_of(job: MPIJob) -> dict[str, str]:
+    """What the words of mpi_operator.yaml stand for."""
+    keys, manifest = job.spec["sshAuthMountPath"].text or "/root/.ssh", job.manifest
+    names = {"NAME": manifest.name, "SPACE": manifest.namespace}
+    return {**names, "SLOTS": str(job.slots), "KEYS": keys}
 
 
 def added(job: MPIJob, role: str) -> Object:
     """Labels, variables, volumes and mounts that the operator adds to the pods of a role."""
-    found: Object = fill(MADE[role], job)
+    found: Object = fill(MADE[role], words_of(job))
     if job.spec["runLauncherAsWorker"]:
         found["env"] = {k: v for k, v in found["env"].items() if not k.startswith("NVIDIA")}
     return found

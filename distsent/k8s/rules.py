@@ -125,8 +125,14 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
                 yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
 
 
-def tokens(bundle: Bundle) -> Iterator[Problem]:
+def grants(bundle: Bundle) -> Iterator[Problem]:
     """Nothing else in these pods talks to the API server: a token is one more thing to steal."""
+    for manifest in bundle.manifests:
+        role = manifest["roleRef"]
+        if role["kind"].text == "Role" and not bundle.find(
+            "Role", manifest.namespace, role["name"].text
+        ):
+            yield "exists", role, f"no manifest creates the Role {role['name'].text}"
     for pod in bundle.pods:
         token, account = pod.spec["automountServiceAccountToken"], pod.spec["serviceAccountName"]
         deletes = DELETE_EVICTED in pod.command
@@ -178,5 +184,5 @@ def selects(selector: Node, pod: Pod) -> bool:
 
 RULES = (
     *(field_problems, pod_problems, job_problems, operator_problems),
-    *(names, volume_sources, tokens, selectors),
+    *(names, volume_sources, grants, selectors),
 )

@@ -69,20 +69,29 @@ def definitions() -> dict[str, Schema]:
     limits = {"type": ["string", "number"], "minimum": 0, "pattern": QUANTITY}
     found[f"{PACKAGE}.api.resource.Quantity"] = {**limits, "title": WORDS["quantity"]}
     for schema in found.values():
-        bound_numbers(schema)
+        tighten(schema)
     return found
 
 
-def bound_numbers(schema: Schema, name: str = "") -> None:
-    """Give whole numbers the bounds that the API server knows and a schema lacks."""
+def tighten(schema: Schema, name: str = "", *, is_custom: bool = False) -> None:
+    """Give a schema what it lacks: bounds of whole numbers and, for a custom kind, no other fields.
+
+    The API server would drop other fields silently.
+    """
+    if is_custom and schema.pop("x-kubernetes-int-or-string", False):
+        schema.pop("anyOf", None)
+        schema["type"] = ["integer", "string"]
+        schema |= {"title": WORDS["quantity"]} if "pattern" in schema else {}
     if "integer" in schema.get("type", ()) and name not in SIGNED:
         schema.setdefault("minimum", 0)
         schema.setdefault("maximum", 2 ** (63 if schema.get("format") == "int64" else 31) - 1)
-    for field, each in schema.get("properties", {}).items():
-        bound_numbers(each, field)
-    for each in (schema.get("items"), schema.get("additionalProperties")):
+    fields = schema.get("properties", {})
+    if is_custom and fields and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    others = {"": schema.get("items"), "*": schema.get("additionalProperties")}
+    for field, each in {**fields, **others}.items():
         if isinstance(each, dict):
-            bound_numbers(each)
+            tighten(each, field, is_custom=is_custom)
 
 
 @cache
@@ -123,23 +132,8 @@ def read_definitions(source: str) -> Kinds:
 
 def complete(schema: Schema) -> Schema:
     """Let a custom kind have the fields of every kind, and no others than those it names."""
-    refuse_unknown_fields(schema)
-    bound_numbers(schema)
+    tighten(schema, is_custom=True)
     return {**schema, "properties": schema["properties"] | FIELDS}
-
-
-def refuse_unknown_fields(schema: Schema) -> None:
-    """Let a definition refuse the fields that the API server would drop silently."""
-    if schema.pop("x-kubernetes-int-or-string", False):
-        schema.pop("anyOf", None)
-        schema["type"] = ["integer", "string"]
-        schema |= {"title": WORDS["quantity"]} if "pattern" in schema else {}
-    fields = schema.get("properties", {})
-    if fields and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        schema.setdefault("additionalProperties", False)
-    for each in [*fields.values(), schema.get("items"), schema.get("additionalProperties")]:
-        if isinstance(each, dict):
-            refuse_unknown_fields(each)
 
 
 def check_schema(manifest: Node, crds: Kinds) -> list[Finding]:

@@ -14,7 +14,7 @@ import yaml
 
 from distsent.errors import STOPPED
 from distsent.exit_policy import decide
-from distsent.k8s.documents import Node, read_table
+from distsent.k8s.documents import Node, fill, read_table
 from distsent.k8s.jobs import JOBS
 
 Object = dict[str, Any]
@@ -29,32 +29,6 @@ ACTIONS = {"give_up": FAIL, "requeue": GO_ON, "retry": COUNT}  # by those of the
 def exit_codes(action: str) -> list[int]:
     """The exit codes after which the exit policy takes an action, whatever else is known."""
     return [code for code in range(1, 256) if decide(code).action == action]
-
-
-def pod_failure_policy() -> Object:
-    rules: list[Object] = [
-        {"containerName": CONTAINER, "operator": "In", "values": exit_codes(action)}
-        for action in ("give_up", "requeue")
-    ]
-    disrupted = {"type": DISRUPTION, "status": "True"}
-    found: list[Object] = [{"action": "FailJob", "onExitCodes": rule} for rule in rules]
-    return {"rules": [*found, {"action": "FailJob", "onPodConditions": [disrupted]}]}
-
-
-def jobset_rules() -> list[Object]:
-    """Rules for the messages that the rules above leave; the first one that fits counts."""
-    hopeless, saved = (
-        f"exit code ({'|'.join(map(str, exit_codes(action)))}) matching"
-        for action in ("give_up", "requeue")
-    )
-    return [
-        {"name": name, "action": action, "onJobFailureReasons": ["PodFailurePolicy"]}
-        | {"onJobFailureMessagePatterns": patterns}
-        for name, action, patterns in (
-            ("hopeless", FAIL, [hopeless]),
-            ("saved", GO_ON, [saved, DISRUPTION]),
-        )
-    ]
 
 
 def action_after(jobset: Object, job: Object, code: int, condition: str = "") -> str:
@@ -106,19 +80,11 @@ def objects(runtime: Node) -> list[Object]:
 
 def runtimes(mpijob: Object) -> list[Object]:
     """A TrainingRuntime for each policy, with the pods of an MPIJob."""
-    found: dict[str, Object] = copy.deepcopy(TABLE["runtimes"])
+    codes = {action.upper(): exit_codes(action) for action in ACTIONS}
+    found: dict[str, Object] = fill(TABLE["runtimes"], codes)
     for policy, runtime in found.items():
-        jobset = runtime["spec"]["template"]["spec"]
-        jobset["failurePolicy"]["rules"] = jobset_rules()
-        for job in jobset["replicatedJobs"]:
-            job["template"] = job["template"] | {
-                "spec": {
-                    "backoffLimit": 0,  # the JobSet counts
-                    "podReplacementPolicy": "Failed",
-                    "podFailurePolicy": pod_failure_policy(),
-                    "template": pod_template(mpijob, policy, job["name"]),
-                }
-            }
+        for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
+            job["template"]["spec"]["template"] = pod_template(mpijob, policy, job["name"])
     return list(found.values())
 
 

@@ -6,7 +6,7 @@ From the sources of Kubernetes 1.33, JobSet v0.12 and Kubeflow Trainer v2.3.
 from __future__ import annotations
 
 from distsent.k8s.lint import lint
-from tests.manifests import CLAIM, CONFIG, JOB, MPI, NET, RUNTIMES, SPACE, TB, TORCH, changed
+from tests.manifests import CLAIM, CONFIG, JOB, K8S, MPI, NET, RUNTIMES, SPACE, TB, TORCH, changed
 
 Place = tuple[str, str, str]  # file, a text in it, and what replaces that: %s is the case's own
 
@@ -272,12 +272,17 @@ ACCEPTED: dict[Place, list[str]] = {
 
 
 def test_what_the_api_server_refuses_is_found(tmp_path):
+    whole = changed(tmp_path / "all", RUNTIMES, "\n", "\n")  # copies of all files
     missed = []
     cases = [(place, *case) for place, some in REFUSED.items() for case in some]
-    for number, (place, text, says) in enumerate(cases):
-        folder = changed(tmp_path / str(number), *place[:2], place[2].replace("%s", text))
-        found = [each.message for each in lint([folder / place[0]])[0]]
-        missed += [] if any(says in each for each in found) else [(text, says, found)]
+    for (file, before, template), new, says in cases:
+        text = (whole / file).read_text()
+        assert before in text, before
+        alone = tmp_path / f"only-{file}" / file
+        alone.parent.mkdir(exist_ok=True)
+        alone.write_text(text.replace(before, template.replace("%s", new), 1))
+        found = [each.message for each in lint([alone])[0]]
+        missed += [] if any(says in each for each in found) else [(new, says, found)]
     assert not missed and len(cases) > 100
 
 
@@ -286,3 +291,29 @@ def test_what_the_api_server_accepts_is_no_finding(tmp_path):
     for number, (place, text) in enumerate(cases):
         folder = changed(tmp_path / str(number), *place[:2], place[2].replace("%s", text))
         assert not lint([folder / place[0]])[0], text
+
+
+GRANT, QUEUES = K8S / "evicted/grant.yaml", K8S / "kueue/queues.yaml"
+
+
+def test_grants_and_queues(tmp_path):
+    """Other files of k8s/, each changed and checked on its own."""
+    (tmp_path / SPACE).write_text((K8S / SPACE).read_text())
+    for path, before, new, says in (
+        (GRANT, "[list, delete]", "[]", "not empty"),
+        (GRANT, '  - apiGroups: [""]\n    resources', "  - resources", "apiGroups is missing"),
+        (GRANT, "resources: [pods]", "resources: []", "not empty"),
+        (GRANT, "kind: Role\n  name", "kind: role\n  name", "ClusterRole"),
+        (GRANT, "-launcher\nsubjects", "\nsubjects", "no manifest creates the Role distsent"),
+        (GRANT, ", namespace: distsent}", "}", "namespace is missing"),
+        (GRANT, "{kind: ServiceAccount", "{kind: Serviceaccount", "ServiceAccount, User, Group"),
+        (GRANT, "[list, delete]", '["*"]', ""),
+        (QUEUES, "Queue: LowerPriority", "Queue: lowerPriority", "Never, LowerPriority"),
+        (QUEUES, "BestEffortFIFO", "FIFO", "StrictFIFO"),
+        (QUEUES, "  namespaceSelector: {}", "  namespaceSelector: {}\n  stopPolicy: Hold", ""),
+    ):
+        text = path.read_text()
+        assert before in text
+        (tmp_path / "x.yaml").write_text(text.replace(before, new, 1))
+        found = [each.message for each in lint([tmp_path / "x.yaml"])[0]]
+        assert any(says in each for each in found) if says else not found, (new, found)
