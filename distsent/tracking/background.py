@@ -36,7 +36,7 @@ class Background(Listener):
         self._name, self._owner, self._say = name, owner, say
         self._waiting: deque[str] = deque(maxlen=QUEUE)
         self._changed = threading.Condition()
-        self._stopping = threading.Event()
+        self._stopping, self._done = threading.Event(), threading.Event()
         self._lost = 0  # events that the tracker did not get
         self._failing = self._sending = False
         self._process: subprocess.Popen[str] | None = None
@@ -68,14 +68,14 @@ class Background(Listener):
         self.stop()
         if self._thread is None:
             return
-        self._thread.join(max(0.0, until - time.monotonic()))
+        answered = self._done.wait(max(0.0, until - time.monotonic()))
         with self._changed:
             lost = self._lost + len(self._waiting) + self._sending
         if lost:
-            late = "does not answer; " if self._thread.is_alive() else ""
+            late = "" if answered else "does not answer; "
             self._log(f"{late}{lost} event{'s' * (lost > 1)} of this start not sent")
         self._thread = None
-        if self._process is not None:
+        if self._process is not None and not answered:
             self._process.kill()
 
     def _work(self, started: Started) -> None:
@@ -87,13 +87,9 @@ class Background(Listener):
                 start_new_session=True,
             )  # fmt: skip
             with process:
-                if self._thread is None:
-                    return  # closed meanwhile
-                if not self._send(process, to_line(started), chain(START_PAUSES, repeat(60.0))):
-                    self._lost += 1
-                    return
-                while (line := self._next()) is not None:
-                    self._lost += not self._send(process, line, PAUSES)
+                if self._thread is not None:  # not closed meanwhile
+                    self._send_all(process, started)
+                self._done.set()  # its exit may take longer: nobody waits for that
         except (Unusable, OSError) as problem:
             killed = self._thread is None  # by `close`, which has said so
             with self._changed:
@@ -102,6 +98,15 @@ class Background(Listener):
                 self._lost, self._sending = 0, False
             if not killed:
                 self._log(f"{problem}; the run goes on without it")
+            self._done.set()
+
+    def _send_all(self, process: "subprocess.Popen[str]", started: Started) -> None:
+        """All events until `stop`, or until the tracker fails after that. Raises Unusable."""
+        if not self._send(process, to_line(started), chain(START_PAUSES, repeat(60.0))):
+            self._lost += 1
+            return
+        while (line := self._next()) is not None:
+            self._lost += not self._send(process, line, PAUSES)
 
     def _next(self) -> str | None:
         """The next event; None after the last one."""

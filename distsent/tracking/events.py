@@ -80,7 +80,7 @@ class Listener:
     def close(self, until: float) -> None: ...  # wait at most `until`, on the monotonic clock
 
 
-class Listeners(Listener):
+class Listeners:
     """All listeners of a run, each told in turn."""
 
     def __init__(self, *listeners: Listener) -> None:

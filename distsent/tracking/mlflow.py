@@ -62,7 +62,7 @@ class Tracker(Listener):
             tag, _, last = key.rpartition("/")
             if last == "loss" and not tag.startswith("final/"):
                 history = client.get_metric_history(self._run, key)
-                self._known[tag] = max(one.step for one in history)
+                self._known[tag] = max((one.step for one in history), default=0)
         self._log_parameters(event.parameters, run.data.params)
 
     def _log_parameters(self, values: Mapping[str, Any], before: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ from distsent.training.run_record import RunClaim
 
 # Seconds that the end of a run waits for its trackers. After a failure, 3: the launcher ends all
 # workers soon after the others have exited.
-PATIENCE = {FINISHED: 10.0, STOPPED: 5.0}
+PATIENCE = {FINISHED: 30.0, STOPPED: 5.0}
 
 
 class RunReport:

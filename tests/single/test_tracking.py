@@ -170,6 +170,13 @@ def test_a_tracker_that_hangs_costs_no_time(
     ]
 
 
+def test_nobody_waits_for_a_library_to_exit(fake: Callable[..., Path]) -> None:
+    file = fake("import atexit; atexit.register(time.sleep, 300)")
+    start = time.monotonic()
+    said, _ = play(STARTED, *metrics(1), seconds=120)
+    assert said == [] and len(calls(file)) == 2 and time.monotonic() - start < 100
+
+
 def test_a_crash_of_the_tracker_is_not_the_runs(fake: Callable[..., Path]) -> None:
     fake("os.abort()")
     said, _ = play(STARTED, *metrics(1))
