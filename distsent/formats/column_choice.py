@@ -115,7 +115,8 @@ class Column:
         given = self.rows - self.missing
         if lists := self.lists:
             labels = {str(label) for some in lists for label in some}
-            return 2 <= len(labels) <= max(FEW, len(lists) / 2)
+            words = sum(label.count(" ") + 1 for label in labels) / max(1, len(labels))
+            return words <= 8 and 2 <= len(labels) <= max(FEW, len(lists) / 2)
         if self.is_nested:
             return len(self.scores) > 1
         if not self.counts or self.words > 8 or any(map(_FRACTION.fullmatch, self.counts)):

@@ -1,5 +1,6 @@
 """Names for the values of a label column: which class each value means."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from distsent.data.rows import count_rows
 from distsent.errors import UserError
 from distsent.job.keys import to_toml_value
 
+_NUMBERS = re.compile(r"\d+([,;|]\d+)*", re.ASCII)
 SPELLING = "white space, case, Unicode form or leading zeros"
 
 
@@ -160,6 +162,14 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
             how = " and ".join(f"{key} = {to_toml_value(value)}" for key, value in keys.items())
             fix = f"{how} read several labels per text; as classes, name all of them in data.labels"
             raise UserError(f"{problem}: {fix}", fix=keys)
+        several = [name for name in names if not name.isdigit()]
+        if several and all(map(_NUMBERS.fullmatch, names)):
+            problem = (
+                f"{where} contains {quote(several)} among numbers: several labels, or decimals?"
+            )
+            mark = re.sub(r"\d", "", several[0])[0]
+            keys = f'data.task = "multi_label" and data.label_delimiter = {to_toml_value(mark)}'
+            raise UserError(f"{problem} {keys} read several; as classes, name all in data.labels")
     return Classes(tuple(names), {name: i for i, name in enumerate(names)})
 
 
