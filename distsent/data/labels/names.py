@@ -168,8 +168,8 @@ def _named_by_themselves(values: set[str], numbered: tuple[str, ...], where: str
                 f"{where} contains {quote(several)} among numbers: several labels, or decimals?"
             )
             mark = re.sub(r"\d", "", several[0])[0]
-            keys = f'data.task = "multi_label" and data.label_delimiter = {to_toml_value(mark)}'
-            raise UserError(f"{problem} {keys} read several; as classes, name all in data.labels")
+            how = f'data.task = "multi_label" and data.label_delimiter = {to_toml_value(mark)}'
+            raise UserError(f"{problem} {how} read several; as classes, name all in data.labels")
     return Classes(tuple(names), {name: i for i, name in enumerate(names)})
 
 
