@@ -7,7 +7,7 @@ agree. Steps are planned in blocks: numpy takes as long for one small batch as f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,11 +61,19 @@ class BatchPlan:
     added_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
     _block: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of step `step`, counted from 0."""
+    def for_worker(self, rank: int, size: int) -> BatchPlan:
+        """The same batches, as worker `rank` of `size` sees them."""
+        return replace(self, rank=rank, size=size, _block={})
+
+    def assigned(self, step: int) -> tuple[np.ndarray, ...]:
+        """(rows, their lengths, their ranks) of global batch `step`."""
         if step not in self._block:
             self._plan_block(step)
-        rows, lengths, owner = self._block[step]
+        return self._block[step]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step`, counted from 0."""
+        rows, lengths, owner = self.assigned(step)
         mine = np.flatnonzero(owner == self.rank)
         groups = micro_batches(lengths[mine], self.token_budget)
         micro_rows = tuple(rows[mine][group] for group in groups)

@@ -12,9 +12,6 @@ from typing import Any
 import torch
 
 from distsent.batching.batch_plan import BatchPlan
-from distsent.batching.flops import count_flops
-from distsent.batching.sampler import BatchSampler
-from distsent.data.tokens.long_texts import WINDOWS
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.progress import phase_of
 from distsent.distributed.world import MembershipChanged, World
@@ -23,11 +20,8 @@ from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
-from distsent.model import classifier
 from distsent.model.config import config_hash
-from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
-from distsent.model.half_precision import usable_precision
-from distsent.model.weights import Loaded
+from distsent.model.forward import Forward
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
@@ -35,23 +29,14 @@ from distsent.runtime.heartbeat.starting import Starting
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.tracking.events import Ended
-from distsent.training import replica_check
-from distsent.training.flat_parameters import FlatParameters
-from distsent.training.inputs import (
-    budget_notes,
-    class_weights,
-    prepare_model,
-    prepare_store,
-    prepare_tokenizer,
-)
+from distsent.training.build import build_plan, build_step, open_model
+from distsent.training.inputs import budget_notes, prepare_store, prepare_tokenizer
 from distsent.training.loop import fit
-from distsent.training.optimizer import Schedule
 from distsent.training.publish import print_finished, publish, reset_peak_memory
-from distsent.training.reducer import GradientReducer
 from distsent.training.run_record import RunClaim
 from distsent.training.run_report import RunReport
 from distsent.training.train_state import restore, snapshot
-from distsent.training.train_step import TrainingLoss, TrainStep
+from distsent.training.train_step import TrainStep
 from distsent.versions import shared_software
 
 RESUME = "the last checkpoint is intact: run the same command again to resume"
@@ -210,32 +195,20 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     with world.progress.phase(phase_of(job.model.name, "load")):
         tokenizer: Any = world.all_or_raise(lambda: prepare_tokenizer(job), "run.tokenizer")
     store = prepare_store(job, tokenizer, world, run.stop, claim.read_as)
-    loaded, forward, precision = open_model(run, tokenizer, store, device)
-    model = loaded.model
-    described = config_hash(model.config)
+    loaded, forward, precision = open_model(job, world, claim.precision, tokenizer, store, device)
+    described = config_hash(forward.model.config)
     world.on_main(lambda: claim.record_content(store, described, precision), "run.content")
 
-    tokens, batch_size = store.splits["train"], job.train.batch_size
-    sampler = BatchSampler(len(tokens), batch_size, job.seeds[0])
-    total = sampler.total_steps(job.train.epochs, job.train.max_steps)
-    flops = count_flops(model.config, frozen=job.adapter.kind != "none")
-    added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
-    rank, size, budget = world.rank, world.size, job.train.token_budget
-    plan = BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)
-    flat = FlatParameters(model, classifier.token_embedding(model))
-    kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
-    reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
-    schedule = Schedule.from_job(job.optim, total)
-    task = choose_task(job.data.task, store.label_names)
-    weights_C = class_weights(job, store, task, device)
-    loss = TrainingLoss(task, job.train.label_smoothing, weights_C)
-    step = TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
+    plan = build_plan(job, store, forward, world, device)
+    total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
+    step = build_step(job, store, forward, world, device, precision, total)
     peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
 
-    workers = f"{size} worker{'s' * (size > 1)} x {threads} threads on {device.type}"
+    workers = f"{world.size} worker{'s' * (world.size > 1)} x {threads} threads on {device.type}"
     summary = (
-        f"{job.job.name}: {job.model.name}, {flat.size:,} trained parameters, "
-        f"{len(tokens):,} examples, {total} steps of {batch_size}; {workers}, {precision}"
+        f"{job.job.name}: {job.model.name}, {step.flat.size:,} trained parameters, "
+        f"{len(plan.tokens):,} examples, {total} steps of {job.train.batch_size}; {workers}, "
+        f"{precision}"
     )
     table = store.label_table
     for line in (*loaded.notes, *table, *store.notes, *budget_notes(job, store), summary):
@@ -251,7 +224,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         precision=precision,
         tokenizer=tokenizer,
         store=store,
-        task=task,
+        task=choose_task(job.data.task, store.label_names),
         forward=forward,
         new_weights=loaded.new_weights,
         plan=plan,
@@ -259,26 +232,3 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         total_steps=total,
         peak_flops=peak,
     )
-
-
-def open_model(
-    run: TrainingRun, tokenizer: Any, store: TokenStore, device: torch.device
-) -> tuple[Loaded, Forward, str]:
-    """The model on the device, how it runs, and the precision in which it computes."""
-    job, world = run.job, run.world
-    resolve = partial(devices.resolve_precision, run.claim.precision, device)
-    precision, note = world.on_main(resolve, "run.precision")
-    prepare = partial(prepare_model, job, tokenizer, store, precision)
-    with world.progress.phase(phase_of(job.model.name, "load")):
-        loaded: Any = world.all_or_raise(prepare, "run.model")
-    model = loaded.model
-    model.to(device)
-    replica_check.check_loaded_model(world, model)
-    windows = job.data.long == WINDOWS
-    choose = partial(choose_ways, model, job.model.packed, True, windows)
-    ways = world.on_main(choose, "run.ways")
-    forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
-    key = "train.precision" if note is None else None
-    usable = partial(usable_precision, forward, tokenizer, precision, key)
-    precision, fault = world.all_or_raise(usable, "run.usable")
-    return loaded.with_notes(fault or note, padding_note), forward, precision

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "distsent"
 ENTRY_POINTS = {
     "train", "evaluate", "predict", "prepare", "report", "audit", "doctor", "next_action", "launch",
+    "plan",
 }  # fmt: skip
 BOTTOM = {"__init__", "errors", "exit_policy", "machine_errors", "storage", "lock", "versions"}
 BELOW = {  # subpackage -> what it may import, beside the bottom
@@ -31,6 +32,9 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "training": {
         "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",
         "tracking",
+    },
+    "planning": {
+        "batching", "cli", "distributed", "job", "model", "reporting", "runtime", "training",
     },
     "k8s": {"cli", "distributed", "job", "runtime"},
 }  # fmt: skip

@@ -1,0 +1,71 @@
+"""What a plan needs to know of a job: its batches, its model's size, what it does beside steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from distsent.batching.batch_plan import BatchPlan
+from distsent.distributed.world import World
+from distsent.job.job import Job
+from distsent.model import classifier
+from distsent.planning.activations import activation_bytes
+from distsent.planning.step_time import Run
+from distsent.planning.work import ModelSize, Work, count_work
+from distsent.runtime.signals import StopSignal
+from distsent.training.build import build_plan, open_model
+from distsent.training.inputs import prepare_store, prepare_tokenizer
+
+EXAMPLES = 4  # of the forward pass whose activations are counted
+
+
+@dataclass(frozen=True)
+class JobParts:
+    job: Job
+    plan: BatchPlan
+    model: ModelSize
+    layers: int
+    run: Run
+
+    def work(self, workers: int, factor: int = 1) -> Work:
+        """Of the job with batches `factor` times as large."""
+        sampler = self.plan.sampler
+        larger = replace(sampler, batch_size=factor * sampler.batch_size)
+        plan = replace(self.plan, sampler=larger, _block={})
+        return count_work(plan, self.model, workers)
+
+
+def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
+    """Opens model and token store on the CPU; writes the store if it is missing.
+
+    `precision`: float32, or bf16 for both 16-bit types: what is kept for backward is the same.
+    """
+    world, device = World(), torch.device("cpu")
+    tokenizer = prepare_tokenizer(job)
+    store = prepare_store(job, tokenizer, world, stop, None)
+    _, forward, _ = open_model(job, world, precision, tokenizer, store, device)
+    plan = build_plan(job, store, forward, world, device)
+    batch, model = plan.batch(0), forward.model
+    kept = activation_bytes(forward, batch.pack(batch.rows[:EXAMPLES]), precision)
+    size = ModelSize.of(model, classifier.token_embedding(model), kept)
+    config: Any = model.config
+    layers = getattr(config, "num_hidden_layers", None) or config.n_layers
+    work = {
+        name: plan.flops.forward(tokens.window_lengths(np.arange(len(tokens))))
+        for name, tokens in store.splits.items()
+        if name != "train"
+    }
+    watched = work["validation"] if "validation" in work else work["test"]
+    return JobParts(job, plan, size, layers, job_run(job, plan, watched, sum(work.values())))
+
+
+def job_run(job: Job, plan: BatchPlan, watched: float, final: float) -> Run:
+    sampler, every = plan.sampler, job.eval.every
+    steps = sampler.total_steps(job.train.epochs, job.train.max_steps)
+    every = sampler.steps_per_epoch if every == "epoch" else every
+    evaluations = 1 if every == "end" else -(-steps // int(every))
+    backward = 1 - 1 / plan.flops.passes
+    return Run(steps, evaluations, watched, final, job.checkpoint.every_seconds, backward)

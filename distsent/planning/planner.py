@@ -1,0 +1,104 @@
+"""From a job to predictions: counts, measures or reads, and predicts each number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from distsent.job.job import Job
+from distsent.planning import advice, calibrate
+from distsent.planning.hardware import Description, Hardware, described_hardware
+from distsent.planning.job_parts import JobParts, open_parts
+from distsent.planning.step_time import Prediction, predict
+from distsent.planning.work import Work
+from distsent.runtime import device as devices
+from distsent.runtime.signals import StopSignal
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A job on machines of one kind. `peak_memory`: measured, of the largest share that ran."""
+
+    parts: JobParts
+    hardware: Hardware
+    precision: str
+    peak_memory: int | None = None
+    _works: dict[tuple[int, int], Work] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, job: Job, asked: Sequence[int], described: Description | None, stop: StopSignal
+    ) -> Planner:
+        """Measures for about a minute unless the machines are described. Raises UserError."""
+        precision = choose_precision(job, described)
+        parts = open_parts(job, "float32" if precision == "float32" else "bf16", stop)
+        if described is not None and described.has_speed:
+            trained = parts.model.trained
+            hardware = described_hardware(described, precision, parts.layers, trained)
+            return cls(parts, hardware, precision)
+        resolved = replace(job, train=replace(job.train, precision=precision))
+        local = calibrate.local_workers()
+        shares = calibrate.shares_to_run(asked, local, job.train.batch_size)
+        messages = parts.work(1).messages
+        found = calibrate.calibrate(resolved, shares, messages, stop)
+        hardware = calibrate.measured_hardware(found, described)
+        return cls(parts, hardware, precision, found[-1].peak_memory)
+
+    def work(self, workers: int, factor: int = 1) -> Work:
+        """Counted once for each number of workers and factor of the batch size."""
+        key = workers, factor
+        if key not in self._works:
+            self._works[key] = self.parts.work(workers, factor)
+        return self._works[key]
+
+    def predict(self, workers: int, factor: int = 1) -> Prediction:
+        work, alone = self.work(workers, factor), self.work(1, factor)
+        return predict(work, alone, self.hardware, self.parts.model, self.parts.run)
+
+    def larger(self, factor: int, workers: int) -> Prediction | None:
+        """With batches `factor` times as large; None if the dataset has none."""
+        sampler = self.parts.plan.sampler
+        fits = factor * sampler.batch_size <= sampler.rows
+        return self.predict(workers, factor) if fits else None
+
+    def limit(self, asked: Sequence[int]) -> int:
+        """The number of workers beyond which more is waste."""
+        size = self.parts.job.train.batch_size
+        counts = advice.counts_to_try(asked, self.hardware, size)
+        return advice.last_worth_adding([self.predict(count) for count in counts])
+
+    def advice(self, asked: Sequence[int], limit: int) -> str:
+        predictions = [self.predict(count) for count in asked]
+        return advice.advice(predictions, limit, self.hardware, self.parts.job, self.larger)
+
+    def notes(self, predictions: Sequence[Prediction]) -> Iterator[str]:
+        """What the table rests on."""
+        job, model, run = self.parts.job, self.parts.model, self.parts.run
+        size = job.train.batch_size
+        yield (
+            f"{job.job.name}: {job.model.name}, {model.trained:,} trained parameters, "
+            f"{run.steps:,} steps of {size}, {self.precision}; on {self.hardware.name}"
+        )
+        yield from self.hardware.notes
+        yield (
+            f"time: steps, {run.evaluations} evaluations, final scores, pauses of saves, roughly; "
+            "not the start"
+        )
+        if self.peak_memory is not None:
+            measured = f"{self.peak_memory / 1e9:.2f} GB"
+            yield f"memory: of the training itself; a process here had {measured} at its peak"
+        for each in predictions:
+            if each.idle:
+                have = f"{each.workers - each.idle} of {each.workers}"
+                yield f"a batch has {size} examples: only {have} workers get any"
+
+
+def choose_precision(job: Job, described: Description | None) -> str:
+    """The job's precision; a choice that is left open is made as the machines would."""
+    asked = job.train.precision
+    if described is not None and described.has_speed:
+        return described.fastest() if asked == "auto" else asked
+    gpu = torch.cuda.is_available()
+    return devices.resolve_precision(asked, torch.device("cuda:0" if gpu else "cpu"))[0]

@@ -1,0 +1,102 @@
+"""A step's time by part, and what follows from it: a pure function of work, hardware and job.
+
+    step = compute of the slowest worker + exchange that backward does not hide + update + planning
+
+The step waits for its slowest worker, so the maximum is taken step by step, before the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distsent.planning.hardware import Hardware
+from distsent.planning.work import ModelSize, Work
+
+STATES = 16  # bytes of a trained parameter: weight, gradient, two moments
+SAVED = 12  # of these, what a checkpoint copies before training goes on
+SAVE_RATE = 3e9  # bytes per second of that copy (benchmarks/results/saves.md)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a job does beside its steps."""
+
+    steps: int
+    evaluations: int  # of the watched split
+    watched_flops: float  # forward pass over the watched split
+    final_flops: float  # over all evaluation splits, at the end
+    save_every: float  # seconds
+    backward: float = 2 / 3  # share of backward in forward and backward
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step, by part."""
+
+    compute: float
+    exchange: float
+    update: float
+    planning: float
+
+    @property
+    def seconds(self) -> float:
+        return self.compute + self.exchange + self.update + self.planning
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A job on a number of workers. `efficiency` is relative to one worker, 1.0 at best."""
+
+    workers: int
+    machines: int
+    idle: int
+    time: StepTime
+    samples_per_second: float
+    tokens_per_second: float
+    efficiency: float
+    hours: float
+    cost: float | None
+    states: float  # bytes of a worker: weights, gradients, moments
+    activations: float  # bytes that its largest micro-batch keeps for backward
+
+    @property
+    def memory(self) -> float:
+        return self.states + self.activations
+
+
+def step_time(work: Work, hardware: Hardware, backward: float = 2 / 3) -> StepTime:
+    """The parts of a step of `work.workers` workers."""
+    speed, workers = hardware.speed(work.workers), work.workers
+    compute = float(speed.compute(work.micro_batches_SR, work.flops_SR).max(axis=1).mean())
+    link = hardware.link(workers)
+    exchange = link.seconds(work.messages, workers)
+    if hardware.overlaps(workers):
+        # Only the last micro-batch's backward can hide buckets.
+        last = compute * backward / max(1.0, float(work.micro_batches_SR.max(axis=1).mean()))
+        tail = link.seconds(work.messages[-work.late :], workers)
+        exchange = max(tail, exchange - last)
+    return StepTime(compute, exchange, speed.update, work.planning)
+
+
+def predict(work: Work, alone: Work, hardware: Hardware, model: ModelSize, run: Run) -> Prediction:
+    """`alone`: the work of one worker, to which the efficiency is relative."""
+    workers, speed = work.workers, hardware.speed(work.workers)
+    time = step_time(work, hardware, run.backward)
+    one = step_time(alone, hardware, run.backward).seconds
+    evaluated = run.evaluations * run.watched_flops + run.final_flops
+    stepping = run.steps * time.seconds + evaluated * speed.flop / workers
+    saves = run.evaluations + stepping / run.save_every
+    hours = (stepping + saves * SAVED * model.trained / SAVE_RATE) / 3600
+    return Prediction(
+        workers=workers,
+        machines=hardware.machines(workers),
+        idle=work.idle,
+        time=time,
+        samples_per_second=work.examples / time.seconds,
+        tokens_per_second=work.tokens / time.seconds,
+        efficiency=one / (workers * time.seconds),
+        hours=hours,
+        cost=None if hardware.price is None else hardware.price * workers * hours,
+        states=STATES * model.trained + 4 * model.frozen,
+        activations=model.activation_bytes * work.most_tokens,
+    )

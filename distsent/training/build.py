@@ -1,0 +1,84 @@
+"""The parts of a training that know nothing of its run folder: model, batch plan, training step."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from distsent.batching.batch_plan import BatchPlan
+from distsent.batching.flops import count_flops
+from distsent.batching.sampler import BatchSampler
+from distsent.data.tokens.long_texts import WINDOWS
+from distsent.data.tokens.store import TokenStore
+from distsent.distributed.progress import phase_of
+from distsent.distributed.world import World
+from distsent.evaluation.tasks.choose import choose_task
+from distsent.job.job import Job
+from distsent.model import classifier
+from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
+from distsent.model.half_precision import usable_precision
+from distsent.model.weights import Loaded
+from distsent.runtime import device as devices
+from distsent.training import replica_check
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.inputs import class_weights, prepare_model
+from distsent.training.optimizer import Schedule
+from distsent.training.reducer import GradientReducer
+from distsent.training.train_step import TrainingLoss, TrainStep
+
+
+def open_model(
+    job: Job, world: World, requested: str, tokenizer: Any, store: TokenStore, device: torch.device
+) -> tuple[Loaded, Forward, str]:
+    """The model on the device, how it runs, and the precision in which it computes.
+
+    `requested`: the job's precision, or what an earlier start of the run made of it.
+    """
+    resolve = partial(devices.resolve_precision, requested, device)
+    precision, note = world.on_main(resolve, "run.precision")
+    prepare = partial(prepare_model, job, tokenizer, store, precision)
+    with world.progress.phase(phase_of(job.model.name, "load")):
+        loaded: Any = world.all_or_raise(prepare, "run.model")
+    model = loaded.model
+    model.to(device)
+    replica_check.check_loaded_model(world, model)
+    windows = job.data.long == WINDOWS
+    choose = partial(choose_ways, model, job.model.packed, True, windows)
+    ways = world.on_main(choose, "run.ways")
+    forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
+    key = "train.precision" if note is None else None
+    usable = partial(usable_precision, forward, tokenizer, precision, key)
+    precision, fault = world.all_or_raise(usable, "run.usable")
+    return loaded.with_notes(fault or note, padding_note), forward, precision
+
+
+def build_plan(
+    job: Job, store: TokenStore, forward: Forward, world: World, device: torch.device
+) -> BatchPlan:
+    """All batches of the job, as this worker sees them."""
+    tokens = store.splits["train"]
+    sampler = BatchSampler(len(tokens), job.train.batch_size, job.seeds[0])
+    flops = count_flops(forward.model.config, frozen=job.adapter.kind != "none")
+    added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
+    rank, size, budget = world.rank, world.size, job.train.token_budget
+    return BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)
+
+
+def build_step(
+    job: Job,
+    store: TokenStore,
+    forward: Forward,
+    world: World,
+    device: torch.device,
+    precision: str,
+    total_steps: int,
+) -> TrainStep:
+    """The training step. It takes over the model's parameters."""
+    flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
+    kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
+    reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
+    schedule = Schedule.from_job(job.optim, total_steps)
+    task = choose_task(job.data.task, store.label_names)
+    weights_C = class_weights(job, store, task, device)
+    loss = TrainingLoss(task, job.train.label_smoothing, weights_C)
+    return TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)

@@ -1,0 +1,336 @@
+"""plan: what it counts is what a training does; its formulas by hand values; its mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distsent import plan
+from distsent.batching.batch_plan import BatchPlan
+from distsent.batching.flops import count_flops
+from distsent.batching.sampler import BatchSampler
+from distsent.errors import UserError
+from distsent.job import load_job
+from distsent.model.classifier import token_embedding
+from distsent.model.forward import PackedForward
+from distsent.planning import advice
+from distsent.planning.activations import activation_bytes
+from distsent.planning.calibrate import shares_to_run
+from distsent.planning.fit import fit_times
+from distsent.planning.hardware import Hardware, describe, presets, read_hardware
+from distsent.planning.link import TREE, Exchange, Link, fit_link, slower
+from distsent.planning.speed import Share, Speed, fit_speed
+from distsent.planning.step_time import Prediction, Run, StepTime, predict, step_time
+from distsent.planning.work import ModelSize, Work, count_work
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.reducer import GradientReducer
+from tests import fixtures, systems, tiny_models
+from tests.single.test_reducer import RecordingWorld
+
+LINK = Link(latency=1e-3, bandwidth=1e9)
+
+
+def batches(rows: int = 40, size: int = 8, budget: int = 60, windows: bool = False) -> BatchPlan:
+    tokens = tiny_models.windowed(rows) if windows else tiny_models.tokens(rows)
+    flops = count_flops(tiny_models.encoder("bert").config)
+    sampler, cpu = BatchSampler(rows, size, seed=3), torch.device("cpu")
+    return BatchPlan(tokens, sampler, flops, 0, 1, budget, cpu)
+
+
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("rows", [40, 45, 5])  # the last batch may be a shorter one
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 20])
+def test_shares_are_those_that_workers_train(workers: int, rows: int, windows: bool) -> None:
+    whole, model = batches(rows, windows=windows), ModelSize(1000, 0, 0, 0, 1.0)
+    work = count_work(whole, model, workers)
+    steps = whole.sampler.steps_per_epoch
+    assert work.flops_SR.shape == work.micro_batches_SR.shape == (steps, workers)
+    largest = 0
+    for rank in range(workers):
+        own = whole.for_worker(rank, workers)
+        for step in range(steps):
+            batch = own.batch(step)
+            assert work.micro_batches_SR[step, rank] == len(batch.micro_rows)
+            lengths = [own.tokens.window_lengths(rows) for rows in batch.micro_rows]
+            expected = sum(map(own.flops.training, lengths))
+            assert work.flops_SR[step, rank] == pytest.approx(expected)
+            largest = max([largest, *(int(each.sum()) for each in lengths)])
+    assert work.most_tokens == largest and work.planning > 0
+    assert work.examples * steps == pytest.approx(rows)
+    assert work.tokens * steps == pytest.approx(whole.tokens.lengths().sum())
+    assert work.idle == max(0, workers - min(8, rows))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_messages_are_those_that_a_reducer_sends(frozen: bool) -> None:
+    model, whole = tiny_models.encoder("bert"), batches(rows=8)
+    embedding = token_embedding(model)
+    embedding.weight.requires_grad_(not frozen)
+    size = ModelSize.of(model, embedding, 1.0)
+    reducer = GradientReducer(RecordingWorld(), FlatParameters(model, embedding))
+    reducer.reduce(whole.batch(0).token_ids)
+    assert sum(count_work(whole, size, 2).messages) == reducer.sent
+    assert size.frozen == (embedding.weight.numel() if frozen else 0)
+
+
+def test_activations_are_what_backward_needs() -> None:
+    model, batch = tiny_models.encoder("bert", dropout=0.1), batches().batch(0)
+    packed = batch.pack(batch.rows[:4])
+    found = activation_bytes(PackedForward(model), packed, "float32")
+    deeper = tiny_models.encoder("bert", dropout=0.1, layers=4)
+    layer = (activation_bytes(PackedForward(deeper), packed, "float32") - found) / 2
+    width, inner = 32, 64
+    # At least the inputs of a layer's six products; at most several times that.
+    least = 4 * (4 * width + inner)
+    assert least < layer < 8 * least
+    assert found > layer
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "workers", "hops"),
+    [("ring", 2, 2), ("ring", 8, 14), (TREE, 2, 2), (TREE, 8, 6), (TREE, 5, 6), (TREE, 4096, 24)],
+)
+def test_an_all_reduce_by_hand(algorithm: str, workers: int, hops: int) -> None:
+    link = replace(LINK, algorithm=algorithm)
+    messages = (3e6, 1e6)
+    by_bytes = 2 * (workers - 1) / workers * 4e6 / 1e9
+    assert link.seconds(messages, workers) == pytest.approx(2 * hops * 1e-3 + by_bytes)
+    shared = replace(link, shared=2e9)  # all links together
+    more = 2 * (workers - 1) * 4e6 / 2e9
+    assert shared.seconds(messages, workers) - link.seconds(messages, workers) == pytest.approx(
+        more
+    )
+    assert link.seconds(messages, 1) == 0
+    assert slower(LINK, Link(2e-3, 5e8)) == Link(2e-3, 5e8)
+
+
+def test_fits_find_the_parts_again() -> None:
+    true = Link(latency=2e-4, bandwidth=3e9, shared=8e9)
+    sizes = [(4e3, 4e3), (1e6, 4e3), (16e6, 16e6, 3e6)]
+    measured = [Exchange(m, r, true.seconds(m, r)) for m in sizes for r in (2, 4, 8)]
+    found = fit_link(measured)
+    for name in ("latency", "bandwidth", "shared"):
+        assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-6)
+    speed = Speed(update=0.02, micro_batch=0.01, flop=1e-10)
+    shares = [(0, 0.0), (1, 1e9), (1, 4e9), (2, 9e9)]
+    timed = [Share(m, f, 0.02 + float(speed.compute(np.array(m), np.array(f)))) for m, f in shares]
+    found_speed = fit_speed(timed)
+    assert [found_speed.update, found_speed.micro_batch, found_speed.flop] == pytest.approx(
+        [0.02, 0.01, 1e-10]
+    )
+
+
+def test_no_fitted_part_is_negative() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        parts = rng.random((6, 3)) * [1, 1e6, 1e9]
+        found = fit_times(parts, rng.random(6) + 0.1)
+        assert min(found) >= 0 and max(found) > 0
+
+
+def work(workers: int, flops: float = 1e9, micro: float = 1.0, bytes_: float = 0.0) -> Work:
+    shape = (3, workers)
+    sizes = np.full(shape, micro), np.full(shape, flops / workers)
+    return Work(*sizes, 8.0, 80.0, (bytes_, 8.0), 2, 10, 0.001)
+
+
+def machines(gpu: bool = False, per_machine: int = 4, **keys: object) -> Hardware:
+    speed = Speed(update=0.01, micro_batch=0.02, flop=1e-9)
+    between = Link(latency=2e-3, bandwidth=1e8)
+    return Hardware("m", {per_machine: speed}, per_machine, LINK, between, gpu, **keys)  # type: ignore[arg-type]
+
+
+def test_a_step_by_hand() -> None:
+    one = step_time(work(1), machines())
+    assert one == StepTime(compute=pytest.approx(1.02), exchange=0, update=0.01, planning=0.001)
+    # Within a machine of CPUs nothing is hidden: the cores that move bytes are those that compute.
+    here = step_time(work(2, bytes_=1e9), machines())
+    assert here.exchange == pytest.approx(LINK.seconds((1e9, 8.0), 2))
+    # Between machines, the slower link counts. Nothing hides the last two messages.
+    there = step_time(work(8, bytes_=4e8), machines())
+    both = Link(2e-3, 1e8).seconds((4e8, 8.0), 8)
+    assert there.exchange == pytest.approx(both)
+    # Backward, two thirds of the compute, hides the others.
+    many = replace(work(8), messages=(1e7, 1e7, 1e6, 8.0))
+    hidden = step_time(many, machines())
+    whole = Link(2e-3, 1e8)
+    expected = max(
+        whole.seconds(many.messages[-2:], 8),
+        whole.seconds(many.messages, 8) - hidden.compute * 2 / 3,
+    )
+    assert hidden.exchange == pytest.approx(expected) and hidden.exchange < both
+
+
+def test_a_step_waits_for_its_slowest_worker_each_time() -> None:
+    uneven = work(2)
+    flops = np.array([[4e8, 6e8], [7e8, 3e8], [5e8, 5e8]])
+    found = step_time(replace(uneven, flops_SR=flops), machines())
+    assert found.compute == pytest.approx(0.02 + (0.6 + 0.7 + 0.5) / 3)
+
+
+def test_a_prediction_adds_up() -> None:
+    run = Run(steps=100, evaluations=2, watched_flops=1e9, final_flops=3e9, save_every=1e9)
+    model = ModelSize(trained=10**6, frozen=10**5, embedding=0, width=0, activation_bytes=100.0)
+    found = predict(work(4), work(1), machines(price=3.0), model, run)
+    seconds = found.time.seconds
+    assert found.efficiency == pytest.approx(step_time(work(1), machines()).seconds / 4 / seconds)
+    assert found.samples_per_second == pytest.approx(8 / seconds)
+    assert found.tokens_per_second == pytest.approx(80 / seconds)
+    expected = 100 * seconds + 5e9 * 1e-9 / 4 + 2 * 12e6 / 3e9
+    assert found.hours == pytest.approx(expected / 3600, rel=1e-4)
+    assert found.cost == pytest.approx(3 * 4 * found.hours)
+    assert found.memory == 16e6 + 4e5 + 100 * 10
+
+
+def prediction(workers: int, speed: float, memory: float = 1e9) -> Prediction:
+    efficiency = speed / workers / 10
+    time = StepTime(1.0, 0.0, 0.0, 0.0)
+    return Prediction(
+        workers, 1, 0, time, speed, speed, efficiency, 1.0, None, memory / 2, memory / 2
+    )
+
+
+def test_where_waste_begins() -> None:
+    """Each added worker must add half of what the first one does."""
+    speeds = {1: 10.0, 2: 19.0, 4: 30.0, 8: 49.0, 16: 55.0}  # gains per worker: 9, 5.5, 4.75, 0.75
+    found = [prediction(*pair) for pair in speeds.items()]
+    assert advice.last_worth_adding(found) == 4
+    assert advice.last_worth_adding(found[:1]) == 1
+    assert advice.last_worth_adding(found[:3]) == 4
+    assert advice.counts_to_try([3, 64], machines(), 16) == [1, 2, 3, 4, 8, 16, 64]
+    both = replace(machines(), speeds=dict.fromkeys((1, 4), machines().speeds[4]))
+    assert advice.counts_to_try([64], both, 16) == [1, 4, 8, 16, 64]
+
+
+def test_one_line_of_advice() -> None:
+    job = load_job(None, ["train.batch_size=32", "optim.lr=1e-3", "data.max_length=64"])
+    asked = [prediction(1, 10), prediction(16, 40)]
+
+    def larger(factor: int, workers: int) -> Prediction | None:
+        return prediction(workers, 40.0 * factor) if factor <= 8 else None
+
+    line = advice.advice(asked, 4, machines(), job, larger)
+    assert "at most 4 for batches of 32" in line
+    assert "train.batch_size=64 optim.lr=0.0014" in line and "50%" in line
+    line = advice.advice(asked, 4, machines(), job, lambda *_: None)
+    assert line.endswith("the dataset has no batches for 16")
+    assert "worth it" in advice.advice(asked, 16, machines(), job, larger)
+    small = machines(memory=0.8e9)
+    assert "train.token_budget=4096 fits" in advice.advice(asked, 4, small, job, larger)
+    assert "adapter.kind=lora" in advice.advice(asked, 4, machines(memory=3e8), job, larger)
+
+
+def test_shares_are_run_by_as_many_workers_as_share_a_machine() -> None:
+    assert shares_to_run([1, 2, 8, 64, 512], 2, 64) == {1: [1, 4, 16, 64], 2: [2, 8, 32, 64]}
+    assert shares_to_run([64], 8, 64) == {1: [1, 4, 16, 64], 8: [8, 32, 64]}
+    assert shares_to_run([1], 1, 1) == {1: [1]}
+    assert shares_to_run([4], 4, 2) == {1: [1], 4: [4]}
+
+
+def test_presets_are_complete_and_say_where_their_numbers_are_from() -> None:
+    for name in presets():
+        found = read_hardware(name)
+        assert found.has_speed and found.values["sources"]
+        for precision in found.values["peak_flops"]:
+            speed = found.speed(precision, 12, 10**8)
+            assert 0 < speed.flop < 1e-9 and 0 < speed.update < 10
+        assert found.fastest() in found.values["peak_flops"]
+    with pytest.raises(UserError, match=r"peak_flops has no bf16: train\.precision is"):
+        read_hardware("v100").speed("bf16", 12, 1)
+
+
+PRESET = presets()["a100"]
+NET = {"latency": 1e-5, "bandwidth": 1e9}
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({**PRESET, "peak": 1}, "unknown key peak; known: about, "),
+        ({key: PRESET[key] for key in PRESET if key != "achieved"}, "achieved is missing"),
+        ({key: PRESET[key] for key in PRESET if key != "between"}, "between is missing"),
+        ({**PRESET, "achieved": {"bf16": 1.5}}, "achieved.bf16 = 1.5: expected a number > 0, at"),
+        ({**PRESET, "achieved": 0.3}, "achieved: expected a table such as achieved = {"),
+        ({**PRESET, "peak_flops": {"int8": 1e12}}, "unknown key peak_flops.int8; known: float32"),
+        ({**PRESET, "gpu": "yes"}, "gpu = yes: expected true or false"),
+        ({**PRESET, "memory": -1}, "memory = -1: expected a number > 0"),
+        ({**PRESET, "memory": True}, "memory = True: expected a number > 0"),
+        ({**PRESET, "workers_per_machine": 1.5}, "expected a whole number from 1"),
+        ({**PRESET, "price": math.nan}, "price = nan: expected a number > 0"),
+        ({**PRESET, "within": {"latency": 1e-5}}, "within.bandwidth is missing"),
+        ({"between": {**NET, "speed": 1}}, "unknown key between.speed; known: latency"),
+        ({"between": {**NET, "algorithm": "star"}}, "algorithm = 'star': expected \"ring\" or"),
+        ({"between": "fast"}, "between: expected a table such as between = {"),
+        ({}, "between is missing"),
+    ],
+)
+def test_a_wrong_description_is_one_line(found: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        describe("mine.toml", found)
+    assert len(caught.value.lines) == 1, caught.value.lines
+    assert caught.value.lines[0].startswith("mine.toml: ") and line in caught.value.lines[0]
+
+
+def test_a_file_may_describe_the_network_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("price = 2\n[between]\nlatency = 1e-5\nbandwidth = 3e9\n")
+    found = read_hardware(str(file))
+    assert not found.has_speed and found.between == Link(1e-5, 3e9)
+    file.write_text("= 3")
+    with pytest.raises(UserError, match=r"mine\.toml: not TOML"):
+        read_hardware(str(file))
+    with pytest.raises(UserError, match="no such file; did you mean a100"):
+        read_hardware("a1000")
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "two", "", "1,", "1,,2", "1.5", "1e3", "²", "99999999999", "1;2"]
+)
+def test_wrong_numbers_of_workers_are_one_line(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan.main([f"--workers={text}"])
+    assert len(caught.value.lines) == 1 and caught.value.code == 2
+    assert f"--workers {text}" in str(caught.value) and "e.g. 1,2,8,64" in str(caught.value)
+
+
+def test_a_plan_for_described_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = fixtures.corpus(tmp_path / "data", train=60, validation=20, test=40)
+    encoder = systems.encoder(tmp_path / "encoder", "bert")
+    words = [
+        f"data.source={source}", f"model.name={encoder}", "data.max_length=40",
+        "train.batch_size=8", "run.dir=runs", "job.name=planned", "train.precision=auto",
+    ]  # fmt: skip
+    asked = ["--workers", "64,1, 2,8", "--hardware", "a100"]
+    assert plan.main([*words, *asked, "--json", "--picture", "plan.png"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["workers"] for each in found] == [1, 2, 8, 64]
+    for each in found:
+        assert each["step_seconds"] == pytest.approx(sum(each["parts"].values()))
+        assert each["samples_per_second"] * each["step_seconds"] == pytest.approx(7.5)
+        assert not each["measured"] and each["memory_bytes"] > 0
+    assert found[0]["efficiency"] == pytest.approx(1) and found[1]["efficiency"] < 1
+    assert [each["workers_without_examples"] for each in found] == [0, 0, 0, 56]
+    assert found[3]["machines"] == 8 and not found[3]["worth_it"]
+    assert Path("plan.png").stat().st_size > 10_000
+    assert not Path("runs/planned").exists()
+    assert plan.main([*words, *asked]) == 0
+    out = capsys.readouterr().out
+    assert "not measured: computed from a description" in out and "source: NVIDIA" in out
+    assert "only 8 of 64 workers get any" in out and "advice: take at most" in out
+    assert len([line for line in out.splitlines() if line.startswith("|")]) == 6
+    with pytest.raises(UserError, match="cannot be written"):
+        plan.main([*words, *asked, "--picture", "none/plan.png"])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match="start it alone"):
+        plan.main(words)
