@@ -120,7 +120,7 @@ def test_each_label_has_its_temperature_and_threshold(world: World, np: int) -> 
     for key in ("ece_before", "ece_after"):
         assert result["calibration"][key] == pytest.approx(one["calibration"][key], abs=1e-4)
     assert result["thresholds"]["f1_macro"] == one["thresholds"]["f1_macro"]
-    truth, scores = saved["labels"].numpy(), saved["logits"].sigmoid().numpy()
+    truth, scores = saved["labels"].numpy(), saved["logits"].sigmoid().double().numpy()
     for threshold, y, s in zip(thresholds, truth.T, scores.T, strict=True):
         precision, recall, _ = sklearn.precision_recall_curve(y, s)
         best = max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
