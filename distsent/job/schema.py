@@ -27,13 +27,8 @@ positive = number("> 0")
 non_negative = number(">= 0")
 fraction = number(">= 0", "< 1")
 words = list_of(text, "a list of words")
-files = either(
-    text,
-    either(
-        list_of(text, "a list of paths"),
-        table_of(text, "a table from classes, or from `text` and `label`, to paths"),
-    ),
-)
+by_class = table_of(text, "a table from classes, or from `text` and `label`, to paths")
+files = either(text, either(list_of(text, "a list of paths"), by_class))
 JOB_NAME = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a name of letters, digits, . _ and -")
 TRACKER = choice("mlflow", "wandb", "trackio")
 SEED = integer(">= 0", "<= 4294967295")
