@@ -97,10 +97,12 @@ def train_folds(
     run: FinishedRun, job: Job, count: int, world: World, stop: StopSignal
 ) -> list[Fold]:
     """Train a run without each of `count` parts of the train rows, on all workers."""
+    import numpy as np
+
     from distsent.training.session import TrainingRun
 
     parts = world.on_main(lambda: write_folds(run, job, count), "audit.folds")
-    folds = [Fold(rows, fold_job(run, job, i, count)) for i, rows in enumerate(parts)]
+    folds = [Fold(np.array(rows), fold_job(run, job, i, count)) for i, rows in enumerate(parts)]
     for fold in folds:
         TrainingRun(fold.job, world, stop).train()
     return folds
@@ -131,7 +133,7 @@ def fold_folder(run: FinishedRun, i: int, count: int) -> Path:
     return path.with_name(f"{path.name}-audit") / f"{i + 1}of{count}"
 
 
-def write_folds(run: FinishedRun, job: Job, count: int) -> list[np.ndarray]:
+def write_folds(run: FinishedRun, job: Job, count: int) -> list[list[int]]:
     """Write the dataset of each fold, and return its rows of train. Equal texts stay together."""
     import numpy as np
 
@@ -151,7 +153,7 @@ def write_folds(run: FinishedRun, job: Job, count: int) -> list[np.ndarray]:
             for name, rows in (("train", folds != i), ("test", folds == i)):
                 kept = "".join(f"{lines[row]}\n" for row in np.flatnonzero(rows))
                 write_text(folder / f"{name}.jsonl", kept)
-    return [np.flatnonzero(folds == i) for i in range(count)]
+    return [np.flatnonzero(folds == i).tolist() for i in range(count)]
 
 
 def draw_folds(labels: np.ndarray, hashes: np.ndarray, count: int) -> np.ndarray:

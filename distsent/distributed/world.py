@@ -129,7 +129,8 @@ class World:
         return tensor
 
     def _allgather_object(self, value: T, name: str) -> list[T]:
-        return [value]
+        # As between workers: what cannot travel fails in one process, too, and tuples become lists.
+        return [json.loads(json.dumps(value))]
 
 
 def difference(a: Any, b: Any, name: str = "") -> tuple[str, str]:
