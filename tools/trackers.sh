@@ -10,7 +10,7 @@ if [ ! -e "$venv/.complete" ]; then
     .venv/bin/python -m venv "$venv"
     .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
         >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-    "$venv/bin/python" -m pip install --quiet 'mlflow>=3' 'wandb>=0.19' 'trackio>=0.20'
+    "$venv/bin/python" -m pip install --quiet mlflow==3.17.2 wandb==0.31.0 trackio==0.43.0
     touch "$venv/.complete"
 fi
 PYTHONPATH=$PWD exec "$venv/bin/python" -m pytest -rs tests/single/test_real_trackers.py "$@"

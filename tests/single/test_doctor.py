@@ -50,8 +50,8 @@ GIB = 2**30
         (doctor.check_horovod(MISSING, 0), WARN, "torch's transport"),
         (doctor.check_horovod(BROKEN, 0), FAIL, "another torch"),
         (doctor.check_combination("0.28.1", "2.13.0+cpu", "3.11.7"), OK, "2.13.0+cpu"),
-        (doctor.check_combination("0.28.1", "2.14.0", "3.11.7"), WARN, "not tried together"),
-        (doctor.check_combination("0.28.1", "2.13.0", "3.12.1"), WARN, "Python 3.12.1"),
+        (doctor.check_combination("0.28.1", "2.15.0", "3.11.7"), WARN, "not tried together"),
+        (doctor.check_combination("0.28.1", "2.13.0", "3.14.1"), WARN, "Python 3.14.1"),
         (doctor.check_mpirun(OPEN_MPI_4, {}), OK, "4.1.8"),
         (doctor.check_mpirun(OPEN_MPI_5, {}), WARN, "Open MPI 4.1"),
         (

@@ -108,7 +108,7 @@ def test_csv_and_json_hold_the_plain_numbers(finished: Path, capsys) -> None:
 
 def test_calibration_and_decisions_have_a_line_per_run_and_target(finished: Path, capsys) -> None:
     text = reported(capsys, finished / "plain", finished / "lora")
-    runs, tables = ("plain", "lora"), text.partition("Calibration: a temperature")[2].split("\n\n")
+    runs, tables = ("plain", "lora"), text.partition("Calibration: temperatures")[2].split("\n\n")
     calibrations, decisions = (
         [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
         for table in (tables[1], tables[3])
