@@ -30,8 +30,7 @@ from distsent.runtime.slurm_probe import Check, run_command
 OK, WARN, FAIL = "ok", "warn", "fail"
 # Horovod, torch and Python that worked together in tools/try_horovod.sh.
 TRIED = {
-    *(("0.28.1", torch, python) for torch in ("2.13", "2.14") for python in ("3.11", "3.13")),
-    ("0.28.1", "2.14", "3.12"),
+    ("0.28.1", torch, python) for torch in ("2.13", "2.14") for python in ("3.11", "3.12", "3.13")
 }
 
 # Each library is imported in a process of its own, because a broken MPI aborts its process.

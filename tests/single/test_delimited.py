@@ -57,6 +57,20 @@ def test_two_quotes_far_apart_never_make_one_row_of_many(tmp_path: Path):
         assert 'data.quoting = "csv" reads 10 rows, "none"' in line
 
 
+@pytest.mark.parametrize(
+    ("mark", "signs"), [("|", "!"), ("|", "\b"), ("|", "-_-"), ("||", ""), (" ||| ", "")]
+)
+def test_signs_that_end_each_text_are_no_part_of_the_delimiter(
+    tmp_path: Path, mark: str, signs: str
+):
+    lines = (f"{sentence(i)}{signs}{mark}{'ab'[i % 2]}\n" for i in range(9))
+    path = write(tmp_path / "x.txt", f"text{signs}{mark}label\n{''.join(lines)}")
+    rows, _ = read(path, format="csv")
+    assert [row[f"text{signs}"] for row in rows.values()] == [
+        f"{sentence(i)}{signs}" for i in range(9)
+    ]
+
+
 def test_what_a_run_has_read_decides_what_a_file_leaves_open(tmp_path: Path):
     open_ = write(tmp_path / "x.csv", 'text,label\nplain,a\n"Nice",b\n')
     clear = write(tmp_path / "y.csv", 'text,label\nplain,a\n"Nice, so",b\n')

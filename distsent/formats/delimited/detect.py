@@ -15,6 +15,7 @@ from distsent.formats.delimited.unusual import signs, way_out
 
 _ESCAPED = r"[\\NnrtbfvZ0]"  # what databases write behind a backslash
 COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
+_BARS = re.compile(r"\s?\|.*\|\s?")  # ||, |||: in "good!|pos" the ! belongs to the text
 
 
 def detect(asked: Asked) -> Evidence:
@@ -131,7 +132,7 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
     spaced = [f"{m} " for m in common if all(head.split(f"{m} "))]
     spaced = [mark for mark in spaced if head.count(mark) == head.count(mark[0])]
     rare = [mark for mark in RARE if mark in head and all(head.split(mark))]
-    rare += (mark for mark in signs(head) if "|" in mark)
+    rare += filter(_BARS.fullmatch, signs(head))
     return [*spaced, *common, *rare] if common else [asked.default, *rare]
 
 
