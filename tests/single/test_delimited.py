@@ -71,6 +71,12 @@ def test_signs_that_end_each_text_are_no_part_of_the_delimiter(
     ]
 
 
+def test_a_delimiter_in_quotes_does_not_hide_the_blank_after_another(tmp_path: Path):
+    path = write(tmp_path / "x.csv", '"good;bad"; "label"\n' + '"a"; "pos"\n' * 9)
+    rows, _ = read(path)
+    assert rows[9] == {"good;bad": "a", "label": "pos"}
+
+
 def test_what_a_run_has_read_decides_what_a_file_leaves_open(tmp_path: Path):
     open_ = write(tmp_path / "x.csv", 'text,label\nplain,a\n"Nice",b\n')
     clear = write(tmp_path / "y.csv", 'text,label\nplain,a\n"Nice, so",b\n')

@@ -15,6 +15,7 @@ from distsent.formats.delimited.unusual import signs, way_out
 
 _ESCAPED = r"[\\NnrtbfvZ0]"  # what databases write behind a backslash
 COMMON, RARE = ",;\t|", "@~^\x01"  # delimiters
+_QUOTED = re.compile(r'"[^"]*"')
 _BARS = re.compile(r"\s?\|.*\|\s?")  # ||, |||: in "good!|pos" the ! belongs to the text
 
 
@@ -130,7 +131,8 @@ def _delimiters(asked: Asked, end: str) -> list[str]:
     head = _head(asked.lines(end), asked.options.escapechar)
     common = [mark for mark in COMMON if mark in head]
     spaced = [f"{m} " for m in common if all(head.split(f"{m} "))]
-    spaced = [mark for mark in spaced if head.count(mark) == head.count(mark[0])]
+    outside = _QUOTED.sub("", head)
+    spaced = [mark for mark in spaced if outside.count(mark) == outside.count(mark[0])]
     rare = [mark for mark in RARE if mark in head and all(head.split(mark))]
     rare += filter(_BARS.fullmatch, signs(head))
     return [*spaced, *common, *rare] if common else [asked.default, *rare]
