@@ -76,9 +76,8 @@ def _quoted_or_letters(asked: Asked, quoted: Evidence, letters: Evidence) -> Evi
 
 def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
     """The reading whose delimiter is right."""
-    by_mark = {e.dialect.delimiter: e for e in chosen}
     several = any(e.width > 1 for e in chosen)
-    quoted = any(e.dialect.quotechar and e.quotes.quoted for e in chosen)
+    by_mark = {e.dialect.delimiter: e for e in chosen if e.width > 1 or not several}
     for mark in [*by_mark]:
         if any(mark in other.strip() != mark for other in by_mark):
             del by_mark[mark]  # a part of a longer one: of |||
@@ -88,10 +87,10 @@ def one_delimiter(asked: Asked, chosen: Sequence[Evidence]) -> Evidence:
             before_quotes = by_mark[spaced].quotes.quoted > by_mark[mark].quotes.quoted
             enough = asked.has_header or before_quotes or by_mark[mark].rows >= FEW
             del by_mark[mark if enough else spaced]
+    quoted = any(e.dialect.quotechar and e.quotes.quoted for e in by_mark.values())
     for mark, found in [*by_mark.items()]:
         # Quotes around fields are better evidence than letters that separate parts of them
-        torn = quoted and found.dialect.quotechar is None and found.quotes.opening
-        if torn or (several and found.width == 1):
+        if quoted and found.dialect.quotechar is None and found.quotes.opening:
             del by_mark[mark]
     if len(by_mark) == 1:
         return next(iter(by_mark.values()))
