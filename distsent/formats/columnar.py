@@ -55,9 +55,10 @@ class ColumnarReader(Reader):
             self.schema, self.rows = self._open_table(self._file)
         except UserError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, MemoryError) as error:
             self._file.close()
-            why = one_line(str(error)).rstrip(".")[:80]
+            # A damaged length asks for any number of bytes
+            why = one_line(str(error)).rstrip(".")[:80] or "it asks for too much memory"
             raise UserError(f"{self.name}: not {self.format}, or damaged ({why})") from None
         self.resolved["compression"] = source.compression
         self.columns = self.schema.names

@@ -47,7 +47,7 @@ def readable(name: str) -> Iterator[None]:
     """Errors of reading the file called `name` become one line."""
     try:
         yield
-    except (OSError, pa.ArrowException, NotImplementedError, *_DAMAGE) as error:
+    except (OSError, MemoryError, pa.ArrowException, NotImplementedError, *_DAMAGE) as error:
         line = getattr(error, "strerror", None) or (str(error) or type(error).__name__)
         why = f"cannot be read ({one_line(line).rstrip('.')[:80]})"
         # EINVAL: a damaged archive leads to a place before its beginning
