@@ -11,6 +11,7 @@ from distsent.evaluation.calibration import BINS
 from distsent.evaluation.intervals import middle, resampled_sums
 from distsent.evaluation.tasks.multi_label import f1_averages, label_counts, sigmoid
 from distsent.reporting.markdown import markdown_table
+from distsent.reporting.tasks.matrix import draw_matrix
 from distsent.reporting.tasks.paired import bootstrap_p, holm, mcnemar
 from distsent.reporting.tasks.task_report import MAX_NAMES, TaskReport
 
@@ -77,16 +78,10 @@ class MultiLabelReport(TaskReport):
         for axes in grid[len(names) :]:
             axes.axis("off")
         for axes, name, matrix in zip(grid, names, scores["confusion"], strict=False):
-            cells = np.asarray(matrix)
-            shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
-            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            draw_matrix(axes, np.asarray(matrix), "x-small")
             axes.set_title(name, fontsize="small")
             axes.set_xticks([0, 1], ["no", "yes"], fontsize="x-small")
             axes.set_yticks([0, 1], ["no", "yes"], fontsize="x-small")
-            for row, column in np.ndindex(2, 2):
-                color = "white" if shares[row, column] > 0.5 else "black"
-                style: Any = {"ha": "center", "va": "center", "color": color, "fontsize": "x-small"}
-                axes.text(column, row, f"{cells[row, column]:,}", **style)
         return figure
 
     def label(self, label: np.ndarray) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from distsent.evaluation.calibration import BINS
 from distsent.evaluation.intervals import middle, resampled_counts
 from distsent.evaluation.tasks.single_label import scores_of_counts, softmax
+from distsent.reporting.tasks.matrix import draw_matrix
 from distsent.reporting.tasks.paired import bootstrap_p, mcnemar
 from distsent.reporting.tasks.task_report import MAX_NAMES, TaskReport
 
@@ -82,21 +83,15 @@ class SingleLabelReport(TaskReport):
         from matplotlib.figure import Figure
 
         cells, names = np.asarray(scores["confusion"]), self.task.names
-        shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
         side = min(16.0, 2.5 + 0.8 * len(names))
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        draw_matrix(axes, cells, "small", numbers=len(names) <= 20)
         axes.set(title=title, xlabel="predicted", ylabel="true")
         named = range(0, len(names), -(-len(names) // MAX_NAMES))
         shown = [names[i] for i in named]
         axes.set_xticks(named, shown, rotation=45, ha="right")
         axes.set_yticks(named, shown)
-        if len(names) <= 20:
-            for row, column in np.ndindex(*cells.shape):
-                color = "white" if shares[row, column] > 0.5 else "black"
-                style: Any = {"ha": "center", "va": "center", "color": color, "fontsize": "small"}
-                axes.text(column, row, f"{cells[row, column]:,}", **style)
         return figure
 
     def label(self, label: int) -> str:
