@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from distsent import cli
 from distsent.distributed.launchers import init_world
-from distsent.errors import FINISHED, Stopped, UserError
+from distsent.errors import FINISHED, UserError
 from distsent.job import Job, load_saved_job
 from distsent.job.schema import DataSection
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_text
-from distsent.runtime.signals import StopSignal
+from distsent.runtime.signals import StopSignal, resumable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,15 +54,10 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--folds {options.folds}: {problem}; without it, texts are checked")
     stop = StopSignal()
     world = init_world(job.run.transport, job.run.interface)
-    try:
+    with resumable(world, stop):
         folds = train_folds(run, job, options.folds, world, stop) if options.folds else []
         if world.is_main:
             report(run, job, folds, Path(options.out or run.folder.path / "audit.jsonl"))
-    except Stopped as error:
-        raise Stopped(f"{error}; run the same command again to resume") from None
-    finally:
-        world.shutdown()
-        stop.ignore_further()
     return FINISHED
 
 

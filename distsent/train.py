@@ -12,11 +12,11 @@ from distsent import cli
 from distsent.distributed.launchers import find_launch, init_world, is_main_process
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.distributed.world import World
-from distsent.errors import FINISHED, Stopped, UserError
+from distsent.errors import FINISHED, UserError
 from distsent.job import Job, load_job
 from distsent.runtime.heartbeat.starting import Starting, watch_start
 from distsent.runtime.run_folder import RunFolder, read_json
-from distsent.runtime.signals import StopSignal
+from distsent.runtime.signals import StopSignal, resumable
 
 # Times run.stall_seconds for a transport that can tell who is missing. Signs of life tell more, and
 # sooner, where all hosts see run.dir (runtime/heartbeat/starting.py).
@@ -40,17 +40,12 @@ def main(arguments: list[str]) -> int:
 
     warn_of_visible_secrets()
     world = join(job, starting)
-    try:
+    with resumable(world, stop):
         runs = [TrainingRun(job.for_seed(seed), world, stop, starting) for seed in job.seeds]
         for run in runs:
             run.train()
         if len(runs) > 1 and world.is_main:
             print(format_seeds([read_json(run.folder.result) for run in runs]))
-    except Stopped as error:
-        raise Stopped(f"{error}; run the same command again to resume") from None
-    finally:
-        world.shutdown()
-        stop.ignore_further()
     return FINISHED
 
 

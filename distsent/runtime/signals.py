@@ -20,8 +20,11 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from distsent.distributed.launchers import find_launch, is_main_process
+from distsent.distributed.world import World
 from distsent.errors import STOPPED, Stopped, UserError
 from distsent.runtime.launcher_watch import launchers
 
@@ -115,3 +118,15 @@ def grace() -> float | None:
         return GRACE if find_launch().size == 1 else None
     except UserError:  # which the program itself reports
         return GRACE
+
+
+@contextmanager
+def resumable(world: World, stop: StopSignal) -> Iterator[None]:
+    """Within it runs what the same command resumes. Leaves the world however it ends."""
+    try:
+        yield
+    except Stopped as error:
+        raise Stopped(f"{error}; run the same command again to resume") from None
+    finally:
+        world.shutdown()
+        stop.ignore_further()
