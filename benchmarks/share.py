@@ -20,7 +20,8 @@ from distsent.distributed.world import World
 from distsent.job import load_job
 from distsent.job.schema import ModelSection
 from distsent.model import classifier
-from distsent.model.forward import PackedForward, choose_forward
+from distsent.model.forward import choose_forward
+from distsent.model.packed_forward import PackedForward
 from distsent.model.tokenizer import load_tokenizer
 
 

@@ -21,7 +21,8 @@ from transformers import (
 from distsent.errors import UserError
 from distsent.job.schema import ModelSection
 from distsent.model.classifier import build_classifier, token_embedding
-from distsent.model.forward import PADDED, SLOWLY, build_forward, choose_ways
+from distsent.model.forward import SLOWLY, build_forward, choose_ways
+from distsent.model.padded_forward import PADDED
 from distsent.model.tokenizer import load_tokenizer
 from tests import fixtures, tiny_models
 

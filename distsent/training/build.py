@@ -15,8 +15,9 @@ from distsent.distributed.world import World
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.job.job import Job
 from distsent.model import classifier
-from distsent.model.forward import Forward, PaddedForward, build_forward, choose_ways
+from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
+from distsent.model.padded_forward import PaddedForward
 from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
 from distsent.training import replica_check

@@ -16,7 +16,7 @@ from distsent.distributed.world import World
 from distsent.errors import Stopped, UserError
 from distsent.job import load_job
 from distsent.job.check import to_word
-from distsent.model.forward import PackedForward
+from distsent.model.packed_forward import PackedForward
 from distsent.runtime import checkpoint
 from distsent.training.session import TrainingRun
 from distsent.training.train_step import TrainStep

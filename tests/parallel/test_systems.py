@@ -245,7 +245,7 @@ def test_the_four_bit_adapter_reloads_to_the_same_scores(trained: Fixture) -> No
     from distsent.batching.packing import pack
     from distsent.evaluation.predictor import Predictor
     from distsent.model import adapter, classifier
-    from distsent.model.forward import PaddedForward
+    from distsent.model.padded_forward import PaddedForward
 
     run, job, store = (
         trained.run("imdb-tiny-lora"),

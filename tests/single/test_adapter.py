@@ -16,7 +16,9 @@ from distsent.errors import UserError
 from distsent.job import Job, load_job
 from distsent.job.schema import ModelSection
 from distsent.model import adapter, classifier
-from distsent.model.forward import PackedForward, PaddedForward, choose_forward
+from distsent.model.forward import choose_forward
+from distsent.model.packed_forward import PackedForward
+from distsent.model.padded_forward import PaddedForward
 from distsent.training.flat_parameters import FlatParameters
 from tests import fixtures, systems, tiny_models
 from tests.parallel.driver import drive, entry

@@ -19,7 +19,7 @@ from benchmarks.table import format_table
 from benchmarks.workload import Workload, override
 from distsent.batching.flops import count_flops
 from distsent.batching.packing import pack
-from distsent.model.forward import PackedForward
+from distsent.model.packed_forward import PackedForward
 from tests import fixtures, systems, tiny_models
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,9 @@ from distsent.batching.packing import PackedBatch, pack
 from distsent.errors import UserError
 from distsent.model import dropout
 from distsent.model.attention import attend
-from distsent.model.forward import PACKED, PADDED, SINGLE, PackedForward, PaddedForward, choose_ways
+from distsent.model.forward import PACKED, choose_ways
+from distsent.model.packed_forward import PackedForward
+from distsent.model.padded_forward import PADDED, SINGLE, PaddedForward
 from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])

@@ -32,7 +32,7 @@ from distsent.evaluation.predictor import Predictor
 from distsent.job import load_job
 from distsent.job.schema import ModelSection
 from distsent.model.classifier import build_classifier
-from distsent.model.forward import PackedForward
+from distsent.model.packed_forward import PackedForward
 from distsent.reporting.finished_run import read_run
 from distsent.training.inputs import prepare_tokenizer
 from distsent.training.session import TrainingRun

@@ -18,7 +18,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.errors import UserError
 from distsent.job import load_job
 from distsent.model.classifier import token_embedding
-from distsent.model.forward import PackedForward
+from distsent.model.packed_forward import PackedForward
 from distsent.planning import advice
 from distsent.planning.activations import activation_bytes
 from distsent.planning.calibrate import shares_to_run

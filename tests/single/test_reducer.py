@@ -15,7 +15,7 @@ from distsent.distributed.world import World
 from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.job.schema import OptimSection
 from distsent.model.classifier import token_embedding
-from distsent.model.forward import PackedForward
+from distsent.model.packed_forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule

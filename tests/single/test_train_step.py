@@ -18,7 +18,9 @@ from distsent.distributed.world import World
 from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.job.schema import OptimSection, TrainSection
 from distsent.model.classifier import token_embedding
-from distsent.model.forward import Forward, PackedForward, PaddedForward, choose_ways
+from distsent.model.forward import Forward, choose_ways
+from distsent.model.packed_forward import PackedForward
+from distsent.model.padded_forward import PaddedForward
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
 from distsent.training.reducer import GradientReducer
