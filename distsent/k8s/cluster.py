@@ -56,9 +56,10 @@ def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:
 
 
 def objects(job: Node) -> list[Object]:
-    if job.kind == "MPIJob":
-        return mpi_operator.objects(MPIJob(job))
-    return trainer.objects(job)
+    """What an operator makes of a job. The names are prefixes: a running job has such objects."""
+    made = mpi_operator.objects(MPIJob(job)) if job.kind == "MPIJob" else trainer.objects(job)
+    names = {"generateName": f"{job.name}-", "namespace": job.namespace}
+    return [each | {"metadata": each.get("metadata", {}) | names} for each in made]
 
 
 def ask(manifest: Node, one: Object, words: Sequence[str]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
@@ -122,17 +123,13 @@ def read_table(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")))
 
 
-def fill(value: Any, words: dict[str, Any]) -> Any:
-    """A table's data, with words in capitals replaced; a list inside a text has | between items."""
-    if isinstance(value, dict):
-        return {fill(key, words): fill(each, words) for key, each in value.items()}
-    if isinstance(value, list):
-        return [fill(each, words) for each in value]
-    if not isinstance(value, str) or value in words:
-        return words.get(value, value) if isinstance(value, str) else value
+def fill(table: Any, words: dict[str, Any]) -> Any:
+    """A table's data with its words in capitals replaced: whole texts by data, parts by text."""
+    text = json.dumps(table)
     for word, new in words.items():
-        value = value.replace(word, "|".join(map(str, new)) if isinstance(new, list) else new)
-    return value
+        data = json.dumps(new)
+        text = text.replace(f'"{word}"', data).replace(word, data[1:-1])
+    return json.loads(text)
 
 
 def manifest_files(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("dists
 def operator_problems(bundle: Bundle) -> Iterator[Problem]:
     for job in bundle.mpijobs:
         for role, pod in job.by_role.items():
-            yield from additions(pod, mpi_operator.added(job, role))
+            yield from additions(pod, mpi_operator.added(job, role)["container"])
     for manifest in bundle.manifests:
         if manifest.kind == "TrainingRuntime":
             yield from failure_policies(manifest)
@@ -33,14 +33,14 @@ def operator_problems(bundle: Bundle) -> Iterator[Problem]:
 
 def additions(pod: Pod, added: dict[str, Any]) -> Iterator[Problem]:
     """What operators add to the first containers: two of it are refused, or one is replaced."""
-    places = added["mounts"]
-    taken = [(each["name"], added["env"]) for each in pod.env]
-    taken += [(each["name"], places) for each in pod.spec["volumes"]]
-    for name, theirs in taken:
-        if name.text in theirs:
-            yield "operator", name, f"{name.text} comes from the operator: leave it out"
+    env, mounts = ({each["name"] for each in added[key]} for key in ("env", "volumeMounts"))
+    paths = {each["mountPath"] for each in added["volumeMounts"]}
+    for theirs, ours in ((env, pod.env), (mounts, pod.spec["volumes"])):
+        for name in (each["name"] for each in ours):
+            if name.text in theirs:
+                yield "operator", name, f"{name.text} comes from the operator: leave it out"
     for path in (each["mountPath"] for each in pod.mounts):
-        if path.text.rstrip("/") in places.values():
+        if path.text.rstrip("/") in paths:
             yield "operator", path, f"the operator mounts its own volume at {path.text}"
 
 

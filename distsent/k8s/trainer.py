@@ -10,8 +10,6 @@ import re
 from contextlib import suppress
 from typing import Any
 
-import yaml
-
 from distsent.errors import STOPPED
 from distsent.exit_policy import decide
 from distsent.k8s.documents import Node, fill, read_table
@@ -20,6 +18,7 @@ from distsent.k8s.jobs import JOBS
 Object = dict[str, Any]
 CONTAINER = "node"  # Trainer gives its volumes and variables to containers of this name only
 CONFIG_MAP = "jobs"  # all job files, as one runtime serves all jobs
+INDEXED = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
 TABLE = read_table("trainer.yaml")
 DISRUPTION = "DisruptionTarget"  # drained, preempted or evicted through the API
 FAIL, GO_ON, COUNT = "FailJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJobSet"
@@ -64,24 +63,21 @@ def jobset_action(jobset: Object, job: str, reason: str, message: str) -> str:
 
 
 def objects(runtime: Node) -> list[Object]:
-    """The Jobs and pods of a runtime, for the API server; their names are prefixes."""
+    """The Jobs and pods of a runtime, for the API server."""
     made: list[Object] = []
-    indexed = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
     for job in runtime.at(*JOBS):
         spec = job.at("template", "spec").mapping
-        names = {"generateName": f"{runtime.name}-{job['name'].text}-"}
-        names["namespace"] = runtime.namespace
-        metadata = spec["template"].get("metadata", {}) | names
-        made.append({"apiVersion": "batch/v1", "kind": "Job", "spec": spec | indexed})
-        made[-1]["metadata"] = names
-        made.append({"apiVersion": "v1", "kind": "Pod", **spec["template"], "metadata": metadata})
+        made.append({"apiVersion": "batch/v1", "kind": "Job", "spec": spec | INDEXED})
+        made.append({"apiVersion": "v1", "kind": "Pod", **spec["template"]})
     return made
 
 
 def runtimes(mpijob: Object) -> list[Object]:
     """A TrainingRuntime for each policy, with the pods of an MPIJob."""
-    codes = {action.upper(): exit_codes(action) for action in ACTIONS}
-    found: dict[str, Object] = fill(TABLE["runtimes"], codes)
+    codes: Object = {action.upper(): exit_codes(action) for action in ("give_up", "requeue")}
+    patterns = ("|".join(map(str, each)) for each in codes.values())
+    words = dict(zip(("HOPELESS", "SAVED"), patterns, strict=True)) | codes
+    found: dict[str, Object] = fill(TABLE["runtimes"], words)
     for policy, runtime in found.items():
         for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
             job["template"]["spec"]["template"] = pod_template(mpijob, policy, job["name"])
@@ -90,16 +86,15 @@ def runtimes(mpijob: Object) -> list[Object]:
 
 def pod_template(mpijob: Object, policy: str, name: str) -> Object:
     roles = copy.deepcopy(mpijob["spec"]["mpiReplicaSpecs"])
-    launcher = roles["Launcher"]["template"]["spec"]["containers"][0]
-    template = roles["Launcher" if name == "launcher" else "Worker"]["template"]
+    template: Object = roles["Launcher" if name == "launcher" else "Worker"]["template"]
     container = template["spec"]["containers"][0]
     container.pop("args", None)  # those of the TrainJob
     container["name"] = CONTAINER
     if policy == "torch":
         del container["readinessProbe"], container["ports"]
         container["command"] = ["python", "-m", "distsent.launch"]
-        env = (each for each in launcher["env"] if not each["name"].startswith("OMPI_"))
-        container["env"] = list(env)
+        env = roles["Launcher"]["template"]["spec"]["containers"][0]["env"]
+        container["env"] = [each for each in env if not each["name"].startswith("OMPI_")]
     elif name == "launcher":
         container["command"][-1:] = ["--keep-workers", "--"]
     else:
@@ -109,7 +104,7 @@ def pod_template(mpijob: Object, policy: str, name: str) -> Object:
             volume["configMap"]["name"] = CONFIG_MAP
     # A podFailurePolicy needs it; OnFailure is accepted, and then no pod comes.
     template["spec"] = {"restartPolicy": "Never", **template["spec"]}
-    return dict(template)
+    return template
 
 
 def train_job(mpijob: Object, policy: str, name: str) -> Object:
@@ -120,26 +115,7 @@ def train_job(mpijob: Object, policy: str, name: str) -> Object:
     args = [word.replace(f"/{job}.toml", f"/{name}.toml") for word in args]
     # The launcher counts the slots of the hostfile; the torch policy has variables.
     args = args[args.index("-m") :] if policy == "torch" else args[:size] + args[size + 2 :]
-    reference = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime"}
-    trainer = {"numNodes": roles["Worker"]["replicas"], "numProcPerNode": spec["slotsPerWorker"]}
-    return {
-        "apiVersion": "trainer.kubeflow.org/v1alpha1",
-        "kind": "TrainJob",
-        "metadata": mpijob["metadata"] | {"name": name},
-        "spec": {
-            "runtimeRef": reference | {"name": f"distsent-{policy}"},
-            "trainer": trainer | {"args": args},
-        },
-    }
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes objects that appear twice in full, and short ones on a line."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def dump(objects: list[Object]) -> str:
-    options: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
-    return str(yaml.dump_all(objects, Dumper=Dumper, **options))
+    words = {"WORKERS": roles["Worker"]["replicas"], "SLOTS": spec["slotsPerWorker"]}
+    words |= {"METADATA": mpijob["metadata"] | {"name": name}, "POLICY": policy, "ARGS": args}
+    made: Object = fill(TABLE["train_job"], words)
+    return made

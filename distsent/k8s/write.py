@@ -14,7 +14,7 @@ import yaml
 
 from distsent.errors import UserError
 from distsent.k8s.documents import manifest_files
-from distsent.k8s.trainer import CONFIG_MAP, dump, runtimes, train_job
+from distsent.k8s.trainer import CONFIG_MAP, Object, runtimes, train_job
 
 MAIN = "imdb"
 TOP_COMMENT = re.compile(r"\A(#.*\n)+")
@@ -64,6 +64,11 @@ def trainjob_manifests(folder: Path, template: str, jobs: Sequence[Path]) -> dic
             text = HEADER.format(source) + START.format(policy, name)
             texts[f"{policy}/{name}"] = text + dump([train_job(mpijob, policy, name)])
     return {folder / "trainjob" / f"{name}.yaml": text for name, text in texts.items()}
+
+
+def dump(objects: Sequence[Object]) -> str:
+    """YAML with short lists and mappings on a line."""
+    return yaml.safe_dump_all(objects, sort_keys=False, default_flow_style=None, width=100)
 
 
 def config_map(name: str, jobs: Sequence[Path]) -> str:

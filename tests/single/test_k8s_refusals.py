@@ -13,9 +13,8 @@ import pytest
 
 from distsent.errors import FAILED, UserError
 from distsent.k8s.__main__ import main
-from distsent.k8s.jobs import MPIJob
+from distsent.k8s.cluster import objects
 from distsent.k8s.lint import lint, read_files
-from distsent.k8s.mpi_operator import objects
 from tests.manifests import CLAIM, CONFIG, JOB, K8S, NET, SPACE, TB, changed
 
 # Places in the IMDB job's manifest at which a case below inserts text.
@@ -365,9 +364,9 @@ def test_a_manifest_with_wrong_types_is_sent_but_not_rendered(kubectl, tmp_path)
 def test_the_operators_objects_have_what_the_operator_adds():
     manifest = next(each for each in read_files([K8S / JOB]).manifests if each.kind == "MPIJob")
     before = json.dumps(manifest.value)
-    made = {one["kind"]: one for one in objects(MPIJob(manifest))}
+    made = {one["kind"]: one for one in objects(manifest)}
     assert json.dumps(manifest.value) == before, "the manifest itself stays as it is"
-    pods = [one for one in objects(MPIJob(manifest)) if one["kind"] == "Pod"]
+    pods = [one for one in objects(manifest) if one["kind"] == "Pod"]
     for role, pod in zip(("launcher", "worker"), pods, strict=True):
         container, spec = pod["spec"]["containers"][0], pod["spec"]
         env = {each["name"]: each["value"] for each in container["env"]}
