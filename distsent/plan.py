@@ -42,11 +42,13 @@ def main(arguments: list[str]) -> int:
     predictions, hardware = [planner.predict(count) for count in asked], planner.hardware
     limit = planner.limit(asked)
     if options.json:
-        print(json.dumps(show.to_json(predictions, hardware, limit), indent=2))
+        print(json.dumps(show.to_json(predictions, hardware, limit, planner.noise), indent=2))
     else:
         print(show.to_table(predictions), end="")
         for note in planner.notes(predictions):
             print(note)
+        if sizes := planner.batch_sizes(asked[-1]):
+            print(show.sizes_to_table(sizes, asked[-1]), end="")
         print(f"worth it: up to {limit}; each further worker adds less than half of the first one")
         print(f"advice: {planner.advice(asked, limit)}")
     if options.picture:

@@ -34,6 +34,7 @@ class Batch:
     lengths: np.ndarray  # tokens of each of `rows`, in all its windows
     window_lengths: np.ndarray  # tokens of each window, or of each of `rows`
     token_ids: torch.Tensor  # of the global batch: sorted, each once
+    shares: np.ndarray  # examples of each worker
     micro_rows: tuple[np.ndarray, ...]  # this worker's rows, split by the token budget
     pack: Callable[[np.ndarray], PackedBatch]
 
@@ -79,9 +80,9 @@ class BatchPlan:
         micro_rows = tuple(rows[mine][group] for group in groups)
         token_ids = torch.from_numpy(self._token_ids(rows)).to(self.device)
         windows = self.tokens.window_lengths(rows)
-        return Batch(
-            step, rows, lengths, windows, token_ids, micro_rows, lambda r: self._pack(step, r)
-        )
+        shares = np.bincount(owner, minlength=self.size)
+        own = micro_rows, lambda r: self._pack(step, r)
+        return Batch(step, rows, lengths, windows, token_ids, shares, *own)
 
     def _plan_block(self, step: int) -> None:
         """Plan the batches from `step` to the end of the block or the epoch."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from distsent.job.job import Job
+from distsent.planning.critical_batch import NoiseScale
 from distsent.planning.hardware import Hardware
 from distsent.planning.step_time import Prediction
 
@@ -41,9 +42,14 @@ def advice(
     limit: int,
     hardware: Hardware,
     job: Job,
-    larger: Callable[[int, int], Prediction | None],
+    larger: Callable[[int], Prediction | None],
+    noise: NoiseScale | None = None,
 ) -> str:
-    """What to change first. `larger`: (factor of the batch, workers) -> prediction, or None."""
+    """What to change first.
+
+    `larger`: factor of the batch -> prediction for the most workers, None if there are no such
+    batches. `noise`: what a larger batch costs in examples, if that is known.
+    """
     full = max(asked, key=lambda each: each.memory)
     if hardware.memory is not None and full.memory > SPARE * hardware.memory:
         return too_large(full, SPARE * hardware.memory, job)
@@ -53,15 +59,25 @@ def advice(
     size = job.train.batch_size
     stop = f"take at most {limit} for batches of {size}"
     factor = 2
-    while (found := larger(factor, most.workers)) is not None and found.efficiency < WORTH:
+    while (found := larger(factor)) is not None and found.efficiency < WORTH:
         factor *= 2
     if found is None:
         return f"{stop}: the dataset has no batches for {most.workers}"
     lr = f"optim.lr={job.optim.lr * math.sqrt(factor):.2g}"
+    needed = "" if noise is None else f"; {examples_needed(noise, size, factor)}"
     return (
         f"{stop}; with train.batch_size={factor * size} {lr} (Adam: the root of the factor; "
-        f"check the scores), {most.workers} reach {found.efficiency:.0%} of linear"
+        f"check the scores), {most.workers} reach {found.efficiency:.0%} of linear{needed}"
     )
+
+
+def examples_needed(noise: NoiseScale, size: int, factor: int) -> str:
+    """What batches `factor` times as large cost, by the noise scale."""
+    needed = (
+        f"for the same loss they need {noise.more_examples(size, factor):.1f} times the examples"
+    )
+    critical = f"beyond the critical batch size of {noise.examples:,.0f}"
+    return f"{needed}: {critical}" if factor * size > noise.examples else needed
 
 
 def too_large(full: Prediction, memory: float, job: Job) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from distsent.job.job import Job
 from distsent.planning import advice, calibrate
+from distsent.planning.critical_batch import NoiseScale, batch_sizes, find_noise_scale
 from distsent.planning.hardware import Description, Hardware, described_hardware
 from distsent.planning.job_parts import JobParts, open_parts
 from distsent.planning.step_time import Prediction, predict
@@ -25,6 +27,8 @@ class Planner:
     hardware: Hardware
     precision: str
     peak_memory: int | None = None
+    noise: NoiseScale | None = None
+    about_noise: str = ""
     _works: dict[tuple[int, int], Work] = field(default_factory=dict)
 
     @classmethod
@@ -37,14 +41,14 @@ class Planner:
         if described is not None and described.has_speed:
             trained = parts.model.trained
             hardware = described_hardware(described, precision, parts.layers, trained)
-            return cls(parts, hardware, precision)
+            return cls(parts, hardware, precision, None, *find_noise_scale(job))
         resolved = replace(job, train=replace(job.train, precision=precision))
         local = calibrate.local_workers()
         shares = calibrate.shares_to_run(asked, local, job.train.batch_size)
         messages = parts.work(1).messages
         found = calibrate.calibrate(resolved, shares, messages, stop)
         hardware = calibrate.measured_hardware(found, described)
-        return cls(parts, hardware, precision, found[-1].peak_memory)
+        return cls(parts, hardware, precision, found[-1].peak_memory, *find_noise_scale(job))
 
     def work(self, workers: int, factor: int = 1) -> Work:
         """Counted once for each number of workers and factor of the batch size."""
@@ -57,7 +61,7 @@ class Planner:
         work, alone = self.work(workers, factor), self.work(1, factor)
         return predict(work, alone, self.hardware, self.parts.model, self.parts.run)
 
-    def larger(self, factor: int, workers: int) -> Prediction | None:
+    def larger(self, workers: int, factor: int) -> Prediction | None:
         """With batches `factor` times as large; None if the dataset has none."""
         sampler = self.parts.plan.sampler
         fits = factor * sampler.batch_size <= sampler.rows
@@ -71,7 +75,15 @@ class Planner:
 
     def advice(self, asked: Sequence[int], limit: int) -> str:
         predictions = [self.predict(count) for count in asked]
-        return advice.advice(predictions, limit, self.hardware, self.parts.job, self.larger)
+        larger = partial(self.larger, predictions[-1].workers)
+        return advice.advice(predictions, limit, self.hardware, self.parts.job, larger, self.noise)
+
+    def batch_sizes(self, workers: int) -> list[list[str]]:
+        """Rows of a table of batch sizes, none if the noise scale is not known."""
+        if self.noise is None:
+            return []
+        larger = partial(self.larger, workers)
+        return [*batch_sizes(self.noise, self.parts.job.train.batch_size, larger)]
 
     def notes(self, predictions: Sequence[Prediction]) -> Iterator[str]:
         """What the table rests on."""
@@ -89,6 +101,7 @@ class Planner:
         if self.peak_memory is not None:
             measured = f"{self.peak_memory / 1e9:.2f} GB"
             yield f"memory: of the training itself; a process here had {measured} at its peak"
+        yield self.about_noise
         for each in predictions:
             if each.idle:
                 have = f"{each.workers - each.idle} of {each.workers}"

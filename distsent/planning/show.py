@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distsent.errors import UserError
+from distsent.planning.critical_batch import NoiseScale
 from distsent.planning.hardware import Hardware
 from distsent.planning.step_time import Prediction
 from distsent.reporting.markdown import markdown_table
@@ -21,7 +22,10 @@ HEAD = (
 
 
 def to_json(
-    predictions: Sequence[Prediction], hardware: Hardware, limit: int
+    predictions: Sequence[Prediction],
+    hardware: Hardware,
+    limit: int,
+    noise: NoiseScale | None = None,
 ) -> list[dict[str, Any]]:
     """One object per number of workers."""
     return [
@@ -40,6 +44,7 @@ def to_json(
             "worth_it": each.workers <= limit,
             "hardware": hardware.name,
             "measured": hardware.measured,
+            "noise_scale": noise and noise.examples,
         }
         for each in predictions
     ]
@@ -56,6 +61,12 @@ def to_table(predictions: Sequence[Prediction]) -> str:
         row += [f"{each.efficiency:.0%}", duration(3600 * each.hours), f"{each.memory / 1e9:.2f}"]
         rows.append([*row, f"{each.cost:,.2f}"] if each.cost is not None else row)
     return markdown_table([*HEAD, *(["cost"] if priced else [])], rows)
+
+
+def sizes_to_table(rows: Sequence[Sequence[str]], workers: int) -> str:
+    """Of `critical_batch.batch_sizes`: costs relative to those of the job's own batch."""
+    head = ("batch", f"ms per step of {workers:,} workers", "steps", "examples", "time")
+    return f"\nto the same loss, relative to the first row:\n{markdown_table(head, rows)}"
 
 
 def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:

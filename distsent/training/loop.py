@@ -123,6 +123,7 @@ class Loop:
             state.epoch.examples += len(batch)
             state.epoch.loss_sum += result.loss * len(batch)
             state.epoch.right += result.right
+            state.noise.add(batch.shares, result.own_square, result.grad_norm**2)
         state.step += 1
         totals.samples += len(batch)
         totals.tokens += int(batch.lengths.sum())
@@ -167,6 +168,8 @@ class Loop:
         now |= {"lr": result.lr, "grad_norm": result.grad_norm, "samples": totals.samples}
         now |= {"tokens": totals.tokens, "seconds": totals.seconds, "mfu": mfu}
         now |= {"samples_per_second": samples, "tokens_per_second": tokens}
+        if (noise := self.state.noise.examples) is not None:
+            now["noise_scale"] = noise
         session.report.tell(Metrics(now))
         left = duration((of - step) * totals.seconds / step)
         speed = f"{samples:.0f} examples/s  {tokens:.0f} tokens/s  {mfu:.0%} of peak"

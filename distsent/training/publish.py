@@ -141,7 +141,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         "precision": session.precision,
         "versions": versions(),
         "history": state.history,
-        "train": {**sums, **speed, "mfu": mfu, **skips, **use},
+        "train": {**sums, **speed, "mfu": mfu, "noise_scale": state.noise.examples, **skips, **use},
         "eval": {split: scores for split, (scores, _) in final.items()},
     }
 

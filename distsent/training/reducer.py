@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from distsent.distributed.world import World
-from distsent.training.flat_parameters import FlatParameters
+from distsent.training.flat_parameters import CONTROL_SLOTS, FlatParameters
 
 # Elements (16 MB): one message keeps the link busy while the next one is prepared.
 BUCKET = 4_000_000
@@ -51,10 +51,12 @@ class GradientReducer:
         self.world, self._flat, self._mixed = world, flat, mixed
         self.transport, self.workers = world.transport, world.size
         self._buckets = flat.dense.split(BUCKET)
+        self._gradients = flat.dense[:-CONTROL_SLOTS].split(BUCKET)  # the same, without the slots
         self._handles: dict[int, Any] = {}  # bucket -> handle of its all-reduce
         self._parameters = [0.0] * len(self._buckets)  # parameters with a gradient in a bucket
         self._missing = [NEVER] * len(self._buckets)  # gradients that a bucket waits for
         self._order = list(range(len(self._buckets)))  # in which buckets leave, on every worker
+        self._norms: list[torch.Tensor] = []  # of buckets that left, before they were summed
         self.sent = 0  # bytes that one worker sent in the last `reduce`
         if overlaps_backward(world, flat):
             self._register_hooks()
@@ -85,7 +87,22 @@ class GradientReducer:
         for i in buckets:
             self._missing[i] -= 1
         while self._missing[i := self._order[len(self._handles)]] == 0:  # NEVER for the last one
+            self._norms.append(self._norm(i))
             self._start(i)
+
+    def own_square(self, token_ids: torch.Tensor) -> torch.Tensor | float:
+        """The squared norm of this worker's gradient, before `reduce` sums it; 0 for one worker."""
+        if self.world.size == 1:
+            return 0.0
+        left = self._order[len(self._handles) :]
+        norms = self._norms + [self._norm(i) for i in left if i < len(self._gradients)]
+        if self._flat.embedding_grad is not None:
+            rows = self._flat.embedding_grad.index_select(0, token_ids)
+            norms.append(torch.linalg.vector_norm(rows))
+        return torch.stack(norms).square().sum()
+
+    def _norm(self, i: int) -> torch.Tensor:
+        return torch.linalg.vector_norm(self._gradients[i])
 
     def _start(self, i: int) -> None:
         self._handles[i] = self.world.allreduce_async(self._buckets[i], f"gradient.{i}")
@@ -105,6 +122,7 @@ class GradientReducer:
         for handle in self._handles.values():
             self.world.wait(handle)
         self._handles, self._missing = {}, [NEVER] * len(self._buckets)
+        self._norms = []
 
     def shared(self, value: float) -> float:
         """The main worker's value where the workers' may differ in the last bit.

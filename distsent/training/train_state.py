@@ -12,6 +12,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.runtime.checkpoint import Checkpoint, load_newest
 from distsent.training.flat_parameters import MOMENTS, FlatParameters
+from distsent.training.noise_scale import NoiseScale
 from distsent.training.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TrainState:
     step: int = 0  # steps done; the next batch is number `step`
     totals: Totals = field(default_factory=Totals)
     epoch: EpochSums = field(default_factory=EpochSums)
+    noise: NoiseScale = field(default_factory=NoiseScale)
     history: list[dict[str, Any]] = field(default_factory=list)  # numbers_of each evaluation
     best: dict[str, Any] | None = None  # {"step", "value"}, chosen on a validation split only
     stale: int = 0  # evaluations since the best one
@@ -65,6 +67,7 @@ class TrainState:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainState:
         values = {**saved, "epoch": EpochSums(**saved["epoch"])}
+        values["noise"] = NoiseScale(**saved.get("noise", {}))  # older versions kept none
         names = [item.name for item in fields(Totals) if item.name in saved]
         totals = Totals(**{name: values.pop(name) for name in names})
         # Older versions kept confusion matrices, and NaN as the best value.

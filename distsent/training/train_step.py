@@ -3,7 +3,8 @@
 1. forward and backward of every micro-batch. An example's loss counts as its share of the global
    batch, times the fp16 loss scale
 2. all-reduce: gradients and control slots are summed over the workers. Buckets of gradients may
-   leave during the last backward pass; the control slots leave last
+   leave during the last backward pass; the control slots leave last, with the squared norm of this
+   worker's own gradient
 3. all workers read the same control slots: the loss, requests, non-finite numbers
 4. unscale (fp16), take the norm of the complete gradient, clip by it
 5. optimizer step, at the schedule's learning rate
@@ -23,7 +24,7 @@ from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
 
-LOSS, RIGHT, STOP, SAVE, BAD, REJOIN = range(6)  # indices of control slots
+LOSS, RIGHT, STOP, SAVE, BAD, REJOIN, SQUARE = range(7)  # indices of control slots
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class StepResult:
 
     loss: float  # mean over the global batch
     grad_norm: float  # before clipping
+    own_square: float  # sum of the squared norms of the workers' own gradients, unscaled
     lr: float
     right: int  # examples that were predicted right
     requested: StopRequests  # by any worker
@@ -106,8 +108,9 @@ class TrainStep:
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
         slots[REJOIN], slots[BAD] = float(wanted.rejoin), float(len(bad_rows))
+        slots[SQUARE] = self.reducer.own_square(batch.token_ids) / self.scale.value**2
         self.reducer.reduce(batch.token_ids)
-        loss, right, stop, save, bad, rejoin = slots[:6].tolist()
+        loss, right, stop, save, bad, rejoin, own_square = slots[:7].tolist()
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
         lr = self._schedule.lr * self._schedule.factor(self.updates)
         norm = self.reducer.shared(self._norm())
@@ -123,7 +126,7 @@ class TrainStep:
             self.scale.update(finite)
         requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
         outcome = finite, overflowed, tuple(bad_rows)
-        return StepResult(mean_loss, norm, lr, round(right), requested, *outcome)
+        return StepResult(mean_loss, norm, own_square, lr, round(right), requested, *outcome)
 
     def set_updates(self, updates: int) -> None:
         """Resume after `updates` optimizer steps."""

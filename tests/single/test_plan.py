@@ -22,6 +22,7 @@ from distsent.model.packed_forward import PackedForward
 from distsent.planning import advice
 from distsent.planning.activations import activation_bytes
 from distsent.planning.calibrate import shares_to_run
+from distsent.planning.critical_batch import NoiseScale, batch_sizes, find_noise_scale
 from distsent.planning.fit import fit_times
 from distsent.planning.hardware import Hardware, describe, presets, read_hardware
 from distsent.planning.link import TREE, Exchange, Link, fit_link, slower
@@ -212,18 +213,53 @@ def test_one_line_of_advice() -> None:
     job = load_job(None, ["train.batch_size=32", "optim.lr=1e-3", "data.max_length=64"])
     asked = [prediction(1, 10), prediction(16, 40)]
 
-    def larger(factor: int, workers: int) -> Prediction | None:
-        return prediction(workers, 40.0 * factor) if factor <= 8 else None
+    def larger(factor: int) -> Prediction | None:
+        return prediction(16, 40.0 * factor) if factor <= 8 else None
 
     line = advice.advice(asked, 4, machines(), job, larger)
     assert "at most 4 for batches of 32" in line
-    assert "train.batch_size=64 optim.lr=0.0014" in line and "50%" in line
-    line = advice.advice(asked, 4, machines(), job, lambda *_: None)
+    assert "train.batch_size=64 optim.lr=0.0014" in line and line.endswith("50% of linear")
+    near, far = (NoiseScale(examples, Path("run"), 9) for examples in (32.0, 320.0))
+    line = advice.advice(asked, 4, machines(), job, larger, near)
+    assert line.endswith("1.5 times the examples: beyond the critical batch size of 32")
+    line = advice.advice(asked, 4, machines(), job, larger, far)
+    assert line.endswith("for the same loss they need 1.1 times the examples")
+    line = advice.advice(asked, 4, machines(), job, lambda _: None)
     assert line.endswith("the dataset has no batches for 16")
     assert "worth it" in advice.advice(asked, 16, machines(), job, larger)
     small = machines(memory=0.8e9)
     assert "train.token_budget=4096 fits" in advice.advice(asked, 4, small, job, larger)
     assert "adapter.kind=lora" in advice.advice(asked, 4, machines(memory=3e8), job, larger)
+
+
+def test_larger_batches_cost_examples_by_the_noise_scale() -> None:
+    """At the critical batch size, steps and examples are twice their least."""
+    noise = NoiseScale(200.0, Path("run"), 9)
+    assert noise.fewer_steps(200, 10**9) == pytest.approx(1 / 2)
+    assert noise.more_examples(1, 200) == pytest.approx(2, rel=1e-2)
+    rows = list(batch_sizes(noise, 100, lambda k: prediction(4, 10.0 * k) if k <= 2 else None))
+    assert rows == [
+        ["100", "1000.0", "1.00", "1.00", "1.00"], ["200", "1000.0", "0.67", "1.33", "0.67"]
+    ]  # fmt: skip
+
+
+def test_the_noise_scale_is_that_of_the_jobs_own_run(tmp_path: Path) -> None:
+    words = [f"run.dir={tmp_path}", "job.name=noisy"]
+    job, run = load_job(None, words), tmp_path / "noisy"
+    found, about = find_noise_scale(job)
+    assert found is None and "not known" in about
+    run.mkdir()
+    lines = [{"step": 10, "noise_scale": 50.0}, {"step": 20, "noise_scale": 70.0}, {"step": 30}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"st')
+    assert find_noise_scale(job)[0] is None, "without job.json, it may be anything's"
+    (run / "job.json").write_text(json.dumps({"job": job.to_dict()}))
+    found, about = find_noise_scale(job)
+    assert found == NoiseScale(70.0, run, 20) and "70 examples" in about and str(run) in about
+    assert find_noise_scale(load_job(None, [*words, "train.batch_size=64"]))[0] == found
+    found, about = find_noise_scale(load_job(None, [*words, "data.max_length=32"]))
+    assert found is None and "which has another data.max_length" in about
+    (run / "job.json").write_text("{")
+    assert find_noise_scale(job)[0] is None
 
 
 def test_shares_are_run_by_as_many_workers_as_share_a_machine() -> None:

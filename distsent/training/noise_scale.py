@@ -1,0 +1,66 @@
+"""The gradient noise scale: from which batch on a larger one needs more examples.
+
+B_simple = tr(Sigma) / |G|^2, with G the gradient of all data and Sigma the covariance of the
+gradients of single examples (McCandlish et al., 2018, arXiv 1812.06162, appendix A.1).
+
+Worker r has b_r of a batch's B examples, so its own gradient is L_r = (sum of its examples'
+gradients) / B; the all-reduce makes g = sum of L_r of them. Examples are independent, thus
+
+    E |g|^2            = |G|^2             + tr(Sigma) / B
+    E sum_r |L_r|^2    = |G|^2 sum_r s_r^2 + tr(Sigma) / B        with s_r = b_r / B
+
+The difference of both gives |G|^2, and then the first one tr(Sigma), without bias however unequal
+the shares are. With equal shares these are the paper's formulas, with batches of B and B / workers.
+
+Both estimates of one step are mostly noise, and a ratio of noise is biased. So numerator and
+denominator are averaged over steps, each for itself, before they are divided. An epoch's last,
+shorter batch says less and counts less.
+
+Shares are balanced by length, not drawn at random: two workers' texts are a little more alike than
+any two texts. As far as a gradient depends on its text's length, that adds to |G|^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+DECAY = 0.99  # of the averages, per step: they look back over about 100 steps
+
+
+def estimate(shares: np.ndarray, own: float, whole: float) -> tuple[float, float] | None:
+    """(tr(Sigma), |G|^2) from one step; None if one worker has all examples. Either may be < 0.
+
+    `shares`: examples of each worker. `own`: the sum of the squared norms of the workers' own
+    gradients, each divided by the examples of the batch. `whole`: the squared norm of their sum.
+    """
+    examples = float(shares.sum())
+    among = float(((shares / examples) ** 2).sum())
+    if among == 1.0 or not math.isfinite(own):  # float32 may hold a norm, but not its square
+        return None
+    gradient = (whole - own) / (1.0 - among)
+    return examples * (whole - gradient), gradient
+
+
+@dataclass
+class NoiseScale:
+    """Weighted sums of the estimates of all steps so far, in which older ones fade."""
+
+    noise: float = 0.0  # tr(Sigma)
+    gradient: float = 0.0  # |G|^2
+
+    def add(self, shares: np.ndarray, own: float, whole: float) -> None:
+        """A step: see `estimate`."""
+        found, examples = estimate(shares, own, whole), float(shares.sum())
+        if found is not None:
+            self.noise = DECAY * self.noise + examples * found[0]
+            self.gradient = DECAY * self.gradient + examples * found[1]
+
+    @property
+    def examples(self) -> float | None:
+        """B_simple, in examples. None if no step had several workers, or noise hides it."""
+        if self.noise <= 0 or self.gradient <= 0:
+            return None
+        return self.noise / self.gradient
