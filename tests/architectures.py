@@ -22,7 +22,7 @@ from distsent.errors import UserError
 from distsent.job.schema import ModelSection
 from distsent.model.classifier import build_classifier, token_embedding
 from distsent.model.forward import SLOWLY, build_forward, choose_ways
-from distsent.model.padded_forward import PADDED
+from distsent.model.padded_forward import SIMILAR
 from distsent.model.tokenizer import load_tokenizer
 from tests import fixtures, tiny_models
 
@@ -170,7 +170,7 @@ each example gets the scores and the dropout masks that it gets alone.
 | way | what it costs |
 |---|---|
 | packed | nothing: no padding |
-| padded | padding up to the longest example of a micro-batch |
+| similar lengths | examples of similar length share a call: under 10 % padding |
 | equal lengths | only examples of equal length share a call: many short calls in training |
 | one at a time | a call per example |
 
@@ -192,9 +192,9 @@ def _row(name: str, lines: Sequence[str]) -> str:
     for line in lines:
         said, _, reason = line.partition(" ")[2].partition(": ")
         ways = {"trains on " + words: way for way, words in SLOWLY.items()}
-        ways |= {"cannot run packed": PADDED, "is not supported": "refused"}
+        ways |= {"cannot run packed": SIMILAR, "is not supported": "refused"}
         way = ways.get(said, way)
-        if reason != "its batches are padded":
+        if reason != "texts of similar length share a call":
             remarks.append(reason if said in ways else f"{said}: {reason}")
     return f"| {name} | {way} | {'; '.join(remarks)} |\n"
 

@@ -1,4 +1,4 @@
-"""How examples share the encoder: packed, or padded for encoders that cannot run packed."""
+"""How examples share the encoder: packed, or padded where it cannot run packed."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from distsent.job.job import Job
 from distsent.model import batching_check
 from distsent.model.classifier import token_limit, without_weights
 from distsent.model.packed_forward import PackedForward
-from distsent.model.padded_forward import EQUAL, PADDED, SINGLE, PaddedForward
+from distsent.model.padded_forward import EQUAL, SIMILAR, SINGLE, TOGETHER, PaddedForward
 from distsent.model.tokenizer import padding_id
 
 PACKED = "packed"
@@ -57,10 +57,10 @@ def choose_ways(
             f'data.long = "windows": {type(model).__name__} cannot run packed, as windows must; '
             'set data.long to "cut" or "head_tail"'
         )
-    scoring = next((way for way in (PADDED, EQUAL) if exact(_padded(way), False)), SINGLE)
+    scoring = next((way for way in (SIMILAR, EQUAL) if exact(_padded(way), False)), SINGLE)
     if not training or scoring == SINGLE:
         return scoring, SINGLE
-    ways = (PADDED, EQUAL) if scoring == PADDED else (EQUAL,)
+    ways = (SIMILAR, EQUAL) if scoring == SIMILAR else (EQUAL,)
     return scoring, next((way for way in ways if exact(_padded(way), True)), SINGLE)
 
 
@@ -74,7 +74,8 @@ def check_windows(job: Job) -> None:
 
 
 def _padded(way: str) -> Callable[[PreTrainedModel], Forward]:
-    return lambda small: PaddedForward(small, small.config.pad_token_id or 0, way, way)
+    measured = TOGETHER if way == SIMILAR else way
+    return lambda small: PaddedForward(small, small.config.pad_token_id or 0, measured, measured)
 
 
 def build_forward(
@@ -86,10 +87,10 @@ def build_forward(
         return PackedForward(model), None
     forward = PaddedForward(model, padding_id(model.config, tokenizer), scoring, training)
     name = type(model).__name__
-    if scoring == PADDED == training:
-        note = f"{name} cannot run packed: its batches are padded"
+    if scoring == SIMILAR == training:
+        note = f"{name} cannot run packed: texts of similar length share a call"
         return forward, note if packed == "auto" else None
-    what = "dropout masks" if scoring == PADDED else "scores"
+    what = "dropout masks" if scoring == SIMILAR else "scores"
     return forward, f"{name} trains on {SLOWLY[training]}: padding would change its {what}"
 
 

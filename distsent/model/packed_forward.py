@@ -20,6 +20,8 @@ class PackedForward:
     and the head sees the first token of every example.
     """
 
+    padding = 0.0  # share of the tokens that are computed in training
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._context = DropoutContext()

@@ -1,5 +1,6 @@
 """PackedBatch -> logits [n, C] of encoders that cannot run packed: padded on the right."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,12 +10,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distsent.batching.packing import PackedBatch
+from distsent.batching.similar_lengths import calls_of_similar_lengths
 from distsent.model import batching_check
 from distsent.model.classifier import shortest_input
 from distsent.model.padded_dropout import HashedDropout, example_axes
 
 # Which examples share a call of the encoder, fastest first. One at a time is always exact.
-PADDED, EQUAL, SINGLE = "padded", "equal lengths", "one at a time"
+SIMILAR, EQUAL, SINGLE = "similar lengths", "equal lengths", "one at a time"
+TOGETHER = "together"  # all of them: the most padding, to measure whether any changes the scores
+# Tokens whose computation takes as long as a call takes beside its tokens: 26 in MPNet, 95 in
+# DeBERTa, which projects its table of positions. On a GPU a call never pays: only the limit of
+# padding asks for it.
+CPU_CALL_TOKENS = 64.0
 
 
 class PaddedForward:
@@ -24,22 +31,33 @@ class PaddedForward:
     """
 
     def __init__(
-        self, model: PreTrainedModel, pad: int, scoring: str = PADDED, training: str = PADDED
+        self, model: PreTrainedModel, pad: int, scoring: str = SIMILAR, training: str = SIMILAR
     ) -> None:
         self.model, self.pad, self._scoring, self._training = model, pad, scoring, training
         self._shortest = shortest_input(model.config)
         self._axes: tuple[int | None, ...] | None = None  # of the dropouts, when first needed
+        self._tokens = self._slots = 0  # of training: real ones, and those computed
         # Their embeddings have gradients although texts do not hold them.
         self.added_ids = (pad, *batching_check.special_token_ids(model.config))
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         assert batch.windows_n is None, "choose_ways refuses windows in padded batches"
         way = self._scoring if batch.keys_T is None else self._training
+        call_tokens = CPU_CALL_TOKENS if batch.ids_T.device.type == "cpu" else math.inf
         logits = []
-        for a, b in _calls(batch.lengths, way):
+        for a, b in _calls(batch.lengths, way, call_tokens):
+            inputs = self._inputs(batch, a, b)
             with self._dropout(batch, a, b, way):
-                logits.append(self.model(**self._inputs(batch, a, b)).logits)
+                logits.append(self.model(**inputs).logits)
+            if self.model.training:
+                self._tokens += sum(batch.lengths[a:b])
+                self._slots += inputs["input_ids"].numel()
         return torch.cat(logits)
+
+    @property
+    def padding(self) -> float:
+        """Share of padding among the tokens that were computed in training, so far."""
+        return 1 - self._tokens / self._slots if self._slots else 0.0
 
     def _inputs(self, batch: PackedBatch, a: int, b: int) -> dict[str, torch.Tensor]:
         """Examples a to b, padded to the longest of them: [b - a, T]."""
@@ -69,11 +87,13 @@ class PaddedForward:
         return HashedDropout(keys_n, batch.step_key, None if way == SINGLE else self._axes)
 
 
-def _calls(lengths: Sequence[int], way: str) -> list[tuple[int, int]]:
+def _calls(lengths: Sequence[int], way: str, call_tokens: float) -> list[tuple[int, int]]:
     """Ranges [a, b) of the examples that share a call."""
+    if way == SIMILAR:
+        return calls_of_similar_lengths(lengths, call_tokens)
     n = len(lengths)
     differ = {
-        PADDED: lambda i: False, EQUAL: lambda i: lengths[i] != lengths[i - 1],
+        TOGETHER: lambda i: False, EQUAL: lambda i: lengths[i] != lengths[i - 1],
         SINGLE: lambda i: True,
     }[way]  # fmt: skip
     starts = [i for i in range(n) if i == 0 or differ(i)]

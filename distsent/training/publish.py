@@ -100,6 +100,8 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
     took = f"{state.step} steps in {duration(state.totals.seconds)}"
     report.finished(result)
     report.info(f"finished: {took}; model in {folder.model}")
+    if padding := session.forward.padding:
+        report.info(f"padding: {padding:.1%} of the tokens that the encoder computed")
     report.info(format_result_table(result))
     report.info(next_commands(folder.path))
 
@@ -120,6 +122,8 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
     sums = {"samples": totals.samples, "tokens": totals.tokens, "seconds": totals.seconds}
     speed = {f"{key}_per_second": sums[key] / seconds for key in ("samples", "tokens")}
     mfu = totals.work / seconds / session.peak_flops
+    # Padding: of this worker, since this start.
+    found = {"padding": session.forward.padding, "noise_scale": state.noise.examples}
     skips = {"skipped": totals.skipped, "overflows": totals.overflows}
     use = {"bytes_exchanged": totals.sent, "peak_memory_bytes": peak_memory()}
     parameters = adapter.count_parameters(session.forward.model)
@@ -141,7 +145,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
         "precision": session.precision,
         "versions": versions(),
         "history": state.history,
-        "train": {**sums, **speed, "mfu": mfu, "noise_scale": state.noise.examples, **skips, **use},
+        "train": {**sums, **speed, "mfu": mfu, **found, **skips, **use},
         "eval": {split: scores for split, (scores, _) in final.items()},
     }
 

@@ -11,11 +11,11 @@ import transformers
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
 from distsent.errors import UserError
-from distsent.model import dropout
+from distsent.model import dropout, padded_forward
 from distsent.model.attention import attend
 from distsent.model.forward import PACKED, choose_ways
 from distsent.model.packed_forward import PackedForward
-from distsent.model.padded_forward import PADDED, SINGLE, PaddedForward
+from distsent.model.padded_forward import SIMILAR, SINGLE, PaddedForward
 from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
@@ -310,23 +310,41 @@ def test_dropout_that_is_not_hashed_by_token_does_not_run_packed() -> None:
         functional = torch.nn.functional.dropout
         return bert.embeddings.register_forward_hook(lambda m, a, x: functional(x, 0.1, m.training))
 
-    assert ways(wrong_encoder(dropped, dropout=0.1)) == (PADDED, PADDED)
+    assert ways(wrong_encoder(dropped, dropout=0.1)) == (SIMILAR, SIMILAR)
     assert ways(wrong_encoder(dropped, dropout=0.1), training=False)[0] == PACKED
 
 
 @pytest.mark.parametrize("name", ["mpnet", "deberta", "deberta-v2"])
-def test_encoders_with_relative_positions_are_padded(name: str) -> None:
+def test_encoders_with_relative_positions_share_calls_of_similar_lengths(name: str) -> None:
     model = architectures.model(name)
-    assert ways(model) == (PADDED, PADDED)
+    assert ways(model) == (SIMILAR, SIMILAR)
     with pytest.raises(UserError, match=r"model.packed = 'always'"):
         choose_ways(model, "always", training=True)
+
+
+def test_a_step_with_similar_lengths_pads_little_and_changes_nothing() -> None:
+    """Against all examples in one call: logits and the masks of dropout."""
+    model = tiny_models.encoder("bert", dropout=0.2).double().train()
+    similar, together = (
+        PaddedForward(model, 0, way, way) for way in (SIMILAR, padded_forward.TOGETHER)
+    )
+    batch = pack(
+        [examples()[i] for i in ALL],
+        np.zeros(len(ALL)),
+        keys_T=dropout_keys(7, 3, ALL, LENGTHS),
+        step_key=step_key(7, 3),
+    )
+    assert torch.allclose(similar(batch), together(batch), atol=1e-12)
+    assert 0 < similar.padding <= 0.1 < 0.7 < together.padding
+    model.eval()
+    assert torch.allclose(similar(packed_batch(ALL)), together(packed_batch(ALL)), atol=1e-12)
 
 
 def test_whatever_else_is_random_is_the_same_for_an_example_alone() -> None:
     """OPT skips layers at random: its examples train one at a time, with their own generator."""
     model = architectures.model("opt")
     model.config.dropout = model.config.layerdrop = 0.5
-    assert ways(model) == (PADDED, SINGLE)
+    assert ways(model) == (SIMILAR, SINGLE)
     model.model.decoder.layerdrop = 0.5
     forward = PaddedForward(model.train(), 1, *ways(model))
     some = np.array([1, 2, 4])
