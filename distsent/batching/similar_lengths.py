@@ -26,14 +26,15 @@ def calls_of_similar_lengths(lengths: Sequence[int], call_tokens: float) -> list
     tokens_DD = (ends_D - starts_D[:, None]) * longest_n[ends_D - 1].astype(np.float64)
     tokens_DD[np.tril_indices(len(ends_D), -1)] = np.inf  # of a call from run i to run j
     limit = sum(lengths) / (1 - MAX_PADDING)
-    least_D, cuts = tokens_DD[0], []  # with the calls so far, for the examples up to each run
+    cuts: list[np.ndarray] = []  # of each call but the first: its first run, by its last one
+    least_D = tokens_DD[0]  # tokens with the calls so far, for the examples up to each run
     while len(cuts) + 1 < len(ends_D):
         parted_DD = tokens_DD[1:] + least_D[:-1, None]
         fewer = parted_DD.min(axis=0)
         # What a call saves shrinks with their number: no later one would pay, either.
         if least_D[-1] <= limit and least_D[-1] - fewer[-1] < call_tokens:
             break
-        least_D, cuts = fewer, [*cuts, parted_DD.argmin(axis=0) + 1]
+        least_D, cuts = fewer, [*cuts, 1 + parted_DD.argmin(axis=0)]
     bounds, j = [len(lengths)], len(ends_D) - 1
     for first_D in reversed(cuts):
         bounds.append(int(starts_D[first_D[j]]))
