@@ -45,7 +45,7 @@ RUN pip install cffi cloudpickle cmake numpy packaging psutil pyyaml wheel \
 
 COPY pyproject.toml setup.cfg /opt/distsent/
 COPY distsent/__init__.py /opt/distsent/distsent/
-RUN pip install --no-build-isolation --editable "/opt/distsent[lora,excel,plots,mpi]"
+RUN pip install --no-build-isolation --editable "/opt/distsent[lora,excel,plots,sweep,mpi]"
 
 # Remove the tools, and put torch into a layer of its own: it changes rarely, so nodes that have it
 # do not pull it again.

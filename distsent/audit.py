@@ -22,7 +22,6 @@ from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED, UserError
 from distsent.job import Job, load_saved_job
-from distsent.job.schema import DataSection
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_text
 from distsent.runtime.signals import StopSignal, resumable
 
@@ -105,18 +104,13 @@ def train_folds(
 
 def fold_job(run: FinishedRun, job: Job, i: int, count: int) -> Job:
     """The job of one fold: only its dataset, its name and what it writes differ."""
-    has_pairs = job.data.pair_column is not None or job.data.pair_position is not None
-    data = DataSection(
-        source=str(fold_folder(run, i, count).absolute()),
-        pair_column="pair" if has_pairs else None,
-        labels={name: name for name in run.labels},
-        max_length=job.data.max_length,
-        store=job.data.store,
-    )
+    from distsent.data.folds import data_of_fold
+
+    source = str(fold_folder(run, i, count).absolute())
     return replace(
         job,
         job=replace(job.job, name=f"{job.job.name}-audit-{i + 1}of{count}"),
-        data=data,
+        data=data_of_fold(job.data, source, run.labels),
         train=replace(job.train, seed=job.seeds[0], patience=None, min_delta=0.0),
         eval=replace(job.eval, every="end", calibrate=False),
         log=replace(job.log, tensorboard=False, trackers=()),
@@ -132,36 +126,20 @@ def write_folds(run: FinishedRun, job: Job, count: int) -> list[list[int]]:
     """Write the dataset of each fold, and return its rows of train. Equal texts stay together."""
     import numpy as np
 
+    from distsent.data.folds import draw_folds, rows_as_json
+
     split = open_splits(run, job)["train"]
-    texts, pairs = split.texts(slice(None)), split.pairs(slice(None))
-    folds = draw_folds(np.asarray(split.labels), np.asarray(split.hashes), count)
-    lines = [
-        json.dumps(
-            {"text": text, "label": run.labels[label]} | ({"pair": pairs[i]} if pairs else {})
-        )
-        for i, (text, label) in enumerate(zip(texts, split.labels.tolist(), strict=True))
-    ]
+    labels, hashes = np.asarray(split.labels), np.asarray(split.hashes)
+    folds = draw_folds(labels, hashes, count, f"--folds {count}")
+    lines = [*rows_as_json([split], run.labels)]
     for i in range(count):
         folder = fold_folder(run, i, count)
         with disk_errors_as_user_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name, rows in (("train", folds != i), ("test", folds == i)):
-                kept = "".join(f"{lines[row]}\n" for row in np.flatnonzero(rows))
+                kept = "".join(lines[row] for row in np.flatnonzero(rows))
                 write_text(folder / f"{name}.jsonl", kept)
     return [np.flatnonzero(folds == i).tolist() for i in range(count)]
-
-
-def draw_folds(labels: np.ndarray, hashes: np.ndarray, count: int) -> np.ndarray:
-    """The fold of each row: all have the same share of each class. Depends on the rows alone."""
-    import numpy as np
-
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    order = np.lexsort((hashes[first], labels[first]))  # hashes are random numbers
-    if len(first) < 2 * count:
-        raise UserError(f"--folds {count}: train has only {len(first)} different texts")
-    fold_of_text = np.empty(len(first), dtype=np.int64)
-    fold_of_text[order] = np.arange(len(first)) % count
-    return fold_of_text[which]
 
 
 def open_splits(run: FinishedRun, job: Job) -> Mapping[str, Split]:

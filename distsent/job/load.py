@@ -27,11 +27,22 @@ def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ())
 
     Paths are relative to the current folder. UserError has one line per mistake.
     """
+    return resolve(*read_assignments(path, overrides))
+
+
+def read_assignments(
+    path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()
+) -> tuple[list[Assignment], list[str]]:
+    """(the keys of a job file, then those of the overrides; a line for each that cannot be read)"""
     errors: list[str] = []
     in_file = _read_file(os.fspath(path), errors) if path is not None else []
-    in_overrides = _read_overrides(overrides, errors)
-    assignments = [_expand_path(item) for item in (*in_file, *in_overrides)]
-    assignments = _with_label_names(assignments, errors)
+    return [*in_file, *_read_overrides(overrides, errors)], errors
+
+
+def resolve(assignments: Sequence[Assignment], errors: Iterable[str] = ()) -> Job:
+    """The job of these keys; a key's last value counts. Raises UserError with all mistakes."""
+    errors = [*errors]
+    assignments = _with_label_names([_expand_path(item) for item in assignments], errors)
     errors += _path_errors({item.key: item for item in assignments}.values())
     return Job.from_assignments(assignments, errors)
 

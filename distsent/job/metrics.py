@@ -1,4 +1,4 @@
-"""The metrics that each `data.task` has for `eval.metric`."""
+"""The metrics that each `data.task` has for `eval.metric`, and which of them is better lower."""
 
 METRICS = {
     "single_label": ("accuracy", "f1", "f1_macro", "precision", "recall", "loss"),
@@ -8,4 +8,6 @@ METRICS = {
     ),
     "regression": ("mae", "rmse", "r2", "pearson", "spearman", "loss"),
 }  # fmt: skip
+# For all others, more is better
+LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
 ALL = tuple(dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics))

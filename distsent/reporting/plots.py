@@ -1,9 +1,8 @@
-"""Curves, and pictures of predictions. They need matplotlib, which is optional: see `available`."""
+"""Curves, and pictures of predictions. They need matplotlib, which is optional: see `figure.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,9 @@ import numpy as np
 
 from distsent.errors import UserError
 from distsent.evaluation.calibration import BINS, Reliability
+from distsent.reporting.figure import INSTALL_HINT as INSTALL_HINT
+from distsent.reporting.figure import available as available
+from distsent.reporting.figure import save_figure
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import titles
 from distsent.reporting.tasks.choose import report_of
@@ -18,13 +20,7 @@ from distsent.reporting.tasks.choose import report_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INSTALL_HINT = "pictures need matplotlib; pip install 'distsent[plots]'"
 MAX_POINTS = 50  # longer curves of training losses are averaged down to this
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
 
 
 def plot_curves(runs: Sequence[FinishedRun]) -> Figure:
@@ -109,11 +105,6 @@ def plot_reliability(run: FinishedRun) -> Figure | None:
         axes.set(xlabel=f"score ({found['split']})", xlim=(0, 1), ylim=(0, 1))
         axes.legend(fontsize="small", loc="upper left")
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the figure alone."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def draw_pictures(runs: Sequence[FinishedRun], split: str, folder: str) -> Iterator[Path]:

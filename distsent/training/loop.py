@@ -17,7 +17,7 @@ import torch
 from distsent.batching.batch_plan import Batch
 from distsent.distributed.world import MembershipChanged
 from distsent.errors import NonFinite, Stopped, UserError
-from distsent.evaluation.tasks.task import LOWER_IS_BETTER
+from distsent.job.metrics import LOWER_IS_BETTER
 from distsent.runtime.checkpoint import Saver
 from distsent.runtime.log import duration
 from distsent.tracking.events import Evaluation, Metrics

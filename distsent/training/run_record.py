@@ -16,19 +16,13 @@ from distsent.errors import (
     UserError,
 )
 from distsent.job.job import Job
+from distsent.job.resumable import RESUMABLE_KEYS
 from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.device import pinned_precision
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
 from distsent.runtime.run_status import RunStatus, refusal_file
 from distsent.versions import versions
 
-# These may differ when a run resumes: they change where, how fast or how verbosely it computes, but
-# not what.
-RESUMABLE_KEYS = (
-    "run.dir", "run.stall_seconds", "run.resume", "run.transport", "run.interface", "data.store",
-    "train.token_budget", "eval.batch_tokens", "checkpoint.every_steps",
-    "checkpoint.every_seconds", "checkpoint.keep", "log.every", "log.tensorboard", "log.trackers",
-)  # fmt: skip
 RECORDED = "rows", "encoder", "precision", "read_as"  # of the first start, in job.json
 START = "DISTSENT_START"  # names a batch job, which may be started several times
 FIX = "run.resume=changed to resume anyway, or run.resume=never to start over"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "distsent"
 ENTRY_POINTS = {
     "train", "evaluate", "predict", "prepare", "report", "audit", "doctor", "next_action", "launch",
-    "plan",
+    "plan", "sweep",
 }  # fmt: skip
 BOTTOM = {"__init__", "errors", "exit_policy", "machine_errors", "storage", "lock", "versions"}
 BELOW = {  # subpackage -> what it may import, beside the bottom
@@ -36,6 +36,7 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "planning": {
         "batching", "cli", "distributed", "job", "model", "reporting", "runtime", "training",
     },
+    "search": {"data", "job", "reporting", "runtime"},
     "k8s": {"cli", "distributed", "job", "runtime"},
 }  # fmt: skip
 # The folders of a subpackage, from the bottom up. Each imports from those before it, and from

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distsent import audit
+from distsent.data import folds as folds_of
 from distsent.data.dataset import open_dataset
 from distsent.data.near_duplicates import LEAST, first_equal, letters, near_duplicates
 from distsent.distributed.world import World
@@ -133,13 +134,13 @@ def test_folds_share_classes_and_keep_equal_texts_together() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 500, dtype=np.uint64)[rng.integers(0, 500, 900)]
     labels = (hashes % np.uint64(3)).astype(int)
-    folds = audit.draw_folds(labels, hashes, 4)
+    folds = folds_of.draw_folds(labels, hashes, 4, "--folds 4")
     assert all(len(np.unique(folds[hashes == one])) == 1 for one in hashes)
     texts = np.unique(hashes, return_index=True)[1]
     counts = [np.bincount(labels[texts][folds[texts] == i], minlength=3) for i in range(4)]
     assert np.ptp(counts, axis=0).max() <= 1
     with pytest.raises(UserError, match="--folds 9: train has only 3 different texts"):
-        audit.draw_folds(labels[:3], np.arange(3, dtype=np.uint64), 9)
+        folds_of.draw_folds(labels[:3], np.arange(3, dtype=np.uint64), 9, "--folds 9")
 
 
 def test_a_run_is_audited_by_its_folds(

@@ -25,9 +25,8 @@ from distsent.evaluation.predictor import Predictor
 from distsent.evaluation.tasks.choose import TASKS
 from distsent.evaluation.tasks.multi_label import MultiLabel
 from distsent.evaluation.tasks.regression import Regression
-from distsent.evaluation.tasks.task import LOWER_IS_BETTER
 from distsent.job import load_job
-from distsent.job.metrics import METRICS
+from distsent.job.metrics import LOWER_IS_BETTER, METRICS
 from distsent.reporting.finished_run import read_run
 from distsent.reporting.tasks.paired import holm, mcnemar
 from distsent.training.loop import metric_value

@@ -13,8 +13,6 @@ import torch
 from distsent.evaluation.calibration import Temperature
 from distsent.evaluation.thresholds import Curve
 
-LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
-
 
 @dataclass(frozen=True)
 class Task(ABC):
