@@ -10,42 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
-from distsent.k8s.documents import manifest_files, read_table
-from distsent.k8s.jobs import DELETE_EVICTED, Bundle
-from distsent.k8s.lint import is_overlay, read_files, read_overlay
+from distsent.k8s.documents import fill, read_table
+from distsent.k8s.jobs import DELETE_EVICTED, WITH_PODS, Bundle
+from distsent.k8s.lint import read_manifests
 from distsent.runtime.slurm_probe import Check
 
 OK, FAIL = "ok", "fail"
-TRAINER, WITH_PODS = ("TrainJob", "TrainingRuntime"), ("MPIJob", "TrainingRuntime")
 QUEUE, CLAIM = "kueue.x-k8s.io/queue-name", "PersistentVolumeClaim"
 
 
 def check_cluster(folder: Path) -> Iterator[Check]:
     """All checks, for the manifests of `folder`. Raises UserError without a cluster."""
     check_connection()
-    read = read_overlay(folder) if is_overlay(folder) else read_files(manifest_files(folder))
-    bundle = Bundle(read.manifests, read.manifests)
-    targets = targets_of(bundle)
+    manifests = read_manifests(folder).manifests
+    targets = targets_of(Bundle(manifests, manifests))
     for row in read_table("doctor.yaml")["checks"]:
         for name, space in targets[row.get("each", "once")]:
             check = ask(row, name, space)
             yield check
             if check.state == FAIL and row.get("stop"):
                 return
-    whole = [each for each in bundle.manifests if each.kind in WITH_PODS]
-    found = refusals([], whole)
+    jobs = [each for each in manifests if each.kind in WITH_PODS]
+    found = refusals([], jobs)
     for each in found:
         yield Check(FAIL, "admission", each.message, f"change {each.file}:{each.line}")
     if not found:
-        counts = Counter(each.kind for each in whole).items()
-        jobs = ", ".join(f"{count} {kind}s" for kind, count in counts)
-        yield Check(OK, "admission", f"{jobs or 'no jobs'} would be admitted", "")
+        counts = Counter(each.kind for each in jobs).items()
+        what = ", ".join(f"{count} {kind}s" for kind, count in counts)
+        yield Check(OK, "admission", f"{what or 'no jobs'} would be admitted", "")
 
 
 def targets_of(bundle: Bundle) -> dict[str, list[tuple[str, str]]]:
     """What a row may ask about, as name and namespace."""
     of_mpi = [each for each in bundle.manifests if each.kind == "MPIJob"]
-    of_trainer = [each for each in bundle.manifests if each.kind in TRAINER]
+    of_trainer = [each for each in bundle.manifests if each.kind.startswith("Train")]
     jobs = of_mpi + of_trainer
     queues = {(job.at("metadata", "labels", QUEUE).text, job.namespace): None for job in jobs}
     return {
@@ -66,15 +64,13 @@ def targets_of(bundle: Bundle) -> dict[str, list[tuple[str, str]]]:
 
 
 def ask(row: dict[str, Any], name: str, space: str) -> Check:
-    def fill(text: str) -> str:
-        return text.replace("{name}", name).replace("{space}", space)
-
-    done = kubectl(*map(fill, row["ask"]))
+    row = fill(row, {"{name}": name, "{space}": space})
+    done = kubectl(*row["ask"])
     answer = " ".join(done.stdout.split())
     is_right = re.search(row.get("want", "."), answer) is not None
     if "least" in row:
-        is_right = any(int(each) >= int(name) for each in re.findall(r"\d+", answer))
+        is_right = any(int(each) >= int(row["least"]) for each in re.findall(r"\d+", answer))
     said = answer if done.returncode == 0 else last_line(done.stderr) if done.stderr else answer
-    asked = " ".join(each for each in map(fill, row["ask"]) if not each.startswith("jsonpath"))
+    asked = " ".join(each for each in row["ask"] if not each.startswith("jsonpath"))
     found = f"{asked}: {said or 'nothing'}" if row["ask"][0] == "auth" or not said else said
-    return Check(OK if is_right else FAIL, row["what"], found, "" if is_right else fill(row["fix"]))
+    return Check(OK if is_right else FAIL, row["what"], found, "" if is_right else row["fix"])

@@ -51,6 +51,10 @@ class Node:
         """The value at the end of a longer path."""
         return reduce(getitem, path, self)
 
+    def below(self, path: str) -> Node:
+        """The value at the end of a path in one text, with blanks between its keys."""
+        return self.at(*(int(key) if key.isdigit() else key for key in path.split()))
+
     @property
     def mapping(self) -> dict[Any, Any]:
         return self.value if isinstance(self.value, dict) else {}

@@ -33,9 +33,8 @@ def look_again_and_again() -> None:
         error = ""
         try:
             for name in delete_evicted(socket.gethostname().partition(".")[0]):
-                print(
-                    f"distsent: deleted the evicted pod {name}, so a new one can come", flush=True
-                )
+                line = f"deleted the evicted pod {name}, so a new one can come"
+                print(f"distsent: {line}", flush=True)
         except Exception as caught:  # whatever comes as an answer
             error = " ".join(f"{type(caught).__name__}: {caught}".split())[:400]
         if error not in ("", last):

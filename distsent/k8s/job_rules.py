@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from distsent.errors import UserError
 from distsent.job import load_saved_job
 from distsent.k8s.documents import Problem
-from distsent.k8s.jobs import Bundle, Job, MPIJob
+from distsent.k8s.jobs import Bundle, Job
 from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE
 from distsent.k8s.schema import quantity
 from distsent.k8s.training_command import job_arguments
@@ -44,9 +44,6 @@ def sizes(job: Job) -> Iterator[Problem]:
         yield "slots", node, f"{name} is {job.slots}, but a worker has {gpus} GPUs"
     if job.elastic and option not in (None, str(job.slots)):
         yield "slots", node, f"--slots {option}, but {name} is {job.slots}"
-    # The launcher computes nothing, and the operator hides GPUs from it.
-    if job.uses_mpi and job.launcher.gpus and not job.spec["runLauncherAsWorker"]:
-        yield "launcher-gpu", job.launcher.main["resources"], "reserves GPUs that it cannot use"
     # A gang of fewer than all pods starts jobs that hold GPUs while they wait for the rest.
     node, count = job.spec.at("runPolicy", "schedulingPolicy", "minAvailable"), job.workers + 1
     if node.value not in (None, count) and not job.elastic:
@@ -79,12 +76,8 @@ def processes(job: Job) -> Iterator[Problem]:
 
 
 def pods(job: Job) -> Iterator[Problem]:
-    # Otherwise the launcher's deadline runs while nodes start.
-    policy, main = job.spec["launcherCreationPolicy"], job.worker.main
-    is_late = policy.value == "WaitForWorkersReady" or not isinstance(job, MPIJob)
-    if not is_late and not job.elastic:
-        yield "ready", policy, "launcherCreationPolicy must be WaitForWorkersReady"
     # The launcher waits for ready workers, and without a probe of sshd a running pod is ready.
+    main = job.worker.main
     ports = {port["name"].value: port["containerPort"].value for port in main["ports"]}
     port = main.at("readinessProbe", "tcpSocket", "port").value
     if main and job.uses_mpi and ports.get(port, port) != SSH_PORT:
@@ -107,11 +100,6 @@ def pods(job: Job) -> Iterator[Problem]:
         yield "shm", node, "/dev/shm needs an emptyDir with medium: Memory and a sizeLimit"
     elif size is not None and memory is not None and size >= memory:
         yield "shm", node, "/dev/shm counts as memory, and its sizeLimit leaves none of the limit"
-    # Kueue admits suspended jobs; without its webhook, others start out of turn.
-    labels = job.manifest.at("metadata", "labels")
-    if labels["kueue.x-k8s.io/queue-name"] and job.suspend.value is not True:
-        field = ".".join(map(str, job.suspend.path[1:]))
-        yield "queue", labels, f"a job with a queue-name label must have {field}: true"
     # horovodrun starts the launcher's own python, by its absolute path, on the workers.
     ours, theirs = job.launcher.image, job.worker.image
     if ours and theirs and ours.text != theirs.text:
@@ -120,13 +108,11 @@ def pods(job: Job) -> Iterator[Problem]:
 
 def disk(job: Job) -> Iterator[Problem]:
     """The kubelet evicts a pod that writes more than its limits; an evicted worker ends the job."""
-    home = job.launcher.variables.get("HF_HOME", "")
+    home = job.launcher.variables.get("HF_HOME") or "/"
+    needs = ("/tmp", 1, "temporary files"), (home, 10, "what is downloaded")
     for pod in job.pods:
         node, sizes = pod.spec["volumes"], [v["emptyDir"]["sizeLimit"] for v in pod.spec["volumes"]]
-        for path, least, what in (
-            ("/tmp", 1, "temporary files"),
-            (home or "/", 10, "what is downloaded"),
-        ):
+        for path, least, what in needs:
             volume = pod.volume_at(path)[1]["emptyDir"]
             size = quantity(volume["sizeLimit"].value)
             if volume["medium"].value != "Memory" and size is not None and size < least * 2**30:
@@ -134,11 +120,8 @@ def disk(job: Job) -> Iterator[Problem]:
         limit = quantity(pod.main.at("resources", "limits", "ephemeral-storage").value)
         total = sum(quantity(size.value) or 0 for size in sizes)
         if limit is not None and limit < total:
-            yield (
-                "disk",
-                node,
-                "limits.ephemeral-storage is less than the sizeLimits of its volumes",
-            )
+            text = "limits.ephemeral-storage is less than the sizeLimits of its volumes"
+            yield "disk", node, text
 
 
 def number(text: str | None) -> int | None:
@@ -162,11 +145,8 @@ def run_folder(job: Job) -> Iterator[Problem]:
         elif mount["readOnly"] or claim["readOnly"]:
             yield "run-folder", pod.mounts, f"run.dir={folder} is mounted read-only"
     if len(claims) > 1:
-        yield (
-            "run-folder",
-            job.launcher.mounts,
-            f"launcher and workers have different claims at {folder}",
-        )
+        text = f"launcher and workers have different claims at {folder}"
+        yield "run-folder", launcher.mounts, text
 
 
 def job_file(bundle: Bundle, job: Job) -> Iterator[Problem]:

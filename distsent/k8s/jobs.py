@@ -12,8 +12,8 @@ from distsent.k8s.hosts import JOBSET, options_of
 ROLES = ("spec", "mpiReplicaSpecs")
 JOBS = ("spec", "template", "spec", "replicatedJobs")  # of a TrainingRuntime
 TEMPLATE = ("template", "spec", "template")  # the pods' in one of these
-ANCESTOR = "trainer.kubeflow.org/trainjob-ancestor-step"  # labels the job that spec.trainer changes
 TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
+WITH_PODS = ("MPIJob", "TrainingRuntime")  # kinds from which operators make pods
 DELETE_EVICTED = "--delete-evicted"  # the launcher's option that needs a token
 GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
 
@@ -21,12 +21,10 @@ GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
 class Pod:
     """A pod template. `spec` is false where a job has no such role.
 
-    `labels`: those that an operator adds. `trainer`: what a TrainJob changes in the container.
+    `trainer`: what a TrainJob changes in the container. `labels`: also those of an operator.
     """
 
-    def __init__(
-        self, template: Node, labels: dict[str, str] | None = None, trainer: Node | None = None
-    ) -> None:
+    def __init__(self, template: Node, trainer: Node | None = None) -> None:
         self.spec, self.namespace = template["spec"], template.root.namespace
         self.containers = [*self.spec["initContainers"], *self.spec["containers"]]
         # The first container gets the operator's hostfile, key and variables.
@@ -42,7 +40,7 @@ class Pod:
         limits = (changes["resourcesPerNode"] or self.main["resources"])["limits"]
         counts = [limits[name].number(0) for name in limits.mapping if GPU.fullmatch(name)]
         self.gpus = sum(counts) if counts else None
-        self.labels = {**template.at("metadata", "labels").mapping, **(labels or {})}
+        self.labels = template.at("metadata", "labels").mapping | operator_labels(template)
 
     def option(self, *names: str) -> str | None:
         """The value that the command gives to an option."""
@@ -66,7 +64,6 @@ class Job:
     are the same. `slots`: the ranks of a worker. `longest_name`: of a pod.
     """
 
-    suspend: Node
     workers: int
     longest_name: str
 
@@ -84,18 +81,10 @@ class Job:
 class MPIJob(Job):
     def __init__(self, manifest: Node) -> None:
         self.roles = manifest.at(*ROLES)
-        labels = {"training.kubeflow.org/job-name": manifest.name}
-        by_role = {
-            role: Pod(
-                self.roles.at(role, "template"),
-                labels | {"training.kubeflow.org/job-role": role.lower()},
-            )
-            for role in ("Launcher", "Worker")
-        }
+        by_role = {role: Pod(self.roles.at(role, "template")) for role in ("Launcher", "Worker")}
         super().__init__(manifest, by_role, manifest["spec"]["slotsPerWorker"])
         self.workers = self.roles.at("Worker", "replicas").number(0)
         self.longest_name = f"{manifest.name}-worker-{max(self.workers, 1) - 1}"
-        self.suspend = self.spec.at("runPolicy", "suspend")
 
 
 class TrainJob(Job):
@@ -107,23 +96,26 @@ class TrainJob(Job):
         jobs = {job["name"].text: job for job in runtime.at(*JOBS)}
         self.policy_name = "mpi" if self.policy["mpi"].value is not None else "torch"
         names = ("launcher", "node") if self.policy_name == "mpi" else ("node",)
-        by_role = {
-            name: pod_of(jobs.get(name, runtime["no"]), trainer if name == names[0] else None)
-            for name in names
-        }
+        templates = {name: jobs.get(name, runtime["no"]).at(*TEMPLATE) for name in names}
+        by_role = {name: Pod(templates[name]) for name in names}
+        by_role[names[0]] = Pod(templates[names[0]], trainer)
         given, mpi = trainer["numProcPerNode"], self.policy.at("mpi", "numProcPerNode")
         super().__init__(manifest, by_role, given if given or not mpi else mpi)
         self.workers = trainer["numNodes"].number(1)
         self.longest_name = f"{manifest.name}-launcher-0-0-xxxxx"
-        self.suspend = self.spec["suspend"]
 
 
-def pod_of(job: Node, trainer: Node | None = None) -> Pod:
-    """The pod of a job of a TrainingRuntime."""
-    labels = {f"{JOBSET}/jobset-name": job.root.name}
-    return Pod(
-        job.at(*TEMPLATE), labels | {f"{JOBSET}/replicatedjob-name": job["name"].text}, trainer
-    )
+def operator_labels(template: Node) -> dict[str, str]:
+    """What an operator adds to a pod template's labels."""
+    job = template.root
+    if job.kind == "MPIJob":
+        role = str(template.path[len(ROLES)]).lower()
+        prefix = "training.kubeflow.org"
+        return {f"{prefix}/job-name": job.name, f"{prefix}/job-role": role}
+    if job.kind == "TrainingRuntime":
+        name = job.at(*template.path[: len(JOBS) + 1])["name"].text
+        return {f"{JOBSET}/jobset-name": job.name, f"{JOBSET}/replicatedjob-name": name}
+    return {}
 
 
 class Bundle:
@@ -155,6 +147,6 @@ def pods_of(manifest: Node) -> list[Pod]:
     if manifest.kind == "MPIJob":
         return MPIJob(manifest).pods
     if manifest.kind == "TrainingRuntime":
-        return [pod_of(job) for job in manifest.at(*JOBS)]
+        return [Pod(job.at(*TEMPLATE)) for job in manifest.at(*JOBS)]
     path = ("spec", "template") if manifest.kind in TEMPLATES else ()
     return [Pod(manifest.at(*path))] if manifest.kind in ("Pod", *TEMPLATES) else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from distsent.errors import UserError
 from distsent.k8s.cluster import refusals
 from distsent.k8s.documents import Finding, Node, Reader, manifest_files
-from distsent.k8s.jobs import ROLES, Bundle
+from distsent.k8s.jobs import ROLES, WITH_PODS, Bundle
 from distsent.k8s.rules import RULES
 from distsent.k8s.schema import Kinds, check_schema
 
@@ -31,25 +31,23 @@ def lint(
         # A folder's own files are applied together, and so are those of an overlay below it.
         parts = ([each] if is_overlay(each) else manifest_files(each) for each in folders)
         for where in chain([path], *parts):
-            read = read_overlay(where) if is_overlay(where) else read_files(manifest_files(where))
+            read = read_manifests(where)
             manifests += read.manifests
-            context = [] if is_overlay(where) else manifests_around(where)
+            context = manifests_around(where)
             findings += read.findings + check_bundle(read.manifests, context, crds or {})
     if ask_cluster:
         wrong = {finding.file for finding in findings if finding.rule in SHAPELESS}
-        kinds = ("MPIJob", "TrainingRuntime")
-        jobs = [each for each in manifests if each.kind in kinds and each.file not in wrong]
+        jobs = [each for each in manifests if each.kind in WITH_PODS and each.file not in wrong]
         findings += refusals(manifests, jobs)
     return sorted(set(findings)), len(manifests)
 
 
 def check_bundle(manifests: list[Node], context: list[Node], crds: Kinds) -> list[Finding]:
     """Findings in manifests that are applied together, after `context`."""
-    found = {manifest: check_schema(manifest, crds) for manifest in manifests}
-    runtimes = (manifest for manifest in context if manifest.kind == "TrainingRuntime")
-    schemas = found | {manifest: check_schema(manifest, crds) for manifest in runtimes}
+    runtimes = [manifest for manifest in context if manifest.kind == "TrainingRuntime"]
+    schemas = {manifest: check_schema(manifest, crds) for manifest in [*manifests, *runtimes]}
     shapeless = {m for m in schemas if any(each.rule in SHAPELESS for each in schemas[m])}
-    findings = [*chain.from_iterable(found.values())]
+    findings = [finding for manifest in manifests for finding in schemas[manifest]]
     checked = [manifest for manifest in manifests if manifest not in shapeless]
     bundle = Bundle(checked, [*manifests, *context], shapeless)
     for rule, node, message in chain.from_iterable(rules(bundle) for rules in RULES):
@@ -63,13 +61,18 @@ def is_overlay(path: Path) -> bool:
     return (path / OVERLAY).exists()
 
 
+def read_manifests(path: Path) -> Reader:
+    """Those of a file, of a folder's files, or of an overlay as rendered."""
+    return read_overlay(path) if is_overlay(path) else read_files(manifest_files(path))
+
+
 def read_overlay(path: Path) -> Reader:
     """What kustomize renders. The lines of its findings are those of the output."""
-    reader = Reader()
     command = next((words for words in RENDERERS if shutil.which(words[0])), None)
     if command is None:
         raise UserError(f"{path}: rendering an overlay needs kubectl or kustomize; install one")
     done = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    reader = Reader()
     reader.read(done.stdout, f"<{' '.join(command)} {path}>")
     if done.returncode:
         message = (done.stderr.strip() or "kustomize failed").splitlines()[-1]

@@ -8,7 +8,7 @@ from distsent.errors import NON_FINITE, STOPPED, USAGE_ERROR
 from distsent.exit_policy import decide
 from distsent.k8s import mpi_operator, trainer
 from distsent.k8s.documents import Node, Problem
-from distsent.k8s.jobs import ANCESTOR, DELETE_EVICTED, JOBS, Bundle, Pod, TrainJob
+from distsent.k8s.jobs import DELETE_EVICTED, JOBS, Bundle, Pod, TrainJob
 
 ENDS = (1, USAGE_ERROR, NON_FINITE, STOPPED, 137, 143)  # exit codes of pods
 PARENTS = {"mpi": ("distsent.k8s", "launch", "--keep-workers"), "torch": ("distsent.launch",)}
@@ -73,14 +73,6 @@ def policy_problems(job: TrainJob) -> Iterator[Problem]:
     if not {*parent} <= {*job.launcher.command}:
         # torchrun loses signals and exit codes; JobSet ends the workers, after the launcher.
         yield "parent", node, f"must start with python -m {' '.join(parent)}"
-    jobs = {each["name"].text: each for each in job.runtime.at(*JOBS)}
-    trains = [
-        name for name, each in jobs.items() if each.at("template", "metadata", "labels")[ANCESTOR]
-    ]
-    expected = next(iter(job.by_role), "")
-    if trains != [expected]:
-        node = jobs.get(expected, job.runtime.at(*JOBS))
-        yield "ancestor", node, f"the job {expected} alone needs the label {ANCESTOR}: trainer"
     if not job.uses_mpi:
         # `auto` is the number of CPUs, and that is one process for each.
         given = job.spec.at("trainer", "numProcPerNode")
@@ -94,9 +86,6 @@ def policy_problems(job: TrainJob) -> Iterator[Problem]:
     if job.worker.option("--left") != str(STOPPED):
         worker = job.worker.command_node
         yield "left", worker, f"serve needs --left {STOPPED}: an Indexed Job takes 0 for completed"
-    depends = jobs.get("launcher", job.runtime)["dependsOn"]
-    if depends.value != [{"name": "node", "status": "Ready"}]:
-        yield "ready", depends, "launcher: dependsOn must be [{name: node, status: Ready}]"
     resources = job.spec.at("trainer", "resourcesPerNode")
     if resources:
         text = "changes the launcher alone: set the workers' resources in the runtime"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 from jsonschema import Draft202012Validator
 
@@ -35,12 +36,15 @@ def field_problems(bundle: Bundle) -> Iterator[Problem]:
     objects["volume"] = [volume for pod in bundle.pods for volume in pod.spec["volumes"]]
     objects["port"] = [port for each in objects["container"] for port in each["ports"]]
     for kind, rules in FIELD_RULES.items():
-        for node, (rule, path, schema, message) in product(objects[kind], rules):
-            field = node.at(*(int(key) if key.isdigit() else key for key in path.split()))
-            if not Draft202012Validator(schema).is_valid(field.value):
+        for node, (rule, path, schema, message, *condition) in product(objects[kind], rules):
+            if not fits(node, path, schema) and (not condition or fits(node, *condition)):
                 name = f"{node['name'].text}:" if kind in NAMED else ""
                 words = (name, path.replace(" ", "."), message)
-                yield rule, field, " ".join(word for word in words if word)
+                yield rule, node.below(path), " ".join(word for word in words if word)
+
+
+def fits(node: Node, path: str, schema: dict[str, Any]) -> bool:
+    return Draft202012Validator(schema).is_valid(node.below(path).value)
 
 
 def pod_problems(bundle: Bundle) -> Iterator[Problem]:
@@ -126,7 +130,6 @@ def volume_sources(bundle: Bundle) -> Iterator[Problem]:
 
 
 def grants(bundle: Bundle) -> Iterator[Problem]:
-    """Nothing else in these pods talks to the API server: a token is one more thing to steal."""
     for manifest in bundle.manifests:
         role = manifest["roleRef"]
         if role["kind"].text == "Role" and not bundle.find(
@@ -134,11 +137,7 @@ def grants(bundle: Bundle) -> Iterator[Problem]:
         ):
             yield "exists", role, f"no manifest creates the Role {role['name'].text}"
     for pod in bundle.pods:
-        token, account = pod.spec["automountServiceAccountToken"], pod.spec["serviceAccountName"]
-        deletes = DELETE_EVICTED in pod.command
-        if token.value is not deletes:
-            wanted = "true for --delete-evicted" if deletes else "false"
-            yield "token", token, f"automountServiceAccountToken must be {wanted}"
+        account, deletes = pod.spec["serviceAccountName"], DELETE_EVICTED in pod.command
         if deletes and not bundle.find("ServiceAccount", pod.namespace, account.text):
             name = account.text or "(serviceAccountName is missing)"
             yield "exists", account, f"no manifest creates the ServiceAccount {name}"

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache, partial
 from ipaddress import ip_address, ip_network
@@ -25,6 +25,7 @@ from distsent.k8s.documents import Finding, Node, read_table
 
 Schema = dict[str, Any]
 Kinds = dict[str, Schema]  # by apiVersion and kind: "v1 Pod"
+Errors = Iterator[ValidationError]
 
 PACKAGE = "io.k8s.apimachinery.pkg"
 QUANTITY = r"^(\d+(?:\.\d+)?|\.\d+)(m|k|[MGTPE]i?|Ki|[eE]-?\d+)?$"
@@ -35,6 +36,7 @@ WORDS = {
     "array": "a list", "object": "a mapping", "quantity": "a quantity, such as 500m, 2 or 8Gi",
     "byte": "base64",
 }  # fmt: skip
+ALLOWED = {"minimum": "{} or more", "maximum": "{} or less", "not": "other than {}"}
 METADATA = {"$ref": f"#/$defs/{PACKAGE}.apis.meta.v1.ObjectMeta", "required": ["name"]}
 FIELDS = {"apiVersion": {}, "kind": {}, "status": {}, "metadata": METADATA}  # of every kind
 HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
@@ -42,6 +44,7 @@ HEADER = {"required": ["apiVersion", "kind", "metadata"], "properties": FIELDS}
 SIGNED = ("priority", "value", "tolerationSeconds")
 UNIQUE = "x-kubernetes-list-map-keys"
 INCREASING = "x-increasing"  # numbers of a list, or of these fields
+ALLOWED[INCREASING] = "in increasing order, each once"
 TRAINER = [f"{kind}.trainer.kubeflow.org" for kind in ("trainjobs", "trainingruntimes")]
 FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", *TRAINER]
 FROM_CLUSTER += ["--ignore-not-found", "-o", "json"]
@@ -114,12 +117,12 @@ def read_definitions(source: str) -> Kinds:
             text = subprocess.run(FROM_CLUSTER, capture_output=True, text=True, check=True).stdout
         else:
             text = Path(source).read_text(encoding="utf-8")
-        documents = yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        for crd in chain.from_iterable(each.get("items", [each]) for each in documents):
-            spec = crd["spec"]
-            for version in spec["versions"]:
-                key = f"{spec['group']}/{version['name']} {spec['names']['kind']}"
-                found[key] = complete(version["schema"]["openAPIV3Schema"])
+        for document in yaml.safe_load_all(text):
+            for crd in document.get("items", [document]):
+                group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
+                for version in crd["spec"]["versions"]:
+                    schema = complete(version["schema"]["openAPIV3Schema"])
+                    found[f"{group}/{version['name']} {kind}"] = schema
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
         raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
@@ -152,9 +155,7 @@ def check_schema(manifest: Node, crds: Kinds) -> list[Finding]:
     return findings
 
 
-def find_twins(
-    _: Any, keys: Sequence[str], items: Any, schema: Schema
-) -> Iterator[ValidationError]:
+def find_twins(_: Any, keys: list[str], items: Any, schema: Schema) -> Errors:
     """Items of a list that have the same values of `keys` as an earlier one."""
     seen = set()
     for index, item in enumerate(items if isinstance(items, list) else ()):
@@ -165,7 +166,7 @@ def find_twins(
         seen.add(key)
 
 
-def find_disorder(_: Any, keys: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
+def find_disorder(_: Any, keys: Any, value: Any, schema: Schema) -> Errors:
     """Numbers of a list that do not increase, or fields of which a later one is less."""
     numbers = [value.get(key) for key in keys] if isinstance(value, dict) else value
     if not isinstance(numbers, list) or not all(isinstance(each, int) for each in numbers):
@@ -183,8 +184,7 @@ FORMATS.checks("byte", ValueError)(partial(b64decode, validate=True))
 
 def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
     whole = {"$defs": definitions(), "allOf": [schema, HEADER]}
-    validator = Validator(whole, format_checker=FORMATS)
-    for error in validator.iter_errors(manifest.value):
+    for error in Validator(whole, format_checker=FORMATS).iter_errors(manifest.value):
         node, name = manifest.at(*error.absolute_path), error.json_path[1:].lstrip(".")
         if error.validator == "additionalProperties":
             known = [*error.schema.get("properties", ())]
@@ -194,7 +194,7 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
         elif error.validator in ("required", "dependentRequired"):
             needed = error.validator_value
             if isinstance(needed, dict):
-                needed = {*chain(*(needed[each] for each in needed if each in error.instance))}
+                needed = chain(*(needed[each] for each in needed if each in error.instance))
             for field in set(needed) - set(error.instance):
                 yield node.finding("required", f"{name}: {field} is missing".lstrip(": "))
         elif error.validator == UNIQUE:
@@ -203,25 +203,19 @@ def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:
             if "propertyNames" in error.absolute_schema_path:
                 node = node[error.instance]
             allowed = what_is_allowed(error)
-            is_type = error.validator == "type" or allowed == WORDS["quantity"]
+            rule = "type" if error.validator == "type" or allowed == WORDS["quantity"] else "value"
             value = f"{name} = {json.dumps(error.instance, default=str)[:60]}"
-            yield node.finding("type" if is_type else "value", f"{value}: must be {allowed}")
+            yield node.finding(rule, f"{value}: must be {allowed}")
 
 
 def what_is_allowed(error: ValidationError) -> str:
-    value, title = error.validator_value, error.schema.get("title")
-    if error.validator == "enum":
+    """The schema's own title, or what the failed keyword says."""
+    key, value = str(error.validator), error.validator_value
+    title = (value if key == "not" else error.schema).get("title")
+    if key == "enum":
         return f"one of {', '.join(str(one) or repr(one) for one in value)}"
-    if error.validator == INCREASING:
-        return "in increasing order, each once"
-    if error.validator in ("minimum", "maximum"):
-        return str(title or f"{value} or {'more' if error.validator == 'minimum' else 'less'}")
-    if error.validator == "not":
-        return str(value.get("title", f"other than {value}"))
-    if error.validator == "format":
-        return str(title or WORDS.get(value, value))
-    if title or error.validator != "type":
-        return str(title or f"valid for {error.validator} {value}")
+    if title or key not in ("type", "format"):
+        return str(title or ALLOWED.get(key, f"valid for {key} {{}}").format(value))
     types = [value] if isinstance(value, str) else value
     return " or ".join(WORDS.get(one, f"a {one}") for one in types if one != "null")
 
