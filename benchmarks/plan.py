@@ -4,7 +4,7 @@
 
 Measured: real workers over the real all-reduce. Where there are more of them than cores, each waits
 as long as its share would take on a core of its own, so that only the exchange is shared. The
-prediction comes from a calibration before the rounds, as `python -m distsent.plan` makes it.
+predictions come from a calibration in each round, as `python -m distsent.plan` makes it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from distsent.planning import calibrate
 from distsent.planning.hardware import Hardware
 from distsent.planning.job_parts import JobParts, open_parts
 from distsent.planning.speed import Speed
-from distsent.planning.step_time import step_time
+from distsent.planning.step_time import StepTime, step_time
 from distsent.runtime.signals import StopSignal
 
 COUNTS = 1, 2, 4, 8
-ROUNDS, STEPS, WARMUP = 5, 40, 15
+ROUNDS, STEPS, WARMUP = 5, 30, 5
 WORK = Workload("emotion", "minilm", "float32", max_length=64, batch_size=64, rows=4096)
 
 
@@ -122,15 +122,16 @@ def calibrated(job: Job, parts: JobParts, stop: StopSignal) -> Hardware:
     shares = calibrate.shares_to_run(COUNTS, cores, job.train.batch_size)
     crowded = {count: [job.train.batch_size] for count in COUNTS if count > cores}
     found = calibrate.calibrate(job, {**shares, **crowded}, messages, stop)
-    own = [one for one in found if one.count <= cores]
-    exchanges = [each for one in found for each in one.exchanges]
-    hardware = calibrate.measured_hardware(
-        [*own[:-1], replace(own[-1], exchanges=tuple(exchanges))], None
-    )
-    return replace(hardware, workers_per_machine=max(COUNTS))
+    whole = calibrate.measured_hardware(found, None)
+    speeds = {count: speed for count, speed in whole.speeds.items() if count <= cores}
+    return replace(whole, speeds=speeds)
 
 
 def against_measured(folder: Path) -> list[str]:
+    """A line of the table for each number of workers.
+
+    Each round predicts from a calibration of its own: the speed of a machine drifts.
+    """
     work = replace(
         WORK,
         dataset=str(materials.dataset(WORK, folder / "dataset")),
@@ -144,30 +145,37 @@ def against_measured(folder: Path) -> list[str]:
             f"train.precision={work.precision}", f"run.dir={folder / 'runs'}",
         ],
     )  # fmt: skip
-    stop = StopSignal()
+    stop, cores = StopSignal(), calibrate.local_workers()
     parts = open_parts(job, job.train.precision, stop)
-    hardware, cores = calibrated(job, parts, stop), calibrate.local_workers()
-    rounds: dict[int, list[float]] = {count: [] for count in COUNTS}
     works = {count: parts.work(count) for count in COUNTS}
+    predicted: dict[int, list[StepTime]] = {count: [] for count in COUNTS}
+    measured: dict[int, list[float]] = {count: [] for count in COUNTS}
     for number in range(ROUNDS):
+        hardware = calibrated(job, parts, stop)
         for count in COUNTS:
             speed = asdict(hardware.speed(count))
             waits = {**speed, "planning": works[count].planning} if count > cores else None
+            predicted[count].append(step_time(works[count], hardware))
             place = folder / f"round{number}-{count}"
-            rounds[count].append(measured_step(job, count, waits, place))
-    lines = []
-    for count in COUNTS:
-        time_ = step_time(works[count], hardware)
-        median = statistics.median(rounds[count])
-        parts_ms = (1000 * value for value in asdict(time_).values())
-        lines.append(
-            f"| {count} | {'real' if count <= cores else 'waits'} "
-            f"| {' + '.join(f'{value:.1f}' for value in parts_ms)} | {1000 * time_.seconds:.1f} "
-            f"| {spread([1000 * value for value in rounds[count]], 1)} "
-            f"| {time_.seconds / median - 1:+.1%} |"
-        )
-        print(lines[-1], flush=True)
-    return lines
+            measured[count].append(measured_step(job, count, waits, place))
+            both = predicted[count][-1].seconds, measured[count][-1]
+            print(f"round {number + 1}, {count}: {both[0]:.4f} {both[1]:.4f}", file=sys.stderr)
+    kinds = {count: "real" if count <= cores else "waits" for count in COUNTS}
+    return [row(count, kinds[count], predicted[count], measured[count]) for count in COUNTS]
+
+
+def row(workers: int, kind: str, predicted: list[StepTime], measured: list[float]) -> str:
+    """Medians of the rounds, in milliseconds."""
+    seconds = [each.seconds for each in predicted]
+    parts = [
+        f"{1000 * statistics.median(getattr(each, part) for each in predicted):.1f}"
+        for part in asdict(predicted[0])
+    ]
+    error = statistics.median(seconds) / statistics.median(measured) - 1
+    spreads = [spread([1000 * value for value in values], 1) for values in (seconds, measured)]
+    line = f"| {workers} | {kind} | {' + '.join(parts)} | {' | '.join(spreads)} | {error:+.1%} |"
+    print(line, flush=True)
+    return line
 
 
 def report() -> str:
@@ -182,8 +190,8 @@ def report() -> str:
                 "",
                 f"Emotion, MiniLM, {WORK.precision}, batches of {WORK.batch_size}, torch over Gloo "
                 f"on one machine. Medians of {ROUNDS} rounds (lowest - highest), the median of "
-                f"{STEPS - WARMUP} steps. Compute: real, or a wait for the time of the share where "
-                "there are more workers than cores.",
+                f"{STEPS - WARMUP} steps. Each round predicts from a calibration of its own. Compute: "
+                "real, or a wait for the time of the share where there are more workers than cores.",
                 "",
                 "| workers | compute | predicted ms: compute + exchange + update + planning "
                 "| predicted ms | measured ms | error |",

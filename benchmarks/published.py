@@ -59,7 +59,7 @@ def predicted(case: Published, hides: bool) -> float:
     """The model's speedup over one worker. `hides`: whether buckets leave during backward."""
     speed = Speed(update=0.0, micro_batch=0.0, flop=1 / case.alone)  # a flop here: an example
     machines = Hardware(
-        case.name, {1: speed}, case.per_machine, case.within, case.between, gpu=True
+        case.name, {1: speed}, {1: case.within}, case.per_machine, case.between, gpu=True
     )
     whole, rest = divmod(case.bytes_, FUSED)
     messages = (*[float(FUSED)] * int(whole), rest)

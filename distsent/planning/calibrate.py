@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -117,9 +118,8 @@ def shares_to_run(asked: Sequence[int], local: int, batch_size: int) -> dict[int
 def measured_hardware(found: Sequence[Calibration], described: Description | None) -> Hardware:
     """Machines like this one, connected as described."""
     last = found[-1]
-    exchanges = [each for one in found for each in one.exchanges]
-    tree = "Gloo" not in last.transport  # NCCL and MPI choose by size
-    within = fit_link(exchanges, TREE if tree else RING) if exchanges else Link(0.0, 1e12)
+    algorithm = RING if "Gloo" in last.transport else TREE  # NCCL and MPI choose by size
+    links = {each.count: fit_link(each.exchanges, algorithm) for each in found if each.exchanges}
     values: Mapping[str, Any] = described.values if described else {}
     threads = ", ".join(f"{each.count} x {each.threads} threads" for each in found)
     network = f"as {described.origin} describes" if described else "10 Gbit/s assumed (--hardware)"
@@ -130,8 +130,8 @@ def measured_hardware(found: Sequence[Calibration], described: Description | Non
     return Hardware(
         name="machines like this one",
         speeds={each.count: fit_speed(each.shares) for each in found},
+        links=links or {1: Link(0.0, math.inf)},
         workers_per_machine=last.count,
-        within=within,
         between=described.between if described else NETWORK,
         gpu=torch.cuda.is_available(),
         measured=True,

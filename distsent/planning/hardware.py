@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distsent.errors import UserError
 from distsent.planning.link import RING, TREE, Link, slower
 from distsent.planning.speed import Speed
 from distsent.storage import is_file
 
+T = TypeVar("T")
 PASSES = 12  # over the gradients' and moments' memory in an update: 4 bytes per parameter each
 NETWORK = Link(latency=200e-6, bandwidth=1e9)  # 10 Gbit/s at 80 %, if nobody describes another one
 PRECISIONS = "float32", "bf16", "fp16"
@@ -60,9 +61,10 @@ class Hardware:
     """Machines of one kind, and what connects their workers."""
 
     name: str
-    speeds: Mapping[int, Speed]  # by the number of workers that compute at once on a machine
+    # By the number of workers on a machine: they share its cores, memory and buses
+    speeds: Mapping[int, Speed]
+    links: Mapping[int, Link]
     workers_per_machine: int
-    within: Link
     between: Link
     gpu: bool = False
     measured: bool = False
@@ -74,20 +76,25 @@ class Hardware:
         return -(-workers // self.workers_per_machine)
 
     def speed(self, workers: int) -> Speed:
-        """Of each of `workers`. Between two measured numbers, that of the next higher one."""
-        local = min(workers, self.workers_per_machine)
-        higher = [count for count in self.speeds if count >= local]
-        return self.speeds[min(higher) if higher else max(self.speeds)]
+        """Of each of `workers`."""
+        return at_count(self.speeds, min(workers, self.workers_per_machine))
 
     def link(self, workers: int) -> Link:
         """What the all-reduce of `workers` runs over."""
+        within = at_count(self.links, min(workers, self.workers_per_machine))
         if self.machines(workers) == 1:
-            return self.within
-        return slower(self.within, self.between) if self.workers_per_machine > 1 else self.between
+            return within
+        return slower(within, self.between) if self.workers_per_machine > 1 else self.between
 
     def overlaps(self, workers: int) -> bool:
         """Whether buckets leave during backward (training/reducer.py: `overlaps_backward`)."""
         return workers > 1 and (self.gpu or self.machines(workers) > 1)
+
+
+def at_count(measured: Mapping[int, T], workers: int) -> T:
+    """What was measured with `workers`, or else with the next higher number of them."""
+    higher = [count for count in measured if count >= workers]
+    return measured[min(higher) if higher else max(measured)]
 
 
 def described_hardware(found: Description, precision: str, layers: int, trained: int) -> Hardware:
@@ -98,8 +105,8 @@ def described_hardware(found: Description, precision: str, layers: int, trained:
     return Hardware(
         name=str(values.get("about", found.origin)),
         speeds={count: found.speed(precision, layers, trained)},
+        links={count: found.within},
         workers_per_machine=count,
-        within=found.within,
         between=found.between,
         gpu=values["gpu"],
         memory=values.get("memory"),

@@ -24,16 +24,15 @@ class Link:
 
     latency: float  # seconds of a message, with the call that starts it
     bandwidth: float  # bytes per second, each way
-    shared: float = math.inf  # bytes per second of all links of a machine together
     algorithm: str = RING
 
     def seconds(self, messages: Sequence[float], workers: int) -> float:
         """An all-reduce of each of `messages` (bytes), one after another."""
         if workers == 1:
             return 0.0
-        sent = 2 * (workers - 1) * sum(messages)  # by all together
-        by_bytes = sent / workers / self.bandwidth + sent / self.shared
-        return self.latency * hops(workers, self.algorithm) * len(messages) + by_bytes
+        sent = 2 * (workers - 1) / workers * sum(messages)  # by each
+        hopping = hops(workers, self.algorithm) * len(messages)
+        return self.latency * hopping + sent / self.bandwidth
 
 
 def hops(workers: int, algorithm: str) -> float:
@@ -47,7 +46,6 @@ def slower(one: Link, other: Link) -> Link:
     return Link(
         max(one.latency, other.latency),
         min(one.bandwidth, other.bandwidth),
-        min(one.shared, other.shared),
         other.algorithm,
     )
 
@@ -62,12 +60,10 @@ class Exchange:
 
 
 def fit_link(measured: Sequence[Exchange], algorithm: str = RING) -> Link:
-    """The link that explains several sizes, and several worker counts of one machine, best."""
+    """The link that explains all-reduces of several sizes best."""
     rows = []
     for each in measured:
-        sent = 2 * (each.workers - 1) * sum(each.messages)
-        count = hops(each.workers, algorithm) * len(each.messages)
-        rows.append((count, sent / each.workers, sent))
-    latency, per_byte, per_shared = fit_times(np.array(rows), [each.seconds for each in measured])
-    inverse = [1 / slope if slope > 0 else math.inf for slope in (per_byte, per_shared)]
-    return Link(latency, inverse[0], inverse[1], algorithm)
+        sent = 2 * (each.workers - 1) / each.workers * sum(each.messages)
+        rows.append((hops(each.workers, algorithm) * len(each.messages), sent))
+    latency, per_byte = fit_times(np.array(rows), [each.seconds for each in measured])
+    return Link(latency, 1 / per_byte if per_byte > 0 else math.inf, algorithm)

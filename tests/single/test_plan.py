@@ -102,21 +102,16 @@ def test_an_all_reduce_by_hand(algorithm: str, workers: int, hops: int) -> None:
     messages = (3e6, 1e6)
     by_bytes = 2 * (workers - 1) / workers * 4e6 / 1e9
     assert link.seconds(messages, workers) == pytest.approx(2 * hops * 1e-3 + by_bytes)
-    shared = replace(link, shared=2e9)  # all links together
-    more = 2 * (workers - 1) * 4e6 / 2e9
-    assert shared.seconds(messages, workers) - link.seconds(messages, workers) == pytest.approx(
-        more
-    )
     assert link.seconds(messages, 1) == 0
     assert slower(LINK, Link(2e-3, 5e8)) == Link(2e-3, 5e8)
 
 
 def test_fits_find_the_parts_again() -> None:
-    true = Link(latency=2e-4, bandwidth=3e9, shared=8e9)
+    true = Link(latency=2e-4, bandwidth=3e9)
     sizes = [(4e3, 4e3), (1e6, 4e3), (16e6, 16e6, 3e6)]
     measured = [Exchange(m, r, true.seconds(m, r)) for m in sizes for r in (2, 4, 8)]
     found = fit_link(measured)
-    for name in ("latency", "bandwidth", "shared"):
+    for name in ("latency", "bandwidth"):
         assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-6)
     speed = Speed(update=0.02, micro_batch=0.01, flop=1e-10)
     shares = [(0, 0.0), (1, 1e9), (1, 4e9), (2, 9e9)]
@@ -144,7 +139,7 @@ def work(workers: int, flops: float = 1e9, micro: float = 1.0, bytes_: float = 0
 def machines(gpu: bool = False, per_machine: int = 4, **keys: object) -> Hardware:
     speed = Speed(update=0.01, micro_batch=0.02, flop=1e-9)
     between = Link(latency=2e-3, bandwidth=1e8)
-    return Hardware("m", {per_machine: speed}, per_machine, LINK, between, gpu, **keys)  # type: ignore[arg-type]
+    return Hardware("m", {per_machine: speed}, {4: LINK}, per_machine, between, gpu, **keys)  # type: ignore[arg-type]
 
 
 def test_a_step_by_hand() -> None:
