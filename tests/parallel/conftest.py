@@ -72,11 +72,17 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries += [entry("short-windows", but(short, *WINDOWS))]
         entries += [entry("short", short), entry("short-dropout", but(short, "model.dropout=0.1"))]
         entries += [entry("trainer", but(plain, "optim.lr=1e-4", "eval.every=end"))]
+    # The weights stay as they are, so that gradients of single examples can be computed afterwards.
+    noise = but(short, "optim.lr=1e-12", "train.max_steps=24", "train.token_budget=60")
+    if np > 1:
+        entries += [entry("noise", noise)]
     for task in fixtures.TASKS:
         entries.append(entry(task, task_words(plain, task)))
     if np > 1:
         entries += [entry("dropout-again", dropout)]
     if np == 2:
+        entries += [entry("noise-scaled", noise, "loss_scaled")]
+        entries += [entry("rows_not_squared", noise, "rows_not_squared")]
         entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows")]
         entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in MISTAKES]
     return entries

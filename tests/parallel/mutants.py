@@ -258,6 +258,18 @@ def loss_scaled(rank: int, size: int) -> Iterator[Any]:
 
 
 @contextmanager
+def rows_not_squared(rank: int, size: int) -> Iterator[Any]:
+    """A mistake that changes no weight: own gradients are measured without embedding rows."""
+    real = GradientReducer.own_square
+
+    def wrong(self: GradientReducer, rows: torch.Tensor) -> Any:
+        return real(self, rows[:0])
+
+    with patch.object(GradientReducer, "own_square", wrong):
+        yield
+
+
+@contextmanager
 def all_rows(rank: int, size: int) -> Iterator[Any]:
     """No mistake: the complete embedding gradient is reduced."""
     real = GradientReducer.reduce
@@ -283,4 +295,6 @@ def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
 
 
 MISTAKES = tuple(MUTANTS)
-MUTANTS |= {"loss_scaled": loss_scaled, "all_rows": all_rows}
+MUTANTS |= {
+    "loss_scaled": loss_scaled, "all_rows": all_rows, "rows_not_squared": rows_not_squared,
+}  # fmt: skip

@@ -18,6 +18,7 @@ from distsent.runtime.run_status import RunStatus, read_status
 from tests import fixtures, launcher
 from tests.parallel.conftest import PLAIN, but
 from tests.parallel.driver import Entry, drive
+from tests.parallel.test_noise import noise_sums
 
 Made = Callable[[int], Path]
 SLOW = "tests.parallel.slowly"  # the train program with a pause before each step
@@ -97,6 +98,7 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
         for folder in (run, uninterrupted)
     ]
     assert lines[0] == lines[1], "each step is logged once, with the same numbers"
+    assert noise_sums(run) == pytest.approx(noise_sums(uninterrupted), rel=1e-4)
     assert ours["eval"]["test"]["confusion"] == theirs["eval"]["test"]["confusion"]
     reached = status(run)
     assert (reached.state, reached.code, reached.retry) == ("finished", 0, False)
