@@ -47,7 +47,7 @@ class Ran(NamedTuple):
 class Sizes:
     """What makes the commands of a page small.
 
-    `keys` replace those of a job in each training, `words` replace single words.
+    `keys` replace those of a job in each training and plan, `words` replace single words.
     """
 
     keys: Sequence[str]
@@ -90,8 +90,8 @@ def run(words: Sequence[str], sizes: Sizes) -> Ran:
             runpy.run_path(smaller[0], run_name="__main__")
         else:
             _, program, *rest = smaller
-            train = program == "distsent.train" and "--check" not in rest
-            rest = but(rest, *sizes.keys) if train else rest
+            small = program in ("distsent.train", "distsent.plan") and "--check" not in rest
+            rest = but(rest, *sizes.keys) if small else rest
             assert importlib.import_module(program).main(rest) == 0, words
     sys.stdout.write(output.getvalue())
     return Ran(tuple(words), output.getvalue())

@@ -15,6 +15,7 @@ import pytest
 from transformers import pipeline
 
 from distsent.job import Job, load_job
+from distsent.planning import calibrate
 from distsent.reporting import plots
 from tests import dataset_files, fixtures, systems
 from tests.pages import DOCS, Sizes, blocks, follow, run
@@ -55,11 +56,15 @@ def test_from_a_csv_file_to_a_shipped_model(clone: Path, monkeypatch: pytest.Mon
     dataset_files.write(clone / "mail" / "train.csv", columns)
     dataset_files.write(clone / "new.csv", {"text": ["w1 w2", "w80"]})
     systems.encoder(clone / "encoder", "distilbert")
+    monkeypatch.setattr(calibrate, "SECONDS", 0.5)
+    monkeypatch.setattr(calibrate, "local_workers", lambda: 1)
     hub = MagicMock()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     ran = follow("tutorial.md", SIZES["tutorial.md"])
     assert hub.upload_folder.call_args.kwargs["repo_id"] == "my-name/mail"
     output = {" ".join(words): output for words, output in ran}
+    plan = output["-m distsent.plan mail.toml --workers 1,2,4,8"]
+    assert "measured here: workers 1 x" in plan and "\nadvice: " in plan
     assert "| mail-long | mail " in output["-m distsent.report runs/mail runs/mail-long"]
     keys = {"row", "label", "predicted", "score", "score_of_label", "text"}
     mistakes = (clone / "runs/mail/predictions/test.mistakes.jsonl").read_text().splitlines()
