@@ -190,8 +190,9 @@ def report() -> str:
                 "",
                 f"Emotion, MiniLM, {WORK.precision}, batches of {WORK.batch_size}, torch over Gloo "
                 f"on one machine. Medians of {ROUNDS} rounds (lowest - highest), the median of "
-                f"{STEPS - WARMUP} steps. Each round predicts from a calibration of its own. Compute: "
-                "real, or a wait for the time of the share where there are more workers than cores.",
+                f"{STEPS - WARMUP} steps. Each round predicts from a calibration of its own. "
+                "Compute: real, or a wait for the time of the share where there are more workers "
+                "than cores.",
                 "",
                 "| workers | compute | predicted ms: compute + exchange + update + planning "
                 "| predicted ms | measured ms | error |",

@@ -7,6 +7,7 @@ import pytest
 
 from distsent import plan
 from distsent.errors import UserError
+from distsent.job import load_job
 from distsent.planning import calibrate
 from distsent.runtime.signals import StopSignal
 from tests import fixtures, systems
@@ -31,6 +32,18 @@ def test_a_plan_measured_on_this_machine(
         assert each["parts"]["update"] > 0 and each["samples_per_second"] > 0
         assert (each["parts"]["exchange"] > 0) == (each["workers"] > 1)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".tokens"]
+
+
+def test_a_calibration_over_horovod(tmp_path: Path) -> None:
+    pytest.importorskip("horovod")
+    source = fixtures.corpus(tmp_path / "data", train=60, validation=20, test=40)
+    encoder = systems.encoder(tmp_path / "encoder", "bert")
+    words = [f"data.source={source}", f"model.name={encoder}", f"run.dir={tmp_path}"]
+    job = load_job(None, [*words, "data.max_length=40", "run.transport=horovod"])
+    order = calibrate.Order(job.to_dict(), [2], [4000.0, 40.0], 0.5, "")
+    found = calibrate.run_workers(order, 2, StopSignal())
+    assert "Horovod" in found.transport and found.shares
+    assert {each.workers for each in found.exchanges} == {2} and len(found.exchanges) > 1
 
 
 def test_workers_that_fail_are_one_line() -> None:
