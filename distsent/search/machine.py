@@ -36,7 +36,7 @@ def share(
     slots = []
     for i in range(count):
         own = _part(cores, i, count)
-        threads = max(1, min(len(own), quota // count) // workers)
+        threads = max(1, min(len(own), quota * len(own) // len(cores)) // workers)
         slots.append(Slot(tuple(own), threads, tuple(_part(gpus, i, count)) if gpus else None))
     return slots
 

@@ -97,8 +97,8 @@ def _open(sweep: Sweep) -> list[str]:
     folder, known = sweep.folder, read_json(sweep.folder.sweep)
     if known is not None:
         changed, runs = [*_changes(sweep, known)], read_runs(folder.path)
-        search = sweep.space.search
-        if all_first_failed(trials_of(runs, search.folds), search.trials):
+        search, failed = sweep.space.search, all(run.state == "failed" for run in runs)
+        if (changed and failed) or all_first_failed(trials_of(runs, search.folds), search.trials):
             for run in runs:  # their runs hold nothing: they are tried anew
                 shutil.rmtree(folder.trial(run.name).files.path)
         elif changed:

@@ -6,16 +6,22 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distsent import cli, sweep
 from distsent.job import load_job
-from distsent.search import machine
-from tests import sweeps
+from distsent.search import controller, machine
+from distsent.search.machine import share, visible_gpus
+from distsent.search.trials import Claim
+from tests import fixtures, sweeps
 from tests.sweeps import SPACE, files, trained, trials
 
 Ran = tuple[int, str, list[str]]  # exit code, standard output, lines of standard error
@@ -89,3 +95,288 @@ def test_from_a_space_to_the_best_job(tmp_path: Path, run: Callable[..., Ran]) -
     os.rename(path, tmp_path / "gone")
     assert run(*words, "--trials", "8")[0] == 0 and started(tmp_path) == 8
     assert trials(tmp_path)["trial-0002"] == found["trial-0002"]
+
+
+def failing(decays: str) -> str:
+    return f"[search]\nsampler = 'grid'\n[optim]\nweight_decay = [{decays}]\n"
+
+
+def test_trials_that_fail_are_recorded_with_their_reason(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.1 may pass and is tried three times; 0.9 is killed, 0.4 scores nan."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words = files(tmp_path, failing("0.0, 0.2, 0.3, 0.1, 0.9, 0.4"))
+    code, out, err = run(*words, "--at-once", "3")
+    assert code == 0, err
+    states = [(one["state"], one["code"], one["reason"]) for one in trials(tmp_path).values()]
+    nan = f"{tmp_path}/runs/job-sweep/trial-0005: its accuracy on validation is not a number"
+    assert states == [
+        ("finished", 0, ""),
+        ("failed", 2, "this is wrong with 0.2"),
+        ("failed", 3, "this is wrong with 0.3"),
+        ("failed", 1, "this is wrong with 0.1"),
+        ("failed", 137, "ended without a report; saved up to step 0 of 30"),
+        ("failed", 1, nan),
+    ]
+    counts = [sum(line.startswith("start") for line in one) for one in trained(tmp_path).values()]
+    assert counts == [1, 1, 1, 3, 3, 1]
+    assert "| failed   |        - |" in out and "this is wrong with 0.3" in out
+
+
+def test_a_sweep_ends_if_all_first_trials_fail(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    one = files(tmp_path, failing("0.2"))
+    top = tmp_path / "runs/job-sweep"
+    line = f"distsent: {top}: the only trial failed; trial-0000: this is wrong with 0.2; fix that"
+    for _ in range(2):  # the same command tries it anew
+        code, out, err = run(*one)
+        assert (code, out) == (2, "") and err[-1].startswith(line), err
+        assert len(trained(tmp_path)["trial-0000"]) == 1
+    # So does another space: nothing was trained that it could contradict
+    words = files(tmp_path, failing("0.2, 0.3, 0.1, 0.0"))
+    code, _, err = run(*words)
+    assert code == 1 and ": all 3 trials so far failed; trial-0000: this is wrong" in err[-1], err
+    assert list(trials(tmp_path)) == ["trial-0000", "trial-0001", "trial-0002"]
+    assert run(*files(tmp_path, failing("0.0")))[0] == 0
+    assert list(trials(tmp_path)) == ["trial-0000"]
+
+
+PRUNED = "pruner = 'median'\nsampler = 'random'\ntrials = 9"
+
+
+def test_worse_trials_are_pruned_by_an_ordinary_stop(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = files(tmp_path, SPACE.replace('sampler = "random"\ntrials = 6', PRUNED))
+    assert run(*words[:2], "train.epochs=40")[0] == 0
+    found = trials(tmp_path)
+    pruned = [name for name, one in found.items() if one["state"] == "pruned"]
+    best = max(one["value"] or 0.0 for one in found.values())
+    assert pruned and all(name > "trial-0004" for name in pruned)
+    for name in pruned:
+        status = status_of(tmp_path, name)
+        assert (status["state"], status["code"]) == ("stopped", 75)
+        assert found[name]["scores"][0] < best and len(trained(tmp_path)[name]) < 41
+        assert found[name]["reason"].startswith("accuracy ")
+    # However fast the trials are: the verdict is about evaluations, not about moments
+    again = tmp_path / "fast"
+    again.mkdir()
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    same = files(again, SPACE.replace('sampler = "random"\ntrials = 6', PRUNED))
+    assert run(*same[:2], "train.epochs=40")[0] == 0
+
+    def known(folder: Path) -> dict[str, Any]:
+        keys = "state", "value", "parameters", "reason"
+        return {name: [one[key] for key in keys] for name, one in trials(folder).items()}
+
+    assert known(again) == known(tmp_path)
+
+
+def status_of(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "runs/job-sweep" / name / "status.json").read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_stopped_sweep_saves_its_trials_and_resumes(
+    tmp_path: Path, run: Callable[..., Ran], number: signal.Signals
+) -> None:
+    words = files(tmp_path, SPACE.replace("trials = 6", "trials = 2"), train__epochs="60")
+
+    def stop() -> None:
+        while len(trained(tmp_path).get("trial-0001", ())) < 3:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    code, out, err = run(*words[:2], "train.epochs=60", "--at-once", "2")
+    thread.join()
+    assert (code, out) == (75, "")
+    saved = "saved trial-0000, trial-0001; run the same command again to resume"
+    assert err[-1] == f"distsent: stop requested: {number.name}; {saved}"
+    assert {status_of(tmp_path, name)["state"] for name in trials(tmp_path)} == {"stopped"}
+    code, _, err = run(*words[:2], "train.epochs=60", "--at-once", "2")
+    assert code == 0 and err[0].startswith("trial-0000: resumes with optim.lr = ")
+    for lines in trained(tmp_path).values():
+        epochs = [line for line in lines if line.startswith("epoch")]
+        assert epochs == [f"epoch {i}" for i in range(1, 61)] and len(lines) == 62
+
+
+def test_two_sweeps_of_one_folder(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, top = files(tmp_path), tmp_path / "runs/job-sweep"
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    top.mkdir(parents=True)
+    other = Claim.take(top, lambda: None)
+    assert other is not None
+    code, _, err = run(*words)
+    assert code == 1 and len(err) == 1 and "another sweep works here right now" in err[0]
+    assert run(*words, "--join", "--trials", "2")[0] == 0 and started(tmp_path) == 2
+    other.release()
+
+    # What another one trains is left to it, and taken over when its claim is given up
+    held = Claim.take(top / "trial-0001/sweep", lambda: None)
+    path = top / "trial-0001/sweep/trial.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"state": "running", "value": None}))
+    code, out, _ = run(*words, "--join")
+    assert code == 0 and "no trial is left to start; others train the last ones" in out
+    assert held is not None
+    held.release()
+    assert run(*words, "--join")[0] == 0 and trials(tmp_path)["trial-0001"] == record
+
+
+def test_rows_that_change_during_a_sweep_are_noticed(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words = files(tmp_path, SPACE)
+    assert run(*words, "--trials", "1")[0] == 0
+    path = tmp_path / "runs/job-sweep/trial-0000/sweep/trial.json"
+    path.write_text(path.read_text().replace('"rows": "', '"rows": "other'))
+    assert run(*words, "--trials", "2")[0] == 0
+    assert (
+        "validation has other rows than in trial-0000" in trials(tmp_path)["trial-0001"]["reason"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "expected JOB.toml and SPACE.toml, found neither"),
+        (("job.toml",), "expected JOB.toml and SPACE.toml, found job.toml"),
+        (("job.toml", "space.toml", "x"), "found job.toml space.toml x"),
+        (("job.toml", "space.toml", "--trials", "0"), "--trials 0: expected 1 to 10,000"),
+        (("job.toml", "space.toml", "--at-once", "-1"), "--at-once -1: expected 1 to 1,024"),
+        (("job.toml", "space.toml", "--np", "two"), "argument --np: invalid int value: 'two'"),
+        (("job.toml", "none.toml"), "none.toml: no such file; a space has the values of each"),
+        (("none.toml", "space.toml"), "none.toml: no such job file"),
+        (("job.toml", "space.toml", "optim.lr=-1"), "optim.lr = -1: expected a number > 0"),
+        (("job.toml", "space.toml", "optim.lr"), "found job.toml space.toml optim.lr"),
+        (("job.toml", "space.toml", "data.source=./data/train.jsonl"), "validation"),
+        (("job.toml", "space.toml", "job.name=run"), "is a run, not a sweep; choose another job.n"),
+    ],
+)
+def test_a_wrong_command_line_is_a_line(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], line: str,
+) -> None:  # fmt: skip
+    files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/run-sweep").mkdir(parents=True)
+    (tmp_path / "runs/run-sweep/job.json").write_text("{}")
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and line in err[0] and "Traceback" not in "".join(err), err
+    assert not trials(tmp_path)
+
+
+def test_under_a_launcher_and_without_optuna_a_sweep_says_so(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("distsent.search.sampling.find_spec", lambda name: None)
+        lack = "distsent: a sweep needs Optuna: pip install 'distsent[sweep]'"
+        assert run(*words)[2] == [lack]
+    world = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**world, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run(*words)
+    assert code == 2 and "sweep starts workers itself (--np): start it alone" in err[0]
+
+
+FOLDS = "[search]\nfolds = 3\n"
+
+
+def rows_of(folder: Path, fold: int, name: str) -> list[dict[str, Any]]:
+    path = folder / f"runs/job-sweep/folds/{fold}of3/{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_folds_are_trials_that_hold_out_each_row_once(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    assert run(*files(tmp_path, FOLDS))[0] == 0
+    assert list(trials(tmp_path)) == [f"trial-0000-fold-{i}" for i in (1, 2, 3)]
+    held_out = [rows_of(tmp_path, fold, "validation") for fold in (1, 2, 3)]
+    pooled = sorted(json.dumps(row) for some in held_out for row in some)
+    for fold, some in enumerate(held_out, 1):
+        rest = rows_of(tmp_path, fold, "train")
+        assert sorted(json.dumps(row) for row in [*some, *rest]) == pooled
+        assert not {row["text"] for row in some} & {row["text"] for row in rest}
+        assert {row["label"] for row in some} == set(fixtures.LABELS)
+    given = [json.loads(line) for name in ("train", "validation")
+             for line in (tmp_path / f"data/{name}.jsonl").read_text().splitlines()]  # fmt: skip
+    assert sorted(row["text"] for row in given) == sorted(json.loads(row)["text"] for row in pooled)
+
+    # With a space, each trial is trained on all folds, and compared by their mean
+    again = tmp_path / "space"
+    again.mkdir()
+    words = files(again, FOLDS + "trials = 2\n[optim]\nlr = [1e-3, 1e-4]")
+    code, out, _ = run(*words)
+    names = [f"trial-000{n}-fold-{i}" for n in (0, 1) for i in (1, 2, 3)]
+    assert code == 0 and list(trials(again)) == names
+    assert "accuracy on validation, means over 3 folds ± their deviation." in out
+    assert "| 0.9603 ± 0.0000 |    0.001 |" in out
+    best = load_job(again / "runs/job-sweep/best.toml")
+    assert (best.optim.lr, best.data.source) == (1e-3, f"{again}/data")
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_folds_of_other_tasks_are_jobs_of_the_same_labels(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    from distsent.data.dataset import open_dataset
+
+    fixtures.task_corpus(tmp_path / "data")
+    monkeypatch.setattr(controller, "training_command", lambda job, *_: ["true"])
+    run(*files(tmp_path, FOLDS), *fixtures.TASKS[task])
+    job = load_job(tmp_path / "runs/job-sweep/trial-0000-fold-1/job.toml")
+    whole = load_job(tmp_path / "job.toml", fixtures.TASKS[task])
+    expected, found = (open_dataset(one.data, 42) for one in (whole, job))
+    assert found.label_names == expected.label_names and set(found.splits) == {
+        "train", "validation",
+    }  # fmt: skip
+    labels = {text: label for split in ("train", "validation")
+              for text, label in by_text(expected.splits[split]).items()}  # fmt: skip
+    for split in found.splits.values():
+        assert all(labels[text] == label for text, label in by_text(split).items())
+
+
+def by_text(split: Any) -> dict[str, Any]:
+    return dict(zip(split.texts(slice(None)), split.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "cores", "quota", "gpus", "expected"),
+    [
+        (1, 1, 4, 4, 0, [("0123", 4, None)]),
+        (2, 1, 4, 4, 0, [("01", 2, None), ("23", 2, None)]),
+        (2, 2, 4, 4, 0, [("01", 1, None), ("23", 1, None)]),
+        (3, 1, 4, 4, 0, [("0", 1, None), ("1", 1, None), ("23", 2, None)]),
+        (3, 1, 2, 2, 0, [("0", 1, None), ("1", 1, None), ("0", 1, None)]),
+        (2, 1, 8, 2, 0, [("0123", 1, None), ("4567", 1, None)]),
+        (2, 2, 4, 4, 4, [("01", 1, "01"), ("23", 1, "23")]),
+        (3, 1, 3, 3, 2, [("0", 1, "0"), ("1", 1, "1"), ("2", 1, "0")]),
+    ],
+)
+def test_cores_and_gpus_are_shared_out(
+    count: int, workers: int, cores: int, quota: int, gpus: int, expected: list[tuple[Any, ...]]
+) -> None:
+    slots = share(count, workers, range(cores), quota, [str(i) for i in range(gpus)])
+    found = [
+        ("".join(map(str, s.cores)), s.threads, None if s.gpus is None else "".join(s.gpus))
+        for s in slots
+    ]
+    assert found == expected
+
+
+def test_gpus_are_those_that_the_user_left_visible(tmp_path: Path) -> None:
+    for text, gpus in (("0,1", ["0", "1"]), (" GPU-ab , 3", ["GPU-ab", "3"]), ("", []), ("-1", [])):
+        assert visible_gpus({"CUDA_VISIBLE_DEVICES": text}) == gpus
+    assert visible_gpus({}, tmp_path) == []
