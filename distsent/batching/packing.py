@@ -80,6 +80,11 @@ class PackedBatch:
         ends = np.cumsum((0, *self.lengths)).astype(np.int32)
         return torch.from_numpy(ends).to(self.ids_T.device)
 
+    @cached_property
+    def lengths_n(self) -> torch.Tensor:
+        """Tokens of each example: int64 [n]."""
+        return self.cu_seqlens.diff().long()
+
     def head_layout(self, H: int, cls_only: bool = False) -> HeadLayout:
         """The layout of all tokens, or of one row per example. All layers share one copy."""
         if (H, cls_only) not in self._layouts:

@@ -18,7 +18,7 @@ from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
 from distsent.model.classifier import shortest_input
 
-# Equal lengths, a multiple of the number of examples, and one beyond the usual attention windows.
+# Equal lengths, a multiple of the number of examples, and one beyond the windows of a small copy.
 LENGTHS = (3, 3, 7, 9, 9, 9, 14, 100)
 SUBSETS = ((0, 1, 2, 3, 4, 5, 6, 7), (2, 6), (3, 4, 5), (0, 1, 3, 5, 7))
 # Of the largest logit. Rounding reaches 1e-15, and 6e-8 in architectures that compute a part in
@@ -29,6 +29,9 @@ SMALL = {
     "num_decoder_layers": 2, "vocab_size": 64, "entity_vocab_size": 64, "intermediate_size": 64,
     "hidden_dim": 64,
 }  # fmt: skip
+
+WINDOWS = ("sliding_window", "attention_chunk_size")
+SMALL_WINDOW = 16
 
 Run = Callable[[PackedBatch], torch.Tensor]
 
@@ -44,22 +47,30 @@ def equals_alone(
     grad = torch.set_grad_enabled(training)  # packed attention has dropout for gradients only
     with suppress(Exception), grad, torch.random.fork_rng(devices=[]):
         small = small_copy(model).train(training)
-        ids = _examples(small.config, longest)
-        inputs = [torch.from_numpy(x)[None] for x in ids]
-        if not training:
-            alone = [small(input_ids=x, attention_mask=torch.ones_like(x)).logits for x in inputs]
+        # Some architectures have fewer positions than they say: LUKE and MPNet begin at the second.
+        ids = examples(small.config, [min(n, max(longest - 8, 8)) for n in LENGTHS])
+        single = [] if training else alone(small, ids)
         run = build(small)
         if training:
-            alone = [run(_batch(ids, [i], training)) for i in range(len(ids))]
+            single = [run(batch_of(ids, [i], training)) for i in range(len(ids))]
         return all(
-            _equal(run(_batch(ids, rows, training)), torch.cat([alone[i] for i in rows]))
+            equal(run(batch_of(ids, rows, training)), torch.cat([single[i] for i in rows]))
             for rows in SUBSETS
         )
     return False
 
 
+def alone(model: PreTrainedModel, ids: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Each example's logits [1, C] in a batch of its own."""
+    inputs = [torch.from_numpy(x)[None] for x in ids]
+    return [model(input_ids=x, attention_mask=torch.ones_like(x)).logits for x in inputs]
+
+
 def small_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The architecture with two layers and few token ids where it can be had, in float64."""
+    """The architecture with few layers, few token ids and short windows where it can be had.
+
+    In float64. It has a layer of each kind.
+    """
     try:
         return _random_copy(model, _shrunk(model.config))
     except Exception:  # a configuration may hold numbers that depend on those made small
@@ -68,10 +79,17 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 def _shrunk(config: Any) -> Any:
     config, layers = copy.deepcopy(config), config.num_hidden_layers
-    for key, value in SMALL.items():
+    kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
+    sizes = SMALL | {"num_hidden_layers": max(SMALL["num_hidden_layers"], len(kinds))}
+    for key, size in sizes.items():
         if hasattr(config, key):
             with suppress(NotImplementedError):
-                setattr(config, key, value)
+                setattr(config, key, size)
+    if kinds:
+        config.layer_types = kinds + config.layer_types[len(kinds) :]
+    for key in WINDOWS:
+        if isinstance(window := getattr(config, key, None), int):
+            setattr(config, key, min(window, SMALL_WINDOW))
     for key, value in list(vars(config).items()):
         if key.endswith("_token_id") and isinstance(value, int):
             setattr(config, key, value % SMALL["vocab_size"])
@@ -93,13 +111,12 @@ def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     return small
 
 
-def _examples(config: Any, longest: int) -> list[np.ndarray]:
+def examples(config: Any, lengths: Sequence[int]) -> list[np.ndarray]:
     """Token ids without special ones, but with the end that some heads look for."""
     rng, special = np.random.default_rng(0), set(special_token_ids(config))
     ids = [i for i in range(config.vocab_size) if i not in special]
     shortest = shortest_input(config)
-    # Some architectures have fewer positions than they say: LUKE and MPNet start at their second.
-    out = [rng.choice(ids, max(min(n, max(longest - 8, 8)), shortest)) for n in LENGTHS]
+    out = [rng.choice(ids, max(n, shortest)) for n in lengths]
     end = getattr(config, "eos_token_id", None)
     for x in out if isinstance(end, int) and end < config.vocab_size else ():
         x[-1] = end
@@ -112,13 +129,13 @@ def special_token_ids(config: Any) -> tuple[int, ...]:
     return tuple(sorted({i for i in named if isinstance(i, int) and 0 <= i < config.vocab_size}))
 
 
-def _batch(ids: Sequence[np.ndarray], rows: Sequence[int], training: bool) -> PackedBatch:
+def batch_of(ids: Sequence[np.ndarray], rows: Sequence[int], training: bool = False) -> PackedBatch:
     picked = [ids[i] for i in rows]
     lengths = np.array([len(x) for x in picked])
     keys_T = dropout_keys(0, 0, np.array(rows), lengths) if training else None
     return pack(picked, np.zeros(len(rows)), keys_T=keys_T, step_key=step_key(0, 0))
 
 
-def _equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
     largest = expected.abs().max()
     return bool(largest > 0 and (found - expected).abs().max() <= TOLERANCE * largest)

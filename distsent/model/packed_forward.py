@@ -1,57 +1,107 @@
 """PackedBatch -> logits [n, C], without padding."""
 
+from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distsent.batching.packing import PackedBatch
-from distsent.model import attention
+from distsent.model import attention, batching_check
 from distsent.model.classifier import position_offset
 from distsent.model.cls_only_layer import cls_only_last_layer
 from distsent.model.dropout import DropoutContext, TokenDropout
+from distsent.model.pooling import FIRST, LAST, POOLINGS, Pooling
 
 
 class PackedForward:
     """Runs a classifier on packed batches: the encoder sees one row of T tokens.
 
     Changes the model in place: dropout is hashed per token, attention stays inside each example,
-    and the head sees the first token of every example.
+    and the head gets a row of one token for each example. Raises ValueError for a head that reads
+    its example in an unknown way.
     """
 
     padding = 0.0  # share of the tokens that are computed in training
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Pooling | None = None) -> None:
+        self.pooling = pooling or find_pooling(model)
         self.model = model
         self._context = DropoutContext()
         self._offset = position_offset(model)
         attention.register_attention()
         model.set_attn_implementation(attention.NAME)
-        stack = encoder_stack(model)
-        cls_only_last_layer(stack)
-        stack.register_forward_hook(self._keep_first_tokens)
+        self._connect(model.base_model)
         for module in list(model.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Dropout):
                     dropout = TokenDropout(child.p, self._context).train(child.training)
                     setattr(module, name, dropout)
 
-    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+    def _connect(self, base: Any) -> None:
+        """Give the encoder the packed batch, and what comes after it a row for each example."""
+        base.register_forward_pre_hook(self._packed_inputs, with_kwargs=True)
+        caches = "use_cache" in signature(base.forward).parameters
+        self._options = {"use_cache": False} if caches else {}
+        stack = encoder_stack(base)
+        if stack is not None:
+            stack.register_forward_hook(self._pool_output)
+            if self.pooling is FIRST:
+                cls_only_last_layer(stack)
+        elif isinstance(getattr(base, "pooler", None), nn.Module):
+            base.pooler.register_forward_pre_hook(self._pool_input)
+        else:
+            base.register_forward_hook(self._pool_output)
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
         self._context.start_pass(batch.keys_T, batch.cls_index_n)
-        self._cls_index_n = batch.cls_index_n
-        types = batch.types_T
-        inputs: dict[str, Any] = {} if types is None else {"token_type_ids": types[None]}
-        positions = batch.positions_T[None] + self._offset
-        inputs |= {"input_ids": batch.ids_T[None], "position_ids": positions}
-        logits = self.model(**inputs, packed_batch=batch, dropout_context=self._context).logits
+        self._batch = batch
+        # Heads that look for an example's last token find it in a row of one.
+        ids = batch.ids_T.new_zeros(len(batch), 1) if self.pooling is LAST else batch.ids_T[None]
+        logits = self.model(ids, packed_batch=batch, dropout_context=self._context).logits
+        logits = self.pooling.logits(logits, batch)
         return logits if batch.windows_n is None else mean_of_windows(logits, batch.windows_n)
 
-    def _keep_first_tokens(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Pooler and head read token 0 of each row: make every example a row."""
-        rows, first = output.last_hidden_state[0], self._cls_index_n
-        output.last_hidden_state = (rows if len(rows) == len(first) else rows[first]).unsqueeze(1)
+    def _packed_inputs(self, base: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        batch, types = self._batch, self._batch.types_T
+        ids = batch.ids_T[None]
+        inputs = {"input_ids": ids, "position_ids": batch.positions_T[None] + self._offset}
+        if types is not None:
+            inputs["token_type_ids"] = types[None]
+        # A mask of its own says that the row is no batch of transformers' own packed format.
+        inputs["attention_mask"] = torch.ones_like(ids)
+        return (), {**kwargs, **inputs, **self._options}
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        pad = self.model.config.get_text_config().pad_token_id
+        return self.pooling.rows(hidden[0], self._batch, pad).unsqueeze(1)
+
+    def _pool_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = self._pool(output.last_hidden_state)
         return output
+
+    def _pool_input(self, module: nn.Module, args: Any) -> Any:
+        return (self._pool(args[0]), *args[1:])
+
+
+@torch.no_grad()
+def find_pooling(model: PreTrainedModel) -> Pooling:
+    """The pooling with which a lone example gets the logits that the model computes.
+
+    Measured on a small copy. Raises ValueError if there is none.
+    """
+    small = batching_check.small_copy(model).eval()
+    ids = batching_check.examples(small.config, [9])
+    alone = batching_check.alone(small, ids)[0]
+    forward = PackedForward(small, POOLINGS[-1])
+    for pooling in POOLINGS:
+        forward.pooling = pooling
+        with suppress(IndexError, RuntimeError):  # a head that gets other rows than it expects
+            if batching_check.equal(forward(batching_check.batch_of(ids, [0])), alone):
+                return pooling
+    raise ValueError(f"{type(model).__name__} reads its examples in an unknown way")
 
 
 def mean_of_windows(logits_wC: torch.Tensor, windows_n: torch.Tensor) -> torch.Tensor:
@@ -60,10 +110,9 @@ def mean_of_windows(logits_wC: torch.Tensor, windows_n: torch.Tensor) -> torch.T
     return torch.segment_reduce(wide, "mean", lengths=windows_n, axis=0)
 
 
-def encoder_stack(model: PreTrainedModel) -> nn.Module:
-    """The module that returns the last hidden states: pooler and head come after it."""
-    base = model.base_model
+def encoder_stack(base: nn.Module) -> nn.Module | None:
+    """The module inside an encoder that returns the last hidden states, before a pooler."""
     for name in ("encoder", "transformer"):
         if isinstance(getattr(base, name, None), nn.Module):
             return getattr(base, name)
-    raise ValueError(f"{type(base).__name__} has neither `encoder` nor `transformer`")
+    return None

@@ -1,0 +1,54 @@
+"""The rows of a packed batch in the order in which attention reads them, and back.
+
+Shapes: [T, H, D] in a packed batch (letters: batching/packing.py).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distsent.batching.packing import HeadLayout, LengthGroup
+from distsent.model.attention_window import ALL_TOKENS, Block, Window
+
+
+def to_head_layout(x: Tensor, layout: HeadLayout) -> Tensor:
+    """[T, H, D] in attention's layout. One copy: advanced indexing costs six times as much."""
+    return x.reshape(-1, x.shape[-1]).index_select(0, layout.gather_index)
+
+
+def from_head_layout(x: Tensor, layout: HeadLayout, shape: torch.Size) -> Tensor:
+    """The inverse: [T, H, D], zero for filler tokens."""
+    out = x.new_empty(shape)
+    rows, real = out.view(-1, shape[-1]), len(layout.scatter_index)
+    torch.index_select(x, 0, layout.scatter_index, out=rows[:real])
+    rows[real:] = 0
+    return out
+
+
+def blocks_of(
+    group: LengthGroup, window: Window, cls_only: bool, device: torch.device
+) -> Sequence[Block]:
+    """The group's queries with the keys that they attend to."""
+    if cls_only:
+        assert window == ALL_TOKENS, "queries of first tokens attend to all tokens"
+        return (Block(slice(0, 1), slice(0, group.longest), None),)
+    return window.blocks(group.longest, device)
+
+
+def hidden_slots(group: LengthGroup, block: Block) -> Tensor | None:
+    """True where a query must not attend to a key: [g or 1, 1, q or 1, k]; None: nowhere.
+
+    Keys without a token in a group of equal examples are not among them: they are its last ones.
+    """
+    pad = None if group.pad_gL is None else group.pad_gL[:, None, None, block.keys]
+    if pad is None or block.hidden_qk is None:
+        return pad if block.hidden_qk is None else block.hidden_qk[None, None]
+    return pad | block.hidden_qk
+
+
+def group_slices(group: LengthGroup, H: int, cls_only: bool) -> tuple[slice, slice]:
+    """A group's rows among the queries, and among the keys and values."""
+    keys = slice(group.start * H, group.stop * H)
+    first_tokens = slice(group.cls_start * H, (group.cls_start + group.rows) * H)
+    return first_tokens if cls_only else keys, keys

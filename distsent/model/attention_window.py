@@ -1,0 +1,91 @@
+"""Which tokens of its example a token attends to: all, those before it, those near it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+UNLIMITED = 1 << 30
+BLOCK = 128  # queries that share a range of keys
+PROBES = 64  # tokens at which a mask function is compared with a window
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many tokens before and after itself a token attends to."""
+
+    before: int = UNLIMITED
+    after: int = UNLIMITED
+
+    def blocks(self, L: int, device: torch.device) -> tuple[Block, ...]:
+        """Queries and the keys that they need, in examples of at most L tokens."""
+        return _blocks(min(self.before, L), min(self.after, L), L, device)
+
+
+ALL_TOKENS = Window()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries of an example and all keys that they attend to."""
+
+    queries: slice
+    keys: slice
+    hidden_qk: Tensor | None  # True where a query does not attend to a key; None: nowhere
+
+
+@lru_cache(maxsize=32)
+def _blocks(before: int, after: int, L: int, device: torch.device) -> tuple[Block, ...]:
+    return tuple(_each_block(before, after, L, device))
+
+
+def _each_block(before: int, after: int, L: int, device: torch.device) -> Iterator[Block]:
+    size = L if before >= L - 1 and after >= L - 1 else BLOCK
+    for start in range(0, L, size):
+        stop = min(start + size, L)
+        first, last = max(0, start - before), min(L, stop + after)
+        q, k = torch.arange(start, stop)[:, None], torch.arange(first, last)
+        hidden = (k < q - before) | (k > q + after)
+        mask = hidden.to(device) if hidden.any() else None
+        yield Block(slice(start, stop), slice(first, last), mask)
+
+
+class MaskFunction:
+    """What transformers says of attention: a function of the indices of a query and a key.
+
+    Models pass it on to their attention in place of the mask that they would compute from it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._windows: dict[int, Window] = {}
+
+    def window(self, L: int) -> Window:
+        """The window in examples of at most L tokens. Raises ValueError if it is not a window."""
+        if L not in self._windows:
+            self._windows[L] = self._find_window(L)
+        return self._windows[L]
+
+    @property
+    def causal(self) -> bool:
+        return not self._sees(torch.tensor([[0]]), torch.tensor([[1]])).item()
+
+    def _sees(self, q: Tensor, k: Tensor) -> Tensor:
+        zero = torch.tensor(0)
+        return torch.as_tensor(self._function(zero, zero, q, k)).expand(
+            torch.broadcast_shapes(q.shape, k.shape)
+        )
+
+    def _find_window(self, L: int) -> Window:
+        q, k = torch.linspace(0, L - 1, min(L, PROBES)).long()[:, None], torch.arange(L)
+        sees = self._sees(q, k)
+        window = Window(int(sees[-1].sum()) - 1, int(sees[0].sum()) - 1)
+        if not torch.equal(sees, (k >= q - window.before) & (k <= q + window.after)):
+            raise ValueError("packed attention is to all tokens of an example, or to a window")
+        limits = (UNLIMITED if n == L - 1 else n for n in (window.before, window.after))
+        return Window(*limits)
