@@ -167,8 +167,7 @@ def _score_with_varlen(
     # With one split an example's scores do not depend on the other examples, and thus not on the
     # number of workers.
     before, after = (-1 if n >= longest else n for n in (window.before, window.after))
-    out = varlen_attn(
-        q, k, v, q_ends, k_ends, q_longest, longest, scale=scale, window_size=(before, after), num_splits=1
-    )  # fmt: skip
+    options: Any = {"scale": scale, "window_size": (before, after), "num_splits": 1}
+    out = varlen_attn(q, k, v, q_ends, k_ends, q_longest, longest, **options)
     assert isinstance(out, Tensor)
     return out
