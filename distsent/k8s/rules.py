@@ -51,7 +51,8 @@ def pod_problems(bundle: Bundle) -> Iterator[Problem]:
     for pod in bundle.pods:
         # The API server refuses these, but for an MPIJob only when it creates the pods.
         names = [volume["name"].text for volume in pod.spec["volumes"]]
-        mounts = [mount["name"] for each in pod.containers for mount in each["volumeMounts"]]
+        places = product(pod.containers, ("volumeMounts", "volumeDevices"))
+        mounts = [mount["name"] for container, key in places for mount in container[key]]
         for mount in mounts:
             if mount.text not in names:
                 yield "volumes", mount, f"no volume {mount.text} for this mount"

@@ -109,6 +109,7 @@ REFUSED: list[tuple[str, tuple[str, str], str, str]] = [
     ("value", ("fsGroup: 1000", "fsGroup: -1"), "0 or more", JOB),
     ("value", ("runAsGroup: 1000", "runAsGroup: 3000000000"), "or less", JOB),
     ("value", after(SECURITY, "supplementalGroups: [-1]"), "0 or more", JOB),
+    ("volumes", after(CONTAINER, "volumeDevices: [{name: disk, devicePath: /dev/x}]"), "disk", JOB),
     ("value", after(POD, "activeDeadlineSeconds: 0"), "1 or more", JOB),
     ("managed-by", after(POLICY, "  managedBy: me"), "kubeflow.org/mpi-operator", JOB),
     ("value", (LABEL, '    app.kubernetes.io/name: "dist sent"\nspec'), "letters, digits", JOB),
