@@ -47,8 +47,9 @@ def main(arguments: list[str]) -> int:
         print(show.to_table(predictions), end="")
         for note in planner.notes(predictions):
             print(note)
-        if sizes := planner.batch_sizes(asked[-1]):
-            print(show.sizes_to_table(sizes, asked[-1]), end="")
+        if planner.noise is not None:
+            sizes = planner.batch_sizes(asked[-1], planner.noise)
+            print(show.sizes_to_table(sizes, asked[-1], planner.noise.exact), end="")
         print(f"worth it: up to {limit}; each further worker adds less than half of the first one")
         print(f"advice: {planner.advice(asked, limit)}")
     if options.picture:

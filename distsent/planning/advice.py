@@ -73,11 +73,11 @@ def advice(
 
 def examples_needed(noise: NoiseScale, size: int, factor: int) -> str:
     """What batches `factor` times as large cost, by the noise scale."""
-    needed = (
-        f"for the same loss they need {noise.more_examples(size, factor):.1f} times the examples"
-    )
+    most = "" if noise.exact else "at most "
+    more = f"{most}{noise.more_examples(size, factor):.1f} times the examples"
+    needed = f"for the same loss they need {more}"
     critical = f"beyond the critical batch size of {noise.examples:,.0f}"
-    return f"{needed}: {critical}" if factor * size > noise.examples else needed
+    return f"{needed}: {critical}" if noise.exact and factor * size > noise.examples else needed
 
 
 def too_large(full: Prediction, memory: float, job: Job) -> str:

@@ -29,11 +29,10 @@ ROWS = 6  # of the table of batch sizes
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """Of the run in folder `run`, in examples, after `step` steps."""
+    """In examples. Not `exact`: at least so many, so steps and examples are at most as below."""
 
     examples: float
-    run: Path
-    step: int
+    exact: bool = True
 
     def fewer_steps(self, batch: int, factor: int) -> float:
         """Steps with batches `factor` times as large, relative to those with `batch`."""
@@ -56,9 +55,11 @@ def find_noise_scale(job: Job) -> tuple[NoiseScale | None, str]:
     for line in reversed(folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()):
         with suppress(ValueError, KeyError, TypeError):
             logged = json.loads(line)
-            found = NoiseScale(float(logged["noise_scale"]), folder.path, int(logged["step"]))
-            about = f"gradient noise scale: {found.examples:,.0f} examples"
-            return found, f"{about} ({folder.path}, step {found.step:,}): the critical batch size"
+            exact = "noise_scale" in logged
+            found = NoiseScale(logged["noise_scale" if exact else "noise_scale_at_least"], exact)
+            much = f"{'' if exact else 'more than '}{found.examples:,.0f} examples"
+            about = f"gradient noise scale (the critical batch size): {much}"
+            return found, f"{about}, at step {logged['step']:,} of {folder.path}"
     return None, unknown
 
 

@@ -78,12 +78,10 @@ class Planner:
         larger = partial(self.larger, predictions[-1].workers)
         return advice.advice(predictions, limit, self.hardware, self.parts.job, larger, self.noise)
 
-    def batch_sizes(self, workers: int) -> list[list[str]]:
-        """Rows of a table of batch sizes, none if the noise scale is not known."""
-        if self.noise is None:
-            return []
+    def batch_sizes(self, workers: int, noise: NoiseScale) -> list[list[str]]:
+        """Rows of a table of batch sizes."""
         larger = partial(self.larger, workers)
-        return [*batch_sizes(self.noise, self.parts.job.train.batch_size, larger)]
+        return [*batch_sizes(noise, self.parts.job.train.batch_size, larger)]
 
     def notes(self, predictions: Sequence[Prediction]) -> Iterator[str]:
         """What the table rests on."""

@@ -44,7 +44,8 @@ def to_json(
             "worth_it": each.workers <= limit,
             "hardware": hardware.name,
             "measured": hardware.measured,
-            "noise_scale": noise and noise.examples,
+            "noise_scale": noise.examples if noise and noise.exact else None,
+            "noise_scale_at_least": noise and noise.examples,
         }
         for each in predictions
     ]
@@ -63,10 +64,11 @@ def to_table(predictions: Sequence[Prediction]) -> str:
     return markdown_table([*HEAD, *(["cost"] if priced else [])], rows)
 
 
-def sizes_to_table(rows: Sequence[Sequence[str]], workers: int) -> str:
+def sizes_to_table(rows: Sequence[Sequence[str]], workers: int, exact: bool) -> str:
     """Of `critical_batch.batch_sizes`: costs relative to those of the job's own batch."""
     head = ("batch", f"ms per step of {workers:,} workers", "steps", "examples", "time")
-    return f"\nto the same loss, relative to the first row:\n{markdown_table(head, rows)}"
+    most = "" if exact else ", at most"
+    return f"\nto the same loss, relative to the first row{most}:\n{markdown_table(head, rows)}"
 
 
 def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:

@@ -168,8 +168,7 @@ class Loop:
         now |= {"lr": result.lr, "grad_norm": result.grad_norm, "samples": totals.samples}
         now |= {"tokens": totals.tokens, "seconds": totals.seconds, "mfu": mfu}
         now |= {"samples_per_second": samples, "tokens_per_second": tokens}
-        if (noise := self.state.noise.examples) is not None:
-            now["noise_scale"] = noise
+        now |= {key: value for key, value in self.state.noise.values().items() if value is not None}
         session.report.tell(Metrics(now))
         left = duration((of - step) * totals.seconds / step)
         speed = f"{samples:.0f} examples/s  {tokens:.0f} tokens/s  {mfu:.0%} of peak"

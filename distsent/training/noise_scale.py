@@ -14,7 +14,8 @@ the shares are. With equal shares these are the paper's formulas, with batches o
 
 Both estimates of one step are mostly noise, and a ratio of noise is biased. So numerator and
 denominator are averaged over steps, each for itself, before they are divided. An epoch's last,
-shorter batch says less and counts less.
+shorter batch says less and counts less. In fine-tuning, |G|^2 may stay hidden in noise; then only
+what the noise scale exceeds is known.
 
 Shares are balanced by length, not drawn at random: two workers' texts are a little more alike than
 any two texts. As far as a gradient depends on its text's length, that adds to |G|^2.
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DECAY = 0.99  # of the averages, per step: they look back over about 100 steps
+FEWEST = 20  # steps that say something about their own spread
 
 
 def estimate(shares: np.ndarray, own: float, whole: float) -> tuple[float, float] | None:
@@ -50,6 +52,8 @@ class NoiseScale:
 
     noise: float = 0.0  # tr(Sigma)
     gradient: float = 0.0  # |G|^2
+    squares: float = 0.0  # of the terms of `gradient`: its variance is not larger
+    steps: int = 0
 
     def add(self, shares: np.ndarray, own: float, whole: float) -> None:
         """A step: see `estimate`."""
@@ -57,10 +61,27 @@ class NoiseScale:
         if found is not None:
             self.noise = DECAY * self.noise + examples * found[0]
             self.gradient = DECAY * self.gradient + examples * found[1]
+            self.squares = DECAY**2 * self.squares + (examples * found[1]) ** 2
+            self.steps += 1
 
     @property
     def examples(self) -> float | None:
-        """B_simple, in examples. None if no step had several workers, or noise hides it."""
-        if self.noise <= 0 or self.gradient <= 0:
-            return None
-        return self.noise / self.gradient
+        """B_simple, in examples. None while |G|^2 is not twice its standard error."""
+        return self._over(self.gradient) if self.gradient > 2 * self._error else None
+
+    @property
+    def at_least(self) -> float | None:
+        """What B_simple exceeds, if |G|^2 is larger by twice its standard error."""
+        return self._over(self.gradient + 2 * self._error)
+
+    @property
+    def _error(self) -> float:
+        return math.sqrt(self.squares)
+
+    def _over(self, gradient: float) -> float | None:
+        known = self.steps >= FEWEST and self.noise > 0 and gradient > 0
+        return self.noise / gradient if known else None
+
+    def values(self) -> dict[str, float | None]:
+        """For logs and results."""
+        return {"noise_scale": self.examples, "noise_scale_at_least": self.at_least}

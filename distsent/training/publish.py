@@ -123,7 +123,7 @@ def make_result(session: Session, state: TrainState, final: Mapping[str, Scored]
     speed = {f"{key}_per_second": sums[key] / seconds for key in ("samples", "tokens")}
     mfu = totals.work / seconds / session.peak_flops
     # Padding: of this worker, since this start.
-    found = {"padding": session.forward.padding, "noise_scale": state.noise.examples}
+    found = {"padding": session.forward.padding, **state.noise.values()}
     skips = {"skipped": totals.skipped, "overflows": totals.overflows}
     use = {"bytes_exchanged": totals.sent, "peak_memory_bytes": peak_memory()}
     parameters = adapter.count_parameters(session.forward.model)

@@ -156,3 +156,14 @@ def test_a_run_without_chosen_weights_has_a_card(finished: Path) -> None:
     assert "The weights are those of step" in model_card.card_text(run, drawn=False)
     run.result["best"] = None
     assert "The weights are those of step" not in model_card.card_text(run, drawn=False)
+
+
+def test_the_noise_scale_or_what_it_exceeds_has_a_line(finished: Path) -> None:
+    run = read_run(finished / "plain")
+    line = "- gradient noise scale at the end: "
+    assert f"{line}not known" in model_card.card_text(run, False), "one worker"
+    for scale, least, shown in ((1234.5, 300.0, "1,234 examples"), (None, 300.0, "more than 300")):
+        run.result["train"] |= {"noise_scale": scale, "noise_scale_at_least": least}
+        assert line + shown in model_card.card_text(run, False)
+    del run.result["train"]["noise_scale"]  # of an older version
+    assert line not in model_card.card_text(run, False)

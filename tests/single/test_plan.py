@@ -214,11 +214,13 @@ def test_one_line_of_advice() -> None:
     line = advice.advice(asked, 4, machines(), job, larger)
     assert "at most 4 for batches of 32" in line
     assert "train.batch_size=64 optim.lr=0.0014" in line and line.endswith("50% of linear")
-    near, far = (NoiseScale(examples, Path("run"), 9) for examples in (32.0, 320.0))
+    near, far = (NoiseScale(examples) for examples in (32.0, 320.0))
     line = advice.advice(asked, 4, machines(), job, larger, near)
     assert line.endswith("1.5 times the examples: beyond the critical batch size of 32")
     line = advice.advice(asked, 4, machines(), job, larger, far)
     assert line.endswith("for the same loss they need 1.1 times the examples")
+    line = advice.advice(asked, 4, machines(), job, larger, NoiseScale(32.0, exact=False))
+    assert line.endswith("for the same loss they need at most 1.5 times the examples")
     line = advice.advice(asked, 4, machines(), job, lambda _: None)
     assert line.endswith("the dataset has no batches for 16")
     assert "worth it" in advice.advice(asked, 16, machines(), job, larger)
@@ -229,7 +231,7 @@ def test_one_line_of_advice() -> None:
 
 def test_larger_batches_cost_examples_by_the_noise_scale() -> None:
     """At the critical batch size, steps and examples are twice their least."""
-    noise = NoiseScale(200.0, Path("run"), 9)
+    noise = NoiseScale(200.0)
     assert noise.fewer_steps(200, 10**9) == pytest.approx(1 / 2)
     assert noise.more_examples(1, 200) == pytest.approx(2, rel=1e-2)
     rows = list(batch_sizes(noise, 100, lambda k: prediction(4, 10.0 * k) if k <= 2 else None))
@@ -249,10 +251,14 @@ def test_the_noise_scale_is_that_of_the_jobs_own_run(tmp_path: Path) -> None:
     assert find_noise_scale(job)[0] is None, "without job.json, it may be anything's"
     (run / "job.json").write_text(json.dumps({"job": job.to_dict()}))
     found, about = find_noise_scale(job)
-    assert found == NoiseScale(70.0, run, 20) and "70 examples" in about and str(run) in about
+    assert found == NoiseScale(70.0) and f": 70 examples, at step 20 of {run}" in about
     assert find_noise_scale(load_job(None, [*words, "train.batch_size=64"]))[0] == found
     found, about = find_noise_scale(load_job(None, [*words, "data.max_length=32"]))
     assert found is None and "which has another data.max_length" in about
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('\n{"step": 40, "noise_scale_at_least": 30.0}\n')
+    found, about = find_noise_scale(job)
+    assert found == NoiseScale(30.0, exact=False) and "more than 30 examples" in about
     (run / "job.json").write_text("{")
     assert find_noise_scale(job)[0] is None
 
