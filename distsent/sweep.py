@@ -45,6 +45,7 @@ def run(sweep: Sweep, options: argparse.Namespace, stop: StopSignal) -> None:
     """Train the trials that are left, then report."""
     from distsent.search.controller import Controller
     from distsent.search.machine import share_machine
+    from distsent.search.start_status import start_status
     from distsent.search.sweep_log import SweepLog
     from distsent.search.trials import Claim
 
@@ -59,7 +60,8 @@ def run(sweep: Sweep, options: argparse.Namespace, stop: StopSignal) -> None:
     try:
         for note in notes:
             log.info(note)
-        complete = Controller(sweep, labels, slots, options.np, stop, log).run()
+        with start_status(folder.path):
+            complete = Controller(sweep, labels, slots, options.np, stop, log).run()
     finally:
         log.close()
         if alone is not None:

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the job scripts: starts the workers of an allocation, then ends, requeues or fails the
 # job. distsent/exit_policy.py decides which (`decide` asks it, `finish` acts on it). A script
-# sources this file and calls `train JOB.toml [section.key=value ...]`, or `prepare` likewise.
+# sources this file and calls `train JOB.toml [section.key=value ...]`, `prepare` likewise, or `sweep`.
 set -euo pipefail
 
 log() { echo "slurm: $*" >&2; }
@@ -52,6 +52,8 @@ start() {  # module arguments ...: launch, then decide; again after a crash duri
     for tries in 2 1 0; do
         # Names this start in status.json, so that an older status is not mistaken for its own.
         export DISTSENT_ATTEMPT=$job-${SLURM_RESTART_COUNT:-0}-$((++starts))
+        # Each start of a sweep's controller has a status of its own: other tasks have theirs.
+        [ -z "${sweep:-}" ] || runs=("$sweep/starts/$DISTSENT_ATTEMPT")
         code=0
         if [ -n "$stop_requested" ]; then code=75; else launch "$@" || code=$?; fi
         decide
@@ -180,4 +182,25 @@ prepare() {  # JOB.toml argument ...
     runs=()
     start distsent.prepare "$@"
     finish "the time was too short, and the tokens are lost: use more --time, or more tasks"
+}
+
+sweep() {  # JOB.toml SPACE.toml argument ...: a controller on this node; its tasks are a trial's workers
+    local keys=() word runs sweep
+    if [ $# -lt 2 ]; then
+        log "which job, and which space? sbatch slurm/sweep.sh jobs/imdb.toml space.toml [section.key=value ...]"
+        exit 2
+    fi
+    if [ "$nodes" != 1 ]; then
+        log "a trial is trained on one node: use --nodes=1, and --array for more of them at once"
+        exit 2
+    fi
+    for word in "${@:3}"; do
+        [[ $word != *=* || $word = -* ]] || keys+=("$word")
+    done
+    resolve_job "$1" "${keys[@]}"
+    sweep=${runs[0]}-sweep
+    unset OMP_NUM_THREADS  # the controller shares the cores out
+    start distsent.sweep --join --np "$tasks" "$@"
+    finish "the time was too short for a single checkpoint of a trial:\
+ use more --time, or a smaller checkpoint.every_steps"
 }

@@ -78,6 +78,8 @@ launch() {  # module arguments ...: one worker per task, on all nodes
     local workers=$((nodes * tasks)) hosts flag code=0
     if [ "$LAUNCHER$CONTROLLER$1" = horovodrungloodistsent.prepare ]; then
         supervise "${CONTAINER[@]}" python -m "$@"  # ranks of prepare need MPI
+    elif [ "$1" = distsent.sweep ]; then
+        supervise "${CONTAINER[@]}" python -m "$@" run.transport=torch  # it starts workers itself
     elif [ "$LAUNCHER" = horovodrun ]; then
         hosts=$(scontrol show hostnames "$(query %N)" | sed "s/$/:$tasks/" | paste -sd, -)
         # mpirun would start its daemons with srun, and over ssh it would not find them.

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"
 SHARED = [SLURM / name for name in ("run.sh", "workers.sh", "queue.sh", "site.env")]
 SCRIPTS = sorted(path for path in SLURM.glob("*.sh") if path not in SHARED)
-TRAINING = [path for path in SCRIPTS if path.stem != "prepare"]
+TRAINING = [path for path in SCRIPTS if path.stem not in ("prepare", "sweep")]
 
 
 def options(script: Path) -> dict[str, str]:
@@ -27,7 +27,7 @@ def options(script: Path) -> dict[str, str]:
 
 
 def test_each_job_for_clusters_has_a_script():
-    assert [path.stem for path in SCRIPTS] == ["emotion", "imdb", "prepare", "tweets"]
+    assert [path.stem for path in SCRIPTS] == ["emotion", "imdb", "prepare", "sweep", "tweets"]
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *SHARED], ids=lambda path: path.name)
@@ -65,7 +65,7 @@ def test_a_script_names_jobs_that_load(script):
         assert options(script)["array"] == f"0-{len(names) - 1}"
 
 
-@pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [*TRAINING, SLURM / "sweep.sh"], ids=lambda path: path.name)
 def test_headers_request_a_gpu_per_task_and_requeueing(script):
     given = options(script)
     assert given["gres"] == f"gpu:{given['ntasks-per-node']}"
@@ -520,3 +520,52 @@ def test_prepare_without_a_job_prints_its_usage(tmp_path):
         and "sbatch slurm/prepare.sh jobs/imdb.toml" in done.stderr
         and done.stderr.count("\n") == 1
     )
+
+
+class SweepBatch(Batch):
+    """slurm/sweep.sh, in which `controller` is the body of the sweep's program."""
+
+    def __init__(self, folder: Path, controller: str, **fields: str) -> None:
+        super().__init__(folder, **fields)
+        record = f'echo "$* OMP=${{OMP_NUM_THREADS:-}}" >>{folder}/sweeps'
+        body = f"if [[ $* = *distsent.sweep* ]]; then {record}; {controller}; fi"
+        (folder / "python").write_text(f'#!/bin/bash\n{body}\nexec {sys.executable} "$@"\n')
+        (folder / "python").chmod(0o755)
+
+    def sweep(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return self.run("jobs/imdb.toml", "space.toml", *words, script="sweep.sh", **env)
+
+
+def test_each_task_of_a_sweep_joins_it_with_the_workers_of_its_node(tmp_path):
+    batch = SweepBatch(tmp_path, "exit 0")
+    done = batch.sweep("--trials=9", "optim.clip_norm=2", SLURM_NTASKS_PER_NODE="4")
+    assert done.returncode == 0, done.stderr
+    given = f"jobs/imdb.toml space.toml --trials=9 optim.clip_norm=2 run.dir={tmp_path}/runs"
+    started = f"-m distsent.sweep --join --np 4 {given} run.transport=torch OMP="
+    assert batch.calls("sweeps") == [started] and not batch.calls("starts")
+    for words, env, line in [
+        ((), {"SLURM_JOB_NUM_NODES": "2"}, "a trial is trained on one node: use --nodes=1"),
+        (("optim.clip_norm=-1",), {}, "optim.clip_norm = -1: expected a number"),
+    ]:
+        done = batch.sweep(*words, **env)
+        assert done.returncode == 2 and line in done.stderr and len(batch.calls("sweeps")) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "end", "left", "code", "last", "requests"),
+    [
+        (9, f"{REQUESTED}75", "1:30", 75, "not requeued: submit the same", "requeue 1"),
+        (5, f"{REQUESTED}75", "1:30", 75, "failed: the time was too short for a single ch", ""),
+        (5, "exit 2", "3:00:00", 2, "failed: exit code 2, this is why", ""),
+        (5, "exit 1", "3:00:00", 1, "failed: exit code 1, this is why", ""),
+    ],
+    ids=["saved", "too short", "wrong", "failed"],
+)
+def test_how_a_task_of_a_sweep_ends(tmp_path, step, end, left, code, last, requests):
+    values = {"state": "failed", "message": "this is why", "step": step, "resumed_from": 5}
+    start = f"{tmp_path}/runs/imdb-sweep/starts/$DISTSENT_ATTEMPT"
+    batch = SweepBatch(tmp_path, f"{status(start, **values)}; {end}", L=left)
+    done = batch.sweep()
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"slurm: {last}"), done.stderr
+    assert " ".join(batch.calls("requests")) == requests

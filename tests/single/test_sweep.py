@@ -18,6 +18,7 @@ import pytest
 
 from distsent import cli, sweep
 from distsent.job import load_job
+from distsent.runtime.run_status import read_status
 from distsent.search import controller, machine
 from distsent.search.machine import share, visible_gpus
 from distsent.search.trials import Claim
@@ -380,3 +381,26 @@ def test_gpus_are_those_that_the_user_left_visible(tmp_path: Path) -> None:
     for text, gpus in (("0,1", ["0", "1"]), (" GPU-ab , 3", ["GPU-ab", "3"]), ("", []), ("-1", [])):
         assert visible_gpus({"CUDA_VISIBLE_DEVICES": text}) == gpus
     assert visible_gpus({}, tmp_path) == []
+
+
+def test_a_start_with_a_name_leaves_its_status(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the exit policy: a time limit that lets no trial save is a failure."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, starts = files(tmp_path), tmp_path / "runs/job-sweep/starts"
+    found = []
+    for name, trials_ in (("first", "1"), ("second", "2"), ("third", "2")):
+        monkeypatch.setenv("DISTSENT_ATTEMPT", name)
+        assert run(*words, "--trials", trials_)[0] == 0
+        found.append(read_status(starts / name / "status.json"))
+    assert [one and (one.state, one.progressed) for one in found] == [
+        ("finished", True), ("finished", True), ("finished", False),
+    ]  # fmt: skip
+    monkeypatch.setenv("DISTSENT_ATTEMPT", "fourth")
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    assert run(*files(wrong, failing("0.3")))[0] == 3
+    status = read_status(wrong / "runs/job-sweep/starts/fourth/status.json")
+    assert status is not None and (status.code, status.retry) == (3, False)
+    assert "this is wrong with 0.3" in status.message
