@@ -90,7 +90,8 @@ def run(words: Sequence[str], sizes: Sizes) -> Ran:
             runpy.run_path(smaller[0], run_name="__main__")
         else:
             _, program, *rest = smaller
-            small = program in ("distsent.train", "distsent.plan") and "--check" not in rest
+            programs = "distsent.train", "distsent.plan", "distsent.sweep"
+            small = program in programs and "--check" not in rest
             rest = but(rest, *sizes.keys) if small else rest
             assert importlib.import_module(program).main(rest) == 0, words
     sys.stdout.write(output.getvalue())

@@ -17,6 +17,7 @@ from transformers import pipeline
 from distsent.job import Job, load_job
 from distsent.planning import calibrate
 from distsent.reporting import plots
+from distsent.search.space import read_space
 from tests import dataset_files, fixtures, systems
 from tests.pages import DOCS, Sizes, blocks, follow, run
 
@@ -28,7 +29,7 @@ FEW = (
 ENCODER = "model.name=./encoder"
 MINILM = "model.name=sentence-transformers/all-MiniLM-L6-v2"
 SIZES = {
-    "tutorial.md": Sizes((ENCODER,), {}),
+    "tutorial.md": Sizes((ENCODER,), {"20": "2"}),  # trials
     "tasks.md": Sizes(FEW, {}),
     "long-texts.md": Sizes(FEW, {MINILM: ENCODER}),
     "trust.md": Sizes(FEW, {"0.95": "0.3"}),  # four steps reach no precision of 0.95
@@ -66,6 +67,10 @@ def test_from_a_csv_file_to_a_shipped_model(clone: Path, monkeypatch: pytest.Mon
     plan = output["-m distsent.plan mail.toml --workers 1,2,4,8"]
     assert "measured here: workers 1 x" in plan and "\nadvice: " in plan
     assert "| mail-long | mail " in output["-m distsent.report runs/mail runs/mail-long"]
+    assert "| 0001 " in output["-m distsent.sweep mail.toml space.toml --trials 20"]
+    assert {fixtures.result(clone / "runs" / name)["name"] for name in (
+        "mail-best", "mail-sweep/trial-0000", "mail-sweep/trial-0001",
+    )} == {"mail-best", "trial-0000", "trial-0001"}  # fmt: skip
     keys = {"row", "label", "predicted", "score", "score_of_label", "text"}
     mistakes = (clone / "runs/mail/predictions/test.mistakes.jsonl").read_text().splitlines()
     assert set(json.loads(mistakes[0])) == keys
@@ -131,8 +136,12 @@ def test_the_code_of_error_analysis_runs(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_in_the_pages_is_valid(page: str) -> None:
+def test_code_in_the_pages_is_valid(page: str, tmp_path: Path) -> None:
     for block in code(page, "toml"):
+        if "search" in tomllib.loads(block):
+            (tmp_path / "space.toml").write_text(block)
+            read_space(str(tmp_path / "space.toml"), [], Job())
+            continue
         Job.from_dict({key: value for key, value in tomllib.loads(block).items() if key != "data"})
     for block in code(page, "python"):
         compile(block, page, "exec")
