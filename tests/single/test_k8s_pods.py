@@ -105,7 +105,9 @@ def test_the_command_runs_when_all_workers_answer(tmp_path, ssh):
     ssh.write_text("a\n")
     run = script(tmp_path / "horovodrun", f"echo ran >{tmp_path}/ran; exit 0\n")
     process = start(tmp_path, "--wait", "30", "--", run, "--hostfile", str(tmp_path / "hostfile"))
-    time.sleep(2)
+    asked = tmp_path / "asked"
+    wait_until(lambda: asked.exists() and "b true" in asked.read_text())
+    time.sleep(0.5)
     assert not (tmp_path / "ran").exists(), "one of two answers"
     ssh.write_text("a\nb\n")
     said, _ = process.communicate(timeout=300)
