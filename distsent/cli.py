@@ -16,9 +16,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distsent.distributed.launchers import is_first_on_host, is_main_process
-from distsent.errors import FAILED, STOPPED, HostError, NonFinite, Stopped, UserError, WorkerFailed
+from distsent.errors import (
+    FAILED,
+    MORE_MEMORY,
+    STOPPED,
+    USAGE_ERROR,
+    HostError,
+    NonFinite,
+    Stopped,
+    UserError,
+    WorkerFailed,
+    out_of_memory,
+)
 from distsent.job.check import to_word
-from distsent.machine_errors import errno_of, is_trouble
+from distsent.machine_errors import errno_of, is_out_of_memory, is_trouble
 from distsent.storage import entries, is_file, is_folder
 
 # With the default of 700, the collector scans all modules again and again while torch and
@@ -54,7 +65,10 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         line = f"{error.filename or 'the output'}: {error.strerror or error}"
         code = print_and_exit_code([line], FAILED, first=True)
         drop_output()
-    except RuntimeError as error:  # torch's and other libraries' own
+    except (MemoryError, RuntimeError) as error:  # torch's and other libraries' own
+        if is_out_of_memory(error):
+            lines = out_of_memory(error, "working", MORE_MEMORY).lines
+            sys.exit(print_and_exit_code(lines, USAGE_ERROR, first=True))
         if errno_of(error) is None or not is_trouble(error):
             raise
         code = print_and_exit_code([str(error).splitlines()[0]], FAILED, first=True)

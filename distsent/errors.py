@@ -4,10 +4,15 @@
 exit is in exit_policy.py.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distsent.machine_errors import chain, is_trouble
+from distsent.machine_errors import chain, is_out_of_memory, is_trouble
+
+# In torch's messages of the CPU and of CUDA
+ASKED_FOR = re.compile(r"tried to allocate (\d[\d.]* ?(?:bytes|[KMGT]i?B))", re.IGNORECASE)
+MORE_MEMORY = "use fewer workers on each machine, or machines with more memory"
 
 FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
 
@@ -41,6 +46,18 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+def out_of_memory(error: BaseException, doing: str, fix: str) -> UserError:
+    """One line for an error that `is_out_of_memory`. Raises it again if it is another one."""
+    if not is_out_of_memory(error):
+        raise error
+    said = " ".join(str(error).split())
+    if asked := ASKED_FOR.search(said):
+        said = f"no {asked[1]} more"
+    return UserError(
+        f"out of memory while {doing} ({said[:80] or 'no more'}); {fix}", code=USAGE_ERROR
+    )
 
 
 class HostError(UserError):

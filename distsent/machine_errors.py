@@ -24,6 +24,10 @@ NO_SPACE = errno.ENOSPC, errno.EDQUOT
 IN_TEXT = re.compile(
     r"\((?:os error|errno:?) (\d+)\)|\[errno (\d+)\]|>: [a-z ]+ \((\d+)\)$", re.IGNORECASE
 )
+# Of torch's allocators, CUDA and its libraries, NCCL
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|bad_alloc|_ALLOC_FAILED|MemoryAllocation", re.IGNORECASE
+)
 CLIENTS = (
     "ssl",
     "httpx",
@@ -54,13 +58,21 @@ def errno_of(error: BaseException | None) -> int | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is Python's, CUDA's or another library's word for: no memory is left.
+
+    It is no trouble that passes: the same command would end in the same way.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
 def is_trouble(error: BaseException) -> bool:
     """Whether this error itself, apart from what led to it, is trouble with the machine."""
     number, status = _own_errno(error), _http_status(error)
     if status is not None:
         return status not in ANSWERS or status in BUSY
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
     if _is_of_network(error) and (number is None or number in NOT_PERMITTED):
         return not _offline_on_request()
     if number in NOT_PERMITTED:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distsent.distributed.progress import Progress
-from distsent.errors import Stopped, UserError, WorkerFailed
+from distsent.errors import MORE_MEMORY, Stopped, UserError, WorkerFailed, out_of_memory
+from distsent.machine_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,10 @@ class World:
         raise_first(self.allgather_object(error_to_json(error), name), error)
         return value
 
+    def raise_together(self, own: UserError | None, name: str) -> None:
+        """Raise the error of the lowest rank that has one on all workers. All call this."""
+        raise_first(self.allgather_object(error_to_json(own), name), own)
+
     def assert_equal_across_ranks(self, value: object, what: str) -> None:
         """Check that all workers hold an equal JSON value. Raises UserError naming the ranks."""
         own = [socket.gethostname(), json.dumps(value, sort_keys=True)]
@@ -149,6 +154,8 @@ def attempt(make: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return make(), None
     except Exception as error:
+        if is_out_of_memory(error):
+            return None, out_of_memory(error, "preparing", MORE_MEMORY)
         return None, error
 
 

@@ -13,13 +13,14 @@ from distsent.batching.balance import split_by_tokens
 from distsent.batching.batch_plan import collate
 from distsent.data.tokens.store import Tokens
 from distsent.distributed.world import World
-from distsent.errors import Stopped, WorkerFailed
+from distsent.errors import MORE_MEMORY, Stopped, WorkerFailed, out_of_memory
 from distsent.evaluation.tasks.task import Task
 from distsent.model.forward import Forward, autocast
 
 # More tokens do not fit a core's cache between two layers: batches of 8,192 or 32,768 tokens scored
 # short texts 15 % slower.
 CPU_TOKENS = 2048
+LESS = "set eval.batch_tokens lower"
 
 
 def evaluate_split(
@@ -45,21 +46,32 @@ def evaluate_split(
     logits = torch.zeros(n, classes + 1)  # the last column counts how often a row was scored
 
     counts, loss_sum, training = task.no_counts(), 0.0, forward.model.training
+
+    def score(rows: np.ndarray) -> float:
+        batch = collate(tokens, rows, None, device)
+        with torch.inference_mode(), autocast(device, precision):
+            logits_nC = forward(batch).float().cpu()
+        losses_n = task.losses(logits_nC, batch.labels_n.cpu()).numpy()
+        task.count(counts, logits_nC.numpy(), tokens.labels[rows])
+        logits[torch.from_numpy(rows)] += F.pad(logits_nC, (0, 1), value=1.0)
+        world.progress.worked()
+        return float(losses_n.astype(np.float64).sum())
+
     forward.model.eval()
     for i in range(rounds):
+        problem = None
         if i < len(batches):
-            rows = batches[i]
-            batch = collate(tokens, rows, None, device)
-            with torch.inference_mode(), autocast(device, precision):
-                logits_nC = forward(batch).float().cpu()
-            losses_n = task.losses(logits_nC, batch.labels_n.cpu()).numpy()
-            loss_sum += float(losses_n.astype(np.float64).sum())
-            task.count(counts, logits_nC.numpy(), tokens.labels[rows])
-            logits[torch.from_numpy(rows)] += F.pad(logits_nC, (0, 1), value=1.0)
-            world.progress.worked()
+            try:
+                loss_sum += score(batches[i])
+            except (MemoryError, RuntimeError) as error:
+                problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
         # Every worker takes part in every round, with or without a batch of its own: all stop in
         # the same round, or none does.
-        if world.allreduce(torch.tensor([float(stop())]), "evaluation.stop").item():
+        flags = torch.tensor([float(stop()), float(problem is not None)])
+        stopped, failed = world.allreduce(flags, "evaluation.stop").tolist()
+        if failed:
+            world.raise_together(problem, "evaluation.failed")
+        if stopped:
             raise Stopped("stop requested during an evaluation")
     forward.model.train(training)
 

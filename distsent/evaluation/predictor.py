@@ -14,7 +14,7 @@ from distsent.batching.packing import PackedBatch, pack
 from distsent.data.tokens import long_texts
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
 from distsent.data.tokens.content import NO_TEXT
-from distsent.errors import UserError
+from distsent.errors import UserError, out_of_memory
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.evaluation.tasks.task import Task
@@ -27,6 +27,7 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
 from distsent.storage import is_file, is_folder
 
+SHORTER = "set --max-length lower, or use a machine with more memory"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
 
 
@@ -127,9 +128,13 @@ class Predictor:
         logits = np.full((len(encoded), len(self.labels)), np.nan, dtype=np.float32)
         for rows in split_by_tokens(order, lengths, self._batch_tokens) if len(order) else ():
             self._poll()
-            batch = self._pack([encoded[i] for i in rows], "types" in encode.streams)
-            with autocast(self.device, self._precision):
-                logits[rows] = self.forward(batch).float().cpu().numpy()
+            try:
+                batch = self._pack([encoded[i] for i in rows], "types" in encode.streams)
+                with autocast(self.device, self._precision):
+                    logits[rows] = self.forward(batch).float().cpu().numpy()
+            except (MemoryError, RuntimeError) as error:
+                what = f"labeling {len(rows)} texts of up to {int(lengths[rows].max())} tokens"
+                raise out_of_memory(error, what, SHORTER) from None
         return logits, empty
 
     def _tokenizer(self, pairs: bool) -> BatchTokenizer:

@@ -204,6 +204,9 @@ class TrainSection:
         "precision of the computation; `auto`: 16 bits on GPUs; on CPUs, `auto` and `fp16` take "
         "bf16 if it is faster")
     token_budget: int = key(16384, count, "tokens a worker processes at once; more are accumulated")
+    recompute: bool = key(False, boolean,
+        "keep each layer's input alone for backward, and compute the rest again: less memory, a "
+        "third more time, the same weights")
     label_smoothing: float = key(0.0, fraction,
         "share of each label spread over all classes; `multi_label`: moved to 1/2")
     class_weights: str | tuple[float, ...] = key("none",

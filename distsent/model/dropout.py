@@ -5,6 +5,8 @@ micro-batches, and there is no generator state to save. It is also cheaper than 
 few integer operations give four elements at once.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -76,6 +78,19 @@ class DropoutContext:
         assert self.keys_T is not None, "a packed batch for training has dropout keys"
         self._site += 1
         return self._site
+
+    def again(self) -> AbstractContextManager[None]:
+        """Within it, the pass goes on from here once more: the same keys, the same sites."""
+        return self._at(self.keys_T, self._keys_n, self._site)
+
+    @contextmanager
+    def _at(self, *state: Any) -> Iterator[None]:
+        now = self.keys_T, self._keys_n, self._site
+        self.keys_T, self._keys_n, self._site = state
+        try:
+            yield
+        finally:
+            self.keys_T, self._keys_n, self._site = now
 
     def keys_for(self, x: torch.Tensor) -> torch.Tensor:
         """Keys for the rows of x: T tokens inside the encoder, n first tokens after it."""

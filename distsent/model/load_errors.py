@@ -12,8 +12,8 @@ from pathlib import Path
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from distsent.errors import FAILED, UserError, exit_code
-from distsent.machine_errors import errno_of, is_trouble
+from distsent.errors import FAILED, MORE_MEMORY, UserError, exit_code, out_of_memory
+from distsent.machine_errors import errno_of, is_out_of_memory, is_trouble
 from distsent.storage import entries, is_file, is_folder
 
 LFS_POINTER = b"version https://git-lfs"
@@ -138,6 +138,8 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # transformers raises any kind for a file it does not expect
+        if is_out_of_memory(error):
+            raise out_of_memory(error, f"loading {key} = {name!r}", MORE_MEMORY) from None
         lines = str(error).strip().splitlines() or [""]
         lines = [" ".join(lines[:2])] if lines[0].endswith(":") else lines
         text = lines[0][:300] or type(error).__name__

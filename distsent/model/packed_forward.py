@@ -1,6 +1,6 @@
 """PackedBatch -> logits [n, C], without padding."""
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from inspect import signature
 from typing import Any
 
@@ -63,6 +63,10 @@ class PackedForward:
         logits = self.model(ids, packed_batch=batch, dropout_context=self._context).logits
         logits = self.pooling.logits(logits, batch)
         return logits if batch.windows_n is None else mean_of_windows(logits, batch.windows_n)
+
+    def again(self) -> AbstractContextManager[object]:
+        """The dropouts of a layer that is computed again: called before the layer."""
+        return self._context.again()
 
     def _packed_inputs(self, base: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         batch, types = self._batch, self._batch.types_T

@@ -4,7 +4,8 @@ While it is active, `HashedDropout` replaces torch's dropout functions, so it al
 architectures that call them without a module, and dropout inside torch's attention.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,19 @@ class HashedDropout(TorchFunctionMode):
         if func in REPLACED:
             return REPLACED[func](self, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def again(self) -> AbstractContextManager[None]:
+        """The context once more, with the number that the next dropout has now."""
+        return self._at(self._site)
+
+    @contextmanager
+    def _at(self, site: int) -> Iterator[None]:
+        now, self._site = self._site, site
+        try:
+            with self:
+                yield
+        finally:
+            self._site = now
 
     def keep_mask(self, shape: torch.Size, rate: float) -> Tensor:
         """1 for kept elements, else 0: int16 [*shape]. Raises RuntimeError for an unknown shape."""

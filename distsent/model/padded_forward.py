@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,12 @@ class PaddedForward:
     ) -> None:
         self.model, self.pad, self._scoring, self._training = model, pad, scoring, training
         self._shortest = shortest_input(model.config)
+        # Keys and values of decoders are for texts that go on, and take memory.
+        caches = "use_cache" in signature(model.forward).parameters
+        self._options = {"use_cache": False} if caches else {}
         self._axes: tuple[int | None, ...] | None = None  # of the dropouts, when first needed
         self._tokens = self._slots = 0  # of training: real ones, and those computed
+        self._dropouts = HashedDropout(torch.empty(0), torch.empty(0), None)  # of this call
         # Their embeddings have gradients although texts do not hold them.
         self.added_ids = (pad, *batching_check.special_token_ids(model.config))
 
@@ -48,7 +53,7 @@ class PaddedForward:
         for a, b in _calls(batch.lengths, way, call_tokens):
             inputs = self._inputs(batch, a, b)
             with self._dropout(batch, a, b, way):
-                logits.append(self.model(**inputs).logits)
+                logits.append(self.model(**inputs, **self._options).logits)
             if self.model.training:
                 self._tokens += sum(batch.lengths[a:b])
                 self._slots += inputs["input_ids"].numel()
@@ -84,7 +89,13 @@ class PaddedForward:
             self._axes = example_axes(self.model, self._inputs(batch, a, a + 1))
         # Randomness other than dropout, by torch's generator, has no state to save either.
         torch.manual_seed(int(keys_n[0]))
-        return HashedDropout(keys_n, batch.step_key, None if way == SINGLE else self._axes)
+        axes = None if way == SINGLE else self._axes
+        self._dropouts = HashedDropout(keys_n, batch.step_key, axes)
+        return self._dropouts
+
+    def again(self) -> AbstractContextManager[object]:
+        """The dropouts of a layer that is computed again: called before the layer."""
+        return self._dropouts.again()
 
 
 def _calls(lengths: Sequence[int], way: str, call_tokens: float) -> list[tuple[int, int]]:

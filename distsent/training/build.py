@@ -18,6 +18,7 @@ from distsent.model import classifier
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
+from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
 from distsent.runtime import device as devices
 from distsent.training import replica_check
@@ -47,6 +48,8 @@ def open_model(
     choose = partial(choose_ways, model, job.model.packed, True, windows)
     ways = world.on_main(choose, "run.ways")
     forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
+    if job.train.recompute:
+        recompute_layers(model, forward.again)
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")

@@ -11,11 +11,13 @@ from distsent.errors import (
     FAILED,
     FINISHED,
     STOPPED,
+    USAGE_ERROR,
     NonFinite,
     Stopped,
     UserError,
     WorkerFailed,
 )
+from distsent.machine_errors import is_out_of_memory
 from distsent.runtime.checkpoint import list_checkpoints, step_of
 from distsent.runtime.log import Log, RunLog
 from distsent.runtime.run_folder import disk_errors_as_user_errors
@@ -111,7 +113,8 @@ class RunReport:
         if isinstance(error, UserError | WorkerFailed | Stopped | NonFinite):
             return self.ended(error.code, str(error), None)
         cause: Cause | None = WORKER_LOST if isinstance(error, WorkerLost) else None
-        self.ended(FAILED, f"{type(error).__name__}: {error}", cause)
+        code = USAGE_ERROR if is_out_of_memory(error) else FAILED
+        self.ended(code, f"{type(error).__name__}: {error}", cause)
 
     def ended(
         self, code: int, message: str, cause: Cause | None, patience: float | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from distsent.batching.batch_plan import Batch
+from distsent.errors import UserError, out_of_memory
 from distsent.evaluation.tasks.task import Task
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
@@ -24,7 +25,11 @@ from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
 
-LOSS, RIGHT, STOP, SAVE, BAD, REJOIN, SQUARE = range(7)  # indices of control slots
+LOSS, RIGHT, STOP, SAVE, BAD, REJOIN, SQUARE, MEMORY = range(8)  # indices of control slots
+LESS_MEMORY = (
+    "set train.token_budget lower, train.recompute=true or adapter.kind=lora, and run the same "
+    "command again to resume"
+)
 
 
 @dataclass(frozen=True)
@@ -103,14 +108,22 @@ class TrainStep:
     def __call__(
         self, batch: Batch, requests: Callable[[], StopRequests] = StopRequests
     ) -> StepResult:
-        """Train on `batch`. `requests` is called late: a signal during the step still counts."""
-        bad_rows = self._backward(batch)
+        """Train on `batch`. `requests` is called late: a signal during the step still counts.
+
+        Raises UserError on all workers if one of them runs out of memory.
+        """
+        bad_rows, problem = self._backward_in_memory(batch)
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
         slots[REJOIN], slots[BAD] = float(wanted.rejoin), float(len(bad_rows))
         slots[SQUARE] = self.reducer.own_square(batch.token_ids) / self.scale.value**2
         self.reducer.reduce(batch.token_ids)
         loss, right, stop, save, bad, rejoin, own_square = slots[:7].tolist()
+        slots[MEMORY] = float(problem is not None)
+        self.reducer.reduce(batch.token_ids)
+        if slots[MEMORY]:
+            self.reducer.world.raise_together(problem, "step.memory")
+        loss, right, stop, save, bad, rejoin = slots[:6].tolist()
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
         lr = self._schedule.lr * self._schedule.factor(self.updates)
         norm = self.reducer.shared(self._norm())
@@ -133,6 +146,13 @@ class TrainStep:
         self.updates = updates
         for state in self.optimizer.state.values():
             state["step"].fill_(updates)
+
+    def _backward_in_memory(self, batch: Batch) -> tuple[list[int], UserError | None]:
+        """`_backward`, and the error if there is no memory for it: all workers must learn of it."""
+        try:
+            return self._backward(batch), None
+        except (MemoryError, RuntimeError) as error:
+            return [], out_of_memory(error, "training", LESS_MEMORY)
 
     def _backward(self, batch: Batch) -> list[int]:
         """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""

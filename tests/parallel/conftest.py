@@ -22,6 +22,7 @@ PLAIN = (
 )  # fmt: skip
 WINDOWS = ["data.long=windows", "data.max_length=12"]  # one to four windows per text
 WINDOW_MISTAKES = ("loss_per_window", "last_window_lost", "text_on_two_workers")
+NO_MEMORY = "no_memory", "no_memory_to_evaluate"
 NEEDS = {
     "dropout_per_rank": ["model.dropout=0.1"],
     **dict.fromkeys(WINDOW_MISTAKES, WINDOWS),
@@ -83,7 +84,7 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
     if np == 2:
         entries += [entry("noise-scaled", noise, "loss_scaled")]
         entries += [entry("rows_not_squared", noise, "rows_not_squared")]
-        entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows")]
+        entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows", *NO_MEMORY)]
         entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in MISTAKES]
     return entries
 

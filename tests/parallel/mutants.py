@@ -282,6 +282,39 @@ def all_rows(rank: int, size: int) -> Iterator[Any]:
         yield
 
 
+ASKED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."
+
+
+@contextmanager
+def no_memory(rank: int, size: int) -> Iterator[Any]:
+    """No mistake: from the fifth step on, the last worker's first layers have no memory."""
+    real, calls = TrainStep._backward, [0]
+
+    def fails(self: TrainStep, batch: Batch) -> list[int]:
+        found = real(self, batch)  # buckets have left by now
+        calls[0] += 1
+        if calls[0] >= 5 and rank == size - 1:
+            raise RuntimeError(f"[enforce fail at alloc_cpu.cpp:121] . {ASKED} Error code 12")
+        return found
+
+    with patch.object(TrainStep, "_backward", fails):
+        yield
+
+
+@contextmanager
+def no_memory_to_evaluate(rank: int, size: int) -> Iterator[Any]:
+    """No mistake: the last worker has no memory to evaluate."""
+    real = evaluate_split.collate
+
+    def fails(*args: Any) -> Any:
+        if rank == size - 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+        return real(*args)
+
+    with patch.object(evaluate_split, "collate", fails):
+        yield
+
+
 @mutant
 def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
     """Gradients are clipped while the loss scale is still in them."""
@@ -298,3 +331,4 @@ MISTAKES = tuple(MUTANTS)
 MUTANTS |= {
     "loss_scaled": loss_scaled, "all_rows": all_rows, "rows_not_squared": rows_not_squared,
 }  # fmt: skip
+MUTANTS |= {"no_memory": no_memory, "no_memory_to_evaluate": no_memory_to_evaluate}

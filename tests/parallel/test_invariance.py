@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from scipy import special, stats
 from sklearn import metrics as sklearn
 
+from distsent.errors import USAGE_ERROR
 from tests import fixtures
 from tests.parallel.conftest import WINDOW_MISTAKES
 from tests.parallel.mutants import MISTAKES
@@ -195,6 +197,20 @@ def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str)
         assert not (run / "raised").exists()
         assert deviation(run, reference) > 1e-3
         assert deviation(world(2) / reference.name, reference) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("run", "problem"),
+    [
+        ("no_memory", "training (no 4096 bytes more); set train.token_budget lower"),
+        ("no_memory_to_evaluate", "evaluating (no 2.00 GiB more); set eval.batch_tokens lower"),
+    ],
+)
+def test_all_workers_learn_that_one_has_no_memory(world: World, run: str, problem: str) -> None:
+    """The runs after this one, with the same workers, show that none of them was left waiting."""
+    raised = (world(2) / run / "raised").read_text()
+    assert raised.startswith(f"UserError: rank 1: out of memory while {problem}")
+    assert json.loads((world(2) / run / "status.json").read_text())["code"] == USAGE_ERROR
 
 
 @pytest.mark.parametrize("np", [2, 3, 4])

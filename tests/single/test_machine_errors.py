@@ -185,7 +185,7 @@ def test_errors_of_libraries_that_are_no_oserror(tmp_path: Path) -> None:
         (Exception("Input/output error (os error 5)"), FAILED),
         (Exception("data did not match any variant"), USAGE_ERROR),
         (ValueError("in the file: (os error 5)"), USAGE_ERROR),
-        (MemoryError(), FAILED),
+        (MemoryError(), USAGE_ERROR),  # the same command would need as much again
         (FileNotFoundError("No such file or directory: /nowhere"), USAGE_ERROR),
         # safetensors says that of any file that it cannot open
         (FileNotFoundError(f"No such file or directory: {tmp_path}"), FAILED),

@@ -1,0 +1,77 @@
+"""`train.recompute`: the same bits with less memory, in every architecture, packed and padded."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distsent.batching.dropout_keys import dropout_keys, step_key
+from distsent.batching.packing import PackedBatch, pack
+from distsent.model.forward import Forward, autocast
+from distsent.model.packed_forward import PackedForward
+from distsent.model.padded_forward import EQUAL, TOGETHER, SINGLE, PaddedForward
+from distsent.model.recompute import recompute_layers, repeated_layers
+from tests import architectures, tiny_models
+
+LENGTHS = (4, 9, 9, 23)
+# Each finds or calls its layers, or keeps its randomness, in another way. All others pass, too.
+PADDED_ONES = (
+    "albert", "bart", "big_bird", "convbert", "deberta-v2", "fnet", "funnel", "gpt2", "llama",
+    "modernbert", "opt", "qwen3", "roformer", "squeezebert", "t5", "xlm", "xlnet", "yoso",
+)  # fmt: skip
+
+
+def batch() -> PackedBatch:
+    ids = [np.append(np.arange(10, 9 + n), 3) for n in LENGTHS]  # BART reads the last eos token
+    rows = np.arange(len(LENGTHS))
+    keys_T = dropout_keys(1, 2, rows, np.array(LENGTHS))
+    return pack(ids, rows % 3, keys_T=keys_T, step_key=step_key(1, 2))
+
+
+def gradients(forward: Forward, precision: str) -> dict[str, torch.Tensor]:
+    """After two micro-batches: what a first one leaves must not matter to the second."""
+    forward.model.train()
+    for _ in range(2):
+        with autocast(torch.device("cpu"), precision):
+            logits = forward(batch())
+        torch.nn.functional.cross_entropy(logits.float(), batch().labels_n).backward()
+    return {n: p.grad for n, p in forward.model.named_parameters() if p.grad is not None}
+
+
+def both(build: Any, model: torch.nn.Module, precision: str) -> None:
+    plain, again = build(copy.deepcopy(model)), build(copy.deepcopy(model))
+    recompute_layers(again.model, again.again)
+    calls: list[int] = []
+    layer = repeated_layers(again.model)[-1]
+    part = next(module for module in layer.modules() if not list(module.children()))
+    part.register_forward_hook(lambda *_: calls.append(1))
+    expected, found = gradients(plain, precision), gradients(again, precision)
+    assert expected.keys() == found.keys() and len(expected) > 3
+    wrong = [name for name, grad in expected.items() if not torch.equal(grad, found[name])]
+    assert not wrong
+    assert len(calls) >= 4, "the layer was computed again"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_packed_batches(family: str, precision: str) -> None:
+    both(PackedForward, tiny_models.encoder(family, dropout=0.2, layers=3), precision)
+
+
+@pytest.mark.parametrize("name", PADDED_ONES)
+def test_padded_batches_of_every_architecture(name: str) -> None:
+    model = architectures.model(name)
+    model.config.pad_token_id = model.config.pad_token_id or 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.2
+    way = SINGLE if name in ("xlnet", "funnel", "yoso", "nystromformer") else TOGETHER
+    both(lambda m: PaddedForward(m, m.config.pad_token_id or 0, way, way), model, "float32")
+
+
+def test_padded_batches_in_other_ways_and_in_bf16() -> None:
+    model = tiny_models.encoder("bert", dropout=0.2)
+    for way in (TOGETHER, EQUAL, SINGLE):
+        both(lambda m, way=way: PaddedForward(m, 0, way, way), model, "bf16")
