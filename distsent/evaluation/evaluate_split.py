@@ -13,7 +13,7 @@ from distsent.batching.balance import split_by_tokens
 from distsent.batching.batch_plan import collate
 from distsent.data.tokens.store import Tokens
 from distsent.distributed.world import World
-from distsent.errors import MORE_MEMORY, Stopped, WorkerFailed, out_of_memory
+from distsent.errors import MORE_MEMORY, Stopped, UserError, WorkerFailed, out_of_memory
 from distsent.evaluation.tasks.task import Task
 from distsent.model.forward import Forward, autocast
 
@@ -65,14 +65,7 @@ def evaluate_split(
                 loss_sum += score(batches[i])
             except (MemoryError, RuntimeError) as error:
                 problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
-        # Every worker takes part in every round, with or without a batch of its own: all stop in
-        # the same round, or none does.
-        flags = torch.tensor([float(stop()), float(problem is not None)])
-        stopped, failed = world.allreduce(flags, "evaluation.stop").tolist()
-        if failed:
-            world.raise_together(problem, "evaluation.failed")
-        if stopped:
-            raise Stopped("stop requested during an evaluation")
+        _agree_to_go_on(world, stop(), problem)
     forward.model.train(training)
 
     # Sums of integers are exact up to 2**53.
@@ -89,6 +82,19 @@ def evaluate_split(
     if not math.isfinite(scores["loss"]):
         scores["loss"] = float("nan")
     return scores, logits
+
+
+def _agree_to_go_on(world: World, stop: bool, problem: UserError | None) -> None:
+    """Every worker takes part in every round, with or without a batch of its own.
+
+    So all stop or fail in the same round, or none does.
+    """
+    flags = torch.tensor([float(stop), float(problem is not None)])
+    stopped, failed = world.allreduce(flags, "evaluation.stop").tolist()
+    if failed:
+        world.raise_together(problem, "evaluation.failed")
+    if stopped:
+        raise Stopped("stop requested during an evaluation")
 
 
 def batch_tokens_for(device: torch.device, batch_tokens: int) -> int:
