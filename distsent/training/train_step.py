@@ -117,13 +117,11 @@ class TrainStep:
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
         slots[REJOIN], slots[BAD] = float(wanted.rejoin), float(len(bad_rows))
         slots[SQUARE] = self.reducer.own_square(batch.token_ids) / self.scale.value**2
-        self.reducer.reduce(batch.token_ids)
-        loss, right, stop, save, bad, rejoin, own_square = slots[:7].tolist()
         slots[MEMORY] = float(problem is not None)
         self.reducer.reduce(batch.token_ids)
-        if slots[MEMORY]:
+        loss, right, stop, save, bad, rejoin, own_square, memory = slots.tolist()
+        if memory:
             self.reducer.world.raise_together(problem, "step.memory")
-        loss, right, stop, save, bad, rejoin = slots[:6].tolist()
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
         lr = self._schedule.lr * self._schedule.factor(self.updates)
         norm = self.reducer.shared(self._norm())
