@@ -20,6 +20,7 @@ from functools import partial
 from distsent import cli
 from distsent.distributed.launchers import TORCHRUN
 from distsent.errors import FINISHED, STOPPED
+from distsent.runtime.cgroup import killed_for_memory, kills
 from distsent.runtime.heartbeat.stacks import within
 from distsent.runtime.signals import SIGNALS
 
@@ -34,9 +35,12 @@ def main(arguments: list[str]) -> int:
     awaited = {*SIGNALS, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     options = parse(arguments)
-    workers = start(options, before)
+    workers, killed = start(options, before), kills()
     try:
-        return watch(workers)
+        code = watch(workers)
+        if any(worker.poll() == -signal.SIGKILL for worker in workers):
+            say(killed_for_memory(killed))
+        return code
     finally:
         for worker in workers:
             worker.kill()
@@ -145,6 +149,12 @@ def watch(workers: list[Worker]) -> int:
     return code_of(codes, asked)
 
 
+def say(line: str | None) -> None:
+    if line:
+        text = f"distsent: {line}\n".encode()
+        within(1.0, partial(os.write, 2, text))  # it may be full
+
+
 def code_of(codes: list[int], asked: int) -> int:
     """The run's exit code: that of the first worker that ended itself, not finished.
 
@@ -156,8 +166,7 @@ def code_of(codes: list[int], asked: int) -> int:
     own = [code for code in failed if code > 0] or [128 - code for code in failed]
     for code in failed:
         if code < 0:
-            line = f"distsent: a worker was killed by {signal.Signals(-code).name}\n".encode()
-            within(1.0, partial(os.write, 2, line))  # it may be full
+            say(f"a worker was killed by {signal.Signals(-code).name}")
     return own[0] if own else FINISHED
 
 

@@ -71,8 +71,9 @@ class AdapterSection:
     """What is trained instead of the encoder's weights."""
 
     kind: str = key("none", choice("none", "lora"), "`lora`: low-rank updates of frozen weights")
-    bits: int | None = key(None, choice(4), "4: quantize the frozen weights (NF4)",
-        unset="not quantized", example=4)
+    bits: int | None = key(None, choice(4, 16),
+        "of the frozen weights; 4: quantized (NF4); 16: bfloat16, in which most large models are "
+        "published", unset="float32", example=4)
     rank: int = key(8, count, "rank of the updates")
     alpha: float = key(16.0, positive, "updates are scaled by alpha / rank")
     dropout: float = key(0.0, fraction, "dropout before the updates")

@@ -16,7 +16,7 @@ from distsent.distributed.launchers import RANK
 from distsent.errors import FINISHED
 from distsent.k8s.hosts import MEMORY_NOTE
 from distsent.k8s.launch import check_user
-from distsent.runtime.cgroup import memory_use, out_of_memory_kills
+from distsent.runtime.cgroup import LESS_MEMORY, memory_use, out_of_memory_kills
 
 SSHD_CONFIG = "/home/mpiuser/.sshd_config"
 
@@ -47,8 +47,7 @@ def note_kills(before: int) -> int:
     """Leave a note for the launcher if more processes were killed at the memory limit."""
     kills = out_of_memory_kills()
     if kills > before:
-        advice = "more memory for the workers, or a smaller train.token_budget"
-        line = f"out of memory: {kills - before} processes killed ({memory_use()}); {advice}"
+        line = f"out of memory: {kills - before} processes killed ({memory_use()}); {LESS_MEMORY}"
         print(f"distsent: {line}", flush=True)
         with suppress(OSError):
             MEMORY_NOTE.write_text(f"{line}\n")

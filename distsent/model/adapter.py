@@ -8,12 +8,14 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -32,13 +34,14 @@ TARGETS = (
     ("query", "value"),  # BERT, RoBERTa, XLM-R, CamemBERT, ALBERT, ELECTRA, Longformer
     ("q_lin", "v_lin"),  # DistilBERT, XLM
     ("query_proj", "value_proj"),  # DeBERTa v2 and v3
-    ("q_proj", "v_proj"),  # Llama, Qwen, OPT, BART
+    ("q_proj", "v_proj"),  # Llama, Qwen, Gemma, Mistral, Phi, OPT, BART
     ("q_head", "v_head"),  # Funnel
     ("q", "v"),  # MPNet, T5
     ("in_proj",),  # DeBERTa
     ("Wqkv",),  # ModernBERT
     ("c_attn",),  # GPT-2
     ("query_key_value",),  # GPT-NeoX, BLOOM
+    ("qkv_proj",),  # Phi-3
 )
 LINEAR = nn.Linear, Conv1D
 NEVER_4BIT = ("pooler", "pooler.dense")  # the input of the head (last parts of module names)
@@ -51,7 +54,7 @@ def check_adapter(job: Job) -> None:
     if job.adapter.kind == "none":
         return
     _require("peft", f"adapter.kind = {job.adapter.kind!r}")
-    if job.adapter.bits:
+    if job.adapter.bits == 4:
         _require("bitsandbytes", f"adapter.bits = {job.adapter.bits}")
         if job.model.name == "demo":
             raise UserError("adapter.bits = 4 needs a pretrained encoder, not model.name = 'demo'")
@@ -75,7 +78,7 @@ def build_model(
     """The model that a job trains: the classifier, with adapters if any. Raises UserError."""
     check_adapter(job)
     quantization = None
-    if job.adapter.bits:
+    if job.adapter.bits == 4:
         quantization = nf4_config(head_modules(without_weights(job.model)), precision)
     loaded = build_classifier(
         job.model, tokenizer, labels, job.seeds[0], quantization, job.data.task
@@ -83,7 +86,10 @@ def build_model(
     keep_4bit_weights(loaded.model)
     if job.adapter.kind == "none":
         return loaded
-    return replace(loaded, model=_add_lora(loaded.model, job))
+    model = _add_lora(loaded.model, job)
+    if job.adapter.bits == 16:
+        halve_frozen_weights(model)
+    return replace(loaded, model=model)
 
 
 def nf4_config(head: Sequence[str], precision: str = "float32") -> Any:
@@ -114,6 +120,31 @@ def keep_4bit_weights(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def halve_frozen_weights(model: PreTrainedModel) -> None:
+    """Keep the encoder's matrices in bfloat16, in which most large models are published.
+
+    They compute as float32 weights of these values do: under autocast to bf16 with the same bits.
+    """
+    for module in model.modules():
+        if isinstance(module, (*LINEAR, nn.Embedding)) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(torch.bfloat16)
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(_in_float32)
+            else:
+                module.forward = partial(_forward_16bit, module)  # type: ignore[assignment]
+
+
+def _in_float32(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.float()
+
+
+def _forward_16bit(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Outside of autocast, in the precision of its input."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    weight = module.weight if autocast else module.weight.to(x.dtype)
+    return F.linear(x, weight.t() if isinstance(module, Conv1D) else weight, module.bias)
 
 
 def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
@@ -202,8 +233,16 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
             for name, tensor in own:
                 if (key := f"{path}.{name}") in wanted:
                     weights[key] = _float_weight(module) if name == "weight" else tensor
+    for path, module in plain.named_modules():
+        # bitsandbytes has no such layers: their weights in 4 bits lie the other way round.
+        if isinstance(module, Conv1D) and _is_4bit(model.get_submodule(path)):
+            weights[f"{path}.weight"] = weights[f"{path}.weight"].t()
     plain.load_state_dict({name: x.cpu() for name, x in weights.items() if name in wanted})
     return plain.eval()
+
+
+def _is_4bit(module: Any) -> bool:
+    return hasattr(getattr(module, "base_layer", module).weight, "quant_state")
 
 
 def _float_weight(module: nn.Module) -> torch.Tensor:

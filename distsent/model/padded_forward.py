@@ -64,6 +64,9 @@ class PaddedForward:
         """Share of padding among the tokens that were computed in training, so far."""
         return 1 - self._tokens / self._slots if self._slots else 0.0
 
+    def reset_padding(self) -> None:
+        self._tokens = self._slots = 0
+
     def _inputs(self, batch: PackedBatch, a: int, b: int) -> dict[str, torch.Tensor]:
         """Examples a to b, padded to the longest of them: [b - a, T]."""
 

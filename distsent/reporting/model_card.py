@@ -16,7 +16,7 @@ from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table, titles
 from distsent.reporting.tasks.choose import report_of
 from distsent.runtime.log import duration
-from distsent.runtime.run_folder import write_text
+from distsent.runtime.run_folder import read_json, write_text
 
 TASK = "text-classification"
 LONG_TEXTS = {
@@ -62,6 +62,7 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
         id2label=dict(enumerate(run.labels)),
         label2id={name: i for i, name in enumerate(run.labels)},
         long_texts=LONG_TEXTS,
+        pad_token_id=(read_json(run.folder.model / "config.json") or {}).get("pad_token_id"),
         on_hub=_on_hub,
         public_name=public_name,
     )

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+LESS_MEMORY = (
+    "more memory for the workers, a smaller train.token_budget, train.recompute=true or "
+    "adapter.kind=lora"
+)
 
 
 def cpu_quota() -> int | None:
@@ -22,11 +26,48 @@ def out_of_memory_kills() -> int:
     return sum(int(line[1]) for line in words if line[:1] == ["oom_kill"])
 
 
+def machine_kills() -> int:
+    """Processes that the kernel killed on this machine for lack of memory, in any container."""
+    try:
+        counters = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return int(counters.partition("\noom_kill ")[2].split("\n")[0] or 0)
+
+
+def killed_for_memory(before: tuple[int, int]) -> str | None:
+    """A line if the kernel has killed processes for lack of memory since `kills()` were `before`.
+
+    The counters of the machine also count those of other users.
+    """
+    own, all_ = (now - then for now, then in zip(kills(), before, strict=True))
+    if own > 0:
+        return f"out of memory: {own} processes killed ({memory_use()}); {LESS_MEMORY}"
+    if all_ > 0:
+        what = f"the kernel killed {all_} processes of this machine for lack of memory meanwhile"
+        return f"out of memory, it seems: {what}; {LESS_MEMORY}"
+    return None
+
+
+def kills() -> tuple[int, int]:
+    """Processes killed for lack of memory so far: of the container, and of the machine."""
+    return out_of_memory_kills(), machine_kills()
+
+
 def memory_use() -> str:
     """The container's memory limit and peak, as words of a message."""
     limit = read("memory.max") or read("memory/memory.limit_in_bytes")
     peak = read("memory.peak") or read("memory/memory.max_usage_in_bytes")
     return f"limit {size(limit)}, peak {size(peak)}"
+
+
+def memory_left() -> int | None:
+    """Bytes that the container may still use; None without a limit, or where it is not known."""
+    limit = read("memory.max") or read("memory/memory.limit_in_bytes")
+    used = read("memory.current") or read("memory/memory.usage_in_bytes")
+    if not (limit.isdigit() and used.isdigit()) or int(limit) >> 60:
+        return None
+    return int(limit) - int(used)
 
 
 def size(number: str) -> str:

@@ -32,6 +32,7 @@ from distsent.tracking.events import Ended
 from distsent.training.build import build_plan, build_step, open_model
 from distsent.training.inputs import budget_notes, prepare_store, prepare_tokenizer
 from distsent.training.loop import fit
+from distsent.training.memory import expect, less_memory
 from distsent.training.publish import print_finished, publish, reset_peak_memory
 from distsent.training.run_record import RunClaim
 from distsent.training.run_report import RunReport
@@ -202,6 +203,10 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     plan = build_plan(job, store, forward, world, device)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
     step = build_step(job, store, forward, world, device, precision, total)
+    memory = expect(job, world, plan, step, precision)
+    step.advice = f"{less_memory(job)}, and run the same command again to resume"
+    if memory:
+        step.advice = f"{memory}; {step.advice}"
     peak = sum(world.allgather_object(devices.peak_flops(precision, device), "run.peak"))
 
     workers = f"{world.size} worker{'s' * (world.size > 1)} x {threads} threads on {device.type}"
@@ -211,7 +216,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{precision}"
     )
     table = store.label_table
-    for line in (*loaded.notes, *table, *store.notes, *budget_notes(job, store), summary):
+    for line in (*loaded.notes, *table, *store.notes, *budget_notes(job, store), summary, memory):
         report.info(line)
     return Session(
         job=job,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from distsent.batching.batch_plan import Batch
-from distsent.errors import UserError, out_of_memory
+from distsent.errors import MORE_MEMORY, UserError, out_of_memory
 from distsent.evaluation.tasks.task import Task
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
@@ -26,10 +26,6 @@ from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
 
 LOSS, RIGHT, STOP, SAVE, BAD, REJOIN, SQUARE, MEMORY = range(8)  # indices of control slots
-LESS_MEMORY = (
-    "set train.token_budget lower, train.recompute=true or adapter.kind=lora, and run the same "
-    "command again to resume"
-)
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class TrainStep:
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
         self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
         self._schedule, self._loss, self._precision = schedule, loss, precision
+        self.advice = MORE_MEMORY  # what to do if there is no memory for a step
         self._clip_norm = optim.clip_norm
         self._token_ids = torch.empty(0, dtype=torch.long, device=flat.values.device)
 
@@ -150,7 +147,7 @@ class TrainStep:
         try:
             return self._backward(batch), None
         except (MemoryError, RuntimeError) as error:
-            return [], out_of_memory(error, "training", LESS_MEMORY)
+            return [], out_of_memory(error, "training", self.advice)
 
     def _backward(self, batch: Batch) -> list[int]:
         """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""

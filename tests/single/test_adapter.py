@@ -19,8 +19,10 @@ from distsent.model import adapter, classifier
 from distsent.model.forward import choose_forward
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
+from distsent.runtime.model_folder import write_model_folder
+from distsent.runtime.ownership import Owner
 from distsent.training.flat_parameters import FlatParameters
-from tests import fixtures, systems, tiny_models
+from tests import architectures, fixtures, systems, tiny_models
 from tests.parallel.driver import drive, entry
 
 LABELS = ("a", "b", "c")
@@ -363,3 +365,82 @@ def test_a_run_with_adapters_resumes_to_the_same_bits(bits: str, tmp_path: Path)
         again["weights_sha256"] == whole["weights_sha256"]
         and again["eval"]["test"]["loss"] == whole["eval"]["test"]["loss"]
     )
+
+
+DECODERS = {  # of tests.architectures: default targets
+    "llama": {"q_proj", "v_proj"}, "qwen3": {"q_proj", "v_proj"}, "gemma": {"q_proj", "v_proj"},
+    "mistral": {"q_proj", "v_proj"}, "phi": {"q_proj", "v_proj"}, "opt": {"q_proj", "v_proj"},
+    "gpt2": {"c_attn"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_adapters_of_decoders_train_save_and_load(name: str, tmp_path: Path) -> None:
+    """On 32, 16 and 4 bits: a batch by distsent, merged, in a pipeline, and over the base by PEFT.
+
+    Neither the configuration nor the tokenizer of most of them has a padding token.
+    """
+    from transformers import AutoModelForSequenceClassification, pipeline
+
+    from distsent.model.tokenizer import load_tokenizer
+
+    base, texts = architectures.save(name, tmp_path / "base"), [" ".join(fixtures.WORDS[1:n])
+                                                                for n in (3, 9, 17)]  # fmt: skip
+    for bits in ("none", "16", "4"):
+        tokenizer = load_tokenizer(str(base))
+        job = asked(base, f"adapter.bits={bits}")
+        model = randomized(adapter.build_model(job, tokenizer, LABELS).model)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert {n.split(".lora_A.")[0].split(".")[-1] for n in trained if ".lora_A." in n} == (
+            DECODERS[name]
+        )
+        assert {n.split(".")[0] for n in trained if ".lora_" not in n} == {"score"}
+        assert model.config.pad_token_id == tokenizer.pad_token_id is not None
+        folder = tmp_path / bits
+        write_model_folder(model, tokenizer, folder, 64, Owner())
+        forward, _ = choose_forward(model, tokenizer)
+        ids = [np.array(x) for x in tokenizer(texts)["input_ids"]]
+        with torch.no_grad():
+            expected = forward(pack(ids, np.zeros(len(ids)))).softmax(-1).numpy()
+        classify = pipeline("text-classification", str(folder), top_k=None, batch_size=3)
+        found = [{x["label"]: x["score"] for x in one} for one in classify(texts)]
+        by_pipeline = [[one[label] for label in LABELS] for one in found]
+        np.testing.assert_allclose(by_pipeline, expected, atol=1e-5)
+        assert np.abs(expected - expected[:1]).max() > 1e-3, "the text matters"
+        if bits == "none":
+            again = AutoModelForSequenceClassification.from_pretrained(
+                base, num_labels=3, pad_token_id=tokenizer.pad_token_id,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            peft = PeftModel.from_pretrained(again, str(folder / "adapter")).eval()
+            with torch.no_grad():
+                logits = peft(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+            np.testing.assert_allclose(logits.softmax(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "bert"])
+def test_a_base_in_16_bits_computes_the_same_bits_under_autocast(name: str, tmp_path: Path) -> None:
+    base = architectures.save(name, tmp_path / "base")
+    models = []
+    for bits in ("none", "16"):
+        model = randomized(build(asked(base, f"adapter.bits={bits}")))
+        models.append(model)
+    frozen = [p for p in models[1].parameters() if not p.requires_grad and p.dim() > 1]
+    assert {
+        p.dtype for p in frozen if p.shape != models[1].get_input_embeddings().weight.shape
+    } >= {torch.bfloat16}
+    wide = models[0]
+    for p, q in zip(wide.parameters(), models[1].parameters(), strict=True):
+        if q.dtype == torch.bfloat16:
+            p.data = q.data.float()
+    ids = torch.arange(5, 21)[None]
+    for precision in (torch.bfloat16, None):
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            a, b = (model(input_ids=ids).logits for model in models)
+        assert torch.equal(a, b)
+        gradients = []
+        for model, out in zip(models, (a, b), strict=True):
+            model.zero_grad()
+            out.float().square().sum().backward()
+            gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))

@@ -308,7 +308,8 @@ USAGE_ERROR = [
                                    "e.g. checkpoint.keep=2"),
     (None, ("train.max_steps=0",), "command line: train.max_steps = 0: expected an integer >= 1, "
                                    "e.g. train.max_steps=1000"),
-    (None, ("adapter.bits=8",), "command line: adapter.bits = 8: expected 4, e.g. adapter.bits=4"),
+    (None, ("adapter.bits=8",), "command line: adapter.bits = 8: expected 4 or 16, "
+                                "e.g. adapter.bits=4"),
     (None, ("eval.every=often",), 'command line: eval.every = "often": expected "epoch" or "end", '
                                   "or an integer >= 1, e.g. eval.every=epoch"),
     (None, ("eval.every=0",), 'command line: eval.every = 0: expected "epoch" or "end", '
