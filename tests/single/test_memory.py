@@ -48,18 +48,19 @@ def counted(forward: Forward, precision: str = "float32") -> Activations:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
 def test_three_tiny_batches_foretell_the_memory_of_a_large_one(family: str, precision: str) -> None:
-    forward = PackedForward(tiny_models.encoder(family, dropout=0.1))
+    forward = PackedForward(tiny_models.encoder(family, dropout=0.1, layers=12))
     found = counted(forward, precision)
     forward.model.train()
-    for lengths, most in (([128] * 4, 1.06), ([60, 90, 130, 200], 1.6)):
-        keys_T = dropout_keys(1, 2, np.arange(4), np.array(lengths))
-        batch = pack([np.arange(n) % 90 for n in lengths], np.zeros(4), keys_T=keys_T)
+    for lengths, least in (([32] * 12, 0.98), ([20, 60, 90, 130], 0.8)):
+        rows = np.arange(len(lengths))
+        keys_T = dropout_keys(1, 2, rows, np.array(lengths))
+        batch = pack([np.arange(n) % 90 for n in lengths], rows % 3, keys_T=keys_T)
         with LiveBytes() as live:
             with autocast(torch.device("cpu"), precision):
                 logits = forward(batch)
             logits.float().square().sum().backward()
-        # Groups of unequal lengths have their temporary tensors one after another.
-        assert 0.94 <= found.bytes(lengths) / max(live.after) <= most
+        # Slots of shorter texts in a length group are not counted.
+        assert least <= found.bytes(lengths) / max(live.after) <= 1.2
 
 
 def test_recomputation_takes_less_and_padding_is_not_counted_as_training() -> None:
