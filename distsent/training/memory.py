@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
@@ -73,7 +74,7 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     counted = count_activations(step.forward, precision, ids, job.data.max_length)
     step.flat.grads.zero_()
     own = _own(job, world, plan, step.flat, counted) if counted else None
-    found = world.allgather_object(own, "run.memory")
+    found: Any = world.allgather_object(own, "run.memory")
     if own is None or not all(found):
         return None
     worst = max(range(world.size), key=lambda rank: sum(found[rank]["bytes"]))
@@ -92,7 +93,7 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
 
 def _own(
     job: Job, world: World, plan: BatchPlan, flat: FlatParameters, counted: Activations
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What this worker knows: bytes before, of a step and of checkpoints; where; what is free."""
     budgets = [job.train.token_budget]
     while budgets[-1] // 2 >= job.data.max_length:

@@ -11,7 +11,7 @@ from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
 from distsent.model.forward import Forward, autocast
 from distsent.model.packed_forward import PackedForward
-from distsent.model.padded_forward import EQUAL, TOGETHER, SINGLE, PaddedForward
+from distsent.model.padded_forward import EQUAL, SINGLE, TOGETHER, PaddedForward
 from distsent.model.recompute import recompute_layers, repeated_layers
 from tests import architectures, tiny_models
 
