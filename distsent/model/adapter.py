@@ -119,7 +119,7 @@ def keep_4bit_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            module.support_avx512bf16_for_cpu = False  # type: ignore[method-assign]
 
 
 def halve_frozen_weights(model: PreTrainedModel) -> None:
@@ -133,7 +133,7 @@ def halve_frozen_weights(model: PreTrainedModel) -> None:
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(_in_float32)
             else:
-                module.forward = partial(_forward_16bit, module)  # type: ignore[assignment]
+                module.forward = partial(_forward_16bit, module)  # type: ignore[method-assign]
 
 
 def _in_float32(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

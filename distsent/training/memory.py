@@ -87,7 +87,9 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     ]
     fits = sum(sum(each["bytes"][1:]) for each in here) <= free
     budget = max(budgets, default=None)
-    expected = Expected(*found[worst]["bytes"], found[worst]["tokens"], budget, free, fits)
+    before, most, saving = found[worst]["bytes"]
+    tokens = found[worst]["tokens"]
+    expected = Expected(before, most, saving, tokens, budget, free, fits)
     return expected.line(job)
 
 
