@@ -119,7 +119,7 @@ def keep_4bit_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[method-assign]
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def halve_frozen_weights(model: PreTrainedModel) -> None:
