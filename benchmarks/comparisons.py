@@ -8,7 +8,7 @@ from dataclasses import replace
 from benchmarks import scoring
 from benchmarks.comparison import Comparison
 from benchmarks.curves import check_loss_curves
-from benchmarks.training import distsent, horovod_example, one_process, trainer
+from benchmarks.training import distsent, distsent_lora, horovod_example, one_process, trainer
 from benchmarks.workload import Workload
 
 # 25 timed steps: one full cycle of group_by_length, which goes from long to short texts.
@@ -17,6 +17,7 @@ IMDB = Workload("imdb", "minilm", rows=2048, steps=5, warmup=2, batch_size=32)
 
 SCALING_OVERHEAD = "Scaling overhead: 2 workers x 1 thread against 1 process x 2 threads"
 HF = {"distsent": distsent, "HF Trainer": trainer("random")}
+HF_LORA = {"distsent": distsent_lora, "HF Trainer": trainer("random", "lora")}
 GROUPED = {"HF Trainer, group_by_length": trainer("group_by_length")}
 PADDED = {"distsent": distsent, "Horovod's example, padded to 128": horovod_example}
 
@@ -45,6 +46,10 @@ def training_comparisons() -> Iterator[Comparison]:
     yield Comparison("imdb", "Training IMDB", IMDB, HF, check)
     yield Comparison("imdb-float32", "Training IMDB", float32, HF, check)
     yield Comparison("imdb-no-dropout", "Training IMDB, without dropout", no_dropout, HF, check)
+    modernbert = replace(IMDB, encoder="modernbert-6-layers", steps=3, warmup=1)
+    yield Comparison("imdb-modernbert", "Training IMDB, ModernBERT", modernbert, HF, check)
+    qwen3 = replace(IMDB, encoder="qwen3-4-layers", steps=3, warmup=1)
+    yield Comparison("imdb-qwen3-lora", "Training IMDB, Qwen3 with LoRA", qwen3, HF_LORA, check)
 
 
 def scaling_overhead_comparisons() -> Iterator[Comparison]:

@@ -15,7 +15,7 @@ from benchmarks.launch import horovodrun, run, script, torchrun
 from benchmarks.workload import Workload
 
 
-def distsent(work: Workload, folder: Path) -> dict[str, Any]:
+def distsent(work: Workload, folder: Path, adapter: dict[str, Any] | None = None) -> dict[str, Any]:
     """`python -m distsent.train`.
 
     Speed comes from metrics.jsonl: planning, all-reduce and optimizer step are included.
@@ -32,7 +32,7 @@ def distsent(work: Workload, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     if work.dropout is not None:
         keys["model.dropout"] = work.dropout
-    words = [f"{key}={value}" for key, value in keys.items()]
+    words = [f"{key}={value}" for key, value in {**keys, **(adapter or {})}.items()]
     command = [*horovodrun(work), "distsent.train", *words]
     done = run(command, work, folder, marker="run/metrics.jsonl")
     lines = map(json.loads, (folder / "run" / "metrics.jsonl").open())
@@ -56,9 +56,19 @@ def one_process(work: Workload, folder: Path) -> dict[str, Any]:
     return distsent(replace(work, workers=1, threads=work.workers * work.threads), folder)
 
 
-def trainer(strategy: str) -> System:
-    """Hugging Face Trainer under torchrun; `strategy`: its train_sampling_strategy."""
-    return lambda work, folder: script(torchrun(work), "trainer", work, folder, strategy=strategy)
+def distsent_lora(work: Workload, folder: Path) -> dict[str, Any]:
+    """LoRA of rank 8 for the queries and values of each layer of a decoder."""
+    lora = {"adapter.kind": "lora", "adapter.rank": 8, "adapter.targets": ["q_proj", "v_proj"]}
+    return distsent(work, folder, lora)
+
+
+def trainer(strategy: str, adapter: str = "none") -> System:
+    """Hugging Face Trainer under torchrun; `strategy`: its train_sampling_strategy.
+
+    `adapter` = "lora": that of `distsent_lora`.
+    """
+    chosen = {"strategy": strategy, "adapter": adapter}
+    return lambda work, folder: script(torchrun(work), "trainer", work, folder, **chosen)
 
 
 def horovod_example(work: Workload, folder: Path) -> dict[str, Any]:

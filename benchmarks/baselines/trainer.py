@@ -64,7 +64,15 @@ def build_model(work: dict[str, Any], classes: int) -> Any:
         set_dropout_rates(config, work["dropout"])
     torch.manual_seed(work["seed"])  # the new head's weights: the same in all systems
     kind = AutoModelForSequenceClassification
-    return kind.from_pretrained(work["encoder"], config=config, dtype=torch.float32)
+    model = kind.from_pretrained(work["encoder"], config=config, dtype=torch.float32)
+    if work["adapter"] == "none":
+        return model
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]
+    )
+    return get_peft_model(model, lora)
 
 
 def main() -> None:
@@ -101,12 +109,13 @@ def main() -> None:
         torch.distributed.all_reduce(tokens)
     if trainer.is_world_process_zero():
         seconds = clock.ends[-1] - clock.ends[warmup - 1]
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         out = {
             "examples_per_second": work["batch_size"] * (steps - warmup) / seconds,
             "tokens_per_second": tokens.item() / seconds,
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "bytes_per_step": 4 * sum(p.numel() for p in model.parameters()) if size > 1 else 0,
+            "bytes_per_step": 4 * trained if size > 1 else 0,
         }
         Path(work["out"]).write_text(json.dumps(out))
 
