@@ -50,6 +50,9 @@ def training_comparisons() -> Iterator[Comparison]:
     yield Comparison("imdb-modernbert", "Training IMDB, ModernBERT", modernbert, HF, check)
     qwen3 = replace(IMDB, encoder="qwen3-4-layers", steps=3, warmup=1)
     yield Comparison("imdb-qwen3-lora", "Training IMDB, Qwen3 with LoRA", qwen3, HF_LORA, check)
+    similar = "Training IMDB, an encoder in calls of similar lengths"
+    deberta = replace(IMDB, encoder="deberta-v3-small")
+    yield Comparison("imdb-deberta", similar, deberta, HF, check)
 
 
 def scaling_overhead_comparisons() -> Iterator[Comparison]:

@@ -1,4 +1,4 @@
-"""A tiny classifier of every architecture that people fine-tune, with random weights.
+"""A tiny classifier of every architecture that classifies texts, with random weights.
 
 python -m tests.architectures > docs/architectures.md
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from transformers import (
@@ -25,98 +24,14 @@ from distsent.model.forward import SLOWLY, build_forward, choose_ways
 from distsent.model.padded_forward import SIMILAR
 from distsent.model.tokenizer import load_tokenizer
 from tests import fixtures, tiny_models
+from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES, REMARKS, USUAL
 
-USUAL: dict[str, Any] = {
-    "vocab_size": tiny_models.VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 66,
-    "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
-}  # fmt: skip
-PADS_WITH_1 = {"pad_token_id": 1}
-EMBEDDING = {"embedding_size": 16}
-RELATIVE = {
-    "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True,
-    "pooler_hidden_size": 16,
-}  # fmt: skip
-DECODER = {"pad_token_id": None}  # neither the configuration nor the tokenizer has one
-GROUPED = {"num_key_value_heads": 1, "head_dim": 8}
-T5 = {
-    "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
-    "decoder_start_token_id": 0,
-}  # fmt: skip
-BART = {
-    "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, **PADS_WITH_1,
-}  # fmt: skip
-# By transformers' names: what a configuration needs beyond the usual; None: leave the key out.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "distilbert": {},
-    "roberta": PADS_WITH_1,
-    "albert": EMBEDDING,
-    "xlm-roberta": PADS_WITH_1,
-    "camembert": PADS_WITH_1,
-    "electra": EMBEDDING,
-    "ernie": {},
-    "data2vec-text": PADS_WITH_1,
-    "layoutlm": {},
-    "markuplm": {"xpath_unit_hidden_size": 4},
-    "mpnet": {"max_position_embeddings": 70, **PADS_WITH_1},
-    "deberta": RELATIVE,
-    "deberta-v2": RELATIVE,
-    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
-    "longformer": {"attention_window": [4, 4], **PADS_WITH_1},
-    "big_bird": {"block_size": 4, "num_random_blocks": 1},  # sparse from 29 tokens
-    "funnel": {
-        "num_hidden_layers": None, "block_sizes": [1, 1], "d_model": 16, "n_head": 2, "d_head": 8,
-        "d_inner": 32,
-    },
-    "xlnet": {
-        "max_position_embeddings": None, "d_model": 16, "d_head": 8, "d_inner": 32,
-        "pad_token_id": 5,
-    },
-    "xlm": {},
-    "flaubert": {},
-    "mobilebert": {
-        "embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16,
-        "num_feedforward_networks": 1,
-    },
-    "squeezebert": EMBEDDING,
-    "convbert": {"conv_kernel_size": 3, **EMBEDDING},
-    "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
-    "megatron-bert": {},
-    "nystromformer": {},
-    "fnet": {},
-    "roformer": EMBEDDING,
-    "yoso": {},
-    "ibert": PADS_WITH_1,
-    "xmod": {"languages": ["en_XX"], "default_language": "en_XX", **PADS_WITH_1},
-    "roberta-prelayernorm": PADS_WITH_1,
-    "xlm-roberta-xl": PADS_WITH_1,
-    "esm": {"position_embedding_type": "rotary", **PADS_WITH_1},
-    "nomic_bert": {},
-    "jina_embeddings_v3": PADS_WITH_1,
-    "eurobert": GROUPED,
-    "luke": {"entity_vocab_size": 10, **PADS_WITH_1},
-    "canine": {},
-    "gpt2": DECODER,
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4, **DECODER},
-    "openai-gpt": DECODER,
-    "opt": {"word_embed_proj_dim": 16, "ffn_dim": 32, **PADS_WITH_1},
-    "llama": GROUPED | DECODER,
-    "qwen3": GROUPED | DECODER,
-    "mistral": GROUPED | DECODER,
-    "gemma": GROUPED,
-    "bloom": {},
-    "phi": DECODER,
-    "t5": T5,
-    "mt5": T5,
-    "bart": BART,
-}  # fmt: skip
+BUILT = ARCHITECTURES | RELATIVES
 
 
 def model(name: str, seed: int = 0) -> PreTrainedModel:
     """The architecture's classifier for the labels of `tests.fixtures`, in evaluation mode."""
-    merged = {**USUAL, "num_labels": len(fixtures.LABELS), **ARCHITECTURES[name]}
+    merged = {**USUAL, "num_labels": len(fixtures.LABELS), **BUILT[name]}
     wanted = {key: value for key, value in merged.items() if value is not None}
     config = AutoConfig.for_model(name, **wanted)
     torch.manual_seed(seed)
@@ -132,7 +47,7 @@ def save(name: str, folder: Path) -> Path:
     """A folder with the model and a tokenizer for the texts of `tests.fixtures`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    pad = ARCHITECTURES[name].get("pad_token_id", 0)
+    pad = BUILT[name].get("pad_token_id", 0)
     special = ["[UNK]", "[MASK]", "[CLS]", "[SEP]", "[X]", "[Y]"]
     if pad is not None:
         special[pad], special[4] = "[PAD]", special[pad]
@@ -155,7 +70,8 @@ def save(name: str, folder: Path) -> Path:
 TITLE = """# Architectures
 
 `python -m tests.architectures > docs/architectures.md` writes this page.
-`tests/parallel/test_architectures.py` trains a tiny model of each architecture with dropout on one
+It has every architecture that transformers registers for sequence classification.
+`tests/parallel/test_architectures.py` trains a tiny model of those in **bold** with dropout on one
 worker and on two, at two token budgets, and holds that:
 
 - the loss curves are the same, to 1e-5;
@@ -184,7 +100,9 @@ def page(lines: Mapping[str, Sequence[str]]) -> str:
 
     A refused architecture has one line, its error.
     """
-    return TITLE + "".join(_row(name, lines[name]) for name in sorted(lines))
+    rows = {name: _row(name, lines[name]) for name in lines}
+    rows |= {name: f"| {name} | not tested | {reason} |\n" for name, reason in NOT_BUILT.items()}
+    return TITLE + "".join(rows[name] for name in sorted(rows))
 
 
 def _row(name: str, lines: Sequence[str]) -> str:
@@ -196,7 +114,9 @@ def _row(name: str, lines: Sequence[str]) -> str:
         way = ways.get(said, way)
         if reason != "texts of similar length share a call":
             remarks.append(reason if said in ways else f"{said}: {reason}")
-    return f"| {name} | {way} | {'; '.join(remarks)} |\n"
+    remarks += [REMARKS[name]] if name in REMARKS else []
+    bold = "**" if name in ARCHITECTURES else ""
+    return f"| {bold}{name}{bold} | {way} | {'; '.join(remarks)} |\n"
 
 
 def lines(name: str) -> list[str]:
@@ -215,4 +135,4 @@ def lines(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page({name: lines(name) for name in ARCHITECTURES}), end="")
+    print(page({name: lines(name) for name in BUILT}), end="")

@@ -29,6 +29,8 @@ SMALL = {
     "num_decoder_layers": 2, "vocab_size": 64, "entity_vocab_size": 64, "intermediate_size": 64,
     "hidden_dim": 64,
 }  # fmt: skip
+# The others take no float64.
+IMPLEMENTATIONS: Any = {"attn_implementation": None, "experts_implementation": "eager"}
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
 SMALL_WINDOW = 16
@@ -103,7 +105,7 @@ def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     """Matrices keep the size of their input, so that attention and normalization are sensitive."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    small = type(model)._from_config(config, attn_implementation=None).double()
+    small = type(model)._from_config(config, **IMPLEMENTATIONS).double()
     generator = torch.Generator().manual_seed(0)
     for p in small.parameters():
         noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)

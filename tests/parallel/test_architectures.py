@@ -13,12 +13,13 @@ from typing import Any
 import numpy
 import pytest
 from transformers import pipeline
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from distsent import cli, train
 from distsent.distributed.world import World
 from tests import architectures, fixtures, launcher
-from tests.architectures import ARCHITECTURES
 from tests.parallel.every_architecture import OVERRIDES, outcomes
+from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES
 
 REFUSED = {"canine", "ibert"}  # their token embeddings are not tables of rows that can be exchanged
 TRAINED = [name for name in ARCHITECTURES if name not in REFUSED]
@@ -91,10 +92,17 @@ def test_what_cannot_be_trained_is_refused_in_one_line(found: Outcomes, name: st
         )
 
 
+def test_every_architecture_that_classifies_texts_is_on_the_page() -> None:
+    """A new version of transformers adds some."""
+    registered = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    assert {*ARCHITECTURES, *RELATIVES, *NOT_BUILT} == registered
+
+
 def test_the_page_of_all_architectures_is_right(found: Outcomes) -> None:
     docs = launcher.ROOT / "docs" / "architectures.md"
+    relatives = {name: architectures.lines(name) for name in RELATIVES}
     for np in (1, 2):
-        lines = {name: one["lines"] for name, one in found(np).items()}
+        lines = {name: one["lines"] for name, one in found(np).items()} | relatives
         assert docs.read_text(encoding="utf-8") == architectures.page(lines)
 
 
