@@ -91,7 +91,8 @@ def build_forward(
         note = f"{name} cannot run packed: texts of similar length share a call"
         return forward, note if packed == "auto" else None
     what = "dropout masks" if scoring == SIMILAR else "scores"
-    return forward, f"{name} trains on {SLOWLY[training]}: padding would change its {what}"
+    would = "may" if scoring == SINGLE else "would"  # or the architecture takes no float64
+    return forward, f"{name} trains on {SLOWLY[training]}: padding {would} change its {what}"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
