@@ -24,7 +24,7 @@ from distsent.model.attention_window import MaskFunction, Window
 from distsent.model.forward import PACKED, choose_ways
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
-from tests import architectures, tiny_models
+from tests import tiny_configurations, tiny_models
 
 # Beyond each window, and beyond a block of queries; equal lengths, and unequal ones in a group.
 LENGTHS = np.array([1, 3, 5, 8, 9, 9, 20, 21, 22, 130, 200, 200])
@@ -78,7 +78,7 @@ def model(kind: str, dropout: float = 0.0) -> PreTrainedModel:
             "mlp_dropout", "embedding_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop",
         )
     }  # fmt: skip
-    options = {**architectures.USUAL, **rates, **KINDS[kind]}
+    options = {**tiny_configurations.USUAL, **rates, **KINDS[kind]}
     options |= {"max_position_embeddings": 258, "num_labels": 3, "pad_token_id": PAD}
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **options)
