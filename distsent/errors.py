@@ -1,7 +1,7 @@
 """The exceptions that end a program on purpose, and their exit codes.
 
-75: a signal asked the run to stop (runtime/signals.py) and it saved. What a launcher does after an
-exit is in exit_policy.py.
+4: an export failed its check (exporting/gate.py). 75: a signal asked the run to stop
+(runtime/signals.py) and it saved. What a launcher does after an exit is in exit_policy.py.
 """
 
 import re
@@ -14,7 +14,7 @@ from distsent.machine_errors import chain, is_out_of_memory, is_trouble
 ASKED_FOR = re.compile(r"tried to allocate (\d[\d.]* ?(?:bytes|[KMGT]i?B))", re.IGNORECASE)
 MORE_MEMORY = "use fewer workers on each machine, or machines with more memory"
 
-FINISHED, FAILED, USAGE_ERROR, NON_FINITE, STOPPED = 0, 1, 2, 3, 75
+FINISHED, FAILED, USAGE_ERROR, NON_FINITE, NOT_EXPORTED, STOPPED = 0, 1, 2, 3, 4, 75
 
 
 class UserError(Exception):

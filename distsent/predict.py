@@ -136,6 +136,7 @@ def choose(options: argparse.Namespace) -> tuple[Any, list[str]]:
     Raises UserError if the model's task has no such thing, or nothing reaches what is asked for.
     """
     from distsent.evaluation.chosen_thresholds import choose_thresholds
+    from distsent.evaluation.exported import read_export
     from distsent.evaluation.predictor import find_model_folder
     from distsent.evaluation.tasks.choose import saved_task
     from distsent.evaluation.thresholds import Target
@@ -151,10 +152,14 @@ def choose(options: argparse.Namespace) -> tuple[Any, list[str]]:
     if options.threshold is not None:
         return options.threshold, []
     chosen = choose_thresholds(folder, Target(options.min_precision, options.min_recall))
-    lines = [*chosen.lines]
-    if chosen.computed_in != options.precision:
+    lines, export = [*chosen.lines], read_export(folder)
+    precision = options.precision or "float32"
+    if export is not None:
+        how = f"the run's model in {chosen.computed_in}; these scores are its export's"
+        lines.append(f"measured with {how}, in {export.precision}")
+    elif chosen.computed_in != precision:
         how = f"--precision {chosen.computed_in} gives the scores that it was measured with"
-        lines.append(f"these scores are in {options.precision}; {how}")
+        lines.append(f"these scores are in {precision}; {how}")
     return chosen.thresholds, lines
 
 
@@ -215,8 +220,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--pair-column", metavar="NAME", help="data.pair_column: column of the second texts")
     length = "tokens that the model reads at once (as in training)"
     add("--max-length", metavar="N", type=int, help=length)
-    precisions = ("float32", "bf16", "fp16")
-    add("--precision", choices=precisions, default="float32", help="of the numbers (float32)")
+    about = "of the numbers (float32; an export has its own)"
+    add("--precision", choices=("float32", "bf16", "fp16"), help=about)
     least = "give no label below the score that reaches this {} on validation"
     add("--min-precision", metavar="P", type=share, help=least.format("precision"))
     add("--min-recall", metavar="R", type=share, help=least.format("recall"))

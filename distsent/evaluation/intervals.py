@@ -19,6 +19,17 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, center - margin), min(1.0, center + margin)
 
 
+def paired_interval(first: int, second: int, n: int) -> tuple[float, float]:
+    """Interval of a difference of two proportions of the same n rows (Agresti and Min, 2005).
+
+    `first`, `second`: rows that only one of them counts. It is wide where n is small, even if there
+    are no such rows.
+    """
+    a, b, m = first + 0.5, second + 0.5, n + 2
+    center, margin = (a - b) / m, Z * math.sqrt(a + b - (a - b) ** 2 / m) / m
+    return max(-1.0, center - margin), min(1.0, center + margin)
+
+
 def resampled_counts(counts: np.ndarray) -> Iterator[np.ndarray]:
     """DRAWS times the counts [k] of kinds of rows, had other rows been drawn into the split.
 

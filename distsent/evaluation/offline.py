@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.labels.names import Naming
 from distsent.data.tokens import long_texts
@@ -17,14 +15,11 @@ from distsent.distributed.progress import phase_of
 from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.evaluate_split import evaluate_split
-from distsent.evaluation.predictor import find_model_folder, own_max_length
+from distsent.evaluation.predictor import find_model_folder
+from distsent.evaluation.saved_model import SavedModel, check_asked, load_saved_model
 from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.job import Job, load_job, load_saved_job
 from distsent.job.schema import DataSection
-from distsent.model import classifier
-from distsent.model.forward import choose_forward
-from distsent.model.half_precision import usable_precision
-from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
 from distsent.runtime.signals import StopSignal
@@ -65,6 +60,9 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     keys = {override.partition("=")[0].strip() for override in overrides}
     other_dataset = "data.source" in keys
     single_split = other_dataset and keys.isdisjoint(SPLIT_KEYS)
+    for word in overrides:
+        key, _, value = word.partition("=")
+        check_asked(folder, key.strip(), value)
     saved, task = folder.parent / "job.json", saved_task(folder)
     asked = [word for word in overrides if word.partition("=")[0].strip() == "data.task"]
     if any(word.partition("=")[2].strip(" '\"") != task for word in asked):
@@ -97,7 +95,7 @@ def evaluate_saved_model(
 
     Raises Stopped on all workers at a stop request on any of them.
     """
-    job, folder = request.job, str(request.folder)
+    job = request.job
     setup = {"job": job.to_dict(), "split": request.split, "software": shared_software()}
     world.assert_equal_across_ranks(setup, "the request or the software")
     devices.share_cores(world)
@@ -105,59 +103,50 @@ def evaluate_saved_model(
     precision, note = world.on_main(
         lambda: devices.resolve_precision(job.train.precision, device), "evaluate.precision"
     )
-    tokenizer = world.all_or_raise(
-        lambda: load_tokenizer(folder, key="model"), "evaluate.tokenizer"
-    )
-    loaded = world.all_or_raise(lambda: classifier.load_classifier(folder), "evaluate.model")
-    model = loaded.model
-    classifier.check_vocabulary(model, tokenizer, f"model = {folder!r}")
-    settle_padding(tokenizer, model.config)
-    names, limit = classifier.class_names(model.config), classifier.token_limit(model)
-    data = _resolve_lengths(request, model, tokenizer)
-    if data.max_length > limit:
-        problem = f"data.max_length = {data.max_length}: this model takes at most {limit} tokens"
-        raise UserError(problem)
+    model = world.all_or_raise(lambda: load_saved_model(request.folder, device), "evaluate.model")
+    data = _resolve_lengths(request, model)
+    if data.max_length > model.token_limit:
+        problem = f"data.max_length = {data.max_length}: this model takes at most"
+        raise UserError(f"{problem} {model.token_limit} tokens")
     job = replace(job, data=data)
     request = replace(request, job=job)
-    store = _open_store(request, world, names, tokenizer, stop)
-    for line in (*loaded.notes, *store.notes) if world.is_main else ():
+    store = open_store(request, world, model, stop)
+    for line in (*model.notes, *store.notes) if world.is_main else ():
         print(f"distsent: {line}", file=sys.stderr)
-    torch.nn.Module.to(model, device)
-    windows = job.data.long == long_texts.WINDOWS
-    forward, _ = choose_forward(model, tokenizer, job.model.packed, windows)
-    key = "train.precision" if note is None else None
-    usable = partial(usable_precision, forward, tokenizer, precision, key)
-    precision, _ = world.all_or_raise(usable, "evaluate.usable")
+    windows, key = job.data.long == long_texts.WINDOWS, "train.precision" if note is None else None
+    build = partial(model.build, job.model.packed, windows, precision, key)
+    forward, precision = world.all_or_raise(build, "evaluate.usable")
     split = store.splits[request.split]
-    options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision, "device": device}
+    options: Any = {"batch_tokens": job.eval.batch_tokens, "precision": precision}
+    options["device"] = model.device
     options["stop"] = lambda: stop.requested is not None
-    task = choose_task(job.data.task, names)
+    task = choose_task(job.data.task, model.labels)
     with world.progress.phase("evaluate"):
         scores, logits = evaluate_split(world, forward, split, task, **options)
     if world.is_main and (remark := task.remark(scores)):
         print(f"distsent: {remark}", file=sys.stderr)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
-    how = {"labels": names, "computed_in": precision, "world_size": world.size}
+    how = {"labels": model.labels, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])
-    return {"model": folder, **source, **scores, "intervals": intervals, **how}
+    return {"model": str(request.folder), **source, **scores, "intervals": intervals, **how}
 
 
-def _resolve_lengths(request: EvaluationRequest, model: Any, tokenizer: Any) -> DataSection:
+def _resolve_lengths(request: EvaluationRequest, model: SavedModel) -> DataSection:
     """The job's [data], with what the model decides."""
     data = request.job.data
     if "data.max_length" in request.own_keys:
-        data = replace(data, max_length=own_max_length(model, tokenizer))
+        data = replace(data, max_length=model.max_length)
     if "data.long" in request.own_keys:
-        own = long_texts.recorded(model.config, f"model = {str(request.folder)!r}")
+        own = model.long_texts
         data = replace(data, long=own.long, window_overlap=own.window_overlap)
     return data
 
 
-def _open_store(
-    request: EvaluationRequest, world: World, names: list[str], tokenizer: Any, stop: StopSignal
+def open_store(
+    request: EvaluationRequest, world: World, model: SavedModel, stop: StopSignal
 ) -> TokenStore:
     """The token store of the split. Raises UserError unless its classes are the model's."""
-    data = request.job.data
+    data, names, tokenizer = request.job.data, model.labels, model.tokenizer
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
     only, naming = request.split if request.single_split else None, None
     other_dataset = request.single_split or request.label_values is not None

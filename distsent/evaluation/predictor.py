@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.packing import PackedBatch, pack
@@ -16,13 +15,12 @@ from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
 from distsent.data.tokens.content import NO_TEXT
 from distsent.errors import UserError, out_of_memory
 from distsent.evaluation.evaluate_split import batch_tokens_for
+from distsent.evaluation.exported import check_origin
+from distsent.evaluation.saved_model import check_asked, load_saved_model
 from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.evaluation.tasks.task import Task
-from distsent.model import classifier
-from distsent.model.forward import autocast, choose_forward
-from distsent.model.half_precision import usable_precision
+from distsent.model.forward import autocast
 from distsent.model.load_errors import explain_load_errors, folder_problem
-from distsent.model.tokenizer import load_tokenizer, settle_padding
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
 from distsent.storage import is_file, is_folder
@@ -44,6 +42,7 @@ def find_model_folder(path: str | Path) -> Path:
             return Path(snapshot_download(str(path), allow_patterns=HUB_FILES))
     for folder in (path / "model", path):
         if is_file(folder / "config.json"):
+            check_origin(folder)
             return folder
     run = RunFolder(path)
     if is_file(run.job):
@@ -55,50 +54,41 @@ def find_model_folder(path: str | Path) -> Path:
     raise UserError(f"{path}: no such run, and no such saved model")
 
 
-def own_max_length(model: PreTrainedModel, tokenizer: Any) -> int:
-    """The largest number of tokens for which a saved classifier was made."""
-    return min(tokenizer.model_max_length, classifier.token_limit(model))
-
-
 class Predictor:
     """A classifier that labels texts. Those longer than the model takes are read as in training.
 
     `thresholds`: the least score of each label, or one for all; below it, it is not given.
-    `poll`: called before each batch; what it raises ends the call.
+    `poll`: called before each batch; what it raises ends the call. `precision`: float32 if unset,
+    or that of an export.
     """
 
     def __init__(
         self,
         path: str | Path,
-        precision: str = "float32",
+        precision: str | None = None,
         max_length: int | None = None,
         thresholds: float | Sequence[float] | None = None,
         poll: Callable[[], None] = lambda: None,
     ) -> None:
-        found = find_model_folder(path)
-        task, folder = saved_task(found), str(found)
-        self.tokenizer = load_tokenizer(folder, key="model")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = classifier.load_classifier(folder)
-        model, self.notes = loaded.model.eval(), loaded.notes
-        classifier.check_vocabulary(model, self.tokenizer, f"model = {folder!r}")
-        settle_padding(self.tokenizer, model.config)
-        torch.nn.Module.to(model, self.device)
-        self.long_texts = long_texts.recorded(model.config, f"model = {folder!r}")
+        folder = find_model_folder(path)
+        check_asked(folder, "--precision", precision)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_saved_model(folder, device)
+        self.tokenizer, self.device, self.notes = model.tokenizer, model.device, model.notes
+        self.long_texts = model.long_texts
         self._windows = self.long_texts.long == long_texts.WINDOWS
-        self.forward, _ = choose_forward(model, self.tokenizer, windows=self._windows)
-        usable_precision(self.forward, self.tokenizer, precision, "--precision")
-        self.task = choose_task(task, classifier.class_names(model.config))
+        options = "auto", self._windows, precision or "float32", "--precision"
+        self.forward, self.precision = model.build(*options)
+        self.task = choose_task(saved_task(folder), model.labels)
         self.labels = list(self.task.names)
         self.thresholds = _thresholds_of(self.task, thresholds)
-        limit = classifier.token_limit(model)
+        limit = model.token_limit
         if max_length is not None and not 3 <= max_length <= limit:
             raise UserError(f"max_length = {max_length}: this model takes 3 to {limit} tokens")
-        self.max_length = max_length or own_max_length(model, self.tokenizer)
+        self.max_length = max_length or model.max_length
         self.long = 0  # texts that were longer, so far
         self._tokenizers: dict[bool, BatchTokenizer] = {}  # of pairs, and of single texts
         self._poll = poll
-        self._precision = precision
         self._batch_tokens = batch_tokens_for(self.device, 8192)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
@@ -130,7 +120,7 @@ class Predictor:
             self._poll()
             try:
                 batch = self._pack([encoded[i] for i in rows], "types" in encode.streams)
-                with autocast(self.device, self._precision):
+                with autocast(self.device, self.precision):
                     logits[rows] = self.forward(batch).float().cpu().numpy()
             except (MemoryError, RuntimeError) as error:
                 what = f"labeling {len(rows)} texts of up to {int(lengths[rows].max())} tokens"

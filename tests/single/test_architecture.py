@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "distsent"
 ENTRY_POINTS = {
     "train", "evaluate", "predict", "prepare", "report", "audit", "doctor", "next_action", "launch",
-    "plan", "sweep",
+    "plan", "export", "sweep",
 }  # fmt: skip
 BOTTOM = {"__init__", "errors", "exit_policy", "machine_errors", "storage", "lock", "versions"}
 BELOW = {  # subpackage -> what it may import, beside the bottom
@@ -32,6 +32,9 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "training": {
         "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",
         "tracking",
+    },
+    "exporting": {
+        "batching", "data", "distributed", "evaluation", "model", "reporting", "runtime",
     },
     "planning": {
         "batching", "cli", "distributed", "job", "model", "reporting", "runtime", "training",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from distsent.evaluation.exported import read_export
 from distsent.evaluation.tasks.multi_label import MultiLabel
 from distsent.evaluation.tasks.regression import Regression
 from distsent.evaluation.tasks.single_label import SingleLabel
@@ -20,6 +21,9 @@ def choose_task(name: str, names: Sequence[str]) -> Task:
 
 def saved_task(folder: Path) -> str:
     """The name of a saved classifier's task. Raises UserError if that is not clear."""
+    export = read_export(folder)
+    if export is not None:
+        return export.task
     record = read_json(folder.parent / "job.json")
     if record is None:
         return task_of(load_config(str(folder), key="model"), f"model = {str(folder)!r}")
