@@ -5,7 +5,8 @@
 A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
 checks that all systems compute the same results. Rounds are appended to the comparison's JSON
 record in --out; the table is written next to it. Reports (arithmetic, matmul-peak, exchange,
-growth, heartbeats, plan, saves) take no rounds and no fields. Without a NAME, everything runs.
+export, growth, heartbeats, plan, saves) take no rounds and no fields. Without a NAME, everything
+runs.
 DISTSENT_DATA names the folder of datasets.
 """
 
@@ -16,7 +17,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from benchmarks import arithmetic, exchange, growth, heartbeats, matmul_peak, plan, saves
+from benchmarks import arithmetic, exchange, export, growth, heartbeats, matmul_peak, plan, saves
 from benchmarks.comparison import ResultsDiffer
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.table import format_table
@@ -27,6 +28,7 @@ REPORTS = {
     "arithmetic": arithmetic.report,
     "matmul-peak": matmul_peak.report,
     "exchange": exchange.report,
+    "export": export.report,
     "growth": growth.report,
     "heartbeats": heartbeats.report,
     "plan": plan.report,

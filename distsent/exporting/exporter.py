@@ -32,7 +32,6 @@ from distsent.evaluation.saved_model import AnyForward, SavedModel, load_saved_m
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.exporting import content, gate, graph, losses, openvino_model, quantization, timing
 from distsent.exporting.rows import CPU, different_lengths, draw, padded, subset
-from distsent.exporting.smoothing import smooth
 from distsent.exporting.target import check_target, new_folder
 from distsent.model import classifier
 from distsent.model.tokenizer import padding_id
@@ -134,9 +133,7 @@ class Exporter:
             for part in path.parent.iterdir():
                 shutil.copy(part, folder)
         else:
-            smooth(self.model, batches)
-            quantization.quantize(self.write_graph(folder / "smoothed"), batches, final)
-            shutil.rmtree(folder / "smoothed")
+            quantization.quantize(path, batches, final)
         self.stop.raise_if_requested()
         made[self.name] = forward.with_run(load_runner(folder, self.format, threads))
         return made

@@ -1,5 +1,6 @@
 """float32 ONNX graph -> int8, by onnxruntime's static quantization, calibrated on training texts.
 
+Only what linear layers read is quantized, not their results: that was more exact and faster.
 Activations are unsigned and weights signed: with two signed ones, onnxruntime 1.32 was as slow as
 float32 on a CPU with AVX-512 VNNI. Pooler and head stay in float32: they cost nothing. Static, so
 that a text gets the same logits in any batch: dynamic quantization scales a batch by its largest

@@ -24,7 +24,7 @@ from distsent.evaluation.exported import ExportedForward, load_runner, read_expo
 from distsent.evaluation.intervals import paired_interval
 from distsent.evaluation.predictor import Predictor
 from distsent.evaluation.tasks.choose import choose_task
-from distsent.exporting import exporter, gate, graph, quantization, smoothing, target
+from distsent.exporting import exporter, gate, graph, quantization, target
 from distsent.exporting.rows import subset
 from distsent.lock import try_lock
 from tests import architectures, fixtures, systems, tiny_models
@@ -49,6 +49,8 @@ def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = [f"model.name={encoder}", f"run.dir={folder}", "train.batch_size=8", "optim.lr=5e-3",
             "train.max_steps=8", "log.tensorboard=false"]  # fmt: skip
     kinds = {name: [f"data.source={tasks}", *keys] for name, keys in fixtures.TASKS.items()}
+    for keys in kinds.values():
+        keys.append("data.max_length=40")
     kinds["multi_label"].append("eval.calibrate=true")
     windows = "data.long=windows", "data.max_length=12", "data.window_overlap=2"
     kinds["windows"] = [f"data.source={long}", *windows]
@@ -260,18 +262,6 @@ def test_large_weights_are_in_a_file_of_their_own(tmp_path: Path) -> None:
         exported_graph("bert", tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["model.onnx", "model.onnx.data"]
-
-
-def test_smoothing_changes_no_logits() -> None:
-    model, tokens = tiny_models.encoder("bert"), tiny_models.tokens(8)
-    pad = ExportedForward(graph.runner(model), ["input_ids", "attention_mask"], 0).pad
-    batch = pad(exporter.collate(tokens, np.arange(8), None, torch.device("cpu")))
-    with torch.no_grad():
-        before = graph.runner(model)(batch)
-        smoothing.smooth(model, [batch])
-        np.testing.assert_allclose(graph.runner(model)(batch), before, rtol=0, atol=1e-5)
-    shared = model.bert.encoder.layer[0].attention.self
-    assert torch.equal(shared.query.inverse, shared.value.inverse)
 
 
 def test_wrong_commands(runs: Path, tmp_path: Path) -> None:
