@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 Batches = Sequence[dict[str, np.ndarray]]
-QUANTIZED = ("MatMul", "Gather")  # of constant weights: linear layers of the encoder, embeddings
+QUANTIZED = ("MatMul",)  # of constant weights: linear layers of the encoder
 
 
 def quantize(graph: Path, batches: Batches, path: Path) -> None:
