@@ -4,9 +4,9 @@
 
 A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
 checks that all systems compute the same results. Rounds are appended to the comparison's JSON
-record in --out; the table is written next to it. Reports (arithmetic, matmul-peak, exchange,
-export, growth, heartbeats, plan, saves) take no rounds and no fields. Without a NAME, everything
-runs.
+record in --out; the table is written next to it; so does parity, with --rounds seeds in all.
+Reports (arithmetic, matmul-peak, exchange, export, growth, heartbeats, plan, saves) take no rounds
+and no fields. Without a NAME, everything runs.
 DISTSENT_DATA names the folder of datasets.
 """
 
@@ -17,7 +17,17 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from benchmarks import arithmetic, exchange, export, growth, heartbeats, matmul_peak, plan, saves
+from benchmarks import (
+    arithmetic,
+    exchange,
+    export,
+    growth,
+    heartbeats,
+    matmul_peak,
+    parity,
+    plan,
+    saves,
+)
 from benchmarks.comparison import ResultsDiffer
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.table import format_table
@@ -34,7 +44,7 @@ REPORTS = {
     "plan": plan.report,
     "saves": saves.report,
 }
-NAMES = (*COMPARISONS, *REPORTS)
+NAMES = (*COMPARISONS, *REPORTS, "parity")
 
 
 def main() -> int:
@@ -43,6 +53,10 @@ def main() -> int:
     for name in [word for word in options.words if "=" not in word] or NAMES:
         if name in REPORTS:
             (options.out / f"{name}.md").write_text(REPORTS[name]())
+            continue
+        if name == "parity":
+            found = parity.report(options.rounds, options.out / "parity.json")
+            (options.out / "parity.md").write_text(found)
             continue
         comparison = COMPARISONS[name]
         comparison = replace(comparison, work=override(comparison.work, assignments))
@@ -71,7 +85,9 @@ def parse() -> argparse.Namespace:
         metavar="NAME or field=value",
         help=f"names: {', '.join(NAMES)}; fields of the workload: {', '.join(known)}",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds to add (default: 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds to add, or seeds of parity (default: 5)"
+    )
     parser.add_argument(
         "--out",
         type=Path,

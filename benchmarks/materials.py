@@ -38,18 +38,23 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def whole_dataset(name: str) -> Path:
+    """A folder, or the folder of that name under DISTSENT_DATA."""
+    if Path(name).is_dir():
+        return Path(name)
+    if "DISTSENT_DATA" not in os.environ:
+        raise SystemExit(
+            f"dataset {name!r} not found: set DISTSENT_DATA to the folder of datasets, or pass "
+            "dataset=FOLDER"
+        )
+    return Path(os.environ["DISTSENT_DATA"]) / name
+
+
 def dataset(work: Workload, folder: Path) -> Path:
     """`work.rows` rows of the train and of the test split: a random sample, always the same one."""
     import pyarrow.parquet as pq
 
-    source = Path(work.dataset)
-    if not source.is_dir():
-        if "DISTSENT_DATA" not in os.environ:
-            raise SystemExit(
-                f"dataset {work.dataset!r} not found: set DISTSENT_DATA to the folder of datasets, "
-                "or pass dataset=FOLDER"
-            )
-        source = Path(os.environ["DISTSENT_DATA"]) / work.dataset
+    source = whole_dataset(work.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         table = pq.read_table(source / f"{split}.parquet", columns=["text", "label"])
