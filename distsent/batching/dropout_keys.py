@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from distsent.batching.hashing import mix, word
+from distsent.batching.hashing import M2, mix, word
 
 
 def dropout_keys(seed: int, step: int, rows: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
@@ -20,4 +20,6 @@ def step_key(seed: int, step: int) -> torch.Tensor:
 
 
 def _step_key(seed: int, step: int) -> np.ndarray:
-    return mix(mix(word(seed)) ^ word(step + 1))
+    # `mix` keeps 0. Without M2, seed 0 would hash step and row alike: row 3 of step 5 would get the
+    # mask of row 5 of step 3.
+    return mix(mix(word(seed) ^ M2) ^ word(step + 1))

@@ -17,7 +17,10 @@ from torch import nn
 from distsent.batching.hashing import mix, word
 
 _M1, _M2 = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64's multipliers as signed words
-AXES = 1 << 32  # seeds of the axes of a padded tensor; the seeds of dropouts are small numbers
+# Seeds of the axes of a padded tensor, and of attention heads. Those of sites are small numbers: an
+# index hashed with a site's seed would repeat along that site's columns.
+AXES = 1 << 32
+HEADS = AXES - 1
 LANES = 4  # 16-bit lanes in a 64-bit word: the rate is exact to 1 / 65536
 
 
@@ -34,7 +37,7 @@ def keys_per_index(keys: torch.Tensor, size: int, axis: int) -> torch.Tensor:
 
 def keys_per_head(keys_T: torch.Tensor, H: int) -> torch.Tensor:
     """One key per token and attention head, int64 [T * H]."""
-    return (keys_T[:, None] ^ _hash_range(7, H, keys_T.device)).view(-1)
+    return (keys_T[:, None] ^ _hash_range(HEADS, H, keys_T.device)).view(-1)
 
 
 def keep_mask(keys: torch.Tensor, site: int, width: int, rate: float) -> torch.Tensor:
