@@ -46,6 +46,8 @@ RUN pip install cffi cloudpickle cmake numpy packaging psutil pyyaml wheel \
 COPY pyproject.toml setup.cfg /opt/distsent/
 COPY distsent/__init__.py /opt/distsent/distsent/
 RUN pip install --no-build-isolation --editable "/opt/distsent[lora,excel,plots,sweep,mpi]"
+COPY distsent/operators /opt/distsent/distsent/operators
+RUN cd /opt/distsent && python -m distsent.operators.library
 
 # Remove the tools, and put torch into a layer of its own: it changes rarely, so nodes that have it
 # do not pull it again.
@@ -74,6 +76,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY LICENSE /opt/distsent/
 COPY jobs /opt/distsent/jobs
 COPY distsent /opt/distsent/distsent
+COPY --from=build /opt/distsent/distsent/operators/built /opt/distsent/distsent/operators/built
 RUN /opt/venv/bin/python -m compileall -q /opt/distsent/distsent
 
 # A number, so that the kubelet can check runAsNonRoot without reading the image.

@@ -15,6 +15,7 @@ from distsent.model.classifier import token_limit, without_weights
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import EQUAL, SIMILAR, SINGLE, TOGETHER, PaddedForward
 from distsent.model.tokenizer import padding_id
+from distsent.operators.linear import onednn_is_faster, use_onednn
 
 PACKED = "packed"
 SLOWLY = {EQUAL: "examples of equal length together", SINGLE: "one example at a time"}
@@ -83,6 +84,8 @@ def build_forward(
 ) -> tuple[Forward, str | None]:
     """The forward that runs examples in these ways, and a log line if nobody asked for it."""
     scoring, training = ways
+    if onednn_is_faster():
+        use_onednn(model)
     if scoring == PACKED:
         return PackedForward(model), None
     forward = PaddedForward(model, padding_id(model.config, tokenizer), scoring, training)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from distsent.model import dropout as masks
+from distsent.operators import masks
 
 Axis = int | None  # the axis that numbers the examples; None: all examples share the tensor
 

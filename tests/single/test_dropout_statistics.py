@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distsent.batching.dropout_keys import dropout_keys
-from distsent.model import dropout
+from distsent.operators import masks as dropout
 
 AXES = SEEDS, STEPS, SITES, EXAMPLES, TOKENS, HEADS, WORDS, LANES = 2, 6, 8, 8, 16, 6, 8, 4
 NAMES = "seed", "step", "site", "example", "token", "head", "word", "lane"  # 4 columns are a word

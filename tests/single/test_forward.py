@@ -15,7 +15,12 @@ from distsent.model import dropout, padded_forward
 from distsent.model.attention import attend
 from distsent.model.forward import PACKED, choose_ways
 from distsent.model.packed_forward import PackedForward
+<<<<<<< HEAD
 from distsent.model.padded_forward import SIMILAR, SINGLE, PaddedForward
+=======
+from distsent.model.padded_forward import PADDED, SINGLE, PaddedForward
+from distsent.operators import masks
+>>>>>>> a655702 (Compute float32 linear layers through oneDNN where MKL has no AVX-512; compile softmax and dropout of attention)
 from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
@@ -188,12 +193,12 @@ def test_bf16_and_float32_have_the_same_dropout(cls_only: bool) -> None:
 
 def test_dropout_keeps_its_share_and_columns_tokens_and_sites_are_independent() -> None:
     keys = dropout_keys(1, 2, np.arange(64), np.full(64, 32))
-    kept = dropout.keep_mask(keys, 1, 384, 0.1)
+    kept = masks.keep_mask(keys, 1, 384, 0.1)
     n = kept.numel()
     assert abs(kept.float().mean() - 0.9) < 5 * np.sqrt(0.09 / n)
     x = kept.double() - kept.double().mean()
     for other in (
-        dropout.keep_mask(keys, 2, 384, 0.1),
+        masks.keep_mask(keys, 2, 384, 0.1),
         kept.roll(1, 0),
         kept.roll(1, 1),
         kept.roll(2, 1),
