@@ -20,6 +20,7 @@ from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
+from distsent.operators import library
 from distsent.runtime import device as devices
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
@@ -54,6 +55,24 @@ def open_model(
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
     return loaded.with_notes(fault or note, padding_note), forward, precision
+
+
+def choose_operators(world: World, device: torch.device) -> tuple[str, str | None]:
+    """Use the compiled operators if all workers have them. What runs, and a log line if none do."""
+    if device.type != "cpu":
+        library.use(False)
+        return "reference", None
+    reason, version = None, "reference"
+    try:
+        version = library.version()
+    except library.Unavailable as error:
+        reason = str(error)
+    found = world.allgather_object((version, reason), "run.operators")
+    reasons = [f"{why} on rank {rank}" for rank, (_, why) in enumerate(found) if why]
+    library.use(not reasons)
+    if reasons:
+        return "reference", f"attention runs without its compiled operators: {reasons[0]}"
+    return ", ".join(sorted({each for each, _ in found})), None
 
 
 def build_plan(

@@ -23,7 +23,7 @@ from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, r
 from distsent.runtime.run_status import RunStatus, refusal_file
 from distsent.versions import versions
 
-RECORDED = "rows", "encoder", "precision", "read_as"  # of the first start, in job.json
+RECORDED = "rows", "encoder", "precision", "operators", "read_as"  # of the first start, in job.json
 START = "DISTSENT_START"  # names a batch job, which may be started several times
 FIX = "run.resume=changed to resume anyway, or run.resume=never to start over"
 
@@ -126,8 +126,12 @@ class RunClaim:
         """How an earlier start read its files; None on other workers than the main one."""
         return recorded_reading(self._started)
 
-    def record_content(self, store: TokenStore, config: str, precision: str) -> None:
-        """Record rows, encoder and precision in `job.json`. `config`: a hash.
+    def record_content(
+        self, store: TokenStore, config: str, precision: str, operators: str
+    ) -> str | None:
+        """Record rows, encoder, precision and operators in `job.json`. `config`: a hash.
+
+        Returns a line for the log if the operators have changed.
 
         Raises UserError if the rows or the encoder have changed. Other rows would mean another
         order of the examples, another tokenizer or configuration that the weights do not fit.
@@ -147,9 +151,14 @@ class RunClaim:
         with disk_errors_as_user_errors(self.folder.path):
             record = read_json(self.folder.job)
             record |= {"rows": rows, "encoder": encoder, "precision": precision}
+            record["operators"] = operators
             record["label_values"] = store.meta["label_values"]
             record["read_as"] = store.meta["read_as"]
             self.folder.write_json(self.folder.job, record)
+        before = self._started.get("operators") or operators
+        if before == operators:
+            return None
+        return f"operators: {before} before, {operators} now: the last bits may differ from here on"
 
     def _check_encoder(self, encoder: dict[str, Any]) -> None:
         """Raise UserError unless the encoder is the one of the first start, as far as is known.

@@ -22,6 +22,7 @@ from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
 from distsent.model.config import config_hash
 from distsent.model.forward import Forward
+from distsent.operators import library
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
@@ -198,7 +199,8 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     store = prepare_store(job, tokenizer, world, run.stop, claim.read_as)
     loaded, forward, precision = open_model(job, world, claim.precision, tokenizer, store, device)
     described = config_hash(forward.model.config)
-    world.on_main(lambda: claim.record_content(store, described, precision), "run.content")
+    content = partial(claim.record_content, store, described, precision, library.used())
+    changed = world.on_main(content, "run.content")
 
     plan = build_plan(job, store, forward, world, device)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
@@ -215,8 +217,8 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{len(plan.tokens):,} examples, {total} steps of {job.train.batch_size}; {workers}, "
         f"{precision}"
     )
-    table = store.label_table
-    for line in (*loaded.notes, *table, *store.notes, *budget_notes(job, store), summary, memory):
+    notes = (*loaded.notes, changed, *store.label_table, *store.notes, *budget_notes(job, store))
+    for line in (*notes, summary, memory):
         report.info(line)
     return Session(
         job=job,
