@@ -15,12 +15,8 @@ from distsent.model import dropout, padded_forward
 from distsent.model.attention import attend
 from distsent.model.forward import PACKED, choose_ways
 from distsent.model.packed_forward import PackedForward
-<<<<<<< HEAD
 from distsent.model.padded_forward import SIMILAR, SINGLE, PaddedForward
-=======
-from distsent.model.padded_forward import PADDED, SINGLE, PaddedForward
 from distsent.operators import masks
->>>>>>> a655702 (Compute float32 linear layers through oneDNN where MKL has no AVX-512; compile softmax and dropout of attention)
 from tests import architectures, tiny_models
 
 LENGTHS = np.array([3, 5, 8, 9, 9, 20, 21, 22, 130, 200])
