@@ -12,6 +12,7 @@ group's row, H attention heads, D width of an attention head, C classes.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class LengthGroup:
     rows: int
     longest: int  # slots of a row
     shortest: int  # tokens of the shortest example
+    used_g: torch.Tensor  # tokens of each row, int64; `longest` for padding rows
     pad_gL: torch.Tensor | None  # True at slots without a token; None: all have `shortest` tokens
 
     @property
@@ -68,6 +70,7 @@ class PackedBatch:
     step_key: torch.Tensor | None  # [1], for dropout of what all examples share
     windows_n: torch.Tensor | None = None  # windows of each text, one text after another
     _layouts: dict[tuple[int, bool], HeadLayout] = field(default_factory=dict, compare=False)
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False)  # what all layers share
 
     @property
     def tokens(self) -> int:
@@ -177,11 +180,14 @@ def _length_groups(lengths: np.ndarray, device: Device, round_shapes: bool) -> l
         own, longest = lengths[a:b], int(rounded[a:b].max())
         rows = _round_rows(b - a) if round_shapes else b - a
         shortest, pad_gL = int(own.min()), None
+        # Padding rows attend to all slots: their output is dropped, but must be finite.
+        used = np.append(own, np.full(rows - len(own), longest))
         if (own != shortest).any():
-            # Padding rows attend to all slots: their output is dropped, but must be finite.
-            used = np.append(own, np.full(rows - len(own), longest))
             pad_gL = torch.from_numpy(np.arange(longest)[None, :] >= used[:, None]).to(device)
-        groups.append(LengthGroup(a, b - a, start, cls_start, rows, longest, shortest, pad_gL))
+        used_g = torch.from_numpy(used).to(device)
+        groups.append(
+            LengthGroup(a, b - a, start, cls_start, rows, longest, shortest, used_g, pad_gL)
+        )
         start, cls_start = groups[-1].stop, cls_start + rows
     return groups
 

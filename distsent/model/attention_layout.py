@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distsent.batching.packing import HeadLayout, LengthGroup
+from distsent.batching.packing import HeadLayout, LengthGroup, PackedBatch
 from distsent.model.attention_window import ALL_TOKENS, Block, Window
+from distsent.operators.softmax_dropout import Seen
 
 
 def to_head_layout(x: Tensor, layout: HeadLayout) -> Tensor:
@@ -45,6 +46,28 @@ def hidden_slots(group: LengthGroup, block: Block) -> Tensor | None:
     if pad is None or block.hidden_qk is None:
         return pad if block.hidden_qk is None else block.hidden_qk[None, None]
     return pad | block.hidden_qk
+
+
+def seen_blocks(
+    batch: PackedBatch, H: int, window: Window, cls_only: bool
+) -> Sequence[Sequence[tuple[Block, Seen]]]:
+    """For each length group its blocks, with the keys that their queries see. Layers share them."""
+    key = H, window, cls_only
+    if key not in batch.memo:
+        device = batch.ids_T.device
+        batch.memo[key] = [
+            [(b, _seen(group, b, H, window)) for b in blocks_of(group, window, cls_only, device)]
+            for group in batch.groups
+        ]
+    return batch.memo[key]
+
+
+def _seen(group: LengthGroup, block: Block, H: int, window: Window) -> Seen:
+    q, k = block.queries, block.keys
+    return Seen(
+        group.used_g, H, q.stop - q.start, k.stop - k.start,
+        q.start, k.start, window.before, window.after,
+    )  # fmt: skip
 
 
 def group_slices(group: LengthGroup, H: int, cls_only: bool) -> tuple[slice, slice]:

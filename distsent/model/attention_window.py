@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNLIMITED = 1 << 30
+from distsent.operators.masks import LANES
+from distsent.operators.softmax_dropout import UNLIMITED
+
 BLOCK = 128  # queries that share a range of keys
 PROBES = 64  # tokens at which a mask function is compared with a window
 
@@ -48,7 +50,8 @@ def _each_block(before: int, after: int, L: int, device: torch.device) -> Iterat
     size = L if before >= L - 1 and after >= L - 1 else BLOCK
     for start in range(0, L, size):
         stop = min(start + size, L)
-        first, last = max(0, start - before), min(L, stop + after)
+        # Dropout masks are computed in words of several columns.
+        first, last = max(0, start - before) // LANES * LANES, min(L, stop + after)
         q, k = torch.arange(start, stop)[:, None], torch.arange(first, last)
         hidden = (k < q - before) | (k > q + after)
         mask = hidden.to(device) if hidden.any() else None

@@ -27,7 +27,8 @@ FLAGS = (
 )
 SECONDS = 120.0  # of patience with the compiler, which takes 2
 
-_used = False  # by this process: all workers together decide
+REFERENCE = "reference"
+_used = REFERENCE  # by this process: all workers together decide
 
 
 class Unavailable(Exception):
@@ -101,13 +102,13 @@ def open_library(file: Path) -> ctypes.CDLL:
         raise Unavailable(str(error)) from error
 
 
-def use(compiled: bool) -> None:
-    """Run the compiled operators from now on, or the references."""
+def use(which: str) -> None:
+    """Run the compiled operators from now on, by the name of their version, or the REFERENCE."""
     global _used
-    _used = compiled
+    _used = which
 
 
-def is_used() -> bool:
+def used() -> str:
     return _used
 
 

@@ -54,25 +54,27 @@ def open_model(
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
-    return loaded.with_notes(fault or note, padding_note), forward, precision
+    operators_note = choose_operators(world, device)
+    return loaded.with_notes(fault or note, padding_note, operators_note), forward, precision
 
 
-def choose_operators(world: World, device: torch.device) -> tuple[str, str | None]:
-    """Use the compiled operators if all workers have them. What runs, and a log line if none do."""
+def choose_operators(world: World, device: torch.device) -> str | None:
+    """Use the compiled operators on CPUs if all workers have them; else returns a log line."""
+    library.use(library.REFERENCE)
     if device.type != "cpu":
-        library.use(False)
-        return "reference", None
-    reason, version = None, "reference"
+        return None
+    version = reason = ""
     try:
         version = library.version()
     except library.Unavailable as error:
-        reason = str(error)
-    found = world.allgather_object((version, reason), "run.operators")
-    reasons = [f"{why} on rank {rank}" for rank, (_, why) in enumerate(found) if why]
-    library.use(not reasons)
-    if reasons:
-        return "reference", f"attention runs without its compiled operators: {reasons[0]}"
-    return ", ".join(sorted({each for each, _ in found})), None
+        reason = f"{error} on rank {world.rank}"
+    versions, reasons = zip(
+        *world.allgather_object((version, reason), "run.operators"), strict=True
+    )
+    if any(reasons):
+        return f"attention runs without its compiled operators: {next(filter(None, reasons))}"
+    library.use(", ".join(sorted(set(versions))))
+    return None
 
 
 def build_plan(

@@ -31,8 +31,8 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
     "evaluation": {"batching", "data", "distributed", "formats", "job", "model", "runtime"},
     "reporting": {"data", "evaluation", "job", "runtime"},
     "training": {
-        "batching", "data", "distributed", "evaluation", "job", "model", "reporting", "runtime",
-        "tracking",
+        "batching", "data", "distributed", "evaluation", "job", "model", "operators", "reporting",
+        "runtime", "tracking",
     },
     "exporting": {
         "batching", "data", "distributed", "evaluation", "model", "reporting", "runtime",

@@ -1,6 +1,8 @@
 """Each operator against its reference in torch: values, gradients and dropout masks."""
 
 import copy
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +11,16 @@ import torch
 from torch import nn
 
 from distsent.operators import library, linear, softmax_dropout
+from distsent.train import main
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 @pytest.fixture
 def compiled() -> Iterator[None]:
-    library.load()
-    library.use(True)
+    library.use(library.version())
     yield
-    library.use(False)
+    library.use(library.REFERENCE)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (1, 3, 5), (2, 4, 5), (0, 5), (1, 5)])
@@ -164,3 +166,24 @@ def test_other_cpus_run_the_references(monkeypatch: pytest.MonkeyPatch, fresh: P
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     with pytest.raises(library.Unavailable, match="operators for CPUs with DEFAULT"):
         library.load()
+
+
+def test_a_run_says_which_operators_it_has_and_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train() -> str:
+        words = ["train.max_steps=4", "checkpoint.every_steps=2", "checkpoint.keep=9"]
+        assert main(["data.max_rows=64", f"run.dir={tmp_path}", *words]) == 0
+        return (tmp_path / "demo" / "train.log").read_text()
+
+    with monkeypatch.context() as without:
+        without.setenv("CXX", "no-such-compiler")
+        without.setattr(library, "folders", lambda: iter(()))
+        without.setattr(library, "load", library.load.__wrapped__)
+        assert "without its compiled operators: no C++ compiler" in train()
+    folder = tmp_path / "demo"
+    assert json.loads((folder / "job.json").read_text())["operators"] == "reference"
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    assert f"operators: reference before, {library.version()} now" in train()
+    library.use(library.REFERENCE)
