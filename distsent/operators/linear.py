@@ -48,12 +48,14 @@ class OneDNNLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         plain = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
         if plain and x.numel() and not torch.is_autocast_enabled("cpu"):
-            return Product.apply(x, self.weight, self.bias)
+            # Reshaped out here: autograd forbids changing a function's own views in place.
+            y = Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+            return y.view(*x.shape[:-1], -1)
         return F.linear(x, self.weight, self.bias)
 
 
 class Product(torch.autograd.Function):
-    """x [..., K], weight [N, K], bias [N] or None -> [..., N]."""
+    """x [n, K], weight [N, K], bias [N] or None -> [n, N]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -64,10 +66,9 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (dy,) = grads
         x, weight = ctx.saved_tensors
-        dy_2d, x_2d = (t.reshape(-1, t.shape[-1]) for t in (dy, x))
-        dx = product(dy_2d, weight.t()).view(x.shape) if ctx.needs_input_grad[0] else None
-        dw = product(dy_2d.t(), x_2d.t()) if ctx.needs_input_grad[1] else None
-        db = dy_2d.sum(0) if ctx.needs_input_grad[2] else None
+        dx = product(dy, weight.t()) if ctx.needs_input_grad[0] else None
+        dw = product(dy.t(), x.t()) if ctx.needs_input_grad[1] else None
+        db = dy.sum(0) if ctx.needs_input_grad[2] else None
         return dx, dw, db
 
 

@@ -46,6 +46,22 @@ def test_onednn_linear_is_torchs_but_for_rounding(shape: tuple[int, ...], bias: 
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 4), (1, 3, 4), (2, 3, 4), (3, 4)])
+def test_the_output_of_a_onednn_linear_layer_may_be_changed_in_place(
+    shape: tuple[int, ...],
+) -> None:
+    """As DeBERTa does, through views of it."""
+    layer = nn.Linear(4, 6)
+    linear.use_onednn(layer)
+    x, gradients = torch.randn(shape), []
+    for divide in (torch.div, torch.Tensor.div_):
+        layer.zero_grad()
+        y = layer(x).unflatten(-1, (2, 3)).transpose(0, -2)
+        divide(y, 3.0).square().sum().backward()
+        gradients.append(layer.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_onednn_linear_leaves_other_precisions_frozen_weights_and_subclasses_alone() -> None:
     class Other(nn.Linear):
         pass
