@@ -1,1 +1,1 @@
-"""Kubernetes: checks and writes the manifests of k8s/, and runs first in a job's pods."""
+"""Kubernetes: checks and writes the manifests of k8s/, and asks clusters about them."""

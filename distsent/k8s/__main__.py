@@ -13,12 +13,12 @@ from pathlib import Path
 
 from distsent import cli
 from distsent.errors import FAILED, FINISHED, USAGE_ERROR, UserError
-from distsent.k8s.elastic import ScalingHosts
-from distsent.k8s.evicted import keep_deleting
-from distsent.k8s.launch import launch, run_on_named_hosts
-from distsent.k8s.restarts import Ending, keep_running
-from distsent.k8s.serve import SSHD_CONFIG, serve
-from distsent.k8s.training_command import Training
+from distsent.pods.elastic import ScalingHosts
+from distsent.pods.evicted import keep_deleting
+from distsent.pods.launch import launch, run_on_named_hosts
+from distsent.pods.restarts import Ending, keep_running
+from distsent.pods.serve import SSHD_CONFIG, serve
+from distsent.pods.training_command import Training
 
 
 def main(arguments: list[str]) -> int:

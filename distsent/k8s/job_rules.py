@@ -13,7 +13,7 @@ from distsent.k8s.documents import Problem
 from distsent.k8s.jobs import Bundle, Job
 from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE
 from distsent.k8s.schema import quantity
-from distsent.k8s.training_command import job_arguments
+from distsent.pods.training_command import job_arguments
 
 SSH_PORT = 2222
 HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from distsent.k8s.documents import Node
-from distsent.k8s.hosts import JOBSET, options_of
+from distsent.pods.hosts import JOBSET, options_of
 
 ROLES = ("spec", "mpiReplicaSpecs")
 JOBS = ("spec", "template", "spec", "replicatedJobs")  # of a TrainingRuntime

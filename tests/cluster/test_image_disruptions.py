@@ -16,7 +16,7 @@ from image_pods import Pod
 
 pytestmark = MARKS
 MANY = int(os.environ.get("DISTSENT_TEST_DISRUPTIONS", "100"))
-KILL_RANKS = "import os; from distsent.k8s.serve import rank_pids as ranks"
+KILL_RANKS = "import os; from distsent.pods.serve import rank_pids as ranks"
 KILL_RANKS += "; [os.kill(pid, 9) for pid in ranks()]"
 
 

@@ -41,7 +41,8 @@ BELOW = {  # subpackage -> what it may import, beside the bottom
         "batching", "cli", "distributed", "job", "model", "reporting", "runtime", "training",
     },
     "search": {"data", "job", "reporting", "runtime"},
-    "k8s": {"cli", "distributed", "job", "runtime"},
+    "pods": {"distributed", "job", "runtime"},
+    "k8s": {"cli", "job", "pods", "runtime"},
 }  # fmt: skip
 # The folders of a subpackage, from the bottom up. Each imports from those before it, and from
 # modules beside it that do not need it

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from distsent.k8s import evicted
+from distsent.pods import evicted
 from tests.api_server import FORBIDDEN, ApiServer, pod_list, serve, worker
 
 POD = "/api/v1/namespaces/distsent/pods"

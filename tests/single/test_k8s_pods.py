@@ -14,8 +14,8 @@ import pytest
 
 from distsent.errors import UserError
 from distsent.exit_policy import Decision
-from distsent.k8s import elastic, hosts, launch, serve
-from distsent.k8s.training_command import Training
+from distsent.pods import elastic, hosts, launch, serve
+from distsent.pods.training_command import Training
 from distsent.runtime import cgroup
 
 
@@ -46,8 +46,8 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     (tmp_path / "termination-log").touch()
     code = (
         "from pathlib import Path; from distsent import cli; "
-        "from distsent.k8s import __main__ as m, launch as l, restarts as r; "
-        "from distsent.k8s import training_command as t; "
+        "from distsent.k8s import __main__ as m; from distsent.pods import launch as l; "
+        "from distsent.pods import restarts as r, training_command as t; "
         f"l.launch.__defaults__ = (Path({str(tmp_path / 'mark')!r}),); "
         f"l.TERMINATION_LOG = Path({str(tmp_path / 'termination-log')!r}); "
         "r.PAUSE, t.LINGER, l.LOOK = 0.01, 1.0, 0.2; cli.run(m.main)"
@@ -433,7 +433,8 @@ def note_line(capsys) -> str:
 def test_a_stopped_worker_ends_with_the_code_that_its_job_needs(tmp_path, words, code):
     sshd = script(tmp_path / "sshd", f"touch {tmp_path}/running; exec sleep 60\n")
     program = (
-        "import subprocess; from distsent import cli; from distsent.k8s import __main__ as m, serve"
+        "import subprocess; from distsent import cli; from distsent.k8s import __main__ as m"
+        "; from distsent.pods import serve"
         f"; run = subprocess.Popen; serve.subprocess.Popen = lambda _: run([{sshd!r}])"
         "; cli.run(m.main)"
     )

@@ -14,8 +14,8 @@ import psutil
 
 from distsent.distributed.launchers import RANK
 from distsent.errors import FINISHED
-from distsent.k8s.hosts import MEMORY_NOTE
-from distsent.k8s.launch import check_user
+from distsent.pods.hosts import MEMORY_NOTE
+from distsent.pods.launch import check_user
 from distsent.runtime.cgroup import LESS_MEMORY, memory_use, out_of_memory_kills
 
 SSHD_CONFIG = "/home/mpiuser/.sshd_config"

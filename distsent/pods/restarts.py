@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from distsent.exit_policy import Decision
-from distsent.k8s.hosts import out_of_memory
-from distsent.k8s.training_command import Training
+from distsent.pods.hosts import out_of_memory
+from distsent.pods.training_command import Training
 
 Ending = tuple[Decision, list[str]]  # what to do after a run, and its hosts
 MOST_IDLE = 5  # starts in a row without progress

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 
 from distsent.errors import FAILED, UserError
-from distsent.k8s.hosts import unreachable
-from distsent.k8s.restarts import Ending
-from distsent.k8s.training_command import Training
+from distsent.pods.hosts import unreachable
+from distsent.pods.restarts import Ending
+from distsent.pods.training_command import Training
 
 PATIENCE = 60.0  # seconds for the script that prints the hosts
 

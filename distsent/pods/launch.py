@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from distsent.errors import FAILED, STOPPED, UserError
-from distsent.k8s.hosts import advice, hosts_of, on_all, wait_for_hosts, with_size
-from distsent.k8s.restarts import Ending, keep_running
-from distsent.k8s.training_command import LOOK, Training
+from distsent.pods.hosts import advice, hosts_of, on_all, wait_for_hosts, with_size
+from distsent.pods.restarts import Ending, keep_running
+from distsent.pods.training_command import LOOK, Training
 from distsent.runtime.run_folder import write_text
 
 MARK = Path("/tmp/distsent-failed")
