@@ -28,6 +28,7 @@ from distsent.model.attention_layout import (
 )
 from distsent.model.attention_window import ALL_TOKENS, MaskFunction, Window
 from distsent.model.dropout import DropoutContext
+from distsent.operators import fused_attention, library
 
 NAME = "distsent"
 
@@ -99,6 +100,11 @@ def attend(
     # Adapters may leave some of the three frozen.
     if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):
         dropout = (context.keys_T, context.next_site(), rate) if rate else None
+        if library.used() != library.REFERENCE and fused_attention.supports(q):
+            call = fused_attention.Call(
+                batch.lengths, len(q) != len(k), scale, dropout, window.before, window.after
+            )
+            return fused_attention.FusedAttention.apply(q, k, v, call)
         return PackedAttention.apply(q, k, v, batch, scale, dropout, window)
     score = _score_with_varlen if _varlen_supports(q) else _score_with_sdpa
     return score(q, k, v, batch, scale, window)

@@ -20,7 +20,7 @@ from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
-from distsent.operators import library
+from distsent.operators import fused_attention, library
 from distsent.runtime import device as devices
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
@@ -59,13 +59,12 @@ def open_model(
 
 
 def choose_operators(world: World, device: torch.device) -> str | None:
-    """Use the compiled operators on CPUs if all workers have them; else returns a log line."""
+    """Use the compiled operators if all workers have them; else returns a log line."""
     library.use(library.REFERENCE)
-    if device.type != "cpu":
-        return None
     version = reason = ""
     try:
-        version = library.version()
+        on_cpu = device.type == "cpu"
+        version = library.version() if on_cpu else fused_attention.version(device)
     except library.Unavailable as error:
         reason = f"{error} on rank {world.rank}"
     versions, reasons = zip(

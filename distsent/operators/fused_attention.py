@@ -1,0 +1,200 @@
+"""Attention over a packed batch on a GPU: one kernel forward, three backward, whatever the lengths.
+
+The kernels are in attention_kernels.py, which needs Triton and is imported at first use. Reference:
+`PackedAttention` in model/attention.py. No GPU has run this yet: the tests interpret the kernels on
+CPUs, and compile them. Shape letters: attention_kernels.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distsent.operators import library, masks
+from distsent.operators.softmax_dropout import UNLIMITED
+
+Dropout = tuple[Tensor, int, float]  # keys_T, site, rate
+MAX_WIDTH = 128  # of a head
+DTYPES = torch.float32, torch.bfloat16, torch.float16
+ROWS = 64  # of a program that only sums rows
+HASHES = 256  # words that a tile reads beyond the longest example, at most
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Queries and keys of a kernel's tiles, its warps, and the tiles that it loads ahead."""
+
+    M: int
+    N: int
+    warps: int = 4
+    stages: int = 2
+
+
+def tiles_of(kernel: str, width: int, itemsize: int) -> Tiles:
+    """Such that no register spills on sm_80, sm_90 and sm_100. Other tiles have other bits."""
+    if itemsize == 4:
+        return {
+            "forward": Tiles(16, 16),
+            "gradient_of_queries": Tiles(32, 16, 8),
+            "gradient_of_keys": Tiles(16, 32, 8),
+        }[kernel]
+    warps = 8 if width > 64 else 4
+    return {
+        "forward": Tiles(64, 64, warps),
+        "gradient_of_queries": Tiles(64, 32, warps),
+        "gradient_of_keys": Tiles(32, 64, warps),
+    }[kernel]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What forward and backward of one attention have in common."""
+
+    lengths: tuple[int, ...]  # of the examples
+    cls_only: bool  # queries are of first tokens only
+    scale: float
+    dropout: Dropout | None = None
+    before: int = UNLIMITED  # keys that a query sees before its own
+    after: int = UNLIMITED
+
+
+def supports(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in DTYPES and q.shape[-1] <= MAX_WIDTH
+
+
+def version(gpu: torch.device) -> str:
+    """What the bits of a training depend on: Triton's version. Raises library.Unavailable."""
+    if torch.version.hip:
+        raise library.Unavailable("its Triton kernels were not compiled for AMD's GPUs")
+    if torch.cuda.get_device_capability(gpu) < (8, 0):
+        raise library.Unavailable("its Triton kernels need compute capability 8.0")
+    if find_spec("triton") is None:
+        raise library.Unavailable("Triton is not installed")
+    import triton
+
+    return f"triton {triton.__version__}"
+
+
+class FusedAttention(torch.autograd.Function):
+    """q [R, H, D], k and v [T, H, D] -> [R, H, D], zero for tokens of no example."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, call: Call) -> Tensor:
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        out, lse = attention(q, k, v, call)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.call = call
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (dout,) = grads
+        return *attention_gradient(ctx.saved_tensors, dout.contiguous(), ctx.call), None
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """The output, and what the gradient needs of the probabilities: float32 [H, R]."""
+    from distsent.operators import attention_kernels as kernels
+
+    R, H, _ = q.shape
+    out, lse = new_rows(q, call), q.new_empty((H, R), dtype=torch.float32)
+    options = constants(q, call, "forward")
+    table = query_blocks(call, options["M"], q.device)
+    kernels.forward[len(table), H](
+        q, k, v, out, lse, table, *dropout_arrays(call, q), R, *numbers(call), **options
+    )
+    return out, lse
+
+
+def attention_gradient(
+    saved: tuple[Tensor, ...], dout: Tensor, call: Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, for that of the output. `saved`: q, k, v, output and `lse`."""
+    from distsent.operators import attention_kernels as kernels
+
+    q, k, v, out, lse = saved
+    R, H, D = q.shape
+    delta, dq, dk, dv = torch.empty_like(lse), *(new_rows(x, call) for x in (q, k, v))
+    kernels.delta[-(-R // ROWS), H](
+        out, dout, delta, R, H, D, padded(D), ROWS, enable_fp_fusion=True
+    )
+    inputs = q, k, v, dout, lse, delta
+    rest = *dropout_arrays(call, q), R, call.scale, *numbers(call)
+    options = constants(q, call, "gradient_of_queries")
+    table = query_blocks(call, options["M"], q.device)
+    kernels.gradient_of_queries[len(table), H](*inputs, dq, table, *rest, **options)
+    options = constants(q, call, "gradient_of_keys")
+    table = blocks(call.lengths, options["N"], False, call.cls_only, q.device)
+    kernels.gradient_of_keys[len(table), H](*inputs, dk, dv, table, *rest, **options)
+    return dq, dk, dv
+
+
+def new_rows(x: Tensor, call: Call) -> Tensor:
+    """Memory for a result like x. Rows of no example, which the kernels skip, are zero."""
+    rows = torch.empty_like(x)
+    used = sum(call.lengths)
+    if used < len(x) and not (call.cls_only and len(x) == len(call.lengths)):
+        rows[used:] = 0
+    return rows
+
+
+def query_blocks(call: Call, size: int, device: torch.device) -> Tensor:
+    return blocks(call.lengths, size, call.cls_only, call.cls_only, device)
+
+
+@lru_cache(maxsize=32)
+def blocks(
+    lengths: tuple[int, ...], size: int, first_only: bool, cls_only: bool, device: torch.device
+) -> Tensor:
+    """A row per program, as the kernels read it, for blocks of `size` tokens: int32 [blocks, 4].
+
+    `first_only`: one block per example. All layers share one table. Long examples come first: a
+    GPU finishes the short ones while the last of the long ones run.
+    """
+    L = np.array(lengths)
+    start, order = np.cumsum(L) - L, np.argsort(-L, kind="stable")
+    firsts = [np.arange(0, 1 if first_only else L[i], size) for i in order]
+    example = order.repeat([len(each) for each in firsts])
+    row = example if cls_only else start[example]
+    table = np.stack([start[example], L[example], row, np.concatenate(firsts)], axis=1)
+    return torch.from_numpy(table.astype(np.int32)).to(device)
+
+
+def dropout_arrays(call: Call, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The keys of the tokens, and the hashes of heads and columns. Without dropout: any array."""
+    if call.dropout is None:
+        return q, q, q
+    keys_T, site, _ = call.dropout
+    words = -(-max(call.lengths) // (masks.LANES * HASHES)) * HASHES
+    heads = masks.hash_range(masks.HEADS, q.shape[1], q.device)
+    return keys_T, heads, masks.hash_range(site + 1, words, q.device)
+
+
+def numbers(call: Call) -> tuple[float, float, int, int, int]:
+    """Scale of the scores to base 2, scale of what is kept, least lane that is kept, window."""
+    rate = call.dropout[2] if call.dropout else 0.0
+    inverse, threshold = masks.inverse_keep_prob(rate), masks.threshold(rate)
+    return call.scale / math.log(2), inverse, threshold, call.before, call.after
+
+
+def constants(q: Tensor, call: Call, kernel: str) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    (_, H, D), window = q.shape, min(call.before, call.after) < max(call.lengths) - 1
+    tiles = tiles_of(kernel, padded(D), q.itemsize)
+    return {
+        "H": H, "D": D, "WIDTH": padded(D), "M": 16 if call.cls_only else tiles.M, "N": tiles.N,
+        "CLS_ONLY": call.cls_only, "DROPOUT": call.dropout is not None, "WINDOW": window,
+        "num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True,
+    }  # fmt: skip
+
+
+def padded(D: int) -> int:
+    """Tiles have a power of two of columns, at least 16."""
+    return max(16, 1 << (D - 1).bit_length())
