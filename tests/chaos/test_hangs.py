@@ -39,7 +39,7 @@ class Hang:
 
 IN_STEP = (
     r"has not entered the collective 'gradient[.\w]*' that the others wait in; it is at step 2 "
-    r"\(step\), in distsent/training/train_step.py:\d+ in __call__"
+    r"\(step\), in distsent/training/train_step.py:\d+ in \w+"
 )
 IN_SAVE = (
     r"has not entered the collective 'loop.saved' that the others wait in; it is at step \d+ "

@@ -130,4 +130,7 @@ def test_a_task_goes_on_without_a_lost_worker(
     assert ours["history"][-1]["step"] == 18 and len(ours["history"]) == 3
     for split, scores in theirs["eval"].items():
         for name in METRICS[task]:
-            assert ours["eval"][split][name] == pytest.approx(scores[name], rel=1e-4), name
+            # A correlation is near 0 here, where rounding is large beside it.
+            least = 1e-4 if name == "pearson" else 1e-12
+            expected = pytest.approx(scores[name], rel=1e-4, abs=least)
+            assert ours["eval"][split][name] == expected, name

@@ -200,16 +200,19 @@ def test_a_mistake_of_distributed_training_is_caught(world: World, mistake: str)
 
 
 @pytest.mark.parametrize(
-    ("run", "problem"),
+    ("run", "problem", "fix"),
     [
-        ("no_memory", "training (no 4096 bytes more); set train.token_budget lower"),
-        ("no_memory_to_evaluate", "evaluating (no 2.00 GiB more); set eval.batch_tokens lower"),
+        ("no_memory", "training (no 4096 bytes more); memory: about", "train.token_budget below"),
+        ("no_memory_to_evaluate", "evaluating (no 2.00 GiB more);", "set eval.batch_tokens lower"),
     ],
 )
-def test_all_workers_learn_that_one_has_no_memory(world: World, run: str, problem: str) -> None:
+def test_all_workers_learn_that_one_has_no_memory(
+    world: World, run: str, problem: str, fix: str
+) -> None:
     """The runs after this one, with the same workers, show that none of them was left waiting."""
     raised = (world(2) / run / "raised").read_text()
     assert raised.startswith(f"UserError: rank 1: out of memory while {problem}")
+    assert fix in raised
     assert json.loads((world(2) / run / "status.json").read_text())["code"] == USAGE_ERROR
 
 
