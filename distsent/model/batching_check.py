@@ -45,6 +45,8 @@ def equals_alone(
 
     `training`: compare with dropout, at the model's rates. `longest`: tokens that the model takes.
     """
+    if training and draws_noise(model.config):
+        return False
     # `devices=[]`: otherwise it would initialize every GPU of the machine.
     grad = torch.set_grad_enabled(training)  # packed attention has dropout for gradients only
     with suppress(Exception), grad, torch.random.fork_rng(devices=[]):
@@ -60,6 +62,12 @@ def equals_alone(
             for rows in SUBSETS
         )
     return False
+
+
+def draws_noise(config: Any) -> bool:
+    """Whether routers of experts add noise, for each batch anew. It may move no score here."""
+    noise = (value for key, value in vars(config).items() if key.endswith("jitter_noise"))
+    return any(isinstance(value, float) and value > 0 for value in noise)
 
 
 def alone(model: PreTrainedModel, ids: Sequence[np.ndarray]) -> list[torch.Tensor]:
