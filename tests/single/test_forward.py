@@ -360,7 +360,7 @@ def test_whatever_else_is_random_is_the_same_for_an_example_alone() -> None:
 
 
 def test_experts_whose_router_draws_noise_train_one_at_a_time() -> None:
-    model = architectures.model("mixtral")
+    model = architectures.model("bert")
     assert ways(model)[1] != SINGLE
     model.config.router_jitter_noise = 1e-12  # too small to be measured
     assert ways(model)[1] == SINGLE
