@@ -42,6 +42,8 @@ def training_comparisons() -> Iterator[Comparison]:
     no_dropout = replace(IMDB, dropout=0.0)
     padded = "Training emotion, against rows padded to 128"
     yield Comparison("emotion", "Training emotion", EMOTION, HF | GROUPED, check)
+    emotion32 = replace(EMOTION, precision="float32")
+    yield Comparison("emotion-float32", "Training emotion", emotion32, HF | GROUPED, check)
     yield Comparison("emotion-padded", padded, short, PADDED, check)
     yield Comparison("imdb", "Training IMDB", IMDB, HF, check)
     yield Comparison("imdb-float32", "Training IMDB", float32, HF, check)
