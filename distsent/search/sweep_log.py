@@ -26,10 +26,6 @@ class SweepLog:
 
             self._bar = tqdm(total=total, unit="trial", dynamic_ncols=True)
 
-    @property
-    def has_bar(self) -> bool:
-        return self._bar is not None
-
     def info(self, line: str) -> None:
         self._file.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         self.print(line)
