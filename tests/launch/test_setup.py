@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from importlib.metadata import distributions
 from pathlib import Path
@@ -307,7 +308,8 @@ def test_every_installed_package_is_pinned():
     """In an environment of the setup script."""
     if not (Path(sys.prefix) / ".setup-stamp").exists():
         pytest.skip("not in an environment of tools/setup.sh")
-    inside = [folder for folder in sys.path if folder.startswith(sys.prefix)]
+    # Not sys.path: setuptools adds packages of its own to it once something imports it.
+    inside = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     found = {canonical(each.name) for each in distributions(path=inside)} - {"distsent"}
     unpinned = found - set(pinned())
     # torch itself fixes the versions of its CUDA packages.

@@ -71,7 +71,7 @@ CASES = {
     "mac.csv": Case(before(",")),
     "merge.tsv": Case(before("\t"), ("data.quoting=none",), "41 rows.*43 rows",
                       "quotes are letters"),
-    "minus.csv": Case(before(","), tuple(ORDERS), "-1", "-1 = negative, 0 = neutral",
+    "minus.csv": Case(before(","), tuple(ORDERS), "label -1", "-1 = negative, 0 = neutral",
                       "negative neutral positive", refused_by_predict=False),
     "nl.json": Case(of_objects),
     "nohead.tsv": Case(before("\t", header=0), ("data.names=[text,label]",), "data.names = "),
