@@ -71,12 +71,13 @@ def request_save(grace: float) -> None:
     print(f"distsent: {result}", flush=True)
 
 
-def rank_pids() -> list[int]:
-    """The ranks that a launcher started in this pod. Their children inherit the environment.
+def rank_pids(first: int | None = None) -> list[int]:
+    """The ranks among the descendants of process `first` (this one), without their own children.
 
     The first process of a pod inherits all orphans. Elsewhere, other jobs' ranks are no children.
     """
-    below = {child.pid for child in psutil.Process().children(recursive=True)}
+    below = {child.pid for child in psutil.Process(first).children(recursive=True)}
+    # Children of a rank inherit its environment.
     infos = [each.info for each in psutil.process_iter(["pid", "ppid", "environ", "status"])]
     own = [info for info in infos if info["pid"] in below]
     alive = [info for info in own if info["status"] != psutil.STATUS_ZOMBIE]

@@ -17,7 +17,7 @@ from image_pods import Pod
 pytestmark = MARKS
 MANY = int(os.environ.get("DISTSENT_TEST_DISRUPTIONS", "100"))
 KILL_RANKS = "import os; from distsent.pods.serve import rank_pids as ranks"
-KILL_RANKS += "; [os.kill(pid, 9) for pid in ranks()]"
+KILL_RANKS += "; ended = [os.kill(pid, 9) for pid in ranks(first=1)]; assert ended"
 
 
 def preempt(demo: Cluster, worker: Pod, step: int) -> None:
