@@ -32,7 +32,8 @@ def arguments(work: dict[str, Any], epochs: float, folder: str) -> TrainingArgum
         output_dir=folder, num_train_epochs=epochs, seed=work["seed"], learning_rate=work["lr"],
         per_device_train_batch_size=work["batch_size"], per_device_eval_batch_size=64,
         lr_scheduler_type="linear", warmup_steps=0, max_grad_norm=1.0, optim="adamw_torch_fused",
-        weight_decay=0.0, adam_epsilon=1e-8, use_cpu=True, report_to="none", disable_tqdm=True,
+        weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16",
+        use_cpu=True, report_to="none", disable_tqdm=True,
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
         load_best_model_at_end=True, metric_for_best_model="accuracy",
     )  # fmt: skip
