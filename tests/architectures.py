@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from transformers import (
@@ -29,9 +30,9 @@ from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES, REMAR
 BUILT = ARCHITECTURES | RELATIVES
 
 
-def model(name: str, seed: int = 0) -> PreTrainedModel:
+def model(name: str, seed: int = 0, **sizes: Any) -> PreTrainedModel:
     """The architecture's classifier for the labels of `tests.fixtures`, in evaluation mode."""
-    merged = {**USUAL, "num_labels": len(fixtures.LABELS), **BUILT[name]}
+    merged = {**USUAL, "num_labels": len(fixtures.LABELS), **BUILT[name], **sizes}
     wanted = {key: value for key, value in merged.items() if value is not None}
     config = AutoConfig.for_model(name, **wanted)
     torch.manual_seed(seed)
@@ -43,7 +44,7 @@ def model(name: str, seed: int = 0) -> PreTrainedModel:
     return made
 
 
-def save(name: str, folder: Path) -> Path:
+def save(name: str, folder: Path, **sizes: Any) -> Path:
     """A folder with the model and a tokenizer for the texts of `tests.fixtures`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -63,7 +64,7 @@ def save(name: str, folder: Path) -> Path:
         sep_token="[SEP]", eos_token="[SEP]", pad_token=None if pad is None else "[PAD]",
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)  # fmt: skip
-    model(name).save_pretrained(folder)
+    model(name, **sizes).save_pretrained(folder)
     return folder
 
 

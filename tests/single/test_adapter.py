@@ -407,11 +407,13 @@ def test_adapters_of_decoders_train_save_and_load(name: str, tmp_path: Path) -> 
         by_pipeline = [[one[label] for label in LABELS] for one in found]
         np.testing.assert_allclose(by_pipeline, expected, atol=1e-5)
         assert np.abs(expected - expected[:1]).max() > 1e-3, "the text matters"
-        if bits == "none":
+        if bits != "16":
             again = AutoModelForSequenceClassification.from_pretrained(
                 base, num_labels=3, pad_token_id=tokenizer.pad_token_id,
-                ignore_mismatched_sizes=True,
+                ignore_mismatched_sizes=True, dtype=torch.float32,
+                quantization_config=adapter.nf4_config(["score"]) if bits == "4" else None,
             )  # fmt: skip
+            adapter.keep_4bit_weights(again)
             peft = PeftModel.from_pretrained(again, str(folder / "adapter")).eval()
             with torch.no_grad():
                 logits = peft(**tokenizer(texts, padding=True, return_tensors="pt")).logits

@@ -1,8 +1,8 @@
-"""Encoders with windows or rotary positions and a decoder with LoRA, trained and resumed.
+"""A model of each kind, trained and resumed.
 
-    python -m tests.parallel.packed_kinds FOLDER
+    python -m tests.parallel.model_kinds FOLDER
 
-FOLDER holds `dataset` and a folder per architecture in `encoders`. `npN/outcomes.json` tells for
+FOLDER holds `dataset` and a folder per kind in `models`. `npN/outcomes.json` tells for
 each, at -np N, its loss curve and the weights of an undisturbed run and of a stopped one.
 """
 
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,14 +28,30 @@ from distsent.training.train_step import TrainStep
 from tests import fixtures
 from tests.parallel.driver import NoSignals
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "modernbert": (),  # windows
-    "nomic_bert": (),  # rotary positions
-    "qwen3": ("adapter.kind=lora", "adapter.dropout=0.2"),  # causal, grouped heads
+
+@dataclass(frozen=True)
+class Kind:
+    architecture: str
+    words: tuple[str, ...] = ("model.packed=always",)
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+LORA = "model.packed=always", "adapter.kind=lora", "adapter.dropout=0.2"
+DEBERTA_V3 = {  # with the width of its heads, 64
+    "hidden_size": 128, "pooler_hidden_size": 128, "num_hidden_layers": 3, "position_buckets": 8,
+    "max_relative_positions": -1, "position_biased_input": False, "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 0,
+}  # fmt: skip
+KINDS = {
+    "windows": Kind("modernbert"),
+    "rotary positions": Kind("nomic_bert"),
+    "relative positions": Kind("deberta-v2", (), DEBERTA_V3),  # in calls of similar length
+    "causal, LoRA": Kind("qwen3", LORA),
+    "causal, LoRA on 4 bits": Kind("qwen3", (*LORA, "adapter.bits=4")),
 }
 STEPS, STOPPED_IN = 4, 1
 WORDS = (
-    "data.max_length=32", "model.dropout=0.1", "model.packed=always", "train.batch_size=6",
+    "data.max_length=32", "model.dropout=0.1", "train.batch_size=6",
     f"train.max_steps={STEPS}", "train.token_budget=60", "optim.lr=1e-3", "eval.every=end",
     "log.every=1", "log.tensorboard=false",
 )  # fmt: skip
@@ -56,9 +73,9 @@ def stop_requested(stop: NoSignals) -> Iterator[None]:
 
 def outcome(folder: Path, kind: str, world: World) -> dict[str, Any]:
     runs, found = folder / f"np{world.size}", {}
-    own = f"model.name={folder / 'encoders' / kind}", f"data.source={folder / 'dataset'}"
+    own = f"model.name={folder / 'models' / kind}", f"data.source={folder / 'dataset'}"
     for name in ("undisturbed", "stopped"):
-        words = [*WORDS, *own, *KINDS[kind], f"run.dir={runs / kind}", f"job.name={name}"]
+        words = [*WORDS, *own, *KINDS[kind].words, f"run.dir={runs / kind}", f"job.name={name}"]
         stop = NoSignals()
         if name == "stopped":
             try:
@@ -71,7 +88,9 @@ def outcome(folder: Path, kind: str, world: World) -> dict[str, Any]:
             run = runs / kind / name
             found[name] = fixtures.result(run)["weights_sha256"]
             found["curve"] = [[line["loss"], line["grad_norm"]] for line in fixtures.metrics(run)]
-            found["resumed"] = "resumed at step" in (run / "train.log").read_text()
+            log = (run / "train.log").read_text()
+            found["resumed"] = "resumed at step" in log
+            found["similar"] = "texts of similar length share a call" in log
     return found
 
 
