@@ -5,8 +5,8 @@
 A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
 checks that all systems compute the same results. Rounds are appended to the comparison's JSON
 record in --out; the table is written next to it; so does parity, with --rounds seeds in all.
-Reports (arithmetic, matmul-peak, exchange, export, growth, heartbeats, plan, saves) take no rounds
-and no fields. Without a NAME, everything runs.
+Reports (arithmetic, matmul-peak, exchange, export, growth, heartbeats, memory, plan, saves) take no
+rounds and no fields. Without a NAME, everything runs.
 DISTSENT_DATA names the folder of datasets.
 """
 
@@ -24,6 +24,7 @@ from benchmarks import (
     growth,
     heartbeats,
     matmul_peak,
+    memory,
     parity,
     plan,
     saves,
@@ -41,6 +42,7 @@ REPORTS = {
     "export": export.report,
     "growth": growth.report,
     "heartbeats": heartbeats.report,
+    "memory": memory.report,
     "plan": plan.report,
     "saves": saves.report,
 }

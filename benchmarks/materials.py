@@ -14,6 +14,10 @@ from benchmarks.workload import Workload
 # Configurations as published, but for the vocabulary, which is BERT's.
 SHAPES: dict[str, dict[str, Any]] = {
     "distilbert": {"model_type": "distilbert"},
+    "bert-tiny": {
+        "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 512,
+    },
     # ModernBERT-base has 22 layers: one that attends to all tokens, two with a window, and again.
     "modernbert-6-layers": {
         "model_type": "modernbert", "vocab_size": 30522, "num_hidden_layers": 6, "pad_token_id": 0,

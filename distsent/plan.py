@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         if planner.noise is not None:
             sizes = planner.batch_sizes(asked[-1], planner.noise)
             print(show.sizes_to_table(sizes, asked[-1], planner.noise.exact), end="")
-        print(f"worth it: up to {limit}; each further worker adds less than half of the first one")
+        print(show.worth_it(limit))
         print(f"advice: {planner.advice(asked, limit)}")
     if options.picture:
         show.draw(predictions, f"{job.job.name}: {hardware.name}", Path(options.picture))

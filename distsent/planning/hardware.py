@@ -72,6 +72,11 @@ class Hardware:
     price: float | None = None  # per worker and hour
     notes: tuple[str, ...] = ()
 
+    @property
+    def unit(self) -> int:
+        """The fewest workers that share nothing with others: one, or those of a full machine."""
+        return 1 if len(self.speeds) == 1 else self.workers_per_machine
+
     def machines(self, workers: int) -> int:
         return -(-workers // self.workers_per_machine)
 

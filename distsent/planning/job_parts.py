@@ -12,14 +12,13 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.distributed.world import World
 from distsent.job.job import Job
 from distsent.model import classifier
-from distsent.planning.activations import activation_bytes
+from distsent.model.forward import Forward
 from distsent.planning.step_time import Run
 from distsent.planning.work import ModelSize, Work, count_work
 from distsent.runtime.signals import StopSignal
 from distsent.training.build import build_plan, open_model
 from distsent.training.inputs import prepare_store, prepare_tokenizer
-
-EXAMPLES = 4  # of the forward pass whose activations are counted
+from distsent.training.worker_memory import WorkerMemory, worker_memory
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,12 @@ class JobParts:
     layers: int
     run: Run
 
-    def work(self, workers: int, factor: int = 1) -> Work:
-        """Of the job with batches `factor` times as large."""
+    def work(self, workers: int, factor: int = 1, budget: int | None = None) -> Work:
+        """Of the job with batches `factor` times as large, or with another token budget."""
         sampler = self.plan.sampler
         larger = replace(sampler, batch_size=factor * sampler.batch_size)
-        plan = replace(self.plan, sampler=larger, _block={})
+        budget = budget or self.plan.token_budget
+        plan = replace(self.plan, sampler=larger, token_budget=budget, _block={})
         return count_work(plan, self.model, workers)
 
 
@@ -48,10 +48,9 @@ def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
     store = prepare_store(job, tokenizer, world, stop, None)
     _, forward, _ = open_model(job, world, precision, tokenizer, store, device)
     plan = build_plan(job, store, forward, world, device)
-    batch, model = plan.batch(0), forward.model
-    kept = activation_bytes(forward, batch.pack(batch.rows[:EXAMPLES]), precision)
-    size = ModelSize.of(model, classifier.token_embedding(model), kept)
-    config: Any = model.config
+    memory = count_memory(job, plan, forward, precision)
+    size = ModelSize.of(memory, classifier.token_embedding(forward.model))
+    config: Any = forward.model.config
     layers = getattr(config, "num_hidden_layers", None) or config.n_layers
     work = {
         name: plan.flops.forward(tokens.window_lengths(np.arange(len(tokens))))
@@ -60,6 +59,17 @@ def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
     }
     watched = work["validation"] if "validation" in work else work["test"]
     return JobParts(job, plan, size, layers, job_run(job, plan, watched, sum(work.values())))
+
+
+def count_memory(job: Job, plan: BatchPlan, forward: Forward, precision: str) -> WorkerMemory:
+    """Of a worker. Gives the model gradients as a training does. Raises UserError."""
+    embedding = classifier.token_embedding(forward.model)
+    embedding.sparse = embedding.weight.requires_grad
+    for parameter in forward.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    ids = plan.tokens.ids[plan.tokens.window_spans(np.zeros(1, np.int64))[0]]
+    return worker_memory(forward, precision, np.asarray(ids), job.data.max_length)
 
 
 def job_run(job: Job, plan: BatchPlan, watched: float, final: float) -> Run:

@@ -29,7 +29,7 @@ class Planner:
     peak_memory: int | None = None
     noise: NoiseScale | None = None
     about_noise: str = ""
-    _works: dict[tuple[int, int], Work] = field(default_factory=dict)
+    _works: dict[tuple[int, int, int | None], Work] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -50,16 +50,17 @@ class Planner:
         hardware = calibrate.measured_hardware(found, described)
         return cls(parts, hardware, precision, found[-1].peak_memory, *find_noise_scale(job))
 
-    def work(self, workers: int, factor: int = 1) -> Work:
-        """Counted once for each number of workers and factor of the batch size."""
-        key = workers, factor
+    def work(self, workers: int, factor: int = 1, budget: int | None = None) -> Work:
+        """Counted once for each number of workers, factor of the batch size and token budget."""
+        key = workers, factor, budget
         if key not in self._works:
-            self._works[key] = self.parts.work(workers, factor)
+            self._works[key] = self.parts.work(*key)
         return self._works[key]
 
-    def predict(self, workers: int, factor: int = 1) -> Prediction:
-        work, alone = self.work(workers, factor), self.work(1, factor)
-        return predict(work, alone, self.hardware, self.parts.model, self.parts.run)
+    def predict(self, workers: int, factor: int = 1, budget: int | None = None) -> Prediction:
+        counts = workers, 1, self.hardware.unit
+        work, alone, unit = (self.work(count, factor, budget) for count in counts)
+        return predict(work, alone, unit, self.hardware, self.parts.model, self.parts.run)
 
     def larger(self, workers: int, factor: int) -> Prediction | None:
         """With batches `factor` times as large; None if the dataset has none."""
@@ -69,14 +70,29 @@ class Planner:
 
     def limit(self, asked: Sequence[int]) -> int:
         """The number of workers beyond which more is waste."""
-        size = self.parts.job.train.batch_size
+        size, unit = self.parts.job.train.batch_size, self.hardware.unit
         counts = advice.counts_to_try(asked, self.hardware, size)
-        return advice.last_worth_adding([self.predict(count) for count in counts])
+        limit = advice.last_worth_adding([self.predict(count) for count in counts])
+        if limit > unit:
+            return limit
+        # One machine: its workers share its cores, and fewer of them may be as fast.
+        inside = [self.predict(count) for count in {1, unit, *asked} if count <= unit]
+        return min(inside, key=lambda each: (-each.samples_per_second, each.workers)).workers
 
     def advice(self, asked: Sequence[int], limit: int) -> str:
         predictions = [self.predict(count) for count in asked]
-        larger = partial(self.larger, predictions[-1].workers)
-        return advice.advice(predictions, limit, self.hardware, self.parts.job, larger, self.noise)
+        full = max(predictions, key=lambda each: each.memory or 0.0).workers
+        question = advice.Question(
+            self.parts.job,
+            self.hardware,
+            predictions,
+            self.predict(limit),
+            self.parts.run.steps,
+            self.larger,
+            partial(self.predict, full, 1),
+            self.noise,
+        )
+        return advice.advice(question)
 
     def batch_sizes(self, workers: int, noise: NoiseScale) -> list[list[str]]:
         """Rows of a table of batch sizes."""

@@ -51,6 +51,12 @@ def to_json(
     ]
 
 
+def worth_it(limit: int) -> str:
+    """The number of workers beyond which more is waste, as a line."""
+    found = f"up to {limit:,} workers" if limit > 1 else "one worker"
+    return f"worth it: {found}; each further one adds less than half of what the first do"
+
+
 def to_table(predictions: Sequence[Prediction]) -> str:
     """Milliseconds of a step by part, and what follows from them."""
     priced = predictions[0].cost is not None
@@ -59,7 +65,8 @@ def to_table(predictions: Sequence[Prediction]) -> str:
         parts = (f"{1000 * getattr(each.time, part):.1f}" for part in PARTS)
         row = [f"{each.workers:,}", f"{each.machines:,}", f"{1000 * each.time.seconds:.1f}", *parts]
         row += [f"{each.samples_per_second:,.0f}", f"{each.tokens_per_second:,.0f}"]
-        row += [f"{each.efficiency:.0%}", duration(3600 * each.hours), f"{each.memory / 1e9:.2f}"]
+        memory = "-" if each.memory is None else f"{each.memory / 1e9:.2f}"
+        row += [f"{each.efficiency:.0%}", duration(3600 * each.hours), memory]
         rows.append([*row, f"{each.cost:,.2f}"] if each.cost is not None else row)
     return markdown_table([*HEAD, *(["cost"] if priced else [])], rows)
 

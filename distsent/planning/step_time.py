@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from distsent.planning.hardware import Hardware
 from distsent.planning.work import ModelSize, Work
+from distsent.training.worker_memory import SAVED, step_bytes
 
-STATES = 16  # bytes of a trained parameter: weight, gradient, two moments
-SAVED = 12  # of these, what a checkpoint copies before training goes on
 SAVE_RATE = 3e9  # bytes per second of that copy (benchmarks/results/saves.md)
 
 
@@ -45,7 +44,11 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A job on a number of workers. `efficiency` is relative to one worker, 1.0 at best."""
+    """A job on a number of workers.
+
+    `efficiency` is relative to one worker, 1.0 at best. `of_machine`: to a full machine if its
+    workers share cores, so that one worker alone is faster than each of them.
+    """
 
     workers: int
     machines: int
@@ -54,14 +57,10 @@ class Prediction:
     samples_per_second: float
     tokens_per_second: float
     efficiency: float
+    of_machine: float
     hours: float
     cost: float | None
-    states: float  # bytes of a worker: weights, gradients, moments
-    activations: float  # bytes that its largest micro-batch keeps for backward
-
-    @property
-    def memory(self) -> float:
-        return self.states + self.activations
+    memory: float | None  # bytes of the worker that needs most; None: not known
 
 
 def step_time(work: Work, hardware: Hardware, backward: float = 2 / 3) -> StepTime:
@@ -78,11 +77,13 @@ def step_time(work: Work, hardware: Hardware, backward: float = 2 / 3) -> StepTi
     return StepTime(compute, exchange, speed.update, work.planning)
 
 
-def predict(work: Work, alone: Work, hardware: Hardware, model: ModelSize, run: Run) -> Prediction:
-    """`alone`: the work of one worker, to which the efficiency is relative."""
+def predict(
+    work: Work, alone: Work, unit: Work, hardware: Hardware, model: ModelSize, run: Run
+) -> Prediction:
+    """`alone`, `unit`: the work of one worker, and that of a unit of the hardware."""
     workers, speed = work.workers, hardware.speed(work.workers)
     time = step_time(work, hardware, run.backward)
-    one = step_time(alone, hardware, run.backward).seconds
+    one, machine = (step_time(each, hardware, run.backward).seconds for each in (alone, unit))
     evaluated = run.evaluations * run.watched_flops + run.final_flops
     stepping = run.steps * time.seconds + evaluated * speed.flop / workers
     saves = run.evaluations + stepping / run.save_every
@@ -95,8 +96,16 @@ def predict(work: Work, alone: Work, hardware: Hardware, model: ModelSize, run: 
         samples_per_second=work.examples / time.seconds,
         tokens_per_second=work.tokens / time.seconds,
         efficiency=one / (workers * time.seconds),
+        of_machine=unit.workers * machine / (workers * time.seconds),
         hours=hours,
         cost=None if hardware.price is None else hardware.price * workers * hours,
-        states=STATES * model.trained + 4 * model.frozen,
-        activations=model.activation_bytes * work.most_tokens,
+        memory=memory_of(work, hardware, model),
     )
+
+
+def memory_of(work: Work, hardware: Hardware, model: ModelSize) -> float | None:
+    """Bytes of the main worker, which also writes checkpoints; None if they are not known."""
+    if work.alive is None:
+        return None
+    memory, gpu = model.memory, hardware.gpu
+    return memory.held(gpu) + step_bytes(work.alive, gpu) + memory.saving(gpu)

@@ -16,27 +16,28 @@ from distsent.batching.balance import cost, micro_batches
 from distsent.batching.batch_plan import BLOCK, BatchPlan
 from distsent.training.flat_parameters import CONTROL_SLOTS
 from distsent.training.reducer import BUCKET
+from distsent.training.worker_memory import WorkerMemory
 
 MOST_EXAMPLES = 100_000  # of a sample: a step of a huge batch says enough
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameters, and the bytes that a forward pass keeps for backward."""
+    """Trained parameters, and the memory of a worker that trains them."""
 
-    trained: int
-    frozen: int
+    memory: WorkerMemory
     embedding: int  # trained parameters of the token embedding, which travel by rows
     width: int  # of a row of it
-    activation_bytes: float  # per token of a micro-batch
+
+    @property
+    def trained(self) -> int:
+        return self.memory.trained
 
     @classmethod
-    def of(cls, model: nn.Module, embedding: nn.Embedding, activation_bytes: float) -> ModelSize:
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        frozen = sum(p.numel() for p in model.parameters()) - trained
-        rows = embedding.weight if embedding.weight.requires_grad else None
-        size = 0 if rows is None else rows.numel()
-        return cls(trained, frozen, size, embedding.weight.shape[1], activation_bytes)
+    def of(cls, memory: WorkerMemory, embedding: nn.Embedding) -> ModelSize:
+        weight = embedding.weight
+        size = weight.numel() if weight.requires_grad else 0
+        return cls(memory, size, weight.shape[1])
 
     def messages(self, touched_rows: float) -> tuple[float, ...]:
         """Bytes of each all-reduce of a step, as GradientReducer sends them: the rows are last."""
@@ -61,7 +62,7 @@ class Work:
     tokens: float  # of a global batch, mean
     messages: tuple[float, ...]  # bytes of each all-reduce
     late: int  # so many of them, the last ones, cannot leave during backward
-    most_tokens: int  # of a micro-batch
+    alive: float | None  # bytes of tensors for the micro-batch that takes most, if known
     planning: float  # seconds in which each worker plans a batch, mean
 
     @property
@@ -76,39 +77,52 @@ class Work:
 
 def count_work(plan: BatchPlan, model: ModelSize, workers: int) -> Work:
     """Count a sample of steps from the first epoch of `plan`."""
-    plan, sampler = plan.for_worker(0, workers), plan.sampler
+    plan, sampler, known = plan.for_worker(0, workers), plan.sampler, model.memory.activations
     steps = max(4, min(BLOCK, MOST_EXAMPLES // sampler.batch_size))
     steps = min(steps, sampler.steps_per_epoch)
     micro_SR, flops_SR = np.zeros((steps, workers)), np.zeros((steps, workers))
-    examples, tokens, touched, most = 0, 0, 0, 0
+    examples, tokens, touched, alive = 0, 0, 0, 0.0
     started, counting = time.thread_time(), 0.0
     for step in range(steps):
         batch = plan.batch(step)
         began = time.thread_time()
         rows, lengths, owner = plan.assigned(step)
-        micro_SR[step], flops_SR[step], longest = count_shares(plan, rows, lengths, owner)
+        micro_SR[step], flops_SR[step], *sums = count_shares(plan, rows, lengths, owner)
         examples, tokens = examples + len(rows), tokens + int(lengths.sum())
-        touched, most = touched + len(batch.token_ids), max(most, longest)
+        touched += len(batch.token_ids)
+        alive = max(alive, known.most(*sums)) if known else 0.0
         counting += time.thread_time() - began
     planning = (time.thread_time() - started - counting) / steps
     messages = model.messages(touched / steps)
     means = examples / steps, tokens / steps
+    most = alive if known else None
     return Work(micro_SR, flops_SR, *means, messages, model.late, most, planning)
 
 
 def count_shares(
     plan: BatchPlan, rows: np.ndarray, lengths: np.ndarray, owner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Micro-batches and operations of each worker's share, and tokens of the largest one."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Micro-batches and operations of each worker's share; tokens and pairs of each micro-batch."""
     counter, windows = plan.flops, plan.tokens.window_lengths(rows)
     costs = cost(windows, counter.per_token, counter.per_pair) + counter.per_example
     weights = counter.passes * plan.tokens.sum_windows(costs, rows)
     flops = np.bincount(owner, weights=weights, minlength=plan.size)
+    number_n, worker_G = number_micro_batches(plan, lengths, owner)
+    pairs = plan.tokens.sum_windows(np.square(windows, dtype=np.float64), rows)
+    tokens_G, pairs_G = (np.bincount(number_n, x, len(worker_G)) for x in (lengths, pairs))
+    micro = np.bincount(worker_G[tokens_G > 0], minlength=plan.size).astype(np.float64)
+    return micro, flops, tokens_G, pairs_G
+
+
+def number_micro_batches(
+    plan: BatchPlan, lengths: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each row's micro-batch, and the worker of each of G numbers."""
     tokens = np.bincount(owner, weights=lengths, minlength=plan.size)
-    micro, within = (tokens > 0).astype(np.float64), tokens[tokens <= plan.token_budget]
-    most = int(within.max(initial=0))
+    number_n, worker_G = owner.copy(), [*range(plan.size)]
     for rank in np.flatnonzero(tokens > plan.token_budget):
-        own = lengths[owner == rank]
-        groups = micro_batches(own, plan.token_budget)
-        micro[rank], most = len(groups), max(most, *(int(own[group].sum()) for group in groups))
-    return micro, flops, most
+        own = np.flatnonzero(owner == rank)
+        for group in micro_batches(lengths[own], plan.token_budget)[1:]:
+            number_n[own[group]] = len(worker_G)
+            worker_G.append(rank)
+    return number_n, np.array(worker_G)

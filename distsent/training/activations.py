@@ -71,8 +71,12 @@ class Activations:
     def bytes(self, lengths: Sequence[int] | np.ndarray) -> float:
         """The most bytes for a micro-batch of examples with these lengths, padding included."""
         n = np.asarray(lengths, dtype=np.float64)
-        pairs = self.per_pair_M * np.square(n).sum()
-        return float((self.fixed_M + self.per_token_M * n.sum() + pairs).max())
+        return self.most(n.sum(keepdims=True), np.square(n).sum(keepdims=True))
+
+    def most(self, tokens_G: np.ndarray, pairs_G: np.ndarray) -> float:
+        """The most bytes for any of G micro-batches: the sums of lengths, and of their squares."""
+        moments_MG = np.outer(self.per_token_M, tokens_G) + np.outer(self.per_pair_M, pairs_G)
+        return float((self.fixed_M[:, None] + moments_MG).max(initial=0.0))
 
 
 def count_activations(
@@ -104,7 +108,17 @@ def count_activations(
     per_pair = (longer - more) / (4 * tokens**2)
     per_token = (more - first - per_pair * 2 * tokens**2) / (2 * tokens)
     fixed = first - per_token * 2 * tokens - per_pair * 2 * tokens**2
-    return Activations(fixed, per_token, per_pair)
+    return Activations(*_largest(np.array([fixed, per_token, per_pair])))
+
+
+def _largest(found_3M: np.ndarray) -> np.ndarray:
+    """Without the moments that are smaller than another one in every batch: a few of thousands."""
+    order = np.argsort(-found_3M.sum(axis=0), kind="stable")
+    kept_3K = found_3M[:, :0]
+    for column in found_3M.T[order]:
+        if not (kept_3K >= column[:, None]).all(axis=0).any():
+            kept_3K = np.column_stack([kept_3K, column])
+    return kept_3K
 
 
 def _batch(ids: np.ndarray, examples: int, tokens: int, device: torch.device) -> PackedBatch:

@@ -16,14 +16,11 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.distributed.world import World
 from distsent.job.job import Job
 from distsent.runtime.cgroup import memory_left
-from distsent.training.activations import Activations, count_activations
-from distsent.training.flat_parameters import FlatParameters
+from distsent.training.activations import Activations
 from distsent.training.train_step import TrainStep
+from distsent.training.worker_memory import WorkerMemory, step_bytes, worker_memory
 
 STEPS = 8  # whose micro-batches are looked at
-# Of an allocator that rounds up and cannot fill every gap, and of libraries' own buffers
-GAPS, BUFFERS = 1.1, 1e8
-SAVED = 12  # bytes of a trained parameter that a checkpoint copies: weight, two moments
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     All workers call this, after all that lives as long as the run has been built.
     """
     ids = np.asarray(plan.tokens.ids[plan.tokens.window_spans(np.zeros(1, np.int64))[0]])
-    counted = count_activations(step.forward, precision, ids, job.data.max_length)
+    counted = worker_memory(step.forward, precision, ids, job.data.max_length)
     step.flat.grads.zero_()
-    own = _own(job, world, plan, step.flat, counted) if counted else None
+    own = _own(job, world, plan, counted)
     found: Any = world.allgather_object(own, "run.memory")
     if own is None or not all(found):
         return None
@@ -93,16 +90,16 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     return expected.line(job)
 
 
-def _own(
-    job: Job, world: World, plan: BatchPlan, flat: FlatParameters, counted: Activations
-) -> dict[str, Any]:
+def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[str, Any] | None:
     """What this worker knows: bytes before, of a step and of checkpoints; where; what is free."""
+    if memory.activations is None:
+        return None
     budgets = [job.train.token_budget]
     while budgets[-1] // 2 >= job.data.max_length:
         budgets.append(budgets[-1] // 2)
-    largest = [_largest(plan, budget, counted) for budget in budgets]
-    before, free, where = memory_of(flat.values.device)
-    saving = float(SAVED * flat.size) if world.is_main and flat.values.device.type == "cpu" else 0.0
+    largest = [largest_step(plan, budget, memory.activations) for budget in budgets]
+    before, free, where = memory_of(plan.device)
+    saving = memory.saving(plan.device.type == "cuda") if world.is_main else 0.0
     return {
         "bytes": [before, largest[0][0], saving],
         "tokens": largest[0][1],
@@ -112,7 +109,7 @@ def _own(
     }
 
 
-def _largest(plan: BatchPlan, budget: int, counted: Activations) -> tuple[float, int]:
+def largest_step(plan: BatchPlan, budget: int, counted: Activations) -> tuple[float, int]:
     """Bytes of this worker's micro-batch that takes most, of the first steps, and its tokens."""
     best = 0.0, 0
     for step in range(min(STEPS, plan.sampler.steps_per_epoch)):
@@ -120,7 +117,7 @@ def _largest(plan: BatchPlan, budget: int, counted: Activations) -> tuple[float,
         own, own_lengths = rows[owner == plan.rank], lengths[owner == plan.rank]
         for group in micro_batches(own_lengths, budget):
             windows = plan.tokens.window_lengths(own[group])
-            most = GAPS * counted.bytes(windows) + BUFFERS
+            most = step_bytes(counted.bytes(windows), plan.device.type == "cuda")
             best = max(best, (most, int(windows.sum())))
     return best
 

@@ -1,0 +1,73 @@
+"""The memory of a worker: one model, for the line before training and for `distsent.plan`.
+
+    held before the first step: libraries, weights, gradients, moments
+  + a step: what forward and backward of the largest micro-batch have alive at most
+  + a checkpoint: a copy of weights and moments, while it is written
+
+A training looks what it holds (training/memory.py); a plan calculates it, for machines that are not
+there. `python -m benchmarks memory` compares both with what processes take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from distsent.model.forward import Forward
+from distsent.training.activations import Activations, count_activations
+
+STATES = 16  # bytes of a trained parameter: weight, gradient, two moments of Adam
+SAVED = 12  # of these, what a checkpoint copies: weight, two moments
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Bytes that are in no tensor: of `libraries`; of a step, beside `gaps` times its tensors."""
+
+    libraries: float
+    gaps: float
+    buffers: float
+
+
+# Between tensors of ever new sizes, malloc leaves more gaps than CUDA's allocator.
+CPU = Overhead(libraries=6.5e8, gaps=1.6, buffers=1.5e8)
+GPU = Overhead(libraries=5e8, gaps=1.1, buffers=1e8)
+
+
+@dataclass(frozen=True)
+class WorkerMemory:
+    """`trained`: number of trained parameters. `frozen`: bytes of all else that a model holds."""
+
+    trained: int
+    frozen: float
+    activations: Activations | None  # None: they could not be counted
+
+    def held(self, gpu: bool) -> float:
+        """Bytes before the first step."""
+        return (GPU if gpu else CPU).libraries + STATES * self.trained + self.frozen
+
+    def saving(self, gpu: bool) -> float:
+        """Bytes of a checkpoint on the main worker. That of a GPU is in the memory of the CPU."""
+        return 0.0 if gpu else float(SAVED * self.trained)
+
+
+def step_bytes(alive: float, gpu: bool) -> float:
+    """Bytes of a step whose tensors take so many at most."""
+    overhead = GPU if gpu else CPU
+    return overhead.gaps * alive + overhead.buffers
+
+
+def worker_memory(forward: Forward, precision: str, ids: np.ndarray, longest: int) -> WorkerMemory:
+    """Runs a few tiny batches: see `count_activations`."""
+    counted = count_activations(forward, precision, ids, longest)
+    trained = sum(p.numel() for p in forward.model.parameters() if p.requires_grad)
+    return WorkerMemory(trained, frozen_bytes(forward.model), counted)
+
+
+def frozen_bytes(model: nn.Module) -> float:
+    """Of weights that are not trained, in the precision that they are kept in, and of buffers."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    storages = [tensor.untyped_storage() for tensor in (*frozen, *model.buffers())]
+    return float(sum({each.data_ptr(): each.nbytes() for each in storages}.values()))
