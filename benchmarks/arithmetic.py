@@ -1,20 +1,20 @@
 """Arithmetic of training steps: matmul FLOPs executed, relative to what the examples need.
 
 Needed: the same model on each example alone, where no padding is possible. Useful: the arithmetic
-that reaches the head from real tokens, by formula (distsent/batching/flops.py).
+that reaches the head from real tokens, by formula (distsent/model/flops.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.comparison import about
 from benchmarks.share import WorkerShare, worker_share
 from benchmarks.workload import Workload
 from distsent.batching.flops import FlopCounter
 from distsent.batching.packing import PackedBatch, pack
+from distsent.model.flops import counting
 from distsent.model.forward import Forward
 
 STEPS = 3
@@ -23,7 +23,7 @@ FORMULA_STEPS = 100
 
 def executed(forward: Forward, s: PackedBatch) -> int:
     """Floating-point operations of the matrix products of one forward and backward pass."""
-    counter = FlopCounterMode(display=False)
+    counter = counting()
     with counter:
         forward(s).sum().backward()
     return counter.get_total_flops()

@@ -64,7 +64,7 @@ def worker(file: str) -> None:
     tokenizer = prepare_tokenizer(job)
     store = prepare_store(job, tokenizer, world, stop, None)
     _, forward, precision = open_model(job, world, job.train.precision, tokenizer, store, cpu)
-    plan = build_plan(job, store, forward, world, cpu)
+    plan = build_plan(job, store, forward, world, cpu, precision)
     step = build_step(job, store, forward, world, cpu, precision, measure.steps)
     forward.model.train()
     if measure.waits is None:

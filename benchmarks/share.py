@@ -11,7 +11,6 @@ import torch
 
 from benchmarks import materials
 from benchmarks.workload import Workload
-from distsent.batching import flops
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.packing import PackedBatch
 from distsent.batching.sampler import BatchSampler
@@ -19,7 +18,7 @@ from distsent.data.tokens.store import Tokens, open_token_store
 from distsent.distributed.world import World
 from distsent.job import load_job
 from distsent.job.schema import ModelSection
-from distsent.model import classifier
+from distsent.model import classifier, flops
 from distsent.model.forward import choose_forward
 from distsent.model.packed_forward import PackedForward
 from distsent.model.tokenizer import load_tokenizer
@@ -52,10 +51,10 @@ def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
         section = ModelSection(name=encoder, dropout=work.dropout)
         model = classifier.build_classifier(section, tokenizer, store.label_names, work.seed).model
         tokens = store.splits["train"]
-        counter = flops.count_flops(model.config)
         forward, _ = choose_forward(model, tokenizer, "always")
         assert isinstance(forward, PackedForward)
         model.train()
+        counter = flops.measure_flops(forward)
         sampler = BatchSampler(len(tokens), work.batch_size, work.seed)
         budget, cpu = job.train.token_budget, torch.device("cpu")
         plan = BatchPlan(tokens, sampler, counter, rank, work.workers, budget, cpu)

@@ -1,7 +1,7 @@
-"""Floating-point operations of an encoder on real tokens: the useful ones, without padding.
+"""Floating-point operations of a model on real tokens: the useful ones, without padding.
 
-In the last layer only the input of the head is useful: keys and values of all tokens, everything
-else for the first token of each example.
+In the last layer of an encoder that runs packed only the input of the head is useful: keys and
+values of all tokens, everything else for the first token of each example.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,16 @@ class FlopCounter:
     per_pair: float
     per_example: float = 0.0
     passes: float = 3.0  # forward and backward, in forward passes; 2 for a frozen encoder
+    near: float = 0.0  # share of per_pair in layers whose tokens attend to a window only
+    window: int = 0  # tokens of that window
 
     def forward(self, lengths: np.ndarray) -> float:
         """Operations of one forward pass over examples of `lengths` tokens."""
         lengths = np.asarray(lengths, dtype=np.float64)
         tokens, pairs, examples = lengths.sum(), (lengths * lengths).sum(), len(lengths)
+        if self.near:
+            far = (lengths * np.maximum(lengths - self.window, 0)).sum()
+            pairs -= self.near * far
         total = self.per_token * tokens + self.per_pair * pairs + self.per_example * examples
         return float(total)
 
@@ -32,7 +37,10 @@ class FlopCounter:
 
 
 def count_flops(config: Any, frozen: bool = False) -> FlopCounter:
-    """Read the counts from an encoder's configuration. `frozen`: only adapters are trained."""
+    """The counts of BERT's layers in the sizes of a configuration, without the head.
+
+    `frozen`: only adapters are trained.
+    """
     # The architectures name their sizes differently.
     width = getattr(config, "hidden_size", None) or config.dim
     layers = getattr(config, "num_hidden_layers", None) or config.n_layers

@@ -47,7 +47,7 @@ def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
     tokenizer = prepare_tokenizer(job)
     store = prepare_store(job, tokenizer, world, stop, None)
     _, forward, _ = open_model(job, world, precision, tokenizer, store, device)
-    plan = build_plan(job, store, forward, world, device)
+    plan = build_plan(job, store, forward, world, device, precision)
     memory = count_memory(job, plan, forward, precision)
     size = ModelSize.of(memory, classifier.token_embedding(forward.model))
     config: Any = forward.model.config

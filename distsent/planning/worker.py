@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     store = prepare_store(job, tokenizer, world, stop, None)
     _, forward, precision = open_model(job, world, job.train.precision, tokenizer, store, device)
     alone = World()  # a world of one process exchanges nothing
-    plan = build_plan(job, store, forward, alone, device)
+    plan = build_plan(job, store, forward, alone, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
     step = build_step(job, store, forward, alone, device, precision, total)
     reset_peak_memory()

@@ -1,12 +1,13 @@
 """The parts of a training that know nothing of its run folder: model, batch plan, training step."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 
 from distsent.batching.batch_plan import BatchPlan
-from distsent.batching.flops import count_flops
+from distsent.batching.flops import FlopCounter
 from distsent.batching.sampler import BatchSampler
 from distsent.data.tokens.long_texts import WINDOWS
 from distsent.data.tokens.store import TokenStore
@@ -15,6 +16,7 @@ from distsent.distributed.world import World
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.job.job import Job
 from distsent.model import classifier
+from distsent.model.flops import measure_flops
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
@@ -77,12 +79,18 @@ def choose_operators(world: World, device: torch.device) -> str | None:
 
 
 def build_plan(
-    job: Job, store: TokenStore, forward: Forward, world: World, device: torch.device
+    job: Job,
+    store: TokenStore,
+    forward: Forward,
+    world: World,
+    device: torch.device,
+    precision: str,
 ) -> BatchPlan:
     """All batches of the job, as this worker sees them."""
     tokens = store.splits["train"]
     sampler = BatchSampler(len(tokens), job.train.batch_size, job.seeds[0])
-    flops = count_flops(forward.model.config, frozen=job.adapter.kind != "none")
+    count = partial(measure_flops, forward, precision, frozen=job.adapter.kind != "none")
+    flops = FlopCounter(**world.on_main(lambda: asdict(count()), "run.flops"))
     added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
     rank, size, budget = world.rank, world.size, job.train.token_budget
     return BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)

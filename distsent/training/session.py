@@ -202,7 +202,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     content = partial(claim.record_content, store, described, precision, library.used())
     changed = world.on_main(content, "run.content")
 
-    plan = build_plan(job, store, forward, world, device)
+    plan = build_plan(job, store, forward, world, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
     step = build_step(job, store, forward, world, device, precision, total)
     memory = expect(job, world, plan, step, precision)

@@ -41,7 +41,7 @@ def examples(
     tokenizer = prepare_tokenizer(job)
     store = prepare_store(job, tokenizer, world, NoSignals(), None)
     _, forward, _ = open_model(job, world, "float32", tokenizer, store, cpu)
-    plan = build_plan(job, store, forward, world, cpu)
+    plan = build_plan(job, store, forward, world, cpu, "float32")
     step = build_step(job, store, forward, world, cpu, "float32", 9)
     token_embedding(forward.model.train()).sparse = False
     parameters, found = [p for _, p in step.flat.named], []

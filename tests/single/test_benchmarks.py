@@ -19,6 +19,7 @@ from benchmarks.table import format_table
 from benchmarks.workload import Workload, override
 from distsent.batching.flops import count_flops
 from distsent.batching.packing import pack
+from distsent.model.flops import measure_flops
 from distsent.model.packed_forward import PackedForward
 from tests import fixtures, systems, tiny_models
 
@@ -185,11 +186,10 @@ def test_counted_arithmetic_equals_the_formula() -> None:
     for even in (False, True):
         s = pack([np.full(L, 7) for L in lengths], np.zeros(3), round_shapes=even)
         assert arithmetic.needed(packed, s) == least
+    assert measure_flops(packed).training(np.array(lengths)) == least
+    assert measure_flops(packed, frozen=True).training(np.array(lengths)) == least * 2 / 3
     heads = 3 * (2 * 32 * 32 + 2 * 32 * 3)
-    config = packed.model.config
-    assert count_flops(config).training(np.array(lengths)) == least - 3 * heads
-    frozen = count_flops(config, frozen=True)
-    assert frozen.training(np.array(lengths)) == (least - 3 * heads) * 2 / 3
+    assert count_flops(packed.model.config).training(np.array(lengths)) == least - 3 * heads
     # Rounded up, and so are 22 tokens to 24.
     assert [(g.rows, g.longest) for g in s.groups] == [(2, 8), (1, 16)]
     assert arithmetic.executed(packed, s) == 3 * forward(24, 3, 2 * 8 * 8 + 16 * 16, 2 * 8 + 16)
