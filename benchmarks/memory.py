@@ -64,7 +64,7 @@ def main(words: list[str]) -> None:
     tokenizer = prepare_tokenizer(job)
     store = prepare_store(job, tokenizer, world, StopSignal(0.0), None)
     _, forward, precision = open_model(job, world, job.train.precision, tokenizer, store, cpu)
-    plan = build_plan(job, store, forward, world, cpu)
+    plan = build_plan(job, store, forward, world, cpu, precision)
     step = build_step(job, store, forward, world, cpu, precision, STEPS)
     memory = worker_memory(forward, precision, plan.tokens.ids[:64], job.data.max_length)
     assert memory.activations is not None
