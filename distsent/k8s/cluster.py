@@ -32,11 +32,16 @@ def kubectl(*words: str, text: str = "", timeout: int = 60) -> subprocess.Comple
         raise UserError(f"kubectl {words[0]}: no answer in {timeout} s", code=FAILED) from None
 
 
-def check_connection() -> None:
-    """Raise UserError without a cluster that answers."""
-    done = kubectl("get", "--raw", "/version", "--request-timeout=20s")
+def answer(what: str, *words: str) -> str:
+    """What kubectl prints. Raises UserError, with `what` first, if it fails."""
+    done = kubectl(*words)
     if done.returncode:
-        raise UserError(f"no cluster to ask: {last_line(done.stderr)}", code=FAILED)
+        raise UserError(f"{what}: {last_line(done.stderr)}", code=FAILED)
+    return done.stdout
+
+
+def check_connection() -> None:
+    answer("no cluster to ask", "get", "--raw", "/version", "--request-timeout=20s")
 
 
 def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:

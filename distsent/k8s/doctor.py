@@ -11,12 +11,12 @@ from typing import Any
 
 from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
 from distsent.k8s.documents import fill, read_table
-from distsent.k8s.jobs import DELETE_EVICTED, WITH_PODS, Bundle
+from distsent.k8s.jobs import DELETE_EVICTED, QUEUE, WITH_PODS, Bundle
 from distsent.k8s.lint import read_manifests
 from distsent.runtime.slurm_probe import Check
 
 OK, FAIL = "ok", "fail"
-QUEUE, CLAIM = "kueue.x-k8s.io/queue-name", "PersistentVolumeClaim"
+CLAIM = "PersistentVolumeClaim"
 
 
 def check_cluster(folder: Path) -> Iterator[Check]:

@@ -55,6 +55,13 @@ class Node:
         """The value at the end of a path in one text, with blanks between its keys."""
         return self.at(*(int(key) if key.isdigit() else key for key in path.split()))
 
+    def named(self, *keys: str) -> Iterator[Node]:
+        """All values below with one of these keys."""
+        for key, item in self.items.items():
+            if key in keys:
+                yield item
+            yield from item.named(*keys)
+
     @property
     def mapping(self) -> dict[Any, Any]:
         return self.value if isinstance(self.value, dict) else {}

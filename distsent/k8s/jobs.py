@@ -15,6 +15,7 @@ TEMPLATE = ("template", "spec", "template")  # the pods' in one of these
 TEMPLATES = ("Deployment", "StatefulSet", "Job")  # kinds with a pod template at spec.template
 WITH_PODS = ("MPIJob", "TrainingRuntime")  # kinds from which operators make pods
 DELETE_EVICTED = "--delete-evicted"  # the launcher's option that needs a token
+QUEUE = "kueue.x-k8s.io/queue-name"
 GPU = re.compile(r"nvidia\.com/(gpu|mig-.+)|amd\.com/gpu")
 
 

@@ -1,4 +1,4 @@
-"""Rules about all manifests: what the cluster demands, and what must exist."""
+"""All rules, and those about fields, pods and names."""
 
 import json
 from collections.abc import Iterator
@@ -9,17 +9,16 @@ from jsonschema import Draft202012Validator
 
 from distsent.k8s.documents import Node, Problem, read_table
 from distsent.k8s.job_rules import job_problems
-from distsent.k8s.jobs import DELETE_EVICTED, JOBS, Bundle, Pod, pods_of
+from distsent.k8s.jobs import JOBS, Bundle
 from distsent.k8s.operator_rules import operator_problems
+from distsent.k8s.reference_rules import reference_problems
 from distsent.k8s.schema import quantity
+from distsent.k8s.selector_rules import selector_problems
 
 PROBES, HANDLERS = ("readinessProbe", "livenessProbe", "startupProbe"), ("tcpSocket", "httpGet")
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "StorageClass"}
 CLUSTER_WIDE |= {"ClusterRole", "ClusterRoleBinding", "PersistentVolume"}
-CLAIM, CONFIG_MAP = "PersistentVolumeClaim", "ConfigMap"
-SOURCES = (("persistentVolumeClaim", "claimName", CLAIM), ("configMap", "name", CONFIG_MAP))
 FIELD_RULES = read_table("field_rules.yaml")
-KINDS = ("MPIJob", "TrainJob", "TrainingRuntime")  # those with field rules of their own
 MOST_BYTES = 262144
 NAMED = ("container", "volume", "port", "replicated job")
 
@@ -27,7 +26,7 @@ NAMED = ("container", "volume", "port", "replicated job")
 def field_problems(bundle: Bundle) -> Iterator[Problem]:
     """What breaks the rules of field_rules.yaml."""
     roles = [job.roles[role] for job in bundle.mpijobs for role in job.roles.mapping]
-    objects = {kind: [m for m in bundle.manifests if m.kind == kind] for kind in KINDS}
+    objects = {kind: [m for m in bundle.manifests if m.kind == kind] for kind in FIELD_RULES}
     objects |= {"role": roles, "replicated job": []}
     for runtime in objects["TrainingRuntime"]:
         objects["replicated job"] += runtime.at(*JOBS)
@@ -115,74 +114,5 @@ def names(bundle: Bundle) -> Iterator[Problem]:
             yield "twice", manifest.at("metadata", "name"), f"is in {first.place} already"
 
 
-def volume_sources(bundle: Bundle) -> Iterator[Problem]:
-    for pod in bundle.pods:
-        for volume, (field, key, kind) in product(pod.spec["volumes"], SOURCES):
-            name, optional = volume.at(field, key).text, volume.at(field, "optional")
-            found = bundle.find(kind, pod.namespace, name)
-            # A pod that names a missing claim or ConfigMap stays in ContainerCreating for ever.
-            if name and not found and not optional:
-                yield "exists", volume, f"no manifest creates the {kind} {name}"
-            # Pods of several nodes mount it: with another access mode only the first node can.
-            modes = found.at("spec", "accessModes") if found else volume
-            is_shared = kind == CLAIM and pod.spec.root.kind in KINDS
-            if found and is_shared and "ReadWriteMany" not in modes.text:
-                yield "shared", volume, f"the claim {name} must be ReadWriteMany ({modes.place})"
-
-
-def grants(bundle: Bundle) -> Iterator[Problem]:
-    for manifest in bundle.manifests:
-        role = manifest["roleRef"]
-        if role["kind"].text == "Role" and not bundle.find(
-            "Role", manifest.namespace, role["name"].text
-        ):
-            yield "exists", role, f"no manifest creates the Role {role['name'].text}"
-    for pod in bundle.pods:
-        account, deletes = pod.spec["serviceAccountName"], DELETE_EVICTED in pod.command
-        if deletes and not bundle.find("ServiceAccount", pod.namespace, account.text):
-            name = account.text or "(serviceAccountName is missing)"
-            yield "exists", account, f"no manifest creates the ServiceAccount {name}"
-
-
-def selectors(bundle: Bundle) -> Iterator[Problem]:
-    pods = [pod for manifest in bundle.known for pod in pods_of(manifest)]
-    for manifest in bundle.manifests:
-        node = manifest.at("spec", "selector")
-        # The API server refuses a Deployment that does not select its own pods.
-        if manifest.kind == "Deployment" and not selects(node, pods_of(manifest)[0]):
-            yield "selector", node, "does not select its own pods"
-        if manifest.kind != "Service":
-            continue
-        near = [pod for pod in pods if pod.namespace == manifest.namespace]
-        chosen = [pod for pod in near if node.mapping.items() <= pod.labels.items()]
-        if node and not chosen:
-            yield "selector", node, "selects no pod"
-        ports = [port for pod in chosen for each in pod.containers for port in each["ports"]]
-        known = [port[key].value for port in ports for key in ("name", "containerPort")]
-        for port in manifest.at("spec", "ports"):
-            target = port["targetPort"].value or port["port"].value
-            if chosen and target not in known:
-                yield "selector", port, f"its pods have no port {target}"
-    # Without a policy every pod of the cluster can connect to sshd, Horovod and TensorBoard.
-    policies = [manifest for manifest in bundle.known if manifest.kind == "NetworkPolicy"]
-    for pod in bundle.pods:
-        some = [policy for policy in policies if policy.namespace == pod.namespace]
-        if not any(selects(policy.at("spec", "podSelector"), pod) for policy in some):
-            yield "network", pod.spec, "no NetworkPolicy says which pods may connect to it"
-
-
-def selects(selector: Node, pod: Pod) -> bool:
-    """Whether a label selector matches."""
-    matches = [selector["matchLabels"].mapping.items() <= pod.labels.items()]
-    for expression in selector["matchExpressions"]:
-        known = expression["key"].text in pod.labels
-        among = pod.labels.get(expression["key"].text) in (expression["values"].value or ())
-        results = {"Exists": known, "DoesNotExist": not known, "In": among, "NotIn": not among}
-        matches.append(results.get(expression["operator"].text, False))
-    return all(matches)
-
-
-RULES = (
-    *(field_problems, pod_problems, job_problems, operator_problems),
-    *(names, volume_sources, grants, selectors),
-)
+RULES = [field_problems, pod_problems, job_problems, operator_problems, names]
+RULES += [reference_problems, selector_problems]

@@ -6,7 +6,6 @@ custom_kinds.yaml or from a CustomResourceDefinition that the user names.
 
 import json
 import re
-import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError, val
 from kubernetes_validate.utils import latest_version, schema_contents
 
 from distsent.errors import UserError
+from distsent.k8s.cluster import answer
 from distsent.k8s.documents import Finding, Node, read_table
 
 Schema = dict[str, Any]
@@ -28,8 +28,8 @@ Kinds = dict[str, Schema]  # by apiVersion and kind: "v1 Pod"
 Errors = Iterator[ValidationError]
 
 PACKAGE = "io.k8s.apimachinery.pkg"
-QUANTITY = r"^(\d+(?:\.\d+)?|\.\d+)(m|k|[MGTPE]i?|Ki|[eE]-?\d+)?$"
-UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{unit: 1e3**i for i, unit in enumerate("MGTPE", 2)}}
+QUANTITY = r"^\+?(\d+\.?\d*|\.\d+)([numk]|[MGTPE]i?|Ki|[eE][+-]?\d+)?$"
+UNITS = {unit: 1e3**i for i, unit in enumerate(["n", "u", "m", "", *"kMGTPE"], -3)}
 UNITS |= {f"{unit}i": 1024.0**i for i, unit in enumerate("KMGTPE", 1)}
 WORDS = {
     "string": "text (put it in quotes)", "integer": "a whole number", "boolean": "true or false",
@@ -46,7 +46,7 @@ UNIQUE = "x-kubernetes-list-map-keys"
 INCREASING = "x-increasing"  # numbers of a list, or of these fields
 ALLOWED[INCREASING] = "in increasing order, each once"
 TRAINER = [f"{kind}.trainer.kubeflow.org" for kind in ("trainjobs", "trainingruntimes")]
-FROM_CLUSTER = ["kubectl", "get", "crd", "mpijobs.kubeflow.org", *TRAINER]
+FROM_CLUSTER = ["get", "crd", "mpijobs.kubeflow.org", *TRAINER]
 FROM_CLUSTER += ["--ignore-not-found", "-o", "json"]
 
 
@@ -114,7 +114,7 @@ def read_definitions(source: str) -> Kinds:
     found: Kinds = {}
     try:
         if source == "cluster":
-            text = subprocess.run(FROM_CLUSTER, capture_output=True, text=True, check=True).stdout
+            text = answer(f"--crd {source}", *FROM_CLUSTER)
         else:
             text = Path(source).read_text(encoding="utf-8")
         for document in yaml.safe_load_all(text):
@@ -125,9 +125,8 @@ def read_definitions(source: str) -> Kinds:
                     found[f"{group}/{version['name']} {kind}"] = schema
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
         raise UserError(f"--crd {source}: not a CustomResourceDefinition") from None
-    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", "").strip() or error
-        raise UserError(f"--crd {source}: {reason}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--crd {source}: {error}") from None
     if not found:
         raise UserError(f"--crd {source}: no CustomResourceDefinition; is the operator installed?")
     return found
@@ -160,7 +159,7 @@ def find_twins(_: Any, keys: list[str], items: Any, schema: Schema) -> Errors:
     seen = set()
     for index, item in enumerate(items if isinstance(items, list) else ()):
         defaults = {"protocol": "TCP"} | item if isinstance(item, dict) else {}
-        key = tuple(str(defaults[each]) for each in keys if each in defaults)
+        key = tuple(str(defaults[each]).rstrip("/") for each in keys if each in defaults)
         if len(key) == len(keys) and key in seen:
             yield ValidationError(f"{' '.join(key)} appears a second time", path=[index])
         seen.add(key)
@@ -179,7 +178,7 @@ Validator = validators.extend(Draft202012Validator, {UNIQUE: find_twins, INCREAS
 FORMATS = FormatChecker(())
 FORMATS.checks("ip", ValueError)(ip_address)
 FORMATS.checks("cidr", ValueError)(partial(ip_network, strict=False))
-FORMATS.checks("byte", ValueError)(partial(b64decode, validate=True))
+FORMATS.checks("byte", ValueError)(lambda text: b64decode(text, validate=True) is not None)
 
 
 def compare(manifest: Node, schema: Schema) -> Iterator[Finding]:

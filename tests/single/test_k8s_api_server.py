@@ -210,7 +210,7 @@ ACCEPTED: dict[Place, list[str]] = {
     POD: [
         INIT + "restartPolicy: Always, readinessProbe: {tcpSocket: {port: 1}}}]",
         "dnsPolicy: None\n          dnsConfig: {nameservers: [1.1.1.1, 'fd::1'], searches: [a.b]}",
-        CONSTRAINT + "DoNotSchedule, minDomains: 2, nodeTaintsPolicy: Honor}]",
+        CONSTRAINT + "DoNotSchedule, minDomains: 2, nodeTaintsPolicy: Honor, labelSelector: {}}]",
         NODE % "{matchExpressions: [{key: a, operator: Gt, values: ['5']}, {key: b, operator: "
         "DoesNotExist}]}",
         "os: {name: linux}\n          runtimeClassName: nvidia\n          schedulerName: volcano",
@@ -229,7 +229,7 @@ ACCEPTED: dict[Place, list[str]] = {
     ],
     VOLUME: [
         "emptyDir: {medium: HugePages-2Mi, sizeLimit: 1Gi}",
-        "projected: {sources: [{configMap: {name: a}}, {serviceAccountToken: {path: t}}, "
+        "projected: {sources: [{configMap: {name: imdb-job}}, {serviceAccountToken: {path: t}}, "
         "{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.labels}}]}}]}",
         "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: "
         "{requests: {storage: 1Gi}}}}}",
