@@ -42,6 +42,7 @@ def variants(all_of_them: bool) -> Iterator[Variant]:
             yield from ((name, dtype, D, False, False) for dtype in NAMES for D in (32, 64, 80))
             yield from ((name, dtype, 128, False, True) for dtype in NAMES)
             yield from ((name, dtype, 64, True, False) for dtype in NAMES)
+    yield "forward", bf16, 64, True, False
     yield "delta", bf16, 64, False, False
 
 

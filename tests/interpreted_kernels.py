@@ -1,11 +1,15 @@
 """The kernels of attention, interpreted on a CPU, against torch: a JSON line per case.
 
-TRITON_INTERPRET=1 python -m tests.interpreted_kernels
+TRITON_INTERPRET=1 python -m tests.interpreted_kernels [--all | CASE ...]
+
+Without TRITON_INTERPRET the kernels run on a GPU. Ends with 1 if a case is not within its tolerance.
+`--all`, with every combination of lengths, head width and dtype, takes ten minutes interpreted.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +67,16 @@ CASES = {
     "reference's filler tokens": Case((5, 9), 32),
 }
 FILLER = {"reference's filler tokens": 3}
+DTYPES = torch.float32, torch.bfloat16, torch.float16
+ALL_LENGTHS = (1,), (2, 15, 16, 17), (31, 1, 33, 64, 65), (127, 200), (512,), (1,) * 40
+ALL_CASES = CASES | {
+    f"{dtype} {D} {lengths} {kind}": Case(lengths, D, dtype, **options)
+    for dtype in DTYPES
+    for D in (32, 40, 64, 80, 96, 128)
+    for lengths in ALL_LENGTHS
+    for kind, options in {"": {}, "cls": {"cls_only": True}, "window": {"before": 9}}.items()
+}
+MASKS, ALL_MASKS = ((70, 0.1), (30, 0.5)), ((300, 0.1), (30, 0.01), (30, 0.99))  # length, rate
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, keys_T: Tensor, case: Case) -> Tensor:
@@ -120,13 +134,13 @@ def relative_error(found: Tensor, right: Tensor) -> float:
     )
 
 
-def wrong_masks(length: int, rate: float, device: str = "cpu") -> dict[str, int]:
+def wrong_masks(length: int, rate: float, device: str = "cpu") -> dict[str, float]:
     """Elements on which the kernels and `masks.keep_mask` do not agree, forward and backward.
 
     All probabilities are equal, and a value or a gradient is 1 at one token only: so each element
     of the output tells whether its query keeps that token.
     """
-    D, wrong = 128, {"out": 0, "dv": 0}
+    D, wrong = 128, {"out": 0.0, "dv": 0.0}
     keys_T = dropout_keys(7, 8, np.array([2**40 + 1]), np.array([length]))
     heads = masks.keys_per_head(keys_T, HEADS).view(-1, HEADS)
     kept = masks.keep_mask(heads, SITE, length, rate).bool().transpose(1, 2)  # [q, k, head]
@@ -200,14 +214,33 @@ def teach_bf16() -> None:
     builder.create_fp_trunc = cast_impl
 
 
-if __name__ == "__main__":
-    device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+def run(
+    names: Iterable[str], masks: Iterable[tuple[int, float]], device: str
+) -> Iterator[tuple[str, dict[str, float], float]]:
+    """(name, errors, tolerance) of each case."""
+    for name in names:
+        case = ALL_CASES[name]
+        yield name, errors(case, FILLER.get(name, 0), device), TOLERANCE[case.dtype]
+    for cls_only in (False, True):
+        yield f"attend {cls_only}", attend_errors(cls_only, device), TOLERANCE[torch.float32]
+    for length, rate in masks:
+        yield f"masks {length} {rate}", wrong_masks(length, rate, device), 0.0
+
+
+def main() -> int:
+    wrong, device = 0, "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
     if device == "cpu":
         teach_bf16()
-    wanted = sys.argv[1:] or CASES
-    for name in wanted:
-        print(json.dumps([name, errors(CASES[name], FILLER.get(name, 0), device)]), flush=True)
-    for cls_only in (False, True):
-        print(json.dumps([f"attend {cls_only}", attend_errors(cls_only, device)]), flush=True)
-    for length, rate in ((300, 0.1), (30, 0.5)):
-        print(json.dumps([f"masks {length} {rate}", wrong_masks(length, rate, device)]), flush=True)
+    if "--all" in sys.argv:
+        found = run(ALL_CASES, (*MASKS, *ALL_MASKS), device)
+    else:
+        found = run(sys.argv[1:] or CASES, MASKS, device)
+    for name, off, tolerance in found:
+        within = all(error <= tolerance for error in off.values())
+        wrong += not within
+        print(json.dumps([name, off, within]), flush=True)
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

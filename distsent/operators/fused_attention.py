@@ -40,17 +40,13 @@ class Tiles:
 def tiles_of(kernel: str, width: int, itemsize: int) -> Tiles:
     """Such that no register spills on sm_80, sm_90 and sm_100. Other tiles have other bits."""
     if itemsize == 4:
-        return {
-            "forward": Tiles(16, 16),
-            "gradient_of_queries": Tiles(32, 16, 8),
-            "gradient_of_keys": Tiles(16, 32, 8),
-        }[kernel]
-    warps = 8 if width > 64 else 4
-    return {
-        "forward": Tiles(64, 64, warps),
-        "gradient_of_queries": Tiles(64, 32, warps),
-        "gradient_of_keys": Tiles(32, 64, warps),
-    }[kernel]
+        tiles = Tiles(32, 16, 8)
+    elif kernel == "forward":
+        tiles = Tiles(64, 64, 8)
+    else:
+        tiles = Tiles(64, 32, 8 if width > 64 else 4)
+    transposed = kernel == "gradient_of_keys"
+    return Tiles(tiles.N, tiles.M, tiles.warps) if transposed else tiles
 
 
 @dataclass(frozen=True)

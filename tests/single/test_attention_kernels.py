@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.interpreted_kernels import CASES, TOLERANCE
+from tests.interpreted_kernels import CASES
 
 ROOT = Path(__file__).parents[2]
 # Of a program: what a GPU of any of these kinds has. sm_86 and sm_89 have 99 KB.
@@ -27,21 +27,15 @@ def output_of(module: str, folder: Path, **environment: str) -> list[Any]:
     own |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module]
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:] or done.stdout[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow
 def test_interpreted_kernels_agree_with_torch_and_drop_the_same_elements(tmp_path: Path) -> None:
-    found = dict(output_of("tests.interpreted_kernels", tmp_path, TRITON_INTERPRET="1"))
-    assert found.keys() > CASES.keys()
-    tolerances = {name: TOLERANCE[case.dtype] for name, case in CASES.items()}
-    wrong = {
-        name: errors
-        for name, errors in found.items()
-        if not all(error <= tolerances.get(name, 1e-5) for error in errors.values())
-    }
-    assert not wrong
+    found = output_of("tests.interpreted_kernels", tmp_path, TRITON_INTERPRET="1")
+    assert {name for name, *_ in found} > CASES.keys()
+    assert not [each for each in found if not each[2]]
 
 
 @pytest.mark.slow
