@@ -3,7 +3,7 @@
 TRITON_INTERPRET=1 python -m tests.interpreted_kernels [--all | CASE ...]
 
 Without TRITON_INTERPRET the kernels run on a GPU. Ends with 1 if a case is not within its tolerance.
-`--all`, with every combination of lengths, head width and dtype, takes ten minutes interpreted.
+`--all` takes ten minutes interpreted: combinations of lengths, head width and dtype.
 """
 
 import json

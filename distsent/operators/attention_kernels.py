@@ -19,7 +19,7 @@ M2 = tl.constexpr(-0x6B2FB644ECCEEE15)
 
 @triton.jit
 def _block(blocks, CLS_ONLY: tl.constexpr):
-    """Of the program's example: first token, tokens, first query, queries; and its block's start."""
+    """First token, tokens, first query and queries of the program's example; its block's start."""
     entry = blocks + 4 * tl.program_id(0)
     start, length = tl.load(entry).to(tl.int64), tl.load(entry + 1)
     row, first = tl.load(entry + 2).to(tl.int64), tl.load(entry + 3)
