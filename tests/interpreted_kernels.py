@@ -2,8 +2,8 @@
 
 TRITON_INTERPRET=1 python -m tests.interpreted_kernels [--all | CASE ...]
 
-Without TRITON_INTERPRET the kernels run on a GPU. Ends with 1 if a case is not within its tolerance.
-`--all` takes ten minutes interpreted: combinations of lengths, head width and dtype.
+Without TRITON_INTERPRET the kernels run on a GPU. Ends with 1 if a case is not within its
+tolerance. `--all`, with combinations of lengths, head width and dtype, takes ten minutes.
 """
 
 import json
