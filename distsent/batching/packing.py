@@ -38,7 +38,7 @@ class LengthGroup:
     longest: int  # slots of a row
     shortest: int  # tokens of the shortest example
     used_g: torch.Tensor  # tokens of each row, int64; `longest` for padding rows
-    pad_gL: torch.Tensor | None  # True at slots without a token; None: all have `shortest` tokens
+    equal: bool  # whether all examples have `shortest` tokens
 
     @property
     def stop(self) -> int:
@@ -179,14 +179,12 @@ def _length_groups(lengths: np.ndarray, device: Device, round_shapes: bool) -> l
     for a, b in _split_into_groups(rounded):
         own, longest = lengths[a:b], int(rounded[a:b].max())
         rows = _round_rows(b - a) if round_shapes else b - a
-        shortest, pad_gL = int(own.min()), None
+        shortest = int(own.min())
         # Padding rows attend to all slots: their output is dropped, but must be finite.
         used = np.append(own, np.full(rows - len(own), longest))
-        if (own != shortest).any():
-            pad_gL = torch.from_numpy(np.arange(longest)[None, :] >= used[:, None]).to(device)
-        used_g = torch.from_numpy(used).to(device)
+        used_g, equal = torch.from_numpy(used).to(device), bool((own == shortest).all())
         groups.append(
-            LengthGroup(a, b - a, start, cls_start, rows, longest, shortest, used_g, pad_gL)
+            LengthGroup(a, b - a, start, cls_start, rows, longest, shortest, used_g, equal)
         )
         start, cls_start = groups[-1].stop, cls_start + rows
     return groups

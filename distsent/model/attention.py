@@ -20,10 +20,9 @@ from transformers.masking_utils import bidirectional_mask_function
 from distsent.batching.packing import PackedBatch
 from distsent.model.attention_gradient import PackedAttention
 from distsent.model.attention_layout import (
-    blocks_of,
     from_head_layout,
     group_slices,
-    hidden_slots,
+    seen_blocks,
     to_head_layout,
 )
 from distsent.model.attention_window import ALL_TOKENS, MaskFunction, Window
@@ -127,17 +126,19 @@ def _score_with_sdpa(
     Q = to_head_layout(q, q_layout)
     K, V = (to_head_layout(x, k_layout) for x in (k, v))
     out = torch.empty_like(Q)
-    for group in batch.groups:
+    blocks = seen_blocks(batch, H, window, cls_only)
+    for group, seen_by in zip(batch.groups, blocks, strict=True):
         queries, keys = group_slices(group, H, cls_only)
         Qg, Kg, Vg = (x.view(group.rows, H, -1, D) for x in (Q[queries], K[keys], V[keys]))
         out_g = out[queries].view(Qg.shape)
-        tokens = group.longest if group.pad_gL is not None else group.shortest
-        for block in blocks_of(group, window, cls_only, q.device):
-            hidden = hidden_slots(group, block)
-            seen = slice(block.keys.start, min(block.keys.stop, tokens))
-            mask = None if hidden is None else ~hidden[..., : seen.stop - seen.start]
+        # The last slots of examples of equal length have no token: without them, no mask.
+        tokens = group.shortest if group.equal else group.longest
+        for block, seen in seen_by:
+            slots = slice(block.keys.start, min(block.keys.stop, tokens))
+            all_seen = group.equal and not block.cut
+            mask = None if all_seen else ~seen.hidden[..., : slots.stop - slots.start]
             out_g[:, :, block.queries] = F.scaled_dot_product_attention(
-                Qg[:, :, block.queries], Kg[:, :, seen], Vg[:, :, seen], mask, scale=scale
+                Qg[:, :, block.queries], Kg[:, :, slots], Vg[:, :, slots], mask, scale=scale
             )
     return from_head_layout(out, q_layout, q.shape)
 

@@ -27,25 +27,12 @@ def from_head_layout(x: Tensor, layout: HeadLayout, shape: torch.Size) -> Tensor
     return out
 
 
-def blocks_of(
-    group: LengthGroup, window: Window, cls_only: bool, device: torch.device
-) -> Sequence[Block]:
+def _blocks_of(group: LengthGroup, window: Window, cls_only: bool) -> Sequence[Block]:
     """The group's queries with the keys that they attend to."""
     if cls_only:
         assert window == ALL_TOKENS, "queries of first tokens attend to all tokens"
-        return (Block(slice(0, 1), slice(0, group.longest), None),)
-    return window.blocks(group.longest, device)
-
-
-def hidden_slots(group: LengthGroup, block: Block) -> Tensor | None:
-    """True where a query must not attend to a key: [g or 1, 1, q or 1, k]; None: nowhere.
-
-    Keys without a token in a group of equal examples are not among them: they are its last ones.
-    """
-    pad = None if group.pad_gL is None else group.pad_gL[:, None, None, block.keys]
-    if pad is None or block.hidden_qk is None:
-        return pad if block.hidden_qk is None else block.hidden_qk[None, None]
-    return pad | block.hidden_qk
+        return (Block(slice(0, 1), slice(0, group.longest), cut=False),)
+    return window.blocks(group.longest)
 
 
 def seen_blocks(
@@ -54,9 +41,8 @@ def seen_blocks(
     """For each length group its blocks, with the keys that their queries see. Layers share them."""
     key = H, window, cls_only
     if key not in batch.memo:
-        device = batch.ids_T.device
         batch.memo[key] = [
-            [(b, _seen(group, b, H, window)) for b in blocks_of(group, window, cls_only, device)]
+            [(b, _seen(group, b, H, window)) for b in _blocks_of(group, window, cls_only)]
             for group in batch.groups
         ]
     return batch.memo[key]

@@ -24,9 +24,9 @@ class Window:
     before: int = UNLIMITED
     after: int = UNLIMITED
 
-    def blocks(self, L: int, device: torch.device) -> tuple[Block, ...]:
+    def blocks(self, L: int) -> tuple[Block, ...]:
         """Queries and the keys that they need, in examples of at most L tokens."""
-        return _blocks(min(self.before, L), min(self.after, L), L, device)
+        return _blocks(min(self.before, L), min(self.after, L), L)
 
 
 ALL_TOKENS = Window()
@@ -38,24 +38,22 @@ class Block:
 
     queries: slice
     keys: slice
-    hidden_qk: Tensor | None  # True where a query does not attend to a key; None: nowhere
+    cut: bool  # whether a query among them does not attend to a key among them
 
 
 @lru_cache(maxsize=32)
-def _blocks(before: int, after: int, L: int, device: torch.device) -> tuple[Block, ...]:
-    return tuple(_each_block(before, after, L, device))
+def _blocks(before: int, after: int, L: int) -> tuple[Block, ...]:
+    return tuple(_each_block(before, after, L))
 
 
-def _each_block(before: int, after: int, L: int, device: torch.device) -> Iterator[Block]:
+def _each_block(before: int, after: int, L: int) -> Iterator[Block]:
     size = L if before >= L - 1 and after >= L - 1 else BLOCK
     for start in range(0, L, size):
         stop = min(start + size, L)
         # Dropout masks are computed in words of several columns.
         first, last = max(0, start - before) // LANES * LANES, min(L, stop + after)
-        q, k = torch.arange(start, stop)[:, None], torch.arange(first, last)
-        hidden = (k < q - before) | (k > q + after)
-        mask = hidden.to(device) if hidden.any() else None
-        yield Block(slice(start, stop), slice(first, last), mask)
+        cut = first < stop - 1 - before or start + after < last - 1
+        yield Block(slice(start, stop), slice(first, last), cut)
 
 
 class MaskFunction:
