@@ -16,6 +16,7 @@ from distsent.planning.link import RING, TREE, Link
 from distsent.planning.speed import Speed
 from distsent.planning.step_time import step_time
 from distsent.planning.work import ModelSize, Work, count_work
+from distsent.training.worker_memory import WorkerMemory
 
 FUSED = 64 * 2**20  # bytes of Horovod's fusion buffer then
 GB = 1e9
@@ -84,7 +85,7 @@ def simulated(preset: str, workers: tuple[int, ...], share: int = 16) -> list[st
     """BERT-base's sizes, bf16 or fp16, `share` reviews per worker, with batches really assigned."""
     width, layers = 768, 12
     flops = FlopCounter(2.0 * 85e6, 4.0 * (layers - 1) * width)
-    size = ModelSize(109_500_000, 0, 30522 * width, width, 0.0)
+    size = ModelSize(WorkerMemory(109_500_000, 0.0, None), 30522 * width, width)
     described = read_hardware(preset)
     precision = described.fastest()
     machines = described_hardware(described, precision, layers, size.trained)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from distsent import cli
 from distsent.distributed.launchers import find_launch
@@ -56,14 +56,14 @@ def run(sweep: Sweep, options: argparse.Namespace, stop: StopSignal) -> None:
         fix = "wait for it, or add --join to train further trials of it on this machine as well"
         raise UserError(f"{folder.path}: another sweep works here right now; {fix}", code=FAILED)
     slots, notes = share_machine(options.at_once, options.np)
-    log = SweepLog(folder, search.trials, search.metric, search.lower_is_better)
     try:
-        for note in notes:
-            log.info(note)
-        with start_status(folder.path):
-            complete = Controller(sweep, labels, slots, options.np, stop, log).run()
+        with disk_errors_as_user_errors(folder.path), start_status(folder.path):
+            log = SweepLog(folder, search.trials, search.metric, search.lower_is_better)
+            with closing(log):
+                for note in notes:
+                    log.info(note)
+                complete = Controller(sweep, labels, slots, options.np, stop, log).run()
     finally:
-        log.close()
         if alone is not None:
             alone.release()
     if complete:

@@ -40,7 +40,9 @@ supervise() {  # command ...: run it, forward stop requests, return its exit cod
     local result code='' last=0
     result=$(mktemp) || result=/dev/null
     # bash can lose the exit code of a child that ends while a signal interrupts `wait`: use a file.
-    { code=0; "$@" || code=$?; echo "$code" >"$result"; exit "$code"; } & child=$!
+    # The child outlives what SLURM sends to all processes of this script, until its command has saved.
+    { trap : HUP INT TERM USR1 USR2 XCPU; code=0; "$@" || code=$?; echo "$code" >"$result"
+        exit "$code"; } & child=$!
     [ -z "$stop_requested" ] || forward_stop  # it came before the child had a number
     while kill -0 "$child" 2>/dev/null; do
         last=0

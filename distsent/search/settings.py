@@ -11,6 +11,7 @@ from distsent.job.check import shorten
 from distsent.job.job import Job
 from distsent.job.keys import ValueType, choice, integer, to_toml_value
 from distsent.job.metrics import LOWER_IS_BETTER, METRICS
+from distsent.job.schema import SECTIONS
 
 DEFAULT_TRIALS = 20
 
@@ -49,6 +50,7 @@ def read_settings(path: str, given: Any, job: Job, errors: list[str]) -> Setting
         if name not in types:
             close = difflib.get_close_matches(name, types, n=1)
             fix = f"did you mean {close[0]}?" if close else f"[search] has {', '.join(types)}"
+            fix = f"keys of the job stand in a section [{name}]" if name in SECTIONS else fix
             errors.append(f"{path}: search.{name}: unknown key; {fix}")
         elif not types[name][1].accepts(value):
             expected = f"expected {types[name][1].allowed}"

@@ -49,6 +49,11 @@ class Dimension:
             return None
         return [float(f"{self.low + i * self.step:.12g}") for i in range(self.steps + 1)]
 
+    def holds(self, value: Any) -> bool:
+        if self.options is not None:
+            return value in self.options
+        return isinstance(value, float) and self.low <= value <= self.high
+
     @property
     def steps(self) -> int:
         return math.floor((self.high - self.low) / (self.step or math.inf) + 1e-9)
@@ -87,6 +92,12 @@ class Space:
         if self.size is not None:
             wanted = min(wanted, self.size)
         return replace(self, search=replace(self.search, trials=wanted))
+
+    def holds(self, parameters: Parameters) -> bool:
+        """Whether a trial of this space can have these."""
+        return {each.key for each in self.dimensions} == parameters.keys() and all(
+            each.holds(parameters[each.key]) for each in self.dimensions
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, and to name what differs between two: the number of trials may."""

@@ -94,7 +94,7 @@ def open_sweep(sweep: Sweep, poll: Callable[[], None]) -> list[str]:
 
 
 def _open(sweep: Sweep) -> list[str]:
-    folder, known = sweep.folder, read_json(sweep.folder.sweep)
+    folder, known = sweep.folder, _read(sweep.folder.sweep)
     if known is not None:
         changed, runs = [*_changes(sweep, known)], read_runs(folder.path)
         search, failed = sweep.space.search, all(run.state == "failed" for run in runs)
@@ -104,6 +104,8 @@ def _open(sweep: Sweep) -> list[str]:
         elif changed:
             fix = "restore it, or give the other sweep another job.name"
             raise UserError(f"{folder.path}: {changed[0]} since this sweep was started; {fix}")
+        else:
+            _check_runs(sweep, runs)
         if not changed:
             return list(known["labels"])
     if is_file(RunFolder(folder.path).job):
@@ -112,6 +114,25 @@ def _open(sweep: Sweep) -> list[str]:
     about = {"job": sweep.job.to_dict(), "space": sweep.space.to_dict(), "labels": labels}
     write_json(folder.sweep, {**about, "versions": versions()})
     return labels
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """sweep.json; None before the first start. Raises UserError if it is damaged."""
+    found: dict[str, Any] | None = read_json(path)
+    if found is not None:
+        kinds = {"job": dict, "space": dict, "labels": list}
+        if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+            raise UserError(f"{path}: damaged; restore it, or give the sweep another job.name")
+    return found
+
+
+def _check_runs(sweep: Sweep, runs: Sequence[TrialRun]) -> None:
+    """Raises UserError if the parameters of a run are none of this space: somebody changed them."""
+    for run in runs:
+        if not sweep.space.holds(run.parameters):
+            path, fix = sweep.folder.trial(run.name).files.path, "delete the folder"
+            problem = f"{shorten(dict(run.parameters))} in its sweep/trial.json is not in the space"
+            raise UserError(f"{path}: {problem}; {fix}, and the trial is decided again")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from distsent.errors import FAILED, UserError
 from distsent.job.job import Job
@@ -23,6 +23,7 @@ from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.storage import entries, exists, is_folder, sync
 
 State = Literal["running", "finished", "pruned", "failed"]
+STATES = get_args(State)
 FIRST = 3  # trials that end a sweep if all of them fail
 NAME = re.compile(r"trial-(\d{4,})(?:-fold-(\d+))?")
 
@@ -59,8 +60,19 @@ class TrialRun:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises TypeError or ValueError for values that `to_json` does not write."""
         known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        run = cls(**{key: value for key, value in values.items() if key in known})
+        is_number = isinstance(run.value, float | int) and math.isfinite(run.value)
+        right = (
+            isinstance(run.parameters, Mapping) and run.state in STATES
+            and is_number == (run.state == "finished") and isinstance(run.reason, str)
+            and all(isinstance(score, float | int) for score in run.scores)
+            and all(type(x) is int for x in (run.trial, run.fold, run.failures))
+        )  # fmt: skip
+        if not right:
+            raise ValueError("values of other types")
+        return run
 
 
 @dataclass(frozen=True)
@@ -136,12 +148,18 @@ class TrialFolder:
         self.output = self.own / "output.log"
 
     def read(self) -> TrialRun:
-        """Raises UserError if it is not there."""
-        found = read_json(self.record)
-        if found is None:
-            fix = "delete the folder, and the trial is decided again"
-            raise UserError(f"{self.files.path}: has no sweep/trial.json; {fix}")
-        return TrialRun.from_dict(found)
+        """Raises UserError if it is not there, damaged, or another trial's."""
+        problem, path = "has no sweep/trial.json", self.files.path
+        try:
+            with suppress(IsADirectoryError):
+                if (found := read_json(self.record)) is not None:
+                    run = TrialRun.from_dict(found)
+                    if run.name == path.name:
+                        return run
+                    problem = f"its sweep/trial.json is that of {run.name[:40]}"
+        except (UserError, TypeError, ValueError):
+            problem = "its sweep/trial.json is damaged"
+        raise UserError(f"{path}: {problem}; delete the folder, and the trial is decided again")
 
     def changed(self) -> int:
         """Another number after each change of metrics.jsonl."""

@@ -24,16 +24,21 @@ SAVED = 12  # of these, what a checkpoint copies: weight, two moments
 
 @dataclass(frozen=True)
 class Overhead:
-    """Bytes that are in no tensor: of `libraries`; of a step, beside `gaps` times its tensors."""
+    """What is in no tensor: bytes of `libraries`; what `loading` leaves, per byte of weights.
+
+    A step takes `gaps` times the bytes of its tensors, and `buffers`.
+    """
 
     libraries: float
+    loading: float
     gaps: float
     buffers: float
 
 
-# Between tensors of ever new sizes, malloc leaves more gaps than CUDA's allocator.
-CPU = Overhead(libraries=6.5e8, gaps=1.6, buffers=1.5e8)
-GPU = Overhead(libraries=5e8, gaps=1.1, buffers=1e8)
+# Loading leaves pages of the file, which a busy machine can take back, and freed memory. Between
+# tensors of ever new sizes, malloc leaves more gaps than CUDA's allocator.
+CPU = Overhead(libraries=6.5e8, loading=1.5, gaps=1.6, buffers=1.5e8)
+GPU = Overhead(libraries=5e8, loading=0.0, gaps=1.1, buffers=1e8)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class WorkerMemory:
 
     def held(self, gpu: bool) -> float:
         """Bytes before the first step."""
-        return (GPU if gpu else CPU).libraries + STATES * self.trained + self.frozen
+        overhead, weights = GPU if gpu else CPU, 4 * self.trained + self.frozen
+        states = STATES * self.trained + self.frozen
+        return overhead.libraries + overhead.loading * weights + states
 
     def saving(self, gpu: bool) -> float:
         """Bytes of a checkpoint on the main worker. That of a GPU is in the memory of the CPU."""

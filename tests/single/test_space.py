@@ -39,6 +39,7 @@ MISTAKES = [  # the space, the line about it
         'pruner = "hyper": expected "none" or "median" or "hyperband"',
     ),
     (LR + "[search]\nprunner = 'none'", "search.prunner: unknown key; did you mean pruner?"),
+    ("[search]\ntrials = 5\noptim.lr = [1]", "search.optim: unknown key; keys of the job stand in"),
     (LR + "[search]\ntrials = 0", "search.trials = 0: expected an integer >= 1"),
     (LR + "[search]\ntrials = true", "search.trials = true: expected an integer >= 1"),
     (LR + "[search]\nfolds = 1", "search.folds = 1: expected 0, or 2 to 100"),

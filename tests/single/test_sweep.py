@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from distsent import cli, sweep
 from distsent.job import load_job
 from distsent.runtime.run_status import read_status
 from distsent.search import controller, machine
+from distsent.search import trials as trials_module
 from distsent.search.machine import share, visible_gpus
 from distsent.search.trials import Claim
 from tests import fixtures, sweeps
@@ -243,6 +245,62 @@ def test_rows_that_change_during_a_sweep_are_noticed(
     assert (
         "validation has other rows than in trial-0000" in trials(tmp_path)["trial-0001"]["reason"]
     )
+
+
+def test_a_full_disk_ends_a_sweep_with_a_line_until_there_is_space(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, top, synced = files(tmp_path), tmp_path / "runs/job-sweep", trials_module.sync
+
+    def full(path: Path) -> None:
+        if ".trial-0001." in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials_module, "sync", full)
+        code, _, err = run(*words)
+    assert code == 1 and err[-1].startswith(f"distsent: {top}: ") and "No space left" in err[-1]
+    assert [*trials(tmp_path)] == ["trial-0000"] and not [*top.glob(".trial-*")]
+    assert run(*words)[0] == 0 and started(tmp_path) == 6
+    os.rename(top / "sweep.log", top / "moved")
+    (top / "sweep.log").mkdir()
+    code, _, err = run(*words)
+    assert (code, len(err)) == (1, 1) and "Is a directory" in err[0]
+
+
+def test_a_damaged_record_is_a_line(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of another trial's folder, for example: its number would be decided for ever."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, top = files(tmp_path), tmp_path / "runs/job-sweep"
+    assert run(*words, "--trials", "2")[0] == 0
+    trial = top / "trial-0001"
+    record, about = trial / "sweep/trial.json", top / "sweep.json"
+    damaged = f"{trial}: its sweep/trial.json is damaged; delete the folder"
+    right = record.read_text()
+    for path, text, line in [
+        (record, "", damaged),
+        (record, right[:40], damaged),
+        (record, "[1]", damaged),
+        (record, right.replace("finished", "done"), damaged),
+        (record, right.replace('"state": "finished"', '"state": "running"'), damaged),
+        (record, right.replace('"parameters": {', '"parameters": 1, "other": {'), damaged),
+        (record, right.replace('"trial": 1', '"trial": 0'), f"{trial}: its sweep/trial.json is th"),
+        (record, right.replace("optim.lr", "optim.x"), "in its sweep/trial.json is not in the spa"),
+        (record, right.replace('"train.batch_size": ', '"train.batch_size": 1'), "is not in the s"),
+        (about, '{"job": 1}', f"{about}: damaged; restore it"),
+        (about, "{", f"{about}: not readable as JSON"),
+    ]:
+        before = path.read_text()
+        path.write_text(text)
+        code, out, err = run(*words)
+        assert (code, out, len(err)) == (2, "", 1) and line in err[0], (text, err)
+        path.write_text(before)
+    record.unlink()
+    assert f"{trial}: has no sweep/trial.json; delete the folder" in run(*words)[2][0]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ def test_from_a_csv_file_to_a_shipped_model(clone: Path, monkeypatch: pytest.Mon
     assert {fixtures.result(clone / "runs" / name)["name"] for name in (
         "mail-best", "mail-sweep/trial-0000", "mail-sweep/trial-0001",
     )} == {"mail-best", "trial-0000", "trial-0001"}  # fmt: skip
+    # The best job trains to its trial's own weights.
+    swept = json.loads((clone / "runs/mail-sweep/trials.json").read_text())
+    best, own = (fixtures.result(clone / "runs" / name)["weights_sha256"] for name in (
+        "mail-best", f"mail-sweep/trial-{swept['best']:04}",
+    ))  # fmt: skip
+    assert best == own
     keys = {"row", "label", "predicted", "score", "score_of_label", "text"}
     mistakes = (clone / "runs/mail/predictions/test.mistakes.jsonl").read_text().splitlines()
     assert set(json.loads(mistakes[0])) == keys
