@@ -61,6 +61,7 @@ def data_of_fold(data: DataSection, source: str, names: Sequence[str]) -> DataSe
         max_length=data.max_length,
         long=data.long,
         window_overlap=data.window_overlap,
+        template=data.template,
         store=data.store,
     )
     if numbers:

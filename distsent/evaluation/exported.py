@@ -47,6 +47,7 @@ class Export:
     shortest: int  # tokens that it takes at least, padding included
     token_limit: int
     long_texts: dict[str, Any]
+    text_template: str | None
     weights_sha256: str
     files: dict[str, str]
     check: dict[str, Any]

@@ -30,7 +30,8 @@ DATASET_KEYS = (
     "config", "revision", "train", "validation", "test", "labels", "max_rows", "max_eval_rows",
     "validation_fraction", "test_fraction", "pool_splits", "store",
 )  # fmt: skip
-MODEL_KEYS = {"data.max_length", "data.long"}  # of which a model's own folder has a record
+# Of which a model's own folder has a record
+MODEL_KEYS = {"data.max_length", "data.long", "data.template"}
 SPLIT_KEYS = {"data.validation_fraction", "data.test_fraction", "data.pool_splits"}
 
 
@@ -139,6 +140,8 @@ def _resolve_lengths(request: EvaluationRequest, model: SavedModel) -> DataSecti
     if "data.long" in request.own_keys:
         own = model.long_texts
         data = replace(data, long=own.long, window_overlap=own.window_overlap)
+    if "data.template" in request.own_keys:
+        data = replace(data, template=model.template)
     return data
 
 

@@ -13,6 +13,7 @@ from distsent.batching.packing import PackedBatch, pack
 from distsent.data.tokens import long_texts
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
 from distsent.data.tokens.content import NO_TEXT
+from distsent.data.tokens.template import shorten
 from distsent.errors import UserError, out_of_memory
 from distsent.evaluation.evaluate_split import batch_tokens_for
 from distsent.evaluation.exported import check_origin
@@ -75,7 +76,9 @@ class Predictor:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_saved_model(folder, device)
         self.tokenizer, self.device, self.notes = model.tokenizer, model.device, model.notes
-        self.long_texts = model.long_texts
+        self.long_texts, self._template = model.long_texts, model.template
+        if self._template is not None:
+            self.notes += (f"texts are put into data.template = {shorten(self._template)}",)
         self._windows = self.long_texts.long == long_texts.WINDOWS
         options = "auto", self._windows, precision or "float32", "--precision"
         self.forward, self.precision = model.build(*options)
@@ -129,7 +132,7 @@ class Predictor:
 
     def _tokenizer(self, pairs: bool) -> BatchTokenizer:
         if pairs not in self._tokenizers:
-            options = self.max_length, pairs, self.long_texts
+            options = self.max_length, pairs, self.long_texts, self._template
             self._tokenizers[pairs] = BatchTokenizer(self.tokenizer, *options)
         return self._tokenizers[pairs]
 

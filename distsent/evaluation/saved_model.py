@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from distsent.data.tokens import long_texts
+from distsent.data.tokens import long_texts, template
 from distsent.errors import UserError
 from distsent.evaluation.exported import Export, ExportedForward, read_export
 from distsent.model import classifier
@@ -32,6 +32,7 @@ class SavedModel:
     tokenizer: Any
     token_limit: int
     long_texts: long_texts.LongTexts
+    template: str | None
     device: torch.device
     build: Callable[[str, bool, str, str | None], tuple[AnyForward, str]]
     notes: tuple[str, ...] = ()
@@ -66,19 +67,20 @@ def _model(folder: str, device: torch.device) -> SavedModel:
         return forward, usable_precision(forward, tokenizer, precision, asked)[0]
 
     names, limit = classifier.class_names(model.config), classifier.token_limit(model)
-    how = long_texts.recorded(model.config, key)
-    return SavedModel(names, tokenizer, limit, how, device, build, loaded.notes)
+    how = long_texts.recorded(model.config, key), template.recorded(model.config, key)
+    return SavedModel(names, tokenizer, limit, *how, device, build, loaded.notes)
 
 
 def _exported(folder: Path, export: Export) -> SavedModel:
     with explain_load_errors(str(folder), "model"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **NO_REMOTE_CODE)
-    how, cpu = long_texts.recorded(export, f"model = {str(folder)!r}"), torch.device("cpu")
+    key, cpu = f"model = {str(folder)!r}", torch.device("cpu")
+    how = long_texts.recorded(export, key), template.recorded(export, key)
 
     def build(packed: str, windows: bool, precision: str, asked: str | None) -> Any:
         return ExportedForward.open(folder, export, torch.get_num_threads()), export.precision
 
-    return SavedModel(export.labels, tokenizer, export.token_limit, how, cpu, build)
+    return SavedModel(export.labels, tokenizer, export.token_limit, *how, cpu, build)
 
 
 def check_asked(folder: Path, key: str, value: str | None) -> None:

@@ -18,6 +18,7 @@ from distsent.evaluation.chosen_thresholds import hash_weights
 from distsent.evaluation.exported import ONNX, Export, ExportedForward, hash_parts
 from distsent.evaluation.saved_model import SavedModel
 from distsent.exporting.timing import Speed, ratio
+from distsent.job.keys import to_toml_value
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table
 from distsent.storage import is_file
@@ -59,7 +60,8 @@ def write(
         format=about.format, precision=about.precision, labels=list(saved.labels),
         task=str(about.run.job["data"].get("task", "single_label")), inputs=list(forward.inputs),
         pad_token_id=forward.pad_id, shortest=forward.shortest, token_limit=saved.token_limit,
-        long_texts=saved.long_texts.to_dict(), weights_sha256=about.run.result["weights_sha256"],
+        long_texts=saved.long_texts.to_dict(), text_template=saved.template,
+        weights_sha256=about.run.result["weights_sha256"],
         files=hash_parts(folder), check={**about.check, "examples_per_second": seconds},
         versions=versions() | {name: found for name in packages if (found := version_of(name))},
     ).write(folder)  # fmt: skip
@@ -112,6 +114,11 @@ LONG = {
     WINDOWS: "Texts with more than {} tokens are read in overlapping windows, and the logits of a "
     "text are the mean of those of its windows. distsent does so; `tokenizer.json` alone cuts.",
 }
+TEMPLATE = (
+    " The model reads each text inside data.template = {}: distsent fills it in, and cuts the text "
+    "inside of it. Without distsent, fill it in first (Python's `str.format` does); "
+    "`tokenizer.json` alone cuts the end of the template with that of a long text."
+)
 CARD = """# {name}: {title}
 
 Exported by distsent from the run `{name}`. `python -m distsent.predict FOLDER` reads this
@@ -124,8 +131,8 @@ similar lengths, {threads}, {rounds} rounds in turn, median (lowest - highest), 
 
 {speed}
 {parts}
-{long} Inputs: {inputs}. The calibration of the run is in the model; `thresholds.json`, if there,
-has the thresholds of the run.
+{long}{template} Inputs: {inputs}. The calibration of the run is in the model;
+`thresholds.json`, if there, has the thresholds of the run.
 """
 
 
@@ -138,7 +145,7 @@ def _card(
 ) -> str:
     rows = [[name, f"{x}"] for name, x in speed.items()]
     threads = torch.get_num_threads()
-    length = about.saved.tokenizer.model_max_length
+    length, template = about.saved.tokenizer.model_max_length, about.saved.template
     return CARD.format(
         name=about.run.name,
         title=f"{about.format}, {about.precision}",
@@ -150,5 +157,6 @@ def _card(
         speed=markdown_table(["system", "examples/s"], rows),
         parts=parts,
         long=LONG[about.saved.long_texts.long].format(length),
+        template="" if template is None else TEMPLATE.format(f"`{to_toml_value(template)}`"),
         inputs=f"int64 [batch, length] {', '.join(inputs)}",
     )

@@ -20,6 +20,7 @@ from distsent.job.values import (
     count,
     files,
     fraction,
+    lines,
     position,
     text,
     words,
@@ -114,6 +115,9 @@ class DataSection:
         "are averaged")
     window_overlap: int | None = key(None, position, "tokens that neighboring windows share",
         unset="a quarter of a window", example=32)
+    template: str | None = key(None, lines,
+        "text that is put around each text, in place of `{text}`; `{pair}` is the second of a pair",
+        unset="texts alone", example="Review: {text}")
     max_rows: int | None = key(None, count, "training rows to keep, drawn with the seed",
         unset="all", example=10000)
     max_eval_rows: int | None = key(None, count, "rows to keep in each evaluation split",

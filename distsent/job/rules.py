@@ -8,6 +8,7 @@ from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.metrics import METRICS
 from distsent.job.schema import KEYS, Sections
+from distsent.job.template import parse_template
 from distsent.storage import exists
 
 # Names with a meaning of their own, even if there is a file with that name.
@@ -135,6 +136,23 @@ def _windows(job: Sections) -> Iterator[Conflict]:
         yield ("model.packed", "data.long"), problem
 
 
+def _template(job: Sections) -> Iterator[Conflict]:
+    data = job.data
+    if data.template is None:
+        return
+    try:
+        names = parse_template(data.template).names
+    except ValueError as error:
+        yield ("data.template",), str(error)
+        return
+    pairs = data.pair_column is not None or data.pair_position is not None
+    if pairs and "pair" not in names:
+        yield ("data.template", "data.pair_column"), "has no {pair}, the place of the second text"
+    elif "pair" in names and not pairs:
+        problem = "has {pair}, but there is no second text; set data.pair_column"
+        yield ("data.template", "data.pair_column"), problem
+
+
 def _adapter(job: Sections) -> Iterator[Conflict]:
     for name in ("bits", "targets"):
         if job.adapter.kind == "none" and getattr(job.adapter, name) is not None:
@@ -171,6 +189,6 @@ def _patience(job: Sections) -> Iterator[Conflict]:
 
 
 RULES = (
-    _hub_keys, _columns, _task, _metric, _splits, _budgets, _windows, _adapter, _classes, _warmup,
-    _patience,
+    _hub_keys, _columns, _task, _metric, _splits, _budgets, _windows, _template, _adapter, _classes,
+    _warmup, _patience,
 )  # fmt: skip

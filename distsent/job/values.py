@@ -1,16 +1,25 @@
 """Types of values that several keys share."""
 
+import re
+
 from distsent.job.keys import (
+    UNPRINTABLE,
+    ValueType,
     choice,
     either,
     integer,
     list_of,
     matching,
     number,
+    parse_text,
     table_of,
 )
 
 text = matching(r".*\S.*", "text")
+lines = ValueType(
+    "text", lambda x: type(x) is str and not UNPRINTABLE.search(re.sub("[\n\t]", "", x)),
+    parse=parse_text,
+)  # fmt: skip
 boolean = choice(True, False)
 count = integer(">= 1")
 position = integer(">= 0")

@@ -66,7 +66,7 @@ def describe_problem(config: Any, task: str) -> None:
     config.output_attentions = config.output_hidden_states = False
     if config.model_type == "xlnet":
         config.use_mems_eval = False  # pipelines cannot split a batch of its memories
-    for key in ("task_specific_params", "function_to_apply", "long_texts"):
+    for key in ("task_specific_params", "function_to_apply", "long_texts", "text_template"):
         if getattr(config, key, None) is not None:
             setattr(config, key, None)
 

@@ -11,6 +11,7 @@ from distsent.evaluation.tasks.task import Task
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.rules import looks_local, public_name
+from distsent.job.template import parse_template
 from distsent.reporting import confidence, plots
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table, titles
@@ -19,6 +20,7 @@ from distsent.runtime.log import duration
 from distsent.runtime.run_folder import read_json, write_text
 
 TASK = "text-classification"
+PATHS = ("source", "train", "validation", "test", "labels", "name")  # keys; others are texts
 LONG_TEXTS = {
     "cut": "Texts are cut at {} tokens.",
     "head_tail": "Of texts with more than {} tokens, the beginning and the end are read.",
@@ -48,6 +50,9 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {"g": "{:g}".format, "thousands": "{:,}".format, "duration": duration}
+    environment.filters["repr"] = repr
+    template = run.job["data"].get("template")  # runs of older versions have no such key
+    names = parse_template(template).names if template else ()
     text = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     body = environment.from_string(text).render(
         _tables(run),
@@ -62,6 +67,8 @@ def card_text(run: FinishedRun, drawn: bool) -> str:
         id2label=dict(enumerate(run.labels)),
         label2id={name: i for i, name in enumerate(run.labels)},
         long_texts=LONG_TEXTS,
+        template=template,
+        fields=", ".join(f'{name}="..."' for name in names),
         pad_token_id=(read_json(run.folder.model / "config.json") or {}).get("pad_token_id"),
         on_hub=_on_hub,
         public_name=public_name,
@@ -165,7 +172,7 @@ def _job_toml(job: Mapping[str, Any]) -> str:
         lines = [f"[{section}]"]
         for key, value in keys.items() if section != "run" else ():
             if value is not None and key != "store":
-                if isinstance(value, str) and looks_local(value):
+                if key in PATHS and isinstance(value, str) and looks_local(value):
                     value = f"./{public_name(value)}"
                 lines.append(f"{key} = {to_toml_value(value)}")
         if len(lines) > 1:

@@ -19,7 +19,9 @@ OTHERS = {
     "eval.metric": "trials are compared by one metric: [search] metric",
     "eval.calibrate": "it changes probabilities after the training, not what is trained",
 }
-OF_DATA = "data.max_length", "data.long", "data.window_overlap", "data.max_rows"
+OF_DATA = (
+    "data.max_length", "data.long", "data.window_overlap", "data.template", "data.max_rows",
+)  # fmt: skip
 
 
 def reason_against(key: str) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from distsent.data.files import ReadAs
-from distsent.data.rows import Columns
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.long_texts import LongTexts
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
@@ -60,8 +59,7 @@ def prepare_store(
         folder = Path(world.on_main(tokenize, "run.tokenize"))
     store = world.all_or_raise(lambda: await_store(folder), "run.store")
     world.assert_equal_across_ranks(store.meta, "the token store")
-    pairs = Columns.of(data).pair is not None
-    encode = BatchTokenizer(tokenizer, data.max_length, pairs, LongTexts.of(data))
+    encode = BatchTokenizer.of(tokenizer, data, data.max_length)
     world.assert_equal_across_ranks({"digest": encode.digest}, "the tokenizer of model.name")
     return store
 
@@ -92,6 +90,8 @@ def prepare_model(job: Job, tokenizer: Any, store: TokenStore, precision: str) -
     loaded = adapter.build_model(job, tokenizer, store.label_names, precision)
     if known := LongTexts.of(job.data).to_dict():
         loaded.model.config.long_texts = known  # in model/, for predict and evaluate
+    if job.data.template is not None:
+        loaded.model.config.text_template = job.data.template
     limit, length, name = classifier.token_limit(loaded.model), job.data.max_length, job.model.name
     if length > limit:
         raise UserError(f"data.max_length = {length}: {name} takes at most {limit} tokens")

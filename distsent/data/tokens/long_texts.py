@@ -1,8 +1,8 @@
 """What an encoder reads of a text with more tokens than it takes at once: data.long.
 
 It reads a text in one window, or in several of which each is encoded on its own. A window is a
-choice of the text's tokens: all special ones, and a part of the others. Of a pair, the longer text
-is parted; the shorter one has up to half of the room in each window.
+choice of the text's tokens: all special ones, all of a template, and a part of the others. Of a
+pair, the longer text is parted; the shorter one has up to half of the room in each window.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Windows(NamedTuple):
 
     ids: list[int]
     type_ids: list[int]
-    sequence_ids: list[int | None]  # 0 or 1: the text of a pair; None: a special token
+    sequence_ids: list[int | None]  # 0 or 1: the text of a pair; None: special, of a template
     lengths: list[int]  # of each window
     long: bool = False  # the text has more tokens than a window
     truncated: bool = False  # some of its tokens are in no window
@@ -66,17 +66,34 @@ class LongTexts:
                 f"holds {least} of {of}; set it to {least - 1} or less"
             )
 
-    def windows(self, encoding: Any, max_length: int) -> Windows:
-        """The windows of a text, from the encoding of all its tokens."""
+    def windows(
+        self,
+        encoding: Any,
+        max_length: int,
+        cut_at: str = "right",
+        kept: np.ndarray | None = None,
+    ) -> Windows:
+        """The windows of a text, from the encoding of all its tokens.
+
+        `cut_at`: the side from which `cut` removes tokens. `kept` (T,): those in each window; the
+        special ones if unset. Raises UserError if they leave no room.
+        """
         ids, types, sides = encoding.ids, encoding.type_ids, encoding.sequence_ids
         if len(ids) <= max_length:
             return Windows(ids, types, sides, [len(ids)])
         side = np.array([-1 if one is None else one for one in sides])
-        special, *texts = (np.flatnonzero(side == one) for one in (-1, 0, 1))
-        shorter, longer = sorted(texts, key=len)
-        room = max_length - len(special)
-        always = np.concatenate([special, shorter[: room // 2]])
-        parts = self._parts(len(longer), max_length - len(always), self._overlap(room))
+        kept = side < 0 if kept is None else kept
+        shorter, longer = sorted((np.flatnonzero(~kept & (side == i)) for i in (0, 1)), key=len)
+        room = max_length - int(np.count_nonzero(kept))
+        if room < 1:
+            problem = f"all but a text takes {max_length - room} tokens, and leaves none for it"
+            raise UserError(f"data.max_length = {max_length}: {problem}")
+        from_end = self.long == CUT and cut_at == "left"
+        most = min(len(shorter), room // 2)
+        always = np.concatenate(
+            [np.flatnonzero(kept), shorter[len(shorter) - most :] if from_end else shorter[:most]]
+        )
+        parts = self._parts(len(longer), max_length - len(always), self._overlap(room), from_end)
         places = [np.sort(np.concatenate([always, longer[part]])) for part in parts]
         chosen = np.concatenate(places).tolist()
         return Windows(
@@ -85,21 +102,22 @@ class LongTexts:
             [sides[place] for place in chosen],
             [len(window) for window in places],
             long=True,
-            truncated=self.long == HEAD_TAIL or len(shorter) > room // 2,
+            truncated=self.long != WINDOWS or len(shorter) > room // 2,
         )
 
     def _overlap(self, room: int) -> int:
         """`room`: a window's tokens that are not special."""
         return room // 4 if self.window_overlap is None else self.window_overlap
 
-    def _parts(self, tokens: int, room: int, overlap: int) -> Iterator[np.ndarray]:
+    def _parts(self, tokens: int, room: int, overlap: int, from_end: bool) -> Iterator[np.ndarray]:
         """Which of a text's tokens are in each window that has `room` for them."""
-        if self.long == HEAD_TAIL:
-            # As in Sun et al., How to Fine-Tune BERT for Text Classification?, 2019: 128 and 382.
+        if self.long != WINDOWS:
             room = min(room, tokens)
-            head = room // 4
+            # As in Sun et al., How to Fine-Tune BERT for Text Classification?, 2019: 128 and 382.
+            head = room // 4 if self.long == HEAD_TAIL else 0 if from_end else room
             yield np.r_[:head, tokens - room + head : tokens]
             return
+        overlap = min(overlap, room - 1)  # a text may cost a template some tokens more
         for start in range(0, max(1, tokens - overlap), room - overlap):
             yield np.arange(start, min(start + room, tokens))
 

@@ -23,10 +23,9 @@ import numpy as np
 from distsent.data.dataset import TextDataset, open_dataset
 from distsent.data.labels.label_table import label_table
 from distsent.data.labels.names import Naming
-from distsent.data.rows import Columns
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.builder import building, damage, explained
-from distsent.data.tokens.long_texts import CUT, LOST, READ, LongTexts
+from distsent.data.tokens.long_texts import CUT, LOST, READ
 from distsent.data.tokens.tokenize import FORMAT, Progress, join_parts, write_part
 from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
@@ -150,10 +149,11 @@ class TokenStore:
         """What a user should know about the dataset, one line each."""
         lines, limit = [*self.meta["warnings"]], self.meta["max_length"]
         how = READ[self.meta.get("long", CUT)]
+        inside = ", data.template included," if "template" in self.meta else ""
         for name, split in self.meta["splits"].items():
             rows, cut, unknown = split["rows"], split["truncated"], split["unknown"]
             for count, what in (
-                (split.get("long", cut), f"have more than {limit} tokens and {how}"),
+                (split.get("long", cut), f"have more than {limit} tokens{inside} and {how}"),
                 (cut if "long" in split else 0, LOST),
                 (unknown, "consist of words that the tokenizer does not know"),
             ):
@@ -184,8 +184,7 @@ def open_token_store(
     `naming`: what names the classes, if it is not the job.
     """
     dataset = open_dataset(data, seed, only, recorded, naming)
-    pairs = Columns.of(data).pair is not None
-    encode = BatchTokenizer(tokenizer, max_length, pairs, LongTexts.of(data))
+    encode = BatchTokenizer.of(tokenizer, data, max_length)
     report = progress or (lambda done, total: None)
     log = log or (lambda line: print(f"distsent: {line}", file=sys.stderr, flush=True))
     with ExitStack() as stack:

@@ -91,7 +91,7 @@ def _write(
         arrays["types"] = flat((one.type_ids for one in encoded), encode.streams["types"])
     for what, array in arrays.items():
         files[what].write(array.tobytes())
-    found.unknown += encode.content.count_unknown(ids, lengths)
+    found.unknown += encode.content.count_unknown(encoded, ids, lengths)
     found.long += sum(one.long for one in encoded)
     found.truncated += sum(one.truncated for one in encoded)
 
@@ -116,6 +116,7 @@ def join_parts(
         meta["task"] = dataset.data.task
     meta |= {"splits": {}, "files": {}}
     meta |= encode.long_texts.to_dict()
+    meta |= {} if encode.template is None else {"template": encode.template}
     meta["read_as"] = {name: how.stored() for name, how in dataset.read_as.items()}
     for name, split in splits.items():
         lengths = _numbers(folder, name, "lengths", parts)
