@@ -18,7 +18,6 @@ from distsent.evaluation.chosen_thresholds import hash_weights
 from distsent.evaluation.exported import ONNX, Export, ExportedForward, hash_parts
 from distsent.evaluation.saved_model import SavedModel
 from distsent.exporting.timing import Speed, ratio
-from distsent.job.keys import to_toml_value
 from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table
 from distsent.storage import is_file
@@ -115,7 +114,7 @@ LONG = {
     "text are the mean of those of its windows. distsent does so; `tokenizer.json` alone cuts.",
 }
 TEMPLATE = (
-    " The model reads each text inside data.template = {}: distsent fills it in, and cuts the text "
+    " The model reads each text inside data.template = {}; distsent fills it in, and cuts the text "
     "inside of it. Without distsent, fill it in first (Python's `str.format` does); "
     "`tokenizer.json` alone cuts the end of the template with that of a long text."
 )
@@ -157,6 +156,6 @@ def _card(
         speed=markdown_table(["system", "examples/s"], rows),
         parts=parts,
         long=LONG[about.saved.long_texts.long].format(length),
-        template="" if template is None else TEMPLATE.format(f"`{to_toml_value(template)}`"),
+        template="" if template is None else TEMPLATE.format(f"`{template!r}`"),
         inputs=f"int64 [batch, length] {', '.join(inputs)}",
     )

@@ -402,7 +402,7 @@ def test_an_export_fills_the_template_in(runs: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         other.logits(texts, pairs), one.logits(texts, pairs), rtol=0, atol=1e-5
     )
-    assert r'data.template = `"w80 {pair} w81\nw82 ' in (tmp_path / "onnx/README.md").read_text()
+    assert r"data.template = `'w80 {pair} w81\nw82 " in (tmp_path / "onnx/README.md").read_text()
 
 
 def test_what_is_recorded_must_be_a_template(runs: Path, tmp_path: Path) -> None:
