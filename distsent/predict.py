@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     stop = StopSignal(GRACE)
     # Heavy imports, only for a valid command line
+    from distsent.data import missing_words
     from distsent.data.tokens.long_texts import READ
     from distsent.distributed.world import World
     from distsent.evaluation.predictor import Predictor
@@ -64,7 +66,10 @@ def main(arguments: list[str]) -> int:
     if predictor.long:
         what = f"{predictor.long:,} of {count.rows:,} texts have more than {predictor.max_length}"
         how = READ[predictor.long_texts.long]
-        print(f"distsent: {what} tokens and {how}", file=sys.stderr)
+        inside = "" if predictor.template is None else ", data.template included,"
+        print(f"distsent: {what} tokens{inside} and {how}", file=sys.stderr)
+    for word, n in count.words.items() if file and file.na_values is None else ():
+        print(f"distsent: {missing_words.question(word, n, options.file)}", file=sys.stderr)
     if count.bad:
         what = f"{count.bad:,} of {count.rows:,} rows have no label"
         print(f'distsent: {what}; see their "error"', file=sys.stderr)
@@ -85,10 +90,16 @@ class Count:
     rows: int = 0
     bad: int = 0
     abstained: int = 0
+    words: Counter[str] = field(default_factory=Counter)  # texts that may mean that there is none
     last: str = ""  # the last row
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: Sequence[Text]) -> None:
+        from distsent.data.missing_words import is_word
+
+        for text in batch:
+            texts = {text.text.strip(), (text.pair or "").strip()} if not text.error else ()
+            self.words.update(filter(is_word, texts))
         row, *_, name = batch[-1]
         self.rows, self.last = self.rows + len(batch), f"row {row:,}" + (name and f" of {name}")
         if self.shown:

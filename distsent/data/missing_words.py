@@ -30,12 +30,18 @@ def add_short(counts: Counter[str], texts: pa.ChunkedArray) -> None:
 
 def is_word(text: str) -> bool:
     """Whether a text may mean that there is none."""
-    return text.casefold() in WORDS
+    return len(text) <= LONGEST and text.casefold() in WORDS
 
 
 def find_missing(texts: pa.ChunkedArray, words: tuple[str, ...]) -> pa.ChunkedArray:
     """Which texts are one of these words, but for outer blanks; null for null."""
     return pc.is_in(pc.utf8_trim_whitespace(texts), value_set=pa.array(words, texts.type))
+
+
+def question(text: str, rows: int, where: str) -> str:
+    """A line for such a word that stands in some rows."""
+    line = f"{where}: {counted(rows, 'row')} with the text {text!r}: is it a missing one?"
+    return f"{line} data.na_values = {to_toml_value([text])} says so"
 
 
 def notes(counts: Mapping[str, int], where: str) -> Iterator[str]:
@@ -47,10 +53,7 @@ def notes(counts: Mapping[str, int], where: str) -> Iterator[str]:
     found = {text: n for text, n in sorted(counts.items()) if is_word(text)}
     usual = max((n for text, n in counts.items() if text not in found), default=0)
     certain = [text for text, n in found.items() if n > max(1, usual)]
-    for text, n in found.items():
-        line = f"{where}: {counted(n, 'row')} with the text {text!r}: is it a missing one?"
-        if text not in certain:
-            yield f"{line} data.na_values = {to_toml_value([text])} says so"
+    yield from (question(text, n, where) for text, n in found.items() if text not in certain)
     if certain:
         rows = " and ".join(f"{counted(found[text], 'row')} with {text!r}" for text in certain)
         says = f"data.na_values = {to_toml_value(certain)}"

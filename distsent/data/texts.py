@@ -48,11 +48,11 @@ class TextFile:
         self.done = self._reader.done  # the share of the file that was read
         self.has_pairs = data.pair_column is not None or data.pair_position is not None
         self._columns = _find_columns(self._reader.columns, file, data)
-        self._missing = data.na_values or ()
+        self.na_values = data.na_values
 
     def __iter__(self) -> Iterator[Text]:
         for text in self._texts():
-            yield without_missing(text, self._missing)
+            yield without_missing(text, self.na_values or ())
 
     def _texts(self) -> Iterator[Text]:
         for row, values, error in self._reader.records(self._columns):

@@ -76,9 +76,9 @@ class Predictor:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_saved_model(folder, device)
         self.tokenizer, self.device, self.notes = model.tokenizer, model.device, model.notes
-        self.long_texts, self._template = model.long_texts, model.template
-        if self._template is not None:
-            self.notes += (f"texts are put into data.template = {shorten(self._template)}",)
+        self.long_texts, self.template = model.long_texts, model.template
+        if self.template is not None:
+            self.notes += (f"texts are put into data.template = {shorten(self.template)}",)
         self._windows = self.long_texts.long == long_texts.WINDOWS
         options = "auto", self._windows, precision or "float32", "--precision"
         self.forward, self.precision = model.build(*options)
@@ -132,7 +132,7 @@ class Predictor:
 
     def _tokenizer(self, pairs: bool) -> BatchTokenizer:
         if pairs not in self._tokenizers:
-            options = self.max_length, pairs, self.long_texts, self._template
+            options = self.max_length, pairs, self.long_texts, self.template
             self._tokenizers[pairs] = BatchTokenizer(self.tokenizer, *options)
         return self._tokenizers[pairs]
 

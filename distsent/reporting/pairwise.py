@@ -9,6 +9,11 @@ from distsent.reporting.finished_run import FinishedRun
 from distsent.reporting.markdown import markdown_table
 from distsent.reporting.tasks.choose import report_of
 
+CHANCE = (
+    "Below 0.05, chance is an unlikely explanation; among many runs, expect one in twenty below "
+    "0.05 by chance."
+)
+
 
 def compare_runs(first: FinishedRun, other: FinishedRun, split: str) -> dict[str, Any]:
     """The comparison as plain values; `untested` gives the reason if there is none."""
@@ -42,4 +47,6 @@ def format_pairs(first: FinishedRun, pairs: Sequence[Mapping[str, Any]]) -> str:
         return ""
     table = markdown_table(["run", "against", *report.compared], rows)
     details = report.details(tested) if tested else ""
-    return f"\n{table}\n{report.explanation}\n" + (f"\n{details.rstrip()}\n" if details else "")
+    return f"\n{table}\n{report.explanation} {CHANCE}\n" + (
+        f"\n{details.rstrip()}\n" if details else ""
+    )

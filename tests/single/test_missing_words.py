@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distsent import predict
 from distsent.data.dataset import open_dataset
 from distsent.data.texts import TextFile
 from tests.dataset_files import data, mistakes, write
@@ -70,6 +71,27 @@ def test_predict_and_evaluate_read_the_same_texts_as_missing(tmp_path: Path) -> 
         found = [text.row for text in TextFile(section.source, job) if text.error == "no text"]
         scored = open_dataset(job, 1, only="train").splits["train"]
         assert found == bad and len(scored) == 15 - len(bad)
+
+
+def test_predict_names_texts_that_may_be_missing_once(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It labels them, as training takes them for texts, unless the key says what they are."""
+    texts = ["NULL", "w1 w2", " NULL", "none", "w3 none"]
+    file = write(tmp_path / "x.csv", {"text": texts})
+    asks = "the text {}: is it a missing one? data.na_values = [{}] says so"
+    for words, lines, errors in (
+        ([], [f"2 rows with {asks}".format("'NULL'", '"NULL"'),
+              f"1 row with {asks}".format("'none'", '"none"')], 0),
+        (["data.na_values=[]"], [], 0),
+        (["data.na_values=[NULL]"], [], 2),
+    ):  # fmt: skip
+        for path in (file, file.parent):
+            assert predict.main([str(finished / "plain"), "--file", str(path), *words]) == 0
+            out, err = capsys.readouterr()
+            found = [line for line in err.splitlines() if "missing" in line]
+            assert found == [f"distsent: {path}: {line}" for line in lines]
+            assert out.count('"error"') == errors and len(out.splitlines()) == 5
 
 
 def test_a_store_of_other_missing_texts_is_another_one(tmp_path: Path) -> None:

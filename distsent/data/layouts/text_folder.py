@@ -34,6 +34,7 @@ class TextFolder:
                 found = ", ".join(files.splits)
                 raise UserError(f"{path}: has the splits {found}; name a file or folder in it")
             self._sources = files.sources(files.splits[0])
+        self.na_values = data.na_values
         self.has_pairs = data.pair_column is not None or data.pair_position is not None
         self._opened = [self._open(source) for source in self._sources]
         self._read = 0
@@ -54,7 +55,7 @@ class TextFolder:
                 yield from (text._replace(file=source.name) for text in opened)
             else:
                 for text in self._texts(source):
-                    yield without_missing(text, self._data.na_values or ())
+                    yield without_missing(text, self.na_values or ())
             self._read += 1
 
     def _open(self, source: RowSource) -> TextFile | None:

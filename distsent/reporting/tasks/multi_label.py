@@ -33,8 +33,7 @@ class MultiLabelReport(TaskReport):
     )  # fmt: skip
     explanation: ClassVar[str] = (
         "Differences on the same rows. Right alone: rows of which only this run, and only the "
-        "other, has every label right; McNemar's exact test compares these. Below 0.05, chance is "
-        "an unlikely explanation; among many runs, expect one in twenty below 0.05 by chance."
+        "other, has every label right; McNemar's exact test compares these."
     )
     mistake_columns: ClassVar[tuple[str, ...]] = (
         "labels", "predicted", "worst", "score", "row", "text",

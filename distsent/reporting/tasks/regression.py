@@ -27,10 +27,7 @@ class RegressionReport(TaskReport):
     compared: ClassVar[tuple[str, ...]] = (
         "MAE", "95 % interval", "bootstrap p", "RMSE", "95 % interval", "bootstrap p",
     )  # fmt: skip
-    explanation: ClassVar[str] = (
-        "Differences on the same rows; below 0, this run is better. Below 0.05, chance is an "
-        "unlikely explanation; among many runs, expect one in twenty below 0.05 by chance."
-    )
+    explanation: ClassVar[str] = "Differences on the same rows; below 0, this run is better."
     mistake_columns: ClassVar[tuple[str, ...]] = ("value", "predicted", "error", "row", "text")
 
     def about_scores(self) -> str:

@@ -49,8 +49,7 @@ class SingleLabelReport(TaskReport):
     )  # fmt: skip
     explanation: ClassVar[str] = (
         "Differences on the same rows. Right alone: rows that only this run, and only the other, "
-        "has right; McNemar's exact test compares these. Below 0.05, chance is an unlikely "
-        "explanation; among many runs, expect one in twenty below 0.05 by chance."
+        "has right; McNemar's exact test compares these."
     )
     mistake_columns: ClassVar[tuple[str, ...]] = ("label", "predicted", "score", "row", "text")
 
