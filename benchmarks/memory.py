@@ -69,7 +69,7 @@ def main(words: list[str]) -> None:
     memory = worker_memory(forward, precision, plan.tokens.ids[:64], job.data.max_length)
     assert memory.activations is not None
     step.flat.grads.zero_()
-    before = memory_of(cpu)[0]
+    before = memory_of(cpu)[0] + memory.zeros(gpu=False)
     expected, tokens = largest_step(plan, job.train.token_budget, memory.activations)
     reset_peak_memory()
     forward.model.train()

@@ -85,7 +85,7 @@ def simulated(preset: str, workers: tuple[int, ...], share: int = 16) -> list[st
     """BERT-base's sizes, bf16 or fp16, `share` reviews per worker, with batches really assigned."""
     width, layers = 768, 12
     flops = FlopCounter(2.0 * 85e6, 4.0 * (layers - 1) * width)
-    size = ModelSize(WorkerMemory(109_500_000, 0.0, None), 30522 * width, width)
+    size = ModelSize(WorkerMemory(109_500_000, 109_500_000, 0.0, None), 30522 * width, width)
     described = read_hardware(preset)
     precision = described.fastest()
     machines = described_hardware(described, precision, layers, size.trained)

@@ -80,9 +80,9 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     budgets = [
         budget
         for i, (budget, _) in enumerate(found[worst]["budgets"])
-        if sum(each["budgets"][i][1] + each["bytes"][2] for each in here) <= free
+        if sum(each["budgets"][i][1] + each["bytes"][2] + each["zeros"] for each in here) <= free
     ]
-    fits = sum(sum(each["bytes"][1:]) for each in here) <= free
+    fits = sum(sum(each["bytes"][1:]) + each["zeros"] for each in here) <= free
     budget = max(budgets, default=None)
     before, most, saving = found[worst]["bytes"]
     tokens = found[worst]["tokens"]
@@ -99,9 +99,11 @@ def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[
         budgets.append(budgets[-1] // 2)
     largest = [largest_step(plan, budget, memory.activations) for budget in budgets]
     before, free, where = memory_of(plan.device)
-    saving = memory.saving(plan.device.type == "cuda") if world.is_main else 0.0
+    gpu = plan.device.type == "cuda"
+    zeros, saving = memory.zeros(gpu), memory.saving(gpu) if world.is_main else 0.0
     return {
-        "bytes": [before, largest[0][0], saving],
+        "bytes": [before + zeros, largest[0][0], saving],
+        "zeros": zeros,
         "tokens": largest[0][1],
         "budgets": [(budget, most) for budget, (most, _) in zip(budgets, largest, strict=True)],
         "where": where,

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from distsent.model.adapter import count_parameters
 from distsent.model.forward import Forward
 from distsent.training.activations import Activations, count_activations
 
 STATES = 16  # bytes of a trained parameter: weight, gradient, two moments of Adam
 SAVED = 12  # of these, what a checkpoint copies: weight, two moments
+ZEROS = 8  # of these, what takes no memory on a CPU before the first step writes it: two moments
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What is in no tensor: bytes of `libraries`; what `loading` leaves, per byte of weights.
+    """What is in no tensor: bytes of `libraries`; what `loading` leaves, per byte of the file.
 
     A step takes `gaps` times the bytes of its tensors, and `buffers`.
     """
@@ -43,17 +45,21 @@ GPU = Overhead(libraries=5e8, loading=0.0, gaps=1.1, buffers=1e8)
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """`trained`: number of trained parameters. `frozen`: bytes of all else that a model holds."""
+    """`trained`, `parameters`: numbers of them. `frozen`: bytes of all else that a model holds."""
 
     trained: int
+    parameters: int
     frozen: float
     activations: Activations | None  # None: they could not be counted
 
     def held(self, gpu: bool) -> float:
         """Bytes before the first step."""
-        overhead, weights = GPU if gpu else CPU, 4 * self.trained + self.frozen
-        states = STATES * self.trained + self.frozen
-        return overhead.libraries + overhead.loading * weights + states
+        overhead, states = GPU if gpu else CPU, STATES * self.trained + self.frozen
+        return overhead.libraries + overhead.loading * 4 * self.parameters + states
+
+    def zeros(self, gpu: bool) -> float:
+        """Of these, the bytes that the first step adds."""
+        return 0.0 if gpu else float(ZEROS * self.trained)
 
     def saving(self, gpu: bool) -> float:
         """Bytes of a checkpoint on the main worker. That of a GPU is in the memory of the CPU."""
@@ -70,7 +76,8 @@ def worker_memory(forward: Forward, precision: str, ids: np.ndarray, longest: in
     """Runs a few tiny batches: see `count_activations`."""
     counted = count_activations(forward, precision, ids, longest)
     trained = sum(p.numel() for p in forward.model.parameters() if p.requires_grad)
-    return WorkerMemory(trained, frozen_bytes(forward.model), counted)
+    parameters = count_parameters(forward.model)
+    return WorkerMemory(trained, parameters, frozen_bytes(forward.model), counted)
 
 
 def frozen_bytes(model: nn.Module) -> float:

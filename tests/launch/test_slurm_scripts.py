@@ -569,3 +569,12 @@ def test_how_a_task_of_a_sweep_ends(tmp_path, step, end, left, code, last, reque
     assert done.returncode == code, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"slurm: {last}"), done.stderr
     assert " ".join(batch.calls("requests")) == requests
+
+
+def test_a_signal_to_all_processes_waits_until_the_command_has_saved(tmp_path):
+    """SLURM sends it to the whole script if no step runs: a preempted task of a sweep."""
+    everyone = "trap '' TERM USR1; kill -TERM $PPID $(ps -o ppid= $PPID)"
+    batch = SweepBatch(tmp_path, f"{everyone}; /bin/sleep 0.5; echo trials saved >&2; exit 75")
+    done = batch.sweep()
+    assert done.returncode == 75, done.stderr
+    assert "trials saved" in done.stderr.partition("slurm: stopped")[0], done.stderr

@@ -39,7 +39,7 @@ COUNTED = Activations(np.array([9.0, 1.0]), np.array([1.0, 3.0]), np.array([2.0,
 
 
 def model_size(trained: int = 1000, frozen: float = 0.0) -> ModelSize:
-    return ModelSize(WorkerMemory(trained, frozen, COUNTED), 0, 0)
+    return ModelSize(WorkerMemory(trained, 2 * trained, frozen, COUNTED), 0, 0)
 
 
 def batches(rows: int = 40, size: int = 8, budget: int = 60, windows: bool = False) -> BatchPlan:
@@ -79,7 +79,7 @@ def test_messages_are_those_that_a_reducer_sends(frozen: bool) -> None:
     embedding = token_embedding(model)
     embedding.weight.requires_grad_(not frozen)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    memory = WorkerMemory(trained, frozen_bytes(model), COUNTED)
+    memory = WorkerMemory(trained, trained, frozen_bytes(model), COUNTED)
     size = ModelSize.of(memory, embedding)
     reducer = GradientReducer(RecordingWorld(), FlatParameters(model, embedding))
     reducer.reduce(whole.batch(0).token_ids)
@@ -179,7 +179,7 @@ def test_a_prediction_adds_up() -> None:
     assert found.of_machine == pytest.approx(
         2 * step_time(work(2), machines()).seconds / 4 / seconds
     )
-    held = CPU.libraries + 16e6 + 4e5 + CPU.loading * (4e6 + 4e5)
+    held = CPU.libraries + 16e6 + 4e5 + CPU.loading * 8e6
     step = CPU.gaps * 100 + CPU.buffers
     assert found.memory == pytest.approx(held + step + 12e6), (
         "the main worker copies weights and moments"
