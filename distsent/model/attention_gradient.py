@@ -1,5 +1,6 @@
 """Attention over a packed batch in training, with its own backward."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,16 @@ from distsent.model.attention_layout import (
     to_head_layout,
 )
 from distsent.model.attention_window import ALL_TOKENS, Block, Window
-from distsent.operators import masks
-from distsent.operators.softmax_dropout import Dropout, softmax_dropout, softmax_dropout_backward
+from distsent.operators import masks, products
+from distsent.operators.softmax_dropout import (
+    Dropout,
+    Seen,
+    softmax_dropout,
+    softmax_dropout_backward,
+)
 
 SiteDropout = tuple[Tensor, int, float]  # keys_T, site, rate
+Place = tuple[slice, slice]  # matrices [example and head], and their queries or keys
 
 
 class PackedAttention(torch.autograd.Function):
@@ -54,11 +61,11 @@ class PackedAttention(torch.autograd.Function):
                 shape = (group.rows * H, -1, D)
                 Qg, Og = Q[queries].view(shape), out[queries].view(shape)
                 Kg, Vg = K[keys].view(shape), V[keys].view(shape)
-                for block, seen in seen_by:
-                    S = torch.bmm(Qg[:, block.queries], Kg[:, block.keys].transpose(1, 2))
-                    own = _dropout(slot_keys, keys, block, len(S), site, rate)
+                for seen, q_at, k_at in _products(seen_by, Qg):
+                    S = products.times_transposed(Qg[q_at], Kg[k_at])
+                    own = _dropout(slot_keys, keys, len(Qg), q_at, site, rate)
                     P, dropped = softmax_dropout(S, seen, own)
-                    torch.bmm(dropped, Vg[:, block.keys], out=Og[:, block.queries])
+                    products.times(dropped, Vg[k_at], Og[q_at])
                     saved.append(P)
             if slot_keys is not None:
                 out.mul_(masks.inverse_keep_prob(rate))
@@ -87,31 +94,39 @@ class PackedAttention(torch.autograd.Function):
                 add = len(seen_by) > 1
                 if add:
                     dKg.zero_(), dVg.zero_()
-                for block, seen in seen_by:
-                    P, q, k = next(probabilities), block.queries, block.keys
-                    dP = torch.bmm(dOg[:, q], Vg[:, k].transpose(1, 2))
-                    own = _dropout(slot_keys, keys, block, len(P), ctx.site, ctx.rate)
+                for seen, q_at, k_at in _products(seen_by, Qg):
+                    P, dP = next(probabilities), products.times_transposed(dOg[q_at], Vg[k_at])
+                    own = _dropout(slot_keys, keys, len(Qg), q_at, ctx.site, ctx.rate)
                     dS, dropped = softmax_dropout_backward(P, dP, seen, own)
-                    _product(dropped.transpose(1, 2), dOg[:, q], dVg[:, k], add)
-                    torch.bmm(dS, Kg[:, k], out=dQg[:, q])
-                    _product(dS.transpose(1, 2), Qg[:, q], dKg[:, k], add)
+                    products.transposed_times(dropped, dOg[q_at], dVg[k_at], add)
+                    products.times(dS, Kg[k_at], dQg[q_at])
+                    products.transposed_times(dS, Qg[q_at], dKg[k_at], add)
             dQ.mul_(ctx.scale)
             dq = from_head_layout(dQ, q_layout, dout.shape)
             dk, dv = (from_head_layout(x, k_layout, ctx.kv_shape) for x in (dK, dV))
         return dq, dk, dv, None, None, None, None
 
 
+def _products(
+    seen_by: Sequence[tuple[Block, Seen]], Qg: Tensor
+) -> Iterator[tuple[Seen, Place, Place]]:
+    """What queries see, the queries of some matrices of a group, and the keys that they see."""
+    for block, seen in seen_by:
+        parts = products.parts(Qg, seen.queries, seen.keys)
+        assert len(parts) == 1 or len(seen.used_g) == 1, "long examples are groups of their own"
+        for matrices in parts:
+            yield seen, (matrices, block.queries), (matrices, block.keys)
+
+
 def _dropout(
-    slot_keys: Tensor | None, keys: slice, block: Block, matrices: int, site: int, rate: float
+    slot_keys: Tensor | None,
+    keys: slice,
+    matrices: int,
+    queries: Place,
+    site: int,
+    rate: float,
 ) -> Dropout | None:
-    """The dropout of a block's probabilities. `keys`: the group's rows among the keys."""
+    """The dropout of probabilities. `keys`: the group's rows among the keys."""
     if slot_keys is None:
         return None
-    return slot_keys[keys].view(matrices, -1)[:, block.queries], site, rate
-
-
-def _product(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
-    if add:
-        out.baddbmm_(a, b)
-    else:
-        torch.bmm(a, b, out=out)
+    return slot_keys[keys].view(matrices, -1)[queries], site, rate

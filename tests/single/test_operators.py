@@ -6,11 +6,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from distsent.operators import library, linear, softmax_dropout
+from distsent.batching.dropout_keys import dropout_keys
+from distsent.batching.packing import pack
+from distsent.model.attention_gradient import PackedAttention
+from distsent.model.attention_window import ALL_TOKENS, Window
+from distsent.operators import library, linear, products, softmax_dropout
 from distsent.train import main
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -77,6 +82,32 @@ def test_onednn_linear_leaves_other_precisions_frozen_weights_and_subclasses_alo
     y = model(x.requires_grad_())
     y.sum().backward()
     assert x.grad is not None and model[0].weight.grad is None
+
+
+@pytest.mark.parametrize("window", [ALL_TOKENS, Window(after=0)])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_matrices_of_long_examples_are_multiplied_one_by_one_where_that_is_faster(
+    rate: float, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, H, D = (20, 260, 640), 3, 8
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(sum(lengths), H, D, generator=generator) for _ in range(4)]
+    keys_T = dropout_keys(0, 0, np.arange(3), np.array(lengths))
+    s = pack([np.full(n, 7) for n in lengths], np.zeros(3), keys_T=keys_T, round_shapes=False)
+    calls, found = [], []
+    for alone in (False, True):
+        monkeypatch.setattr(products, "onednn_is_faster", lambda alone=alone: alone)
+        monkeypatch.setattr(products, "product", lambda a, b: calls.append(1) or a @ b.T)
+        qkv = [x.clone().requires_grad_() for x in rows[:3]]
+        dropout = (keys_T, 2, rate) if rate else None
+        out = PackedAttention.apply(*qkv, s, 0.3, dropout, window)
+        out.backward(rows[3])
+        found.append([out, *(x.grad for x in qkv)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+    # Two products forward and four backward for each head of two matrices: the two long texts, or
+    # the last two blocks of the longest one.
+    assert len(calls) == 2 * 6 * H
 
 
 def scores_of(dtype: torch.dtype, seen: softmax_dropout.Seen, seed: int = 0) -> torch.Tensor:
