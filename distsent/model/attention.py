@@ -74,7 +74,8 @@ def packed_attention(
     if unknown:
         raise ValueError(f"packed attention has no {', '.join(unknown)}")
     window = ALL_TOKENS if mask is None else mask.window(max(packed_batch.lengths))
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    # Not x[0]: its gradient would be copied into zeros.
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     qkv = q, _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rate = dropout if module.training else 0.0

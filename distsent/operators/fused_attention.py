@@ -97,15 +97,12 @@ class FusedAttention(torch.autograd.Function):
 
 def attention(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """The output, and what the gradient needs of the probabilities: float32 [H, R]."""
-    from distsent.operators import attention_kernels as kernels
-
     R, H, _ = q.shape
     out, lse = new_rows(q, call), q.new_empty((H, R), dtype=torch.float32)
     options = constants(q, call, "forward")
     table = query_blocks(call, options["M"], q.device)
-    kernels.forward[len(table), H](
-        q, k, v, out, lse, table, *dropout_arrays(call, q), R, *numbers(call), **options
-    )
+    arrays = q, k, v, out, lse, table, *dropout_arrays(call, q)
+    launch("forward", (len(table), H), *arrays, R, *numbers(call), **options)
     return out, lse
 
 
@@ -113,23 +110,26 @@ def attention_gradient(
     saved: tuple[Tensor, ...], dout: Tensor, call: Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, for that of the output. `saved`: q, k, v, output and `lse`."""
-    from distsent.operators import attention_kernels as kernels
-
     q, k, v, out, lse = saved
     R, H, D = q.shape
     delta, dq, dk, dv = torch.empty_like(lse), *(new_rows(x, call) for x in (q, k, v))
-    kernels.delta[-(-R // ROWS), H](
-        out, dout, delta, R, H, D, padded(D), ROWS, enable_fp_fusion=True
-    )
+    sizes = R, H, D, padded(D), ROWS
+    launch("delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True)
     inputs = q, k, v, dout, lse, delta
     rest = *dropout_arrays(call, q), R, call.scale, *numbers(call)
     options = constants(q, call, "gradient_of_queries")
     table = query_blocks(call, options["M"], q.device)
-    kernels.gradient_of_queries[len(table), H](*inputs, dq, table, *rest, **options)
+    launch("gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options)
     options = constants(q, call, "gradient_of_keys")
     table = blocks(call.lengths, options["N"], False, call.cls_only, q.device)
-    kernels.gradient_of_keys[len(table), H](*inputs, dk, dv, table, *rest, **options)
+    launch("gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options)
     return dq, dk, dv
+
+
+def launch(kernel: str, grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
+    from distsent.operators import attention_kernels
+
+    getattr(attention_kernels, kernel)[grid](*arguments, **options)
 
 
 def new_rows(x: Tensor, call: Call) -> Tensor:

@@ -24,7 +24,7 @@ def select_device(local_rank: int) -> torch.device:
     torch.cuda.set_device(device)
     # Bit-reproducible sums where torch has them. cuBLAS reads this variable at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # training is stricter
     # Filling costs a pass over each new allocation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device

@@ -17,6 +17,7 @@ from distsent.evaluation.tasks.choose import choose_task
 from distsent.job.job import Job
 from distsent.model import classifier
 from distsent.model.flops import measure_flops
+from distsent.model.determinism import strict_or_note
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
@@ -56,8 +57,11 @@ def open_model(
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
-    operators_note = choose_operators(world, device)
-    return loaded.with_notes(fault or note, padding_note, operators_note), forward, precision
+    notes = [fault or note, padding_note, choose_operators(world, device)]
+    if device.type == "cuda":
+        strict = partial(strict_or_note, forward, tokenizer, precision)
+        notes.append(world.all_or_raise(strict, "run.determinism"))
+    return loaded.with_notes(*notes), forward, precision
 
 
 def choose_operators(world: World, device: torch.device) -> str | None:

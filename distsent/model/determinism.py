@@ -1,0 +1,43 @@
+"""Whether every operator of a classifier's training sums in one order: found out with two texts."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from distsent.batching.dropout_keys import dropout_keys, step_key
+from distsent.batching.packing import pack
+from distsent.model.forward import Forward, autocast
+from distsent.model.half_precision import TEXTS
+
+
+def strict_or_note(forward: Forward, tokenizer: Any, precision: str) -> str | None:
+    """Turn on torch's strict mode (torch.use_deterministic_algorithms) if the classifier can train.
+
+    Else torch only warns, and the log gets the line returned: then attention's gradients vary, too.
+    Leaves no gradients.
+    """
+    encoded = tokenizer(TEXTS, truncation=True, max_length=8, verbose=False)["input_ids"]
+    ids = [np.asarray(x, dtype=np.int64) for x in encoded]
+    device, lengths = forward.model.device, np.array([len(x) for x in ids])
+    keys = dropout_keys(0, 0, np.arange(len(ids)), lengths)
+    labels, step = np.zeros(len(ids)), step_key(0, 0)
+    batch = pack(ids, labels, keys_T=keys, device=device, step_key=step)
+    training = forward.model.training
+    torch.use_deterministic_algorithms(True)
+    forward.model.train()
+    try:
+        with torch.enable_grad():
+            with autocast(device, precision):
+                logits = forward(batch)
+            logits.float().sum().backward()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        operator = str(error).split()[0][:40]
+        return f"a resumed run may differ in the last bits: {operator} sums in no fixed order here"
+    finally:
+        forward.model.train(training)
+        forward.model.zero_grad(set_to_none=True)
+    return None
