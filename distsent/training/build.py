@@ -16,8 +16,8 @@ from distsent.distributed.world import World
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.job.job import Job
 from distsent.model import classifier
-from distsent.model.flops import measure_flops
 from distsent.model.determinism import strict_or_note
+from distsent.model.flops import measure_flops
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.padded_forward import PaddedForward
