@@ -5,6 +5,7 @@ exactly that cluster have their say, and nothing is created.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,17 @@ Object = dict[str, Any]
 # Objects that exist are changed, whoever made them. What the operator makes is always new.
 APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=distsent-lint")
 DRY_RUN = ("--dry-run=server", "-o", "name", "-f", "-")
-NO_NAMESPACE = 'namespaces "{}" not found'
+CONNECTION = ("no cluster to ask", "get", "--raw", "/version", "--request-timeout=20s")
+NOISE = re.compile("Warning: |[EWI][0-9]{4} ")  # warnings, and kubectl's own log
+UNANSWERED = re.compile(
+    "to the server|download openapi|(dial|read) tcp|net/http|EOF|Unavailable|TooMany"
+)
+# Answers that are not about the manifest, by a part of them.
+TROUBLES = {
+    "(NotFound): namespaces ": "the namespace {1} does not exist yet: apply it first",
+    " is forbidden: User ": "you may not ask the cluster about {0}",
+    "no matches for kind ": "the cluster lacks its operator",
+}
 
 
 def kubectl(*words: str, text: str = "", timeout: int = 60) -> subprocess.CompletedProcess[str]:
@@ -32,7 +43,7 @@ def kubectl(*words: str, text: str = "", timeout: int = 60) -> subprocess.Comple
         raise UserError(f"kubectl {words[0]}: no answer in {timeout} s", code=FAILED) from None
 
 
-def answer(what: str, *words: str) -> str:
+def output(what: str, *words: str) -> str:
     """What kubectl prints. Raises UserError, with `what` first, if it fails."""
     done = kubectl(*words)
     if done.returncode:
@@ -40,16 +51,12 @@ def answer(what: str, *words: str) -> str:
     return done.stdout
 
 
-def check_connection() -> None:
-    answer("no cluster to ask", "get", "--raw", "/version", "--request-timeout=20s")
-
-
 def refusals(manifests: Iterable[Node], jobs: Sequence[Node]) -> list[Finding]:
     """What the cluster has against manifests, and against what operators make of `jobs`.
 
     `jobs`: MPIJobs, and the TrainingRuntimes of TrainJobs.
     """
-    check_connection()
+    output(*CONNECTION)
     asked: list[tuple[Node, Object, Sequence[str]]]
     asked = [(each, each.value, APPLY) for each in manifests]
     whole = [job for job in jobs if all(pod.main for pod in pods_of(job))]
@@ -70,26 +77,22 @@ def objects(job: Node) -> list[Object]:
 def ask(manifest: Node, one: Object, words: Sequence[str]) -> Iterator[Finding]:
     done = kubectl(*words, *DRY_RUN, text=json.dumps(one, default=str))
     title, host = f"{manifest.kind} {manifest.name}", one.get("spec", {}).get("hostname", "")
-    what = "" if one is manifest.value else f" the operator's {one['kind']} {host}".rstrip()
-    for line in done.stderr.splitlines():
-        if line.startswith("Warning: "):
-            yield manifest.finding("cluster", f"{title}: the cluster warns of{what}: {line[9:]}")
-    if done.returncode == 0:
-        return
-    if NO_NAMESPACE.format(manifest.namespace) in done.stderr:
-        text = (
-            f"the namespace {manifest.namespace} does not exist yet: apply it first, and ask again"
-        )
+    what = "it" if one is manifest.value else f"the operator's {one['kind']} {host}".rstrip()
+    warnings = [line[9:] for line in done.stderr.splitlines() if line.startswith("Warning: ")]
+    said = [f"the cluster warns of {what}: {warning}" for warning in warnings]
+    if done.returncode:
+        reason = last_line(done.stderr)
+        if UNANSWERED.search(reason):
+            raise UserError(f"the cluster stopped answering: {reason}", code=FAILED)
+        fits = [text for part, text in TROUBLES.items() if part in reason]
+        text = (*fits, "the cluster refuses {0}")[0].format(what, manifest.namespace)
+        said.append(f"{text}: {reason}")
+    for text in said:
         yield manifest.finding("cluster", f"{title}: {text}")
-    else:
-        text = last_line(done.stderr, 'error when creating "STDIN": ', "Error from server ")
-        yield manifest.finding("cluster", f"{title}: the cluster refuses{what or ' it'}: {text}")
 
 
-def last_line(errors: str, *prefixes: str) -> str:
+def last_line(errors: str) -> str:
     """kubectl's error as one line."""
-    lines = [line.strip() for line in errors.splitlines() if not line.startswith("Warning: ")]
+    lines = (line.strip() for line in errors.splitlines() if not NOISE.match(line))
     text = " ".join(line for line in lines if line) or "kubectl gave no reason"
-    for prefix in prefixes:
-        text = text.replace(prefix, "")
-    return text
+    return text.replace('error when creating "STDIN": ', "").replace("Error from server ", "")

@@ -9,26 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distsent.k8s.cluster import check_connection, kubectl, last_line, refusals
+from distsent.k8s.cluster import CONNECTION, kubectl, last_line, output, refusals
 from distsent.k8s.documents import fill, read_table
 from distsent.k8s.jobs import DELETE_EVICTED, QUEUE, WITH_PODS, Bundle
 from distsent.k8s.lint import read_manifests
 from distsent.runtime.slurm_probe import Check
 
 OK, FAIL = "ok", "fail"
-CLAIM = "PersistentVolumeClaim"
+CLAIM, MAY_NOT = "PersistentVolumeClaim", "ask as a user who may (kubectl config use-context)"
 
 
 def check_cluster(folder: Path) -> Iterator[Check]:
     """All checks, for the manifests of `folder`. Raises UserError without a cluster."""
-    check_connection()
+    output(*CONNECTION)
     manifests = read_manifests(folder).manifests
     targets = targets_of(Bundle(manifests, manifests))
     for row in read_table("doctor.yaml")["checks"]:
         for name, space in targets[row.get("each", "once")]:
             check = ask(row, name, space)
             yield check
-            if check.state == FAIL and row.get("stop"):
+            if check.state == FAIL and row.get("stop") and check.fix != MAY_NOT:
                 return
     jobs = [each for each in manifests if each.kind in WITH_PODS]
     found = refusals([], jobs)
@@ -73,4 +73,5 @@ def ask(row: dict[str, Any], name: str, space: str) -> Check:
     said = answer if done.returncode == 0 else last_line(done.stderr) if done.stderr else answer
     asked = " ".join(each for each in row["ask"] if not each.startswith("jsonpath"))
     found = f"{asked}: {said or 'nothing'}" if row["ask"][0] == "auth" or not said else said
-    return Check(OK if is_right else FAIL, row["what"], found, "" if is_right else row["fix"])
+    fix = MAY_NOT if " is forbidden: User " in done.stderr else row["fix"]
+    return Check(OK if is_right else FAIL, row["what"], found, "" if is_right else fix)

@@ -64,8 +64,8 @@ def accounts(bundle: Bundle, pod: Pod) -> Iterator[Problem]:
     """Without its account a pod is refused."""
     account, deletes = pod.spec["serviceAccountName"], DELETE_EVICTED in pod.command
     name = account.text or "(serviceAccountName is missing)"
-    is_needed = deletes or account.text not in ("", "default")
-    if is_needed and not bundle.find(ACCOUNT, pod.namespace, account.text):
+    is_own = bundle.find(ACCOUNT, pod.namespace, account.text)
+    if not is_own and (deletes or account.text not in ("", "default")):
         yield "exists", account, f"no manifest creates the {ACCOUNT} {name}"
 
 
@@ -121,8 +121,7 @@ def queued(bundle: Bundle, job: Job) -> Iterator[Problem]:
     if not queue:
         return
     covered = {each.text for names in queue.named("coveredResources") for each in names}
-    for container in (each for pod in job.pods for each in pod.containers):
-        resources = container["resources"]
+    for resources in (each["resources"] for pod in job.pods for each in pod.containers):
         asked = resources["limits"].mapping | resources["requests"].mapping
         for name in sorted(asked.keys() - covered):
             yield "queue", resources, f"the ClusterQueue {queue.name} has no {name} ({queue.place})"

@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError, val
 from kubernetes_validate.utils import latest_version, schema_contents
 
 from distsent.errors import UserError
-from distsent.k8s.cluster import answer
+from distsent.k8s.cluster import output
 from distsent.k8s.documents import Finding, Node, read_table
 
 Schema = dict[str, Any]
@@ -114,7 +114,7 @@ def read_definitions(source: str) -> Kinds:
     found: Kinds = {}
     try:
         if source == "cluster":
-            text = answer(f"--crd {source}", *FROM_CLUSTER)
+            text = output(f"--crd {source}", *FROM_CLUSTER)
         else:
             text = Path(source).read_text(encoding="utf-8")
         for document in yaml.safe_load_all(text):

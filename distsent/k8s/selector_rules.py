@@ -74,9 +74,6 @@ def spread_problems(pod: Pod) -> Iterator[Problem]:
         is_known = not any(key.startswith(ADDED) and key not in pod.labels for key in keys)
         if is_known and (selector.value is None or not selects(selector, pod)):
             yield "selector", constraint, "its labelSelector does not select this pod: no effect"
-        for key in constraint["matchLabelKeys"]:
-            if key.text in keys:
-                yield "selector", key, f"{key.text} is in labelSelector, too"
 
 
 def selects(selector: Node, pod: Pod) -> bool:

@@ -237,7 +237,7 @@ ACCEPTED: dict[Place, list[str]] = {
         "csi: {driver: secrets-store.csi.k8s.io, readOnly: true}",
     ],
     LIMITS: [
-        "limits: {cpu: 4.5, memory: 8.5Gi, hugepages-2Mi: 4Mi, rdma/hca_shared: 1}",
+        "limits: {cpu: '4.5', memory: 8.5Gi, hugepages-2Mi: 4Mi, rdma/hca_shared: 1}",
     ],
     instead(CONFIG, "\ndata:\n"): ["\nimmutable: true\nbinaryData: {x: eHl6}\ndata:\n"],
     instead(CONFIG, "  imdb.toml: |"): ["  .env: x\n  imdb.toml: |"],

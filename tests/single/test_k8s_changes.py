@@ -64,9 +64,9 @@ def image(name: str) -> Change:  # TensorBoard's: an MPIJob's two images must be
     return "50-tensorboard.yaml", "image: distsent:0.1.0", f"image: {name}"
 
 
-def spread(selector: str, more: str = "") -> Change:
+def spread(selector: str) -> Change:
     head = "topologySpreadConstraints: [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: "
-    return pod(f"{head}DoNotSchedule{selector and f', labelSelector: {{{selector}}}'}{more}}}]")
+    return pod(f"{head}DoNotSchedule{selector and f', labelSelector: {{{selector}}}'}}}]")
 
 
 def nodes(term: str) -> Change:
@@ -119,6 +119,7 @@ FOUND: dict[str, list[tuple[Change, str]]] = {
         (secret("Opaque", "stringData: {'a b': x}"), "a key of letters"),
         (secret("kubernetes.io/dockerconfigjson", "data: {config: YQ==}"), ".dockerconfigjson"),
         (secret("kubernetes.io/tls", "data: {tls.crt: YQ==}"), "tls.crt and tls.key"),
+        (secret("kubernetes.io/basic-auth", "data: {a: YQ==}"), "username or password"),
         (secret("kubernetes.io/ssh-auth", "data: {key: YQ==}"), "ssh-privatekey"),
         (secret("kubernetes.io/service-account-token", "data: {}"), "service-account.name"),
         (volume("secret: {secretName: a, items: [{key: a b, path: a}]}"), "a key of letters"),
@@ -171,8 +172,6 @@ FOUND: dict[str, list[tuple[Change, str]]] = {
         (spread("matchLabels: {app: gone}"), "does not select this pod"),
         (spread("matchLabels: {training.kubeflow.org/job-name: other}"), "not select this pod"),
         (spread(""), "does not select this pod"),
-        (spread("matchLabels: {app.kubernetes.io/name: distsent}",
-                ", matchLabelKeys: [app.kubernetes.io/name]"), "is in labelSelector, too"),
         (nodes(""), "nodeSelectorTerms[0] = {}: must be"),
         (nodes("matchFields: [{key: metadata.labels, operator: In, values: [a]}]"), "metadata.n"),
         (nodes("matchFields: [{key: metadata.name, operator: In, values: [a, b]}]"), "one name"),
@@ -197,6 +196,9 @@ FOUND: dict[str, list[tuple[Change, str]]] = {
     ],
     "cluster": [
         (add(PRIORITY, "value: 2000000000", ""), "1000000000 or less"),
+        (pod("preemptionPolicy: Never"), "one of PreemptLowerPriority"),
+        (add("v1 ResourceQuota", "spec: {hard: {gpu: 1}}"), "a name such as limits.cpu"),
+        (add("v1 LimitRange", "spec: {limits: [{type: container}]}"), "Pod, Container"),
         (add(PRIORITY, "value: 5", "", "system-x"), "does not begin with system-"),
         (add(PRIORITY, "value: 5\npreemptionPolicy: Sometimes", ""), "PreemptLowerPriority, Never"),
         (add(BUDGET, "spec: {minAvailable: 1, maxUnavailable: 1}"), "not both"),
@@ -270,6 +272,10 @@ FINE: dict[str, list[Change]] = {
     ],
     "jobs": [child("manualSelector: false")],
     "cluster": [
+        pod("preemptionPolicy: Never", "priorityClassName: low"),
+        add("v1 ResourceQuota", "spec: {hard: {requests.nvidia.com/gpu: 8, pods: 20, "
+            "limits.memory: 100Gi, persistentvolumeclaims: 3, count/jobs.batch: 5}}"),
+        add("v1 LimitRange", "spec: {limits: [{type: Container, default: {cpu: 0.5}}]}"),
         add(PRIORITY, "value: -5\nglobalDefault: false\npreemptionPolicy: Never", ""),
         add(BUDGET, "spec: {minAvailable: 50%, selector: {matchLabels: {a: b}}}"),
         (SPACE, ENFORCE, f"{ENFORCE}\n    team: nlp"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distsent.k8s.__main__ import main
+from tests.kubectl_answers import RECORDED
 
 K8S = Path(__file__).parents[2] / "k8s"
 # Made answers of kubectl, by the beginning of the question.
@@ -36,6 +37,12 @@ LACKING = [
         "MPI operator",
         "not found",
         "kubectl apply --server-side",
+    ),
+    (
+        {"get crd": "!" + RECORDED["may not get"]},
+        "MPI operator",
+        'User "dev" cannot get resource',
+        "ask as a user who may",
     ),
     (
         {"get deployment": "mpioperator/mpi-operator:0.8.2, ready: "},

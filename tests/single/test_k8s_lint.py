@@ -155,6 +155,8 @@ BREAKS = [
      "configMap: {name: imdb}",
      "ConfigMap imdb"),
     ("shared", CLAIM, "[ReadWriteMany]", "[ReadWriteOnce]", None, "must be ReadWriteMany"),
+    ("fraction", JOB, 'limits: {cpu: "4",', "limits: {cpu: 4.5,", "resources:", "needs quotes"),
+    ("fraction", RUNTIMES, "limits: {cpu: '4',", "limits: {cpu: 4.5,", "resources:", "quotes"),
     ("keys", CONFIG, "\ndata:\n", "\nbinaryData: {imdb.toml: eHl6}\ndata:\n", "binaryData",
      "imdb.toml is in data, too"),
     ("variables", JOB, "HF_HOME, value: /shared", "HF_HOME, value: $(SHARED)", "HF_HOME",

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 
 import pytest
 
 from distsent.errors import FAILED, UserError
+from distsent.k8s import cluster
 from distsent.k8s.__main__ import main
 from distsent.k8s.cluster import objects
 from distsent.k8s.lint import lint, read_files
+from tests.kubectl_answers import RECORDED
 from tests.manifests import CLAIM, CONFIG, JOB, K8S, NET, SPACE, TB, changed
 
 # Places in the IMDB job's manifest at which a case below inserts text.
@@ -316,7 +319,7 @@ def kubectl(tmp_path, monkeypatch):
         "for each in Pod Job MPIJob Service; do\n"
         '  grep -q "\\"kind\\": \\"$each\\"" $file && kind=$each\ndone\n'
         f"[ -e {tmp_path}/$kind ] || exit 0\n"
-        f"cat {tmp_path}/$kind >&2; ! grep -q ^Error {tmp_path}/$kind\n"
+        f"cat {tmp_path}/$kind >&2; grep -q ^Warning {tmp_path}/$kind\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -355,6 +358,51 @@ def test_a_missing_namespace_and_a_missing_cluster_are_one_line_each(kubectl):
     assert error.value.code == FAILED
 
 
+# What the lint makes of recorded answers: a finding, or no answer at all.
+FINDINGS = {
+    "no namespace": "the namespace distsent does not exist yet: apply it first: (NotFound)",
+    "may not create": "you may not ask the cluster about the operator's Pod imdb-worker-0: (Forb",
+    "may not patch": "you may not ask the cluster about it: (Forbidden): namespaces",
+    "quota": 'refuses the operator\'s Pod imdb-worker-0: (Forbidden): pods "imdb-rp2k6" is forb',
+    "no limits": "is forbidden: failed quota: small: must specify limits.cpu",
+    "no priority class": "is forbidden: no PriorityClass with name gone was found",
+    "no account": 'Pod imdb-launcher: (Forbidden): pods "imdb-" is forbidden: error looking up',
+    "no definition": "the cluster lacks its operator: error: resource mapping not found for name",
+    "invalid": 'The Pod "imdb-6qmvw" is invalid: * spec.restartPolicy: Unsupported value',
+    "older cluster": "error validating data: ValidationError(Job.spec): unknown field",
+}
+NO_ANSWERS = ("wrong token", "gone", "reset", "refused", "slow")
+
+
+def test_each_recorded_answer_of_a_cluster_is_one_line(kubectl, monkeypatch):
+    for name, line in FINDINGS.items():
+        for kind in ("Pod", "MPIJob"):
+            (kubectl / kind).write_text(RECORDED[name])
+        found = [each.message for each in lint([K8S / JOB], ask_cluster=True)[0]]
+        assert any(line in each for each in found) and not any("\n" in each for each in found), (
+            found
+        )
+    for name in NO_ANSWERS:  # the manifests are not to blame
+        (kubectl / "Pod").write_text(RECORDED[name])
+        with pytest.raises(UserError, match=r"^the cluster stopped answering: [^\n]*$") as error:
+            lint([K8S / JOB], ask_cluster=True)
+        assert error.value.code == FAILED
+    (kubectl / "down").write_text(RECORDED["wrong context"])
+    with pytest.raises(UserError, match=r'^no cluster to ask: error: context "none" does not'):
+        lint([K8S / JOB], ask_cluster=True)
+
+    def run(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(cluster.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"^kubectl get: no answer in 60 s$"):
+        lint([K8S / JOB], ask_cluster=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(kubectl))
+    with pytest.raises(UserError, match=r"^kubectl: No such file or directory; install it$"):
+        lint([K8S / JOB], ask_cluster=True)
+
+
 def test_a_manifest_with_wrong_types_is_sent_but_not_rendered(kubectl, tmp_path):
     change = "          containers:\n", "          containers: 3\n          x:\n"
     folder = changed(tmp_path / "k8s", JOB, *change)
@@ -377,4 +425,6 @@ def test_the_operators_objects_have_what_the_operator_adds():
         assert spec["restartPolicy"] == "OnFailure" and spec["subdomain"] == "imdb"
         assert ("/etc/mpi" in mounts) == (role == "launcher")
     assert made["Job"]["spec"]["backoffLimit"] == 6
+    # A real API server refuses a Secret of this type without a key, even as a dry run.
+    assert all(made["Secret"]["stringData"].values())
     assert all(one["metadata"]["generateName"] == "imdb-" for one in made.values())
