@@ -20,21 +20,20 @@ import torch
 from distsent import evaluate, export, predict
 from distsent.distributed.world import World
 from distsent.errors import UserError
-from distsent.evaluation.exported import ExportedForward, load_runner, read_export
+from distsent.evaluation.exported import read_export
 from distsent.evaluation.intervals import paired_interval
 from distsent.evaluation.predictor import Predictor
 from distsent.evaluation.tasks.choose import choose_task
-from distsent.exporting import exporter, gate, graph, quantization, target
+from distsent.exporting import gate, graph, quantization, target
 from distsent.exporting.rows import subset
 from distsent.lock import try_lock
-from tests import architectures, fixtures, systems, tiny_models
+from tests import fixtures, systems, tiny_models
 from tests.pages import blocks
 from tests.parallel.driver import drive, entry
 
 pytest.importorskip("onnxruntime", reason="pip install 'distsent[export]'")
 
 TEXTS = ["w1", " ".join(fixtures.WORDS[:30]), "w3 w50 w7", "w90 w91 w92 w93 w94 w80 w81"]
-EXPORTED = ("bert", "distilbert", "roberta", "albert", "electra", "modernbert", "deberta-v2")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +53,8 @@ def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kinds["multi_label"].append("eval.calibrate=true")
     windows = "data.long=windows", "data.max_length=12", "data.window_overlap=2"
     kinds["windows"] = [f"data.source={long}", *windows]
+    kinds["4-bit"] = [f"data.source={long}", "data.max_length=40",
+                      "adapter.kind=lora", "adapter.bits=4"]  # fmt: skip
     drive([entry(name, [*base, *keys]) for name, keys in kinds.items()], World())
     return folder
 
@@ -69,7 +70,7 @@ def refused(program: Any, *words: object) -> UserError:
     return raised.value
 
 
-@pytest.mark.parametrize("name", ["plain", "lora", "multi_label", "regression", "windows"])
+@pytest.mark.parametrize("name", ["plain", "lora", "4-bit", "multi_label", "regression", "windows"])
 def test_an_export_is_the_model(name: str, runs: Path, tmp_path: Path, capsys: Any) -> None:
     """Logits, predictions and scores of both, of texts of very different lengths."""
     out = runs / name / "onnx"
@@ -231,39 +232,6 @@ def test_a_graph_that_ignores_the_padding_is_refused(runs: Path, tmp_path: Path)
     assert not [*tmp_path.iterdir()]
 
 
-def exported_graph(name: str, folder: Path) -> None:
-    """Export a tiny model and compare it."""
-    model, names = architectures.model(name), ["input_ids", "attention_mask"]
-    model.set_attn_implementation("eager")
-    pad = model.config.pad_token_id or 0
-    tokens = tiny_models.tokens(40)
-    forward = ExportedForward(graph.runner(model), names, pad)
-    example = forward.pad(exporter.collate(tokens, np.arange(3), None, torch.device("cpu")))
-    graph.write_graph(model, example, folder / "model.onnx")
-    graph.check_graph(model, forward.with_run(load_runner(folder, "onnx", 1)), tokens)
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-def test_architectures(name: str, tmp_path: Path) -> None:
-    exported_graph(name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"), [("fnet", "aten::fft_fftn"), ("funnel", "texts of another length")]
-)
-def test_architectures_that_cannot_be_exported(name: str, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"cannot be exported.*{reason}") as raised:
-        exported_graph(name, tmp_path)
-    assert raised.value.code == 2 and "\n" not in str(raised.value)
-
-
-def test_large_weights_are_in_a_file_of_their_own(tmp_path: Path) -> None:
-    with patch.object(graph, "LARGE", 0):
-        exported_graph("bert", tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["model.onnx", "model.onnx.data"]
-
-
 def test_wrong_commands(runs: Path, tmp_path: Path) -> None:
     stopped = tmp_path / "stopped"
     shutil.copytree(runs / "plain", stopped)
@@ -328,6 +296,50 @@ def test_killed_exports_leave_nothing_at_the_target(tmp_path: Path) -> None:
     lock.close()
     with target.new_folder(out) as folder:
         (folder / "export.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+MOMENTS = {
+    "graph.check_graph": False, "quantization.quantize": False,
+    "quantization._forget_shapes": False, "gate.judge": False, "content.write": False,
+    "target.check_target": False,
+    "target.sync": False, "target.Owner.publish": False, "target.shutil.rmtree": True,
+}  # fmt: skip
+KILLED = """
+import os, sys
+from unittest.mock import patch
+from distsent import export
+from distsent.exporting import content, exporter, gate, graph, quantization, target
+
+run, out, *moments = sys.argv[1:]
+for moment in moments:
+    if child := os.fork():
+        status = os.waitpid(child, 0)[1]
+        print(moment, os.waitstatus_to_exitcode(status), os.path.exists(out), flush=True)
+        continue
+    names = moment.split(".")
+    owner = globals()[names[0]]
+    for name in names[1:-1]:
+        owner = getattr(owner, name)
+    with patch.object(owner, names[-1], lambda *_, **__: os.kill(os.getpid(), 9)):
+        export.main([run, "--out", out, "--int8"])
+    os._exit(0)
+"""
+
+
+def test_an_export_killed_at_any_moment_is_complete_or_not_there(
+    runs: Path, tmp_path: Path
+) -> None:
+    """At the last moment it is there; the next export removes what the others left."""
+    out = tmp_path / "it"
+    words = [str(runs / "plain"), str(out), *MOMENTS]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *words], capture_output=True, text=True, check=True
+    )
+    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert found == {moment: f"-9 {there}" for moment, there in MOMENTS.items()}
+    assert len(Predictor(out)(TEXTS)) == len(TEXTS)
+    assert run(export, runs / "plain", "--out", out) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
