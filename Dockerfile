@@ -60,8 +60,10 @@ RUN pip uninstall --yes cmake wheel && python -m pip uninstall --yes pip \
 
 # ---- the image ------------------------------------------------------------------------------------
 FROM ${RUNTIME}
+# On GPUs, Triton compiles a part of itself at its first use.
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates openmpi-bin openssh-client openssh-server python3 \
+        $(if [ -d /usr/local/cuda ]; then echo gcc libc6-dev python3-dev; fi) \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /etc/ssh/ssh_host_* /usr/share/doc/* /usr/share/man/*
 
 # The user of the manifests, by number; on Ubuntu another user has that number.

@@ -5,8 +5,8 @@
 A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
 checks that all systems compute the same results. Rounds are appended to the comparison's JSON
 record in --out; the table is written next to it; so does parity, with --rounds seeds in all.
-Reports (arithmetic, matmul-peak, exchange, export, growth, heartbeats, memory, plan, saves) take no
-rounds and no fields. Without a NAME, everything runs.
+Reports (arithmetic, matmul-peak, exchange, export, gpu, growth, heartbeats, memory, plan, saves)
+take no rounds and no fields. Without a NAME, everything but `gpu` runs.
 DISTSENT_DATA names the folder of datasets.
 """
 
@@ -21,6 +21,7 @@ from benchmarks import (
     arithmetic,
     exchange,
     export,
+    gpu,
     growth,
     heartbeats,
     matmul_peak,
@@ -40,6 +41,7 @@ REPORTS = {
     "matmul-peak": matmul_peak.report,
     "exchange": exchange.report,
     "export": export.report,
+    "gpu": gpu.report,
     "growth": growth.report,
     "heartbeats": heartbeats.report,
     "memory": memory.report,
@@ -47,12 +49,13 @@ REPORTS = {
     "saves": saves.report,
 }
 NAMES = (*COMPARISONS, *REPORTS, "parity")
+UNASKED = tuple(name for name in NAMES if name != "gpu")
 
 
 def main() -> int:
     options = parse()
     assignments = dict(word.split("=", 1) for word in options.words if "=" in word)
-    for name in [word for word in options.words if "=" not in word] or NAMES:
+    for name in [word for word in options.words if "=" not in word] or UNASKED:
         if name in REPORTS:
             (options.out / f"{name}.md").write_text(REPORTS[name]())
             continue

@@ -42,8 +42,8 @@ def run(command: list[str], work: Workload, folder: Path, marker: str = "first")
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(work.threads),
-        # Comparisons run on CPUs: some baseline scripts support only those.
-        "CUDA_VISIBLE_DEVICES": "",
+        # Comparisons run on CPUs, but for one: some baseline scripts support only those.
+        **({} if work.on_gpu else {"CUDA_VISIBLE_DEVICES": ""}),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -73,6 +73,6 @@ def script(
     """Run a baseline script: it reads work.json and writes out.json next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     out, file = folder / "out.json", folder / "work.json"
-    file.write_text(json.dumps({**asdict(work), **extra, "out": str(out)}))
+    file.write_text(json.dumps({**asdict(work), **extra, "on_gpu": work.on_gpu, "out": str(out)}))
     done = run([*launcher, f"benchmarks.baselines.{module}", str(file)], work, folder)
     return {**json.loads(out.read_text()), "first_step": done.first_step}

@@ -14,6 +14,7 @@ from benchmarks.workload import Workload
 # Configurations as published, but for the vocabulary, which is BERT's.
 SHAPES: dict[str, dict[str, Any]] = {
     "distilbert": {"model_type": "distilbert"},
+    "bert-base": {"model_type": "bert"},
     "bert-tiny": {
         "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 512,

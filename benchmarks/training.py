@@ -62,12 +62,12 @@ def distsent_lora(work: Workload, folder: Path) -> dict[str, Any]:
     return distsent(work, folder, lora)
 
 
-def trainer(strategy: str, adapter: str = "none") -> System:
+def trainer(strategy: str, adapter: str = "none", attention: str | None = None) -> System:
     """Hugging Face Trainer under torchrun; `strategy`: its train_sampling_strategy.
 
-    `adapter` = "lora": that of `distsent_lora`.
+    `adapter` = "lora": that of `distsent_lora`. `attention`: transformers' implementation.
     """
-    chosen = {"strategy": strategy, "adapter": adapter}
+    chosen = {"strategy": strategy, "adapter": adapter, "attention": attention}
     return lambda work, folder: script(torchrun(work), "trainer", work, folder, **chosen)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class Workload:
+    on_gpu: ClassVar[bool] = False
+
     # A folder with train.parquet and test.parquet (text, label), or its name under DISTSENT_DATA.
     dataset: str
     encoder: str  # minilm, distilbert (its shape, random weights), or a Hugging Face model folder

@@ -64,7 +64,9 @@ def build_model(work: dict[str, Any], classes: int) -> Any:
         set_dropout_rates(config, work["dropout"])
     torch.manual_seed(work["seed"])  # the new head's weights: the same in all systems
     kind = AutoModelForSequenceClassification
-    model = kind.from_pretrained(work["encoder"], config=config, dtype=torch.float32)
+    model = kind.from_pretrained(
+        work["encoder"], config=config, dtype=torch.float32, attn_implementation=work["attention"]
+    )
     if work["adapter"] == "none":
         return model
     from peft import LoraConfig, TaskType, get_peft_model
@@ -73,6 +75,12 @@ def build_model(work: dict[str, Any], classes: int) -> Any:
         task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]
     )
     return get_peft_model(model, lora)
+
+
+def peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
@@ -87,7 +95,8 @@ def main() -> None:
         output_dir=os.path.dirname(work["out"]), max_steps=work["steps"],
         per_device_train_batch_size=work["batch_size"] // size, learning_rate=work["lr"],
         lr_scheduler_type="linear", warmup_steps=0, max_grad_norm=1.0, optim="adamw_torch_fused",
-        weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16", use_cpu=True,
+        weight_decay=0.0, adam_epsilon=1e-8, bf16=work["precision"] == "bf16",
+        fp16=work["precision"] == "fp16", use_cpu=not work["on_gpu"],
         logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
         seed=work["seed"], train_sampling_strategy="random" if same else work["strategy"],
         ddp_backend="gloo" if size > 1 else None,
@@ -114,7 +123,7 @@ def main() -> None:
             "examples_per_second": work["batch_size"] * (steps - warmup) / seconds,
             "tokens_per_second": tokens.item() / seconds,
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": peak_memory(),
             "bytes_per_step": 4 * trained if size > 1 else 0,
         }
         Path(work["out"]).write_text(json.dumps(out))

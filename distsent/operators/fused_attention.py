@@ -75,6 +75,16 @@ def version(gpu: torch.device) -> str:
         raise library.Unavailable("Triton is not installed")
     import triton
 
+    try:
+        from triton.runtime.driver import driver
+
+        # Triton compiles a part of itself at its first use, with a C compiler and Python.h.
+        _ = driver.active.utils
+    except Exception as error:  # of many kinds
+        what = (str(error).splitlines() or [""])[0][:120]
+        raise library.Unavailable(
+            f"Triton does not start: {type(error).__name__}: {what}"
+        ) from error
     return f"triton {triton.__version__}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import arithmetic, scoring
+from benchmarks import arithmetic, gpu, scoring
 from benchmarks.__main__ import RESULTS
 from benchmarks.comparison import Comparison, ResultsDiffer, System
 from benchmarks.comparisons import COMPARISONS
@@ -166,6 +166,35 @@ def test_rounds_add_to_the_record_until_the_work_changes(
     assert [turn["results"]["theirs"] for turn in kept["rounds"]] == [{"failed": "no memory"}] * 3
     other = replace(tiny, work=replace(WORK, steps=9))
     assert len(other.measure(1, record)["rounds"]) == 1
+
+
+def test_a_system_that_fails_on_a_gpu_and_one_without_time_are_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.materials.dataset", lambda work, folder: folder)
+    monkeypatch.setattr("benchmarks.materials.encoder", lambda name, folder: folder)
+    half = {**SPEED, "examples_per_second": 5.0}
+    arms = {"ours": returns({**SPEED, "mfu": 0.4}), "theirs": returns(half)}
+    arms |= {"none": returns(RuntimeError("CUDA out of memory"))}
+    left = iter([9.0, 6.0, 3.0, 0.0, -3.0, -6.0])
+    rows = list(gpu.measure(arms, gpu.WORKS[:2], tmp_path, lambda: next(left)))
+    setting = "| bert-base, imdb, bf16 |"
+    assert rows[:3] == [
+        f"{setting} ours | 10.0 | 1.00 | 200 | 0.40 | 1 MiB |",
+        f"{setting} theirs | 5.0 | 2.00 | 200 | 0.20 | 1 MiB |",
+        f"{setting} none | failed: CUDA out of memory | | | | |",
+    ]
+    assert all("not run: 8 minutes are over" in row for row in rows[3:]) and len(rows) == 6
+    assert {row.count("|") for row in rows} == {8}
+
+
+def test_the_settings_of_gpus_differ_from_the_first_in_one_thing() -> None:
+    first, *others = (asdict(work) for work in gpu.WORKS)
+    for other in others:
+        changed = {key for key in ("dataset", "encoder", "precision") if other[key] != first[key]}
+        assert len(changed) == 1
+    assert gpu.FIRST.on_gpu and not WORK.on_gpu
+    assert "HF Trainer, sdpa, group_by_length" in gpu.systems()
 
 
 def test_counted_arithmetic_equals_the_formula() -> None:

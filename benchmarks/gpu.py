@@ -1,0 +1,128 @@
+"""Training on one GPU against Hugging Face Trainer, in at most eight minutes.
+
+No GPU has run it yet. Correctness comes first: the kernels must agree with torch, and the systems' loss curves with each
+other. Then each setting differs from the first one in one thing: encoder, dataset or precision.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks import materials
+from benchmarks.comparison import Comparison, ResultsDiffer, System, about
+from benchmarks.curves import check_loss_curves
+from benchmarks.training import distsent, trainer
+from benchmarks.workload import Workload
+
+SECONDS = 8 * 60.0
+
+
+@dataclass(frozen=True)
+class GpuWorkload(Workload):
+    on_gpu: ClassVar[bool] = True
+    workers: int = 1
+    threads: int = 8
+
+
+FIRST = GpuWorkload("imdb", "bert-base", batch_size=32, rows=2048, steps=40, warmup=10)
+WORKS = (
+    FIRST,
+    replace(FIRST, dataset="emotion", batch_size=64, rows=8192),
+    replace(FIRST, precision="fp16"),
+    replace(FIRST, encoder="distilbert"),
+    replace(FIRST, encoder="minilm"),
+    replace(FIRST, precision="float32", steps=20, warmup=5),
+)
+CHECKED = replace(FIRST, dataset="emotion", encoder="minilm")
+
+
+def systems() -> dict[str, System]:
+    """By name; the first is the reference."""
+    found = {
+        "distsent": distsent,
+        "HF Trainer, sdpa": trainer("random", attention="sdpa"),
+        "HF Trainer, sdpa, group_by_length": trainer("group_by_length", attention="sdpa"),
+    }
+    if find_spec("flash_attn"):
+        found["HF Trainer, flash attention"] = trainer("random", attention="flash_attention_2")
+    return found
+
+
+def checks(arms: Mapping[str, System], folder: Path) -> Iterator[str]:
+    """What was found to be right, a line each. Raises ResultsDiffer."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "kernels", "tests/gpu"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    if done.returncode:
+        raise ResultsDiffer(f"tests/gpu: {last}")
+    yield f"attention's kernels against torch, and their masks: {last}"
+    comparison = Comparison("gpu", "gpu", CHECKED, arms, check_loss_curves)
+    found = check_loss_curves(comparison, with_files(CHECKED, folder), folder / "check")
+    yield from (f"{name}: {outcome}" for name, outcome in found.items())
+
+
+def with_files(work: Workload, folder: Path) -> Workload:
+    data = materials.dataset(work, folder / work.dataset)
+    encoder = materials.encoder(work.encoder, folder / work.encoder)
+    return replace(work, dataset=str(data), encoder=str(encoder))
+
+
+def measure(
+    arms: Mapping[str, System],
+    works: Sequence[Workload],
+    folder: Path,
+    left: Callable[[], float],
+) -> Iterator[str]:
+    """A row of the table for each setting and system. A failure is a row, too."""
+    for i, work in enumerate(works):
+        ready, done = with_files(work, folder), list[dict[str, Any]]()
+        for j, (name, run) in enumerate(arms.items()):
+            setting = f"| {work.encoder}, {work.dataset}, {work.precision} | {name} |"
+            if left() <= 0:
+                yield f"{setting} not run: {SECONDS / 60:.0f} minutes are over | | | | |"
+                continue
+            try:
+                found = run(ready, folder / f"{i}-{j}")
+            except RuntimeError as error:
+                yield f"{setting} failed: {str(error)[:100]} | | | | |"
+                continue
+            done.append(found)
+            yield f"{setting} {' | '.join(cells(found, done[0]))} |"
+
+
+def cells(found: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """Examples/s, speedup of the first system that ran, tokens/s, MFU on real tokens, memory."""
+    ratio = first["examples_per_second"] / found["examples_per_second"]
+    # All need the same arithmetic per example; only distsent counts it.
+    mfu = f"{first['mfu'] / ratio:.2f}" if first.get("mfu") else ""
+    tokens, memory = f"{found['tokens_per_second']:.0f}", f"{found['memory_bytes'] / 2**20:.0f} MiB"
+    return [f"{found['examples_per_second']:.1f}", f"{ratio:.2f}", tokens, mfu, memory]
+
+
+def report() -> str:
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks gpu: torch finds no GPU here (python -m distsent.doctor)")
+    end = time.monotonic() + SECONDS
+    lines = ["# Training on a GPU", "", f"{torch.cuda.get_device_name()} · {about()}", ""]
+    arms = systems()
+    with tempfile.TemporaryDirectory() as scratch:
+        for line in checks(arms, Path(scratch)):
+            print(line, flush=True)
+            lines.append(f"- {line}")
+        head = "setting | system | examples/s | speedup of distsent | real tokens/s | MFU | memory"
+        lines += ["", f"| {head} |", "|---" * 7 + "|"]
+        for row in measure(arms, WORKS, Path(scratch), lambda: end - time.monotonic()):
+            print(row, flush=True)
+            lines.append(row)
+    return "\n".join(lines) + "\n"
