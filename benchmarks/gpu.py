@@ -1,7 +1,8 @@
 """Training on one GPU against Hugging Face Trainer, in at most eight minutes.
 
-No GPU has run it yet. Correctness comes first: the kernels must agree with torch, and the systems' loss curves with each
-other. Then each setting differs from the first one in one thing: encoder, dataset or precision.
+No GPU has run it yet. Correctness comes first: the kernels must agree with torch, and the systems'
+loss curves with each other. Then each setting differs from the first one in one thing: encoder,
+dataset or precision.
 """
 
 from __future__ import annotations
