@@ -35,11 +35,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     lock = try_lock(temporary / LOCK)
     try:
         yield temporary
-        (temporary / LOCK).unlink()
         for inside in walk(temporary):
             sync(inside)
         check_target(path)
         owner.publish(temporary, path)
+        (path / LOCK).unlink(missing_ok=True)  # not before: `_sweep` would not know what is left
         sync(path.parent)
     finally:
         if lock is not None:
