@@ -7,8 +7,15 @@ from dataclasses import replace
 
 from benchmarks import scoring
 from benchmarks.comparison import Comparison
-from benchmarks.curves import check_loss_curves
-from benchmarks.training import distsent, distsent_lora, horovod_example, one_process, trainer
+from benchmarks.curves import check_loss_curves, check_short_bf16_losses
+from benchmarks.training import (
+    distsent,
+    distsent_lora,
+    distsent_lora_16,
+    horovod_example,
+    one_process,
+    trainer,
+)
 from benchmarks.workload import Workload
 
 # 25 timed steps: one full cycle of group_by_length, which goes from long to short texts.
@@ -18,6 +25,7 @@ IMDB = Workload("imdb", "minilm", rows=2048, steps=5, warmup=2, batch_size=32)
 SCALING_OVERHEAD = "Scaling overhead: 2 workers x 1 thread against 1 process x 2 threads"
 HF = {"distsent": distsent, "HF Trainer": trainer("random")}
 HF_LORA = {"distsent": distsent_lora, "HF Trainer": trainer("random", "lora")}
+HF_LORA_16 = {"distsent": distsent_lora_16, "HF Trainer": trainer("random", "lora", dtype="auto")}
 GROUPED = {"HF Trainer, group_by_length": trainer("group_by_length")}
 PADDED = {"distsent": distsent, "Horovod's example, padded to 128": horovod_example}
 
@@ -52,6 +60,10 @@ def training_comparisons() -> Iterator[Comparison]:
     yield Comparison("imdb-modernbert", "Training IMDB, ModernBERT", modernbert, HF, check)
     qwen3 = replace(IMDB, encoder="qwen3-4-layers", steps=3, warmup=1)
     yield Comparison("imdb-qwen3-lora", "Training IMDB, Qwen3 with LoRA", qwen3, HF_LORA, check)
+    # One worker: memory is compared, which other workers would share.
+    large = replace(qwen3, encoder="qwen3-0.6b", rows=128, batch_size=8, workers=1, threads=2)
+    title, name = "Memory of Qwen3-0.6B with LoRA on IMDB", "memory-qwen3-lora"
+    yield Comparison(name, title, large, HF_LORA_16, check_short_bf16_losses)
     similar = "Training IMDB, an encoder in calls of similar lengths"
     deberta = replace(IMDB, encoder="deberta-v3-small")
     yield Comparison("imdb-deberta", similar, deberta, HF, check)

@@ -30,6 +30,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 8,
         "head_dim": 128, "pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102,
     },
+    # With its own vocabulary, and in bfloat16, as it is published.
+    "qwen3-0.6b": {
+        "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "dtype": "bfloat16",
+        "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "pad_token_id": 0,
+        "bos_token_id": 101, "eos_token_id": 102,
+    },
     # Its own vocabulary of 128,100 tokens would make all-reduces of dense embeddings larger.
     "deberta-v3-small": {
         "model_type": "deberta-v2", "vocab_size": 30522, "hidden_size": 768,
@@ -86,7 +93,9 @@ def encoder(name: str, folder: Path) -> Path:
 
     torch.manual_seed(0)
     # Random weights: speed does not depend on their values.
-    AutoModel.from_config(AutoConfig.for_model(**SHAPES[name])).save_pretrained(folder)
+    config = AutoConfig.for_model(**SHAPES[name])
+    dtype = config.dtype or torch.float32
+    AutoModel.from_config(config, dtype=dtype).save_pretrained(folder)
     # MiniLM has the vocabulary of BERT, uncased.
     AutoTokenizer.from_pretrained(encoder("minilm", folder)).save_pretrained(folder)
     return folder

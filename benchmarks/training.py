@@ -14,6 +14,8 @@ from benchmarks.comparison import System
 from benchmarks.launch import horovodrun, run, script, torchrun
 from benchmarks.workload import Workload
 
+LORA = {"adapter.kind": "lora", "adapter.rank": 8, "adapter.targets": ["q_proj", "v_proj"]}
+
 
 def distsent(work: Workload, folder: Path, adapter: dict[str, Any] | None = None) -> dict[str, Any]:
     """`python -m distsent.train`.
@@ -58,16 +60,23 @@ def one_process(work: Workload, folder: Path) -> dict[str, Any]:
 
 def distsent_lora(work: Workload, folder: Path) -> dict[str, Any]:
     """LoRA of rank 8 for the queries and values of each layer of a decoder."""
-    lora = {"adapter.kind": "lora", "adapter.rank": 8, "adapter.targets": ["q_proj", "v_proj"]}
-    return distsent(work, folder, lora)
+    return distsent(work, folder, LORA)
 
 
-def trainer(strategy: str, adapter: str = "none", attention: str | None = None) -> System:
+def distsent_lora_16(work: Workload, folder: Path) -> dict[str, Any]:
+    """`distsent_lora`, the frozen weights in the 16 bits in which they are published."""
+    return distsent(work, folder, {**LORA, "adapter.bits": 16})
+
+
+def trainer(
+    strategy: str, adapter: str = "none", attention: str | None = None, dtype: str = "float32"
+) -> System:
     """Hugging Face Trainer under torchrun; `strategy`: its train_sampling_strategy.
 
     `adapter` = "lora": that of `distsent_lora`. `attention`: transformers' implementation.
+    `dtype`: of the weights; "auto", which is transformers' default, as they are published.
     """
-    chosen = {"strategy": strategy, "adapter": adapter, "attention": attention}
+    chosen = {"strategy": strategy, "adapter": adapter, "attention": attention, "dtype": dtype}
     return lambda work, folder: script(torchrun(work), "trainer", work, folder, **chosen)
 
 

@@ -65,7 +65,7 @@ def build_model(work: dict[str, Any], classes: int) -> Any:
     torch.manual_seed(work["seed"])  # the new head's weights: the same in all systems
     kind = AutoModelForSequenceClassification
     model = kind.from_pretrained(
-        work["encoder"], config=config, dtype=torch.float32, attn_implementation=work["attention"]
+        work["encoder"], config=config, dtype=work["dtype"], attn_implementation=work["attention"]
     )
     if work["adapter"] == "none":
         return model

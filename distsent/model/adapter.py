@@ -215,8 +215,10 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    # "eager": the registered attention needs packed batches.
-    plain = type(model)._from_config(config, dtype=torch.float32, attn_implementation="eager")
+    # Without storage: these weights would be in memory once more beside those that replace them.
+    with torch.device("meta"):
+        # "eager": the registered attention needs packed batches.
+        plain = type(model)._from_config(config, dtype=torch.float32, attn_implementation="eager")
     wanted = plain.state_dict().keys()
     weights: dict[str, torch.Tensor] = {}
     for path, module in model.named_modules():
@@ -236,9 +238,21 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
     for path, module in plain.named_modules():
         # bitsandbytes has no such layers: their weights in 4 bits lie the other way round.
         if isinstance(module, Conv1D) and _is_4bit(model.get_submodule(path)):
-            weights[f"{path}.weight"] = weights[f"{path}.weight"].t()
-    plain.load_state_dict({name: x.cpu() for name, x in weights.items() if name in wanted})
+            weights[f"{path}.weight"] = weights[f"{path}.weight"].t().contiguous()
+    state = {name: x.cpu() for name, x in weights.items() if name in wanted}
+    plain.load_state_dict(state, assign=True)
+    plain.tie_weights()
+    _share_buffers(model, plain)
     return plain.eval()
+
+
+def _share_buffers(model: nn.Module, plain: nn.Module) -> None:
+    """Give `plain` the buffers of `model` that no file holds, in place of those without storage."""
+    for name, buffer in list(plain.named_buffers()):
+        if buffer.is_meta:
+            path, _, own = name.rpartition(".")
+            module = plain.get_submodule(path)
+            module.register_buffer(own, model.get_buffer(name).cpu(), persistent=False)
 
 
 def _is_4bit(module: Any) -> bool:

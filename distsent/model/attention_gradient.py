@@ -27,11 +27,12 @@ Place = tuple[slice, slice]  # matrices [example and head], and their queries or
 
 
 class PackedAttention(torch.autograd.Function):
-    """Attention with its own backward, which needs the probabilities and recomputes dropout masks.
+    """Attention with its own backward, which computes probabilities and dropout masks again.
 
-    Autograd over slices would fill a full-size tensor with zeros for every group; here each group
-    writes its own rows. Scales are multiplied into queries or outputs [T, D] where possible: the
-    probabilities [L, L] are much larger.
+    Kept probabilities would be most of what long texts keep: 16 MB per head and layer for 2,000
+    tokens in float32. Autograd over slices would fill a full-size tensor with zeros for every
+    group; here each group writes its own rows. Scales are multiplied into queries or outputs [T, D]
+    where possible: the probabilities [L, L] are much larger.
     """
 
     @staticmethod
@@ -45,7 +46,7 @@ class PackedAttention(torch.autograd.Function):
         dropout: SiteDropout | None,
         window: Window = ALL_TOKENS,
     ) -> Tensor:
-        cls_only, (H, D), saved = len(q) != len(k), q.shape[1:], []
+        cls_only, (H, D) = len(q) != len(k), q.shape[1:]
         k_layout, q_layout = batch.head_layout(H), batch.head_layout(H, cls_only)
         blocks = seen_blocks(batch, H, window, cls_only)
         keys_T, site, rate = dropout or (None, 0, 0.0)
@@ -64,13 +65,12 @@ class PackedAttention(torch.autograd.Function):
                 for seen, q_at, k_at in _products(seen_by, Qg):
                     S = products.times_transposed(Qg[q_at], Kg[k_at])
                     own = _dropout(slot_keys, keys, len(Qg), q_at, site, rate)
-                    P, dropped = softmax_dropout(S, seen, own)
+                    _, dropped = softmax_dropout(S, seen, own)
                     products.times(dropped, Vg[k_at], Og[q_at])
-                    saved.append(P)
             if slot_keys is not None:
                 out.mul_(masks.inverse_keep_prob(rate))
             out = from_head_layout(out, q_layout, q.shape)
-        ctx.save_for_backward(Q, K, V, slot_keys, *saved)
+        ctx.save_for_backward(Q, K, V, slot_keys)
         ctx.batch, ctx.scale, ctx.blocks, ctx.kv_shape = batch, scale, blocks, k.shape
         ctx.cls_only, ctx.site, ctx.rate = cls_only, site, rate
         return out
@@ -78,10 +78,9 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (dout,) = grads
-        Q, K, V, slot_keys, *saved = ctx.saved_tensors
+        Q, K, V, slot_keys = ctx.saved_tensors
         H, D = dout.shape[1:]
         k_layout, q_layout = ctx.batch.head_layout(H), ctx.batch.head_layout(H, ctx.cls_only)
-        probabilities = iter(saved)
         with torch.autocast(Q.device.type, enabled=False):
             dO = to_head_layout(dout, q_layout) * masks.inverse_keep_prob(ctx.rate)
             dO.index_fill_(0, q_layout.pad_index, 0.0)  # a padding slot repeats a real row
@@ -95,7 +94,9 @@ class PackedAttention(torch.autograd.Function):
                 if add:
                     dKg.zero_(), dVg.zero_()
                 for seen, q_at, k_at in _products(seen_by, Qg):
-                    P, dP = next(probabilities), products.times_transposed(dOg[q_at], Vg[k_at])
+                    S = products.times_transposed(Qg[q_at], Kg[k_at])
+                    P, _ = softmax_dropout(S, seen, None)
+                    dP = products.times_transposed(dOg[q_at], Vg[k_at])
                     own = _dropout(slot_keys, keys, len(Qg), q_at, ctx.site, ctx.rate)
                     dS, dropped = softmax_dropout_backward(P, dP, seen, own)
                     products.transposed_times(dropped, dOg[q_at], dVg[k_at], add)

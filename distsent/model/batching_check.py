@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
@@ -29,6 +29,10 @@ SMALL = {
     "num_decoder_layers": 2, "vocab_size": 64, "entity_vocab_size": 64, "intermediate_size": 64,
     "hidden_dim": 64,
 }  # fmt: skip
+EXPERTS = "num_experts", "num_local_experts", "n_routed_experts"
+CHOSEN = "num_experts_per_tok", "n_group"  # how many experts there must be, at least
+INNER = "moe_intermediate_size", "shared_expert_intermediate_size"
+LARGEST = 500_000_000  # parameters of a copy that cannot be made small, 8 bytes each
 # The others take no float64.
 IMPLEMENTATIONS: Any = {"attn_implementation": None, "experts_implementation": "eager"}
 
@@ -79,7 +83,7 @@ def alone(model: PreTrainedModel, ids: Sequence[np.ndarray]) -> list[torch.Tenso
 def small_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The architecture with few layers, few token ids and short windows where it can be had.
 
-    In float64. It has a layer of each kind.
+    In float64. It has a layer of each kind. Raises ValueError if it is too large.
     """
     try:
         return _random_copy(model, _shrunk(model.config))
@@ -88,24 +92,40 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _shrunk(config: Any) -> Any:
-    config, layers = copy.deepcopy(config), config.num_hidden_layers
+    config = copy.deepcopy(config)
+    for part in parts(config):
+        _shrink(part)
+    return config
+
+
+def parts(config: Any) -> list[Any]:
+    """A configuration and those in it: of text, images, an encoder, a decoder."""
+    inside = [value for value in vars(config).values() if isinstance(value, PretrainedConfig)]
+    return [config, *(part for value in inside for part in parts(value))]
+
+
+def _shrink(config: Any) -> None:
+    layers = getattr(config, "num_hidden_layers", None)
     kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
     sizes = SMALL | {"num_hidden_layers": max(SMALL["num_hidden_layers"], len(kinds))}
+    few = max(4, *(getattr(config, key, None) or 0 for key in CHOSEN))
+    for keys, most in ((WINDOWS, SMALL_WINDOW), (EXPERTS, 2 * few), (INNER, 64)):
+        sizes |= {
+            key: min(size, most)
+            for key in keys
+            if isinstance(size := getattr(config, key, None), int)
+        }
     for key, size in sizes.items():
         if hasattr(config, key):
             with suppress(NotImplementedError):
                 setattr(config, key, size)
     if kinds:
         config.layer_types = kinds + config.layer_types[len(kinds) :]
-    for key in WINDOWS:
-        if isinstance(window := getattr(config, key, None), int):
-            setattr(config, key, min(window, SMALL_WINDOW))
     for key, value in list(vars(config).items()):
         if key.endswith("_token_id") and isinstance(value, int):
             setattr(config, key, value % SMALL["vocab_size"])
-        elif isinstance(value, list) and len(value) == layers:
+        elif isinstance(value, list) and layers and len(value) == layers:
             setattr(config, key, value[: config.num_hidden_layers])
-    return config
 
 
 @torch.no_grad()
@@ -113,6 +133,10 @@ def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     """Matrices keep the size of their input, so that attention and normalization are sensitive."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    with torch.device("meta"):
+        size = type(model)._from_config(copy.deepcopy(config), **IMPLEMENTATIONS).num_parameters()
+    if size > LARGEST:
+        raise ValueError(f"a copy of {type(model).__name__} has {size:,} parameters")
     small = type(model)._from_config(config, **IMPLEMENTATIONS).double()
     generator = torch.Generator().manual_seed(0)
     for p in small.parameters():
@@ -124,19 +148,22 @@ def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
 def examples(config: Any, lengths: Sequence[int]) -> list[np.ndarray]:
     """Token ids without special ones, but with the end that some heads look for."""
     rng, special = np.random.default_rng(0), set(special_token_ids(config))
-    ids = [i for i in range(config.vocab_size) if i not in special]
+    vocabulary = getattr(config, "vocab_size", None) or config.get_text_config().vocab_size
+    ids = [i for i in range(vocabulary) if i not in special]
     shortest = shortest_input(config)
     out = [rng.choice(ids, max(n, shortest)) for n in lengths]
     end = getattr(config, "eos_token_id", None)
-    for x in out if isinstance(end, int) and end < config.vocab_size else ():
+    for x in out if isinstance(end, int) and end < vocabulary else ():
         x[-1] = end
     return out
 
 
 def special_token_ids(config: Any) -> tuple[int, ...]:
     """Token ids that a model may add to those of a text."""
-    named = (getattr(config, key, None) for key in vars(config) if key.endswith("_token_id"))
-    return tuple(sorted({i for i in named if isinstance(i, int) and 0 <= i < config.vocab_size}))
+    known = [(key, value) for part in parts(config) for key, value in vars(part).items()]
+    limit = getattr(config, "vocab_size", None) or config.get_text_config().vocab_size
+    found = {i for key, i in known if key.endswith("_token_id") and isinstance(i, int)}
+    return tuple(sorted(i for i in found if 0 <= i < limit))
 
 
 def batch_of(ids: Sequence[np.ndarray], rows: Sequence[int], training: bool = False) -> PackedBatch:

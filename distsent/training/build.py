@@ -20,6 +20,7 @@ from distsent.model.determinism import strict_or_note
 from distsent.model.flops import measure_flops
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
+from distsent.model.light_layers import lighten_layers
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
@@ -54,6 +55,8 @@ def open_model(
     forward, padding_note = build_forward(model, tokenizer, job.model.packed, ways)
     if job.train.recompute:
         recompute_layers(model, forward.again)
+    else:
+        lighten_layers(model)
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")

@@ -209,16 +209,20 @@ def test_counted_arithmetic_equals_the_formula() -> None:
         last = for_tokens + for_examples + 2 * 2 * keys * 32
         return full + last + examples * (2 * 32 * 32 + 2 * 32 * 3)
 
+    def scores(pairs: int, keys: int) -> int:
+        return 2 * pairs * 32 + 2 * keys * 32  # of attention: backward computes them again
+
     lengths, packed = (5, 8, 9), PackedForward(tiny_models.encoder("bert").train())
     # Backward takes two products for each of forward's.
     least = 3 * sum(forward(L, 1, L * L, L) for L in lengths)
     for even in (False, True):
         s = pack([np.full(L, 7) for L in lengths], np.zeros(3), round_shapes=even)
-        assert arithmetic.needed(packed, s) == least
+        assert arithmetic.needed(packed, s) == least + sum(scores(L * L, L) for L in lengths)
     assert measure_flops(packed).training(np.array(lengths)) == least
     assert measure_flops(packed, frozen=True).training(np.array(lengths)) == least * 2 / 3
     heads = 3 * (2 * 32 * 32 + 2 * 32 * 3)
     assert count_flops(packed.model.config).training(np.array(lengths)) == least - 3 * heads
     # Rounded up, and so are 22 tokens to 24.
     assert [(g.rows, g.longest) for g in s.groups] == [(2, 8), (1, 16)]
-    assert arithmetic.executed(packed, s) == 3 * forward(24, 3, 2 * 8 * 8 + 16 * 16, 2 * 8 + 16)
+    pairs, keys = 2 * 8 * 8 + 16 * 16, 2 * 8 + 16
+    assert arithmetic.executed(packed, s) == 3 * forward(24, 3, pairs, keys) + scores(pairs, keys)

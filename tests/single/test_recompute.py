@@ -10,6 +10,7 @@ import torch
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
 from distsent.model.forward import Forward, autocast
+from distsent.model.light_layers import is_gated, lighten_layers
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import EQUAL, SINGLE, TOGETHER, PaddedForward
 from distsent.model.recompute import recompute_layers, repeated_layers
@@ -75,3 +76,27 @@ def test_padded_batches_in_other_ways_and_in_bf16() -> None:
     model = tiny_models.encoder("bert", dropout=0.2)
     for way in (TOGETHER, EQUAL, SINGLE):
         both(lambda m, way=way: PaddedForward(m, 0, way, way), model, "bf16")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "t5gemma", "mixtral"])
+def test_light_layers_keep_less_and_have_the_same_bits(name: str, precision: str) -> None:
+    plain = architectures.model(name)
+    plain.config.get_text_config().pad_token_id = 0
+    light = copy.deepcopy(plain)
+    lighten_layers(light)
+    kept = [0, 0]
+    found = []
+    for i, model in enumerate((plain, light)):
+
+        def keep(tensor: torch.Tensor, i: int = i) -> torch.Tensor:
+            kept[i] += tensor.nbytes
+            return tensor
+
+        forward = PaddedForward(model, 0, EQUAL, EQUAL)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found.append(gradients(forward, precision))
+    assert kept[1] < 0.95 * kept[0]
+    assert all(torch.equal(grad, found[1][key]) for key, grad in found[0].items())
+    gated = [is_gated(module) for module in plain.modules() if hasattr(module, "gate_proj")]
+    assert all(gated) == (name != "t5gemma"), "T5Gemma's has dropout"
