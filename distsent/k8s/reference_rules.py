@@ -61,12 +61,12 @@ def keys(bundle: Bundle, pod: Pod) -> Iterator[Problem]:
 
 
 def accounts(bundle: Bundle, pod: Pod) -> Iterator[Problem]:
-    """Without its account a pod is refused."""
+    """Without its account a pod is refused. Where no manifest makes any, somebody else does."""
     account, deletes = pod.spec["serviceAccountName"], DELETE_EVICTED in pod.command
-    name = account.text or "(serviceAccountName is missing)"
-    is_own = bundle.find(ACCOUNT, pod.namespace, account.text)
-    if not is_own and (deletes or account.text not in ("", "default")):
-        yield "exists", account, f"no manifest creates the {ACCOUNT} {name}"
+    own = {(each.namespace, each.name) for each in bundle.known if each.kind == ACCOUNT}
+    wrong = deletes or (own and account.text not in ("", "default"))
+    if wrong and (pod.namespace, account.text) not in own:
+        yield "exists", account, f"no manifest creates the {ACCOUNT} {account.text or '(none)'}"
 
 
 def variables(_: Bundle, pod: Pod) -> Iterator[Problem]:

@@ -136,7 +136,6 @@ FOUND: dict[str, list[tuple[Change, str]]] = {
          "no manifest creates the ServiceAccount gone"),
     ],
     "references": [
-        (pod("serviceAccountName: gone"), "no manifest creates the ServiceAccount gone"),
         (config("name: imdb-job, key: gone.toml"), "the ConfigMap imdb-job has no gone.toml"),
         (config("name: gone, key: a"), "no manifest creates the ConfigMap gone"),
         (container("envFrom: [{configMapRef: {name: gone}}]"), "the ConfigMap gone"),
@@ -236,6 +235,7 @@ FINE: dict[str, list[Change]] = {
     ],
     "references": [
         pod("serviceAccountName: default", "imagePullSecrets: [{name: registry}]"),
+        pod("serviceAccountName: made-by-somebody-else"),
         config("name: imdb-job, key: imdb.toml"),
         config("name: gone, key: a, optional: true"),
         env("- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}"),

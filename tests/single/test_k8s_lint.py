@@ -133,7 +133,7 @@ BREAKS = [
     ("token", TB, "      automountServiceAccountToken: false\n", "", "spec:", "must be false"),
     ("token", JOB, "launch, --]", "launch, --delete-evicted, --]", "automount", "must be true for"),
     ("exists", JOB, "launch, --]", "launch, --delete-evicted, --]", "spec:",
-     "the ServiceAccount (serviceAccountName is missing)"),
+     "the ServiceAccount (none)"),
     ("token", JOB, "automountServiceAccountToken: false", "automountServiceAccountToken: true",
      "automount", "must be false"),
     ("token", RUNTIMES, "launch, --k", "launch, --delete-evicted, --k", None,
