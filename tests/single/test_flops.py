@@ -68,7 +68,7 @@ def test_pairs_beyond_a_window_are_no_work() -> None:
     assert found.forward(np.array([20, 5])) == found.per_pair * pairs + rest
 
 
-@pytest.mark.parametrize("family", set(tiny_models.FAMILIES) - {"albert"})
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_of_berts_layers_they_are_those_of_the_formula(family: str) -> None:
     model = tiny_models.encoder(family)
     forward, _ = choose_forward(model, Tokenizer())
