@@ -15,7 +15,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from distsent.batching.dropout_keys import dropout_keys, step_key
-from distsent.batching.packing import PackedBatch, pack
+from distsent.batching.packing import Device, PackedBatch, pack
 from distsent.model.classifier import shortest_input
 
 # Equal lengths, a multiple of the number of examples, and one beyond the windows of a small copy.
@@ -166,11 +166,13 @@ def special_token_ids(config: Any) -> tuple[int, ...]:
     return tuple(sorted(i for i in found if 0 <= i < limit))
 
 
-def batch_of(ids: Sequence[np.ndarray], rows: Sequence[int], training: bool = False) -> PackedBatch:
+def batch_of(
+    ids: Sequence[np.ndarray], rows: Sequence[int], training: bool = False, device: Device = "cpu"
+) -> PackedBatch:
     picked = [ids[i] for i in rows]
     lengths = np.array([len(x) for x in picked])
     keys_T = dropout_keys(0, 0, np.array(rows), lengths) if training else None
-    return pack(picked, np.zeros(len(rows)), keys_T=keys_T, step_key=step_key(0, 0))
+    return pack(picked, np.zeros(len(rows)), None, keys_T, device, step_key(0, 0))
 
 
 def equal(found: torch.Tensor, expected: torch.Tensor) -> bool:

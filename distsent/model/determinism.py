@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distsent.batching.dropout_keys import dropout_keys, step_key
-from distsent.batching.packing import pack
+from distsent.model import batching_check
 from distsent.model.forward import Forward, autocast
 from distsent.model.half_precision import TEXTS
 
@@ -19,10 +18,8 @@ def strict_or_note(forward: Forward, tokenizer: Any, precision: str) -> str | No
     """
     encoded = tokenizer(TEXTS, truncation=True, max_length=8, verbose=False)["input_ids"]
     ids = [np.asarray(x, dtype=np.int64) for x in encoded]
-    device, lengths = forward.model.device, np.array([len(x) for x in ids])
-    keys = dropout_keys(0, 0, np.arange(len(ids)), lengths)
-    labels, step = np.zeros(len(ids)), step_key(0, 0)
-    batch = pack(ids, labels, keys_T=keys, device=device, step_key=step)
+    device = forward.model.device
+    batch = batching_check.batch_of(ids, range(len(ids)), training=True, device=device)
     training = forward.model.training
     torch.use_deterministic_algorithms(True)
     forward.model.train()
