@@ -54,6 +54,7 @@ UNASKED = tuple(name for name in NAMES if name != "gpu")
 
 def main() -> int:
     options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
     assignments = dict(word.split("=", 1) for word in options.words if "=" in word)
     for name in [word for word in options.words if "=" not in word] or UNASKED:
         if name in REPORTS:

@@ -3,8 +3,9 @@
     python -m benchmarks parity [--rounds SEEDS]
 
 Both train MiniLM on all of emotion with each seed, keep the epoch that is best on validation, and
-score the test split. Order of rows and dropout masks are each system's own. A training that the
-record has already is not repeated.
+score the test split. Order of rows and dropout masks are each system's own. Only the scores count,
+so both take single threads, which share a busy machine best. A training that the record has already
+is not repeated.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ JOB = Path(__file__).parent.parent / "jobs" / "emotion-minilm.toml"
 SPLITS = "validation", "test"
 FIRST_SEED = 42
 PRECISION = "bf16"
+EPOCHS = 2
 
 Scores = dict[str, float]  # accuracy by split
 
@@ -45,7 +47,7 @@ def trainer(words: Sequence[str], work: Workload, job: Job, folder: Path) -> Sco
 # name: (system, workers, threads of each)
 SYSTEMS: dict[str, tuple[Callable[..., Scores], int, int]] = {
     "distsent": (distsent, 2, 1),
-    "Hugging Face Trainer": (trainer, 1, 2),
+    "Hugging Face Trainer": (trainer, 1, 1),
 }
 
 
@@ -70,6 +72,7 @@ def train(name: str, seed: int) -> Scores:
         folder = Path(scratch)
         words = [
             f"data.source={materials.whole_dataset('emotion')}", f"train.precision={PRECISION}",
+            f"train.epochs={EPOCHS}",
             f"model.name={materials.encoder('minilm', folder)}", f"train.seed={seed}",
             "job.name=run", f"run.dir={folder / 'out'}",
         ]  # fmt: skip
@@ -107,8 +110,9 @@ def table(kept: dict[str, dict[str, Scores]]) -> str:
             "",
             about(),
             "",
-            f"MiniLM on emotion, {PRECISION}, `jobs/emotion-minilm.toml` (4 epochs, batch 64, "
-            f"AdamW 1e-4), {len(seeds)} seeds each, the epoch that is best on validation. "
+            f"MiniLM on emotion, {PRECISION}, `jobs/emotion-minilm.toml` with {EPOCHS} epochs "
+            f"(batch 64, AdamW 1e-4), {len(seeds)} seeds each, the epoch that is best on "
+            "validation. "
             "Difference of the means with its 95 % interval.",
             "",
             f"| split | {ours} | {theirs} | difference | seeds: {ours} | seeds: {theirs} |",

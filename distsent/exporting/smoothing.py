@@ -3,7 +3,9 @@
 A few channels of what an encoder's feed-forward layers read are 15 times as large as the others,
 which left 4 bits for the others: labels of a MiniLM for emotion agreed on 98.75 % of the test rows
 instead of 99.4 %. Each channel of the input is divided by its scale, and the weights that it meets
-are multiplied by it: the same sums, but for rounding.
+are multiplied by it: the same sums, but for rounding. The division costs a pass over the input, so
+inputs without outliers stay as they are: a MiniLM's labels agreed on as many rows, and it ran 1.04
+times as fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+OUTLIERS = 8.0  # largest channel of an input that has outliers, over its median channel
 SHARE = 0.8  # of the outliers that the weights take: 0.5, as published, was worse than none
 
 
@@ -24,6 +27,8 @@ def smooth(model: Any, layers: Sequence[Any], peaks: Mapping[str, np.ndarray]) -
     initializers = {one.name: one for one in model.graph.initializer}
     before: dict[int, Any] = {}  # the first node that reads an input -> what computes it
     for inputs, names in _groups(layers):
+        if not any(_has_outliers(peaks[name]) for name in inputs):
+            continue
         weights = {name: numpy_helper.to_array(initializers[name]) for name in names}
         scale = _scale(
             np.max([peaks[name] for name in inputs], axis=0),
@@ -49,6 +54,10 @@ def smooth(model: Any, layers: Sequence[Any], peaks: Mapping[str, np.ndarray]) -
     kept = [one for one in model.graph.initializer if one.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _has_outliers(peaks_K: np.ndarray) -> bool:
+    return bool(peaks_K.max() > OUTLIERS * np.median(peaks_K))
 
 
 def _scale(peaks_K: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
