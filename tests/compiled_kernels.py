@@ -1,4 +1,4 @@
-"""Compile the kernels of attention for GPUs, without one, and print what each needs: JSON lines.
+"""Compile Triton's kernels for GPUs, without one, and print what each needs: JSON lines.
 
 python -m tests.compiled_kernels [--all]
 """
@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from distsent.operators import attention_kernels as kernels
-from distsent.operators import fused_attention
+from distsent.operators import dropout, fused_attention, row_kernels
 from distsent.operators.fused_attention import Call
 
 TARGETS = 80, 90, 100
@@ -27,7 +27,7 @@ TYPES = {
     "lse_HR": "*fp32", "delta_HR": "*fp32", "blocks": "*i32", "keys_T": "*i64",
     "head_hashes_H": "*i64", "column_hashes": "*i64", "R": "i32", "scale": "fp32",
     "base_2_scale": "fp32", "inverse_keep_prob": "fp32", "threshold": "i32", "before": "i32",
-    "after": "i32",
+    "after": "i32", "keys_R": "*i64",
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 Variant = tuple[str, torch.dtype, int, bool, bool]  # kernel, dtype, D, cls_only, window
@@ -46,15 +46,21 @@ def variants(all_of_them: bool) -> Iterator[Variant]:
     yield "delta", bf16, 64, False, False
 
 
-def compiled(variant: Variant, target: int) -> Any:
+def attention(variant: Variant) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The kernel, what it is compiled for, and how it is launched."""
     name, dtype, D, cls_only, window = variant
     kernel, q = getattr(kernels, name), torch.empty(1, 12, D, dtype=dtype)
     keys = torch.zeros(1, dtype=torch.int64)
     call = Call((512,), cls_only, 1.0, (keys, 1, 0.1), before=64 if window else 1 << 30)
     options = fused_attention.constants(q, call, "forward" if name == "delta" else name)
     launch = {key: options.pop(key) for key in ("num_warps", "num_stages", "enable_fp_fusion")}
+    return kernel, {key: options[key] for key in options if key in kernel.arg_names}, launch
+
+
+def compiled(
+    kernel: Any, dtype: torch.dtype, values: dict[str, Any], launch: dict[str, Any], target: int
+) -> Any:
     arguments = kernel.arg_names
-    values = {key: value for key, value in options.items() if key in arguments}
     signature = {
         each: "constexpr" if each in values else TYPES.get(each, f"*{NAMES[dtype]}")
         for each in arguments
@@ -75,11 +81,23 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
 
 
+def all_kernels(all_of_them: bool) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What to print of a kernel, and the arguments of `compiled`."""
+    for variant in variants(all_of_them):
+        name, dtype, D, cls_only, window = variant
+        found = {"kernel": name, "dtype": NAMES[dtype], "D": D, "cls_only": cls_only}
+        kernel, values, launch = attention(variant)
+        yield found | {"window": window}, (kernel, dtype, values, launch)
+    for dtype in (torch.float32, torch.bfloat16):
+        for W in (384, 768, 1024) if all_of_them else (768,):
+            values = {"W": W, "M": dropout.M, "N": dropout.N}
+            found = {"kernel": "dropout", "dtype": NAMES[dtype], "W": W}
+            yield found, (row_kernels.dropout, dtype, values, {})
+
+
 if __name__ == "__main__":
-    for variant in variants("--all" in sys.argv):
+    for found, arguments in all_kernels("--all" in sys.argv):
         for target in TARGETS:
-            kernel = compiled(variant, target)
-            name, dtype, D, cls_only, window = variant
-            found = {"kernel": name, "dtype": NAMES[dtype], "D": D, "cls_only": cls_only}
-            found |= {"window": window, "target": target, **resources(kernel.asm["cubin"])}
+            kernel = compiled(*arguments, target)
+            found |= {"target": target, **resources(kernel.asm["cubin"])}
             print(json.dumps(found | {"SHARED": kernel.metadata.shared}), flush=True)

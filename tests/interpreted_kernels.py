@@ -1,4 +1,4 @@
-"""The kernels of attention, interpreted on a CPU, against torch: a JSON line per case.
+"""Triton's kernels, interpreted on a CPU, against torch: a JSON line per case. Here: attention.
 
 TRITON_INTERPRET=1 python -m tests.interpreted_kernels [--all | CASE ...]
 
@@ -21,9 +21,10 @@ from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
 from distsent.model.attention import attend
 from distsent.model.dropout import DropoutContext
-from distsent.operators import fused_attention, library, masks
+from distsent.operators import fused_attention, masks
 from distsent.operators.fused_attention import Call, FusedAttention
 from distsent.operators.softmax_dropout import UNLIMITED
+from tests import interpreted_rows
 
 SITE, SCALE, HEADS = 5, 0.3, 2
 # Largest error over the largest value: roundings of the dtype, a few times.
@@ -174,7 +175,6 @@ def attend_errors(cls_only: bool, device: str = "cpu") -> dict[str, float]:
     R = 3 if cls_only else T
     for supported in (False, True):
         fused_attention.supports = lambda q, answer=supported: answer
-        library.use("kernels")
         context.start_pass(batch.keys_T, batch.cls_index_n)
         context.next_site()
         x = [
@@ -225,6 +225,7 @@ def run(
         yield f"attend {cls_only}", attend_errors(cls_only, device), TOLERANCE[torch.float32]
     for length, rate in masks:
         yield f"masks {length} {rate}", wrong_masks(length, rate, device), 0.0
+    yield from interpreted_rows.run(device)
 
 
 def main() -> int:

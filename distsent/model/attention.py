@@ -27,7 +27,7 @@ from distsent.model.attention_layout import (
 )
 from distsent.model.attention_window import ALL_TOKENS, MaskFunction, Window
 from distsent.model.dropout import DropoutContext
-from distsent.operators import fused_attention, library
+from distsent.operators import fused_attention
 
 NAME = "distsent"
 
@@ -100,7 +100,7 @@ def attend(
     # Adapters may leave some of the three frozen.
     if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):
         dropout = (context.keys_T, context.next_site(), rate) if rate else None
-        if library.used() != library.REFERENCE and fused_attention.supports(q):
+        if fused_attention.supports(q):
             call = fused_attention.Call(
                 batch.lengths, len(q) != len(k), scale, dropout, window.before, window.after
             )

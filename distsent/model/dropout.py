@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distsent.operators import masks
+from distsent.operators.dropout import Dropped, dropout
 
 
 class DropoutContext:
@@ -54,5 +54,4 @@ class TokenDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         site = self._context.next_site()
-        mask = masks.keep_mask(self._context.keys_for(x), site, x.shape[-1], self.p)
-        return x * mask.reshape(x.shape).to(x.dtype).mul_(masks.inverse_keep_prob(self.p))
+        return dropout(x, Dropped(self._context.keys_for(x), site, self.p))

@@ -1,8 +1,6 @@
 """Attention over a packed batch on a GPU: one kernel forward, three backward, whatever the lengths.
 
-The kernels are in attention_kernels.py, which needs Triton and is imported at first use. Reference:
-`PackedAttention` in model/attention.py. No GPU has run this yet: the tests interpret the kernels on
-CPUs, and compile them. Shape letters: attention_kernels.py.
+Reference: `PackedAttention` in model/attention_gradient.py. Shape letters: attention_kernels.py.
 """
 
 from __future__ import annotations
@@ -10,19 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distsent.operators import library, masks
+from distsent.operators import gpu, masks
 from distsent.operators.softmax_dropout import UNLIMITED
 
 Dropout = tuple[Tensor, int, float]  # keys_T, site, rate
 MAX_WIDTH = 128  # of a head
-DTYPES = torch.float32, torch.bfloat16, torch.float16
 ROWS = 64  # of a program that only sums rows
 HASHES = 256  # words that a tile reads beyond the longest example, at most
 
@@ -62,30 +58,7 @@ class Call:
 
 
 def supports(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in DTYPES and q.shape[-1] <= MAX_WIDTH
-
-
-def version(gpu: torch.device) -> str:
-    """What the bits of a training depend on: Triton's version. Raises library.Unavailable."""
-    if torch.version.hip:
-        raise library.Unavailable("its Triton kernels were not compiled for AMD's GPUs")
-    if torch.cuda.get_device_capability(gpu) < (8, 0):
-        raise library.Unavailable("its Triton kernels need compute capability 8.0")
-    if find_spec("triton") is None:
-        raise library.Unavailable("Triton is not installed")
-    import triton
-
-    try:
-        from triton.runtime.driver import driver
-
-        # Triton compiles a part of itself at its first use, with a C compiler and Python.h.
-        _ = driver.active.utils
-    except Exception as error:  # of many kinds
-        what = (str(error).splitlines() or [""])[0][:120]
-        raise library.Unavailable(
-            f"Triton does not start: {type(error).__name__}: {what}"
-        ) from error
-    return f"triton {triton.__version__}"
+    return gpu.runs(q) and q.shape[-1] <= MAX_WIDTH
 
 
 class FusedAttention(torch.autograd.Function):
@@ -112,7 +85,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tens
     options = constants(q, call, "forward")
     table = query_blocks(call, options["M"], q.device)
     arrays = q, k, v, out, lse, table, *dropout_arrays(call, q)
-    launch("forward", (len(table), H), *arrays, R, *numbers(call), **options)
+    gpu.launch("attention.forward", (len(table), H), *arrays, R, *numbers(call), **options)
     return out, lse
 
 
@@ -124,22 +97,16 @@ def attention_gradient(
     R, H, D = q.shape
     delta, dq, dk, dv = torch.empty_like(lse), *(new_rows(x, call) for x in (q, k, v))
     sizes = R, H, D, padded(D), ROWS
-    launch("delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True)
+    gpu.launch("attention.delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True)
     inputs = q, k, v, dout, lse, delta
     rest = *dropout_arrays(call, q), R, call.scale, *numbers(call)
     options = constants(q, call, "gradient_of_queries")
     table = query_blocks(call, options["M"], q.device)
-    launch("gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options)
+    gpu.launch("attention.gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options)
     options = constants(q, call, "gradient_of_keys")
     table = blocks(call.lengths, options["N"], False, call.cls_only, q.device)
-    launch("gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options)
+    gpu.launch("attention.gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options)
     return dq, dk, dv
-
-
-def launch(kernel: str, grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
-    from distsent.operators import attention_kernels
-
-    getattr(attention_kernels, kernel)[grid](*arguments, **options)
 
 
 def new_rows(x: Tensor, call: Call) -> Tensor:

@@ -24,7 +24,7 @@ from distsent.model.light_layers import lighten_layers
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
-from distsent.operators import fused_attention, library
+from distsent.operators import gpu, library
 from distsent.runtime import device as devices
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
@@ -73,7 +73,7 @@ def choose_operators(world: World, device: torch.device) -> str | None:
     version = reason = ""
     try:
         on_cpu = device.type == "cpu"
-        version = library.version() if on_cpu else fused_attention.version(device)
+        version = library.version() if on_cpu else gpu.version(device)
     except library.Unavailable as error:
         reason = f"{error} on rank {world.rank}"
     versions, reasons = zip(
