@@ -97,15 +97,21 @@ def attention_gradient(
     R, H, D = q.shape
     delta, dq, dk, dv = torch.empty_like(lse), *(new_rows(x, call) for x in (q, k, v))
     sizes = R, H, D, padded(D), ROWS
-    gpu.launch("attention.delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True)
+    gpu.launch(
+        "attention.delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True
+    )
     inputs = q, k, v, dout, lse, delta
     rest = *dropout_arrays(call, q), R, call.scale, *numbers(call)
     options = constants(q, call, "gradient_of_queries")
     table = query_blocks(call, options["M"], q.device)
-    gpu.launch("attention.gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options)
+    gpu.launch(
+        "attention.gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options
+    )
     options = constants(q, call, "gradient_of_keys")
     table = blocks(call.lengths, options["N"], False, call.cls_only, q.device)
-    gpu.launch("attention.gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options)
+    gpu.launch(
+        "attention.gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options
+    )
     return dq, dk, dv
 
 
