@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
+from distsent.training.half_weights import HalfWeights
+
 # Numbers that all workers must agree on. They travel with the gradients and cost nothing.
 CONTROL_SLOTS = 8
 # LayerNorm, BatchNorm1d, LlamaRMSNorm; not RobertaPreLayerNormModel
@@ -25,7 +27,7 @@ class FlatParameters:
     `values`, `grads` and each of `moments`: float32 [N], `decayed` of them with weight decay.
     `control_slots`: float32 [8]. `embedding_grad`: the gradient of the token embedding, [V, d],
     None if it is frozen. `dense`: all other gradients and the control slots, sent completely.
-    `frozen_hash`: of the weights that are not trained, None if all are.
+    `frozen_hash`: of the weights that are not trained, None if all are. `half`: see `use_half`.
     """
 
     def __init__(self, model: nn.Module, embedding: nn.Embedding | None) -> None:
@@ -48,11 +50,19 @@ class FlatParameters:
             p.grad = self.grads[start:stop].view(p.shape)
             self.decayed += 0 if name in undecayed else p.numel()
             start = stop
+        self.half: HalfWeights | None = None
         self.embedding_grad: torch.Tensor | None = None
         if embedding is not None and weight is not None:
             # Autograd then adds only the touched rows to the gradient.
             embedding.sparse = True
             self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
+
+    def use_half(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Let linear layers read a 16-bit copy of their weights in training steps."""
+        first = 0 if self.embedding_grad is None else 1
+        parameters, start = [p for _, p in self.named[first:]], self.embedding_size
+        values, grads = self.values[start:], self.grads[start:]
+        self.half = HalfWeights(model, parameters, values, grads, dtype)
 
     def zero_grads(self, token_ids: torch.Tensor) -> None:
         """Set all gradients to zero. `token_ids`: embedding rows that the last step touched."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import weakref
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def overlaps_backward(world: World, flat: FlatParameters) -> bool:
     return not world.elastic and (between_machines or (world.size > 1 and flat.values.is_cuda))
 
 
-def notify(reducer: weakref.ref[GradientReducer], buckets: range, _: torch.Tensor) -> None:
+def notify(reducer: weakref.ref[GradientReducer], buckets: range, *_: Any) -> None:
     """A parameter's gradient hook. Weak: with a list of seeds one process trains many models."""
     if (alive := reducer()) is not None:
         alive.on_grad_ready(buckets)
@@ -52,11 +53,14 @@ class GradientReducer:
         self.transport, self.workers = world.transport, world.size
         self._buckets = flat.dense.split(BUCKET)
         self._gradients = flat.dense[:-CONTROL_SLOTS].split(BUCKET)  # the same, without the slots
+        stops = list(accumulate(len(bucket) for bucket in self._buckets))
+        self._parts = [slice(*ends) for ends in zip([0, *stops], stops, strict=False)]
         self._handles: dict[int, Any] = {}  # bucket -> handle of its all-reduce
         self._parameters = [0.0] * len(self._buckets)  # parameters with a gradient in a bucket
         self._missing = [NEVER] * len(self._buckets)  # gradients that a bucket waits for
         self._order = list(range(len(self._buckets)))  # in which buckets leave, on every worker
         self._norms: list[torch.Tensor] = []  # of buckets that left, before they were summed
+        self._nodes: list[Any] = []  # autograd's, of parameters: alive as long as their hooks
         self.sent = 0  # bytes that one worker sent in the last `reduce`
         if overlaps_backward(world, flat):
             self._register_hooks()
@@ -67,7 +71,13 @@ class GradientReducer:
             stop = start + p.numel()
             if start >= 0:
                 buckets = range(start // BUCKET, (stop - 1) // BUCKET + 1)
-                p.register_post_accumulate_grad_hook(partial(notify, weakref.ref(self), buckets))
+                # Not a hook of the parameter: a layer that writes 16-bit gradients gives autograd
+                # none. This node runs all the same, after the parameter's last use.
+                with torch.enable_grad():
+                    view: Any = p.view_as(p)
+                node = view.grad_fn.next_functions[0][0]
+                node.register_hook(partial(notify, weakref.ref(self), buckets))
+                self._nodes.append(node)
                 for i in buckets:
                     self._parameters[i] += 1
             start = stop
@@ -87,8 +97,21 @@ class GradientReducer:
         for i in buckets:
             self._missing[i] -= 1
         while self._missing[i := self._order[len(self._handles)]] == 0:  # NEVER for the last one
+            self._add_half_grads(self._parts[i])
             self._norms.append(self._norm(i))
             self._start(i)
+
+    def end_pass(self) -> None:
+        """A backward pass is complete: its 16-bit gradients count, too."""
+        whole, left = slice(0, self._flat.size), self._order[len(self._handles) :]
+        for part in [self._parts[i] for i in left] if self._handles else [whole]:
+            self._add_half_grads(part)
+        if self._flat.half is not None:
+            self._flat.half.end_pass()
+
+    def _add_half_grads(self, part: slice) -> None:
+        if self._flat.half is not None:
+            self._flat.half.add_grads(part)
 
     def own_square(self, token_ids: torch.Tensor) -> torch.Tensor | float:
         """The squared norm of this worker's gradient, before `reduce` sums it; 0 for one worker."""

@@ -12,6 +12,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from distsent.errors import MORE_MEMORY, UserError, out_of_memory
 from distsent.evaluation.tasks.task import Task
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward, autocast
+from distsent.training import half_weights
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.reducer import GradientReducer
@@ -98,6 +100,8 @@ class TrainStep:
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
         self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
         self._schedule, self._loss, self._precision = schedule, loss, precision
+        if precision in half_weights.DTYPES:
+            flat.use_half(forward.model, half_weights.DTYPES[precision])
         self.advice = MORE_MEMORY  # what to do if there is no memory for a step
         self._clip_norm = optim.clip_norm
         self._token_ids = torch.empty(0, dtype=torch.long, device=flat.values.device)
@@ -144,8 +148,10 @@ class TrainStep:
 
     def _backward_in_memory(self, batch: Batch) -> tuple[list[int], UserError | None]:
         """`_backward`, and the error if there is no memory for it: all workers must learn of it."""
+        half = self.flat.half
         try:
-            return self._backward(batch), None
+            with nullcontext() if half is None else half.fresh():
+                return self._backward(batch), None
         except (MemoryError, RuntimeError) as error:
             return [], out_of_memory(error, "training", self.advice)
 
@@ -162,6 +168,7 @@ class TrainStep:
             if i + 1 == len(batch.micro_rows):
                 self.reducer.arm()
             (loss * (self.scale.value / len(batch))).backward()
+            self.reducer.end_pass()
             self.flat.control_slots[LOSS] += loss.detach()
             right_n = self._loss.task.right(logits_nC.detach(), packed.labels_n)
             self.flat.control_slots[RIGHT] += right_n.sum()

@@ -17,9 +17,11 @@ from torch import nn
 
 from distsent.model.adapter import count_parameters
 from distsent.model.forward import Forward
+from distsent.training import half_weights
 from distsent.training.activations import Activations, count_activations
 
 STATES = 16  # bytes of a trained parameter: weight, gradient, two moments of Adam
+HALF = 2  # and in half precision: a gradient in 16 bits. Activations count the 16-bit weights.
 SAVED = 12  # of these, what a checkpoint copies: weight, two moments
 ZEROS = 8  # of these, what takes no memory on a CPU before the first step writes it: two moments
 
@@ -45,17 +47,22 @@ GPU = Overhead(libraries=5e8, loading=0.0, gaps=1.1, buffers=1e8)
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """`trained`, `parameters`: numbers of them. `frozen`: bytes of all else that a model holds."""
+    """`trained`, `parameters`: numbers of them. `frozen`: bytes of all else that a model holds.
+
+    `half`: whether it computes in half precision.
+    """
 
     trained: int
     parameters: int
     frozen: float
     activations: Activations | None  # None: they could not be counted
+    half: bool = False
 
     def held(self, gpu: bool) -> float:
         """Bytes before the first step."""
-        overhead, states = GPU if gpu else CPU, STATES * self.trained + self.frozen
-        return overhead.libraries + overhead.loading * 4 * self.parameters + states
+        overhead, states = GPU if gpu else CPU, STATES + HALF * self.half
+        weights = states * self.trained + self.frozen
+        return overhead.libraries + overhead.loading * 4 * self.parameters + weights
 
     def zeros(self, gpu: bool) -> float:
         """Of these, the bytes that the first step adds."""
@@ -77,7 +84,8 @@ def worker_memory(forward: Forward, precision: str, ids: np.ndarray, longest: in
     counted = count_activations(forward, precision, ids, longest)
     trained = sum(p.numel() for p in forward.model.parameters() if p.requires_grad)
     parameters = count_parameters(forward.model)
-    return WorkerMemory(trained, parameters, frozen_bytes(forward.model), counted)
+    frozen, half = frozen_bytes(forward.model), precision in half_weights.DTYPES
+    return WorkerMemory(trained, parameters, frozen, counted, half)
 
 
 def frozen_bytes(model: nn.Module) -> float:

@@ -46,7 +46,9 @@ class RecordingWorld(World):
         assert torch.equal(now, then), f"{started} left before its gradient was complete"
 
 
-def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
+def make(
+    family: str, world: World, budget: int, precision: str = "float32"
+) -> tuple[TrainStep, BatchPlan]:
     tokens, model = tiny_models.tokens(40), tiny_models.encoder(family, dropout=0.1)
     plan = BatchPlan(
         tokens,
@@ -62,14 +64,17 @@ def make(family: str, world: World, budget: int) -> tuple[TrainStep, BatchPlan]:
         sums = reducer.GradientReducer(world, flat)
     optim, forward = OptimSection(), PackedForward(model.train())
     schedule, loss = Schedule.from_job(optim, 10), TrainingLoss(SingleLabel(fixtures.LABELS))
-    return TrainStep(forward, flat, sums, optim, schedule, loss, "float32"), plan
+    return TrainStep(forward, flat, sums, optim, schedule, loss, precision), plan
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_buckets_leave_complete_during_the_last_backward_pass(family: str, budget: int) -> None:
+def test_buckets_leave_complete_during_the_last_backward_pass(
+    family: str, budget: int, precision: str
+) -> None:
     world = RecordingWorld()
-    train_step, plan = make(family, world, budget)
+    train_step, plan = make(family, world, budget, precision)
     overlapped: list[int] = []
 
     def requests() -> StopRequests:
@@ -84,6 +89,19 @@ def test_buckets_leave_complete_during_the_last_backward_pass(family: str, budge
         assert not world.started
     buckets = len(train_step.flat.dense.split(BUCKET))
     assert all(buckets * 0.5 < count < buckets for count in overlapped), (overlapped, buckets)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_weights_do_not_depend_on_when_buckets_leave(precision: str) -> None:
+    found = []
+    for local_size in (1, 2):
+        world = RecordingWorld()
+        world.local_size = local_size
+        train_step, plan = make("bert", world, 60, precision)
+        for step in range(3):
+            train_step(plan.batch(step))
+        found.append(train_step.flat.values)
+    assert torch.equal(*found)
 
 
 def test_hooks_keep_nothing_alive() -> None:

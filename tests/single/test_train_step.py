@@ -46,11 +46,16 @@ def make(
 
 
 def step_of(
-    forward: Forward, flat: FlatParameters, optim: OptimSection, steps: int, smoothing: float = 0.0
+    forward: Forward,
+    flat: FlatParameters,
+    optim: OptimSection,
+    steps: int,
+    smoothing: float = 0.0,
+    precision: str = "float32",
 ) -> TrainStep:
     reducer, schedule = GradientReducer(World(), flat), Schedule.from_job(optim, steps)
     loss = TrainingLoss(SingleLabel(fixtures.LABELS), smoothing)
-    return TrainStep(forward, flat, reducer, optim, schedule, loss, "float32")
+    return TrainStep(forward, flat, reducer, optim, schedule, loss, precision)
 
 
 def plain_loop(

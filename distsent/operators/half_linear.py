@@ -1,0 +1,97 @@
+"""Linear layers under autocast that read a kept 16-bit copy of their weights.
+
+autocast converts each weight to 16 bits in every forward pass and each gradient back to float32:
+four conversions for each linear layer, and two additions. Here forward reads the copy and backward
+writes gradients of 16 bits, in one buffer for all layers. The numbers are autocast's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distsent.operators.linear import OneDNNLinear
+
+PLAIN = nn.Linear.forward, OneDNNLinear.forward
+
+
+@dataclass(frozen=True)
+class HalfParameter:
+    """Of one parameter: views of the 16-bit copy, and of the buffer of 16-bit gradients."""
+
+    value: Tensor
+    grad: Tensor
+
+
+@dataclass
+class Copies:
+    """What the layers of a model share. They read the copies while these are `fresh`.
+
+    `written`: parameters whose gradient of this backward pass is in the buffer.
+    """
+
+    of: dict[nn.Parameter, HalfParameter] = field(default_factory=dict)
+    fresh: bool = False
+    written: set[nn.Parameter] = field(default_factory=set)
+
+    def add(self, p: nn.Parameter, compute: Callable[..., Tensor]) -> None:
+        """A gradient. `compute` can write where `out` says; weights may have several uses."""
+        grad = self.of[p].grad
+        if p in self.written:
+            grad.add_(compute())
+        else:
+            compute(out=grad)
+            self.written.add(p)
+
+
+def use_copies(model: nn.Module, of: dict[nn.Parameter, HalfParameter]) -> Copies:
+    """Let the model's linear layers read those of their parameters, if there are all of a layer."""
+    copies = Copies()
+    for module in model.modules():
+        if type(module).forward in PLAIN and "forward" not in vars(module):
+            own: list[Any] = [p for p in (module.weight, module.bias) if p is not None]
+            if all(p in of for p in own):
+                copies.of |= {p: of[p] for p in own}
+                forward: Any = partial(_forward, copies, module, module.forward)
+                module.forward = forward
+    return copies
+
+
+def _forward(copies: Copies, module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    kind, dtype = x.device.type, copies.of[module.weight].value.dtype
+    casts = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == dtype
+    if not (copies.fresh and casts and x.dtype in (torch.float32, dtype)):
+        return plain(x)
+    out: Tensor = HalfProduct.apply(x.to(dtype), module.weight, module.bias, copies)
+    return out
+
+
+class HalfProduct(torch.autograd.Function):
+    """x [..., K], weight [N, K], bias [N] or None -> [..., N], in 16 bits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, copies: Copies
+    ) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.parameters, ctx.copies = (weight, bias), copies
+        return F.linear(x, copies.of[weight].value, None if bias is None else copies.of[bias].value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """The gradients of weight and bias are in the buffer: autograd gets none to add."""
+        (dy,), (x,), (weight, bias), copies = grads, ctx.saved_tensors, ctx.parameters, ctx.copies
+        dy_nN = dy.reshape(-1, dy.shape[-1])
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy_nN @ copies.of[weight].value).view(x.shape)
+        copies.add(weight, partial(torch.mm, dy_nN.t(), x.reshape(-1, x.shape[-1])))
+        if bias is not None:
+            copies.add(bias, partial(torch.sum, dy_nN, 0))
+        return dx, None, None, None

@@ -1,0 +1,77 @@
+"""A 16-bit copy of the trained weights, for linear layers under autocast, and their gradients.
+
+The copy is made anew at the beginning of each step, in one pass, and nobody reads it outside of a
+step: so it holds the weights whoever changed them, the optimizer, a checkpoint or another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from distsent.operators.half_linear import HalfParameter, use_copies
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Numbers that stay in a core's cache between two operations.
+CHUNK = 1 << 16
+
+
+class HalfWeights:
+    """Of `parameters`, which lie end to end in `values`, and their gradients in `grads`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        values: Tensor,
+        grads: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
+        self._values, self._grads = values, grads
+        self._half, self._half_grads = (torch.zeros_like(values, dtype=dtype) for _ in range(2))
+        sizes = [p.numel() for p in parameters]
+        of = {
+            p: HalfParameter(half.view(p.shape), grad.view(p.shape))
+            for p, half, grad in zip(
+                parameters, self._half.split(sizes), self._half_grads.split(sizes), strict=True
+            )
+        }
+        self._copies = use_copies(model, of)
+        stops = list(accumulate(sizes))
+        self._spans = dict(zip(parameters, zip([0, *stops], stops, strict=False), strict=True))
+        self._old: set[nn.Parameter] = set()  # with a gradient of an earlier pass in the buffer
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        """In here, layers read the copy, and no weight may change."""
+        self._half.copy_(self._values)
+        self.end_pass()  # of a step that failed
+        self._copies.fresh = True
+        try:
+            yield
+        finally:
+            self._copies.fresh = False
+
+    def add_grads(self, part: slice) -> None:
+        """Add the 16-bit gradients of this backward pass to a part of the float32 ones."""
+        for p in self._old - self._copies.written:
+            start, stop = self._spans[p]
+            if start < part.stop and part.start < stop:
+                self._copies.of[p].grad.zero_()
+                self._old.remove(p)
+        grads, half = self._grads[part], self._half_grads[part]
+        if half.is_cuda:
+            grads.add_(half)
+            return
+        # torch's addition of both types takes ten times as long as a conversion before it.
+        for to, added in zip(grads.split(CHUNK), half.split(CHUNK), strict=True):
+            to.add_(added.float())
+
+    def end_pass(self) -> None:
+        """All gradients of this backward pass have been added."""
+        self._old |= self._copies.written
+        self._copies.written = set()
