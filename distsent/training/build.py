@@ -20,6 +20,7 @@ from distsent.model.determinism import strict_or_note
 from distsent.model.flops import measure_flops
 from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
+from distsent.model.kernel_check import check_kernels
 from distsent.model.light_layers import lighten_layers
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
@@ -60,20 +61,25 @@ def open_model(
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
-    notes = [fault or note, padding_note, choose_operators(world, device)]
+    notes = [fault or note, padding_note, choose_operators(world, forward, precision)]
     if device.type == "cuda":
         strict = partial(strict_or_note, forward, tokenizer, precision)
         notes.append(world.all_or_raise(strict, "run.determinism"))
     return loaded.with_notes(*notes), forward, precision
 
 
-def choose_operators(world: World, device: torch.device) -> str | None:
-    """Use the compiled operators if all workers have them; else returns a log line."""
+def choose_operators(world: World, forward: Forward, precision: str) -> str | None:
+    """Use the compiled operators if all workers have them, and GPUs compute what torch does.
+
+    Else returns a log line.
+    """
     library.use(library.REFERENCE)
-    version = reason = ""
+    version, reason, device = "", "", forward.model.device
     try:
         on_cpu = device.type == "cpu"
         version = library.version() if on_cpu else gpu.version(device)
+        if not on_cpu:
+            check_kernels(forward, precision, version)
     except library.Unavailable as error:
         reason = f"{error} on rank {world.rank}"
     versions, reasons = zip(

@@ -1,0 +1,60 @@
+"""A GPU's kernels that compute something else than torch are not used. Here Python stands in."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from distsent.model.forward import build_forward
+from distsent.model.kernel_check import check_kernels
+from distsent.operators import dropout, fused_attention, gpu, library
+from tests import architectures
+
+VERSION = "a kernel in Python"
+
+
+def right(x: torch.Tensor, dropped: dropout.Dropped) -> torch.Tensor:
+    return dropout.reference(x, dropped)
+
+
+def drops_others(x: torch.Tensor, dropped: dropout.Dropped) -> torch.Tensor:
+    return dropout.reference(x, dropout.Dropped(dropped.keys_R, dropped.site + 9, dropped.rate))
+
+
+def drops_others_backward(x: torch.Tensor, dropped: dropout.Dropped) -> torch.Tensor:
+    return (drops_others if torch._C._current_graph_task_id() >= 0 else right)(x, dropped)
+
+
+def fails(x: torch.Tensor, dropped: dropout.Dropped) -> torch.Tensor:
+    raise RuntimeError("no kernel image is available\nfor execution on the device")
+
+
+def overflows(x: torch.Tensor, dropped: dropout.Dropped) -> torch.Tensor:
+    return right(x, dropped) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (right, None),
+        (drops_others, "on this GPU the logits of a trial step in float32 are .* from torch's"),
+        (drops_others_backward, "on this GPU the gradients of a trial step in float32 are"),
+        (overflows, "on this GPU the logits of a trial step in float32 are nan"),
+        (fails, "its kernels fail on this GPU: RuntimeError: no kernel image is available"),
+    ],
+)
+def test_a_kernel_must_compute_what_torch_does(
+    kernel: Callable[..., torch.Tensor], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "runs", lambda _: library.used() == VERSION)
+    monkeypatch.setattr(fused_attention, "supports", lambda _: False)
+    monkeypatch.setattr(dropout, "_dropout", kernel)
+    model = architectures.model("bert").eval()
+    forward, _ = build_forward(model, None, "auto", ("packed", "packed"))
+    if message is None:
+        check_kernels(forward, "float32", VERSION)
+    else:
+        with pytest.raises(library.Unavailable, match=message):
+            check_kernels(forward, "float32", VERSION)
+    assert library.used() == library.REFERENCE and not model.training
+    assert all(p.grad is None for p in model.parameters())
