@@ -23,8 +23,7 @@ FORMULA_STEPS = 100
 
 def executed(forward: Forward, s: PackedBatch) -> int:
     """Floating-point operations of the matrix products of one forward and backward pass."""
-    counter = counting()
-    with counter:
+    with counting() as counter:
         forward(s).sum().backward()
     return counter.get_total_flops()
 

@@ -21,7 +21,7 @@ from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
 from distsent.model.attention import attend
 from distsent.model.dropout import DropoutContext
-from distsent.operators import fused_attention, masks
+from distsent.operators import fused_attention, library, masks
 from distsent.operators.fused_attention import Call, FusedAttention
 from distsent.operators.softmax_dropout import UNLIMITED
 from tests import interpreted_rows
@@ -113,11 +113,13 @@ def call_of(case: Case, keys_T: Tensor) -> Call:
     return Call(case.lengths, case.cls_only, SCALE, dropout, case.before, case.after)
 
 
-def errors(case: Case, filler: int = 0, device: str = "cpu") -> dict[str, float]:
+def errors(
+    case: Case, filler: int = 0, device: str = "cpu", operator: Any = FusedAttention
+) -> dict[str, float]:
     """Largest errors of the output and the gradients, over the largest values."""
     qkv, dout, keys_T = inputs(case, filler)
     ours = [x.to(device, copy=True).requires_grad_() for x in qkv]
-    out = FusedAttention.apply(*ours, call_of(case, keys_T.to(device)))
+    out = operator.apply(*ours, call_of(case, keys_T.to(device)))
     out.backward(dout.to(device))
     theirs = [x.double().requires_grad_() for x in qkv]
     right = reference(*theirs, keys_T, case)
@@ -135,7 +137,9 @@ def relative_error(found: Tensor, right: Tensor) -> float:
     )
 
 
-def wrong_masks(length: int, rate: float, device: str = "cpu") -> dict[str, float]:
+def wrong_masks(
+    length: int, rate: float, device: str = "cpu", operator: Any = FusedAttention
+) -> dict[str, float]:
     """Elements on which the kernels and `masks.keep_mask` do not agree, forward and backward.
 
     All probabilities are equal, and a value or a gradient is 1 at one token only: so each element
@@ -150,7 +154,7 @@ def wrong_masks(length: int, rate: float, device: str = "cpu") -> dict[str, floa
         token = torch.arange(length)[:, None] == first + torch.arange(D)
         one = token[:, None].expand(-1, HEADS, -1).float().to(device)
         zero, v = torch.zeros_like(one), one.clone().requires_grad_()
-        out = FusedAttention.apply(zero, zero, v, call)
+        out = operator.apply(zero, zero, v, call)
         out.backward(one)
         part = kept[:, first : first + D].transpose(1, 2)
         wrong["out"] += int(((out > 0).cpu()[..., : part.shape[2]] != part).sum())
@@ -159,8 +163,8 @@ def wrong_masks(length: int, rate: float, device: str = "cpu") -> dict[str, floa
     return wrong
 
 
-def attend_errors(cls_only: bool, device: str = "cpu") -> dict[str, float]:
-    """`attend` with the kernels against `attend` without them: the arguments must arrive."""
+def attend_errors(cls_only: bool, device: str = "cpu", compiled: bool = False) -> dict[str, float]:
+    """`attend` with the operators against `attend` without them: the arguments must arrive."""
     lengths, found = np.array([7, 1, 12]), []
     batch = pack(
         [np.zeros(n, dtype=int) for n in lengths],
@@ -174,7 +178,10 @@ def attend_errors(cls_only: bool, device: str = "cpu") -> dict[str, float]:
     qkv, dout, _ = inputs(Case((3 if cls_only else T, T), 32), 0)
     R = 3 if cls_only else T
     for supported in (False, True):
-        fused_attention.supports = lambda q, answer=supported: answer
+        if compiled:
+            library.use(library.version() if supported else library.REFERENCE)
+        else:
+            fused_attention.supports = lambda q, answer=supported: answer
         context.start_pass(batch.keys_T, batch.cls_index_n)
         context.next_site()
         x = [
@@ -183,8 +190,10 @@ def attend_errors(cls_only: bool, device: str = "cpu") -> dict[str, float]:
         ]
         out = attend(x, batch, context, SCALE, 0.3)
         out.backward(dout[:R].to(device))
-        found.append([out, *(y.grad for y in x)])
-    names = "out", "dq", "dk", "dv"
+        with torch.no_grad():
+            scored = attend(x, batch, context, SCALE, 0.0)
+        found.append([out, *(y.grad for y in x), scored])
+    names = "out", "dq", "dk", "dv", "scored"
     return {n: relative_error(b, a) for n, a, b in zip(names, *found, strict=True)}
 
 
@@ -222,7 +231,11 @@ def run(
         case = ALL_CASES[name]
         yield name, errors(case, FILLER.get(name, 0), device), TOLERANCE[case.dtype]
     for cls_only in (False, True):
-        yield f"attend {cls_only}", attend_errors(cls_only, device), TOLERANCE[torch.float32]
+        yield (
+            f"attend {cls_only}",
+            attend_errors(cls_only, device),
+            TOLERANCE[torch.float32],
+        )
     for length, rate in masks:
         yield f"masks {length} {rate}", wrong_masks(length, rate, device), 0.0
     yield from interpreted_rows.run(device)

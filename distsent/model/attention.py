@@ -27,7 +27,7 @@ from distsent.model.attention_layout import (
 )
 from distsent.model.attention_window import ALL_TOKENS, MaskFunction, Window
 from distsent.model.dropout import DropoutContext
-from distsent.operators import fused_attention
+from distsent.operators import compiled_attention, fused_attention
 
 NAME = "distsent"
 
@@ -98,13 +98,15 @@ def attend(
     """Output in the shape of `q`: [T, H, D], or [n, H, D] for queries of first tokens only."""
     q, k, v = (_to_autocast_dtype(x) for x in qkv)
     # Adapters may leave some of the three frozen.
-    if torch.is_grad_enabled() and (rate or any(x.requires_grad for x in (q, k, v))):
-        dropout = (context.keys_T, context.next_site(), rate) if rate else None
-        if fused_attention.supports(q):
-            call = fused_attention.Call(
-                batch.lengths, len(q) != len(k), scale, dropout, window.before, window.after
-            )
-            return fused_attention.FusedAttention.apply(q, k, v, call)
+    training = torch.is_grad_enabled() and (rate > 0 or any(x.requires_grad for x in (q, k, v)))
+    dropout = (context.keys_T, context.next_site(), rate) if rate and training else None
+    limits = window.before, window.after
+    call = fused_attention.Call(batch.lengths, len(q) != len(k), scale, dropout, *limits)
+    if training and fused_attention.supports(q):
+        return fused_attention.FusedAttention.apply(q, k, v, call)
+    if compiled_attention.supports(q):
+        return compiled_attention.CompiledAttention.apply(q, k, v, call)
+    if training:
         return PackedAttention.apply(q, k, v, batch, scale, dropout, window)
     score = _score_with_varlen if _varlen_supports(q) else _score_with_sdpa
     return score(q, k, v, batch, scale, window)

@@ -1,6 +1,8 @@
-"""Attention over a packed batch in training, with its own backward."""
+"""Attention over a packed batch in training, with its own backward, in plain torch.
 
-from collections.abc import Iterator, Sequence
+The reference of the operators in operators/fused_attention.py and operators/compiled_attention.py.
+"""
+
 from typing import Any
 
 import torch
@@ -13,17 +15,16 @@ from distsent.model.attention_layout import (
     seen_blocks,
     to_head_layout,
 )
-from distsent.model.attention_window import ALL_TOKENS, Block, Window
-from distsent.operators import masks, products
+from distsent.model.attention_window import ALL_TOKENS, Window
+from distsent.operators import masks
 from distsent.operators.softmax_dropout import (
     Dropout,
-    Seen,
+    softmax,
     softmax_dropout,
     softmax_dropout_backward,
 )
 
 SiteDropout = tuple[Tensor, int, float]  # keys_T, site, rate
-Place = tuple[slice, slice]  # matrices [example and head], and their queries or keys
 
 
 class PackedAttention(torch.autograd.Function):
@@ -62,11 +63,11 @@ class PackedAttention(torch.autograd.Function):
                 shape = (group.rows * H, -1, D)
                 Qg, Og = Q[queries].view(shape), out[queries].view(shape)
                 Kg, Vg = K[keys].view(shape), V[keys].view(shape)
-                for seen, q_at, k_at in _products(seen_by, Qg):
-                    S = products.times_transposed(Qg[q_at], Kg[k_at])
-                    own = _dropout(slot_keys, keys, len(Qg), q_at, site, rate)
-                    _, dropped = softmax_dropout(S, seen, own)
-                    products.times(dropped, Vg[k_at], Og[q_at])
+                for block, seen in seen_by:
+                    q_at, k_at = (slice(None), block.queries), (slice(None), block.keys)
+                    S = torch.bmm(Qg[q_at], Kg[k_at].transpose(1, 2))
+                    own = _dropout(slot_keys, keys, len(Qg), block.queries, site, rate)
+                    torch.bmm(softmax_dropout(S, seen, own), Vg[k_at], out=Og[q_at])
             if slot_keys is not None:
                 out.mul_(masks.inverse_keep_prob(rate))
             out = from_head_layout(out, q_layout, q.shape)
@@ -84,50 +85,31 @@ class PackedAttention(torch.autograd.Function):
         with torch.autocast(Q.device.type, enabled=False):
             dO = to_head_layout(dout, q_layout) * masks.inverse_keep_prob(ctx.rate)
             dO.index_fill_(0, q_layout.pad_index, 0.0)  # a padding slot repeats a real row
-            dQ, dK, dV = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
+            dQ, dK, dV = torch.empty_like(Q), torch.zeros_like(K), torch.zeros_like(V)
             for group, seen_by in zip(ctx.batch.groups, ctx.blocks, strict=True):
                 queries, keys = group_slices(group, H, ctx.cls_only)
                 shape = (group.rows * H, -1, D)
                 Qg, dQg, dOg = (x[queries].view(shape) for x in (Q, dQ, dO))
                 Kg, Vg, dKg, dVg = (x[keys].view(shape) for x in (K, V, dK, dV))
-                add = len(seen_by) > 1
-                if add:
-                    dKg.zero_(), dVg.zero_()
-                for seen, q_at, k_at in _products(seen_by, Qg):
-                    S = products.times_transposed(Qg[q_at], Kg[k_at])
-                    P, _ = softmax_dropout(S, seen, None)
-                    dP = products.times_transposed(dOg[q_at], Vg[k_at])
-                    own = _dropout(slot_keys, keys, len(Qg), q_at, ctx.site, ctx.rate)
+                for block, seen in seen_by:
+                    q_at, k_at = (slice(None), block.queries), (slice(None), block.keys)
+                    P = softmax(torch.bmm(Qg[q_at], Kg[k_at].transpose(1, 2)), seen)
+                    dP = torch.bmm(dOg[q_at], Vg[k_at].transpose(1, 2))
+                    own = _dropout(slot_keys, keys, len(Qg), block.queries, ctx.site, ctx.rate)
                     dS, dropped = softmax_dropout_backward(P, dP, seen, own)
-                    products.transposed_times(dropped, dOg[q_at], dVg[k_at], add)
-                    products.times(dS, Kg[k_at], dQg[q_at])
-                    products.transposed_times(dS, Qg[q_at], dKg[k_at], add)
+                    torch.bmm(dS, Kg[k_at], out=dQg[q_at])
+                    dKg[k_at].baddbmm_(dS.transpose(1, 2), Qg[q_at])
+                    dVg[k_at].baddbmm_(dropped.transpose(1, 2), dOg[q_at])
             dQ.mul_(ctx.scale)
             dq = from_head_layout(dQ, q_layout, dout.shape)
             dk, dv = (from_head_layout(x, k_layout, ctx.kv_shape) for x in (dK, dV))
         return dq, dk, dv, None, None, None, None
 
 
-def _products(
-    seen_by: Sequence[tuple[Block, Seen]], Qg: Tensor
-) -> Iterator[tuple[Seen, Place, Place]]:
-    """What queries see, the queries of some matrices of a group, and the keys that they see."""
-    for block, seen in seen_by:
-        parts = products.parts(Qg, seen.queries, seen.keys)
-        assert len(parts) == 1 or len(seen.used_g) == 1, "long examples are groups of their own"
-        for matrices in parts:
-            yield seen, (matrices, block.queries), (matrices, block.keys)
-
-
 def _dropout(
-    slot_keys: Tensor | None,
-    keys: slice,
-    matrices: int,
-    queries: Place,
-    site: int,
-    rate: float,
+    slot_keys: Tensor | None, keys: slice, matrices: int, queries: slice, site: int, rate: float
 ) -> Dropout | None:
     """The dropout of probabilities. `keys`: the group's rows among the keys."""
     if slot_keys is None:
         return None
-    return slot_keys[keys].view(matrices, -1)[queries], site, rate
+    return slot_keys[keys].view(matrices, -1)[:, queries], site, rate

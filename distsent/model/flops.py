@@ -5,8 +5,8 @@ tell what an example adds, apart from what a call takes in any case; longer exam
 grows with tokens and what with pairs of tokens.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,23 @@ from distsent.batching.flops import FlopCounter, count_flops
 from distsent.batching.packing import pack
 from distsent.model import batching_check
 from distsent.model.forward import Forward, autocast
+from distsent.operators import library
 
 TOKENS = 16  # of the shortest examples
 
 
-def counting() -> FlopCounterMode:
-    """torch's counter, told of the products on CPUs that it does not know."""
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """torch's counter, told of the products on CPUs that it does not know.
+
+    It sees none inside of compiled operators: their references run.
+    """
     ops = torch.ops
     known: dict[Any, Any] = {ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
     if hasattr(ops.mkldnn, "_linear_pointwise"):
         known[ops.mkldnn._linear_pointwise] = linear_flops
-    return FlopCounterMode(display=False, custom_mapping=known)
+    with library.reference(), FlopCounterMode(display=False, custom_mapping=known) as counter:
+        yield counter
 
 
 Shape = Sequence[int]
@@ -65,8 +71,7 @@ def _count(forward: Forward, precision: str, examples: int, tokens: int) -> int:
     ids = batching_check.examples(forward.model.config, [tokens] * examples)
     device, labels = forward.model.device, np.zeros(examples)
     batch = pack(ids, labels, device=device, round_shapes=False)
-    counter = counting()
-    with counter, autocast(device, precision):
+    with counting() as counter, autocast(device, precision):
         forward(batch)
     return int(counter.get_total_flops())
 

@@ -15,6 +15,7 @@ from distsent.model.classifier import token_limit, without_weights
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import EQUAL, SIMILAR, SINGLE, TOGETHER, PaddedForward
 from distsent.model.tokenizer import padding_id
+from distsent.operators import library
 from distsent.operators.linear import onednn_is_faster, use_onednn
 
 PACKED = "packed"
@@ -29,6 +30,8 @@ def choose_forward(
 ) -> tuple[Forward, str | None]:
     """The forward for `packed` = "auto", "always" or "never", to score alone, and a log line."""
     ways = choose_ways(model, packed, training=False, windows=windows)
+    if model.device.type == "cpu":
+        library.use_on_cpu()
     return build_forward(model, tokenizer, packed, ways)
 
 

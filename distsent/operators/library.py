@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,11 @@ import torch
 HERE = Path(__file__).parent
 SOURCES = sorted([*HERE.glob("*.cpp"), *HERE.glob("*.h")])
 # What torch uses -> g++'s name of it
-MARCH = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
+MARCH = {
+    "AVX2": ["-march=x86-64-v3"],
+    "AVX512": ["-march=x86-64-v4"],
+    "AVX512-BF16": ["-march=x86-64-v4", "-mavx512bf16"],
+}
 FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-Wno-psabi"),
     *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
@@ -38,7 +43,7 @@ class Unavailable(Exception):
 @cache
 def load() -> ctypes.CDLL:
     """The library, compiled if it is not there yet. Raises Unavailable."""
-    capability = torch.backends.cpu.get_cpu_capability()
+    capability = vectors()
     if capability not in MARCH:
         raise Unavailable(f"no C++ operators for CPUs with {capability}")
     name = file_name(capability)
@@ -46,8 +51,15 @@ def load() -> ctypes.CDLL:
     return open_library(kept or build(capability))
 
 
+def vectors() -> str:
+    """What torch uses of this CPU, by the names in MARCH."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    bf16 = capability == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+    return "AVX512-BF16" if bf16 else capability
+
+
 def file_name(capability: str) -> str:
-    parts = [*map(Path.read_bytes, SOURCES), " ".join([*FLAGS, MARCH[capability]]).encode()]
+    parts = [*map(Path.read_bytes, SOURCES), " ".join([*FLAGS, *MARCH[capability]]).encode()]
     return f"operators-{capability.lower()}-{sha256(b'|'.join(parts)).hexdigest()[:12]}.so"
 
 
@@ -70,7 +82,7 @@ def is_ours(file: Path) -> bool:
 
 def build(capability: str) -> Path:
     """Compile into the first folder that can be written. Workers may do so at the same time."""
-    name, flags = file_name(capability), [*FLAGS, f"-march={MARCH[capability]}"]
+    name, flags = file_name(capability), [*FLAGS, *MARCH[capability]]
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise Unavailable("no C++ compiler (g++, or CXX) on the path")
@@ -110,6 +122,23 @@ def use(which: str) -> None:
 
 def used() -> str:
     return _used
+
+
+def use_on_cpu() -> None:
+    """Run the compiled operators if they are there: for a process that only scores."""
+    with suppress(Unavailable):
+        use(version())
+
+
+@contextmanager
+def reference() -> Iterator[None]:
+    """Within it the references run: torch counts their products."""
+    before = used()
+    use(REFERENCE)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def version() -> str:

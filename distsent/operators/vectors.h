@@ -3,6 +3,9 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int64_t N = 16;
@@ -32,13 +35,17 @@ inline floats load(const bf16* x) {
   return (floats)(__builtin_convertvector(h, unsigneds) << 16);
 }
 inline void store(floats v, float* out) { std::memcpy(out, &v, sizeof v); }
-// Rounds to nearest, ties to even, as torch does.
-inline void store(floats v, bf16* out) {
+// The bits of v in bf16. Rounds to nearest, ties to even, as torch does.
+inline unsigneds rounded(floats v) {
   const unsigneds u = (unsigneds)v;
-  const unsigneds rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  const halves h = __builtin_convertvector((v == v) ? rounded : (unsigneds)(ints{} + 0x7fc0), halves);
+  return v == v ? (u + 0x7fff + ((u >> 16) & 1)) >> 16 : (unsigneds)(ints{} + 0x7fc0);
+}
+inline void store_bits(unsigneds v, float* out) { std::memcpy(out, &v, sizeof v); }
+inline void store_bits(unsigneds v, bf16* out) {
+  const halves h = __builtin_convertvector(v, halves);
   std::memcpy(out, &h, sizeof h);
 }
+inline void store(floats v, bf16* out) { store_bits(rounded(v), out); }
 // The first n < N of them; the others are 0 and stay as they are.
 template <class T>
 inline floats load(const T* x, int64_t n) {
@@ -51,6 +58,26 @@ inline void store(floats v, T* out, int64_t n) {
   T all[N];
   store(v, all);
   std::memcpy(out, all, n * sizeof(T));
+}
+
+template <class T>
+inline floats load_some(const T* x, int64_t n) {
+  return n == N ? load(x) : load(x, n);
+}
+inline unsigneds load_bits(const float* x, int64_t n) { return (unsigneds)load_some(x, n); }
+inline unsigneds load_bits(const bf16* x, int64_t n) { return (unsigneds)load_some(x, n) >> 16; }
+
+// The sum, plus the product of floats, or of both bf16 in each word.
+inline floats sum_of_products(floats sum, unsigneds a, unsigneds b, float) {
+  return sum + (floats)a * (floats)b;
+}
+inline floats sum_of_products(floats sum, unsigneds a, unsigneds b, bf16) {
+#ifdef __AVX512BF16__
+  return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+  sum += (floats)(a << 16) * (floats)(b << 16);
+  return sum + (floats)(a & 0xffff0000u) * (floats)(b & 0xffff0000u);
+#endif
 }
 
 inline ints indices() {
@@ -85,6 +112,22 @@ inline floats exp_of_negative(floats x) {
   p = p * (r * r) + r + 1.0f;
   const floats power = (floats)((__builtin_convertvector(n, ints) + 127) << 23);
   return x >= floor_at ? p * power : (x == x ? floats{} : x);
+}
+
+// 2^x for x <= 0 or slightly more, within 2 units in the last place; 0 below -126. Cephes' polynomial.
+inline floats power_of_2(floats x) {
+  const floats least = floats{} - 126.0f;
+  const floats y = x > least ? x : least;
+  const floats n = (y + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: rounds
+  const floats r = y - n;
+  floats p = r * 1.535336188319500e-4f + 1.339887440266574e-3f;
+  p = p * r + 9.618437357674640e-3f;
+  p = p * r + 5.550332471162809e-2f;
+  p = p * r + 2.402264791363012e-1f;
+  p = p * r + 6.931472028550421e-1f;
+  p = p * r + 1.0f;
+  const floats power = (floats)((__builtin_convertvector(n, ints) + 127) << 23);
+  return x >= least ? p * power : (x == x ? floats{} : x);
 }
 
 // All bits set where `keep_mask` keeps: of N columns, whose hashes are at `hashes`.

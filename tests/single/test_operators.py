@@ -12,13 +12,20 @@ import torch
 from torch import nn
 
 from distsent.batching.dropout_keys import dropout_keys
-from distsent.batching.packing import pack
-from distsent.model.attention_gradient import PackedAttention
-from distsent.model.attention_window import ALL_TOKENS, Window
-from distsent.operators import library, linear, products, softmax_dropout
+from distsent.operators import library, linear
+from distsent.operators.compiled_attention import CompiledAttention
+from distsent.operators.fused_attention import Call
 from distsent.train import main
-
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+from tests.interpreted_kernels import (
+    CASES,
+    FILLER,
+    MASKS,
+    TOLERANCE,
+    Case,
+    attend_errors,
+    errors,
+    wrong_masks,
+)
 
 
 @pytest.fixture
@@ -84,80 +91,62 @@ def test_onednn_linear_leaves_other_precisions_frozen_weights_and_subclasses_alo
     assert x.grad is not None and model[0].weight.grad is None
 
 
-@pytest.mark.parametrize("window", [ALL_TOKENS, Window(after=0)])
-@pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_matrices_of_long_examples_are_multiplied_one_by_one_where_that_is_faster(
-    rate: float, window: Window, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.dtype != torch.float16])
+def test_compiled_attention_is_the_references(name: str, compiled: None) -> None:
+    """In float64, example by example; tests/interpreted_kernels.py has the cases."""
+    filler, tolerance = FILLER.get(name, 0), TOLERANCE[CASES[name].dtype]
+    off = errors(CASES[name], filler, operator=CompiledAttention)
+    assert all(error <= tolerance for error in off.values()), off
+
+
+@pytest.mark.parametrize(("length", "rate"), MASKS)
+def test_compiled_attention_drops_the_same_elements(
+    length: int, rate: float, compiled: None
 ) -> None:
-    lengths, H, D = (20, 260, 640), 3, 8
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(sum(lengths), H, D, generator=generator) for _ in range(4)]
-    keys_T = dropout_keys(0, 0, np.arange(3), np.array(lengths))
-    s = pack([np.full(n, 7) for n in lengths], np.zeros(3), keys_T=keys_T, round_shapes=False)
-    calls, found = [], []
-    for alone in (False, True):
-        monkeypatch.setattr(products, "onednn_is_faster", lambda alone=alone: alone)
-        monkeypatch.setattr(products, "product", lambda a, b: calls.append(1) or a @ b.T)
-        qkv = [x.clone().requires_grad_() for x in rows[:3]]
-        dropout = (keys_T, 2, rate) if rate else None
-        out = PackedAttention.apply(*qkv, s, 0.3, dropout, window)
-        out.backward(rows[3])
-        found.append([out, *(x.grad for x in qkv)])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
-    # Two products forward and five backward for each head of two matrices: the two long texts, or
-    # the last two blocks of the longest one.
-    assert len(calls) == 2 * 7 * H
+    wrong = wrong_masks(length, rate, operator=CompiledAttention)
+    assert set(wrong.values()) == {0}
 
 
-def scores_of(dtype: torch.dtype, seen: softmax_dropout.Seen, seed: int = 0) -> torch.Tensor:
-    torch.manual_seed(seed)
-    shape = len(seen.used_g) * seen.heads, seen.queries, seen.keys
-    return (3 * torch.randn(shape)).to(dtype)
+@pytest.mark.parametrize("D", [8, 20])
+def test_compiled_attention_of_heads_narrower_than_a_vector(D: int, compiled: None) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        off = errors(Case((3, 70, 1, 33), D, dtype), operator=CompiledAttention)
+        assert all(error <= TOLERANCE[dtype] for error in off.values()), off
 
 
-ALL = {"heads": 3, "used_g": torch.tensor([40, 37, 1])}
-SEEN = {
-    "all tokens": {**ALL, "queries": 40, "keys": 40},
-    "first tokens": {**ALL, "queries": 1, "keys": 40},
-    "one token": {"used_g": torch.tensor([1]), "heads": 2, "queries": 1, "keys": 1},
-    "8 of 16 columns": {"used_g": torch.tensor([5, 8]), "heads": 2, "queries": 8, "keys": 8},
-    "causal": {**ALL, "queries": 40, "keys": 40, "after": 0},
-    "a window's second block": {
-        **ALL, "queries": 8, "first_query": 32, "keys": 24, "first_key": 16, "before": 9, "after": 3
-    },
-    "long": {"used_g": torch.tensor([509]), "heads": 1, "queries": 512, "keys": 512},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("rate", [None, 0.1, 0.5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", SEEN)
-def test_compiled_softmax_and_dropout_are_the_references(
-    name: str, dtype: torch.dtype, rate: float | None, compiled: None
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_a_models_attention_runs_compiled_with_the_references_arguments(
+    cls_only: bool, compiled: None
 ) -> None:
-    seen = softmax_dropout.Seen(**SEEN[name])
-    scores = scores_of(dtype, seen)
-    dropout = None
-    if rate is not None:
-        # As attention has them: the queries' keys may be a part of wider rows.
-        keys = torch.randint(-(2**63), 2**63 - 1, (len(scores), seen.queries + 7))
-        dropout = keys[:, : seen.queries], 5, rate
-    expected = softmax_dropout.reference(scores, seen, dropout)
-    found = softmax_dropout.softmax_dropout(scores.clone(), seen, dropout)
-    # What a query without any key gets is read by nobody, but must be finite.
-    sees = (~seen.hidden).any(-1, keepdim=True).expand(-1, seen.heads, seen.queries, 1)
-    sees = sees.reshape(len(scores), seen.queries, 1)
-    for theirs, ours in zip(expected, found, strict=True):
-        assert ours.isfinite().all()
-        a, b = theirs.where(sees, 0), ours.where(sees, 0)
-        torch.testing.assert_close(b, a, rtol=TOLERANCE[dtype], atol=1e-7)
-        assert torch.equal(a == 0, b == 0)  # the same elements are dropped
-    P, gradient = expected[0], scores_of(dtype, seen, seed=1)
-    expected = softmax_dropout.reference_backward(P, gradient, seen, dropout)
-    found = softmax_dropout.softmax_dropout_backward(P, gradient.clone(), seen, dropout)
-    for a, b in zip(expected, found, strict=True):
-        torch.testing.assert_close(b, a, rtol=TOLERANCE[dtype], atol=1e-6)
+    """In training and in scoring, which has no dropout."""
+    off = attend_errors(cls_only, compiled=True)
+    assert all(error <= TOLERANCE[torch.float32] for error in off.values()), off
+
+
+def test_compiled_attention_gives_an_example_the_same_bits_in_any_batch(compiled: None) -> None:
+    """And for any number of threads: also where a neighbor is not finite."""
+    threads, lengths = torch.get_num_threads(), np.array([70, 33, 1])
+    keys_T = dropout_keys(3, 4, np.arange(3), lengths)
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        rows = [torch.randn(int(lengths.sum()), 2, 32).to(dtype) for _ in range(4)]
+
+        def results(first: int, count: int, rows: list[torch.Tensor] = rows) -> list[torch.Tensor]:
+            start, stop = sum(lengths[:first]), sum(lengths[: first + count])
+            parts = [x[start:stop].clone().requires_grad_() for x in rows[:3]]
+            dropout = keys_T[start:stop], 5, 0.1
+            call = Call(tuple(lengths[first : first + count].tolist()), False, 0.3, dropout)
+            out = CompiledAttention.apply(*parts, call)
+            return [out, *torch.autograd.grad(out, parts, rows[3][start:stop])]
+
+        alone = results(1, 1)
+        rows[0][:70], rows[2][:70] = torch.nan, torch.inf
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            together = results(0, 3)
+            assert not together[0][:70].isfinite().any()
+            assert all(map(torch.equal, alone, (x[70:103] for x in together)))
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
