@@ -35,6 +35,10 @@ from distsent.storage import entries, is_file, is_folder
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
 GC_THRESHOLD = 100_000
+# Idle threads of torch (libgomp) spin 300,000 times, for milliseconds, before they sleep. Where
+# other processes want the same cores, a step took four times as long. 10,000 bridge what Python
+# does between two operations.
+SPINS = "10000"
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -44,6 +48,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     atexit.register(gc.freeze)  # no last collection: it took a second of each worker's exit
     open_closed_streams()
     use_utf8()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read once, while torch is loaded
     try:
         check_current_folder()
         code = main(sys.argv[1:])

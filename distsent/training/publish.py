@@ -18,6 +18,7 @@ from distsent.model import adapter
 from distsent.reporting import finished_run, model_card, predictions, tensorboard
 from distsent.reporting.table import format_result_table, next_commands
 from distsent.runtime.checkpoint import FOLDER, load, weights_sha256
+from distsent.runtime.heap import trim_heap
 from distsent.runtime.log import duration
 from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
@@ -44,6 +45,7 @@ def publish(session: Session, state: TrainState, scored: Scored | None) -> None:
         for split in session.store.splits
         if split != "train"
     }
+    trim_heap()  # of what steps took: merging the weights of an adapter takes as much as they do
     session.world.on_main(lambda: write_artifacts(session, state, final), "run.publish")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_errors_are_one_line_on_rank_0_and_an_exit_code_on_all_ranks(
         cli.run(main)
     printed = f"distsent: {line}\n" if rank == "0" else ""
     assert (exit.value.code, *capsys.readouterr()) == (code, "", printed)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, cli.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_idle_threads_sleep_soon_unless_the_user_decides(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.os, "environ", dict(given))
+    found = []
+    with pytest.raises(SystemExit):
+        cli.run(lambda arguments: found.append(os.environ.get("GOMP_SPINCOUNT")) or 0)
+    assert found == [spins]
 
 
 def test_an_error_that_keys_repair_ends_with_the_command(
