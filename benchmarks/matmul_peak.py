@@ -1,7 +1,8 @@
 """Training speed relative to matmul peak: forward and backward against bare matrix products.
 
 The peak is measured right after each packed batch: the three products of every linear layer
-(output, input gradient, weight gradient) at the batch's own number of tokens, and nothing else.
+(output, input gradient, weight gradient) at the batch's own number of tokens, and nothing else,
+by the library that computes them fastest.
 Both run their shapes once before they are timed, as training does after some steps.
 """
 
@@ -19,6 +20,7 @@ from benchmarks.share import worker_share
 from benchmarks.table import spread
 from benchmarks.workload import Workload
 from distsent.model.forward import autocast
+from distsent.operators import linear
 
 PASSES = 5
 SETTINGS = (  # encoder, dataset, precision, global batch
@@ -34,6 +36,7 @@ def bare_products(
     layers: list[tuple[int, int]], tokens: int, dtype: torch.dtype
 ) -> tuple[float, float]:
     """(operations, seconds) of the products of linear layers (inputs, outputs) on `tokens` rows."""
+    fast = dtype == torch.float32 and linear.onednn_is_faster()
     operations, seconds = 0.0, 0.0
     for (inputs, outputs), count in {shape: layers.count(shape) for shape in layers}.items():
         x, dy = torch.randn(tokens, inputs, dtype=dtype), torch.randn(tokens, outputs, dtype=dtype)
@@ -41,9 +44,14 @@ def bare_products(
         for turn in range(count + 1):
             if turn == 1:  # the first pass generates the library's code for the shape
                 start = time.thread_time()
-            nn.functional.linear(x, weight, bias)
-            dy @ weight
-            dy.t() @ x
+            if fast:
+                linear.product(x, weight, bias)
+                linear.product(dy, weight.t())
+                linear.product(dy.t(), x.t())
+            else:
+                nn.functional.linear(x, weight, bias)
+                dy @ weight
+                dy.t() @ x
         seconds += time.thread_time() - start
         operations += count * 6.0 * tokens * inputs * outputs
     return operations, seconds
@@ -53,8 +61,8 @@ def measure(work: Workload, passes: int = PASSES) -> list[tuple[float, float]]:
     """(FLOP/s of forward and backward, FLOP/s of bare products) per packed batch."""
     share, pairs = worker_share(work), []
     model = share.forward.model
-    linear = (m for m in model.base_model.modules() if isinstance(m, nn.Linear))
-    layers = [(m.in_features, m.out_features) for m in linear]
+    parts = (m for m in model.base_model.modules() if isinstance(m, nn.Linear))
+    layers = [(m.in_features, m.out_features) for m in parts]
     dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
     for i, s in enumerate(share.packed_batches(passes + 1)):
         operations = executed(share.forward, s)

@@ -28,7 +28,7 @@ MARCH = {
 }
 FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-Wno-psabi"),
-    *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"),
 )
 SECONDS = 120.0  # of patience with the compiler, which takes 2
 

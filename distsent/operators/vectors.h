@@ -1,5 +1,5 @@
-// As many numbers at a time as a vector register holds, in the vector types of g++ and clang: no
-// intrinsics. Also what operators share: 16-bit floats, e^x, and the dropout hash of model/dropout.py.
+// As many numbers at a time as a vector register holds, in the vector types of g++ and clang; for
+// bf16, instructions where there are some. Also 2^x, and the dropout hash of operators/masks.py.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -37,8 +37,12 @@ inline floats load(const bf16* x) {
 inline void store(floats v, float* out) { std::memcpy(out, &v, sizeof v); }
 // The bits of v in bf16. Rounds to nearest, ties to even, as torch does.
 inline unsigneds rounded(floats v) {
+#ifdef __AVX512BF16__
+  return (unsigneds)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
   const unsigneds u = (unsigneds)v;
   return v == v ? (u + 0x7fff + ((u >> 16) & 1)) >> 16 : (unsigneds)(ints{} + 0x7fc0);
+#endif
 }
 inline void store_bits(unsigneds v, float* out) { std::memcpy(out, &v, sizeof v); }
 inline void store_bits(unsigneds v, bf16* out) {
@@ -98,36 +102,19 @@ inline float most_of(floats v) {
   return most;
 }
 
-// e^x for x <= 0, within 2 units in the last place; 0 below -87. Cephes' reduction and polynomial.
-inline floats exp_of_negative(floats x) {
-  const floats floor_at = floats{} - 87.0f;
-  const floats y = x > floor_at ? x : floor_at;
-  const floats n = (y * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: rounds
-  const floats r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const floats power = (floats)((__builtin_convertvector(n, ints) + 127) << 23);
-  return x >= floor_at ? p * power : (x == x ? floats{} : x);
-}
-
-// 2^x for x <= 0 or slightly more, within 2 units in the last place; 0 below -126. Cephes' polynomial.
+// 2^x for x <= 0 or slightly more, within 2 units in the last place; not below 2^-126. Cephes'
+// polynomial. NaN stays NaN.
 inline floats power_of_2(floats x) {
-  const floats least = floats{} - 126.0f;
-  const floats y = x > least ? x : least;
-  const floats n = (y + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: rounds
-  const floats r = y - n;
+  const floats y = x < -126.0f ? floats{} - 126.0f : x;
+  const floats shifted = y + 12582912.0f;  // 1.5 * 2^23: rounds, into the low bits
+  const floats r = y - (shifted - 12582912.0f);
   floats p = r * 1.535336188319500e-4f + 1.339887440266574e-3f;
   p = p * r + 9.618437357674640e-3f;
   p = p * r + 5.550332471162809e-2f;
   p = p * r + 2.402264791363012e-1f;
   p = p * r + 6.931472028550421e-1f;
   p = p * r + 1.0f;
-  const floats power = (floats)((__builtin_convertvector(n, ints) + 127) << 23);
-  return x >= least ? p * power : (x == x ? floats{} : x);
+  return (floats)((ints)p + ((ints)shifted << 23));
 }
 
 // All bits set where `keep_mask` keeps: of N columns, whose hashes are at `hashes`.
@@ -139,4 +126,8 @@ inline ints kept(uint64_t key, const uint64_t* hashes, int32_t threshold) {
   w *= 0x94D049BB133111EBu;
   return __builtin_convertvector((shorts)w, ints) >= threshold;
 }
+inline floats select(ints mask, floats x, float otherwise) {
+  return mask ? x : floats{} + otherwise;
+}
+inline floats max(floats a, floats b) { return a > b ? a : b; }
 inline floats where(ints mask, floats x) { return (floats)((ints)x & mask); }
