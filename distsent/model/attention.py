@@ -28,6 +28,7 @@ from distsent.model.attention_layout import (
 from distsent.model.attention_window import ALL_TOKENS, MaskFunction, Window
 from distsent.model.dropout import DropoutContext
 from distsent.operators import compiled_attention, fused_attention
+from distsent.operators.compiled_attention import repeat_heads, to_autocast_dtype
 
 NAME = "distsent"
 
@@ -76,15 +77,9 @@ def packed_attention(
     window = ALL_TOKENS if mask is None else mask.window(max(packed_batch.lengths))
     # Not x[0]: its gradient would be copied into zeros.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    qkv = q, _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rate = dropout if module.training else 0.0
-    return attend(qkv, packed_batch, dropout_context, scale, rate, window).unsqueeze(0), None
-
-
-def _repeat_heads(x: Tensor, H: int) -> Tensor:
-    """Keys or values that several queries share, once for each: [T, H, D]."""
-    return x if x.shape[1] == H else x.repeat_interleave(H // x.shape[1], dim=1)
+    return attend((q, k, v), packed_batch, dropout_context, scale, rate, window).unsqueeze(0), None
 
 
 def attend(
@@ -95,29 +90,26 @@ def attend(
     rate: float,
     window: Window = ALL_TOKENS,
 ) -> Tensor:
-    """Output in the shape of `q`: [T, H, D], or [n, H, D] for queries of first tokens only."""
-    q, k, v = (_to_autocast_dtype(x) for x in qkv)
+    """Output in the shape of `q`: [T, H, D], or [n, H, D] for queries of first tokens only.
+
+    Keys and values may have fewer heads, which queries share.
+    """
+    q, k, v = qkv
     # Adapters may leave some of the three frozen.
     training = torch.is_grad_enabled() and (rate > 0 or any(x.requires_grad for x in (q, k, v)))
     dropout = (context.keys_T, context.next_site(), rate) if rate and training else None
     limits = window.before, window.after
     call = fused_attention.Call(batch.lengths, len(q) != len(k), scale, dropout, *limits)
-    if training and fused_attention.supports(q):
-        return fused_attention.FusedAttention.apply(q, k, v, call)
-    if compiled_attention.supports(q):
+    fused = training and fused_attention.supports(q)
+    if compiled_attention.supports(q) and not fused:
         return compiled_attention.CompiledAttention.apply(q, k, v, call)
+    q, k, v = (to_autocast_dtype(repeat_heads(x, q.shape[1])) for x in (q, k, v))
+    if fused:
+        return fused_attention.FusedAttention.apply(q, k, v, call)
     if training:
         return PackedAttention.apply(q, k, v, batch, scale, dropout, window)
     score = _score_with_varlen if _varlen_supports(q) else _score_with_sdpa
     return score(q, k, v, batch, scale, window)
-
-
-def _to_autocast_dtype(x: Tensor) -> Tensor:
-    """Cast as torch's own attention does: 4-bit layers return the dtype of their input."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype == torch.float32:
-        return x.to(torch.get_autocast_dtype(device))
-    return x
 
 
 def _score_with_sdpa(

@@ -33,15 +33,33 @@ def supports(q: Tensor) -> bool:
     return used and q.dtype in KINDS and q.shape[-1] % 2 == 0
 
 
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast as torch's own attention does: 4-bit layers return the dtype of their input."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype == torch.float32:
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def repeat_heads(x: Tensor, H: int) -> Tensor:
+    """Keys or values that several queries share, once for each: [T, H, D]."""
+    return x if x.shape[1] == H else x.repeat_interleave(H // x.shape[1], dim=1)
+
+
 class CompiledAttention(torch.autograd.Function):
-    """q [R, H, D], k and v [T, H, D] -> [R, H, D], zero for tokens of no example."""
+    """q [R, H, D], k and v [T, H, D] -> [R, H, D], zero for tokens of no example.
+
+    k and v may have fewer heads, which queries share: these are kept once, and repeated again in
+    backward. All are cast in here, so that gradients of shared heads add up in the inputs' dtype.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, call: Call) -> Tensor:
-        q, k, v = (x.contiguous() for x in (q, k, v))
+        ctx.dtypes = q.dtype, k.dtype, v.dtype
+        q, k, v = (to_autocast_dtype(x).contiguous() for x in (q, k, v))
         lse = q.new_empty((q.shape[1], len(q)), dtype=torch.float32)
         out = new_rows(q, call)
-        _run("attention", call, q, k, v, out, lse)
+        _run("attention", call, q, *(repeat_heads(x, q.shape[1]) for x in (k, v)), out, lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.call = call
         return out
@@ -49,8 +67,13 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = (new_rows(x, ctx.call) for x in (q, k, v))
-        _run("attention_backward", ctx.call, q, k, v, out, grads[0].contiguous(), lse, dq, dk, dv)
+        (T, few, D), H = k.shape, q.shape[1]
+        qkv = q, *(repeat_heads(x, H) for x in (k, v))
+        dqkv = [new_rows(x, ctx.call) for x in qkv]
+        _run("attention_backward", ctx.call, *qkv, out, grads[0].contiguous(), lse, *dqkv)
+        dq, dk, dv = (x.to(dtype) for x, dtype in zip(dqkv, ctx.dtypes, strict=True))
+        if few != H:
+            dk, dv = (x.view(T, few, H // few, D).sum(2) for x in (dk, dv))
         return dq, dk, dv, None
 
 

@@ -27,7 +27,7 @@ from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
 from distsent.operators import gpu, library
 from distsent.runtime import device as devices
-from distsent.runtime.heap import trim_heap
+from distsent.runtime.heap import trim_between_layers, trim_heap
 from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import class_weights, prepare_model
@@ -66,6 +66,8 @@ def open_model(
     if device.type == "cuda":
         strict = partial(strict_or_note, forward, tokenizer, precision)
         notes.append(world.all_or_raise(strict, "run.determinism"))
+    else:
+        trim_between_layers(model)
     trim_heap()  # of what loading took
     return loaded.with_notes(*notes), forward, precision
 
