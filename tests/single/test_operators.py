@@ -123,6 +123,26 @@ def test_a_models_attention_runs_compiled_with_the_references_arguments(
     assert all(error <= TOLERANCE[torch.float32] for error in off.values()), off
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("H", "few"), [(4, 2), (6, 1), (14, 2)])
+def test_shared_heads_have_the_bits_of_repeated_ones(
+    H: int, few: int, dtype: torch.dtype, compiled: None
+) -> None:
+    """Also under autocast, where the inputs may be float32, as they are after rotary positions."""
+    torch.manual_seed(0)
+    rows = [torch.randn(71, heads, 16) for heads in (H, few, few)]
+    call, gradient = Call((30, 41), False, 0.3, None), torch.randn(71, H, 16, dtype=dtype)
+    found = []
+    for repeat in (1, H // few):
+        own = [x.clone().requires_grad_() for x in rows]
+        q, k, v = own[0], *(x.repeat_interleave(repeat, 1) for x in own[1:])
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = CompiledAttention.apply(q, k, v, call)
+        out.backward(gradient)
+        found.append([out, *(x.grad for x in own)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_compiled_attention_gives_an_example_the_same_bits_in_any_batch(compiled: None) -> None:
     """And for any number of threads: also where a neighbor is not finite."""
     threads, lengths = torch.get_num_threads(), np.array([70, 33, 1])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import PackedBatch, pack
@@ -14,6 +15,7 @@ from distsent.model.light_layers import is_gated, lighten_layers
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import EQUAL, SINGLE, TOGETHER, PaddedForward
 from distsent.model.recompute import recompute_layers, repeated_layers
+from distsent.runtime import heap
 from tests import architectures, tiny_models
 
 LENGTHS = (4, 9, 9, 23)
@@ -100,3 +102,16 @@ def test_light_layers_keep_less_and_have_the_same_bits(name: str, precision: str
     assert all(torch.equal(grad, found[1][key]) for key, grad in found[0].items())
     gated = [is_gated(module) for module in plain.modules() if hasattr(module, "gate_proj")]
     assert all(gated) == (name != "t5gemma"), "T5Gemma's has dropout"
+
+
+def test_every_few_layers_of_training_give_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = nn.Module(), []
+    model.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(2 * heap.LAYERS + 1))
+    monkeypatch.setattr(heap, "trim_heap", lambda: calls.append(None))
+    heap.trim_between_layers(model)
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        nn.Sequential(*model.layers)(x)
+    assert not calls
+    nn.Sequential(*model.layers)(x)
+    assert len(calls) == 2
