@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from distsent.operators.half_linear import HalfParameter, use_copies
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Numbers that stay in a core's cache between two operations.
-CHUNK = 1 << 16
+# Numbers that stay in the cache between two operations: a million bytes in 16 bits.
+CHUNK = 1 << 19
 
 
 class HalfWeights:
@@ -67,7 +67,7 @@ class HalfWeights:
         if half.is_cuda:
             grads.add_(half)
             return
-        # torch's addition of both types takes ten times as long as a conversion before it.
+        # torch's addition of both types takes seven times as long as a conversion before it.
         for to, added in zip(grads.split(CHUNK), half.split(CHUNK), strict=True):
             to.add_(added.float())
 
