@@ -18,7 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from distsent.operators import attention_kernels as kernels
-from distsent.operators import dropout, fused_attention, row_kernels
+from distsent.operators import dropout, fused_attention, residual_norm, row_kernels
+from distsent.operators.dropout import Dropped
 from distsent.operators.fused_attention import Call
 
 TARGETS = 80, 90, 100
@@ -27,7 +28,13 @@ TYPES = {
     "lse_HR": "*fp32", "delta_HR": "*fp32", "blocks": "*i32", "keys_T": "*i64",
     "head_hashes_H": "*i64", "column_hashes": "*i64", "R": "i32", "scale": "fp32",
     "base_2_scale": "fp32", "inverse_keep_prob": "fp32", "threshold": "i32", "before": "i32",
-    "after": "i32", "keys_R": "*i64",
+    "after": "i32", "keys_R": "*i64", "P": "i32", "eps": "fp32",
+    **dict.fromkeys(
+        (
+            "residual_RW", "weight_W", "bias_W", "sums_RW", "normed_RW", "statistics_2R",
+            "dout_RW", "dresidual_RW", "parts_P2W", "parts_PW", "out_W",
+        ), "*fp32"
+    ),
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 Variant = tuple[str, torch.dtype, int, bool, bool]  # kernel, dtype, D, cls_only, window
@@ -88,11 +95,27 @@ def all_kernels(all_of_them: bool) -> Iterator[tuple[dict[str, Any], Any]]:
         found = {"kernel": name, "dtype": NAMES[dtype], "D": D, "cls_only": cls_only}
         kernel, values, launch = attention(variant)
         yield found | {"window": window}, (kernel, dtype, values, launch)
+    for name, dtype, values, launch in row_variants(all_of_them):
+        found = {"kernel": name, "dtype": NAMES[dtype], "W": values["W"]}
+        yield found, (getattr(row_kernels, name), dtype, values, launch)
+
+
+def row_variants(
+    all_of_them: bool,
+) -> Iterator[tuple[str, torch.dtype, dict[str, Any], dict[str, Any]]]:
+    """Kernel, dtype of x, what it is compiled for, how it is launched."""
+    dropped = Dropped(torch.zeros(1, dtype=torch.int64), 1, 0.1)
     for dtype in (torch.float32, torch.bfloat16):
-        for W in (384, 768, 1024) if all_of_them else (768,):
-            values = {"W": W, "M": dropout.M, "N": dropout.N}
-            found = {"kernel": "dropout", "dtype": NAMES[dtype], "W": W}
-            yield found, (row_kernels.dropout, dtype, values, {})
+        for W in (384, 768, 1024, 2048, residual_norm.MAX_WIDTH) if all_of_them else (768,):
+            yield "dropout", dtype, {"W": W, "M": dropout.M, "N": dropout.N}, {}
+            for kernel in ("forward", "backward"):
+                values = residual_norm.constants(W, dropped, kernel)
+                launch = {"num_warps": values.pop("num_warps")}
+                if kernel == "backward":
+                    values["ROWS"] = residual_norm.ROWS
+                yield f"norm_{kernel}", dtype, values, launch
+    sums = {"W": 2 * 768, "M": residual_norm.STEP, "N": residual_norm.N}
+    yield "add_parts", torch.float32, sums, {}
 
 
 if __name__ == "__main__":

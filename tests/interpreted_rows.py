@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from distsent.batching.dropout_keys import dropout_keys
+from distsent.operators import residual_norm
 from distsent.operators.dropout import Dropped, FusedDropout, reference
+from distsent.operators.residual_norm import Norm, ResidualNorm
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,18 @@ DROPOUTS = {
     "dropout, fp16, half": Rows(8, 30, torch.float16, 0.5),
     "dropout of nearly all": Rows(70, 257, rate=0.99),
 }
+
+
+NORMS = {
+    "norm of one row": Rows(1, 384),
+    "norm": Rows(70, 768),
+    "norm, bf16": Rows(33, 384, torch.bfloat16),
+    "norm, fp16, half": Rows(9, 100, torch.float16, 0.5),
+    "norm without dropout": Rows(5, 1024, rate=0.0),
+    "norm of many short rows": Rows(1100, 17, torch.bfloat16),
+}
+# Of sums over rows, which are added up in another order; of roundings of x's gradient.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
 def dropped_of(case: Rows, device: str) -> Dropped:
@@ -54,7 +68,36 @@ def dropout_errors(case: Rows, device: str) -> dict[str, float]:
     return {"out": different(out, right), "dx": different(grad, dx)}
 
 
+def norm_errors(case: Rows, device: str) -> dict[str, float]:
+    torch.manual_seed(0)
+    x = torch.randn(case.R, case.W).to(device, case.dtype)
+    residual, dout = torch.randn(2, case.R, case.W).to(device)
+    weight, bias = torch.randn(2, case.W).to(device)
+    dropped = dropped_of(case, device) if case.rate else None
+    found = []
+    for fused in (False, True):
+        leaves = [each.clone().requires_grad_() for each in (x, residual, weight, bias)]
+        if fused:
+            out = ResidualNorm.apply(*leaves, 1e-5, dropped)
+        else:
+            norm = Norm(leaves[2], leaves[3], 1e-5)
+            out = residual_norm.reference(leaves[0], leaves[1], norm, dropped)
+        out.backward(dout)
+        found.append([out.detach(), *(each.grad for each in leaves)])
+    names = "out", "dx", "dresidual", "dweight", "dbias"
+    errors = {n: relative_error(b, a) for n, a, b in zip(names, *found, strict=True)}
+    kept = [(each[1] != 0).float() for each in found]
+    return errors | {"mask": different(*kept)}
+
+
+def relative_error(found: Tensor, right: Tensor) -> float:
+    """The largest error over the largest value. NaN stays NaN, which no tolerance allows."""
+    return float((found.double() - right.double()).abs().max() / right.double().abs().max())
+
+
 def run(device: str) -> Iterator[tuple[str, dict[str, float], float]]:
     """(name, errors, tolerance) of each case."""
     for name, case in DROPOUTS.items():
         yield name, dropout_errors(case, device), 0.0
+    for name, case in NORMS.items():
+        yield name, norm_errors(case, device), TOLERANCE[case.dtype]

@@ -50,8 +50,13 @@ class TokenDropout(nn.Module):
         self.p = rate  # encoders read the rate of their attention under this name
         self._context = context
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def of(self, x: torch.Tensor) -> Dropped | None:
+        """What is dropped of x by this call, or None."""
         if not self.training or self.p == 0:
-            return x
+            return None
         site = self._context.next_site()
-        return dropout(x, Dropped(self._context.keys_for(x), site, self.p))
+        return Dropped(self._context.keys_for(x), site, self.p)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dropped = self.of(x)
+        return x if dropped is None else dropout(x, dropped)
