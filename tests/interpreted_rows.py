@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distsent.batching.dropout_keys import dropout_keys
-from distsent.operators import residual_norm
+from distsent.model.batching_check import batch_of
+from distsent.model.packed_forward import PackedForward
+from distsent.model.pooling import FIRST
+from distsent.operators import gpu, residual_norm
 from distsent.operators.dropout import Dropped, FusedDropout, reference
 from distsent.operators.residual_norm import Norm, ResidualNorm
+from tests import tiny_models
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,24 @@ def norm_errors(case: Rows, device: str) -> dict[str, float]:
     return errors | {"mask": different(*kept)}
 
 
+def model_errors() -> dict[str, float]:
+    """A BERT of two layers with the kernels against one without: the arguments must arrive."""
+    found = []
+    for kernels in (False, True):
+        forward = PackedForward(tiny_models.encoder(dropout=0.3), FIRST)
+        forward.model.train()
+        batch = batch_of([np.arange(3, 3 + n) for n in (9, 1, 5)], range(3), training=True)
+        with patch.object(gpu, "runs", lambda x, answer=kernels: answer):
+            logits = forward(batch)
+            (logits * torch.arange(9.0).view(3, 3)).sum().backward()
+        grads = torch.cat(
+            [p.grad.view(-1) for p in forward.model.parameters() if p.grad is not None]
+        )
+        found.append((logits.detach(), grads))
+    (logits, grads), (ours, our_grads) = found
+    return {"logits": relative_error(ours, logits), "grads": relative_error(our_grads, grads)}
+
+
 def relative_error(found: Tensor, right: Tensor) -> float:
     """The largest error over the largest value. NaN stays NaN, which no tolerance allows."""
     return float((found.double() - right.double()).abs().max() / right.double().abs().max())
@@ -101,3 +124,5 @@ def run(device: str) -> Iterator[tuple[str, dict[str, float], float]]:
         yield name, dropout_errors(case, device), 0.0
     for name, case in NORMS.items():
         yield name, norm_errors(case, device), TOLERANCE[case.dtype]
+    if device == "cpu":  # on a GPU, each run checks its own model: model/kernel_check.py
+        yield "model", model_errors(), 1e-5

@@ -11,7 +11,7 @@ import torch
 
 from distsent import train
 from distsent.errors import UserError
-from tests import fixtures, interpreted_kernels, systems
+from tests import fixtures, interpreted_kernels, interpreted_rows, systems
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 OPTIONS = [
@@ -30,6 +30,11 @@ def test_kernels_agree_with_torch(name: str) -> None:
 @pytest.mark.parametrize(("length", "rate"), interpreted_kernels.MASKS)
 def test_kernels_drop_what_a_cpu_drops(length: int, rate: float) -> None:
     assert not any(interpreted_kernels.wrong_masks(length, rate, "cuda").values())
+
+
+def test_kernels_of_rows_agree_with_their_references() -> None:
+    for name, errors, tolerance in interpreted_rows.run("cuda"):
+        assert all(error <= tolerance for error in errors.values()), (name, errors)
 
 
 @pytest.fixture(scope="module")
