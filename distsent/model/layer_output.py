@@ -38,9 +38,10 @@ def is_layer_output(module: nn.Module) -> bool:
     """Whether the module computes what `_forward` does, measured on numbers."""
     if {name for name, _ in module.named_children()} != PARTS:
         return False
-    norm, drop = module.get_submodule("LayerNorm"), module.get_submodule("dropout")
-    known = type(norm) is nn.LayerNorm and type(drop) is TokenDropout
-    if not known or norm.weight is None or norm.bias is None or len(norm.normalized_shape) > 1:
+    norm: Any = module.get_submodule("LayerNorm")
+    if type(norm) is not nn.LayerNorm or type(module.get_submodule("dropout")) is not TokenDropout:
+        return False
+    if norm.weight is None or norm.bias is None or len(norm.normalized_shape) > 1:
         return False
     stub: Any = copy.copy(module)
     factors = {"dense": 2.0, "dropout": 3.0, "LayerNorm": 5.0}

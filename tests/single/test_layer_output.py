@@ -38,7 +38,7 @@ def test_known_layers_are_fused_and_keep_their_bits(
         logits = forward(batch)
         logits.square().sum().backward()
         assert names == model.state_dict().keys()
-        fused = sum("forward" in vars(m) for m in model.modules() if PARTS <= set(m._modules))
+        fused = sum("forward" in vars(m) for m in model.modules() if set(m._modules) >= PARTS)
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         found.append((fused, logits, gradients))
     (fused, ours, mine), (plain, theirs, yours) = found
