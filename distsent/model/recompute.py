@@ -31,6 +31,11 @@ def recompute_layers(model: PreTrainedModel, again: Again) -> None:
         layer.forward = forward
 
 
+def is_recomputed(model: nn.Module) -> bool:
+    """Whether `recompute_layers` changed it."""
+    return any(getattr(layer.forward, "func", None) is _forward for layer in repeated_layers(model))
+
+
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
     """The outermost modules that transformers can compute again, else those of the main list."""
     known = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from distsent.planning.hardware import Hardware
 from distsent.planning.work import ModelSize, Work
-from distsent.training.worker_memory import SAVED, step_bytes
+from distsent.training.worker_memory import SAVED
 
 SAVE_RATE = 3e9  # bytes per second of that copy (benchmarks/results/saves.md)
 
@@ -108,4 +108,4 @@ def memory_of(work: Work, hardware: Hardware, model: ModelSize) -> float | None:
     if work.alive is None:
         return None
     memory, gpu = model.memory, hardware.gpu
-    return memory.held(gpu) + step_bytes(work.alive, gpu) + memory.saving(gpu)
+    return memory.held(gpu) + memory.step(work.alive, gpu) + memory.saving(gpu)

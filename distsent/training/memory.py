@@ -16,9 +16,8 @@ from distsent.batching.batch_plan import BatchPlan
 from distsent.distributed.world import World
 from distsent.job.job import Job
 from distsent.runtime.cgroup import memory_left
-from distsent.training.activations import Activations
 from distsent.training.train_step import TrainStep
-from distsent.training.worker_memory import WorkerMemory, step_bytes, worker_memory
+from distsent.training.worker_memory import WorkerMemory, worker_memory
 
 STEPS = 8  # whose micro-batches are looked at
 
@@ -97,7 +96,7 @@ def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[
     budgets = [job.train.token_budget]
     while budgets[-1] // 2 >= job.data.max_length:
         budgets.append(budgets[-1] // 2)
-    largest = [largest_step(plan, budget, memory.activations) for budget in budgets]
+    largest = [largest_step(plan, budget, memory) for budget in budgets]
     before, free, where = memory_of(plan.device)
     gpu = plan.device.type == "cuda"
     zeros, saving = memory.zeros(gpu), memory.saving(gpu) if world.is_main else 0.0
@@ -111,15 +110,16 @@ def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[
     }
 
 
-def largest_step(plan: BatchPlan, budget: int, counted: Activations) -> tuple[float, int]:
+def largest_step(plan: BatchPlan, budget: int, memory: WorkerMemory) -> tuple[float, int]:
     """Bytes of this worker's micro-batch that takes most, of the first steps, and its tokens."""
-    best = 0.0, 0
+    best, counted = (0.0, 0), memory.activations
+    assert counted is not None
     for step in range(min(STEPS, plan.sampler.steps_per_epoch)):
         rows, lengths, owner = plan.assigned(step)
         own, own_lengths = rows[owner == plan.rank], lengths[owner == plan.rank]
         for group in micro_batches(own_lengths, budget):
             windows = plan.tokens.window_lengths(own[group])
-            most = step_bytes(counted.bytes(windows), plan.device.type == "cuda")
+            most = memory.step(counted.bytes(windows), plan.device.type == "cuda")
             best = max(best, (most, int(windows.sum())))
     return best
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from distsent.model.adapter import count_parameters
 from distsent.model.forward import Forward
+from distsent.model.recompute import is_recomputed
 from distsent.training import half_weights
 from distsent.training.activations import Activations, count_activations
 
@@ -30,19 +31,21 @@ ZEROS = 8  # of these, what takes no memory on a CPU before the first step write
 class Overhead:
     """What is in no tensor: bytes of `libraries`; what `loading` leaves, per byte of the file.
 
-    A step takes `gaps` times the bytes of its tensors, and `buffers`.
+    A step takes `gaps` times the bytes of its tensors, and `buffers`; with train.recompute, when
+    most are alive for a moment only, `gaps_again` times.
     """
 
     libraries: float
     loading: float
     gaps: float
+    gaps_again: float
     buffers: float
 
 
 # Loading leaves pages of the file, which a busy machine can take back, and freed memory. Between
 # tensors of ever new sizes, malloc leaves more gaps than CUDA's allocator.
-CPU = Overhead(libraries=6.5e8, loading=1.5, gaps=1.6, buffers=1.5e8)
-GPU = Overhead(libraries=5e8, loading=0.0, gaps=1.1, buffers=1e8)
+CPU = Overhead(libraries=6.5e8, loading=1.5, gaps=1.6, gaps_again=2.9, buffers=1.5e8)
+GPU = Overhead(libraries=5e8, loading=0.0, gaps=1.1, gaps_again=1.1, buffers=1e8)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class WorkerMemory:
     frozen: float
     activations: Activations | None  # None: they could not be counted
     half: bool = False
+    recomputed: bool = False  # train.recompute
 
     def held(self, gpu: bool) -> float:
         """Bytes before the first step."""
@@ -68,15 +72,15 @@ class WorkerMemory:
         """Of these, the bytes that the first step adds."""
         return 0.0 if gpu else float(ZEROS * self.trained)
 
+    def step(self, alive: float, gpu: bool) -> float:
+        """Bytes of a step whose tensors take so many at most."""
+        overhead = GPU if gpu else CPU
+        gaps = overhead.gaps_again if self.recomputed else overhead.gaps
+        return gaps * alive + overhead.buffers
+
     def saving(self, gpu: bool) -> float:
         """Bytes of a checkpoint on the main worker. That of a GPU is in the memory of the CPU."""
         return 0.0 if gpu else float(SAVED * self.trained)
-
-
-def step_bytes(alive: float, gpu: bool) -> float:
-    """Bytes of a step whose tensors take so many at most."""
-    overhead = GPU if gpu else CPU
-    return overhead.gaps * alive + overhead.buffers
 
 
 def worker_memory(forward: Forward, precision: str, ids: np.ndarray, longest: int) -> WorkerMemory:
@@ -85,7 +89,8 @@ def worker_memory(forward: Forward, precision: str, ids: np.ndarray, longest: in
     trained = sum(p.numel() for p in forward.model.parameters() if p.requires_grad)
     parameters = count_parameters(forward.model)
     frozen, half = frozen_bytes(forward.model), precision in half_weights.DTYPES
-    return WorkerMemory(trained, parameters, frozen, counted, half)
+    recomputed = is_recomputed(forward.model)
+    return WorkerMemory(trained, parameters, frozen, counted, half, recomputed)
 
 
 def frozen_bytes(model: nn.Module) -> float:
