@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import arithmetic, gpu, scoring
+from benchmarks import arithmetic, gpu, parity, scoring
 from benchmarks.__main__ import RESULTS
 from benchmarks.comparison import Comparison, ResultsDiffer, System
 from benchmarks.comparisons import COMPARISONS
@@ -144,7 +144,17 @@ def test_a_failure_stays_in_the_table() -> None:
     assert "| none | failed: y |" in table
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RESULTS.glob("*.json")))
+def test_the_record_of_seeds_renders_to_its_table() -> None:
+    made = parity.table(json.loads((RESULTS / "parity.json").read_text())).splitlines()
+    kept = (RESULTS / "parity.md").read_text().splitlines()
+    assert made[3:] == kept[3:]  # after the machine
+    assert all("points" in line for line in made[-2:])
+
+
+RECORDS = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem != "parity")
+
+
+@pytest.mark.parametrize("name", RECORDS)
 def test_a_stored_record_belongs_to_a_comparison_and_renders_to_its_table(name: str) -> None:
     record = json.loads((RESULTS / f"{name}.json").read_text())
     assert format_table(record) == (RESULTS / f"{name}.md").read_text()
