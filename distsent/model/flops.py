@@ -24,12 +24,15 @@ TOKENS = 16  # of the shortest examples
 
 @contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """torch's counter, told of the products on CPUs that it does not know.
+    """torch's counter, told of the products that it does not know: on CPUs, and in place.
 
     It sees none inside of compiled operators: their references run.
     """
     ops = torch.ops
-    known: dict[Any, Any] = {ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    known: dict[Any, Any] = {
+        ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+        ops.aten.baddbmm_: added_product_flops,
+    }
     if hasattr(ops.mkldnn, "_linear_pointwise"):
         known[ops.mkldnn._linear_pointwise] = linear_flops
     with library.reference(), FlopCounterMode(display=False, custom_mapping=known) as counter:
@@ -41,6 +44,11 @@ Shape = Sequence[int]
 
 def attention_flops(q: Shape, k: Shape, v: Shape, *args: Any, **kwargs: Any) -> int:
     return int(sdpa_flop_count(q, k, v))
+
+
+def added_product_flops(sum: Shape, a: Shape, b: Shape, *args: Any, **kwargs: Any) -> int:
+    """Of a [m, n, K] times b [m, K, N], added to a sum."""
+    return 2 * a[0] * a[1] * a[2] * b[2]
 
 
 def linear_flops(x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
