@@ -46,6 +46,21 @@ source slurm/queue.sh
 # shellcheck source=slurm/workers.sh
 source slurm/workers.sh
 
+# Kills for lack of memory on this node so far, those of other jobs too.
+memory_kills() { sed -n 's/^oom_kill //p' "${VMSTAT:-/proc/vmstat}" 2>/dev/null || true; }
+killed_before=$(memory_kills)
+less_memory='use more --mem, a smaller train.token_budget, train.recompute=true or adapter.kind=lora'
+
+explain_kill() {  # the exit code of a launch: SLURM's and the kernel's words for no memory
+    local killed=$(($(memory_kills) - ${killed_before:-0}))
+    killed_before=$(memory_kills)
+    if [ "$killed" -gt 0 ]; then
+        log "the kernel killed $killed processes of $(hostname) for lack of memory: $less_memory"
+    elif [ "$1" = 137 ] || [ "$1" = 253 ]; then  # SIGKILL, and SLURM's own out-of-memory signal
+        log "a worker was killed. If srun says oom_kill or Out Of Memory above: $less_memory"
+    fi
+}
+
 starts=0
 start() {  # module arguments ...: launch, then decide; again after a crash during the start
     local tries
@@ -67,6 +82,7 @@ decide() {  # the exit code: sets action, code, cause and message
     local decision options=()
     action='done' cause=finished message=''
     [ "$code" != 0 ] || return 0
+    [ -n "$stop_requested" ] || explain_kill "$code"
     if is_preempted; then
         options=(--stop-requested)
     elif [ -n "$stop_requested" ]; then

@@ -338,6 +338,30 @@ def test_the_code_of_a_killed_rank_does_not_hide_that_of_the_run(tmp_path, left,
     assert not last or done.stderr.splitlines()[-1] == f"slurm: {last}"
 
 
+@pytest.mark.parametrize(
+    ("kills", "code", "said"),
+    [
+        (2, 1, "slurm: the kernel killed 2 processes of "),
+        (0, 137, "slurm: a worker was killed. If srun says oom_kill or Out Of Memory above: "),
+        (0, 253, "slurm: a worker was killed. If srun says oom_kill or Out Of Memory above: "),
+        (0, 1, None),
+        (None, 1, None),  # a system without counters
+    ],
+)
+def test_after_a_kill_for_lack_of_memory_a_line_says_what_takes_less(tmp_path, kills, code, said):
+    counters = tmp_path / "vmstat"
+    change = "true"
+    if kills is not None:
+        counters.write_text("pgfault 9\noom_kill 3\n")
+        change = f"echo oom_kill {3 + kills} >{counters}"
+    batch = Batch(tmp_path, f"{change}; exit {code}")
+    done = batch.run(VMSTAT=str(counters))
+    assert done.returncode == code
+    lines = [line for line in done.stderr.splitlines() if "train.token_budget" in line]
+    assert len(lines) == (said is not None), done.stderr
+    assert not said or (lines[0].startswith(said) and "use more --mem" in lines[0])
+
+
 def test_the_status_of_an_earlier_start_is_ignored(tmp_path):
     run = tmp_path / "runs/imdb"
     run.mkdir(parents=True)
