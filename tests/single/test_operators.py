@@ -27,7 +27,6 @@ from tests.interpreted_kernels import (
     wrong_masks,
 )
 
-
 KINDS = [*library.MARCH]
 # A CPU that runs one kind runs those before it.
 RUN_HERE = KINDS[: KINDS.index(library.vectors()) + 1] if library.vectors() in KINDS else []
