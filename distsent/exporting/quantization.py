@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from distsent.errors import UserError
+from distsent.exporting import integer_products
 from distsent.exporting.smoothing import smooth
 
 Batches = Sequence[dict[str, np.ndarray]]
@@ -50,7 +51,7 @@ def quantize(graph: Path, batches: Batches, path: Path) -> None:
             op_types_to_quantize=["MatMul"], use_external_data_format=large,
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )  # fmt: skip
-    _forget_shapes(path)
+    _finish(path)
 
 
 def _linear(model: Any) -> list[Any]:
@@ -112,11 +113,15 @@ def _save(model: Any, path: Path, large: bool) -> None:
     onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
-def _forget_shapes(path: Path) -> None:
-    """With them, onnxruntime joins additions with norms, in an operator ten times as slow."""
+def _finish(path: Path) -> None:
+    """Join products with biases, and forget all shapes.
+
+    With them, onnxruntime joins additions with norms, in an operator ten times as slow.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
+    integer_products.join(model)
     del model.graph.value_info[:]
     onnx.save_model(model, path)
 

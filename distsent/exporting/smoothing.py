@@ -4,8 +4,8 @@ A few channels of what an encoder's feed-forward layers read are 15 times as lar
 which left 4 bits for the others: labels of a MiniLM for emotion agreed on 98.75 % of the test rows
 instead of 99.4 %. Each channel of the input is divided by its scale, and the weights that it meets
 are multiplied by it: the same sums, but for rounding. The division costs a pass over the input, so
-inputs without outliers stay as they are: a MiniLM's labels agreed on as many rows, and it ran 1.04
-times as fast.
+inputs without outliers stay as they are: a MiniLM's labels agreed on as many rows (0.9940, then
+0.9965), and it ran 1.04 times as fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-OUTLIERS = 8.0  # largest channel of an input that has outliers, over its median channel
+OUTLIERS = 10.0  # largest channel of an input that has outliers, over its median channel
 SHARE = 0.8  # of the outliers that the weights take: 0.5, as published, was worse than none
 
 

@@ -301,7 +301,7 @@ def test_killed_exports_leave_nothing_at_the_target(tmp_path: Path) -> None:
 
 MOMENTS = {
     "graph.check_graph": False, "quantization.quantize": False,
-    "quantization._forget_shapes": False, "gate.judge": False, "content.write": False,
+    "quantization._finish": False, "gate.judge": False, "content.write": False,
     "target.check_target": False,
     "target.sync": False, "target.Owner.publish": False, "export.print": True,
 }  # fmt: skip

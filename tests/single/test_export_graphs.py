@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +14,7 @@ import torch
 from distsent.data.tokens.store import Tokens
 from distsent.errors import UserError
 from distsent.evaluation.exported import ExportedForward, load_runner
-from distsent.exporting import exporter, graph, quantization
+from distsent.exporting import exporter, graph, integer_products, quantization
 from distsent.exporting.rows import padded
 from tests import architectures, tiny_models
 
@@ -92,6 +93,30 @@ def test_outliers_do_not_cost_other_channels_their_bits(
         int8 = forward.with_run(load_runner(folder, "onnx", 1))
         far.append(float((int8(together) - expected).square().mean().sqrt()))
     assert 0 < far[0] < 0.7 * far[1]
+
+
+@pytest.mark.parametrize(("name", "without_bias"), [("bert", 0), ("gpt2", 1)])  # its head
+def test_biases_in_integer_products_change_no_bit(
+    name: str, without_bias: int, tmp_path: Path
+) -> None:
+    import onnx
+
+    forward, tokens = exported_graph(name, tmp_path)
+    batches, logits, operators = list(padded(tokens, forward.pad)), [], []
+    for join in (integer_products.join, lambda _: None):
+        folder = tmp_path / f"{len(logits)}"
+        folder.mkdir()
+        with patch.object(integer_products, "join", join):
+            quantization.quantize(tmp_path / "model.onnx", batches, folder / "model.onnx")
+        run = load_runner(folder, "onnx", 1)
+        logits.append(np.concatenate([run(batch) for batch in batches]))
+        nodes = onnx.load(folder / "model.onnx").graph.node
+        operators.append(Counter(node.op_type for node in nodes))
+    joined, plain = operators
+    products = joined["MatMulIntegerToFloat"]
+    assert products >= 8 and plain["MatMul"] - joined["MatMul"] == products
+    assert plain["Add"] - joined["Add"] == products - without_bias
+    assert np.array_equal(*logits)
 
 
 def test_int8_of_a_model_without_such_layers_is_refused(tmp_path: Path) -> None:
