@@ -16,7 +16,7 @@ def join(model: Any) -> None:
     from onnx import helper
 
     graph = model.graph
-    made_by = {name: node for node in graph.node for name in node.output}
+    made_by: dict[str, Any] = {name: node for node in graph.node for name in node.output}
     read_by = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -24,7 +24,7 @@ def join(model: Any) -> None:
     sizes = {one.name: list(one.dims) for one in graph.initializer}
     ends, added = {one.name for one in graph.output}, set()
     for node in graph.node:
-        x, W = (made_by.get(name) for name in (*node.input, "", "")[:2])
+        x, W = (made_by.get(name, node) for name in (*node.input, "", "")[:2])
         if node.op_type != "MatMul" or not _dequantize(x) or not _dequantize(W):
             continue
         (product,), inputs = node.output, list(x.input)
@@ -49,4 +49,4 @@ def join(model: Any) -> None:
 
 
 def _dequantize(node: Any) -> bool:
-    return node is not None and node.op_type == "DequantizeLinear" and len(node.input) == 3
+    return node.op_type == "DequantizeLinear" and len(node.input) == 3
