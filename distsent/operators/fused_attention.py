@@ -96,7 +96,7 @@ def attention_gradient(
     q, k, v, out, lse = saved
     R, H, D = q.shape
     delta, dq, dk, dv = torch.empty_like(lse), *(new_rows(x, call) for x in (q, k, v))
-    sizes = R, H, D, padded(D), ROWS
+    sizes = R, H, D, gpu.padded(D), ROWS
     gpu.launch(
         "attention.delta", (-(-R // ROWS), H), out, dout, delta, *sizes, enable_fp_fusion=True
     )
@@ -166,14 +166,9 @@ def numbers(call: Call) -> tuple[float, float, int, int, int]:
 def constants(q: Tensor, call: Call, kernel: str) -> dict[str, Any]:
     """What a kernel is compiled for."""
     (_, H, D), window = q.shape, min(call.before, call.after) < max(call.lengths) - 1
-    tiles = tiles_of(kernel, padded(D), q.itemsize)
+    tiles = tiles_of(kernel, gpu.padded(D), q.itemsize)
     return {
-        "H": H, "D": D, "WIDTH": padded(D), "M": 16 if call.cls_only else tiles.M, "N": tiles.N,
+        "H": H, "D": D, "WIDTH": gpu.padded(D), "M": 16 if call.cls_only else tiles.M, "N": tiles.N,
         "CLS_ONLY": call.cls_only, "DROPOUT": call.dropout is not None, "WINDOW": window,
         "num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True,
     }  # fmt: skip
-
-
-def padded(D: int) -> int:
-    """Tiles have a power of two of columns, at least 16."""
-    return max(16, 1 << (D - 1).bit_length())

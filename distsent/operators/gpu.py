@@ -50,3 +50,8 @@ def launch(kernel: str, grid: tuple[int, int], *arguments: Any, **options: Any) 
     """`kernel`: "attention.forward" is in attention_kernels.py."""
     file, name = kernel.split(".")
     getattr(import_module(f"{__package__}.{file}_kernels"), name)[grid](*arguments, **options)
+
+
+def padded(columns: int) -> int:
+    """Tiles have a power of two of columns, at least 16."""
+    return max(16, 1 << (columns - 1).bit_length())

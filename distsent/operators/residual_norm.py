@@ -90,18 +90,13 @@ def dropout_arguments(x: Tensor, dropped: Dropped | None) -> tuple[Tensor, Tenso
         return x, x, 1.0, 0
     keys, W = dropped.keys_R, x.shape[-1]
     assert x.numel() == len(keys) * W and keys.is_contiguous()
-    hashes = masks.hash_range(dropped.site + 1, padded(W) // masks.LANES, x.device)
+    hashes = masks.hash_range(dropped.site + 1, gpu.padded(W) // masks.LANES, x.device)
     return keys, hashes, masks.inverse_keep_prob(dropped.rate), masks.threshold(dropped.rate)
 
 
 def constants(W: int, dropped: Dropped | None, kernel: str) -> dict[str, Any]:
     """What a kernel is compiled for. Other tiles have other bits."""
-    width = padded(W)
+    width = gpu.padded(W)
     M = min(ROWS, max(1, (4096 if kernel == "forward" else 2048) // width))
     warps = 4 if width <= 1024 else 8 if width <= 2048 else 16
     return {"W": W, "WIDTH": width, "M": M, "DROPOUT": dropped is not None, "num_warps": warps}
-
-
-def padded(W: int) -> int:
-    """Tiles have a power of two of columns."""
-    return max(16, 1 << (W - 1).bit_length())
