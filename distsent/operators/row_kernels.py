@@ -19,23 +19,24 @@ def dropout(
     """x times its mask, whose elements have the dtype of x. Also the kernel of the gradient."""
     rows, first = tl.program_id(0) * M + tl.arange(0, M), tl.program_id(1) * N
     columns = first + tl.arange(0, N)
-    keys = tl.load(keys_R + rows, mask=rows < R, other=0)
     inside = (rows < R)[:, None] & (columns < W)[None, :]
     at = rows.to(tl.int64)[:, None] * W + columns[None, :]
     x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.where(kept(keys, column_hashes, first, threshold, N), inverse_keep_prob, 0.0)
-    out = x * factor.to(x_RW.dtype.element_ty).to(tl.float32)
-    tl.store(out_RW + at, out.to(out_RW.dtype.element_ty), mask=inside)
+    kind: tl.constexpr = x_RW.dtype.element_ty
+    out = _dropped(
+        x, keys_R, column_hashes, rows, R, first, inverse_keep_prob, threshold, kind, N
+    )  # fmt: skip
+    tl.store(out_RW + at, out.to(kind), mask=inside)
 
 
 @triton.jit
 def _dropped(
-    x, keys_R, column_hashes, rows, R, inverse_keep_prob, threshold, kind: tl.constexpr,
-    WIDTH: tl.constexpr,
+    x, keys_R, column_hashes, rows, R, first, inverse_keep_prob, threshold, kind: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
-    """As `dropout` computes it, in the dtype `kind`, of whole rows: float32 [M, WIDTH]."""
+    """x times its mask, both in the dtype `kind`: float32 [M, N], of columns from `first` on."""
     keys = tl.load(keys_R + rows, mask=rows < R, other=0)
-    factor = tl.where(kept(keys, column_hashes, 0, threshold, WIDTH), inverse_keep_prob, 0.0)
+    factor = tl.where(kept(keys, column_hashes, first, threshold, N), inverse_keep_prob, 0.0)
     return (x * factor.to(kind).to(tl.float32)).to(kind).to(tl.float32)
 
 
@@ -59,7 +60,7 @@ def norm_forward(
     x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32)
     if DROPOUT:
         x = _dropped(
-            x, keys_R, column_hashes, rows, R, inverse_keep_prob, threshold,
+            x, keys_R, column_hashes, rows, R, 0, inverse_keep_prob, threshold,
             x_RW.dtype.element_ty, WIDTH,
         )  # fmt: skip
     x += tl.load(residual_RW + at, mask=inside, other=0.0)
@@ -104,7 +105,7 @@ def norm_backward(
         d = d.to(kind).to(tl.float32)
         if DROPOUT:
             d = _dropped(
-                d, keys_R, column_hashes, rows, R, inverse_keep_prob, threshold, kind, WIDTH
+                d, keys_R, column_hashes, rows, R, 0, inverse_keep_prob, threshold, kind, WIDTH
             )
         tl.store(dx_RW + at, d.to(kind), mask=inside)
     part = parts_P2W + tl.program_id(0) * 2 * W + columns
