@@ -55,8 +55,7 @@ def equals_alone(
     grad = torch.set_grad_enabled(training)  # packed attention has dropout for gradients only
     with suppress(Exception), grad, torch.random.fork_rng(devices=[]):
         small = small_copy(model).train(training)
-        # Some architectures have fewer positions than they say: LUKE and MPNet begin at the second.
-        ids = examples(small.config, [min(n, max(longest - 8, 8)) for n in LENGTHS])
+        ids = examples(small.config, within(longest, LENGTHS))
         single = [] if training else alone(small, ids)
         run = build(small)
         if training:
@@ -156,6 +155,14 @@ def examples(config: Any, lengths: Sequence[int]) -> list[np.ndarray]:
     for x in out if isinstance(end, int) and end < vocabulary else ():
         x[-1] = end
     return out
+
+
+def within(longest: int, lengths: Sequence[int]) -> list[int]:
+    """Lengths that a model takes whose limit is `longest`.
+
+    Some architectures have fewer positions than they say: LUKE and MPNet begin at the second.
+    """
+    return [min(n, max(longest - 8, 8)) for n in lengths]
 
 
 def special_token_ids(config: Any) -> tuple[int, ...]:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from distsent.model import batching_check
-from distsent.model.forward import Forward, autocast
+from distsent.model.forward import Forward
 from distsent.model.half_precision import TEXTS
+from distsent.model.trial_step import trial_step
 
 
 def strict_or_note(forward: Forward, tokenizer: Any, precision: str) -> str | None:
@@ -18,23 +18,13 @@ def strict_or_note(forward: Forward, tokenizer: Any, precision: str) -> str | No
     """
     encoded = tokenizer(TEXTS, truncation=True, max_length=8, verbose=False)["input_ids"]
     ids = [np.asarray(x, dtype=np.int64) for x in encoded]
-    device = forward.model.device
-    batch = batching_check.batch_of(ids, range(len(ids)), training=True, device=device)
-    training = forward.model.training
     torch.use_deterministic_algorithms(True)
-    forward.model.train()
     try:
-        with torch.enable_grad():
-            with autocast(device, precision):
-                logits = forward(batch)
-            logits.float().sum().backward()
+        trial_step(forward, ids, precision)
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
         torch.use_deterministic_algorithms(True, warn_only=True)
         operator = str(error).split()[0][:40]
         return f"a resumed run may differ in the last bits: {operator} sums in no fixed order here"
-    finally:
-        forward.model.train(training)
-        forward.model.zero_grad(set_to_none=True)
     return None

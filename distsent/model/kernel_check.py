@@ -3,13 +3,13 @@
 A kernel that is wrong on a kind of GPU would train on.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from distsent.model import batching_check
 from distsent.model.classifier import token_limit
-from distsent.model.forward import Forward, autocast
+from distsent.model.forward import Forward
+from distsent.model.trial_step import trial_step
 from distsent.operators import library
 
 LENGTHS = (1, 5, 33, 70, 130)  # of the texts: one token, and over one or several tiles
@@ -24,10 +24,12 @@ def check_kernels(forward: Forward, precision: str, version: str) -> None:
 
     `version`: of the kernels. The references are in use, before and after. Leaves no gradients.
     """
-    reference = _trial_step(forward, precision)
+    lengths = batching_check.within(token_limit(forward.model), LENGTHS)
+    ids = batching_check.examples(forward.model.config, lengths)
+    reference = trial_step(forward, ids, precision)
     library.use(version)
     try:
-        found = _trial_step(forward, precision)
+        found = trial_step(forward, ids, precision)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of many kinds: Triton's compiler, the driver
@@ -36,8 +38,9 @@ def check_kernels(forward: Forward, precision: str, version: str) -> None:
         raise library.Unavailable(f"its kernels fail on this GPU: {name}: {what}") from error
     finally:
         library.use(library.REFERENCE)
-    for what, expected in reference.items():
-        far = distance(found[what], expected)
+    pairs = (("logits", [found[0]], [reference[0]]), ("gradients", found[1], reference[1]))
+    for what, ours, expected in pairs:
+        far = distance(ours, expected)
         if not far <= TOLERANCE[precision]:
             raise library.Unavailable(
                 f"on this GPU the {what} of a trial step in {precision} are {far:.2g} (relative) "
@@ -49,23 +52,3 @@ def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     """|found - expected| / |expected|, over all tensors together."""
     apart = sum(float((a - b).square().sum()) for a, b in zip(found, expected, strict=True))
     return (apart / max(sum(float(b.square().sum()) for b in expected), 1e-300)) ** 0.5
-
-
-def _trial_step(forward: Forward, precision: str) -> dict[str, list[Tensor]]:
-    model = forward.model
-    most = max(token_limit(model) - 8, 8)
-    ids = batching_check.examples(model.config, [min(n, most) for n in LENGTHS])
-    batch = batching_check.batch_of(ids, range(len(ids)), training=True, device=model.device)
-    training = model.training
-    model.train()
-    try:
-        with torch.enable_grad():
-            with autocast(model.device, precision):
-                logits = forward(batch).float()
-            pick = torch.from_numpy(np.random.default_rng(1).normal(size=logits.shape))
-            (logits * pick.to(logits)).sum().backward()
-        grads = [p.grad.float() for p in model.parameters() if p.grad is not None]
-        return {"logits": [logits.detach()], "gradients": grads}
-    finally:
-        model.train(training)
-        model.zero_grad(set_to_none=True)
