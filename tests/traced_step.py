@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+from distsent.batching import block_tables
 from distsent.batching.batch_plan import Batch
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import PackedBatch, pack
@@ -30,11 +31,12 @@ from distsent.job.schema import OptimSection
 from distsent.model import classifier
 from distsent.model.packed_forward import PackedForward
 from distsent.model.pooling import FIRST
-from distsent.operators import fused_attention, gpu, library, masks
+from distsent.operators import gpu, library, masks
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
+from distsent.training.passes import Pass, TrainingLoss
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import TrainingLoss, TrainStep
+from distsent.training.train_step import TrainStep
 
 GPU = torch.device("cuda", 0)
 FREE = re.compile(r"empty|detach|_unsafe_view|_sparse_coo_tensor")  # launch no kernel
@@ -68,7 +70,7 @@ class Counting(TorchDispatchMode):
 @contextmanager
 def fake_gpu(counting: Counting) -> Iterator[None]:
     """Code that asks finds a GPU with bf16, and Triton's kernels are counted."""
-    for memory in (fused_attention.blocks, masks.hash_range):
+    for memory in (block_tables.blocks, masks.hash_range):
         memory.cache_clear()  # of tensors from outside
     library.use("triton")
     with (
@@ -94,7 +96,7 @@ def train_step(layers: int, precision: str) -> TrainStep:
     forward, optim = PackedForward(model, FIRST), OptimSection()
     loss = TrainingLoss(choose_task("single_label", ["a", "b"]))
     schedule, reducer = Schedule.from_job(optim, 100), GradientReducer(World(), flat)
-    return TrainStep(forward, flat, reducer, optim, schedule, loss, precision)
+    return TrainStep(Pass(forward, flat, loss, precision), reducer, optim, schedule)
 
 
 def traced(layers: int, lengths: list[int], precision: str) -> Counter[str]:

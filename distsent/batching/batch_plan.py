@@ -61,6 +61,7 @@ class BatchPlan:
     token_budget: int
     device: torch.device
     added_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
+    packs_on: torch.device | None = None  # where packed batches are, if not on `device`
     _block: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False)
 
     def for_worker(self, rank: int, size: int) -> BatchPlan:
@@ -114,8 +115,9 @@ class BatchPlan:
 
     def _pack(self, step: int, rows: np.ndarray) -> PackedBatch:
         lengths = self.tokens.lengths(rows)
-        keys_T = dropout_keys(self.sampler.seed, step, rows, lengths)
-        return collate(self.tokens, rows, keys_T, self.device, step_key(self.sampler.seed, step))
+        seed = self.sampler.seed
+        keys_T, key = dropout_keys(seed, step, rows, lengths), step_key(seed, step)
+        return collate(self.tokens, rows, keys_T, self.packs_on or self.device, key)
 
 
 def collate(

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from distsent.batching.block_tables import BlockTables
+
 Device = torch.device | str
 MAX_PADDING = 0.3  # share of attention that a group of unequal examples may spend on padding
 OWN_GROUP_LENGTH = 128  # attention over an example of this length is worth a call of its own
@@ -65,10 +67,11 @@ class PackedBatch:
     # int64 [n], of texts if there are windows; multi_label and regression: float32 [n, labels]
     labels_n: torch.Tensor
     lengths: tuple[int, ...]
-    groups: tuple[LengthGroup, ...]
+    rounds_shapes: bool
     keys_T: torch.Tensor | None
     step_key: torch.Tensor | None  # [1], for dropout of what all examples share
     windows_n: torch.Tensor | None = None  # windows of each text, one text after another
+    tables: BlockTables | None = None  # of a static batch: which blocks attention computes
     _layouts: dict[tuple[int, bool], HeadLayout] = field(default_factory=dict, compare=False)
     memo: dict[Any, Any] = field(default_factory=dict, compare=False)  # what all layers share
 
@@ -76,6 +79,17 @@ class PackedBatch:
     def tokens(self) -> int:
         """Number of real tokens."""
         return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of an example, at most."""
+        return max(self.lengths) if self.tables is None else self.tables.longest
+
+    @cached_property
+    def groups(self) -> tuple[LengthGroup, ...]:
+        """Of attention without a kernel that takes all lengths at once."""
+        lengths, device = np.array(self.lengths), self.ids_T.device
+        return tuple(_length_groups(lengths, device, self.rounds_shapes))
 
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
@@ -117,7 +131,7 @@ def pack(
     lengths = np.fromiter((len(x) for x in ids), dtype=np.int64, count=len(ids))
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
-    fill = _filler_tokens(len(positions)) if round_shapes else 0
+    fill = filler_tokens(len(positions)) if round_shapes else 0
     if keys_T is not None:
         keys_T = torch.cat([keys_T, keys_T[:1].expand(fill)]).to(device)
 
@@ -135,7 +149,7 @@ def pack(
         cls_index_n=tensor(starts),
         labels_n=_labels(labels).to(device),
         lengths=tuple(lengths.tolist()),
-        groups=tuple(_length_groups(lengths, device, round_shapes)),
+        rounds_shapes=round_shapes,
         keys_T=keys_T,
         step_key=None if step_key is None else step_key.to(device),
         windows_n=None if windows_n is None else tensor(windows_n),
@@ -161,13 +175,13 @@ def _split_into_groups(lengths: np.ndarray) -> list[tuple[int, int]]:
     return [*spans, (a, len(lengths))]
 
 
-def _filler_tokens(tokens: int) -> int:
+def filler_tokens(tokens: int) -> int:
     """Tokens that round the total up to a multiple of about a 32nd: a run has some 20 totals."""
     unit = max(8, 1 << max(0, (tokens // 32).bit_length() - 1))
     return -tokens % unit
 
 
-def _round_rows(examples: int) -> int:
+def round_rows(examples: int) -> int:
     """Round up to 1, 2, 3, 4, 6, 8, 12, 16, ..."""
     power = 1 << (examples - 1).bit_length()
     return power * 3 // 4 if power >= 4 and examples <= power * 3 // 4 else power
@@ -178,7 +192,7 @@ def _length_groups(lengths: np.ndarray, device: Device, round_shapes: bool) -> l
     rounded = lengths + -lengths % 8 if round_shapes else lengths
     for a, b in _split_into_groups(rounded):
         own, longest = lengths[a:b], int(rounded[a:b].max())
-        rows = _round_rows(b - a) if round_shapes else b - a
+        rows = round_rows(b - a) if round_shapes else b - a
         shortest = int(own.min())
         # Padding rows attend to all slots: their output is dropped, but must be finite.
         used = np.append(own, np.full(rows - len(own), longest))

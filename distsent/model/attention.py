@@ -74,7 +74,7 @@ def packed_attention(
         unknown.append("sliding_window without its mask")
     if unknown:
         raise ValueError(f"packed attention has no {', '.join(unknown)}")
-    window = ALL_TOKENS if mask is None else mask.window(max(packed_batch.lengths))
+    window = ALL_TOKENS if mask is None else mask.window(packed_batch.longest)
     # Not x[0]: its gradient would be copied into zeros.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -99,7 +99,8 @@ def attend(
     training = torch.is_grad_enabled() and (rate > 0 or any(x.requires_grad for x in (q, k, v)))
     dropout = (context.keys_T, context.next_site(), rate) if rate and training else None
     limits = window.before, window.after
-    call = fused_attention.Call(batch.lengths, len(q) != len(k), scale, dropout, *limits)
+    shared = len(q) != len(k), scale, dropout, *limits, batch.tables
+    call = fused_attention.Call(batch.lengths, *shared)
     fused = training and fused_attention.supports(q)
     if compiled_attention.supports(q) and not fused:
         return compiled_attention.CompiledAttention.apply(q, k, v, call)

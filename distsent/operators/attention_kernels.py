@@ -21,7 +21,7 @@ def _block(blocks, CLS_ONLY: tl.constexpr):
     entry = blocks + 4 * tl.program_id(0)
     start, length = tl.load(entry).to(tl.int64), tl.load(entry + 1)
     row, first = tl.load(entry + 2).to(tl.int64), tl.load(entry + 3)
-    return start, length, row, 1 if CLS_ONLY else length, first
+    return start, length, row, tl.minimum(length, 1) if CLS_ONLY else length, first
 
 
 @triton.jit

@@ -6,14 +6,13 @@ Reference: `PackedAttention` in model/attention_gradient.py. Shape letters: atte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from distsent.batching.block_tables import BlockTables, blocks
 from distsent.operators import gpu, masks
 from distsent.operators.softmax_dropout import UNLIMITED
 
@@ -34,15 +33,16 @@ class Tiles:
 
 
 def tiles_of(kernel: str, width: int, itemsize: int) -> Tiles:
-    """Such that no register spills on sm_80, sm_90 and sm_100. Other tiles have other bits."""
+    """The fastest on an H100 of those that spill no register on sm_80, sm_90 and sm_100.
+
+    Other tiles have other bits.
+    """
     if itemsize == 4:
-        tiles = Tiles(32, 16, 8)
-    elif kernel == "forward":
-        tiles = Tiles(64, 64, 8)
+        tiles = Tiles(32, 32, 4) if width <= 64 else Tiles(32, 16, 8)
     else:
-        tiles = Tiles(64, 32, 8 if width > 64 else 4)
+        tiles = Tiles(64, 32, 4, 3) if width <= 64 else Tiles(64, 32, 8)
     transposed = kernel == "gradient_of_keys"
-    return Tiles(tiles.N, tiles.M, tiles.warps) if transposed else tiles
+    return replace(tiles, M=tiles.N, N=tiles.M) if transposed else tiles
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,19 @@ class Call:
     dropout: Dropout | None = None
     before: int = UNLIMITED  # keys that a query sees before its own
     after: int = UNLIMITED
+    tables: BlockTables | None = None  # where a recorded pass finds the blocks of each batch
+
+    @property
+    def longest(self) -> int:
+        """Tokens of an example, at most."""
+        return max(self.lengths) if self.tables is None else self.tables.longest
+
+    def blocks(self, size: int, of_keys: bool, device: torch.device) -> Tensor:
+        """The table of blocks of `size` queries or keys."""
+        kind = size, self.cls_only and not of_keys, self.cls_only
+        if self.tables is not None:
+            return self.tables.table(*kind)
+        return blocks(self.lengths, *kind, device)
 
 
 def supports(q: Tensor) -> bool:
@@ -83,7 +96,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tens
     R, H, _ = q.shape
     out, lse = new_rows(q, call), q.new_empty((H, R), dtype=torch.float32)
     options = constants(q, call, "forward")
-    table = query_blocks(call, options["M"], q.device)
+    table = call.blocks(options["M"], False, q.device)
     arrays = q, k, v, out, lse, table, *dropout_arrays(call, q)
     gpu.launch("attention.forward", (len(table), H), *arrays, R, *numbers(call), **options)
     return out, lse
@@ -103,12 +116,12 @@ def attention_gradient(
     inputs = q, k, v, dout, lse, delta
     rest = *dropout_arrays(call, q), R, call.scale, *numbers(call)
     options = constants(q, call, "gradient_of_queries")
-    table = query_blocks(call, options["M"], q.device)
+    table = call.blocks(options["M"], False, q.device)
     gpu.launch(
         "attention.gradient_of_queries", (len(table), H), *inputs, dq, table, *rest, **options
     )
     options = constants(q, call, "gradient_of_keys")
-    table = blocks(call.lengths, options["N"], False, call.cls_only, q.device)
+    table = call.blocks(options["N"], True, q.device)
     gpu.launch(
         "attention.gradient_of_keys", (len(table), H), *inputs, dk, dv, table, *rest, **options
     )
@@ -117,6 +130,8 @@ def attention_gradient(
 
 def new_rows(x: Tensor, call: Call) -> Tensor:
     """Memory for a result like x. Rows of no example, which the kernels skip, are zero."""
+    if call.tables is not None:  # other rows in each batch
+        return torch.zeros_like(x)
     rows = torch.empty_like(x)
     used = sum(call.lengths)
     if used < len(x) and not (call.cls_only and len(x) == len(call.lengths)):
@@ -124,34 +139,12 @@ def new_rows(x: Tensor, call: Call) -> Tensor:
     return rows
 
 
-def query_blocks(call: Call, size: int, device: torch.device) -> Tensor:
-    return blocks(call.lengths, size, call.cls_only, call.cls_only, device)
-
-
-@lru_cache(maxsize=32)
-def blocks(
-    lengths: tuple[int, ...], size: int, first_only: bool, cls_only: bool, device: torch.device
-) -> Tensor:
-    """A row per program, as the kernels read it, for blocks of `size` tokens: int32 [blocks, 4].
-
-    `first_only`: one block per example. All layers share one table. Long examples come first: a
-    GPU finishes the short ones while the last of the long ones run.
-    """
-    L = np.array(lengths)
-    start, order = np.cumsum(L) - L, np.argsort(-L, kind="stable")
-    firsts = [np.arange(0, 1 if first_only else L[i], size) for i in order]
-    example = order.repeat([len(each) for each in firsts])
-    row = example if cls_only else start[example]
-    table = np.stack([start[example], L[example], row, np.concatenate(firsts)], axis=1)
-    return torch.from_numpy(table.astype(np.int32)).to(device)
-
-
 def dropout_arrays(call: Call, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The keys of the tokens, and the hashes of heads and columns. Without dropout: any array."""
     if call.dropout is None:
         return q, q, q
     keys_T, site, _ = call.dropout
-    words = -(-max(call.lengths) // (masks.LANES * HASHES)) * HASHES
+    words = -(-call.longest // (masks.LANES * HASHES)) * HASHES
     heads = masks.hash_range(masks.HEADS, q.shape[1], q.device)
     return keys_T, heads, masks.hash_range(site + 1, words, q.device)
 
@@ -165,7 +158,7 @@ def numbers(call: Call) -> tuple[float, float, int, int, int]:
 
 def constants(q: Tensor, call: Call, kernel: str) -> dict[str, Any]:
     """What a kernel is compiled for."""
-    (_, H, D), window = q.shape, min(call.before, call.after) < max(call.lengths) - 1
+    (_, H, D), window = q.shape, min(call.before, call.after) < call.longest - 1
     tiles = tiles_of(kernel, gpu.padded(D), q.itemsize)
     return {
         "H": H, "D": D, "WIDTH": gpu.padded(D), "M": 16 if call.cls_only else tiles.M, "N": tiles.N,

@@ -1,5 +1,6 @@
 """The parts of a training that know nothing of its run folder: model, batch plan, training step."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,7 +23,9 @@ from distsent.model.forward import Forward, build_forward, choose_ways
 from distsent.model.half_precision import usable_precision
 from distsent.model.kernel_check import check_kernels
 from distsent.model.light_layers import lighten_layers
+from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
+from distsent.model.pooling import FIRST
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
 from distsent.operators import gpu, library
@@ -32,8 +35,10 @@ from distsent.training import replica_check
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import class_weights, prepare_model
 from distsent.training.optimizer import Schedule
+from distsent.training.passes import Pass, TrainingLoss
+from distsent.training.recorded_passes import Graphs, RecordedPasses
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import TrainingLoss, TrainStep
+from distsent.training.train_step import TrainStep
 
 
 def open_model(
@@ -110,7 +115,9 @@ def build_plan(
     flops = FlopCounter(**world.on_main(lambda: asdict(count()), "run.flops"))
     added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
     rank, size, budget = world.rank, world.size, job.train.token_budget
-    return BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids)
+    # Recorded passes copy a whole batch to the GPU at once.
+    packs_on = torch.device("cpu") if records_passes(job, world, forward) else None
+    return BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids, packs_on)
 
 
 def build_step(
@@ -121,13 +128,31 @@ def build_step(
     device: torch.device,
     precision: str,
     total_steps: int,
+    log: Callable[[str], None] = lambda line: None,
 ) -> TrainStep:
-    """The training step. It takes over the model's parameters."""
+    """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
     kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
-    reducer = GradientReducer(world, flat, mixed=len(set(kinds)) > 1)
+    recorded = records_passes(job, world, forward)
+    mixed = len(set(kinds)) > 1
+    reducer = GradientReducer(world, flat, mixed, overlap=not recorded)
     schedule = Schedule.from_job(job.optim, total_steps)
     task = choose_task(job.data.task, store.label_names)
     weights_C = class_weights(job, store, task, device)
     loss = TrainingLoss(task, job.train.label_smoothing, weights_C)
-    return TrainStep(forward, flat, reducer, job.optim, schedule, loss, precision)
+    run, passes = Pass(forward, flat, loss, precision), None
+    if recorded:
+        passes = RecordedPasses(run, Graphs(device), device, log)
+    return TrainStep(run, reducer, job.optim, schedule, passes)
+
+
+def records_passes(job: Job, world: World, forward: Forward) -> bool:
+    """Whether passes are recorded as CUDA graphs, which needs attention's kernels.
+
+    Between machines they are not: there gradients leave during backward, which a recorded one
+    cannot let them do. Nor with a pooling that reads how many tokens there are, or recomputation.
+    """
+    on_gpu = forward.model.device.type == "cuda" and library.used() != library.REFERENCE
+    packed = isinstance(forward, PackedForward) and forward.pooling is FIRST
+    simple = job.data.long != WINDOWS and not job.train.recompute
+    return on_gpu and packed and simple and world.size == world.local_size

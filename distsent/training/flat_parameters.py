@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
+from distsent.operators.embedding import add_rows_to
 from distsent.training.half_weights import HalfWeights
 
 # Numbers that all workers must agree on. They travel with the gradients and cost nothing.
-CONTROL_SLOTS = 8
+CONTROL_SLOTS = 7
 # LayerNorm, BatchNorm1d, LlamaRMSNorm; not RobertaPreLayerNormModel
 NORMALIZATION = re.compile(r"norm(\dd)?$", re.IGNORECASE)
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
@@ -25,8 +26,9 @@ class FlatParameters:
     """Takes over a model's trainable parameters.
 
     `values`, `grads` and each of `moments`: float32 [N], `decayed` of them with weight decay.
-    `control_slots`: float32 [8]. `embedding_grad`: the gradient of the token embedding, [V, d],
-    None if it is frozen. `dense`: all other gradients and the control slots, sent completely.
+    `control_slots`: float32 [7]. `buffer`: gradients and slots. `embedding_grad`: the gradient of
+    the token embedding, [V, d], None if it is frozen. `dense`: all other gradients and the control
+    slots, sent completely.
     `frozen_hash`: of the weights that are not trained, None if all are. `half`: see `use_half`.
     """
 
@@ -40,7 +42,7 @@ class FlatParameters:
         self.embedding_size = weight.numel() if weight is not None else 0
         self.values = torch.cat([p.detach().reshape(-1) for _, p in named])
         self.moments = {key: torch.zeros_like(self.values) for key in MOMENTS}
-        buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
+        self.buffer = buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
         self.grads, self.control_slots = buffer[: self.size], buffer[self.size :]
         self.dense = buffer[self.embedding_size :]
         start, self.decayed = 0, 0
@@ -53,9 +55,10 @@ class FlatParameters:
         self.half: HalfWeights | None = None
         self.embedding_grad: torch.Tensor | None = None
         if embedding is not None and weight is not None:
-            # Autograd then adds only the touched rows to the gradient.
-            embedding.sparse = True
             self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
+            # Only the touched rows are added to the gradient.
+            if not (self.values.is_cuda and add_rows_to(embedding, self.embedding_grad)):
+                embedding.sparse = True
 
     def use_half(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Let linear layers read a 16-bit copy of their weights in training steps."""

@@ -71,6 +71,19 @@ class HalfWeights:
         for to, added in zip(grads.split(CHUNK), half.split(CHUNK), strict=True):
             to.add_(added.float())
 
+    @property
+    def written(self) -> frozenset[nn.Parameter]:
+        """Parameters whose gradient of this backward pass is in the buffer."""
+        return frozenset(self._copies.written)
+
+    @written.setter
+    def written(self, parameters: frozenset[nn.Parameter]) -> None:
+        self._copies.written = set(parameters)
+
+    def gradients_16(self) -> Tensor:
+        """A copy of the buffer of 16-bit gradients, as integers."""
+        return self._half_grads.clone().view(torch.int16)
+
     def end_pass(self) -> None:
         """All gradients of this backward pass have been added."""
         self._old |= self._copies.written

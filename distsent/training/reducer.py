@@ -4,11 +4,11 @@ Gradients are summed in flat buckets, in one fixed order; of the embedding's, on
 All workers know the global batch, so they know its token ids. The other rows of the embedding's
 gradient are zero everywhere, so the result has the bits of a dense all-reduce.
 
-Between machines, and on GPUs, a bucket leaves as soon as its last gradient is ready and those of
-the layers above have left, while backward continues with the layers below. All workers send buckets
-in the same order, also one without rows in a batch: torch's collectives match by their order alone.
-Within one machine that gains nothing: the cores that move the
-bytes are those that compute. `python -m benchmarks exchange` compares both, and Horovod's own
+Between machines, and on GPUs unless passes are recorded, a bucket leaves as soon as its last
+gradient is ready and those of the layers above have left, while backward continues with the layers
+below. All workers send buckets in the same order, also one without rows in a batch: torch's
+collectives match by their order alone. Within one machine that gains nothing: the cores that move
+the bytes are those that compute. `python -m benchmarks exchange` compares both, and Horovod's own
 wrapped optimizer.
 """
 
@@ -45,10 +45,13 @@ def notify(reducer: weakref.ref[GradientReducer], buckets: range, *_: Any) -> No
 class GradientReducer:
     """Sums `flat`'s gradients and control slots over all workers, in place.
 
-    `mixed`: whether workers compute on devices of several kinds.
+    `mixed`: whether workers compute on devices of several kinds. `overlap`: buckets may leave
+    during backward.
     """
 
-    def __init__(self, world: World, flat: FlatParameters, mixed: bool = False) -> None:
+    def __init__(
+        self, world: World, flat: FlatParameters, mixed: bool = False, overlap: bool = True
+    ) -> None:
         self.world, self._flat, self._mixed = world, flat, mixed
         self.transport, self.workers = world.transport, world.size
         self._buckets = flat.dense.split(BUCKET)
@@ -62,7 +65,7 @@ class GradientReducer:
         self._norms: list[torch.Tensor] = []  # of buckets that left, before they were summed
         self._nodes: list[Any] = []  # autograd's, of parameters: alive as long as their hooks
         self.sent = 0  # bytes that one worker sent in the last `reduce`
-        if overlaps_backward(world, flat):
+        if overlap and overlaps_backward(world, flat):
             self._register_hooks()
 
     def _register_hooks(self) -> None:

@@ -204,7 +204,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
 
     plan = build_plan(job, store, forward, world, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
-    step = build_step(job, store, forward, world, device, precision, total)
+    step = build_step(job, store, forward, world, device, precision, total, report.info)
     memory = expect(job, world, plan, step, precision)
     step.advice = f"{less_memory(job)}, and run the same command again to resume"
     if memory:

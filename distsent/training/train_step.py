@@ -1,7 +1,7 @@
 """One training step. The order matters, and only this file defines it:
 
-1. forward and backward of every micro-batch. An example's loss counts as its share of the global
-   batch, times the fp16 loss scale
+1. forward and backward of every micro-batch (passes.py). An example's loss counts as its share of
+   the global batch, times the fp16 loss scale
 2. all-reduce: gradients and control slots are summed over the workers. Buckets of gradients may
    leave during the last backward pass; the control slots leave last, with the squared norm of this
    worker's own gradient
@@ -15,19 +15,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from distsent.batching.batch_plan import Batch
 from distsent.errors import MORE_MEMORY, UserError, out_of_memory
-from distsent.evaluation.tasks.task import Task
 from distsent.job.schema import OptimSection
-from distsent.model.forward import Forward, autocast
+from distsent.model.forward import Forward
 from distsent.training import half_weights
-from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule, build_optimizer
+from distsent.training.passes import LOSS, EachAsItComes, Pass, Passes
 from distsent.training.reducer import GradientReducer
 
-LOSS, RIGHT, STOP, SAVE, BAD, REJOIN, SQUARE, MEMORY = range(8)  # indices of control slots
+# Indices of control slots, after those of passes.py
+STOP, SAVE, REJOIN, SQUARE, MEMORY = range(2, 7)
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,6 @@ class StopRequests:
     stop: bool = False
     save: bool = False
     rejoin: bool = False  # form a new world: elastic workers wait to join, or leave
-
-
-@dataclass(frozen=True)
-class TrainingLoss:
-    """The task's loss per example, with what the job changes about it for the training."""
-
-    task: Task
-    label_smoothing: float = 0.0
-    weights_C: torch.Tensor | None = None
-
-    def __call__(self, logits_nC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.task.losses(logits_nC.float(), labels, self.label_smoothing, self.weights_C)
 
 
 @dataclass(frozen=True)
@@ -86,22 +75,23 @@ class TrainStep:
 
     def __init__(
         self,
-        forward: Forward,
-        flat: FlatParameters,
+        run: Pass,
         reducer: GradientReducer,
         optim: OptimSection,
         schedule: Schedule,
-        loss: TrainingLoss,
-        precision: str,
+        passes: Passes | None = None,
     ) -> None:
-        self.forward, self.flat, self.reducer = forward, flat, reducer
+        """`passes`: runs `run` over micro-batches; None: each as it comes."""
+        self.run, self.flat, self.reducer = run, run.flat, reducer
+        flat, precision = run.flat, run.precision
+        self._passes = EachAsItComes(run) if passes is None else passes
         self.optimizer = build_optimizer(optim, flat)
         self.scales = precision == "fp16"  # gradients are scaled, and a step may overflow
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
         self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
-        self._schedule, self._loss, self._precision = schedule, loss, precision
+        self._schedule = schedule
         if precision in half_weights.DTYPES:
-            flat.use_half(forward.model, half_weights.DTYPES[precision])
+            flat.use_half(run.forward.model, half_weights.DTYPES[precision])
         self.advice = MORE_MEMORY  # what to do if there is no memory for a step
         self._clip_norm = optim.clip_norm
         self._token_ids = torch.empty(0, dtype=torch.long, device=flat.values.device)
@@ -116,17 +106,17 @@ class TrainStep:
         bad_rows, problem = self._backward_in_memory(batch)
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
-        slots[REJOIN], slots[BAD] = float(wanted.rejoin), float(len(bad_rows))
+        slots[REJOIN] = float(wanted.rejoin)
         slots[SQUARE] = self.reducer.own_square(batch.token_ids) / self.scale.value**2
         slots[MEMORY] = float(problem is not None)
         self.reducer.reduce(batch.token_ids)
-        loss, right, stop, save, bad, rejoin, own_square, memory = slots.tolist()
+        loss, right, stop, save, rejoin, own_square, memory = slots.tolist()
         if memory:
             self.reducer.world.raise_together(problem, "step.memory")
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
         lr = self._schedule.lr * self._schedule.factor(self.updates)
         norm = self.reducer.shared(self._norm())
-        finite = bad == 0 and math.isfinite(loss) and math.isfinite(norm)
+        finite = math.isfinite(loss) and math.isfinite(norm)
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
             self._clip(norm)
@@ -139,6 +129,10 @@ class TrainStep:
         requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
         outcome = finite, overflowed, tuple(bad_rows)
         return StepResult(mean_loss, norm, own_square, lr, round(right), requested, *outcome)
+
+    @property
+    def forward(self) -> Forward:
+        return self.run.forward
 
     def set_updates(self, updates: int) -> None:
         """Resume after `updates` optimizer steps."""
@@ -153,29 +147,27 @@ class TrainStep:
             with nullcontext() if half is None else half.fresh():
                 return self._backward(batch), None
         except (MemoryError, RuntimeError) as error:
-            return [], out_of_memory(error, "training", self.advice)
+            problem = out_of_memory(error, "training", self.advice)
+        if self._passes.forget():
+            return self._backward_in_memory(batch)
+        return [], problem
 
     def _backward(self, batch: Batch) -> list[int]:
         """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""
         self.flat.zero_grads(self._token_ids)
         self._token_ids = batch.token_ids
-        bad_rows: list[int] = []
+        losses: list[tuple[np.ndarray, torch.Tensor]] = []
         for i, (rows, packed) in enumerate(batch.micro_batches()):
-            with autocast(packed.ids_T.device, self._precision):
-                logits_nC = self.forward(packed)
-            losses_n = self._loss(logits_nC, packed.labels_n)
-            loss = losses_n.sum()
             if i + 1 == len(batch.micro_rows):
                 self.reducer.arm()
-            (loss * (self.scale.value / len(batch))).backward()
+            losses.append((rows, self._passes(packed, self.scale.value / len(batch))))
             self.reducer.end_pass()
-            self.flat.control_slots[LOSS] += loss.detach()
-            right_n = self._loss.task.right(logits_nC.detach(), packed.labels_n)
-            self.flat.control_slots[RIGHT] += right_n.sum()
             self.reducer.world.progress.worked()
-            if not torch.isfinite(loss):
-                bad_rows += rows[~torch.isfinite(losses_n).cpu().numpy()].tolist()
-        return bad_rows
+        if torch.isfinite(self.flat.control_slots[LOSS]):
+            return []
+        return [
+            row for rows, x in losses for row in rows[~torch.isfinite(x).cpu().numpy()].tolist()
+        ]
 
     def _norm(self) -> float:
         """The norm of the unscaled gradient. Untouched embedding rows are zero."""

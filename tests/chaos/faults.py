@@ -58,7 +58,7 @@ def nan_loss(steps: tuple[int, ...], on_this_rank: bool) -> Any:
     def backward(self: TrainStep, batch: Batch) -> list[int]:
         if not on_this_rank or batch.step not in steps:
             return real(self, batch)
-        with patch.object(self, "forward", NanForward(self.forward)):
+        with patch.object(self.run, "forward", NanForward(self.forward)):
             return real(self, batch)
 
     return patch.object(TrainStep, "_backward", backward)

@@ -1,16 +1,17 @@
-"""On a real GPU: kernels against torch, masks and curves of the CPU, resumed bits, fp16, no memory.
-
-No GPU has run these yet.
-"""
+"""On a real GPU: kernels against torch, masks and curves of the CPU, CUDA graphs, resumed bits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from distsent import train
 from distsent.errors import UserError
+from distsent.training import build
+from distsent.training.recorded_passes import Graphs, Run
 from tests import fixtures, interpreted_kernels, interpreted_rows, systems
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -77,6 +78,40 @@ def test_a_training_repeats_its_bits_and_resumes_with_them(
         json.loads((tmp_path / name / "run" / "result.json").read_text()) for name in ("one", "two")
     ]
     assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_passes_that_are_replayed_have_the_bits_of_passes_as_they_come(
+    inputs: list[str], tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*inputs, f"train.precision={precision}", "model.dropout=0.1", "train.max_steps=40"]
+    replays = 0
+
+    class Counted(Graphs):
+        def record(self, run: Run) -> tuple[Callable[[], Any], torch.Tensor]:
+            replay, out = super().record(run)
+
+            def counted() -> None:
+                nonlocal replays
+                replays += 1
+                replay()
+
+            return counted, out
+
+    monkeypatch.setattr(build, "Graphs", Counted)
+    run(tmp_path / "replayed", words)
+    assert replays > 10
+
+    def no_graph(self: Graphs, run: Run) -> Any:
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(Counted, "record", no_graph)
+    run(tmp_path / "as-they-come", words)
+    results = [
+        json.loads((tmp_path / name / "run" / "result.json").read_text())["weights_sha256"]
+        for name in ("replayed", "as-they-come")
+    ]
+    assert results[0] == results[1]
 
 
 def test_without_memory_a_run_ends_with_one_line(inputs: list[str], tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from distsent.batching.batch_plan import Batch, BatchPlan
 from distsent.batching.sampler import BatchSampler
 from distsent.evaluation import evaluate_split
 from distsent.training.optimizer import Schedule
+from distsent.training.passes import LOSS
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import LOSS, LossScale, TrainStep
+from distsent.training.train_step import LossScale, TrainStep
 
 Mutant = Callable[[int, int], Any]  # (rank, size) -> context
 MUTANTS: dict[str, Mutant] = {}

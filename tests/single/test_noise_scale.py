@@ -101,7 +101,7 @@ def own_gradient(step: TrainStep, batch: Batch, rows: np.ndarray) -> torch.Tenso
     embedding.sparse = False
     for row in rows:
         packed = batch.pack(np.array([row]))
-        loss = step._loss(step.forward(packed), packed.labels_n).sum()
+        loss = step.run.loss(step.forward(packed), packed.labels_n).sum()
         total += parameters_to_vector(torch.autograd.grad(loss, [p for _, p in step.flat.named]))
     embedding.sparse = True
     return total / len(batch)

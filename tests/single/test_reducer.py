@@ -19,7 +19,8 @@ from distsent.model.packed_forward import PackedForward
 from distsent.training import reducer
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
-from distsent.training.train_step import StopRequests, TrainingLoss, TrainStep
+from distsent.training.passes import Pass, TrainingLoss
+from distsent.training.train_step import StopRequests, TrainStep
 from tests import fixtures, tiny_models
 
 BUCKET = 500  # elements: a tiny model has several buckets
@@ -64,7 +65,8 @@ def make(
         sums = reducer.GradientReducer(world, flat)
     optim, forward = OptimSection(), PackedForward(model.train())
     schedule, loss = Schedule.from_job(optim, 10), TrainingLoss(SingleLabel(fixtures.LABELS))
-    return TrainStep(forward, flat, sums, optim, schedule, loss, precision), plan
+    run = Pass(forward, flat, loss, precision)
+    return TrainStep(run, sums, optim, schedule), plan
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -23,8 +23,9 @@ from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
+from distsent.training.passes import Pass, TrainingLoss
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import LossScale, TrainingLoss, TrainStep
+from distsent.training.train_step import LossScale, TrainStep
 from tests import fixtures, tiny_models
 
 STEPS = 100
@@ -55,7 +56,7 @@ def step_of(
 ) -> TrainStep:
     reducer, schedule = GradientReducer(World(), flat), Schedule.from_job(optim, steps)
     loss = TrainingLoss(SingleLabel(fixtures.LABELS), smoothing)
-    return TrainStep(forward, flat, reducer, optim, schedule, loss, precision)
+    return TrainStep(Pass(forward, flat, loss, precision), reducer, optim, schedule)
 
 
 def plain_loop(
