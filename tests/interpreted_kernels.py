@@ -24,7 +24,7 @@ from distsent.model.dropout import DropoutContext
 from distsent.operators import fused_attention, library, masks
 from distsent.operators.fused_attention import Call, FusedAttention
 from distsent.operators.softmax_dropout import UNLIMITED
-from tests import interpreted_rows
+from tests import interpreted_passes, interpreted_rows
 
 SITE, SCALE, HEADS = 5, 0.3, 2
 # Largest error over the largest value: roundings of the dtype, a few times.
@@ -239,6 +239,8 @@ def run(
     for length, rate in masks:
         yield f"masks {length} {rate}", wrong_masks(length, rate, device), 0.0
     yield from interpreted_rows.run(device)
+    if device == "cpu":
+        yield "recorded passes", interpreted_passes.errors("bf16"), 0.0
 
 
 def main() -> int:

@@ -38,11 +38,12 @@ class Batch:
     shares: np.ndarray  # examples of each worker
     micro_rows: tuple[np.ndarray, ...]  # this worker's rows, split by the token budget
     pack: Callable[[np.ndarray], PackedBatch]
+    first: PackedBatch | None = None  # of the first micro-batch, if it was prepared
 
     def micro_batches(self) -> Iterator[tuple[np.ndarray, PackedBatch]]:
         """(rows, packed batch) of each micro-batch. Packed on demand: only one is in memory."""
-        for rows in self.micro_rows:
-            yield rows, self.pack(rows)
+        for i, rows in enumerate(self.micro_rows):
+            yield rows, self.first if i == 0 and self.first is not None else self.pack(rows)
 
     def __len__(self) -> int:
         """Examples of the global batch."""
@@ -63,10 +64,11 @@ class BatchPlan:
     added_ids: tuple[int, ...] = ()  # token ids that a forward pass adds to those of the batch
     packs_on: torch.device | None = None  # where packed batches are, if not on `device`
     _block: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False)
+    _ahead: dict[int, Batch] = field(default_factory=dict, compare=False)
 
     def for_worker(self, rank: int, size: int) -> BatchPlan:
         """The same batches, as worker `rank` of `size` sees them."""
-        return replace(self, rank=rank, size=size, _block={})
+        return replace(self, rank=rank, size=size, _block={}, _ahead={})
 
     def assigned(self, step: int) -> tuple[np.ndarray, ...]:
         """(rows, their lengths, their ranks) of global batch `step`."""
@@ -76,11 +78,25 @@ class BatchPlan:
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
+        return self._ahead.pop(step, None) or self._batch(step)
+
+    def prepare(self, step: int) -> None:
+        """Plan and pack `batch(step)`, on the CPU while a GPU computes the step before."""
+        self._ahead.clear()
+        if self.packs_on is not None and self.packs_on != self.device:
+            batch = self._batch(step)
+            first = batch.pack(batch.micro_rows[0]) if batch.micro_rows else None
+            self._ahead[step] = replace(batch, first=first)
+
+    def _batch(self, step: int) -> Batch:
         rows, lengths, owner = self.assigned(step)
         mine = np.flatnonzero(owner == self.rank)
         groups = micro_batches(lengths[mine], self.token_budget)
         micro_rows = tuple(rows[mine][group] for group in groups)
-        token_ids = torch.from_numpy(self._token_ids(rows)).to(self.device)
+        token_ids = torch.from_numpy(self._token_ids(rows))
+        if self.device.type == "cuda":
+            token_ids = token_ids.pin_memory()  # so that the CPU does not wait for the copy
+        token_ids = token_ids.to(self.device, non_blocking=True)
         windows = self.tokens.window_lengths(rows)
         shares = np.bincount(owner, minlength=self.size)
         own = micro_rows, lambda r: self._pack(step, r)

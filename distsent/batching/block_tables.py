@@ -58,14 +58,14 @@ class BlockTables:
         """The batch that comes next."""
         self._lengths = lengths
         if self._kinds:
-            host = torch.zeros(
+            host = torch.empty(
                 (len(self._kinds), *self._memory.shape[1:]),
                 dtype=torch.int32,
                 pin_memory=self._memory.is_cuda,
             )
             for each, kind in zip(host.numpy(), self._kinds, strict=True):
                 table = block_table(lengths, *kind)
-                each[: len(table)] = table
+                each[: len(table)], each[len(table) :] = table, 0
             self._memory[: len(host)].copy_(host, non_blocking=True)
 
     def table(self, size: int, first_only: bool, cls_only: bool) -> Tensor:

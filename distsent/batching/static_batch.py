@@ -62,10 +62,12 @@ class StaticBatch:
 
     def fill(self, batch: PackedBatch, factor: float) -> PackedBatch:
         """`batch`, which is on the CPU, in this memory. `factor`: of the loss of each example."""
-        host = torch.zeros(len(self._memory), dtype=torch.uint8, pin_memory=self._memory.is_cuda)
+        host = torch.empty(len(self._memory), dtype=torch.uint8, pin_memory=self._memory.is_cuda)
         factors = np.full(len(batch), factor)
         for name, (_, values) in self._parts(batch, factors).items():
-            self._view(host, name)[: len(values)] = torch.from_numpy(values)
+            view = self._view(host, name)
+            view[: len(values)] = torch.from_numpy(values)
+            view[len(values) :] = 0
         self._memory.copy_(host, non_blocking=True)
         left = self._shape.examples - len(batch)
         lengths = (*batch.lengths, *(0,) * left)

@@ -6,7 +6,7 @@ Reference: `PackedAttention` in model/attention_gradient.py. Shape letters: atte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,12 +37,12 @@ def tiles_of(kernel: str, width: int, itemsize: int) -> Tiles:
 
     Other tiles have other bits.
     """
-    if itemsize == 4:
-        tiles = Tiles(32, 32, 4) if width <= 64 else Tiles(32, 16, 8)
-    else:
-        tiles = Tiles(64, 32, 4, 3) if width <= 64 else Tiles(64, 32, 8)
-    transposed = kernel == "gradient_of_keys"
-    return replace(tiles, M=tiles.N, N=tiles.M) if transposed else tiles
+    of_keys = kernel == "gradient_of_keys"
+    if itemsize == 4 and width <= 64:
+        return Tiles(16 if of_keys else 32, 32, 4)
+    warps, stages = (8, 2) if width > 64 else (4, 3)
+    M, N = (32, 16) if itemsize == 4 else (64, 32)
+    return Tiles(N, M, warps, stages) if of_keys else Tiles(M, N, warps, stages)
 
 
 @dataclass(frozen=True)

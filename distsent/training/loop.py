@@ -106,6 +106,8 @@ class Loop:
     def _requests(self) -> StopRequests:
         """This worker's requests. The main worker's clock decides about timed checkpoints."""
         session, save = self.session, False
+        if self.state.step + 1 < session.total_steps:
+            session.plan.prepare(self.state.step + 1)
         if self.saver is not None:
             elapsed = time.monotonic() - self._saved_at
             # After a failed save, the next one raises its error on all workers.

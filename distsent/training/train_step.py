@@ -24,11 +24,15 @@ from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward
 from distsent.training import half_weights
 from distsent.training.optimizer import Schedule, build_optimizer
-from distsent.training.passes import LOSS, EachAsItComes, Pass, Passes
+from distsent.training.passes import EachAsItComes, Pass, Passes
 from distsent.training.reducer import GradientReducer
 
 # Indices of control slots, after those of passes.py
 STOP, SAVE, REJOIN, SQUARE, MEMORY = range(2, 7)
+
+
+# The rows of this worker's micro-batches, and their losses
+Losses = list[tuple[np.ndarray, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class StepResult:
     finite: bool
     overflowed: bool  # not finite, and the fp16 loss scale may be the reason
     bad_rows: tuple[int, ...]  # this worker's examples with a non-finite loss
+
+
+def bad_rows(losses: Losses) -> tuple[int, ...]:
+    """The rows whose loss is not finite."""
+    found = [rows[~torch.isfinite(losses_n).cpu().numpy()] for rows, losses_n in losses]
+    return tuple(int(row) for each in found for row in each)
 
 
 @dataclass
@@ -99,11 +109,12 @@ class TrainStep:
     def __call__(
         self, batch: Batch, requests: Callable[[], StopRequests] = StopRequests
     ) -> StepResult:
-        """Train on `batch`. `requests` is called late: a signal during the step still counts.
+        """Train on `batch`. `requests` is called late: a signal during the step still counts, and
+        a GPU computes meanwhile.
 
         Raises UserError on all workers if one of them runs out of memory.
         """
-        bad_rows, problem = self._backward_in_memory(batch)
+        losses, problem = self._backward_in_memory(batch)
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
         slots[REJOIN] = float(wanted.rejoin)
@@ -127,7 +138,7 @@ class TrainStep:
         if self.scales:
             self.scale.update(finite)
         requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
-        outcome = finite, overflowed, tuple(bad_rows)
+        outcome = finite, overflowed, () if math.isfinite(loss) else bad_rows(losses)
         return StepResult(mean_loss, norm, own_square, lr, round(right), requested, *outcome)
 
     @property
@@ -140,7 +151,7 @@ class TrainStep:
         for state in self.optimizer.state.values():
             state["step"].fill_(updates)
 
-    def _backward_in_memory(self, batch: Batch) -> tuple[list[int], UserError | None]:
+    def _backward_in_memory(self, batch: Batch) -> tuple[Losses, UserError | None]:
         """`_backward`, and the error if there is no memory for it: all workers must learn of it."""
         half = self.flat.half
         try:
@@ -152,22 +163,18 @@ class TrainStep:
             return self._backward_in_memory(batch)
         return [], problem
 
-    def _backward(self, batch: Batch) -> list[int]:
-        """Accumulate the gradient. Returns this worker's rows with a non-finite loss."""
+    def _backward(self, batch: Batch) -> Losses:
+        """Accumulate the gradient. A GPU may still compute when this returns."""
         self.flat.zero_grads(self._token_ids)
         self._token_ids = batch.token_ids
-        losses: list[tuple[np.ndarray, torch.Tensor]] = []
+        losses: Losses = []
         for i, (rows, packed) in enumerate(batch.micro_batches()):
             if i + 1 == len(batch.micro_rows):
                 self.reducer.arm()
             losses.append((rows, self._passes(packed, self.scale.value / len(batch))))
             self.reducer.end_pass()
             self.reducer.world.progress.worked()
-        if torch.isfinite(self.flat.control_slots[LOSS]):
-            return []
-        return [
-            row for rows, x in losses for row in rows[~torch.isfinite(x).cpu().numpy()].tolist()
-        ]
+        return losses
 
     def _norm(self) -> float:
         """The norm of the unscaled gradient. Untouched embedding rows are zero."""

@@ -29,7 +29,7 @@ from distsent.runtime import checkpoint
 from distsent.runtime import device as devices
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training import inputs, replica_check
-from distsent.training.train_step import TrainStep
+from distsent.training.train_step import Losses, TrainStep
 from tests.parallel.driver import drive
 from tests.parallel.mutants import mutant
 
@@ -55,7 +55,7 @@ def nan_loss(steps: tuple[int, ...], on_this_rank: bool) -> Any:
     """Make the loss of one example NaN in some steps."""
     real = TrainStep._backward
 
-    def backward(self: TrainStep, batch: Batch) -> list[int]:
+    def backward(self: TrainStep, batch: Batch) -> Losses:
         if not on_this_rank or batch.step not in steps:
             return real(self, batch)
         with patch.object(self.run, "forward", NanForward(self.forward)):
@@ -81,11 +81,11 @@ def infinite_gradient_on_rank_0(rank: int, size: int) -> Iterator[Any]:
     """The loss is finite, its gradient is not."""
     real = TrainStep._backward
 
-    def backward(self: TrainStep, batch: Batch) -> list[int]:
-        bad_rows = real(self, batch)
+    def backward(self: TrainStep, batch: Batch) -> Losses:
+        losses = real(self, batch)
         if rank == 0 and batch.step == STEP:
             self.flat.grads[-1] = float("inf")
-        return bad_rows
+        return losses
 
     with patch.object(TrainStep, "_backward", backward):
         yield

@@ -19,7 +19,7 @@ from distsent.job.check import to_word
 from distsent.model.packed_forward import PackedForward
 from distsent.runtime import checkpoint
 from distsent.training.session import TrainingRun
-from distsent.training.train_step import TrainStep
+from distsent.training.train_step import Losses, TrainStep
 from tests import fixtures, systems
 from tests.parallel.conftest import but
 from tests.parallel.driver import NoSignals
@@ -120,11 +120,11 @@ def stop_requested_in_step(step: int, stop: NoSignals) -> Iterator[None]:
     """A stop request arrives between the forward passes of a step."""
     real = TrainStep._backward
 
-    def backward(self: TrainStep, batch: object) -> list[int]:
-        bad_rows = real(self, batch)  # type: ignore[arg-type]
+    def backward(self: TrainStep, batch: object) -> Losses:
+        losses = real(self, batch)  # type: ignore[arg-type]
         if batch.step == step:  # type: ignore[attr-defined]
             stop.requested = "SIGTERM"
-        return bad_rows
+        return losses
 
     with patch.object(TrainStep, "_backward", backward):
         yield

@@ -20,7 +20,7 @@ from distsent.evaluation import evaluate_split
 from distsent.training.optimizer import Schedule
 from distsent.training.passes import LOSS
 from distsent.training.reducer import GradientReducer
-from distsent.training.train_step import LossScale, TrainStep
+from distsent.training.train_step import Losses, LossScale, TrainStep
 
 Mutant = Callable[[int, int], Any]  # (rank, size) -> context
 MUTANTS: dict[str, Mutant] = {}
@@ -55,13 +55,13 @@ def mean_of_means(rank: int, size: int) -> Iterator[Any]:
     """Each worker takes the mean over its own examples; the all-reduce takes the mean of means."""
     real = TrainStep._backward
 
-    def wrong(self: TrainStep, batch: Batch) -> list[int]:
-        bad = real(self, batch)
+    def wrong(self: TrainStep, batch: Batch) -> Losses:
+        losses = real(self, batch)
         mine = sum(len(rows) for rows in batch.micro_rows)
         factor = len(batch) / (max(1, mine) * size)
         self.flat.grads.mul_(factor)
         self.flat.control_slots[LOSS] *= factor
-        return bad
+        return losses
 
     with no_overlap(), patch.object(TrainStep, "_backward", wrong):
         yield
@@ -72,17 +72,17 @@ def accumulated_means(rank: int, size: int) -> Iterator[Any]:
     """All micro-batches have equal weight, however many examples they have."""
     real = TrainStep._backward
 
-    def wrong(self: TrainStep, batch: Batch) -> list[int]:
-        bad: list[int] = []
+    def wrong(self: TrainStep, batch: Batch) -> Losses:
+        losses: Losses = []
         kept, loss = torch.zeros_like(self.flat.grads), 0.0
         for rows in batch.micro_rows:
-            bad += real(self, replace(batch, micro_rows=(rows,)))
+            losses += real(self, replace(batch, micro_rows=(rows,)))
             factor = len(batch) / (len(rows) * len(batch.micro_rows) * size)
             kept += self.flat.grads * factor
             loss += float(self.flat.control_slots[LOSS]) * factor
         self.flat.grads.copy_(kept)
         self.flat.control_slots[LOSS] = loss
-        return bad
+        return losses
 
     with no_overlap(), patch.object(TrainStep, "_backward", wrong):
         yield
@@ -291,7 +291,7 @@ def no_memory(rank: int, size: int) -> Iterator[Any]:
     """No mistake: from the fifth step on, the last worker's first layers have no memory."""
     real, calls = TrainStep._backward, [0]
 
-    def fails(self: TrainStep, batch: Batch) -> list[int]:
+    def fails(self: TrainStep, batch: Batch) -> Losses:
         found = real(self, batch)  # buckets have left by now
         calls[0] += 1
         if calls[0] >= 5 and rank == size - 1:

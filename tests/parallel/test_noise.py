@@ -47,7 +47,7 @@ def examples(
     parameters, found = [p for _, p in step.flat.named], []
     for row in range(len(plan.tokens)):
         packed = plan._pack(0, np.array([row]))
-        loss = step._loss(forward(packed), packed.labels_n).sum()
+        loss = step.run.loss(forward(packed), packed.labels_n).sum()
         gradient = parameters_to_vector(torch.autograd.grad(loss, parameters))
         found.append(gradient.double().numpy())
     return np.array(found), plan
