@@ -1,7 +1,7 @@
 """Training on one GPU against Hugging Face Trainer, in at most eight minutes.
 
-Correctness comes first: the kernels must agree with torch, and the systems'
-loss curves with each other. Then come the settings, the most usual ones first: texts, encoders and precisions differ.
+Correctness comes first: the kernels must agree with torch, and the systems' loss curves with each
+other. Then come the settings, the most usual ones first: texts, encoders and precisions differ.
 """
 
 from __future__ import annotations
