@@ -1,7 +1,7 @@
 """Triton's kernels: whether they run here, and how they are launched.
 
-The files of kernels, `*_kernels.py`, need Triton and are imported at the first launch. No GPU has
-run any of them yet: the tests interpret them on CPUs, and compile them.
+The files of kernels, `*_kernels.py`, need Triton and are imported at the first launch. Without a
+GPU the tests interpret them on CPUs, and compile them.
 """
 
 from __future__ import annotations

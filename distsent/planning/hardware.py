@@ -92,8 +92,11 @@ class Hardware:
         return slower(within, self.between) if self.workers_per_machine > 1 else self.between
 
     def overlaps(self, workers: int) -> bool:
-        """Whether buckets leave during backward (training/reducer.py: `overlaps_backward`)."""
-        return workers > 1 and (self.gpu or self.machines(workers) > 1)
+        """Whether buckets leave during backward (training/reducer.py: `overlaps_backward`).
+
+        On GPUs they do not where passes are recorded, as those of usual encoders are.
+        """
+        return not self.gpu and self.machines(workers) > 1
 
 
 def at_count(measured: Mapping[int, T], workers: int) -> T:

@@ -116,7 +116,7 @@ def build_plan(
     added_ids = forward.added_ids if isinstance(forward, PaddedForward) else ()
     rank, size, budget = world.rank, world.size, job.train.token_budget
     # Recorded passes copy a whole batch to the GPU at once.
-    packs_on = torch.device("cpu") if records_passes(job, world, forward) else None
+    packs_on = torch.device("cpu") if records_passes(job, forward) else None
     return BatchPlan(tokens, sampler, flops, rank, size, budget, device, added_ids, packs_on)
 
 
@@ -133,7 +133,7 @@ def build_step(
     """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
     kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
-    recorded = records_passes(job, world, forward)
+    recorded = records_passes(job, forward)
     mixed = len(set(kinds)) > 1
     reducer = GradientReducer(world, flat, mixed, overlap=not recorded)
     schedule = Schedule.from_job(job.optim, total_steps)
@@ -146,13 +146,12 @@ def build_step(
     return TrainStep(run, reducer, job.optim, schedule, passes)
 
 
-def records_passes(job: Job, world: World, forward: Forward) -> bool:
+def records_passes(job: Job, forward: Forward) -> bool:
     """Whether passes are recorded as CUDA graphs, which needs attention's kernels.
 
-    Between machines they are not: there gradients leave during backward, which a recorded one
-    cannot let them do. Nor with a pooling that reads how many tokens there are, or recomputation.
+    Not with a pooling that reads how many tokens there are, nor with recomputation. Gradients then
+    leave after backward, also between machines: a pass as it comes takes longer than that saves.
     """
     on_gpu = forward.model.device.type == "cuda" and library.used() != library.REFERENCE
     packed = isinstance(forward, PackedForward) and forward.pooling is FIRST
-    simple = job.data.long != WINDOWS and not job.train.recompute
-    return on_gpu and packed and simple and world.size == world.local_size
+    return on_gpu and packed and job.data.long != WINDOWS and not job.train.recompute

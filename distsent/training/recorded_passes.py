@@ -97,6 +97,7 @@ class RecordedPasses:
         """Free the memory of recorded passes, and record no more. False: there is none."""
         if self._recorder is None:
             return False
+        self._log("no memory for CUDA graphs: passes run kernel by kernel")
         self._recorder, self._known = None, {}
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

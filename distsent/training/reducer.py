@@ -4,7 +4,7 @@ Gradients are summed in flat buckets, in one fixed order; of the embedding's, on
 All workers know the global batch, so they know its token ids. The other rows of the embedding's
 gradient are zero everywhere, so the result has the bits of a dense all-reduce.
 
-Between machines, and on GPUs unless passes are recorded, a bucket leaves as soon as its last
+Between machines, and between GPUs, if passes are not recorded, a bucket leaves as soon as its last
 gradient is ready and those of the layers above have left, while backward continues with the layers
 below. All workers send buckets in the same order, also one without rows in a batch: torch's
 collectives match by their order alone. Within one machine that gains nothing: the cores that move
