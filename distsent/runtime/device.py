@@ -68,6 +68,16 @@ def resolve_precision(requested: str, device: torch.device) -> tuple[str, str | 
     return best, f"train.precision = {why}: this run uses {best}, which is faster on this machine"
 
 
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """A line for the log if torch has only its slowest products for this precision."""
+    if precision != "bf16" or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return (
+        'train.precision = "bf16": this CPU has no AVX-512, so products in bf16 take many times as '
+        'long as in float32; set it to "auto" or "float32"'
+    )
+
+
 def pinned_precision(requested: str, started: Mapping[str, Any]) -> str:
     """The precision in the `job.json` of the run's first start, if that start requested the same.
 

@@ -67,7 +67,8 @@ def open_model(
     key = "train.precision" if note is None else None
     usable = partial(usable_precision, forward, tokenizer, precision, key)
     precision, fault = world.all_or_raise(usable, "run.usable")
-    notes = [fault or note, padding_note, choose_operators(world, forward, precision)]
+    slow = None if fault else devices.slow_precision(precision, device)
+    notes = [fault or note, slow, padding_note, choose_operators(world, forward, precision)]
     if device.type == "cuda":
         strict = partial(strict_or_note, forward, tokenizer, precision)
         notes.append(world.all_or_raise(strict, "run.determinism"))

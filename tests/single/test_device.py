@@ -1,6 +1,7 @@
 """A worker's precision and threads, and the container's CPU quota."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,24 @@ import torch
 from distsent.runtime import cgroup, device
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "supported", "warns"),
+    [
+        ("bf16", "cpu", False, True),
+        ("bf16", "cpu", True, False),
+        ("bf16", "cuda", False, False),
+        ("float32", "cpu", False, False),
+    ],
+)
+def test_a_line_names_a_precision_that_is_slow_here(
+    precision: str, kind: str, supported: bool, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: supported)
+    monkeypatch.setattr(torch.ops, "mkldnn", asked)
+    line = device.slow_precision(precision, torch.device(kind))
+    assert (line is not None and 'set it to "auto" or "float32"' in line) == warns
 
 
 @pytest.mark.parametrize(
