@@ -32,7 +32,7 @@ from tests import tiny_models
 
 CPU = torch.device("cpu")
 # Of the micro-batches of each step. Steps of equal numbers of tokens share a recorded pass.
-STEPS = [[(9, 1, 5)], [(4, 4, 7)], [(2, 2, 2, 2, 2, 5), (7, 8)], [(1, 1, 13), (15,)], [(3, 3, 9)]]
+STEPS = [[(9, 1, 5)], [(4, 4, 7)], [(2, 2, 2, 2, 2, 5), (7, 8, 1)], [(1, 1, 13), (2, 9, 4)]]
 
 
 class Again:
@@ -41,8 +41,8 @@ class Again:
     def __init__(self, flat: FlatParameters) -> None:
         self.flat, self.replays = flat, 0
 
-    def aside(self, run: Run) -> Tensor:
-        return run()
+    def aside(self, run: Run) -> None:
+        run()
 
     def record(self, run: Run) -> tuple[Callable[[], Any], Tensor]:
         before = self.flat.buffer.clone()

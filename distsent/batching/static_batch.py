@@ -67,7 +67,8 @@ class StaticBatch:
         for name, (_, values) in self._parts(batch, factors).items():
             view = self._view(host, name)
             view[: len(values)] = torch.from_numpy(values)
-            view[len(values) :] = 0
+            # Filler tokens are like the first token, which has a gradient anyway.
+            view[len(values) :] = view[0] if name.endswith("_T") else 0
         self._memory.copy_(host, non_blocking=True)
         left = self._shape.examples - len(batch)
         lengths = (*batch.lengths, *(0,) * left)

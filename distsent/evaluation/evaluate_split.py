@@ -34,11 +34,12 @@ def evaluate_split(
     precision: str,
     device: torch.device,
     stop: Callable[[], bool] = lambda: False,
+    free: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """The split's scores, and its logits [n, C] float32 in row order; equal on all workers.
 
-    Raises Stopped on all workers when `stop` returns True on any of them. Raises WorkerFailed
-    unless each row was scored exactly once.
+    `free`: called if there is no memory; True: it freed some. Raises Stopped on all workers when
+    `stop` returns True on any of them. Raises WorkerFailed unless each row was scored exactly once.
     """
     started, n, classes = time.perf_counter(), len(tokens), len(task.names)
     batch_tokens = batch_tokens_for(device, batch_tokens)
@@ -47,6 +48,13 @@ def evaluate_split(
     logits = torch.zeros(n, classes + 1)  # the last column counts how often a row was scored
 
     counts, loss_sum, training = task.no_counts(), 0.0, forward.model.training
+
+    def attempt(rows: np.ndarray) -> tuple[float, UserError | None]:
+        try:
+            return score(rows), None
+        except (MemoryError, RuntimeError) as error:
+            problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
+        return attempt(rows) if free() else (0.0, problem)
 
     def score(rows: np.ndarray) -> float:
         batch = collate(tokens, rows, None, device)
@@ -62,10 +70,8 @@ def evaluate_split(
     for i in range(rounds):
         problem = None
         if i < len(batches):
-            try:
-                loss_sum += score(batches[i])
-            except (MemoryError, RuntimeError) as error:
-                problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
+            loss, problem = attempt(batches[i])
+            loss_sum += loss
         _agree_to_go_on(world, stop(), problem)
     forward.model.train(training)
 

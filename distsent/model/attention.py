@@ -101,7 +101,8 @@ def attend(
     limits = window.before, window.after
     shared = len(q) != len(k), scale, dropout, *limits, batch.tables
     call = fused_attention.Call(batch.lengths, *shared)
-    fused = training and fused_attention.supports(q)
+    fused = fused_attention.supports(q) and (training or batch.tables is not None)
+    assert fused or batch.tables is None, "a recorded pass needs attention's kernels"
     if compiled_attention.supports(q) and not fused:
         return compiled_attention.CompiledAttention.apply(q, k, v, call)
     q, k, v = (to_autocast_dtype(repeat_heads(x, q.shape[1])) for x in (q, k, v))

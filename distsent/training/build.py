@@ -28,7 +28,7 @@ from distsent.model.padded_forward import PaddedForward
 from distsent.model.pooling import FIRST
 from distsent.model.recompute import recompute_layers
 from distsent.model.weights import Loaded
-from distsent.operators import gpu, library
+from distsent.operators import fused_attention, gpu, library
 from distsent.runtime import device as devices
 from distsent.runtime.heap import trim_between_layers, trim_heap
 from distsent.training import replica_check
@@ -133,10 +133,11 @@ def build_step(
 ) -> TrainStep:
     """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
-    kinds = world.allgather_object(devices.arithmetic(device), "run.devices")
     recorded = records_passes(job, forward)
-    mixed = len(set(kinds)) > 1
-    reducer = GradientReducer(world, flat, mixed, overlap=not recorded)
+    kinds = world.allgather_object((devices.arithmetic(device), recorded), "run.devices")
+    # All workers send their gradients in the same order.
+    mixed, overlap = len(set(kinds)) > 1, not any(recorded for _, recorded in kinds)
+    reducer = GradientReducer(world, flat, mixed, overlap)
     schedule = Schedule.from_job(job.optim, total_steps)
     task = choose_task(job.data.task, store.label_names)
     weights_C = class_weights(job, store, task, device)
@@ -155,4 +156,13 @@ def records_passes(job: Job, forward: Forward) -> bool:
     """
     on_gpu = forward.model.device.type == "cuda" and library.used() != library.REFERENCE
     packed = isinstance(forward, PackedForward) and forward.pooling is FIRST
-    return on_gpu and packed and job.data.long != WINDOWS and not job.train.recompute
+    simple = job.data.long != WINDOWS and not job.train.recompute
+    return on_gpu and packed and simple and has_kernel(forward.model.config)
+
+
+def has_kernel(config: Any) -> bool:
+    """Whether heads are narrow enough for attention's kernels."""
+    text = config.get_text_config()
+    hidden, heads = (getattr(text, each, None) for each in ("hidden_size", "num_attention_heads"))
+    width = getattr(text, "head_dim", None) or (hidden // heads if hidden and heads else None)
+    return width is not None and width <= fused_attention.MAX_WIDTH

@@ -81,8 +81,8 @@ class HalfWeights:
         self._copies.written = set(parameters)
 
     def gradients_16(self) -> Tensor:
-        """A copy of the buffer of 16-bit gradients, as integers."""
-        return self._half_grads.clone().view(torch.int16)
+        """A copy of the buffer of 16-bit gradients, as integers, on the CPU."""
+        return self._half_grads.to("cpu", copy=True).view(torch.int16)
 
     def end_pass(self) -> None:
         """All gradients of this backward pass have been added."""

@@ -3,12 +3,14 @@
 A pass of a base encoder launches about a thousand kernels, which takes a CPU several times as long
 as they take a GPU. A replay is one launch, of the same kernels in the same order: the same bits. A
 shape's first batch runs as it comes, so that all kernels are compiled; with its second one the pass
-is recorded. The first recording is compared with a pass as it comes.
+is recorded. The first replay, of a third batch, is compared with that batch's pass as it comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,16 +19,18 @@ from torch import Tensor, nn
 
 from distsent.batching.packing import PackedBatch
 from distsent.batching.static_batch import Shape, StaticBatch
+from distsent.errors import is_out_of_memory
 from distsent.training.passes import Pass
 
 Run = Callable[[], Tensor]
+MOST = 128  # recorded passes of a run: each takes a few megabytes of a GPU
 
 
 class Recorder(Protocol):
     """How a pass is recorded."""
 
-    def aside(self, run: Run) -> Tensor:
-        """Run it where it would be recorded."""
+    def aside(self, run: Run) -> None:
+        """Run it where it would be recorded. Raises RuntimeError if the CPU waits for the GPU."""
 
     def record(self, run: Run) -> tuple[Callable[[], Any], Tensor]:
         """A function that runs it again, and the memory of its result."""
@@ -38,20 +42,30 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
-    def aside(self, run: Run) -> Tensor:
-        current = torch.cuda.current_stream()
+    def aside(self, run: Run) -> None:
+        current, mode = torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            out = run()
-        current.wait_stream(self._stream)
-        return out
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with torch.cuda.stream(self._stream):
+                run()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            current.wait_stream(self._stream)
 
     def record(self, run: Run) -> tuple[Callable[[], Any], Tensor]:
+        """As `torch.cuda.graph` does, which does not come back from a capture that fails."""
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        # Thread-local: a save in another thread may use the GPU meanwhile.
-        options: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, stream=self._stream, **options):
-            out = run()
+        with torch.cuda.stream(self._stream):
+            # Thread-local: a save in another thread may use the GPU meanwhile.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                out = run()
+            finally:
+                graph.capture_end()
         return graph.replay, out
 
 
@@ -74,7 +88,7 @@ class RecordedPasses:
         self._pass, self._device, self._log = run, device, log
         self._recorder: Recorder | None = recorder
         self._known: dict[Shape, Known] = {}
-        self._compared = False
+        self._recorded, self._compared = 0, False
 
     def __call__(self, batch: PackedBatch, factor: float) -> Tensor:
         """The loss of each example. `factor`: by which an example's loss counts."""
@@ -88,9 +102,12 @@ class RecordedPasses:
         def run() -> Tensor:
             return self._pass(packed, known.static.factor_n)
 
-        if self._recorder is not None and known.replay is None and not first:
-            self._record(known, run, self._recorder)
-        losses_n = run() if known.replay is None else self._replay(known, known.replay)
+        if known.replay is None and not first and self._recorded < MOST:
+            self._attempt(lambda recorder: self._record(known, run, recorder))
+        elif known.replay is not None and not self._compared:
+            self._attempt(lambda recorder: self._compare(known, run, recorder))
+        replayed = known.replay is not None and self._compared
+        losses_n = self._replay(known) if replayed else run()
         return losses_n[: len(batch.labels_n)].clone()
 
     def forget(self) -> bool:
@@ -98,50 +115,73 @@ class RecordedPasses:
         if self._recorder is None:
             return False
         self._log("no memory for CUDA graphs: passes run kernel by kernel")
+        self._stop()
+        return True
+
+    def _stop(self) -> None:
         self._recorder, self._known = None, {}
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        return True
 
-    def _replay(self, known: Known, replay: Callable[[], Any]) -> Tensor:
-        replay()
+    def _replay(self, known: Known) -> Tensor:
+        assert known.replay is not None
+        known.replay()
         if self._pass.flat.half is not None:
             self._pass.flat.half.written = known.written
         return known.losses_n
 
-    def _record(self, known: Known, run: Run, recorder: Recorder) -> None:
-        """Leaves the gradients as they are. If it fails, no pass is recorded any more."""
-        before = self._pass.flat.buffer.clone() if not self._compared else None
+    def _attempt(self, step: Callable[[Recorder], None]) -> None:
+        """If it fails, no pass is recorded or replayed any more. Gradients stay as they are."""
+        if self._recorder is None:
+            return
         try:
-            if before is not None:
-                recorder.aside(run)
-                expected = self._gradients()
-                self._restore(before)
-            replay, known.losses_n = recorder.record(run)
-            half = self._pass.flat.half
-            known.written = frozenset() if half is None else half.written
-            if before is not None:
-                replay()
-                if not all(map(torch.equal, self._gradients(), expected)):
-                    raise RuntimeError("its gradients differ")
-            known.replay, self._compared = replay, True
-        except torch.OutOfMemoryError:
-            raise
+            step(self._recorder)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             said = (str(error).splitlines() or [""])[0][:120]
             self._log(f"passes run kernel by kernel, not as CUDA graphs: {said}")
-            self._recorder = None
+            self._stop()
+
+    def _record(self, known: Known, run: Run, recorder: Recorder) -> None:
+        half = self._pass.flat.half
+        if self._recorded == 0:
+            with self._kept():
+                recorder.aside(run)
+        try:
+            known.replay, known.losses_n = recorder.record(run)
+            known.written = frozenset() if half is None else half.written
         finally:
-            self._restore(before)
+            if half is not None:
+                half.written = frozenset()
+        self._recorded += 1
+
+    def _compare(self, known: Known, run: Run, recorder: Recorder) -> None:
+        """Raises RuntimeError unless a replay has the bits of a pass as it comes."""
+        with self._kept():
+            recorder.aside(run)
+            expected = self._gradients()
+        with self._kept():
+            self._replay(known)
+            found = self._gradients()
+        if not all(map(torch.equal, found, expected)):
+            raise RuntimeError("a replay had other gradients")
+        self._compared = True
 
     def _gradients(self) -> list[Tensor]:
-        """A copy of all gradients and control slots, as integers: NaN equals NaN."""
+        """All gradients and control slots, as integers: NaN equals NaN. On the CPU."""
         flat = self._pass.flat
-        found = [flat.buffer.clone().view(torch.int32)]
+        found = [flat.buffer.to("cpu", copy=True).view(torch.int32)]
         return found if flat.half is None else [*found, flat.half.gradients_16()]
 
-    def _restore(self, before: Tensor | None) -> None:
-        if before is not None:
-            self._pass.flat.buffer.copy_(before)
-        if self._pass.flat.half is not None:
-            self._pass.flat.half.written = frozenset()
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Gradients and control slots are afterwards what they were."""
+        flat = self._pass.flat
+        before = flat.buffer.to("cpu", copy=True)
+        try:
+            yield
+        finally:
+            flat.buffer.copy_(before)
+            if flat.half is not None:
+                flat.half.written = frozenset()

@@ -167,6 +167,7 @@ class Session:
                     precision=self.precision,
                     device=self.device,
                     stop=lambda: self.stop.requested is not None,
+                    free=self.train_step.free,
                 )
         except Stopped:
             self.log_stop(f"the evaluation of {split} is not finished")

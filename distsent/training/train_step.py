@@ -141,6 +141,10 @@ class TrainStep:
         outcome = finite, overflowed, () if math.isfinite(loss) else bad_rows(losses)
         return StepResult(mean_loss, norm, own_square, lr, round(right), requested, *outcome)
 
+    def free(self) -> bool:
+        """Free the memory that is kept from step to step. False: there is none."""
+        return self._passes.forget()
+
     @property
     def forward(self) -> Forward:
         return self.run.forward
@@ -159,7 +163,7 @@ class TrainStep:
                 return self._backward(batch), None
         except (MemoryError, RuntimeError) as error:
             problem = out_of_memory(error, "training", self.advice)
-        if self._passes.forget():
+        if self.free():
             return self._backward_in_memory(batch)
         return [], problem
 

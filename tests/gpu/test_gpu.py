@@ -11,12 +11,13 @@ import torch
 from distsent import train
 from distsent.errors import UserError
 from distsent.training import build
+from distsent.training.passes import Pass
 from distsent.training.recorded_passes import Graphs, Run
 from tests import fixtures, interpreted_kernels, interpreted_rows, systems
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 OPTIONS = [
-    "train.batch_size=8", "train.max_steps=12", "log.every=1", "eval.every=end",
+    "train.batch_size=8", "log.every=1", "eval.every=end",
     "checkpoint.every_steps=6", "optim.warmup=0", "data.max_length=32",
 ]  # fmt: skip
 
@@ -45,8 +46,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"data.source={data}", f"model.name={systems.encoder(folder / 'encoder', 'bert')}"]
 
 
-def run(folder: Path, words: list[str]) -> list[float]:
+def run(folder: Path, words: list[str], steps: int = 12) -> list[float]:
     """The loss of each step of a training in this process."""
+    words = [*words, f"train.max_steps={steps}"]
     assert train.main([*OPTIONS, *words, f"run.dir={folder}", "job.name=run"]) == 0
     lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "lr" in line]
@@ -99,19 +101,35 @@ def test_passes_that_are_replayed_have_the_bits_of_passes_as_they_come(
             return counted, out
 
     monkeypatch.setattr(build, "Graphs", Counted)
-    run(tmp_path / "replayed", words)
-    assert replays > 3
+    run(tmp_path / "replayed", words, steps=60)
+    assert replays > 20
 
     def no_graph(self: Graphs, run: Run) -> Any:
         raise RuntimeError("not here")
 
     monkeypatch.setattr(Counted, "record", no_graph)
-    run(tmp_path / "as-they-come", words)
+    run(tmp_path / "as-they-come", words, steps=60)
     results = [
         json.loads((tmp_path / name / "run" / "result.json").read_text())["weights_sha256"]
         for name in ("replayed", "as-they-come")
     ]
     assert results[0] == results[1]
+
+
+def test_a_pass_that_waits_for_the_gpu_is_not_recorded(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    plain = run(tmp_path / "plain", inputs, steps=30)
+    real = Pass.__call__
+
+    def waits(self: Pass, packed: Any, factor_n: torch.Tensor) -> torch.Tensor:
+        losses_n = real(self, packed, factor_n)
+        assert losses_n.sum().item() > 0
+        return losses_n
+
+    monkeypatch.setattr(Pass, "__call__", waits)
+    assert run(tmp_path / "waits", inputs, steps=30) == plain
+    assert "passes run kernel by kernel" in "".join(capsys.readouterr())
 
 
 def test_without_memory_a_run_ends_with_one_line(inputs: list[str], tmp_path: Path) -> None:

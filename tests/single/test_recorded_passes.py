@@ -58,8 +58,8 @@ class Recorder:
     def __init__(self, run: Sums, wrong: float = 0.0) -> None:
         self.run, self.wrong, self.recorded = run, wrong, 0
 
-    def aside(self, run: Run) -> Tensor:
-        return run()
+    def aside(self, run: Run) -> None:
+        run()
 
     def record(self, run: Run) -> tuple[Callable[[], Any], Tensor]:
         self.recorded += 1
@@ -77,6 +77,25 @@ class Recorder:
 class Refuses(Recorder):
     def record(self, run: Run) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+class Waits(Recorder):
+    """The CPU waits for the GPU in the middle of a pass."""
+
+    def aside(self, run: Run) -> None:
+        run()
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+
+class Frozen(Recorder):
+    """Replays what it recorded, whatever batch has come."""
+
+    def record(self, run: Run) -> tuple[Callable[[], Any], Tensor]:
+        before = self.run.flat.buffer.clone()
+        out = run().clone()
+        added = self.run.flat.buffer - before
+        self.run.flat.buffer.copy_(before)
+        return lambda: self.run.flat.buffer.add_(added), out
 
 
 def passes(kind: type[Recorder] = Recorder, **options: float) -> tuple[Any, Sums, Any, list[str]]:
@@ -110,7 +129,9 @@ def test_a_shape_is_recorded_with_its_second_batch() -> None:
     ("kind", "options", "why"),
     [
         (Refuses, {}, "operation not permitted when stream is capturing"),
-        (Recorder, {"wrong": 1e-3}, "its gradients differ"),
+        (Waits, {}, "called a synchronizing CUDA operation"),
+        (Recorder, {"wrong": 1e-3}, "a replay had other gradients"),
+        (Frozen, {}, "a replay had other gradients"),
     ],
 )
 def test_what_cannot_be_recorded_runs_kernel_by_kernel(kind: Any, options: Any, why: str) -> None:
@@ -122,6 +143,32 @@ def test_what_cannot_be_recorded_runs_kernel_by_kernel(kind: Any, options: Any, 
         assert torch.equal(recorded(packed, 0.5), right)
     assert torch.equal(run.flat.buffer, expected.flat.buffer)
     assert lines == [f"passes run kernel by kernel, not as CUDA graphs: {why}"]
+    assert not recorded.forget()
+
+
+@pytest.mark.parametrize("batches", [0, 1, 4])
+def test_passes_forget_once(batches: int) -> None:
+    recorded, _, _, lines = passes()
+    for n in range(batches):
+        recorded(batch(4, 2, first=3 + n), 0.5)
+    assert recorded.forget()
+    recorded(batch(4, 2), 0.5)
+    assert not recorded.forget()
+    assert lines == ["no memory for CUDA graphs: passes run kernel by kernel"]
+
+
+def test_a_recording_without_memory_is_no_other_failure() -> None:
+    class Full(Recorder):
+        def record(self, run: Run) -> Any:
+            raise RuntimeError("CUDA error: out of memory")
+
+    recorded, _, _, lines = passes(Full)
+    recorded(batch(4, 2), 0.5)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        recorded(batch(4, 2), 0.5)
+    assert recorded.forget()
+    assert torch.isfinite(recorded(batch(4, 2), 0.5)).all()
+    assert len(lines) == 1
 
 
 def step_and_plan(budget: int) -> tuple[TrainStep, BatchPlan]:
