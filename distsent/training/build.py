@@ -134,9 +134,10 @@ def build_step(
     """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
     recorded = records_passes(job, forward)
-    kinds = world.allgather_object((devices.arithmetic(device), recorded), "run.devices")
+    own = devices.arithmetic(device), recorded
+    kinds, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
     # All workers send their gradients in the same order.
-    mixed, overlap = len(set(kinds)) > 1, not any(recorded for _, recorded in kinds)
+    mixed, overlap = len(set(kinds)) > 1, not any(records)
     reducer = GradientReducer(world, flat, mixed, overlap)
     schedule = Schedule.from_job(job.optim, total_steps)
     task = choose_task(job.data.task, store.label_names)
