@@ -80,9 +80,10 @@ def test_dropout_and_curve_depend_on_neither_workers_nor_token_budget(
     found: Outcomes, name: str
 ) -> None:
     one, two = (numpy.array(found(n)[name]["curve"]) for n in (1, 2))
-    assert len(one) == 4 and two[:, 0] == pytest.approx(one[:, 0], rel=1e-5)
-    # oneDNN rounds a product of few rows otherwise than one of many: T5's norm moves by 2e-5.
-    assert two[:, 1] == pytest.approx(one[:, 1], rel=5e-5)
+    # Libraries round a product of few rows otherwise than one of many. On a CPU with AVX2 alone,
+    # mT5's third loss moves by 1.3e-5 and Qwen 3.5's norm by 5.5e-5. A wrong mask moves far more.
+    assert len(one) == 4 and two[:, 0] == pytest.approx(one[:, 0], rel=5e-5)
+    assert two[:, 1] == pytest.approx(one[:, 1], rel=2e-4)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

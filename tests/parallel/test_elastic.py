@@ -130,7 +130,7 @@ def test_a_task_goes_on_without_a_lost_worker(
     assert ours["history"][-1]["step"] == 18 and len(ours["history"]) == 3
     for split, scores in theirs["eval"].items():
         for name in METRICS[task]:
-            # A correlation is near 0 here, where rounding is large beside it.
-            least = 1e-4 if name == "pearson" else 1e-12
+            # A correlation is near 0 here, where rounding is large beside it: 1.2e-4 on one CPU.
+            least = 5e-4 if name == "pearson" else 1e-12
             expected = pytest.approx(scores[name], rel=1e-4, abs=least)
             assert ours["eval"][split][name] == expected, name

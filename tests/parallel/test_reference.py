@@ -186,4 +186,8 @@ def test_each_task_trains_and_evaluates_like_hugging_faces_trainer(
     assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [6, 12, 18]
     for key in ("loss", *({"f1_micro", "map", "mae"} & {*ours[0]})):
         expected = [line[f"eval_{key}"] for line in theirs]
-        assert [line[key] for line in ours] == pytest.approx(expected, rel=1e-4), key
+        # Rounding may swap two scores that are nearly equal, which moves the mean average precision
+        # by 0.005. That it is computed right is tested on equal scores.
+        swap = 0.01 if key == "map" else None
+        found = [line[key] for line in ours]
+        assert found == pytest.approx(expected, rel=1e-4, abs=swap), key

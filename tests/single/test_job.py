@@ -571,14 +571,14 @@ def test_the_documented_keys_are_the_schema():
     )
 
 
-def test_a_job_is_checked_at_once_and_without_heavy_imports():
+def test_a_job_is_checked_without_heavy_imports():
+    """Each takes a part of a second, in which a mistake could be shown."""
     script = (
-        "import time, sys; start = time.process_time(); import distsent.job; "
-        "distsent.job.load_job(None, ['train.epochs=2']); took = time.process_time() - start; "
-        "print(took, *sorted({'torch', 'numpy', 'transformers', 'datasets'} & set(sys.modules)))"
+        "import sys, distsent.job; distsent.job.load_job(None, ['train.epochs=2']); "
+        "print(*sorted(set(map(lambda name: name.partition('.')[0], sys.modules))))"
     )
     command, env = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": ""}
     options = {"cwd": REPOSITORY, "env": env, "capture_output": True, "text": True, "check": True}
-    answers = [subprocess.run(command, **options).stdout.split() for _ in range(5)]
-    assert all(len(answer) == 1 for answer in answers), answers
-    assert min(float(answer[0]) for answer in answers) < 0.05
+    imported = {*subprocess.run(command, **options).stdout.split()}
+    heavy = {"torch", "numpy", "pandas", "pyarrow", "transformers", "datasets", "tokenizers"}
+    assert "distsent" in imported and not imported & (heavy | {"tensorboard", "huggingface_hub"})
