@@ -27,6 +27,7 @@ from distsent.data.tokens.store import TokenStore, open_token_store, token_store
 from distsent.distributed.world import World
 from distsent.job import Job, load_job
 from distsent.job.schema import ModelSection
+from distsent.training.flat_parameters import CONTROL_SLOTS
 from tests import fixtures, launcher, systems
 from tests.parallel.test_reference import EpochSampler
 
@@ -284,7 +285,7 @@ def test_only_what_is_trained_is_exchanged_and_kept_in_checkpoints(trained: Fixt
         < result["parameters"]["all"] / 5
     )
     assert result["train"]["bytes_exchanged"] == result["steps"] * 4 * (
-        result["parameters"]["trained"] + 8
+        result["parameters"]["trained"] + CONTROL_SLOTS
     )
 
 
