@@ -26,7 +26,7 @@ pytestmark = [
 PLAN = {
     "imdb.toml": [
         "imdb", "data.max_rows=800", "data.max_eval_rows=300", "data.max_length=96",
-        "train.epochs=1", "train.precision=bf16",
+        "train.epochs=1", "train.precision=auto",
         "optim.lr=1e-4",
     ],
     "imdb-tiny-lora.toml": [
@@ -40,7 +40,7 @@ PLAN = {
     ],
     "emotion-distilbert.toml": [
         "emotion", "data.max_rows=1536", "data.max_eval_rows=500", "train.epochs=2",
-        "train.precision=bf16", "optim.lr=3e-4",
+        "train.precision=auto", "optim.lr=3e-4",
     ],
     "tweets.toml": [
         "tweeteval-sentiment", "data.pool_splits=true", "data.max_rows=500",
