@@ -92,7 +92,10 @@ def test_outliers_do_not_cost_other_channels_their_bits(
         assert files == ["model.onnx", "model.onnx.data"][: 1 + large]
         int8 = forward.with_run(load_runner(folder, "onnx", 1))
         far.append(float((int8(together) - expected).square().mean().sqrt()))
-    assert 0 < far[0] < 0.7 * far[1]
+    # On a CPU without VNNI weights have 7 bits, and BERT's gain nothing from smoothing: 0.007.
+    # Products that overflow cost 0.1 and more.
+    fine = quantization.saturates() and far[0] < 0.02
+    assert far[0] > 0 and (fine or far[0] < 0.7 * far[1])
 
 
 @pytest.mark.parametrize(("name", "without_bias"), [("bert", 0), ("gpt2", 1)])  # its head
