@@ -49,13 +49,6 @@ def evaluate_split(
 
     counts, loss_sum, training = task.no_counts(), 0.0, forward.model.training
 
-    def attempt(rows: np.ndarray) -> tuple[float, UserError | None]:
-        try:
-            return score(rows), None
-        except (MemoryError, RuntimeError) as error:
-            problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
-        return attempt(rows) if free() else (0.0, problem)
-
     def score(rows: np.ndarray) -> float:
         batch = collate(tokens, rows, None, device)
         with torch.inference_mode(), autocast(device, precision):
@@ -70,7 +63,7 @@ def evaluate_split(
     for i in range(rounds):
         problem = None
         if i < len(batches):
-            loss, problem = attempt(batches[i])
+            loss, problem = _in_memory(score, batches[i], free)
             loss_sum += loss
         _agree_to_go_on(world, stop(), problem)
     forward.model.train(training)
@@ -89,6 +82,17 @@ def evaluate_split(
     if not math.isfinite(scores["loss"]):
         scores["loss"] = float("nan")
     return scores, logits
+
+
+def _in_memory(
+    score: Callable[[np.ndarray], float], rows: np.ndarray, free: Callable[[], bool]
+) -> tuple[float, UserError | None]:
+    """The score of a batch, and the error if there is no memory for it."""
+    try:
+        return score(rows), None
+    except (MemoryError, RuntimeError) as error:
+        problem = out_of_memory(error, "evaluating", f"{LESS}; {MORE_MEMORY}")
+    return _in_memory(score, rows, free) if free() else (0.0, problem)
 
 
 def _agree_to_go_on(world: World, stop: bool, problem: UserError | None) -> None:
