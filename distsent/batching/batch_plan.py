@@ -83,7 +83,7 @@ class BatchPlan:
     def prepare(self, step: int) -> None:
         """Plan and pack `batch(step)`, on the CPU while a GPU computes the step before."""
         self._ahead.clear()
-        if self.packs_on is not None and self.packs_on != self.device:
+        if self.packs_on is not None:
             batch = self._batch(step)
             first = batch.pack(batch.micro_rows[0]) if batch.micro_rows else None
             self._ahead[step] = replace(batch, first=first)

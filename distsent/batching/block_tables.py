@@ -1,7 +1,7 @@
 """The tables from which attention's kernels learn which blocks of which example they compute.
 
-A table is int32 [blocks, 4]: an example's first token, its
-tokens, its first query, and the block's first query or key in it.
+A table is int32 [blocks, 4]: an example's first token, its tokens, its first query, and the block's
+first query or key in it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Whole training steps with the kernels: tests/interpreted_passes.py; on a GPU: te
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_the_embedding_adds_its_gradient_to_rows(padding: int | None) -> None:
 
 def test_a_prepared_batch_is_the_one_that_would_be_made() -> None:
     _, plan = step_and_plan(60)
-    object.__setattr__(plan, "packs_on", torch.device("cpu", 0))  # not equal to "cpu"
+    plan = replace(plan, packs_on=CPU)
     right = [packed for _, packed in plan.batch(1).micro_batches()]
     plan.prepare(1)
     found = [packed for _, packed in plan.batch(1).micro_batches()]
