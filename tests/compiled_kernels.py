@@ -18,7 +18,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from distsent.operators import attention_kernels as kernels
-from distsent.operators import dropout, fused_attention, residual_norm, row_kernels
+from distsent.operators import (
+    bias_gelu,
+    dropout,
+    fused_attention,
+    gelu_kernels,
+    residual_norm,
+    row_kernels,
+    row_sums,
+)
 from distsent.operators.dropout import Dropped
 from distsent.operators.fused_attention import Call
 
@@ -95,27 +103,35 @@ def all_kernels(all_of_them: bool) -> Iterator[tuple[dict[str, Any], Any]]:
         found = {"kernel": name, "dtype": NAMES[dtype], "D": D, "cls_only": cls_only}
         kernel, values, launch = attention(variant)
         yield found | {"window": window}, (kernel, dtype, values, launch)
-    for name, dtype, values, launch in row_variants(all_of_them):
-        found = {"kernel": name, "dtype": NAMES[dtype], "W": values["W"]}
-        yield found, (getattr(row_kernels, name), dtype, values, launch)
+    for kernel, dtype, values, launch in (*row_variants(all_of_them), *gelu_variants()):
+        found = {"kernel": kernel.__name__, "dtype": NAMES[dtype], "W": values["W"]}
+        yield found, (kernel, dtype, values, launch)
 
 
-def row_variants(
-    all_of_them: bool,
-) -> Iterator[tuple[str, torch.dtype, dict[str, Any], dict[str, Any]]]:
-    """Kernel, dtype of x, what it is compiled for, how it is launched."""
+# Kernel, dtype of x, what it is compiled for, how it is launched.
+Rows = tuple[Any, torch.dtype, dict[str, Any], dict[str, Any]]
+
+
+def row_variants(all_of_them: bool) -> Iterator[Rows]:
     dropped = Dropped(torch.zeros(1, dtype=torch.int64), 1, 0.1)
     for dtype in (torch.float32, torch.bfloat16):
         for W in (384, 768, 1024, 2048, residual_norm.MAX_WIDTH) if all_of_them else (768,):
-            yield "dropout", dtype, {"W": W, "M": dropout.M, "N": dropout.N}, {}
+            yield row_kernels.dropout, dtype, {"W": W, "M": dropout.M, "N": dropout.N}, {}
             for kernel in ("forward", "backward"):
                 values = residual_norm.constants(W, dropped, kernel)
                 launch = {"num_warps": values.pop("num_warps")}
                 if kernel == "backward":
                     values["ROWS"] = residual_norm.ROWS
-                yield f"norm_{kernel}", dtype, values, launch
-    sums = {"W": 2 * 768, "M": residual_norm.STEP, "N": residual_norm.N}
-    yield "add_parts", torch.float32, sums, {}
+                yield getattr(row_kernels, f"norm_{kernel}"), dtype, values, launch
+    sums = {"W": 2 * 768, "M": row_sums.STEP, "N": row_sums.N}
+    yield row_kernels.add_parts, torch.float32, sums, {}
+
+
+def gelu_variants() -> Iterator[Rows]:
+    for dtype in (torch.float32, torch.bfloat16):
+        values = {"W": 3072, "M": bias_gelu.M, "N": bias_gelu.N}
+        yield gelu_kernels.forward, dtype, values, {}
+        yield gelu_kernels.backward, dtype, values | {"ROWS": bias_gelu.ROWS}, {}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from distsent.batching.dropout_keys import dropout_keys
 from distsent.model.batching_check import batch_of
 from distsent.model.packed_forward import PackedForward
 from distsent.model.pooling import FIRST
-from distsent.operators import gpu, residual_norm
+from distsent.operators import bias_gelu, gpu, residual_norm
+from distsent.operators.bias_gelu import BiasGelu
 from distsent.operators.dropout import Dropped, FusedDropout, reference
 from distsent.operators.residual_norm import Norm, ResidualNorm
 from tests import tiny_models
@@ -42,6 +43,12 @@ NORMS = {
     "norm, fp16, half": Rows(9, 100, torch.float16, 0.5),
     "norm without dropout": Rows(5, 1024, rate=0.0),
     "norm of many short rows": Rows(1100, 17, torch.bfloat16),
+}
+GELUS = {
+    "gelu of one element": Rows(1, 1),
+    "gelu": Rows(70, 768),
+    "gelu, bf16": Rows(65, 300, torch.bfloat16),
+    "gelu, fp16": Rows(200, 32, torch.float16),
 }
 # Of sums over rows, which are added up in another order; of roundings of x's gradient.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -95,6 +102,20 @@ def norm_errors(case: Rows, device: str) -> dict[str, float]:
     return errors | {"mask": different(*kept)}
 
 
+def gelu_errors(case: Rows, device: str) -> dict[str, float]:
+    torch.manual_seed(0)
+    x, dout = torch.randn(2, 1, case.R, case.W).to(device, case.dtype)
+    x[0, 0, 0], bias = 6.0, torch.randn(case.W).to(device)  # far out: exactly x
+    found = []
+    for function in (bias_gelu.reference, BiasGelu.apply):
+        leaves = x.clone().requires_grad_(), bias.clone().requires_grad_()
+        out = function(*leaves)
+        out.backward(dout)
+        found.append([out.detach(), *(each.grad for each in leaves)])
+    names = "out", "dx", "dbias"
+    return {n: relative_error(b, a) for n, a, b in zip(names, *found, strict=True)}
+
+
 def model_errors() -> dict[str, float]:
     """A BERT of two layers with the kernels against one without: the arguments must arrive."""
     found = []
@@ -124,5 +145,7 @@ def run(device: str) -> Iterator[tuple[str, dict[str, float], float]]:
         yield name, dropout_errors(case, device), 0.0
     for name, case in NORMS.items():
         yield name, norm_errors(case, device), TOLERANCE[case.dtype]
+    for name, case in GELUS.items():
+        yield name, gelu_errors(case, device), TOLERANCE[case.dtype]
     if device == "cpu":  # on a GPU, each run checks its own model: model/kernel_check.py
         yield "model", model_errors(), 1e-5

@@ -13,6 +13,7 @@ from distsent.model import attention, batching_check
 from distsent.model.classifier import position_offset
 from distsent.model.cls_only_layer import cls_only_last_layer
 from distsent.model.dropout import DropoutContext, TokenDropout
+from distsent.model.layer_gelu import fuse_gelus
 from distsent.model.layer_output import fuse_layer_outputs
 from distsent.model.pooling import FIRST, LAST, POOLINGS, Pooling
 
@@ -41,6 +42,7 @@ class PackedForward:
                     dropout = TokenDropout(child.p, self._context).train(child.training)
                     setattr(module, name, dropout)
         fuse_layer_outputs(model)
+        fuse_gelus(model)
 
     def _connect(self, base: Any) -> None:
         """Give the encoder the packed batch, and what comes after it a row for each example."""

@@ -63,12 +63,24 @@ def use_copies(model: nn.Module, of: dict[nn.Parameter, HalfParameter]) -> Copie
     return copies
 
 
-def _forward(copies: Copies, module: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def without_bias(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The product of a linear layer whose class computes nothing else: the caller adds its bias."""
+    forward: Any = layer.forward
+    if getattr(forward, "func", None) is not _forward:
+        return F.linear(x, layer.weight)
+    out: Tensor = forward(x, biased=False)
+    return out
+
+
+def _forward(
+    copies: Copies, module: Any, plain: Callable[[Tensor], Tensor], x: Tensor, biased: bool = True
+) -> Tensor:
     kind, dtype = x.device.type, copies.of[module.weight].value.dtype
     casts = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == dtype
     if not (copies.fresh and casts and x.dtype in (torch.float32, dtype)):
-        return plain(x)
-    out: Tensor = HalfProduct.apply(x.to(dtype), module.weight, module.bias, copies)
+        return plain(x) if biased else F.linear(x, module.weight)
+    bias = module.bias if biased else None
+    out: Tensor = HalfProduct.apply(x.to(dtype), module.weight, bias, copies)
     return out
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from distsent.operators import dropout, gpu, masks
 from distsent.operators.dropout import Dropped
+from distsent.operators.row_sums import add_parts
 
 MAX_WIDTH = 4096  # of a row, which a program holds in registers
 ROWS = 32  # of a program of the gradient: it writes one part of the sums over all rows
-N, STEP = 64, 32  # columns of a program that sums those parts, and parts that it reads at once
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,13 @@ class ResidualNorm(torch.autograd.Function):
         (_, R), W = statistics.shape, len(weight)
         dx, dresidual = torch.empty_like(sums, dtype=ctx.dtype), torch.empty_like(sums)
         programs = -(-R // ROWS)
-        parts, dweights = sums.new_empty((programs, 2, W)), sums.new_empty((2, W))
-        arrays = dout, sums, statistics, weight, dx, dresidual, parts
+        parts_P2W = sums.new_empty((programs, 2 * W))
+        arrays = dout, sums, statistics, weight, dx, dresidual, parts_P2W
         rest, options = dropout_arguments(dx, ctx.dropped), constants(W, ctx.dropped, "backward")
         gpu.launch("row.norm_backward", (programs, 1), *arrays, R, *rest, ROWS=ROWS, **options)
-        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            grid = (-(-2 * W // N), 1)
-            gpu.launch("row.add_parts", grid, parts, dweights, programs, W=2 * W, M=STEP, N=N)
-        return dx, dresidual, dweights[0], dweights[1], None, None
+        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+            return dx, dresidual, None, None, None, None
+        return dx, dresidual, *add_parts(parts_P2W).split(W), None, None
 
 
 def dropout_arguments(x: Tensor, dropped: Dropped | None) -> tuple[Tensor, Tensor, float, int]:

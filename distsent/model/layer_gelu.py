@@ -1,0 +1,55 @@
+"""Where layers compute GELU(dense(x)), a product and one operator do.
+
+These are BertIntermediate and its many copies. Their weights and names stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distsent.operators import gpu
+from distsent.operators.bias_gelu import bias_gelu
+from distsent.operators.half_linear import PLAIN, without_bias
+
+PARTS = {"dense", "intermediate_act_fn"}
+
+
+def fuse_gelus(model: nn.Module) -> None:
+    """Change the model's layers in place."""
+    for module in model.modules():
+        if is_gelu_of_dense(module):
+            forward: Any = partial(_forward, module, module.forward)
+            module.forward = forward
+
+
+def _forward(part: Any, plain: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
+    dense = part.dense  # may have become a layer with an adapter, or in 4 bits
+    kernels = torch.is_grad_enabled() and gpu.runs(hidden_states)
+    if not kernels or type(dense).forward not in PLAIN or dense.bias is None:
+        return plain(hidden_states)
+    return bias_gelu(without_bias(dense, hidden_states), dense.bias)
+
+
+def is_gelu_of_dense(module: nn.Module) -> bool:
+    """Whether the module computes what `_forward` does; its order is measured on numbers."""
+    if {name for name, _ in module.named_children()} != PARTS:
+        return False
+    if getattr(module.get_submodule("intermediate_act_fn"), "act", None) is not F.gelu:
+        return False  # of transformers' GELUActivation; others approximate it
+    stub: Any = copy.copy(module)
+    stub._modules = {
+        "dense": partial(operator.mul, 2.0), "intermediate_act_fn": partial(operator.add, 3.0)
+    }  # fmt: skip
+    try:
+        same: bool = stub(7.0) == 3.0 + 2.0 * 7.0
+    except Exception:  # it takes other arguments, or looks at its weights
+        return False
+    return same
