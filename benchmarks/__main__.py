@@ -4,7 +4,8 @@
 
 A comparison runs distsent and its baselines in turn on the same workload. Before the first round it
 checks that all systems compute the same results. Rounds are appended to the comparison's JSON
-record in --out; the table is written next to it; so does parity, with --rounds seeds in all.
+record in --out, by default the folder of this kind of CPU; the table is written next to it; so does
+parity, with --rounds seeds in all.
 Reports (arithmetic, matmul-peak, exchange, export, gpu, growth, heartbeats, memory, plan, saves)
 take no rounds and no fields. Without a NAME, everything but `gpu` runs.
 DISTSENT_DATA names the folder of datasets.
@@ -30,7 +31,7 @@ from benchmarks import (
     plan,
     saves,
 )
-from benchmarks.comparison import ResultsDiffer
+from benchmarks.comparison import ResultsDiffer, cpu_kind
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.table import format_table
 from benchmarks.workload import Workload, override
@@ -54,19 +55,20 @@ UNASKED = tuple(name for name in NAMES if name != "gpu")
 
 def main() -> int:
     options = parse()
-    options.out.mkdir(parents=True, exist_ok=True)
     assignments = dict(word.split("=", 1) for word in options.words if "=" in word)
     for name in [word for word in options.words if "=" not in word] or UNASKED:
+        out = options.out or RESULTS / ("gpu" if name == "gpu" else cpu_kind())
+        out.mkdir(parents=True, exist_ok=True)
         if name in REPORTS:
-            (options.out / f"{name}.md").write_text(REPORTS[name]())
+            (out / f"{name}.md").write_text(REPORTS[name]())
             continue
         if name == "parity":
-            found = parity.report(options.rounds, options.out / "parity.json")
-            (options.out / "parity.md").write_text(found)
+            found = parity.report(options.rounds, out / "parity.json")
+            (out / "parity.md").write_text(found)
             continue
         comparison = COMPARISONS[name]
         comparison = replace(comparison, work=override(comparison.work, assignments))
-        record = options.out / f"{name}.json"
+        record = out / f"{name}.json"
         try:
             table = format_table(comparison.measure(options.rounds, record))
         except (ResultsDiffer, RuntimeError) as error:
@@ -97,8 +99,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=Path,
-        default=RESULTS,
-        help="folder of records and tables (benchmarks/results)",
+        help="folder of records and tables (default: that of this kind of CPU, or of GPUs, in "
+        "benchmarks/results)",
     )
     options = parser.parse_intermixed_args()
     for word in options.words:

@@ -36,7 +36,7 @@ KINDS = [
 
 
 def report() -> str:
-    """The table of benchmarks/results/export.md."""
+    """The table of export.md."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         trained = train(Path(folder))

@@ -21,6 +21,7 @@ from benchmarks.table import spread
 from benchmarks.workload import Workload
 from distsent.model.forward import autocast
 from distsent.operators import linear
+from distsent.runtime.device import slow_precision
 
 PASSES = 5
 SETTINGS = (  # encoder, dataset, precision, global batch
@@ -96,6 +97,9 @@ def report() -> str:
         "|---|---|---|---|",
     ]
     for encoder, dataset, precision, batch in SETTINGS:
+        if slow_precision(precision, torch.device("cpu")):
+            lines.append(f"| {encoder}, {dataset}, {precision}, {batch} | not run: no units | | |")
+            continue
         pairs = measure(Workload(dataset, encoder, precision, rows=1024, batch_size=batch))
         shares = [a / b for a, b in pairs]
         training, bare = (spread([pair[i] / 1e9 for pair in pairs], 0) for i in (0, 1))

@@ -13,7 +13,7 @@ from distsent.planning.hardware import Hardware
 from distsent.planning.work import ModelSize, Work
 from distsent.training.worker_memory import SAVED
 
-SAVE_RATE = 3e9  # bytes per second of that copy (benchmarks/results/saves.md)
+SAVE_RATE = 3e9  # bytes per second of that copy (benchmarks/results/amx/saves.md)
 
 
 @dataclass(frozen=True)

@@ -144,21 +144,22 @@ def test_a_failure_stays_in_the_table() -> None:
     assert "| none | failed: y |" in table
 
 
-def test_the_record_of_seeds_renders_to_its_table() -> None:
-    made = parity.table(json.loads((RESULTS / "parity.json").read_text())).splitlines()
-    kept = (RESULTS / "parity.md").read_text().splitlines()
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/parity.json")))
+def test_the_record_of_seeds_renders_to_its_table(path: Path) -> None:
+    made = parity.table(json.loads(path.read_text())).splitlines()
+    kept = path.with_suffix(".md").read_text().splitlines()
     assert made[3:] == kept[3:]  # after the machine
     assert all("points" in line for line in made[-2:])
 
 
-RECORDS = sorted(path.stem for path in RESULTS.glob("*.json") if path.stem != "parity")
+RECORDS = sorted(path for path in RESULTS.glob("*/*.json") if path.stem != "parity")
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_a_stored_record_belongs_to_a_comparison_and_renders_to_its_table(name: str) -> None:
-    record = json.loads((RESULTS / f"{name}.json").read_text())
-    assert format_table(record) == (RESULTS / f"{name}.md").read_text()
-    today = COMPARISONS[name]
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_stored_record_belongs_to_a_comparison_and_renders_to_its_table(path: Path) -> None:
+    record = json.loads(path.read_text())
+    assert format_table(record) == path.with_suffix(".md").read_text()
+    today = COMPARISONS[path.stem]
     assert (today.title, asdict(today.work)) == (record["title"], record["work"])
     for turn in record["rounds"]:
         assert set(turn["results"]) == set(today.systems)
