@@ -1,10 +1,10 @@
-"""Every architecture through train, evaluate, predict and pipeline, in one start of the workers.
+"""Every architecture through train and evaluate; with one worker through predict and pipeline, too.
 
     python -m tests.parallel.every_architecture FOLDER [NAME ...]
 
-FOLDER holds `dataset` and a folder per architecture in `encoders`. `npN/outcomes.json` tells for
-each, at -np N, what the log says of it, its loss curve and the scores of the test texts; or an
-error.
+One start of the workers trains all. FOLDER holds `dataset` and a folder per architecture in
+`encoders`. `npN/outcomes.json` tells for each, at -np N, what the log says of it, its loss curve
+and the scores of the test texts; or an error.
 """
 
 from __future__ import annotations
@@ -56,14 +56,7 @@ def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
     evaluated = evaluate_saved_model(resolve_request(str(run), [], "test"), world, stop)
     if not world.is_main:
         return {}
-    texts = [line["text"] for line in fixtures.rows(12, seed=2)]
     saved = load_file(run / "predictions" / "test.safetensors")
-    predicted = [list(answer["scores"].values()) for answer in Predictor(run)(texts)]
-    classify = pipeline("text-classification", str(run / "model"), top_k=None, device="cpu")
-    piped = [
-        [next(x["score"] for x in answer if x["label"] == label) for label in fixtures.LABELS]
-        for answer in classify(texts)
-    ]
     log = (run / "train.log").read_text(encoding="utf-8").splitlines()
     lines = [line[len("2000-01-01 00:00:00 ") :] for line in log]  # without the time
     return {
@@ -71,8 +64,20 @@ def outcome(folder: Path, name: str, world: World) -> dict[str, Any]:
         "curve": [[line["loss"], line["grad_norm"]] for line in fixtures.metrics(run)],
         "evaluated": evaluated["loss"],
         "trained": saved["logits"].double().softmax(-1).tolist(),
-        "predicted": predicted,
-        "piped": piped,
+        **({} if world.size > 1 else scores(run)),
+    }
+
+
+def scores(run: Path) -> dict[str, Any]:
+    """Those of the test texts from `predict` and `pipeline`, which know no workers."""
+    texts = [line["text"] for line in fixtures.rows(12, seed=2)]
+    classify = pipeline("text-classification", str(run / "model"), top_k=None, device="cpu")
+    return {
+        "predicted": [list(answer["scores"].values()) for answer in Predictor(run)(texts)],
+        "piped": [
+            [next(x["score"] for x in answer if x["label"] == label) for label in fixtures.LABELS]
+            for answer in classify(texts)
+        ],
     }
 
 

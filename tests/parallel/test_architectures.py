@@ -23,7 +23,7 @@ from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES
 
 REFUSED = {"canine", "ibert"}  # their token embeddings are not tables of rows that can be exchanged
 TRAINED = [name for name in ARCHITECTURES if name not in REFUSED]
-TYPED = ("roberta", "deberta-v2", "xlnet")  # packed, padded, equal lengths
+TYPED = ("deberta-v2",)  # as other tests type commands for packed ones
 
 Outcomes = Callable[[int], dict[str, Any]]
 
@@ -62,16 +62,17 @@ def found(folder: Path) -> Outcomes:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("np", [1, 2])
 def test_training_predict_and_pipeline_give_each_text_the_same_scores(
-    found: Outcomes, np: int, name: str
+    found: Outcomes, name: str
 ) -> None:
-    one = found(np)[name]
+    one, two = found(1)[name], found(2)[name]
     for way in ("trained", "piped"):
         assert numpy.array(one[way]) == pytest.approx(numpy.array(one["predicted"]), abs=1e-5), way
-    truth = [i % 3 for i in range(12)]
-    losses = [-numpy.log(row[label]) for row, label in zip(one["predicted"], truth, strict=True)]
-    assert one["evaluated"] == pytest.approx(numpy.mean(losses), rel=1e-5)
+    assert numpy.array(two["trained"]) == pytest.approx(numpy.array(one["trained"]), abs=1e-3)
+    for each in (one, two):
+        pairs = zip(each["trained"], [i % 3 for i in range(12)], strict=True)
+        losses = [-numpy.log(row[label]) for row, label in pairs]
+        assert each["evaluated"] == pytest.approx(numpy.mean(losses), rel=1e-5)
     assert numpy.std(one["predicted"], axis=0).max() > 1e-4, "the scores depend on the text"
 
 
@@ -128,11 +129,11 @@ def test_the_commands_as_typed(folder: Path, found: Outcomes, name: str) -> None
         if command == "evaluate":
             assert answer["loss"] == pytest.approx(expected["evaluated"], rel=1e-5)
         elif command == "predict":
-            assert [*answer["scores"].values()] == pytest.approx(expected["predicted"][0], abs=1e-5)
+            assert [*answer["scores"].values()] == pytest.approx(expected["trained"][0], abs=1e-5)
     classify = pipeline("text-classification", str(folder / "typed" / name / "model"), top_k=None)
     scores = {answer["label"]: answer["score"] for answer in classify([text])[0]}
     assert [scores[label] for label in fixtures.LABELS] == pytest.approx(
-        expected["predicted"][0], abs=1e-5
+        expected["trained"][0], abs=1e-5
     )
 
 
