@@ -11,12 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distsent.operators import gpu
-from distsent.operators.bias_gelu import bias_gelu
+from distsent.operators import bias_gelu
 from distsent.operators.half_linear import PLAIN, without_bias
 
 PARTS = {"dense", "intermediate_act_fn"}
@@ -32,10 +30,11 @@ def fuse_gelus(model: nn.Module) -> None:
 
 def _forward(part: Any, plain: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
     dense = part.dense  # may have become a layer with an adapter, or in 4 bits
-    kernels = torch.is_grad_enabled() and gpu.runs(hidden_states)
-    if not kernels or type(dense).forward not in PLAIN or dense.bias is None:
+    linear = type(dense).forward in PLAIN and dense.bias is not None
+    if not linear or not bias_gelu.supports(hidden_states, dense.bias):
         return plain(hidden_states)
-    return bias_gelu(without_bias(dense, hidden_states), dense.bias)
+    out: Tensor = bias_gelu.BiasGelu.apply(without_bias(dense, hidden_states), dense.bias)
+    return out
 
 
 def is_gelu_of_dense(module: nn.Module) -> bool:

@@ -18,10 +18,6 @@ M, N = 8, 256  # rows and columns of a tile
 ROWS = 64  # of a program of the gradient: it writes one part of the sum over all rows
 
 
-def bias_gelu(x: Tensor, bias_W: Tensor) -> Tensor:
-    return BiasGelu.apply(x, bias_W) if supports(x, bias_W) else reference(x, bias_W)
-
-
 def reference(x: Tensor, bias_W: Tensor) -> Tensor:
     return F.gelu(x + bias_W).to(x.dtype)
 

@@ -7,7 +7,7 @@ import torch
 
 from distsent.model.forward import build_forward
 from distsent.model.kernel_check import check_kernels
-from distsent.operators import dropout, fused_attention, gpu, library, residual_norm
+from distsent.operators import bias_gelu, dropout, fused_attention, gpu, library, residual_norm
 from tests import architectures
 
 VERSION = "a kernel in Python"
@@ -48,7 +48,8 @@ def test_a_kernel_must_compute_what_torch_does(
 ) -> None:
     monkeypatch.setattr(gpu, "runs", lambda _: library.used() == VERSION)
     monkeypatch.setattr(fused_attention, "supports", lambda _: False)
-    monkeypatch.setattr(residual_norm, "supports", lambda *_: False)
+    for others in (residual_norm, bias_gelu):
+        monkeypatch.setattr(others, "supports", lambda *_: False)
     monkeypatch.setattr(dropout, "_dropout", kernel)
     model = architectures.model("bert").eval()
     forward, _ = build_forward(model, None, "auto", ("packed", "packed"))
