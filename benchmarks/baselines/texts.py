@@ -55,11 +55,10 @@ def onnx(work: dict[str, Any]) -> Scorer:
         work["encoder"], attn_implementation="eager"
     ).eval()
     example = tokenizer(["a good film", "no"], padding=True, return_tensors="pt")
-    free = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    free = {0: "batch", 1: "length"}
     torch.onnx.export(
-        model, kwargs={name: example[name] for name in names}, f=file,
-        dynamic_shapes={name: free for name in names}, input_names=list(names),
-        output_names=["logits"], verbose=False,
+        model, tuple(example[name] for name in names), file, input_names=list(names),
+        output_names=["logits"], dynamic_axes=dict.fromkeys(names, free), dynamo=False,
     )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = work["threads"]
