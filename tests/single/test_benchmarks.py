@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import arithmetic, gpu, parity, scoring
-from benchmarks.__main__ import RESULTS
+from benchmarks.__main__ import RESULTS, main
 from benchmarks.comparison import Comparison, ResultsDiffer, System
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.curves import check_loss_curves
@@ -84,13 +84,16 @@ def test_the_command_runs_a_comparison_and_writes_its_table(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("word", ["setps=3", "tax", "roof"])
-def test_a_word_that_is_neither_comparison_nor_field_is_an_error(word: str) -> None:
-    command = [sys.executable, "-m", "benchmarks", word]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"{word}: neither a comparison" in done.stderr
+def test_a_word_that_is_neither_comparison_nor_field_is_an_error(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", word])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and f"{word}: neither a comparison" in error
     for name in ("scaling-overhead", "matmul-peak", "dataset", "warmup"):
-        assert name in done.stderr
+        assert name in error
 
 
 def test_fields_are_set_from_text() -> None:
