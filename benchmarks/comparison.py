@@ -16,11 +16,8 @@ from typing import Any
 from benchmarks import materials
 from benchmarks.workload import Workload
 from distsent import __version__, fingerprint
+from distsent.operators import library
 
-# A flag of the CPU -> its kind; the first one counts.
-KINDS = {
-    "amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2",
-}  # fmt: skip
 SOFTWARE = ("torch", "transformers", "horovod", "onnxruntime")
 System = Callable[[Workload, Path], dict[str, Any]]
 Check = Callable[["Comparison", Workload, Path], dict[str, str]]
@@ -93,7 +90,8 @@ class Comparison:
 
 
 def machine() -> str:
-    found = cpu()
+    pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    found = {key.strip(): value.strip() for key, _, value in pairs}
     extra = [name for name in ("avx512_bf16", "amx_bf16") if name in found.get("flags", "").split()]
     name = found.get("model name", platform.machine())
     return f"{name} ({', '.join(extra) or 'no bf16 units'}), {len(os.sched_getaffinity(0))} cores"
@@ -101,14 +99,7 @@ def machine() -> str:
 
 def cpu_kind() -> str:
     """The folder of this CPU's records: ratios depend on its vector and matrix units."""
-    flags = cpu().get("flags", "").split()
-    return next((kind for flag, kind in KINDS.items() if flag in flags), platform.machine())
-
-
-def cpu() -> dict[str, str]:
-    """What the kernel says about a core."""
-    pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return "amx" if "amx_bf16" in machine() else library.vectors().lower()
 
 
 def about() -> str:

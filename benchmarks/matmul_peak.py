@@ -97,13 +97,13 @@ def report() -> str:
         "|---|---|---|---|",
     ]
     for encoder, dataset, precision, batch in SETTINGS:
+        setting = f"{encoder}, {dataset}, {precision}"
         if slow_precision(precision, torch.device("cpu")):
-            lines.append(f"| {encoder}, {dataset}, {precision}, {batch} | not run: no units | | |")
+            lines.append(f"| {setting}, {batch} | not run: no units for it | | |")
             continue
         pairs = measure(Workload(dataset, encoder, precision, rows=1024, batch_size=batch))
         shares = [a / b for a, b in pairs]
         training, bare = (spread([pair[i] / 1e9 for pair in pairs], 0) for i in (0, 1))
-        setting = f"{encoder}, {dataset}, {precision}"
         print(f"{setting}: {statistics.median(shares):.2f}", flush=True)
         lines.append(f"| {setting}, {batch} | {training} | {bare} | {spread(shares, 2)} |")
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distsent.operators import bias_gelu
-from distsent.operators.half_linear import PLAIN, without_bias
+from distsent.operators.half_linear import is_linear, without_bias
 
 PARTS = {"dense", "intermediate_act_fn"}
 
@@ -30,8 +30,11 @@ def fuse_gelus(model: nn.Module) -> None:
 
 def _forward(part: Any, plain: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
     dense = part.dense  # may have become a layer with an adapter, or in 4 bits
-    linear = type(dense).forward in PLAIN and dense.bias is not None
-    if not linear or not bias_gelu.supports(hidden_states, dense.bias):
+    if (
+        not is_linear(dense)
+        or dense.bias is None
+        or not bias_gelu.supports(hidden_states, dense.bias)
+    ):
         return plain(hidden_states)
     out: Tensor = bias_gelu.BiasGelu.apply(without_bias(dense, hidden_states), dense.bias)
     return out

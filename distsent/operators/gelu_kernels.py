@@ -6,16 +6,10 @@ Shape letters: R rows (tokens), W width; M rows and N columns of a tile. Arrays 
 import triton
 import triton.language as tl
 
+from distsent.operators.row_kernels import place
+
 INVERSE_SQRT_2 = tl.constexpr(0.7071067811865476)
 INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
-
-
-@triton.jit
-def _place(rows, R, W: tl.constexpr, N: tl.constexpr):
-    """Where the rows and this program's columns are, what of it is inside, and the columns."""
-    columns = tl.program_id(1) * N + tl.arange(0, N)
-    inside = (rows < R)[:, None] & (columns < W)[None, :]
-    return rows.to(tl.int64)[:, None] * W + columns[None, :], inside, columns
 
 
 @triton.jit
@@ -29,7 +23,8 @@ def forward(
     x_RW, bias_W, out_RW, R,
     W: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    at, inside, columns = _place(tl.program_id(0) * M + tl.arange(0, M), R, W, N)
+    rows = tl.program_id(0) * M + tl.arange(0, M)
+    at, inside, columns = place(rows, tl.program_id(1) * N, R, W, N)
     bias = tl.load(bias_W + columns, mask=columns < W, other=0.0)
     x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
     tl.store(out_RW + at, (x * _below(x)).to(out_RW.dtype.element_ty), mask=inside)
@@ -47,7 +42,7 @@ def backward(
     total = tl.zeros([M, N], tl.float32)
     for first in range(0, ROWS, M):
         rows = tl.program_id(0) * ROWS + first + tl.arange(0, M)
-        at, inside, _ = _place(rows, R, W, N)
+        at, inside, _ = place(rows, tl.program_id(1) * N, R, W, N)
         x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
         dy = tl.load(dy_RW + at, mask=inside, other=0.0).to(tl.float32)
         density = tl.exp(-0.5 * x * x) * INVERSE_SQRT_2_PI

@@ -63,12 +63,20 @@ def use_copies(model: nn.Module, of: dict[nn.Parameter, HalfParameter]) -> Copie
     return copies
 
 
-def without_bias(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The product of a linear layer whose class computes nothing else: the caller adds its bias."""
-    forward: Any = layer.forward
-    if getattr(forward, "func", None) is not _forward:
-        return F.linear(x, layer.weight)
-    out: Tensor = forward(x, biased=False)
+def is_linear(layer: nn.Module) -> bool:
+    """Whether a product and a bias are all that the layer computes, perhaps from the copy."""
+    own = vars(layer).get("forward")  # another one than the class's
+    return type(layer).forward in PLAIN and (own is None or reads_copy(own))
+
+
+def reads_copy(forward: Any) -> bool:
+    return getattr(forward, "func", None) is _forward
+
+
+def without_bias(layer: Any, x: Tensor) -> Tensor:
+    """The product of a layer that `is_linear`: the caller adds its bias."""
+    read = reads_copy(layer.forward)
+    out: Tensor = layer.forward(x, biased=False) if read else F.linear(x, layer.weight)
     return out
 
 

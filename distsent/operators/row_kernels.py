@@ -18,9 +18,7 @@ def dropout(
 ):  # fmt: skip
     """x times its mask, whose elements have the dtype of x. Also the kernel of the gradient."""
     rows, first = tl.program_id(0) * M + tl.arange(0, M), tl.program_id(1) * N
-    columns = first + tl.arange(0, N)
-    inside = (rows < R)[:, None] & (columns < W)[None, :]
-    at = rows.to(tl.int64)[:, None] * W + columns[None, :]
+    at, inside, _ = place(rows, first, R, W, N)
     x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32)
     kind: tl.constexpr = x_RW.dtype.element_ty
     out = _dropped(
@@ -41,9 +39,9 @@ def _dropped(
 
 
 @triton.jit
-def _place(rows, R, W: tl.constexpr, WIDTH: tl.constexpr):
-    """Where the rows are in memory, what of it is inside, and the columns."""
-    columns = tl.arange(0, WIDTH)
+def place(rows, first, R, W: tl.constexpr, N: tl.constexpr):
+    """Where the rows' columns from `first` on are, what of it is inside, and the columns."""
+    columns = first + tl.arange(0, N)
     inside = (rows < R)[:, None] & (columns < W)[None, :]
     return rows.to(tl.int64)[:, None] * W + columns[None, :], inside, columns
 
@@ -56,7 +54,7 @@ def norm_forward(
 ):  # fmt: skip
     """The output, and for the gradient its input's sum, mean and inverse standard deviation."""
     rows = tl.program_id(0) * M + tl.arange(0, M)
-    at, inside, columns = _place(rows, R, W, WIDTH)
+    at, inside, columns = place(rows, 0, R, W, WIDTH)
     x = tl.load(x_RW + at, mask=inside, other=0.0).to(tl.float32)
     if DROPOUT:
         x = _dropped(
@@ -89,7 +87,7 @@ def norm_backward(
     dweight, dbias = tl.zeros([M, WIDTH], tl.float32), tl.zeros([M, WIDTH], tl.float32)
     for first in range(0, ROWS, M):
         rows = tl.program_id(0) * ROWS + first + tl.arange(0, M)
-        at, inside, _ = _place(rows, R, W, WIDTH)
+        at, inside, _ = place(rows, 0, R, W, WIDTH)
         mean = tl.load(statistics_2R + rows, mask=rows < R, other=0.0)
         inverse = tl.load(statistics_2R + R + rows, mask=rows < R, other=0.0)
         dout = tl.load(dout_RW + at, mask=inside, other=0.0)

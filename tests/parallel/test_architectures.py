@@ -23,7 +23,7 @@ from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES
 
 REFUSED = {"canine", "ibert"}  # their token embeddings are not tables of rows that can be exchanged
 TRAINED = [name for name in ARCHITECTURES if name not in REFUSED]
-TYPED = ("deberta-v2",)  # as other tests type commands for packed ones
+TYPED = ("roberta", "deberta-v2", "xlnet")  # packed, padded, equal lengths
 
 Outcomes = Callable[[int], dict[str, Any]]
 

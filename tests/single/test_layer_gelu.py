@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from distsent.model.layer_gelu import is_gelu_of_dense
+from distsent.model.layer_gelu import fuse_gelus, is_gelu_of_dense
 from distsent.model.packed_forward import PackedForward
 from distsent.operators import bias_gelu
 from tests import architectures, tiny_models
@@ -51,6 +51,14 @@ class Twice(Intermediate):
 )
 def test_only_modules_that_compute_the_same_are_changed(module: nn.Module, known: bool) -> None:
     assert is_gelu_of_dense(module) == known
+
+
+def test_a_layer_with_a_forward_of_its_own_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bias_gelu, "supports", lambda *_: True)
+    part = Intermediate()
+    fuse_gelus(part)
+    part.dense.forward = torch.zeros_like
+    assert not part(torch.ones(2, 4)).any()
 
 
 @pytest.mark.parametrize(("precision", "half"), [("float32", False), ("bf16", True)])
