@@ -2,6 +2,7 @@
 
 Correctness comes first: the kernels must agree with torch, and the systems' loss curves with each
 other. Then come the settings, the most usual ones first: texts, encoders and precisions differ.
+Systems that choose other batches come last, in all settings.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +22,7 @@ import torch
 
 from benchmarks import materials
 from benchmarks.comparison import Comparison, ResultsDiffer, System, about
-from benchmarks.curves import check_loss_curves
+from benchmarks.curves import OWN_BATCHES, check_loss_curves
 from benchmarks.training import distsent, trainer
 from benchmarks.workload import Workload
 
@@ -62,15 +64,16 @@ def systems() -> dict[str, System]:
 
 def checks(arms: Mapping[str, System], folder: Path) -> Iterator[str]:
     """What was found to be right, a line each. Raises ResultsDiffer."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "kernels", "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "-k", "kernels", "tests/gpu"]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-    if done.returncode:
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as tests:
+        comparison = Comparison("gpu", "gpu", CHECKED, arms, check_loss_curves)
+        found = check_loss_curves(comparison, with_files(CHECKED, folder), folder / "check")
+        output, _ = tests.communicate()
+    last = (output.strip().splitlines() or ["no output"])[-1]
+    if tests.returncode:
         raise ResultsDiffer(f"tests/gpu: {last}")
-    yield f"attention's kernels against torch, and their masks: {last}"
-    comparison = Comparison("gpu", "gpu", CHECKED, arms, check_loss_curves)
-    found = check_loss_curves(comparison, with_files(CHECKED, folder), folder / "check")
+    yield f"kernels against torch, and their masks: {last}"
     yield from (f"{name}: {outcome}" for name, outcome in found.items())
 
 
@@ -85,22 +88,24 @@ def measure(
     works: Sequence[Workload],
     folder: Path,
     left: Callable[[], float],
-) -> Iterator[str]:
-    """A row of the table for each setting and system. A failure is a row, too."""
-    for i, work in enumerate(works):
-        ready, done = with_files(work, folder), list[dict[str, Any]]()
-        for j, (name, run) in enumerate(arms.items()):
-            setting = f"| {work.encoder}, {work.dataset}, {work.precision} | {name} |"
-            if left() <= 0:
-                yield f"{setting} not run: {SECONDS / 60:.0f} minutes are over | | | | |"
-                continue
-            try:
-                found = run(ready, folder / f"{i}-{j}")
-            except RuntimeError as error:
-                yield f"{setting} failed: {str(error)[:100]} | | | | |"
-                continue
-            done.append(found)
-            yield f"{setting} {' | '.join(cells(found, done[0]))} |"
+) -> Iterator[tuple[int, str]]:
+    """Rows of the table, each with its place in it. A failure is a row, too."""
+    ready = [with_files(work, folder) for work in works]
+    done: list[list[dict[str, Any]]] = [[] for _ in works]
+    turns = list(product(range(len(works)), enumerate(arms.items())))
+    for i, (j, (name, run)) in sorted(turns, key=lambda turn: OWN_BATCHES in turn[1][1][0]):
+        work, place = works[i], i * len(arms) + j
+        setting = f"| {work.encoder}, {work.dataset}, {work.precision} | {name} |"
+        if left() <= 0:
+            yield place, f"{setting} not run: {SECONDS / 60:.0f} minutes are over | | | | |"
+            continue
+        try:
+            found = run(ready[i], folder / str(place))
+        except RuntimeError as error:
+            yield place, f"{setting} failed: {str(error)[:100]} | | | | |"
+            continue
+        done[i].append(found)
+        yield place, f"{setting} {' | '.join(cells(found, done[i][0]))} |"
 
 
 def cells(found: dict[str, Any], first: dict[str, Any]) -> list[str]:
@@ -124,7 +129,9 @@ def report() -> str:
             lines.append(f"- {line}")
         head = "setting | system | examples/s | speedup of distsent | real tokens/s | MFU | memory"
         lines += ["", f"| {head} |", "|---" * 7 + "|"]
-        for row in measure(arms, WORKS, Path(scratch), lambda: end - time.monotonic()):
+        rows = []
+        for place, row in measure(arms, WORKS, Path(scratch), lambda: end - time.monotonic()):
             print(row, flush=True)
-            lines.append(row)
+            rows.append((place, row))
+    lines += [row for _, row in sorted(rows)]
     return "\n".join(lines) + "\n"

@@ -41,6 +41,8 @@ def distsent(work: Workload, folder: Path, adapter: dict[str, Any] | None = None
     steps = [line for line in lines if "lr" in line]
     first, last = steps[work.warmup - 1], steps[-1]
     seconds = last["seconds"] - first["seconds"]
+    timed = zip(steps[work.warmup - 1 :], steps[work.warmup :], strict=False)
+    arithmetic = sum(now["mfu"] * (now["seconds"] - before["seconds"]) for before, now in timed)
     result = json.loads((folder / "run" / "result.json").read_text())["train"]
     return {
         "examples_per_second": (last["samples"] - first["samples"]) / seconds,
@@ -49,7 +51,7 @@ def distsent(work: Workload, folder: Path, adapter: dict[str, Any] | None = None
         "first_step": done.first_step,
         "memory_bytes": result["peak_memory_bytes"],
         "bytes_per_step": result["bytes_exchanged"] / work.steps,
-        "mfu": result["mfu"],
+        "mfu": arithmetic / seconds,
     }
 
 

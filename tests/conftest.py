@@ -53,6 +53,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFolder(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = Path(nodeid.partition("::")[0])
+            if path.parent.name == "gpu":  # each compiles kernels for seconds
+                return nodeid
             return HEAVY.get(path.parent.name, path.name)
 
     return ByFolder(config, log)

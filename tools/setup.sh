@@ -246,11 +246,16 @@ install_wheel() {
     sed -i "s|^import sys\$|import os\\nimport sys\\n$line|" "$venv/bin/horovodrun"
 }
 
-cxx_standard() {  # the oldest one that torch's headers compile with, or else 17
-    local each
+# The oldest one that torch's headers compile with, and Horovod's flatbuffers, or else 17. Before
+# C++20 that has a span of its own, with an operator like this one.
+cxx_standard() {
+    local each probe='#include <c10/util/intrusive_ptr.h>
+#if __cplusplus < 202002L
+template <class T> struct Span { const int n; void operator=(const Span &x) { n = x.n; } };
+#endif'
     for each in 17 20 23 17; do
         if $compiler -std=gnu++$each -I "$(site_packages)/torch/include" -x c++ -fsyntax-only - \
-            2>>"$log" <<<'#include <c10/util/intrusive_ptr.h>'; then break; fi
+            2>>"$log" <<<"$probe"; then break; fi
     done
     echo $each
 }

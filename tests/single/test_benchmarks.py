@@ -191,7 +191,9 @@ def test_a_system_that_fails_on_a_gpu_and_one_without_time_are_rows(
     arms = {"ours": returns({**SPEED, "mfu": 0.4}), "theirs": returns(half)}
     arms |= {"none": returns(RuntimeError("CUDA out of memory"))}
     left = iter([9.0, 6.0, 3.0, 0.0, -3.0, -6.0])
-    rows = list(gpu.measure(arms, gpu.WORKS[:2], tmp_path, lambda: next(left)))
+    found = list(gpu.measure(arms, gpu.WORKS[:2], tmp_path, lambda: next(left)))
+    assert [place for place, _ in found] == list(range(6))
+    rows = [row for _, row in found]
     setting = "| bert-base, imdb, bf16 |"
     assert rows[:3] == [
         f"{setting} ours | 10.0 | 1.00 | 200 | 0.40 | 1 MiB |",
@@ -200,6 +202,15 @@ def test_a_system_that_fails_on_a_gpu_and_one_without_time_are_rows(
     ]
     assert all("not run: 8 minutes are over" in row for row in rows[3:]) and len(rows) == 6
     assert {row.count("|") for row in rows} == {8}
+
+
+def test_systems_with_other_batches_run_last_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.with_files", lambda work, folder: work)
+    arms = {name: returns(SPEED) for name in ("ours", "theirs, group_by_length", "theirs")}
+    found = gpu.measure(arms, gpu.WORKS[:2], tmp_path, lambda: 1.0)
+    assert [place for place, _ in found] == [0, 2, 3, 5, 1, 4]
 
 
 def test_each_setting_of_gpus_differs_from_another_in_one_thing() -> None:
