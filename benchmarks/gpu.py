@@ -105,7 +105,20 @@ def measure(
             yield place, f"{setting} failed: {str(error)[:100]} | | | | |"
             continue
         done[i].append(found)
+        setting = setting.removesuffix(" |") + slower_ways(folder / str(place)) + " |"
         yield place, f"{setting} {' | '.join(cells(found, done[i][0]))} |"
+
+
+def slower_ways(folder: Path) -> str:
+    """What the log of a run says about kernels and recorded passes that it did without."""
+    lines = [
+        line
+        for name in ("log", "output")
+        if (folder / name).is_file()
+        for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        if "kernel by kernel" in line or "without its compiled operators" in line
+    ]
+    return "".join(f" ({line.strip()[:160]})" for line in lines)
 
 
 def cells(found: dict[str, Any], first: dict[str, Any]) -> list[str]:

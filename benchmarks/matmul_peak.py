@@ -1,5 +1,7 @@
 """Training speed relative to matmul peak: forward and backward against bare matrix products.
 
+A pass is a training's own: gradients are added to flat memory, to the embedding rows of the batch
+only, and in bf16 layers read a copy of the weights.
 The peak is measured right after each packed batch: the three products of every linear layer
 (output, input gradient, weight gradient) at the batch's own number of tokens, and nothing else,
 by the library that computes them fastest.
@@ -10,18 +12,28 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from benchmarks.arithmetic import executed
 from benchmarks.comparison import about
-from benchmarks.share import worker_share
+from benchmarks.share import WorkerShare, worker_share
 from benchmarks.table import spread
 from benchmarks.workload import Workload
-from distsent.model.forward import autocast
+from distsent.batching.packing import PackedBatch
+from distsent.distributed.world import World
+from distsent.evaluation.tasks.choose import choose_task
+from distsent.model.classifier import token_embedding
+from distsent.model.light_layers import lighten_layers
 from distsent.operators import linear
 from distsent.runtime.device import slow_precision
+from distsent.training import half_weights
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.passes import EachAsItComes, Pass, TrainingLoss
+from distsent.training.reducer import GradientReducer
 
 PASSES = 5
 SETTINGS = (  # encoder, dataset, precision, global batch
@@ -58,21 +70,37 @@ def bare_products(
     return operations, seconds
 
 
+def training_pass(share: WorkerShare, precision: str) -> Callable[[PackedBatch], None]:
+    """Forward and backward as in a training step of one micro-batch, without zeroing."""
+    model = share.forward.model
+    lighten_layers(model)
+    flat = FlatParameters(model, token_embedding(model))
+    if precision in half_weights.DTYPES:
+        flat.use_half(model, half_weights.DTYPES[precision])
+    names = [str(i) for i in range(model.config.num_labels)]
+    run = Pass(share.forward, flat, TrainingLoss(choose_task("single_label", names)), precision)
+    passes, reducer = EachAsItComes(run), GradientReducer(World(), flat)
+
+    def once(batch: PackedBatch) -> None:
+        with nullcontext() if flat.half is None else flat.half.fresh():
+            passes(batch, 1.0)
+            reducer.end_pass()
+
+    return once
+
+
 def measure(work: Workload, passes: int = PASSES) -> list[tuple[float, float]]:
     """(FLOP/s of forward and backward, FLOP/s of bare products) per packed batch."""
     share, pairs = worker_share(work), []
-    model = share.forward.model
-    parts = (m for m in model.base_model.modules() if isinstance(m, nn.Linear))
+    parts = (m for m in share.forward.model.base_model.modules() if isinstance(m, nn.Linear))
     layers = [(m.in_features, m.out_features) for m in parts]
     dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
+    once = training_pass(share, work.precision)
     for i, s in enumerate(share.packed_batches(passes + 1)):
         operations = executed(share.forward, s)
         for _ in range(2):  # the first pass generates the library's code for the batch's shapes
-            model.zero_grad()
             start = time.thread_time()
-            with autocast(torch.device("cpu"), work.precision):
-                logits = share.forward(s)
-            nn.functional.cross_entropy(logits.float(), s.labels_n, reduction="sum").backward()
+            once(s)
             seconds = time.thread_time() - start
         bare_operations, bare_seconds = bare_products(layers, len(s.ids_T), dtype)
         if i:

@@ -213,6 +213,13 @@ def test_systems_with_other_batches_run_last_on_a_gpu(
     assert [place for place, _ in found] == [0, 2, 3, 5, 1, 4]
 
 
+def test_a_run_without_kernels_on_a_gpu_says_so_in_its_row(tmp_path: Path) -> None:
+    assert gpu.slower_ways(tmp_path) == ""
+    (tmp_path / "log").write_text("a line\npasses run kernel by kernel, not as CUDA graphs: why\n")
+    (tmp_path / "output").write_text("attention runs without its compiled operators: why\n")
+    assert gpu.slower_ways(tmp_path).count("why)") == 2
+
+
 def test_each_setting_of_gpus_differs_from_another_in_one_thing() -> None:
     works = [asdict(work) for work in gpu.WORKS]
     for work in works:
