@@ -28,7 +28,7 @@ import torch
 from benchmarks import materials
 from benchmarks.comparison import about
 from benchmarks.launch import PYTHON, horovodrun, run
-from benchmarks.share import worker_share
+from benchmarks.share import training_step, worker_share
 from benchmarks.workload import Workload
 
 EXCHANGES = 20  # timed alone
@@ -83,6 +83,7 @@ class WrappedOptimizer:
             p.grad = view  # Horovod has replaced them
 
     def arm(self) -> None: ...
+    def end_pass(self) -> None: ...
     def own_square(self, token_ids: torch.Tensor) -> float:
         return 0.0
 
@@ -104,29 +105,18 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 def main(out: Path, fields: dict[str, Any]) -> None:
     """One worker: write the seconds of each step and of each exchange of each way."""
     from distsent.distributed.launchers import init_world
-    from distsent.evaluation.tasks.choose import choose_task
-    from distsent.job import load_job
-    from distsent.model import classifier
-    from distsent.training.flat_parameters import FlatParameters
-    from distsent.training.optimizer import Schedule
-    from distsent.training.train_step import TrainingLoss, TrainStep
 
     world, work = init_world(), Workload(**fields)
     torch.set_num_threads(work.threads)
-    job = load_job(None, ["data.source=none", "model.name=none"])
-    steps: dict[str, TrainStep] = {}
     horovod = world.transport.startswith("Horovod")
     ways = {name: way for name, way in WAYS.items() if horovod or name != WRAPPED}
-    for name, reducer in ways.items():
-        share = worker_share(work, world.rank)
-        model = share.forward.model
-        flat = FlatParameters(model, classifier.token_embedding(model))
-        schedule = Schedule.from_job(job.optim, work.steps)
-        task = choose_task("single_label", classifier.class_names(model.config))
-        steps[name] = TrainStep(
-            share.forward, flat, reducer(world, flat), job.optim, schedule,
-            TrainingLoss(task, job.train.label_smoothing), work.precision,
-        )  # fmt: skip
+    shares = {name: worker_share(work, world.rank) for name in ways}
+    steps = {
+        name: training_step(shares[name], work, partial(reducer, world))
+        for name, reducer in ways.items()
+    }
+    if WRAPPED in steps:  # its hooks do not see 16-bit gradients: autocast converts them
+        steps[WRAPPED].flat.half = None
 
     def seconds(timed: Callable[[], object]) -> float:
         world.barrier()
@@ -137,7 +127,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     whole: dict[str, list[float]] = {name: [] for name in steps}
     alone: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(work.steps):
-        batch = share.plan.batch(number)
+        batch = shares[AFTER].plan.batch(number)
         for name, step in steps.items():
             whole[name].append(seconds(partial(step, batch)))
     weights = [step.flat.values for step in steps.values()]

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -66,7 +67,8 @@ def checks(arms: Mapping[str, System], folder: Path) -> Iterator[str]:
     """What was found to be right, a line each. Raises ResultsDiffer."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "-k", "kernels", "tests/gpu"]
     root = Path(__file__).parents[1]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as tests:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=root, **pipes) as tests:
         comparison = Comparison("gpu", "gpu", CHECKED, arms, check_loss_curves)
         found = check_loss_curves(comparison, with_files(CHECKED, folder), folder / "check")
         output, _ = tests.communicate()
@@ -79,8 +81,14 @@ def checks(arms: Mapping[str, System], folder: Path) -> Iterator[str]:
 
 def with_files(work: Workload, folder: Path) -> Workload:
     data = materials.dataset(work, folder / work.dataset)
-    encoder = materials.encoder(work.encoder, folder / work.encoder)
+    encoder = encoder_folder(work.encoder, folder)
     return replace(work, dataset=str(data), encoder=str(encoder))
+
+
+@cache
+def encoder_folder(name: str, folder: Path) -> Path:
+    """Made once for all settings: that takes seconds of the eight minutes."""
+    return materials.encoder(name, folder / name)
 
 
 def measure(
@@ -92,21 +100,20 @@ def measure(
     """Rows of the table, each with its place in it. A failure is a row, too."""
     ready = [with_files(work, folder) for work in works]
     done: list[list[dict[str, Any]]] = [[] for _ in works]
-    turns = list(product(range(len(works)), enumerate(arms.items())))
-    for i, (j, (name, run)) in sorted(turns, key=lambda turn: OWN_BATCHES in turn[1][1][0]):
-        work, place = works[i], i * len(arms) + j
-        setting = f"| {work.encoder}, {work.dataset}, {work.precision} | {name} |"
+    turns = enumerate(product(range(len(works)), arms))
+    for place, (i, name) in sorted(turns, key=lambda turn: OWN_BATCHES in turn[1][1]):
+        work, scratch = works[i], folder / str(place)
+        setting = f"| {work.encoder}, {work.dataset}, {work.precision} | {name}"
         if left() <= 0:
-            yield place, f"{setting} not run: {SECONDS / 60:.0f} minutes are over | | | | |"
+            yield place, f"{setting} | not run: {SECONDS / 60:.0f} minutes are over | | | | |"
             continue
         try:
-            found = run(ready[i], folder / str(place))
+            found = arms[name](ready[i], scratch)
         except RuntimeError as error:
-            yield place, f"{setting} failed: {str(error)[:100]} | | | | |"
+            yield place, f"{setting} | failed: {str(error)[:100]} | | | | |"
             continue
         done[i].append(found)
-        setting = setting.removesuffix(" |") + slower_ways(folder / str(place)) + " |"
-        yield place, f"{setting} {' | '.join(cells(found, done[i][0]))} |"
+        yield place, f"{setting}{slower_ways(scratch)} | {' | '.join(cells(found, done[i][0]))} |"
 
 
 def slower_ways(folder: Path) -> str:

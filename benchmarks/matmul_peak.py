@@ -14,25 +14,22 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import nn
 
 from benchmarks.arithmetic import executed
 from benchmarks.comparison import about
-from benchmarks.share import WorkerShare, worker_share
+from benchmarks.share import WorkerShare, training_step, worker_share
 from benchmarks.table import spread
 from benchmarks.workload import Workload
 from distsent.batching.packing import PackedBatch
 from distsent.distributed.world import World
-from distsent.evaluation.tasks.choose import choose_task
-from distsent.model.classifier import token_embedding
 from distsent.model.light_layers import lighten_layers
 from distsent.operators import linear
 from distsent.runtime.device import slow_precision
-from distsent.training import half_weights
-from distsent.training.flat_parameters import FlatParameters
-from distsent.training.passes import EachAsItComes, Pass, TrainingLoss
+from distsent.training.passes import EachAsItComes
 from distsent.training.reducer import GradientReducer
 
 PASSES = 5
@@ -70,21 +67,16 @@ def bare_products(
     return operations, seconds
 
 
-def training_pass(share: WorkerShare, precision: str) -> Callable[[PackedBatch], None]:
+def training_pass(share: WorkerShare, work: Workload) -> Callable[[PackedBatch], None]:
     """Forward and backward as in a training step of one micro-batch, without zeroing."""
-    model = share.forward.model
-    lighten_layers(model)
-    flat = FlatParameters(model, token_embedding(model))
-    if precision in half_weights.DTYPES:
-        flat.use_half(model, half_weights.DTYPES[precision])
-    names = [str(i) for i in range(model.config.num_labels)]
-    run = Pass(share.forward, flat, TrainingLoss(choose_task("single_label", names)), precision)
-    passes, reducer = EachAsItComes(run), GradientReducer(World(), flat)
+    lighten_layers(share.forward.model)
+    step = training_step(share, work, partial(GradientReducer, World()))
+    passes, half = EachAsItComes(step.run), step.flat.half
 
     def once(batch: PackedBatch) -> None:
-        with nullcontext() if flat.half is None else flat.half.fresh():
+        with nullcontext() if half is None else half.fresh():
             passes(batch, 1.0)
-            reducer.end_pass()
+            step.reducer.end_pass()
 
     return once
 
@@ -95,7 +87,7 @@ def measure(work: Workload, passes: int = PASSES) -> list[tuple[float, float]]:
     parts = (m for m in share.forward.model.base_model.modules() if isinstance(m, nn.Linear))
     layers = [(m.in_features, m.out_features) for m in parts]
     dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
-    once = training_pass(share, work.precision)
+    once = training_pass(share, work)
     for i, s in enumerate(share.packed_batches(passes + 1)):
         operations = executed(share.forward, s)
         for _ in range(2):  # the first pass generates the library's code for the batch's shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,18 @@ from distsent.batching.packing import PackedBatch
 from distsent.batching.sampler import BatchSampler
 from distsent.data.tokens.store import Tokens, open_token_store
 from distsent.distributed.world import World
+from distsent.evaluation.tasks.choose import choose_task
 from distsent.job import load_job
-from distsent.job.schema import ModelSection
+from distsent.job.schema import ModelSection, OptimSection
 from distsent.model import classifier, flops
 from distsent.model.forward import choose_forward
 from distsent.model.packed_forward import PackedForward
 from distsent.model.tokenizer import load_tokenizer
+from distsent.training.flat_parameters import FlatParameters
+from distsent.training.optimizer import Schedule
+from distsent.training.passes import Pass, TrainingLoss
+from distsent.training.reducer import GradientReducer
+from distsent.training.train_step import TrainStep
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,14 @@ def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
         budget, cpu = job.train.token_budget, torch.device("cpu")
         plan = BatchPlan(tokens, sampler, counter, rank, work.workers, budget, cpu)
         return WorkerShare(forward, tokens, plan)
+
+
+def training_step(
+    share: WorkerShare, work: Workload, reducer: Callable[[FlatParameters], GradientReducer]
+) -> TrainStep:
+    """The steps of a training with this model. It takes over the model's parameters."""
+    model = share.forward.model
+    flat, optim = FlatParameters(model, classifier.token_embedding(model)), OptimSection()
+    task = choose_task("single_label", classifier.class_names(model.config))
+    run = Pass(share.forward, flat, TrainingLoss(task), work.precision)
+    return TrainStep(run, reducer(flat), optim, Schedule.from_job(optim, work.steps))
