@@ -32,6 +32,7 @@ def _trained(folder: Path) -> Path:
             ),
         ],
         World(),
+        complete=True,
     )
     return folder / "runs"
 

@@ -43,18 +43,19 @@ Run = Callable[[PackedBatch], torch.Tensor]
 
 
 def equals_alone(
-    model: PreTrainedModel, build: Callable[[PreTrainedModel], Run], training: bool, longest: int
+    small: PreTrainedModel, build: Callable[[PreTrainedModel], Run], training: bool, longest: int
 ) -> bool:
     """Whether `build(model)` gives an example the same in any batch, and what the model does.
 
-    `training`: compare with dropout, at the model's rates. `longest`: tokens that the model takes.
+    `small`: the model's `small_copy`. `training`: compare with dropout, at the model's rates.
+    `longest`: tokens that the model takes.
     """
-    if training and draws_noise(model.config):
+    if training and draws_noise(small.config):
         return False
     # `devices=[]`: otherwise it would initialize every GPU of the machine.
     grad = torch.set_grad_enabled(training)  # packed attention has dropout for gradients only
     with suppress(Exception), grad, torch.random.fork_rng(devices=[]):
-        small = small_copy(model).train(training)
+        small = copy.deepcopy(small).train(training)  # `build` changes its modules
         ids = examples(small.config, within(longest, LENGTHS))
         single = [] if training else alone(small, ids)
         run = build(small)

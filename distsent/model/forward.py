@@ -1,7 +1,7 @@
 """How examples share the encoder: packed, or padded where it cannot run packed."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -43,10 +43,12 @@ def choose_ways(
     Without `training` the second is not measured. `windows`: some texts have several. Raises
     UserError if packing is not exact, but `packed` = "always" or `windows` need it.
     """
-    longest = token_limit(model)
+    longest, small = token_limit(model), None
+    with suppress(Exception), torch.random.fork_rng(devices=[]):  # as in the check itself
+        small = batching_check.small_copy(model)
 
     def exact(build: Callable[[PreTrainedModel], Forward], train: bool) -> bool:
-        return batching_check.equals_alone(model, build, train, longest)
+        return small is not None and batching_check.equals_alone(small, build, train, longest)
 
     if packed != "never":
         if exact(PackedForward, False) and (not training or exact(PackedForward, True)):

@@ -94,12 +94,24 @@ class PackedForward:
         return (self._pool(args[0]), *args[1:])
 
 
-@torch.no_grad()
+# By class and configuration, which decide it. A start asks several times, and for a base encoder an
+# answer takes 0.4 s.
+_poolings: dict[tuple[type, str], Pooling] = {}
+
+
 def find_pooling(model: PreTrainedModel) -> Pooling:
     """The pooling with which a lone example gets the logits that the model computes.
 
     Measured on a small copy. Raises ValueError if there is none.
     """
+    asked = type(model), model.config.to_json_string(use_diff=False)
+    if asked not in _poolings:
+        _poolings[asked] = _measure_pooling(model)
+    return _poolings[asked]
+
+
+@torch.no_grad()
+def _measure_pooling(model: PreTrainedModel) -> Pooling:
     small = batching_check.small_copy(model).eval()
     ids = batching_check.examples(small.config, [9])
     alone = batching_check.alone(small, ids)[0]

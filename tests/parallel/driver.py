@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypedDict
 from unittest.mock import patch
@@ -19,8 +19,10 @@ from unittest.mock import patch
 from distsent.data.tokens import store as token_store
 from distsent.distributed.launchers import init_world
 from distsent.distributed.world import World
+from distsent.evaluation import intervals
 from distsent.job import load_job
 from distsent.reporting import plots
+from distsent.runtime import device as devices
 from distsent.runtime.signals import StopSignal
 from distsent.training import reducer
 from distsent.training.session import TrainingRun
@@ -43,11 +45,25 @@ def entry(name: str, overrides: Sequence[str], mutant: str | None = None) -> Ent
     return {"overrides": [*overrides, f"job.name={name}"], "mutant": mutant}
 
 
-def drive(entries: Sequence[Entry], world: World) -> None:
-    """Train the runs one after another, each with its mutant."""
+@contextmanager
+def quick() -> Iterator[None]:
+    """Without what takes longer than a tiny training: pictures, intervals, the machine's speed."""
+    with (
+        patch.object(plots, "available", return_value=False),
+        patch.object(intervals, "DRAWS", intervals.TOGETHER),
+        patch.object(devices, "peak_flops", return_value=1e12),
+    ):
+        yield
+
+
+def drive(entries: Sequence[Entry], world: World, complete: bool = False) -> None:
+    """Train the runs one after another, each with its mutant. `complete`: not `quick`."""
     for item in entries:
-        asked = load_job(None, item["overrides"])
-        with MUTANTS[item["mutant"]](world.rank, world.size) if item["mutant"] else nullcontext():
+        asked, mutant = load_job(None, item["overrides"]), item["mutant"]
+        with (
+            nullcontext() if complete else quick(),
+            MUTANTS[mutant](world.rank, world.size) if mutant else nullcontext(),
+        ):
             try:
                 TrainingRun(asked, world, NoSignals()).train()
             except Exception as error:
@@ -55,15 +71,12 @@ def drive(entries: Sequence[Entry], world: World) -> None:
                     run = Path(asked.run.dir) / asked.job.name
                     run.mkdir(parents=True, exist_ok=True)
                     (run / "raised").write_text(f"{type(error).__name__}: {error}")
-                if item["mutant"] is None:
+                if mutant is None:
                     raise
 
 
 if __name__ == "__main__":
     plan, here = Path(sys.argv[1]), init_world()
-    undrawn = patch.object(
-        plots, "available", return_value=False
-    )  # plots take longer than the training
     several = patch.object(
         reducer, "BUCKET", 2_000
     )  # a tiny model fits into one bucket, which cannot leave during backward
@@ -71,7 +84,6 @@ if __name__ == "__main__":
         reducer, "overlaps_backward", lambda world, flat: world.size > 1
     )  # as between machines
     with (
-        undrawn,
         several,
         early,
         patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenize,

@@ -21,12 +21,10 @@ from distsent.distributed.launchers import init_world
 from distsent.distributed.world import World
 from distsent.errors import Stopped
 from distsent.job import load_job
-from distsent.reporting import plots
-from distsent.runtime import device as devices
 from distsent.training.session import TrainingRun
 from distsent.training.train_step import TrainStep
 from tests import fixtures
-from tests.parallel.driver import NoSignals
+from tests.parallel.driver import NoSignals, quick
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,7 @@ def outcome(folder: Path, kind: str, world: World) -> dict[str, Any]:
 
 
 def outcomes(folder: Path, world: World) -> None:
-    plain = patch.object(plots, "available", return_value=False)
-    quick = patch.object(devices, "peak_flops", return_value=1e12)
-    with plain, quick:
+    with quick():
         found = {kind: outcome(folder, kind, world) for kind in KINDS}
     if world.is_main:
         (folder / f"np{world.size}" / "outcomes.json").write_text(json.dumps(found))

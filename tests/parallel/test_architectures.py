@@ -18,12 +18,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from distsent import cli, train
 from distsent.distributed.world import World
 from tests import architectures, fixtures, launcher
-from tests.parallel.every_architecture import OVERRIDES, outcomes
+from tests.parallel.every_architecture import OVERRIDES, TYPED, outcomes
 from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES
 
 REFUSED = {"canine", "ibert"}  # their token embeddings are not tables of rows that can be exchanged
 TRAINED = [name for name in ARCHITECTURES if name not in REFUSED]
-TYPED = ("roberta", "deberta-v2", "xlnet")  # packed, padded, equal lengths
 
 Outcomes = Callable[[int], dict[str, Any]]
 
@@ -69,7 +68,7 @@ def test_training_predict_and_pipeline_give_each_text_the_same_scores(
     for way in ("trained", "piped"):
         assert numpy.array(one[way]) == pytest.approx(numpy.array(one["predicted"]), abs=1e-5), way
     assert numpy.array(two["trained"]) == pytest.approx(numpy.array(one["trained"]), abs=1e-3)
-    for each in (one, two):
+    for each in (one, two) if name in TYPED else (one,):
         pairs = zip(each["trained"], [i % 3 for i in range(12)], strict=True)
         losses = [-numpy.log(row[label]) for row, label in pairs]
         assert each["evaluated"] == pytest.approx(numpy.mean(losses), rel=1e-5)

@@ -364,6 +364,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ),
         ],
         World(),
+        complete=True,
     )
     return top / "runs"
 

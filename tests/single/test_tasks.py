@@ -58,6 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             entry("number", [*base, *one]),
         ],
         World(),
+        complete=True,
     )
     return folder / "runs"
 
