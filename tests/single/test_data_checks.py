@@ -344,6 +344,16 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
     ]
 
 
+def test_a_split_whose_classes_all_have_other_names(tmp_path: Path):
+    folder(
+        tmp_path,
+        train=texts(["a", "b", "c", "d"], ["0", "1", "0", "1"]),
+        test=texts(["f", "g"], ["neg", "pos"]),
+    )
+    (line,) = wrong(tmp_path)
+    assert line.startswith("test: none of its labels, 'neg', 'pos', occurs in train, which has '0'")
+
+
 def test_many_classes_that_train_lacks_are_counted(tmp_path: Path):
     train, test = [f"class {i % 9}" for i in range(40)], [f"class {i % 30}" for i in range(40)]
     texts_of = [f"text {i}" for i in range(40)]

@@ -255,9 +255,14 @@ def find_dropped(
     wanted = {spell(normalize_label(label) or ""): label for label in dropped}
     found = {spell(word): value for value, *names in known for word in (value, *names)}
     lack = [label for word, label in wanted.items() if word not in found]
+    near = {fold(word): word for word in found}
+    alike = [(label, near[fold(label)]) for label in lack if fold(label) in near]
     both = [word for word in naming.indices if spell(word) in wanted]
     if (lack or both) and not naming.trained:
         why = f"{where} does not contain {quote(lack)}, but {there}"
+        if alike:
+            pairs = ", ".join(f"{label!a} and {word!a}" for label, word in alike[:3])
+            why += f"; {pairs} differ in {SPELLING} alone"
         why = why if lack else f"data.labels names {quote(both)}, too"
         raise UserError(f"data.drop_labels = {to_toml_value([*dropped])}: {why}")
     return [value for value, *names in known if {spell(w) for w in (value, *names)} & {*wanted}]
