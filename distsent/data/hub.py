@@ -94,7 +94,8 @@ class Hub:
         if isinstance(error, ConnectionError):
             lack = f"{self.name} is not in the local cache and the hub cannot be reached"
             fix = "or name a folder with train, validation and test files"
-            return UserError(f"{asked}: {lack}; run once online with a shared HF_HOME, {fix}")
+            fix = f"run once online with a shared HF_HOME, {fix}; local paths start with ./"
+            return UserError(f"{asked}: {lack}; {fix}")
         if isinstance(error, DatasetNotFoundError):
             lack = f"no such folder, and no such dataset on the hub ({text})"
             return UserError(f"{asked}: {lack}; local paths start with ./")

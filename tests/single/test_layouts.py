@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -129,6 +130,36 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
         ["test.csv is both in the test and in the train split; data.test and data.train name the "
          "files of each"],
+    ),
+    "a file beside its own archive": (
+        Layout("", {"train.csv": FOUR, "train.csv.gz": FOUR, "test.csv": TWO}),
+        [HERE + "the train split exists twice, as train.csv and train.csv.gz; keep one, or choose: "
+         'data.train = "train.csv"'],
+    ),
+    "a link to nowhere": (
+        Layout("", {"train.csv": lambda path: path.symlink_to("far/a.csv"), "test.csv": TWO}),
+        ["train.csv: a link to far/a.csv, which does not exist"],
+    ),
+    "a pipe": (
+        Layout("", {"a.csv": os.mkfifo}, source="a.csv"),
+        ["data.source = '{folder}/a.csv': neither a file nor a folder (a pipe or a device): rows "
+         "are read more than once; write them to a file"],
+    ),
+    "a pipe among files": (
+        Layout("", {"a.csv": os.mkfifo, "test.csv": TWO}, {"train": "a.csv"}),
+        ['data.train = "a.csv": neither a file nor a folder (a pipe or a device): rows are read '
+         "more than once; write them to a file"],
+    ),
+    "an address": (
+        Layout("", {"test.csv": TWO}, {"train": "https://a.org/b.csv"}),
+        ['data.train = "https://a.org/b.csv": an address: not read; download it, and name the file '
+         "or folder"],
+    ),
+    "other files than README.md says": (
+        Layout("", {"README.md": "---\nconfigs:\n- data_files:\n  - {split: train, path: a/*}\n"
+                    "  - {split: test, path: b.csv}\n---\n", "a/x.csv": FOUR, "b.csv": TWO}),
+        ['{folder}/README.md says data.train = "a/*" and data.test = "b.csv", but by its name '
+         "b.csv is train; set these keys"],
     ),
     "a pattern without files": (
         Layout("", {"a.csv": FOUR}, {"train": "x*.csv"}),
@@ -417,6 +448,16 @@ def test_files_that_are_not_read_are_named(tmp_path: Path):
     assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == (
         "not read: sample_submission.csv, x.json",
     )
+
+
+def test_other_splits_of_a_saved_dataset_are_named(tmp_path: Path):
+    from datasets import Dataset, DatasetDict
+
+    made = {name: Dataset.from_dict(dict(FOUR)) for name in ("train", "test", "holdout")}
+    DatasetDict(made).save_to_disk(tmp_path)
+    assert open_dataset(data(tmp_path), 1).notes == ("not read: holdout",)
+    keys = {"train": "holdout", "test": "test"}
+    assert open_dataset(data(tmp_path, **keys), 1).notes == ()
 
 
 def test_files_without_a_folder_lie_in_the_current_one(tmp_path: Path, monkeypatch):

@@ -108,6 +108,10 @@ def find_splits(folder: Folder, wanted: Sequence[str]) -> Splits:
 
 def _saved(folder: Folder, wanted: Sequence[str]) -> Splits:
     saved = find_saved_splits(folder.path) or {}
+    read = {file.parent for files in saved.values() for file in files}
+    if saved:
+        others = (path for path in folder.folders if path not in read)
+        folder.unread.extend(path for path in others if is_file(path / "state.json"))
     return {s: [folder.table(path) for path in saved[s]] for s in wanted if s in saved}
 
 
@@ -134,7 +138,7 @@ def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
 def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Files that are called like splits; if one is not there, a file with the word in its name."""
     texts = [path for path in folder.texts if data_suffix(path) == ".txt"]
-    sets: dict[tuple[str, str], list[Path]] = {}
+    sets: dict[tuple[str, str, str], list[Path]] = {}
     for path in (*folder.tables, *texts, *folder.plain):
         sets.setdefault(set_of(path), []).append(path)
     called = {key: split_called(key[0]) for key in sets}

@@ -61,10 +61,14 @@ def shard_of(path: Path) -> Shard | None:
     return Shard(found["rest"], int(found["index"]), int(found["of"])) if found else None
 
 
-def set_of(path: Path) -> tuple[str, str]:
-    """What the files of a set of shards have in common: (name without the number, suffix)."""
-    shard = shard_of(path)
-    return shard.rest if shard else stem(path), suffix_of(path)
+def set_of(path: Path) -> tuple[str, str, str]:
+    """What the files of a set of shards have in common: (name without the number, two suffixes).
+
+    The second is that of compression: train.csv and train.csv.gz are copies, not shards.
+    """
+    shard, last = shard_of(path), path.suffix.lower()
+    suffixes = suffix_of(path), last if last in COMPRESSIONS else ""
+    return shard.rest if shard else stem(path), *suffixes
 
 
 def words(name: str) -> list[str]:
