@@ -79,6 +79,8 @@ def names(path: Path, suffix: str, values: Any, **keys: Any) -> tuple[str, list[
      ("x y z", [[1, 0, 0], [0, 1, 0]])),
     (".parquet", [[True, False], [True, True]], MANY | {"labels": {"1": "y", "0": "x"}},
      ("y x", [[0, 1], [1, 1]])),
+    (".jsonl", [[1, 0, 1], [0, 1, 0], [0, 0, 1]], MANY | {"drop_labels": ("0",)},
+     ("1 2", [[1, 0], [0, 1]])),
     (".csv", ["[1 0]", "[0 1]"], MANY, ("0 1", [[1, 0], [0, 1]])),
     (".jsonl", [[0, 1], [1]], MANY, ("0 1", [[1, 1], [0, 1]])),
     (".csv", ["['a' 'b c'\n 'd']", "['b c']", "['a,' \"d\"]"], MANY,
@@ -136,6 +138,8 @@ def test_what_is_read(
      "1 row with neither 0 nor 1 in column 'a': row 2 ('2')"),
     (".jsonl", [[1, 0, 1], [0, 1, 0]], MANY | {"labels": ("a", "b")},
      "column 'label': lists of 0 and 1 with 3 places, and 2 names (a, b): one for each place"),
+    (".jsonl", [[1, 0, 1], [0, 1, 0]], MANY | {"drop_labels": ("3",)},
+     "column 'label' does not contain '3', but '0', '1', '2'"),
     (".jsonl", [["a", "b"]] * 3, MANY, "all training rows have the labels 'a', 'b': nothing to le"),
     (".csv", ["3", "3.0", "3"], NUMBERS, "all training rows have the number 3.0: nothing to learn"),
     (".csv", ["['a' 'b', 'c']", "['a']"], MANY, "column 'label': \"['a' 'b', 'c']\" is text"),
@@ -377,6 +381,9 @@ def test_other_datasets_are_read_by_the_model(tmp_path: Path) -> None:
     model = Naming.of_model(["b", "a", "c"], None)
     expected = ["b", "a", "c"], [[0, 1, 0], [1, 0, 1]]
     assert read("1", [["a"], ["c", "b"]], model, **MANY) == expected
+    assert read("0", [[0, 1, 0], [1, 0, 1]], model, **MANY) == expected
+    with pytest.raises(UserError, match=r"4 places, and 3 names \(b, a, c\): one for each place"):
+        read("7", [[0, 1, 0, 0], [1, 0, 1, 0]], model, **MANY)
     wide = {"a": [1, 0], "b": [0, 1], "c": [0, 1]}
     keys = MANY | {"label_columns": ("a", "b", "c")}
     assert read("2", wide, model, **keys) == expected

@@ -158,8 +158,8 @@ DOUBTS = {
                                "mark of utf-16-le, which data.encoding = 'cp1252' contradicts"),
     "a few bad bytes": (CAFE.encode() + b"caf\xe9\n", {}, "UTF-8 except for 1 byte (the first: "
                         'byte 0xe9, line 51); data.encoding_errors = "replace"'),
-    "UTF-8 and cp1252": (BOTH, {}, 'lines in UTF-8 ("café latte") and lines in cp1252 ("café latte"), '
-                         "as in joined files: not read; python -c "),
+    "UTF-8 and cp1252": (BOTH, {}, 'lines in UTF-8 ("café latte") and lines in cp1252 ("café latte"'
+                         "), as in joined files: not read; python -c "),
     "a cut utf-16": (CAFE.encode("utf-16")[:-1], {}, "not utf-16-le (byte 0x0a, line 50)"),
     "a key that does not fit": (b"a\n\x81\n", {"encoding": "cp1252"}, "not cp1252 (byte 0x81, line "
                                 '2); data.encoding_errors = "replace"'),

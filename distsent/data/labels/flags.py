@@ -36,8 +36,8 @@ def count_places(lists: Mapping[str, Lists], naming: Naming) -> int:
     sizes = {int(n) for some in lists.values() for n in np.unique(some.counts[~some.missing])}
     if len(sizes) != 1 or (size := sizes.pop()) < 2:
         return 0
-    if naming.trained and len(naming.names) != size:
-        return 0
+    if size == 2 and naming.trained and len(naming.names) != 2:
+        return 0  # of longer lists each has a number twice
     for some in lists.values():
         for part in some.values.parts:
             words = count_labels(part, some.values.columns.label)
@@ -46,8 +46,9 @@ def count_places(lists: Mapping[str, Lists], naming: Naming) -> int:
     return size
 
 
-def to_places(lists: Lists, size: int) -> Lists:
-    """The lists of the places that have a 1, in lists of `size` values."""
+def to_places(lists: Lists, names: tuple[str, ...]) -> Lists:
+    """The lists of the places that have a 1, of lists with a place for each of `names`."""
+    size = len(names)
     column, parts, sums = lists.values.columns.label, list[Part](), [np.empty(0, np.int64)]
     for part in lists.values.parts:
         codes = [*label_indices(part, column, YES_OR_NO, 0)]
@@ -55,23 +56,30 @@ def to_places(lists: Lists, size: int) -> Lists:
         at = np.flatnonzero(ones)
         table = pa.table({column: pa.array((at % size).astype(str), pa.string())})
         of = part.lists and (part.lists[0], part.lists[1][at])
-        parts.append(replace(part, table=table, lists=of))
+        parts.append(replace(part, table=table, lists=of, label_names=names))
         sums.append(ones.reshape(-1, size).sum(axis=1, dtype=np.int64))
     counts = np.zeros_like(lists.counts)
     counts[~lists.missing] = np.concatenate(sums)
     return Lists(Rows(parts, lists.values.columns), counts, lists.missing)
 
 
-def name_places(naming: Naming, size: int, where: str) -> Naming:
-    """What names the places: data.labels in its order, or else their numbers.
+def name_places(naming: Naming, size: int, where: str) -> tuple[str, ...]:
+    """The names of the places: those of data.labels in their order, or else their numbers.
 
     Raises UserError for another number of names.
     """
-    if naming.trained or naming.table is not None:
-        return naming
-    places = [str(place) for place in range(size)]
-    names = naming.names or naming.numbered or tuple(places)
+    places = tuple(str(place) for place in range(size))
+    if naming.table is not None and not naming.trained:
+        return places
+    names = naming.names or naming.numbered or places
     if len(names) != size:
         found = f"lists of 0 and 1 with {size} places, and {len(names)} names"
         raise UserError(f"{where}: {found} ({quote(names, marks=False)}): one for each place")
-    return Naming(names, dict(zip(places, names, strict=True)))
+    return names
+
+
+def note_places(names: tuple[str, ...], where: str) -> str:
+    """What the user should know."""
+    found = f"{where}: lists of 0 and 1, with a place for each of {len(names)} classes"
+    shown = quote((f"{i} = {name}" for i, name in enumerate(names) if name != str(i)), marks=False)
+    return f"{found}: {shown}" if shown else found

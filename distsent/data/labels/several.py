@@ -21,7 +21,14 @@ from distsent.data.labels.classes import (
     name_files,
     read_labels,
 )
-from distsent.data.labels.flags import YES_OR_NO, Lists, count_places, name_places, to_places
+from distsent.data.labels.flags import (
+    YES_OR_NO,
+    Lists,
+    count_places,
+    name_places,
+    note_places,
+    to_places,
+)
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import (
     is_list,
@@ -49,9 +56,10 @@ def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection)
     _check_delimiter(splits, lists)
     parts = [part for rows in splits.values() for part in rows.parts if part.table.num_rows]
     where = f"{name_files(parts)}: column {next(iter(splits.values())).columns.label!r}"
+    places: tuple[str, ...] = ()
     if size := count_places(lists, naming):
-        lists = {split: to_places(some, size) for split, some in lists.items()}
-        naming = name_places(naming, size, where)
+        places = name_places(naming, size, where)
+        lists = {split: to_places(some, places) for split, some in lists.items()}
     values = {split: some.values for split, some in lists.items()}
     found = read_labels(values, naming, data.fold_labels, data.drop_labels or ())
     indices, arrays = dict[str, np.ndarray](), dict[str, np.ndarray]()
@@ -67,7 +75,7 @@ def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection)
         EMPTY: Fault("an empty list of labels", allowed_by="data.allow_empty_labels"),
         NO_WORD: Fault("a null or blank in the list of labels"),
     }
-    notes = [f"{where}: lists of 0 and 1, with a place for each of {size} classes"] if size else []
+    notes = [note_places(places, where)] if places else []
     return found._replace(
         indices=indices, arrays=arrays, faults=faults, notes=[*found.notes, *notes]
     )
