@@ -173,12 +173,14 @@ def test_marks_among_words_are_not_trained_without_a_word():
 
 
 @pytest.mark.parametrize(
-    "values", [["0", "1", "nan", "0"], ["1.5", "N/A", "2"], ["0", "NA", "1", "0"]]
+    "values",
+    [["0", "1", "nan", "0"], ["1.5", "N/A", "2"], ["0", "NA", "1", "0"], ["yes", "NA", "no"]],
 )
 def test_words_for_a_missing_value_among_numbers_are_not_trained_without_a_word(values):
-    word = next(value for value in values if str(value).isalpha() or value == "N/A")
-    assert f"1 row with the label '{word}' among numbers; data.drop_labels = " in refusal(values)
-    names = sorted({str(value) for value in values})
+    (word,) = {*values} & {"nan", "N/A", "NA"}
+    among = "truth values" if "yes" in values else "numbers"
+    assert f"1 row with the label '{word}' among {among}; data.drop_labels = " in refusal(values)
+    names = sorted({*values})
     assert read(values, names).names == tuple(names)
 
 
@@ -200,6 +202,12 @@ def test_numbers_and_words_of_truth_are_not_four_classes(values, table):
     assert len(read(values, error.value.fix["data.labels"]).names) == 2
     for fine in (["yes", "no"], [0, 1], ["yes", "1", "2"], ["true", "maybe", "1"]):
         assert read(fine).notes == []
+
+
+def test_labels_that_may_be_several_are_named():
+    (note,) = read(["a|b", "b|c", "a| c"]).notes
+    assert note.endswith('"multi_label" and data.label_delimiter = "|" read them')
+    assert read(["a|b", "b|c", "a|d"]).notes == read(["a|b", "b|a"]).notes == []
 
 
 def test_numbers_of_16_bits_are_labels():
@@ -228,6 +236,10 @@ NEAR = [
     (["+1", "1", "2"], "'+1' (1 row)"),
     (["1.50", "1.5", "2"], "'1.50' (1 row)"),
     (["True", "true", "false"], "'True' (1 row)"),
+    (["0", "-0", "1"], "'-0' (1 row)"),
+    (["\u2764\ufe0f", "\u2764", "x"], "(1 row)"),
+    (["\u0130yi", "iyi", "x"], "(1 row)"),
+    (["KIZGIN", "k\u0131zg\u0131n", "x"], "(1 row)"),
 ]
 
 
@@ -321,6 +333,8 @@ def test_names_for_values(values, labels, indices, note):
         ([1, 2, 1], {"1": "a", "1.0": "b"}, ["two of these are the same label"]),
         ([1, 2, 1], ("1", "1.0"), ["two of these are the same label"]),
         (["x" * 3000, "y" * 500], ("a", "b"), [f"'{'x' * 37}...', '{'y' * 37}...'"]),
+        ([".5", "1."], None, ["contains numbers such as .5 ('.5', '1')"]),
+        (["1E3", "2"], None, ["contains numbers such as 1E3 ('2', '1E3')"]),
         ([0.25, 1.0], None, ["contains numbers such as 0.25 ('0.25', '1')"]),
     ],
 )  # fmt: skip

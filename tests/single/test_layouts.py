@@ -140,6 +140,12 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"train.csv": lambda path: path.symlink_to("far/a.csv"), "test.csv": TWO}),
         ["train.csv: a link to far/a.csv, which does not exist"],
     ),
+    "training files that are called by a word": (
+        Layout("", {"train_v1.csv": FOUR, "train_v2.csv": FOUR, "test.csv": TWO}),
+        ["the dataset has no train split, only test: data.pool_splits = true joins all rows and "
+         "splits them by data.validation_fraction and data.test_fraction; not read: train_v1.csv, "
+         "train_v2.csv: if it is the training data, data.train names it"],
+    ),
     "a pipe": (
         Layout("", {"a.csv": os.mkfifo}, source="a.csv"),
         ["data.source = '{folder}/a.csv': neither a file nor a folder (a pipe or a device): rows "

@@ -106,6 +106,8 @@ def read_labels(
         values = {word: classes.names[i] for word, i in index.items()}
         odd = _missing_words({w: n for w, n in counts.items() if w not in naming.indices}, where)
         notes += [*classes.notes, *odd, *_look_like_ids(counts, spelling, where)]
+        if not naming.names:
+            notes += _look_like_lists(counts, where)
     codes = {"-1": UNLABELED, **index, **dict.fromkeys(out, DROPPED), "": MISSING}
     indices = {}
     for split, rows in splits.items():
@@ -149,18 +151,20 @@ def _check_number(values: Counter[str], where: str) -> None:
 def _check_marks(counts: Mapping[str, int], where: str) -> None:
     """Raises UserError for labels such as "-" among words: SNLI has it where there is no label.
 
-    And for "nan" or "NA" among numbers, as programs write a missing one.
+    And for "nan" or "NA" among numbers or truth values, as programs write a missing one.
     """
     marks = sorted(word for word in counts if word.isascii() and not _is_word(word))
     missing = sorted(word for word in counts if word.casefold() in _MISSING_WORDS)
     others = counts.keys() - {*marks, *missing}
-    if numbers := bool(others) and all(map(NUMBER.fullmatch, others)):
+    numbers = bool(others) and all(map(NUMBER.fullmatch, others))
+    truth = bool(others) and all(word.casefold() in _TRUTH for word in others)
+    if numbers or truth:
         marks = sorted([*marks, *missing])
     if marks and any(map(_is_word, counts)):
         found = f"{count_rows(sum(counts[mark] for mark in marks))} with the label {quote(marks)}"
         keys = {"data.drop_labels": marks}, {"data.labels": sorted(counts)}
         shown = f"data.drop_labels = {to_toml_value(marks)} leaves them out"
-        among = "numbers" if numbers else "words"
+        among = "numbers" if numbers else "truth values" if truth else "words"
         raise UserError(
             f"{where}: {found} among {among}; {shown}, data.labels with it makes it a class",
             fix=keys[0],
@@ -205,3 +209,12 @@ def _look_like_ids(
     if classes >= FEW and 2 * classes >= rows:
         found = f"{classes:,} different values in {rows:,} rows ({quote(sorted(counts))})"
         yield f"{where}: {found} look like a text or an id column: are they classes?"
+
+
+def _look_like_lists(counts: Mapping[str, int], where: str) -> Iterator[str]:
+    """A note about labels that all have the same mark, if each part occurs in several of them."""
+    for mark in ",;|":
+        parts = Counter(part.strip() for word in counts for part in {*word.split(mark)})
+        if len(counts) > 2 and all(mark in word for word in counts) and min(parts.values()) > 1:
+            keys = f'data.task = "multi_label" and data.label_delimiter = "{mark}"'
+            yield f"{where}: {quote(sorted(counts))}: several labels per text? {keys} read them"

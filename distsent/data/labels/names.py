@@ -192,7 +192,7 @@ def check_written_lists(values: Collection[str], where: str) -> None:
 
 def check_integers(values: Collection[str], where: str) -> None:
     """Raises UserError for numbers that are no integers: they are hardly classes."""
-    odd = [word for word in values if "." in word or "e" in word]
+    odd = [word for word in values if "." in word or "e" in word.lower()]
     if odd and all(map(NUMBER.fullmatch, values)):
         shown = quote(sorted(values, key=_by_value))
         problem = f"{where} contains numbers such as {min(odd)} ({shown})"
@@ -202,7 +202,7 @@ def check_integers(values: Collection[str], where: str) -> None:
 
 def _lists(word: str, values: set[str]) -> str:
     """What is between others that a label is made of: "joy,fear" if "joy" and "fear" are labels."""
-    for mark in ",;|#+ ":
+    for mark in ",;|#+/ ":
         parts = {part.strip() for part in word.split(mark)}
         if len(parts) > 1 and parts <= values:
             return mark

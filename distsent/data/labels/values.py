@@ -18,14 +18,15 @@ from distsent.data.rows import Part
 from distsent.errors import UserError
 from distsent.formats.records import decode_error, printable, shorten
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 QUOTED, MOST = 80, 10  # characters and values that a message quotes
 _DIGITS = re.compile(r"\+?(-?)0*(\d+)(?:\.(\d*?)0*)?", re.ASCII)
 # Of a list that is written as text: texts in quotes, marks, other values
 _TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[][{}:,]|[^][{}:,'"\s]+""", re.DOTALL)
 _MARKS = "[]{}:,"
-_WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
+_WHOLE = re.compile(r"(-?\d+)\.0*", re.ASCII)
+_FORMS = re.compile("[\ufe00-\ufe0f]")  # of a sign: as text or as emoji
 
 
 def normalize_label(value: Any) -> str | None:
@@ -59,12 +60,15 @@ def label_error(value: Any, number: bool = False) -> str:
 def fold(word: str) -> str:
     """Equal for labels that differ in white space, case, Unicode form or leading zeros alone."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold())
+    text = _FORMS.sub("", text.replace("i\u0307", "i").replace("\u0131", "i"))
     text = "".join(mark for mark in text if unicodedata.category(mark) != "Cf")  # zero width
     text = " ".join(text.split())
     if not (number := _DIGITS.fullmatch(text)):
         return text
     sign, whole, rest = number.groups("")
-    return f"{sign}{whole}.{rest}" if rest else f"{sign}{whole}"
+    if not rest:
+        return whole if whole == "0" else f"{sign}{whole}"
+    return f"{sign}{whole}.{rest}"
 
 
 def count_labels(part: Part, column: str) -> Counter[str]:
