@@ -29,6 +29,12 @@ def wrong(path: Path, **keys: Any) -> list[str]:
     return mistakes(lambda: open_dataset(data(path, **keys), 1).find_warnings())
 
 
+def test_a_position_of_a_column_that_is_read_by_name(tmp_path: Path):
+    source = folder(tmp_path, ".csv", train=reviews(8), test=GOOD)
+    same = "data.text_position = 1 and data.label_column are the same column, 'label'; name two"
+    assert wrong(source, text_position=1) == [f"{name}.csv: {same}" for name in ("train", "test")]
+
+
 def test_a_sound_dataset_passes(tmp_path: Path):
     assert (
         open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1).find_warnings() == []

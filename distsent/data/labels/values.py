@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distsent.data.plain_types import is_list
 from distsent.data.rows import Part
 from distsent.errors import UserError
 from distsent.formats.records import decode_error, printable, shorten
@@ -149,12 +150,6 @@ def _type_error(file: str, column: str, values: pa.ChunkedArray, number: bool) -
     error = label_error(values[first].as_py(), number)
     fix = {} if number or not is_list(values.type) else {"data.task": "multi_label"}
     return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}", fix=fix)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists."""
-    t = pa.types
-    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
 
 
 def list_error(value: Any, delimiter: str | None) -> str:
