@@ -156,7 +156,8 @@ def test_what_is_read(
      "6 rows with no finite number in column 'label': row 2 ('x'), row 3 ('nan'), row 4 ('inf') "
      "and 3 more"),
     (".csv", ["1", "1,5", "1.000,5"], NUMBERS,
-     "1 row with a decimal comma in column 'label'; write a decimal point: row 2 ('1,5')"),
+     "1 row with a comma in column 'label'; write a decimal point, and no mark between thousands: "
+     "row 2 ('1,5')"),
     (".jsonl", [1, True], NUMBERS, "1 row with no finite number in column 'label': row 2 ('true')"),
     (".parquet", [True, False], NUMBERS, "2 rows with no finite number in column 'label': row 1 ("),
     (".parquet", [1.0, float("inf"), float("nan")], NUMBERS, "1 row with no finite number in colu"),
