@@ -136,6 +136,20 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         [HERE + "the train split exists twice, as train.csv and train.csv.gz; keep one, or choose: "
          'data.train = "train.csv"'],
     ),
+    "a file beside its shards": (
+        Layout("", {**shards(""), "train.parquet": FOUR, "test.csv": TWO}),
+        [HERE + "the train split exists twice, as train-*-of-00004.parquet and train.parquet; "
+         'keep one, or choose: data.train = "train-*-of-00004.parquet"'],
+    ),
+    "a file in two classes": (
+        Layout("", {"x.txt": TEXTS, "y.txt": TEXTS}, {"train": {"a": "*.txt", "b": "y.txt"}}),
+        ["y.txt is twice in the train split, or in two classes; data.train names each file once"],
+    ),
+    "a file and a link to it": (
+        Layout("", {"a.csv": FOUR, "b.csv": lambda path: path.symlink_to("a.csv"), "test.csv": TWO},
+               {"train": "?.csv"}),
+        ["b.csv is twice in the train split, or in two classes; data.train names each file once"],
+    ),
     "a link to nowhere": (
         Layout("", {"train.csv": lambda path: path.symlink_to("far/a.csv"), "test.csv": TWO}),
         ["train.csv: a link to far/a.csv, which does not exist"],

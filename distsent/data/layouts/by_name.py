@@ -18,6 +18,7 @@ from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_spl
 from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
+    pattern_of,
     set_of,
     split_called,
     split_in,
@@ -154,7 +155,9 @@ def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     if "train" in wanted and "train" not in found and not any(called.values()):
         return {}
     if more := {split: some for split, some in found.items() if len(some) > 1}:
-        raise twice(folder, {split: [paths[0] for paths in some] for split, some in more.items()})
+        raise twice(
+            folder, {split: [pattern_of(paths) for paths in some] for split, some in more.items()}
+        )
     chosen = {split: some[0] for split, some in found.items()}
     for paths in chosen.values():
         check_shards(paths, f"data.source = {str(folder.path)!r}", "get them, too")

@@ -109,10 +109,16 @@ def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
 
 
 def check_overlap(splits: Splits) -> Collection[Path]:
-    """All files. Raises UserError if one is in two splits: its scores would be too high."""
+    """All files. Raises UserError if one is in two splits: its scores would be too high.
+
+    And if one is twice in a split, or in two of its classes.
+    """
     seen: dict[Path, str] = {}
     for split, rows in splits.items():
-        for path in (path.resolve() for one in rows for path in one.paths):
+        for name, path in ((one.name, path.resolve()) for one in rows for path in one.paths):
+            if path in seen and seen[path] == split:
+                fix = f"data.{split} names each file once"
+                raise UserError(f"{name} is twice in the {split} split, or in two classes; {fix}")
             if (other := seen.setdefault(path, split)) != split:
                 fix = f"data.{other} and data.{split} name the files of each"
                 raise UserError(
