@@ -531,6 +531,25 @@ def test_the_readme_of_a_hub_folder_names_files_with_unclear_names(tmp_path: Pat
             open_dataset(data(tmp_path), 1)
 
 
+SAID = ("train.csv", "'**/train*'", "[train.csv]", "/etc/passwd", "../x.csv", "5", "absent.csv")
+
+
+@pytest.mark.parametrize("train", SAID)
+def test_a_readme_that_contradicts_no_name(tmp_path: Path, train: str):
+    text = f"---\nconfigs:\n- data_files:\n  - {{split: train, path: {train}}}\n---\n"
+    files = {"README.md": text, "train.csv": FOUR, "test.csv": TWO}
+    assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == ()
+
+
+def test_a_readme_that_contradicts_a_split_that_is_not_needed(tmp_path: Path):
+    text = "---\nconfigs:\n- data_files:\n  - {split: train, path: a.csv}\n"
+    text += "  - {split: test, path: test.csv}\n---\n"
+    source = Layout("", {"README.md": text, "a.csv": FOUR, "test.csv": TWO}).make(tmp_path)
+    assert len(open_dataset(data(source), 1, "test").splits["test"]) == 2
+    (line, *_) = mistakes(lambda: open_dataset(data(source), 1))
+    assert 'README.md says data.train = "a.csv" and data.test = "test.csv"' in line
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_texts_and_labels_in_two_tables_are_joined(tmp_path: Path, suffix: str) -> None:
     rows = {"id": [f"{i:03}" for i in range(20)]}

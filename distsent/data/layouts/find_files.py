@@ -49,7 +49,7 @@ def find_files(
         except UserError as error:
             raise (error if chosen else with_readme(error, path)) from None
         if not (chosen or data.split_column):
-            check_readme(found, path, folder.notes)
+            check_readme(found, path, only, folder.notes)
     found |= chosen
     used = check_overlap(found)
     if data.split_column:

@@ -29,10 +29,13 @@ def with_readme(error: UserError, folder: Path) -> UserError:
     return error if fix == error.fix else UserError(*lines, fix=fix)
 
 
-def check_readme(found: Mapping[str, Sequence[RowSource]], folder: Path, notes: list[str]) -> None:
+def check_readme(
+    found: Mapping[str, Sequence[RowSource]], folder: Path, only: str | None, notes: list[str]
+) -> None:
     """Raises UserError where README.md says that other files are the splits than those `found`.
 
-    Where it names several datasets, a note names those that are not read.
+    Where it names several datasets, a note names those that are not read. `only`: the split that
+    is needed.
     """
     paths = {split: [p for one in some for p in one.paths] for split, some in found.items()}
     if not all(some and all(map(is_file, some)) for some in paths.values()):
@@ -41,7 +44,10 @@ def check_readme(found: Mapping[str, Sequence[RowSource]], folder: Path, notes: 
     readme, others = folder / "README.md", list[Mapping[str, Any]]()
     for keys in _splits(readme):
         there = {key.removeprefix("data."): _files(folder, value) for key, value in keys.items()}
-        if there != read and all(there.values()):
+        checked = {split: files for split, files in there.items() if only in (None, split)}
+        if any(read.get(split) != files for split, files in checked.items()) and all(
+            there.values()
+        ):
             others.append(keys)
     if not others:
         return
@@ -62,6 +68,15 @@ def _files(folder: Path, value: str | Sequence[str]) -> set[Path]:
     return {path.resolve() for path in found if is_file(path)}
 
 
+def _is_inside(value: Any) -> bool:
+    """Whether this is a pattern, or a list of them, of files in the folder itself."""
+    patterns = value if isinstance(value, list) else [value]
+    return all(
+        isinstance(one, str) and one[:1] not in ("/", "~") and ".." not in Path(one).parts
+        for one in patterns
+    )
+
+
 def _splits(readme: Path) -> Iterator[Mapping[str, Any]]:
     """The keys that name the files of each configuration with a train split."""
     try:
@@ -76,7 +91,7 @@ def _splits(readme: Path) -> Iterator[Mapping[str, Any]]:
                 split, path = (
                     (one["split"], one["path"]) if isinstance(one, dict) else ("train", one)
                 )
-                if name := split_called(str(split)):
+                if (name := split_called(str(split))) and _is_inside(path):
                     found[f"data.{name}"] = path
             if "data.train" in found:
                 yield found
