@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from distsent import cli
 from distsent.errors import FINISHED, Stopped, UserError
 from distsent.runtime.signals import GRACE, StopSignal
+from distsent.storage import is_file
 
 if TYPE_CHECKING:
     from distsent.data.layouts.text_folder import TextFolder
@@ -255,6 +257,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             if not word.startswith("data.") or "=" not in word:
                 raise UserError(f"{word!r} and --file: give texts or a file, or data.key=value")
         options.keys, options.text = [*options.keys, *options.text], []
+    for word in options.text:
+        if word.startswith("data.") and "=" in word:
+            raise UserError(f"{word}: a key of --file: there is none")
+        if Path(word).suffix and is_file(word):
+            fix = f"--file {shlex.quote(word)} labels its rows"
+            raise UserError(f"{word}: a file, not a text; {fix}")
     return options
 
 

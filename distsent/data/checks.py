@@ -211,6 +211,8 @@ def check_classes(good_rows: dict[str, np.ndarray], labels: Labels) -> list[str]
         elif np.count_nonzero(counts[base]) == 1 and not labels.arrays:
             only = labels.names[int(counts[base].argmax())]
             errors.append(f"all training rows are of one class, {quote([only])}: nothing to learn")
+    if base in ("train", "pool") and labels.arrays and not errors:
+        errors += _all_equal(labels.targets(base), good_rows[base], labels)
     if errors:
         raise UserError(*errors, fix=_without_marks(labels.names, counts, base))
     return warnings
@@ -228,9 +230,28 @@ def _without_marks(
     return {"data.drop_labels": marks} if trained == {*kept} else {}
 
 
+def _all_equal(targets: np.ndarray, rows: np.ndarray, labels: Labels) -> Iterator[str]:
+    """A line if all training rows have the same labels, or the same numbers."""
+    first = targets[rows[0]]
+    if len(rows) > 1 and all((targets[rows[some]] == first).all() for some in blocks(len(rows))):
+        has = quote(name for name, one in zip(labels.names, first, strict=True) if one)
+        if not labels.has_classes:
+            has = ", ".join(str(number) for number in first.tolist())
+        kind = "label" if labels.has_classes else "number"
+        what = f"the {kind}{'s' * (',' in has)} {has}" if has else f"no {kind}"
+        yield f"{labels.where}: all training rows have {what}: nothing to learn"
+
+
 def _not_in_training(
     classes: np.ndarray, counts: Mapping[str, np.ndarray], labels: Labels
 ) -> Iterator[str]:
+    trained = next(iter(counts.values())) > 0
+    for split, n in counts.items():
+        if np.count_nonzero(n) > 1 and trained.any() and not n[trained].any():
+            there, here = (quote(np.array(labels.names, object)[x]) for x in (trained, n > 0))
+            fix = "data.labels with the same name for what means the same makes them equal"
+            yield f"{split}: none of its labels, {here}, occurs in train, which has {there}; {fix}"
+            return
     for i in classes[:SHOWN]:
         others = [f"{split} has {count_rows(int(n[i]))}" for split, n in counts.items() if n[i]]
         found = f"class {quote([labels.names[i]])} has no training rows, but"

@@ -54,12 +54,24 @@ def _label_column_errors(
 
 
 def find_position_errors(files: Sequence[tuple[str, list[str]]], columns: Columns) -> Iterator[str]:
-    """A line for each position of a column at which one of `files` (name, columns) has another."""
+    """A line for each position of a column at which one of `files` (name, columns) has another.
+
+    And for each position of a column that the job reads by its name, too.
+    """
     keys = {"text": columns.text, "pair": columns.pair, "label": columns.label}
+    if columns.labels:
+        del keys["label"]
     at = dict(columns.positions)
+    named = {name: f"data.{role}_column" for role, name in keys.items() if name and name not in at}
+    named |= dict.fromkeys(columns.labels, "data.label_columns")
     places = {f"data.{role}_position": at[name] for role, name in keys.items() if name in at}
     for file, names in files:
         yield from _position_errors(file, names, places, files[0])
+        for key, place in places.items():
+            name = names[place] if place < len(names) else ""
+            if name in named and names.count(name) == 1:
+                both = f"{key} = {place} and {named[name]} are the same column, {name!r}"
+                yield f"{file}: {both}; name two"
 
 
 def _position_errors(

@@ -284,6 +284,10 @@ class TextDataset:
         if not self.only:
             names = (selection.POOL,) if self.data.pool_splits else splits
             more, other = selection.find_split_errors(names, self.data)
+            unread = [note for note in self.notes if note.startswith("not read")]
+            if names and "train" not in names and unread and not self.data.pool_splits:
+                more[-1] += f"; {unread[0]}: if it is the training data, data.train names it"
+                other = {}  # not to train on a test split
             lines, fix = lines + more, fix | other
         if lines:
             raise UserError(*lines, fix=fix)

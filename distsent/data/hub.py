@@ -17,6 +17,8 @@ from distsent.data.rows import SPLITS, Columns, Part
 from distsent.data.sample import table_columns
 from distsent.errors import UserError
 from distsent.formats.column_choice import SAMPLE, Column
+from distsent.formats.compression import data_suffix
+from distsent.formats.open import TABLES
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import DataSection
 
@@ -94,7 +96,9 @@ class Hub:
         if isinstance(error, ConnectionError):
             lack = f"{self.name} is not in the local cache and the hub cannot be reached"
             fix = "or name a folder with train, validation and test files"
-            return UserError(f"{asked}: {lack}; run once online with a shared HF_HOME, {fix}")
+            path = "; local paths start with ./" if data_suffix(Path(self.asked)) in TABLES else ""
+            fix = f"run once online with a shared HF_HOME, {fix}{path}"
+            return UserError(f"{asked}: {lack}; {fix}")
         if isinstance(error, DatasetNotFoundError):
             lack = f"no such folder, and no such dataset on the hub ({text})"
             return UserError(f"{asked}: {lack}; local paths start with ./")

@@ -13,12 +13,22 @@ def class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """The names of the classes 0, 1, 2, ... that datasets has noted in a schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        feature = features[column]
+        feature, kind = features[column], schema.field(column).type
         # A list of classes: Sequence, List, or a list with one feature, by version of datasets
         feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-        return list(feature["names"]) if feature["_type"] == "ClassLabel" else None
+        while pa.types.is_dictionary(kind) or is_list(kind):
+            kind = kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return None  # a note from before the column was rewritten
+        return [*map(str, feature["names"])] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
+    t = pa.types
+    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
 
 
 def plain_schema(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:

@@ -7,6 +7,7 @@ import re
 
 from distsent.errors import UserError
 from distsent.formats.alphabets import one_language
+from distsent.formats.commands import filtered, python
 from distsent.formats.compression import Source
 from distsent.formats.records import counted, shorten
 
@@ -23,6 +24,10 @@ _JAPANESE = ("cp932", "euc_jp")
 _WIDE = {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps
 _CHARACTER = re.compile("[\x80-\ud7ff\ue000-\U0010ffff]")
+_TO_UTF8 = (
+    "import codecs,sys;codecs.register_error('x',lambda e:(e.object[e.start:e.end].decode('cp1252')"
+    ",e.end));[sys.stdout.buffer.write(x.decode('utf-8','x').encode())for x in sys.stdin.buffer]"
+)
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -75,12 +80,35 @@ def _diagnose(source: Source, fault: str) -> tuple[str, list[str]]:
     if beyond > bad:
         fix = 'data.encoding_errors = "replace" reads U+FFFD for them'
         return f"UTF-8 except for {counted(bad, 'byte')} (the first: {fault}); {fix}", []
+    if mixed := _mixed(source, bytes(sample[:SAMPLE])):
+        return mixed, []
     likely = _likely(source, bytes(sample[:SAMPLE]))
     if not likely:
         return f'not UTF-8 ({fault}); data.encoding names another encoding, such as "cp1252"', []
     shown = " or ".join(f"{codec} ({text})" for codec, text in likely.items())
     keys = " or ".join(f'"{codec}"' for codec in likely)
     return f"not UTF-8 ({fault}), likely {shown}; data.encoding = {keys} reads it", [*likely]
+
+
+def _mixed(source: Source, sample: bytes) -> str:
+    """What a file is that has lines in UTF-8 and others in cp1252, with the command that joins."""
+    utf8, others = list[bytes](), list[bytes]()
+    for line in sample.splitlines():
+        (utf8 if _is_utf8(line) else others).append(line)
+    text = b"\n".join(others).decode("cp1252", "replace")
+    if not utf8 or "\ufffd" in text or one_language(text) <= _SURE:
+        return ""
+    of_utf8, of_others = utf8[0].decode(), others[0].decode("cp1252")
+    first = (_excerpt(text, _difference(text)) for text in (of_utf8, of_others))
+    found = "lines in UTF-8 ({}) and lines in cp1252 ({}), as in joined files".format(*first)
+    return f"{found}: not read; {filtered(source, python(_TO_UTF8))} makes all of them UTF-8"
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        return bool(line.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _likely(source: Source, sample: bytes) -> dict[str, str]:

@@ -33,6 +33,9 @@ def read_label_file(path: str, source: str) -> list[str] | dict[str, str]:
         raise ValueError("JSON or XML; expected a class name a line")
     if all(re.fullmatch(r"-?\d+ *[,;:=].*", line) for line in lines):
         raise ValueError("line 1: put a tab between a value and its name")
+    numbered = [bool(re.fullmatch(r"-?\d+ *[,;:=\t].*", line)) for line in lines]
+    if len(lines) > 2 and numbered == [False, *[True] * (len(lines) - 1)]:
+        raise ValueError("line 1: a header above values and names; leave it out")
     # A blank line would move the names behind it to other numbers
     if "" in lines:
         raise ValueError(f"line {lines.index('') + 1} is blank; expected a class name a line")

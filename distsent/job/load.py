@@ -1,6 +1,7 @@
 """Job file and command line -> job."""
 
 import difflib
+import glob
 import os
 import re
 import tomllib
@@ -169,6 +170,8 @@ def _path_errors(assignments: Iterable[Assignment]) -> Iterator[str]:
 
 def _similar_path(path: str) -> str:
     folder, name = os.path.split(path.rstrip("/"))
+    if glob.has_magic(path):
+        return "patterns are for data.train, data.validation and data.test"
     if close := difflib.get_close_matches(name, _names_in(folder), n=1):
         return f"did you mean {os.path.join(folder, close[0])}?"
     return f"paths are relative to {os.getcwd()}"

@@ -29,6 +29,12 @@ def wrong(path: Path, **keys: Any) -> list[str]:
     return mistakes(lambda: open_dataset(data(path, **keys), 1).find_warnings())
 
 
+def test_a_position_of_a_column_that_is_read_by_name(tmp_path: Path):
+    source = folder(tmp_path, ".csv", train=reviews(8), test=GOOD)
+    same = "data.text_position = 1 and data.label_column are the same column, 'label'; name two"
+    assert wrong(source, text_position=1) == [f"{name}.csv: {same}" for name in ("train", "test")]
+
+
 def test_a_sound_dataset_passes(tmp_path: Path):
     assert (
         open_dataset(data(folder(tmp_path, train=reviews(8), test=GOOD)), 1).find_warnings() == []
@@ -342,6 +348,16 @@ def test_classes_that_differ_between_splits(tmp_path: Path):
         "class 'z' has no training rows, but validation has 2 rows and test has 1 row of it; if "
         'it is not a class, data.drop_labels = ["z"] leaves these rows out'
     ]
+
+
+def test_a_split_whose_classes_all_have_other_names(tmp_path: Path):
+    folder(
+        tmp_path,
+        train=texts(["a", "b", "c", "d"], ["0", "1", "0", "1"]),
+        test=texts(["f", "g"], ["neg", "pos"]),
+    )
+    (line,) = wrong(tmp_path)
+    assert line.startswith("test: none of its labels, 'neg', 'pos', occurs in train, which has '0'")
 
 
 def test_many_classes_that_train_lacks_are_counted(tmp_path: Path):

@@ -187,6 +187,15 @@ def test_names_that_a_parquet_file_carries(tmp_path: Path):
         "train.parquet, test.parquet: column 'label': data.labels = a, b, c: the classes are neg, "
         "pos"
     ]
+    table = parquet.read_table(tmp_path / "test.parquet")
+    (tmp_path / "words").mkdir()
+    words = table.set_column(1, "label", [["c", "b"]])
+    parquet.write_table(words, tmp_path / "words" / "test.parquet")
+    assert open_dataset(data(tmp_path / "words"), 1, "test").label_names == ("b", "c")
+    about = table.schema.metadata[b"huggingface"].replace(b'"neg", "pos"', b"2, 3")
+    numbers = table.replace_schema_metadata({"huggingface": about})
+    parquet.write_table(numbers, tmp_path / "words" / "test.parquet")
+    assert open_dataset(data(tmp_path / "words"), 1, "test").label_names == ("2", "3")
     classed(tmp_path / "test.parquet", ["pos", "neg"], [1, 0])
     assert mistakes(lambda: open_dataset(data(tmp_path), 1).splits) == [
         "the files name their classes differently (train.parquet: neg, pos; test.parquet: pos, neg)"

@@ -552,6 +552,7 @@ def test_a_file_may_name_the_classes(content: str, labels: object):
         (b"1\ta\n2 b\n", "line 1: expected a class name a line, or a value, a tab and its name"),
         (b"caf\xe9\n", "not UTF-8 text"),
         (b'{\n"0": "a",\n"1": "b"\n}', "JSON or XML; expected a class name a line"),
+        (b"id,name\n0,a\n1,b\n", "line 1: a header above values and names; leave it out"),
         (b"0,a\n1,b\n", "line 1: put a tab between a value and its name"),
     ],
 )  # fmt: skip

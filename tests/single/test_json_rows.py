@@ -113,6 +113,8 @@ REFUSED = {
     "a comma in an object": (
         '[\n{"text": "a",}]', "not JSON (a comma before }, line 2, column 14)"
     ),
+    "a mark": ('[{"text": "a"},\n\ufeff{"text": "b"}]', "not JSON (the mark of an encoding inside "
+               "of the file, as in joined files, line 2, column 1)"),
     "a comment": ('[\n// rows\n{"text": "a"}]', "not JSON (a comment, line 2, column 1)"),
     "a cut list": ('[{"text": "a"}, {"text": ', "not JSON (Expecting value, line 1, column 26)"),
     "a cut text": ('[{"text": "a"}, {"text": "b', "not JSON (Unterminated string starting at, "

@@ -73,6 +73,18 @@ def names(path: Path, suffix: str, values: Any, **keys: Any) -> tuple[str, list[
      ("2 a", [[1, 1], [0, 0], [0, 1]])),
     (".csv", ['{"choices": ["a", "b, c"]}', "a", "b, c"], MANY | {"label_delimiter": "|"},
      ("a b, c", [[1, 1], [1, 0], [0, 1]])),
+    (".jsonl", [[1, 0, 1], [0, 0, 0], None, [0, 1, 0]], MANY | {"drop_bad_rows": True},
+     ("0 1 2", [[1, 0, 1], [0, 0, 0], [0, 1, 0]])),
+    (".parquet", [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], MANY | {"labels": ("x", "y", "z")},
+     ("x y z", [[1, 0, 0], [0, 1, 0]])),
+    (".parquet", [[True, False], [True, True]], MANY | {"labels": {"1": "y", "0": "x"}},
+     ("y x", [[0, 1], [1, 1]])),
+    (".jsonl", [[1, 0, 1], [0, 1, 0], [0, 0, 1]], MANY | {"drop_labels": ("0",)},
+     ("1 2", [[1, 0], [0, 1]])),
+    (".csv", ["[1 0]", "[0 1]"], MANY, ("0 1", [[1, 0], [0, 1]])),
+    (".jsonl", [[0, 1], [1]], MANY, ("0 1", [[1, 1], [0, 1]])),
+    (".csv", ["['a' 'b c'\n 'd']", "['b c']", "['a,' \"d\"]"], MANY,
+     ("a a, b c d", [[1, 0, 1, 1], [0, 0, 1, 0], [0, 1, 0, 1]])),
     (".parquet", ["a;b", "a", "b"], MANY | {"label_delimiter": ";"},
      ("a b", [[1, 1], [1, 0], [0, 1]])),
     (".csv", {"a": ["1", "0", "False"], "b": ["0", "1.0", "TRUE"]}, MANY | COLUMNS,
@@ -124,7 +136,19 @@ def test_what_is_read(
     (".csv", ["a;b", "a"], TEXT, 'data.label_delimiter = ",": it occurs in no label of '),
     (".csv", {"a": [1, 2, 0], "b": [0, 1, ""]}, MANY | COLUMNS,
      "1 row with neither 0 nor 1 in column 'a': row 2 ('2')"),
-    (".csv", {"a": [1, 0, 0], "b": [0, 1, ""]}, MANY | COLUMNS, "1 row with no label: row 3"),
+    (".jsonl", [[1, 0, 1], [0, 1, 0]], MANY | {"labels": ("a", "b")},
+     "column 'label': lists of 0 and 1 with 3 places, and 2 names (a, b): one for each place"),
+    (".jsonl", [[1, 0, 1], [0, 1, 0]], MANY | {"drop_labels": ("3",)},
+     "column 'label' does not contain '3', but '0', '1', '2'"),
+    (".jsonl", [["a", "b"]] * 3, MANY, "all training rows have the labels 'a', 'b': nothing to le"),
+    (".csv", ["3", "3.0", "3"], NUMBERS, "all training rows have the number 3.0: nothing to learn"),
+    (".csv", ["['a' 'b', 'c']", "['a']"], MANY, "column 'label': \"['a' 'b', 'c']\" is text"),
+    (".csv", ["['a' 'b']", "['a']"], {}, "column 'label' contains \"['a' 'b']\", which are lists"),
+    (".csv", {"a": [1, 0, 0], "b": [0, 1, ""]}, MANY | COLUMNS,
+     "1 row with neither 0 nor 1 in column 'b': row 3 (None)"),
+    (".csv", {"a": [1, 0, -1], "b": [0, 1, 1]}, MANY | COLUMNS,
+     "1 row with neither 0 nor 1 in column 'a': row 3 ('-1')"),
+    (".csv", {"a": [1, 0, ""], "b": [0, 1, ""]}, MANY | COLUMNS, "1 row with no label: row 3"),
     (".csv", {"a": [1, 0, -1], "b": [0, 1, -1]}, MANY | COLUMNS, "1 row with the label -1"),
     (".csv", {"a": [1, 0], "c": [0, 1]}, MANY | COLUMNS,
      "no column 'b' (data.label_columns); there are text, a, c"),
@@ -132,7 +156,8 @@ def test_what_is_read(
      "6 rows with no finite number in column 'label': row 2 ('x'), row 3 ('nan'), row 4 ('inf') "
      "and 3 more"),
     (".csv", ["1", "1,5", "1.000,5"], NUMBERS,
-     "1 row with a decimal comma in column 'label'; write a decimal point: row 2 ('1,5')"),
+     "1 row with a comma in column 'label'; write a decimal point, and no mark between thousands: "
+     "row 2 ('1,5')"),
     (".jsonl", [1, True], NUMBERS, "1 row with no finite number in column 'label': row 2 ('true')"),
     (".parquet", [True, False], NUMBERS, "2 rows with no finite number in column 'label': row 1 ("),
     (".parquet", [1.0, float("inf"), float("nan")], NUMBERS, "1 row with no finite number in colu"),
@@ -357,6 +382,9 @@ def test_other_datasets_are_read_by_the_model(tmp_path: Path) -> None:
     model = Naming.of_model(["b", "a", "c"], None)
     expected = ["b", "a", "c"], [[0, 1, 0], [1, 0, 1]]
     assert read("1", [["a"], ["c", "b"]], model, **MANY) == expected
+    assert read("0", [[0, 1, 0], [1, 0, 1]], model, **MANY) == expected
+    with pytest.raises(UserError, match=r"4 places, and 3 names \(b, a, c\): one for each place"):
+        read("7", [[0, 1, 0, 0], [1, 0, 1, 0]], model, **MANY)
     wide = {"a": [1, 0], "b": [0, 1], "c": [0, 1]}
     keys = MANY | {"label_columns": ("a", "b", "c")}
     assert read("2", wide, model, **keys) == expected

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -148,6 +149,10 @@ def test_labels_that_cannot_be_left_out():
         "data.drop_labels = [\"c\", \"a\"]: train.csv: column 'label' does not contain 'c', but "
         "'a', 'b'"
     )
+    assert refusal(["caf\xe9", "b"], drop=["cafe\u0301"]).endswith(
+        "; 'cafe\\u0301' and 'caf\\xe9' differ in white space, case, Unicode form or leading zeros "
+        "alone"
+    )
     assert refusal(["a", "b", "c"], ["a", "b"], drop=["a"]) == (
         "data.drop_labels = [\"a\"]: data.labels names 'a', too"
     )
@@ -165,6 +170,48 @@ def test_marks_among_words_are_not_trained_without_a_word():
     assert read(["a", "-", "b", "?", "-"], other["data.labels"]).names == ("-", "?", "a", "b")
     for values in (["+", "-", "+"], ["\N{SNOWMAN}", "sun", "sun"], ["c++", "c", "c#"]):
         assert read(values).notes == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["0", "1", "nan", "0"], ["1.5", "N/A", "2"], ["0", "NA", "1", "0"], ["yes", "NA", "no"]],
+)
+def test_words_for_a_missing_value_among_numbers_are_not_trained_without_a_word(values):
+    (word,) = {*values} & {"nan", "N/A", "NA"}
+    among = "truth values" if "yes" in values else "numbers"
+    assert f"1 row with the label '{word}' among {among}; data.drop_labels = " in refusal(values)
+    names = sorted({*values})
+    assert read(values, names).names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("values", "table"),
+    [
+        (
+            ["0", "True", "1", "False"],
+            '{ 0 = "False", 1 = "True", False = "False", True = "True" }',
+        ),
+        (["yes", "1", "0", "yes"], '{ 0 = "0", 1 = "yes", yes = "yes" }'),
+        (["Y", "-1", "0", "N"], '{ 0 = "N", N = "N", Y = "Y" }'),
+    ],
+)
+def test_numbers_and_words_of_truth_are_not_four_classes(values, table):
+    with pytest.raises(UserError) as error:
+        read(values)
+    assert f"may mean the same: data.labels = {table} names two classes" in str(error.value)
+    assert len(read(values, error.value.fix["data.labels"]).names) == 2
+    for fine in (["yes", "no"], [0, 1], ["yes", "1", "2"], ["true", "maybe", "1"]):
+        assert read(fine).notes == []
+
+
+def test_labels_that_may_be_several_are_named():
+    (note,) = read(["a|b", "b|c", "a| c"]).notes
+    assert note.endswith('"multi_label" and data.label_delimiter = "|" read them')
+    assert read(["a|b", "b|c", "a|d"]).notes == read(["a|b", "b|a"]).notes == []
+
+
+def test_numbers_of_16_bits_are_labels():
+    assert read(pa.array(np.array([0, 1, math.nan], "float16"))).names == ("0", "1")
 
 
 def test_ids_and_texts_are_named():
@@ -189,6 +236,10 @@ NEAR = [
     (["+1", "1", "2"], "'+1' (1 row)"),
     (["1.50", "1.5", "2"], "'1.50' (1 row)"),
     (["True", "true", "false"], "'True' (1 row)"),
+    (["0", "-0", "1"], "'-0' (1 row)"),
+    (["\u2764\ufe0f", "\u2764", "x"], "(1 row)"),
+    (["\u0130yi", "iyi", "x"], "(1 row)"),
+    (["KIZGIN", "k\u0131zg\u0131n", "x"], "(1 row)"),
 ]
 
 
@@ -282,6 +333,8 @@ def test_names_for_values(values, labels, indices, note):
         ([1, 2, 1], {"1": "a", "1.0": "b"}, ["two of these are the same label"]),
         ([1, 2, 1], ("1", "1.0"), ["two of these are the same label"]),
         (["x" * 3000, "y" * 500], ("a", "b"), [f"'{'x' * 37}...', '{'y' * 37}...'"]),
+        ([".5", "1."], None, ["contains numbers such as .5 ('.5', '1')"]),
+        (["1E3", "2"], None, ["contains numbers such as 1E3 ('2', '1E3')"]),
         ([0.25, 1.0], None, ["contains numbers such as 0.25 ('0.25', '1')"]),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -129,6 +130,56 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         Layout("", {"a.csv": FOUR, "test.csv": TWO}, {"train": "*.csv"}),
         ["test.csv is both in the test and in the train split; data.test and data.train name the "
          "files of each"],
+    ),
+    "a file beside its own archive": (
+        Layout("", {"train.csv": FOUR, "train.csv.gz": FOUR, "test.csv": TWO}),
+        [HERE + "the train split exists twice, as train.csv and train.csv.gz; keep one, or choose: "
+         'data.train = "train.csv"'],
+    ),
+    "a file beside its shards": (
+        Layout("", {**shards(""), "train.parquet": FOUR, "test.csv": TWO}),
+        [HERE + "the train split exists twice, as train-*-of-00004.parquet and train.parquet; "
+         'keep one, or choose: data.train = "train-*-of-00004.parquet"'],
+    ),
+    "a file in two classes": (
+        Layout("", {"x.txt": TEXTS, "y.txt": TEXTS}, {"train": {"a": "*.txt", "b": "y.txt"}}),
+        ["y.txt is twice in the train split, or in two classes; data.train names each file once"],
+    ),
+    "a file and a link to it": (
+        Layout("", {"a.csv": FOUR, "b.csv": lambda path: path.symlink_to("a.csv"), "test.csv": TWO},
+               {"train": "?.csv"}),
+        ["b.csv is twice in the train split, or in two classes; data.train names each file once"],
+    ),
+    "a link to nowhere": (
+        Layout("", {"train.csv": lambda path: path.symlink_to("far/a.csv"), "test.csv": TWO}),
+        ["train.csv: a link to far/a.csv, which does not exist"],
+    ),
+    "training files that are called by a word": (
+        Layout("", {"train_v1.csv": FOUR, "train_v2.csv": FOUR, "test.csv": TWO}),
+        ["the dataset has no train split, only test: data.pool_splits = true joins all rows and "
+         "splits them by data.validation_fraction and data.test_fraction; not read: train_v1.csv, "
+         "train_v2.csv: if it is the training data, data.train names it"],
+    ),
+    "a pipe": (
+        Layout("", {"a.csv": os.mkfifo}, source="a.csv"),
+        ["data.source = '{folder}/a.csv': neither a file nor a folder (a pipe or a device): rows "
+         "are read more than once; write them to a file"],
+    ),
+    "a pipe among files": (
+        Layout("", {"a.csv": os.mkfifo, "test.csv": TWO}, {"train": "a.csv"}),
+        ['data.train = "a.csv": neither a file nor a folder (a pipe or a device): rows are read '
+         "more than once; write them to a file"],
+    ),
+    "an address": (
+        Layout("", {"test.csv": TWO}, {"train": "https://a.org/b.csv"}),
+        ['data.train = "https://a.org/b.csv": an address: not read; download it, and name the file '
+         "or folder"],
+    ),
+    "other files than README.md says": (
+        Layout("", {"README.md": "---\nconfigs:\n- data_files:\n  - {split: train, path: a/*}\n"
+                    "  - {split: test, path: b.csv}\n---\n", "a/x.csv": FOUR, "b.csv": TWO}),
+        ['{folder}/README.md says data.train = "a/*" and data.test = "b.csv", but by its name '
+         "b.csv is train; set these keys"],
     ),
     "a pattern without files": (
         Layout("", {"a.csv": FOUR}, {"train": "x*.csv"}),
@@ -419,6 +470,16 @@ def test_files_that_are_not_read_are_named(tmp_path: Path):
     )
 
 
+def test_other_splits_of_a_saved_dataset_are_named(tmp_path: Path):
+    from datasets import Dataset, DatasetDict
+
+    made = {name: Dataset.from_dict(dict(FOUR)) for name in ("train", "test", "holdout")}
+    DatasetDict(made).save_to_disk(tmp_path)
+    assert open_dataset(data(tmp_path), 1).notes == ("not read: holdout",)
+    keys = {"train": "holdout", "test": "test"}
+    assert open_dataset(data(tmp_path, **keys), 1).notes == ()
+
+
 def test_files_without_a_folder_lie_in_the_current_one(tmp_path: Path, monkeypatch):
     Layout("", {"in/a.csv": FOUR, "b.csv": TWO}).make(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -468,6 +529,25 @@ def test_the_readme_of_a_hub_folder_names_files_with_unclear_names(tmp_path: Pat
         (tmp_path / "README.md").write_text(broken, encoding="latin-1")
         with pytest.raises(UserError, match=r"which|several|no file"):
             open_dataset(data(tmp_path), 1)
+
+
+SAID = ("train.csv", "'**/train*'", "[train.csv]", "/etc/passwd", "../x.csv", "5", "absent.csv")
+
+
+@pytest.mark.parametrize("train", SAID)
+def test_a_readme_that_contradicts_no_name(tmp_path: Path, train: str):
+    text = f"---\nconfigs:\n- data_files:\n  - {{split: train, path: {train}}}\n---\n"
+    files = {"README.md": text, "train.csv": FOUR, "test.csv": TWO}
+    assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == ()
+
+
+def test_a_readme_that_contradicts_a_split_that_is_not_needed(tmp_path: Path):
+    text = "---\nconfigs:\n- data_files:\n  - {split: train, path: a.csv}\n"
+    text += "  - {split: test, path: test.csv}\n---\n"
+    source = Layout("", {"README.md": text, "a.csv": FOUR, "test.csv": TWO}).make(tmp_path)
+    assert len(open_dataset(data(source), 1, "test").splits["test"]) == 2
+    (line, *_) = mistakes(lambda: open_dataset(data(source), 1))
+    assert 'README.md says data.train = "a.csv" and data.test = "test.csv"' in line
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])

@@ -182,6 +182,10 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
                                                               "of --file: there is none",
         (str(finished / "plain"), "a", "--text-column", "b"): "data.text_column=b: names a column "
                                                               "of --file: there is none",
+        (str(finished / "plain"), str(empty)): f"{empty}: a file, not a text; --file {empty} "
+                                               "labels its rows",
+        (str(finished / "plain"), "a", "data.header=true"): "data.header=true: a key of --file: "
+                                                            "there is none",
         (str(finished / "plain"), "--file", str(empty)): f"{empty}: no column 'text' "
                                                          "(data.text_column); the file is empty",
         (str(encoder), "a"): f"{encoder}: an encoder without a classification head (its weights "

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,7 @@ def test_the_likely_encoding_is_named_and_its_key_reads_it(tmp_path: Path, codec
 
 
 CAFE = "café latte\n" * 50
+BOTH = CAFE.encode() + CAFE.encode("cp1252") * 2
 DOUBTS = {
     "utf-16 without a mark": (CAFE.encode("utf-16-le"), {}, "text in utf-16-le without a mark; "),
     "big-endian": (CAFE.encode("utf-16-be"), {}, "text in utf-16-be without a mark; "),
@@ -156,6 +158,8 @@ DOUBTS = {
                                "mark of utf-16-le, which data.encoding = 'cp1252' contradicts"),
     "a few bad bytes": (CAFE.encode() + b"caf\xe9\n", {}, "UTF-8 except for 1 byte (the first: "
                         'byte 0xe9, line 51); data.encoding_errors = "replace"'),
+    "UTF-8 and cp1252": (BOTH, {}, 'lines in UTF-8 ("café latte") and lines in cp1252 ("café latte"'
+                         "), as in joined files: not read; python -c "),
     "a cut utf-16": (CAFE.encode("utf-16")[:-1], {}, "not utf-16-le (byte 0x0a, line 50)"),
     "a key that does not fit": (b"a\n\x81\n", {"encoding": "cp1252"}, "not cp1252 (byte 0x81, line "
                                 '2); data.encoding_errors = "replace"'),
@@ -169,6 +173,13 @@ DOUBTS = {
 def test_an_encoding_in_doubt_is_one_line(tmp_path: Path, what: str):
     content, keys, line = DOUBTS[what]
     assert str(read(content, tmp_path / "x", **keys)).startswith(line)
+
+
+def test_the_command_for_two_encodings_in_a_file_converts_it(tmp_path: Path):
+    line = str(read(BOTH, tmp_path / "x.csv"))
+    command = line.partition(": not read; ")[2].partition(" makes all of them")[0]
+    subprocess.run(["bash", "-c", command], check=True, timeout=60)
+    assert (tmp_path / "x.new.csv").read_text() == CAFE * 3
 
 
 def test_keys_read_what_is_in_doubt(tmp_path: Path):

@@ -16,7 +16,7 @@ from distsent.data.labels.names import (
     name_values,
     unify_spelling,
 )
-from distsent.data.labels.values import count_labels, label_indices, quote
+from distsent.data.labels.values import NUMBER, count_labels, label_indices, quote
 from distsent.data.row_arrays import row_array
 from distsent.data.rows import Part, Rows, count_rows
 from distsent.errors import UserError
@@ -28,6 +28,8 @@ MISSING, UNLABELED, UNKNOWN, DROPPED = -1, -2, -3, -4
 EMPTY, NO_WORD = -5, -6
 MAX_CLASSES = 1000
 FEW = 10  # classes that may have a row or two each
+# What 0 and 1 may be called
+_TRUTH = {w: i for i, some in enumerate(("0 false no f n", "1 true yes t y")) for w in some.split()}
 # Words that other programs write where a value is missing
 _MISSING_WORDS = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"}
 
@@ -96,6 +98,7 @@ def read_labels(
         counts = Counter({word: n for word, n in counts.items() if word not in out})
         if not naming.names:
             _check_marks(counts, where)
+            _check_truth(counts, where)
         spelling, notes = unify_spelling(counts, naming, fold, where)
         classes = name_values({spelling[word] for word in counts}, naming, where)
         index = {**classes.indices}
@@ -103,6 +106,8 @@ def read_labels(
         values = {word: classes.names[i] for word, i in index.items()}
         odd = _missing_words({w: n for w, n in counts.items() if w not in naming.indices}, where)
         notes += [*classes.notes, *odd, *_look_like_ids(counts, spelling, where)]
+        if not naming.names:
+            notes += _look_like_lists(counts, where)
     codes = {"-1": UNLABELED, **index, **dict.fromkeys(out, DROPPED), "": MISSING}
     indices = {}
     for split, rows in splits.items():
@@ -144,17 +149,44 @@ def _check_number(values: Counter[str], where: str) -> None:
 
 
 def _check_marks(counts: Mapping[str, int], where: str) -> None:
-    """Raises UserError for labels such as "-" among words: SNLI has it where there is no label."""
+    """Raises UserError for labels such as "-" among words: SNLI has it where there is no label.
+
+    And for "nan" or "NA" among numbers or truth values, as programs write a missing one.
+    """
     marks = sorted(word for word in counts if word.isascii() and not _is_word(word))
+    missing = sorted(word for word in counts if word.casefold() in _MISSING_WORDS)
+    others = counts.keys() - {*marks, *missing}
+    numbers = bool(others) and all(map(NUMBER.fullmatch, others))
+    truth = bool(others) and all(word.casefold() in _TRUTH for word in others)
+    if numbers or truth:
+        marks = sorted([*marks, *missing])
     if marks and any(map(_is_word, counts)):
         found = f"{count_rows(sum(counts[mark] for mark in marks))} with the label {quote(marks)}"
         keys = {"data.drop_labels": marks}, {"data.labels": sorted(counts)}
         shown = f"data.drop_labels = {to_toml_value(marks)} leaves them out"
+        among = "numbers" if numbers else "truth values" if truth else "words"
         raise UserError(
-            f"{where}: {found} among words; {shown}, data.labels with it makes it a class",
+            f"{where}: {found} among {among}; {shown}, data.labels with it makes it a class",
             fix=keys[0],
             others=keys[1:],
         )
+
+
+def _check_truth(counts: Mapping[str, int], where: str) -> None:
+    """Raises UserError for 0 and 1 beside true and false, or yes and no: four classes or two?"""
+    meaning = {word: _TRUTH.get(word.casefold()) for word in sorted(counts) if word != "-1"}
+    words = [word for word in meaning if word not in ("0", "1")]
+    if None in meaning.values() or not 0 < len(words) < len(meaning):
+        return
+    names = {value: min(w for w in words if meaning[w] == value) if value in
+             {meaning[w] for w in words} else str(value) for value in (0, 1)}  # fmt: skip
+    table = {word: names[value] for word, value in meaning.items() if value is not None}
+    raise UserError(
+        f"{where} contains {quote(meaning)}, numbers and words that may mean the same: "
+        f"data.labels = {to_toml_value(table)} names two classes; as classes of their own, "
+        "name all of them in data.labels",
+        fix={"data.labels": table},
+    )
 
 
 def _is_word(label: str) -> bool:
@@ -177,3 +209,12 @@ def _look_like_ids(
     if classes >= FEW and 2 * classes >= rows:
         found = f"{classes:,} different values in {rows:,} rows ({quote(sorted(counts))})"
         yield f"{where}: {found} look like a text or an id column: are they classes?"
+
+
+def _look_like_lists(counts: Mapping[str, int], where: str) -> Iterator[str]:
+    """A note about labels that all have the same mark, if each part occurs in several of them."""
+    for mark in ",;|":
+        parts = Counter(part.strip() for word in counts for part in {*word.split(mark)})
+        if len(counts) > 2 and all(mark in word for word in counts) and min(parts.values()) > 1:
+            keys = f'data.task = "multi_label" and data.label_delimiter = "{mark}"'
+            yield f"{where}: {quote(sorted(counts))}: several labels per text? {keys} read them"

@@ -192,7 +192,7 @@ def check_written_lists(values: Collection[str], where: str) -> None:
 
 def check_integers(values: Collection[str], where: str) -> None:
     """Raises UserError for numbers that are no integers: they are hardly classes."""
-    odd = [word for word in values if "." in word or "e" in word]
+    odd = [word for word in values if "." in word or "e" in word.lower()]
     if odd and all(map(NUMBER.fullmatch, values)):
         shown = quote(sorted(values, key=_by_value))
         problem = f"{where} contains numbers such as {min(odd)} ({shown})"
@@ -202,7 +202,7 @@ def check_integers(values: Collection[str], where: str) -> None:
 
 def _lists(word: str, values: set[str]) -> str:
     """What is between others that a label is made of: "joy,fear" if "joy" and "fear" are labels."""
-    for mark in ",;|#+ ":
+    for mark in ",;|#+/ ":
         parts = {part.strip() for part in word.split(mark)}
         if len(parts) > 1 and parts <= values:
             return mark
@@ -255,9 +255,14 @@ def find_dropped(
     wanted = {spell(normalize_label(label) or ""): label for label in dropped}
     found = {spell(word): value for value, *names in known for word in (value, *names)}
     lack = [label for word, label in wanted.items() if word not in found]
+    near = {fold(word): word for word in found}
+    alike = [(label, near[fold(label)]) for label in lack if fold(label) in near]
     both = [word for word in naming.indices if spell(word) in wanted]
     if (lack or both) and not naming.trained:
         why = f"{where} does not contain {quote(lack)}, but {there}"
+        if alike:
+            pairs = ", ".join(f"{label!a} and {word!a}" for label, word in alike[:3])
+            why += f"; {pairs} differ in {SPELLING} alone"
         why = why if lack else f"data.labels names {quote(both)}, too"
         raise UserError(f"data.drop_labels = {to_toml_value([*dropped])}: {why}")
     return [value for value, *names in known if {spell(w) for w in (value, *names)} & {*wanted}]

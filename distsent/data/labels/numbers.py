@@ -77,12 +77,12 @@ def _table(naming: Naming) -> dict[str, float]:
 
 def _faults(columns: tuple[str, ...], table: Mapping[str, float]) -> dict[int, Fault]:
     named = f" that data.labels names ({quote(table)})" if table else ""
-    fix = "; write a decimal point"
+    fix = "; write a decimal point, and no mark between thousands"
     out = dict[int, Fault]()
     for k, column in enumerate(columns):
         what = f"no value{named}" if table else "no finite number"
         out[NOT_A_NUMBER - k] = Fault(f"{what} in column {column!r}", column)
-        out[COMMA - k] = Fault(f"a decimal comma in column {column!r}{fix}", column)
+        out[COMMA - k] = Fault(f"a comma in column {column!r}{fix}", column)
     return out
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,14 @@ from distsent.data.labels.classes import (
     Labels,
     name_files,
     read_labels,
+)
+from distsent.data.labels.flags import (
+    YES_OR_NO,
+    Lists,
+    count_places,
+    name_places,
+    note_places,
+    to_places,
 )
 from distsent.data.labels.names import Naming
 from distsent.data.labels.values import (
@@ -38,33 +45,28 @@ from distsent.formats.records import shorten
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
 
-YES_OR_NO = {word: value for value, words in enumerate((("0", "false", "False", "FALSE"),
-                                                        ("1", "true", "True", "TRUE")))
-             for word in words}  # fmt: skip
 NO_LABEL = {"": MISSING, "-1": UNLABELED}
 NOT_BINARY = -100  # of the first column; -101 of the second, ...
 BRACKETS = r"^\s*[\[({].*[\])}]\s*$"
-
-
-class Lists(NamedTuple):
-    """The lists of some rows, end to end."""
-
-    values: Rows
-    counts: np.ndarray  # values of each row, int64 (n,)
-    missing: np.ndarray  # rows without a list, bool (n,)
 
 
 def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection) -> Labels:
     """The labels of rows that have a list of them, or a text that `label_delimiter` separates."""
     lists = {split: flatten(rows) for split, rows in splits.items()}
     _check_delimiter(splits, lists)
+    parts = [part for rows in splits.values() for part in rows.parts if part.table.num_rows]
+    where = f"{name_files(parts)}: column {next(iter(splits.values())).columns.label!r}"
+    places: tuple[str, ...] = ()
+    if size := count_places(lists, naming):
+        places = name_places(naming, size, where)
+        lists = {split: to_places(some, places) for split, some in lists.items()}
     values = {split: some.values for split, some in lists.items()}
     found = read_labels(values, naming, data.fold_labels, data.drop_labels or ())
     indices, arrays = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for split, some in lists.items():
         matrix, codes = RowArray(np.uint8, (len(found.names),)), RowArray(np.int64)
         for ones, wrong in _rows_of_lists(
-            some, found.indices[split], len(found.names), data.allow_empty_labels
+            some, found.indices[split], len(found.names), data.allow_empty_labels or size > 0
         ):
             matrix.append(ones)
             codes.append(wrong)
@@ -73,7 +75,10 @@ def read_label_lists(splits: dict[str, Rows], naming: Naming, data: DataSection)
         EMPTY: Fault("an empty list of labels", allowed_by="data.allow_empty_labels"),
         NO_WORD: Fault("a null or blank in the list of labels"),
     }
-    return found._replace(indices=indices, arrays=arrays, faults=faults)
+    notes = [note_places(places, where)] if places else []
+    return found._replace(
+        indices=indices, arrays=arrays, faults=faults, notes=[*found.notes, *notes]
+    )
 
 
 def _rows_of_lists(
@@ -117,6 +122,9 @@ def read_label_columns(splits: dict[str, Rows], naming: Naming) -> Labels:
             pieces = (label_indices(some, x, known, NOT_BINARY - k) for k, x in enumerate(names))
             codes = np.column_stack([np.concatenate([*piece]) for piece in pieces])
             matrix.append(codes == 1)
+            # Only a row that has no 0 or 1 at all is one without labels
+            partly = (codes < 0) & (codes >= UNLABELED) & (codes >= 0).any(axis=1, keepdims=True)
+            codes = np.where(partly, NOT_BINARY - np.arange(len(names)), codes)
             wrong.append(np.minimum(codes.min(axis=1), 0))
         arrays[split], indices[split] = matrix.done(), wrong.done()
     faults = {

@@ -7,21 +7,27 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distsent.data.plain_types import is_list
 from distsent.data.rows import Part
 from distsent.errors import UserError
 from distsent.formats.records import decode_error, printable, shorten
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 QUOTED, MOST = 80, 10  # characters and values that a message quotes
 _DIGITS = re.compile(r"\+?(-?)0*(\d+)(?:\.(\d*?)0*)?", re.ASCII)
-_WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
+# Of a list that is written as text: texts in quotes, marks, other values
+_TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[][{}:,]|[^][{}:,'"\s]+""", re.DOTALL)
+_MARKS = "[]{}:,"
+_WHOLE = re.compile(r"(-?\d+)\.0*", re.ASCII)
+_FORMS = re.compile("[\ufe00-\ufe0f]")  # of a sign: as text or as emoji
 
 
 def normalize_label(value: Any) -> str | None:
@@ -55,12 +61,15 @@ def label_error(value: Any, number: bool = False) -> str:
 def fold(word: str) -> str:
     """Equal for labels that differ in white space, case, Unicode form or leading zeros alone."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold())
+    text = _FORMS.sub("", text.replace("i\u0307", "i").replace("\u0131", "i"))
     text = "".join(mark for mark in text if unicodedata.category(mark) != "Cf")  # zero width
     text = " ".join(text.split())
     if not (number := _DIGITS.fullmatch(text)):
         return text
     sign, whole, rest = number.groups("")
-    return f"{sign}{whole}.{rest}" if rest else f"{sign}{whole}"
+    if not rest:
+        return whole if whole == "0" else f"{sign}{whole}"
+    return f"{sign}{whole}.{rest}"
 
 
 def count_labels(part: Part, column: str) -> Counter[str]:
@@ -123,6 +132,8 @@ def _plain(part: Part, column: str, number: bool = False) -> pa.ChunkedArray:
     """The column with values of a simple type. Raises UserError for other types."""
     values, t = part.table.column(column), pa.types
     kind = values.type.value_type if t.is_dictionary(values.type) else values.type
+    if t.is_float16(kind):  # for which Arrow lacks most functions
+        kind = pa.float32()
     simple = (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string, t.is_null)
     if not any(test(kind) for test in simple):
         if t.is_string_view(kind) or t.is_decimal(kind):
@@ -141,12 +152,6 @@ def _type_error(file: str, column: str, values: pa.ChunkedArray, number: bool) -
     return UserError(f"{file}, row {first + 1}: column {column!r} ({kind}): {error}", fix=fix)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists."""
-    t = pa.types
-    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
-
-
 def list_error(value: Any, delimiter: str | None) -> str:
     """Why a value is not a list of labels; empty if it is one, or none at all.
 
@@ -157,7 +162,7 @@ def list_error(value: Any, delimiter: str | None) -> str:
     if isinstance(value, list):
         if delimiter:
             return f"{shorten(value)} is a list; data.label_delimiter is for labels in one text"
-        if inner := next((one for one in value if isinstance(one, list)), None):
+        if inner := next((one for one in value if isinstance(one, list | tuple)), None):
             return f"{shorten(inner)} is a list within a list"
         return next(filter(None, map(label_error, value)), "")
     if isinstance(value, str) and delimiter:
@@ -171,11 +176,16 @@ def list_error(value: Any, delimiter: str | None) -> str:
 def written_list(text: str) -> list[Any] | None:
     """The labels of a list that is written as text, as by pandas or Label Studio; None for others.
 
-    "['a', 'b']", '["a", "b"]', '{"choices": ["a", "b"]}'.
+    "['a', 'b']", '["a", "b"]', '{"choices": ["a", "b"]}', and as NumPy does: "['a' 'b']", "[0 1]".
     """
     word = text.strip()
     if word[:1] + word[-1:] not in ("[]", "{}"):
         return None
+    tokens = _TOKENS.findall(word)
+    if any(a not in _MARKS and b not in _MARKS for a, b in pairwise(tokens)):
+        if {",", ":"} & {*tokens}:
+            return None  # of two texts side by side Python makes one
+        word = f"[{', '.join(tokens[1:-1])}]"
     for parse in (json.loads, ast.literal_eval):
         try:
             found = parse(word)

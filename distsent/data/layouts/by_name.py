@@ -18,6 +18,7 @@ from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_spl
 from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
+    pattern_of,
     set_of,
     split_called,
     split_in,
@@ -108,6 +109,10 @@ def find_splits(folder: Folder, wanted: Sequence[str]) -> Splits:
 
 def _saved(folder: Folder, wanted: Sequence[str]) -> Splits:
     saved = find_saved_splits(folder.path) or {}
+    read = {file.parent for files in saved.values() for file in files}
+    if saved:
+        others = (path for path in folder.folders if path not in read)
+        folder.unread.extend(path for path in others if is_file(path / "state.json"))
     return {s: [folder.table(path) for path in saved[s]] for s in wanted if s in saved}
 
 
@@ -134,7 +139,7 @@ def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
 def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Files that are called like splits; if one is not there, a file with the word in its name."""
     texts = [path for path in folder.texts if data_suffix(path) == ".txt"]
-    sets: dict[tuple[str, str], list[Path]] = {}
+    sets: dict[tuple[str, str, str], list[Path]] = {}
     for path in (*folder.tables, *texts, *folder.plain):
         sets.setdefault(set_of(path), []).append(path)
     called = {key: split_called(key[0]) for key in sets}
@@ -150,7 +155,9 @@ def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     if "train" in wanted and "train" not in found and not any(called.values()):
         return {}
     if more := {split: some for split, some in found.items() if len(some) > 1}:
-        raise twice(folder, {split: [paths[0] for paths in some] for split, some in more.items()})
+        raise twice(
+            folder, {split: [pattern_of(paths) for paths in some] for split, some in more.items()}
+        )
     chosen = {split: some[0] for split, some in found.items()}
     for paths in chosen.values():
         check_shards(paths, f"data.source = {str(folder.path)!r}", "get them, too")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from distsent.data.files import Files, Reading, RowSource, TableFile
 from distsent.data.layouts.by_name import Splits, find_by_name, find_rows, parts_of_file, split_keys
 from distsent.data.layouts.class_files import ClassFolders
 from distsent.data.layouts.folder import Folder
-from distsent.data.layouts.readme import with_readme
+from distsent.data.layouts.readme import check_readme, with_readme
 from distsent.data.layouts.split_column import divide
 from distsent.data.layouts.split_names import check_shards
 from distsent.data.rows import SPLITS
@@ -27,8 +28,8 @@ def find_files(
 
     `only`: the split that is needed. Where the job names its files, no others are sought.
     """
-    if path and not exists(path):
-        raise UserError(f"data.source = {str(path)!r}: no such file or folder")
+    if path:
+        _check_path(path, f"data.source = {data.source!r}")
     named = {split: getattr(data, split) for split in SPLITS if getattr(data, split) is not None}
     folder = Folder.of(path if path and is_folder(path) else Path(), reading)
     if path and is_file(path):
@@ -47,14 +48,28 @@ def find_files(
             found = find_by_name(folder, chosen)
         except UserError as error:
             raise (error if chosen else with_readme(error, path)) from None
+        if not (chosen or data.split_column):
+            check_readme(found, path, only, folder.notes)
     found |= chosen
     used = check_overlap(found)
     if data.split_column:
         found = divide(found, data.split_column, folder.notes)
+    read = {place for file in used for place in (file, *file.parents)}
     unread = [
-        folder.name(file) for file in dict.fromkeys(folder.unread) if file.resolve() not in used
+        folder.name(file) for file in dict.fromkeys(folder.unread) if file.resolve() not in read
     ]
     return Files(found, [*folder.notes, *([f"not read: {first_few(unread)}"] if unread else [])])
+
+
+def _check_path(path: Path, where: str) -> None:
+    """Raises UserError, which `where` begins, unless there is a file or folder that can be read."""
+    if re.match(r"[a-z0-9]+:/", str(path), re.IGNORECASE) and not exists(path):
+        raise UserError(f"{where}: an address: not read; download it, and name the file or folder")
+    if not exists(path):
+        raise UserError(f"{where}: no such file or folder")
+    if not (is_file(path) or is_folder(path)):
+        what = "neither a file nor a folder (a pipe or a device)"
+        raise UserError(f"{where}: {what}: rows are read more than once; write them to a file")
 
 
 def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder) -> list[RowSource]:
@@ -82,10 +97,11 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
 def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
     """The files of a pattern, sorted, or the file or folder of this name."""
     path = folder.path / Path(pattern).expanduser()
-    if exists(path):
+    key = f"data.{split} = {to_toml_value(pattern)}"
+    if exists(path) or "://" in pattern:
+        _check_path(path if exists(path) else Path(pattern), key)
         return [path]
     found = [p for p in matches(path) if is_file(p)]
-    key = f"data.{split} = {to_toml_value(pattern)}"
     if not found:
         raise UserError(f"{key}: no such file in {folder.path}; there are {folder.shown()}")
     check_shards(found, key, "get them, or name the files")
@@ -93,10 +109,16 @@ def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:
 
 
 def check_overlap(splits: Splits) -> Collection[Path]:
-    """All files. Raises UserError if one is in two splits: its scores would be too high."""
+    """All files. Raises UserError if one is in two splits: its scores would be too high.
+
+    And if one is twice in a split, or in two of its classes.
+    """
     seen: dict[Path, str] = {}
     for split, rows in splits.items():
-        for path in (path.resolve() for one in rows for path in one.paths):
+        for name, path in ((one.name, path.resolve()) for one in rows for path in one.paths):
+            if path in seen and seen[path] == split:
+                fix = f"data.{split} names each file once"
+                raise UserError(f"{name} is twice in the {split} split, or in two classes; {fix}")
             if (other := seen.setdefault(path, split)) != split:
                 fix = f"data.{other} and data.{split} name the files of each"
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
-from distsent.storage import entries, is_file, is_folder
+from distsent.storage import entries, exists, is_file, is_folder
 
 ROWS = ("", ".txt", ".label", ".data", ".dat", ".all")  # suffixes of texts that may be rows
 
@@ -79,7 +80,12 @@ class Folder:
 
     def _entries(self) -> list[Path]:
         inside = [path for path in entries(self.path) if path.name[0] not in "._"]
-        return [path for path in inside if path not in self.taken]
+        inside = [path for path in inside if path not in self.taken]
+        for path in inside:
+            if data_suffix(path) in TABLES and path.is_symlink() and not exists(path):
+                to = os.readlink(path)
+                raise UserError(f"{self.name(path)}: a link to {to}, which does not exist")
+        return inside
 
     def name(self, path: Path) -> str:
         """What messages call a file."""

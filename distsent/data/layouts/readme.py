@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from distsent.data.files import RowSource
 from distsent.data.layouts.split_names import split_called
 from distsent.errors import UserError
+from distsent.formats.records import first_few
 from distsent.job.keys import to_toml_value
+from distsent.storage import is_file, matches
 
 MOST = 4  # datasets of a folder that an error shows
 
@@ -24,6 +27,54 @@ def with_readme(error: UserError, folder: Path) -> UserError:
         lines.append(f"{folder / 'README.md'}: {said} are {'other' if place else 'its'} files")
         fix = fix if place else dict(keys)
     return error if fix == error.fix else UserError(*lines, fix=fix)
+
+
+def check_readme(
+    found: Mapping[str, Sequence[RowSource]], folder: Path, only: str | None, notes: list[str]
+) -> None:
+    """Raises UserError where README.md says that other files are the splits than those `found`.
+
+    Where it names several datasets, a note names those that are not read. `only`: the split that
+    is needed.
+    """
+    paths = {split: [p for one in some for p in one.paths] for split, some in found.items()}
+    if not all(some and all(map(is_file, some)) for some in paths.values()):
+        return
+    read = {split: {path.resolve() for path in some} for split, some in paths.items()}
+    readme, others = folder / "README.md", list[Mapping[str, Any]]()
+    for keys in _splits(readme):
+        there = {key.removeprefix("data."): _files(folder, value) for key, value in keys.items()}
+        checked = {split: files for split, files in there.items() if only in (None, split)}
+        if any(read.get(split) != files for split, files in checked.items()) and all(
+            there.values()
+        ):
+            others.append(keys)
+    if not others:
+        return
+    said = [" and ".join(f"{k} = {to_toml_value(v)}" for k, v in keys.items()) for keys in others]
+    names = first_few([path.name for some in paths.values() for path in some])
+    if len(others) < len([*_splits(readme)]):
+        notes.append(f"not read: another dataset of {readme}: {'; or '.join(said[:MOST])}")
+        return
+    used = " and ".join(paths)
+    line = f"{readme} says {'; or '.join(said[:MOST])}, but by its name {names} is {used}"
+    raise UserError(f"{line}; set these keys", fix=dict(others[0]), others=others[1:])
+
+
+def _files(folder: Path, value: str | Sequence[str]) -> set[Path]:
+    """The files that a pattern, or a list of them, names."""
+    patterns = [value] if isinstance(value, str) else value
+    found = (path for pattern in patterns for path in matches(folder / pattern))
+    return {path.resolve() for path in found if is_file(path)}
+
+
+def _is_inside(value: Any) -> bool:
+    """Whether this is a pattern, or a list of them, of files in the folder itself."""
+    patterns = value if isinstance(value, list) else [value]
+    return all(
+        isinstance(one, str) and one[:1] not in ("/", "~") and ".." not in Path(one).parts
+        for one in patterns
+    )
 
 
 def _splits(readme: Path) -> Iterator[Mapping[str, Any]]:
@@ -40,7 +91,7 @@ def _splits(readme: Path) -> Iterator[Mapping[str, Any]]:
                 split, path = (
                     (one["split"], one["path"]) if isinstance(one, dict) else ("train", one)
                 )
-                if name := split_called(str(split)):
+                if (name := split_called(str(split))) and _is_inside(path):
                     found[f"data.{name}"] = path
             if "data.train" in found:
                 yield found

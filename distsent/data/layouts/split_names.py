@@ -61,10 +61,26 @@ def shard_of(path: Path) -> Shard | None:
     return Shard(found["rest"], int(found["index"]), int(found["of"])) if found else None
 
 
-def set_of(path: Path) -> tuple[str, str]:
-    """What the files of a set of shards have in common: (name without the number, suffix)."""
-    shard = shard_of(path)
-    return shard.rest if shard else stem(path), suffix_of(path)
+def set_of(path: Path) -> tuple[str, str, str]:
+    """What the files of a set of shards have in common: (name without the number, suffix, kind).
+
+    By their kinds train.csv, train.csv.gz and train-00000-of-00001.csv are copies, not shards.
+    """
+    shard, last = shard_of(path), path.suffix.lower()
+    kind = f"{shard.of if shard else ''}{last if last in COMPRESSIONS else ''}"
+    return shard.rest if shard else stem(path), suffix_of(path), kind
+
+
+def pattern_of(paths: Sequence[Path]) -> Path:
+    """What names a set: its only file, or a pattern for its shards."""
+    if len(paths) == 1:
+        return paths[0]
+    some = re.sub(r"-\d{3,}-of-(\d{3,})(-[0-9a-f]{8,})?", _any_shard, paths[0].name, count=1)
+    return paths[0].with_name(some)
+
+
+def _any_shard(found: re.Match[str]) -> str:
+    return f"-*-of-{found[1]}{'-*' if found[2] else ''}"
 
 
 def words(name: str) -> list[str]:

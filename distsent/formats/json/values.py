@@ -144,6 +144,8 @@ def _not_json(text: str, at: int, reason: str, where: str) -> NotJson:
         reason = f"a comma before {here[0]}"
     elif here in ("//", "/*") or here[:1] == "#":
         reason = "a comment"
+    elif here[:1] == "\ufeff":
+        reason = "the mark of an encoding inside of the file, as in joined files"
     error = NotJson(f"not JSON ({reason}, {where})")
     error.cut = not text[at:].strip() or reason.startswith("Unterminated string")
     return error
