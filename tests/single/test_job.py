@@ -329,6 +329,8 @@ USAGE_ERROR = [
     (None, ("adapter.targets=[query]",), 'command line: adapter.targets = ["query"]: applies only '
                                          'to '
                                          'adapter.kind = "lora"'),
+    ("[adapter]\nrank = 64", (), 'job.toml: adapter.rank = 64: applies only to adapter.kind = '
+                                 '"lora"'),
     ("[data]\nvalidation_fraction = 0.7", ("data.test_fraction=0.3",),
      "job.toml: data.validation_fraction = 0.7: data.validation_fraction + data.test_fraction must "
      "be "
@@ -416,6 +418,14 @@ def test_whatever_is_typed_gives_a_job_or_lines(typed):
         assert all("\n" not in line for line in error.lines)
     else:
         assert Job.from_dict(job.to_dict()) == job
+
+
+def test_lora_may_be_switched_off_for_a_job_that_has_its_keys():
+    keys = "rank = 64\nalpha = 8\ndropout = 0.1\n"
+    Path("job.toml").write_text(f'[adapter]\nkind = "lora"\n{keys}')
+    job = load_job("job.toml", ["adapter.kind=none"])
+    assert Job.from_dict(job.to_dict()) == job
+    assert len(mistakes(f"[adapter]\n{keys}")) == 3
 
 
 def test_all_mistakes_are_reported_at_once():
