@@ -99,6 +99,13 @@ def test_what_contradicts_or_is_incomplete_is_one_line_with_the_fix(
     assert isinstance(launchers.is_main_process(env), bool)
 
 
+def test_a_rank_that_cannot_be_is_not_left_to_a_rank_0_to_say() -> None:
+    for wrong in ({"RANK": "4"}, {"RANK": "one"}):
+        with pytest.raises(HostError):
+            find_launch(HAND | wrong)
+        assert launchers.is_first_on_host(HAND | wrong | {"LOCAL_RANK": "0"})
+
+
 @pytest.mark.parametrize(
     ("env", "address"),
     [
