@@ -132,6 +132,13 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    port = _number("MASTER_PORT", text)
+    if not 1 <= port <= 65535:
+        raise HostError(f"MASTER_PORT={port}: expected a port, 1 to 65535; correct it")
+    return port
+
+
 def _horovod(env: Mapping[str, str]) -> Launch | None:
     """Started by horovodrun, mpirun or mpiexec. The most specific variables come first."""
     for names, by in ((HOROVODRUN, "horovodrun"), (OPEN_MPI, "mpirun"), (MPICH, "mpiexec")):
@@ -194,7 +201,7 @@ def _over_torch(found: Launch, env: Mapping[str, str], reason: str = "") -> Laun
     if found.size > 1:
         host = env.get("MASTER_ADDR") or _first_host(env, found, reason)
         port = env.get("MASTER_PORT")
-        address = host, _number("MASTER_PORT", port) if port else _port_of(env)
+        address = host, _port(port) if port else _port_of(env)
     why = f"{found.why}, {reason}" if reason else found.why
     return replace(found, transport=TORCH, why=why, address=address)
 

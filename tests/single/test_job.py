@@ -387,6 +387,21 @@ USAGE_ERROR = [
                                "a key/value pair: "
                                '"epochs: 3"'),
     (b"[job]\nname = '\xff'", (), "job.toml: line 2: not UTF-8 text; a job file is TOML"),
+    ("[train]\nseed = 1\nseed = 2\nepochs = 3\n", (), "job.toml: line 3, column 9: not TOML: "
+     'Cannot overwrite a value (a key is set twice; keep one): "seed = 2"'),
+    ("[train]\nseed = 1\nseed = 2", (), "job.toml: line 3, the end: not TOML: Cannot overwrite a "
+                                       'value (a key is set twice; keep one): "seed = 2"'),
+    ('[data]\nlabels = ["a",\n  "b"\n\n', (), "job.toml: line 3, the end: not TOML: Unclosed "
+                                             'array: "\\"b\\""'),
+    # paths
+    *(("[run]\ndir = '$SCRATCH/runs'", (), 'job.toml: run.dir = "$SCRATCH/runs": variables have no '
+      "meaning in a job; write the path itself, or give the key on the command line"),
+      ("[data]\nsource = '${DATA}/a.csv'", (), 'job.toml: data.source = "${DATA}/a.csv": variables '
+      "have no meaning in a job; write the path itself, or give the key on the command line"),
+      (None, ("run.dir=~nobody-here/runs",), 'command line: run.dir = "~nobody-here/runs": there '
+      "is no such user; write the path itself, or give the key on the command line"),
+      (None, ("run.dir=s3://bucket/runs",), 'command line: run.dir = "s3://bucket/runs": a URL; '
+      "expected a folder, on a disk that all workers see")),
     ("x = " + 5000 * "[", (), "job.toml: not a job: brackets are nested too deeply"),
 ]  # fmt: skip
 
@@ -498,6 +513,11 @@ def test_local_sources_and_models_must_be_there(tmp_path):
     ]
     assert load_job(None, ["data.source=./reviews"]).data.source == "./reviews"
     assert load_job(None, ["data.source=org/reviews"]).data.source == "org/reviews"
+
+
+def test_a_folder_may_have_a_dollar_in_its_name():
+    Path("$a").mkdir()
+    assert load_job(None, ["run.dir=$a", "data.source=./$a"]).run.dir == "$a"
 
 
 def test_a_source_that_is_overridden_need_not_be_there():
