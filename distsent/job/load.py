@@ -170,8 +170,10 @@ def _path_errors(assignments: Iterable[Assignment]) -> Iterator[str]:
                 if not exists(item.value):
                     yield item.error(f"variables have no meaning in a job; {WRITE_PATH}")
                 continue
-            if item.key in OUTPUTS and URL.match(item.value):
-                yield item.error("a URL; expected a folder, on a disk that all workers see")
+            if item.key in INPUTS + OUTPUTS and URL.match(item.value):
+                hub = "a hub id or a path; download it first"
+                there = hub if item.key in INPUTS else "a folder, on a disk that all workers see"
+                yield item.error(f"a URL; expected {there}")
             elif item.key in OUTPUTS and item.value.startswith("~"):
                 yield item.error(f"there is no such user; {WRITE_PATH}")
             if item.key in INPUTS and looks_local(item.value) and not exists(item.value):

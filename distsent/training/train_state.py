@@ -127,6 +127,9 @@ def restore(session: Session, kept: Checkpoint | None, rescored: str | None) -> 
         world.broadcast(moment, f"restore.{key}", root)
     if state.step:
         report.info(f"resumed at step {state.step} of {total}")
+        if state.step > total:
+            more = f"it was trained for {state.step} steps already, {state.step - total} more than"
+            report.info(f"{more} this job asks for; run.resume=never starts over")
         if saved is not None and not world.elastic:
             report.info(changed_sums(saved, world))
     report.training(total, None if session.in_memory else state.step)

@@ -70,6 +70,12 @@ def test_other_rows_of_validation_are_another_score(trained: Path, run: Path) ->
     assert "the rows of validation changed: the best" in (run / "train.log").read_text()
 
 
+def test_a_run_that_is_longer_than_its_changed_job_says_so(trained: Path, run: Path) -> None:
+    train(trained, "train.max_steps=3", "run.resume=changed")
+    words = "it was trained for 4 steps already, 1 more than this job asks for; run.resume=never"
+    assert words in (run / "train.log").read_text()
+
+
 @pytest.mark.parametrize("wrong", ["adapter.kind=lora", "data.max_length=300"])
 def test_a_change_that_does_not_fit_leaves_the_finished_run(
     wrong: str, trained: Path, run: Path

@@ -400,6 +400,8 @@ USAGE_ERROR = [
       "have no meaning in a job; write the path itself, or give the key on the command line"),
       (None, ("run.dir=~nobody-here/runs",), 'command line: run.dir = "~nobody-here/runs": there '
       "is no such user; write the path itself, or give the key on the command line"),
+      (None, ("model.name=https://huggingface.co/a/b",), 'command line: model.name = '
+      '"https://huggingface.co/a/b": a URL; expected a hub id or a path; download it first'),
       (None, ("run.dir=s3://bucket/runs",), 'command line: run.dir = "s3://bucket/runs": a URL; '
       "expected a folder, on a disk that all workers see")),
     ("x = " + 5000 * "[", (), "job.toml: not a job: brackets are nested too deeply"),
