@@ -73,6 +73,10 @@ def parse(arguments: list[str], env: Mapping[str, str] = os.environ) -> argparse
             f"--node-rank {options.node_rank} of --nnodes {options.nnodes} with --nproc-per-node "
             f"{options.nproc_per_node}: ranks are 0 to nnodes - 1, and each node has a worker"
         )
+    if options.master_port:
+        port = number_of("master_port", options.master_port, parser)
+        if not 1 <= port <= 65535:
+            parser.error(f"--master-port {port}: expected a port, 1 to 65535")
     if options.nnodes > 1 and not (options.master_addr and options.master_port):
         parser.error("several nodes: set --master-addr to the host of node 0, and --master-port")
     return options
@@ -90,7 +94,9 @@ def number_of(name: str, text: str, parser: cli.Parser) -> int:
         return int(gpus or 0) or len(os.sched_getaffinity(0))
     if not text.isascii() or not text.isdigit():
         option = f"--{name.replace('_', '-')} {text[:80]}"
-        parser.error(f"{option}: expected a number; workers that come and go need horovodrun")
+        # Ranges are torchrun's way to let workers come and go.
+        others = "; workers that come and go need horovodrun" if ":" in text else ""
+        parser.error(f"{option}: expected a number{others}")
     return int(text)
 
 

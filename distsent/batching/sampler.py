@@ -39,19 +39,25 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The training rows of each step. The last, shorter batch of an epoch is trained too."""
+    """The training rows of each step. The last, shorter batch of an epoch is trained too.
+
+    A batch has at most all rows.
+    """
 
     rows: int
     batch_size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_size", min(self.batch_size, max(1, self.rows)))
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.rows // self.batch_size)
 
     def total_steps(self, epochs: float, max_steps: int | None = None) -> int:
-        """Steps of a run: `max_steps`, or the epochs, with a part of an epoch rounded up."""
-        return max_steps or math.ceil(epochs * self.steps_per_epoch - 1e-9)
+        """Steps of a run: `max_steps`, or the epochs, with a part of a step rounded up."""
+        return max_steps or max(1, math.ceil(epochs * self.steps_per_epoch - 1e-9))
 
     def batch(self, step: int) -> np.ndarray:
         """Rows of global batch `step` (counted from 0, through all epochs), int64."""

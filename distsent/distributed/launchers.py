@@ -118,7 +118,9 @@ def _read(env: Mapping[str, str], names: tuple[str, ...], by: str) -> Launch | N
     rank, size = numbers[0] or 0, numbers[1] or 0
     if rank >= size:
         found = f"{names[0]}={rank} with {names[1]}={size}"
-        raise UserError(f"{found}: ranks are 0 to {names[1]} - 1; correct the launcher's variables")
+        # There may be no rank 0 that would say it
+        fix = f"ranks are 0 to {names[1]} - 1; correct the launcher's variables"
+        raise HostError(f"{found}: {fix}")
     promise = f"{names[1]}={size}"
     transport = TORCH if names in (TORCHRUN, SLURM) else HOROVOD
     return Launch(transport, rank, size, numbers[2], numbers[3], promise, f"{by} ({promise})")
@@ -126,8 +128,15 @@ def _read(env: Mapping[str, str], names: tuple[str, ...], by: str) -> Launch | N
 
 def _number(name: str, text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"{name}={text[:80]!r}: expected a number; correct or unset it")
+        raise HostError(f"{name}={text[:80]!r}: expected a number; correct or unset it")
     return int(text)
+
+
+def _port(text: str) -> int:
+    port = _number("MASTER_PORT", text)
+    if not 1 <= port <= 65535:
+        raise HostError(f"MASTER_PORT={port}: expected a port, 1 to 65535; correct it")
+    return port
 
 
 def _horovod(env: Mapping[str, str]) -> Launch | None:
@@ -192,7 +201,7 @@ def _over_torch(found: Launch, env: Mapping[str, str], reason: str = "") -> Laun
     if found.size > 1:
         host = env.get("MASTER_ADDR") or _first_host(env, found, reason)
         port = env.get("MASTER_PORT")
-        address = host, _number("MASTER_PORT", port) if port else _port_of(env)
+        address = host, _port(port) if port else _port_of(env)
     why = f"{found.why}, {reason}" if reason else found.why
     return replace(found, transport=TORCH, why=why, address=address)
 

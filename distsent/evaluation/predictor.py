@@ -22,6 +22,7 @@ from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.evaluation.tasks.task import Task
 from distsent.model.forward import autocast
 from distsent.model.load_errors import explain_load_errors, folder_problem
+from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
 from distsent.storage import is_file, is_folder
@@ -48,6 +49,10 @@ def find_model_folder(path: str | Path) -> Path:
     run = RunFolder(path)
     if is_file(run.job):
         status = read_status(run.status)
+        if status and status.state == "finished":
+            kept = list_checkpoints(run.checkpoints)
+            fix = "run its training command again" + ("" if kept else " with run.resume=never")
+            raise UserError(f"{path}: finished, but its model folder is gone; {fix}")
         state = f"{status.state}: {status.message}" if status else "status unknown"
         raise UserError(f"{path}: no model yet ({state}); run its training command again to resume")
     if is_folder(path) and (problem := folder_problem(path)):

@@ -28,6 +28,7 @@ from distsent.evaluation.exported import (
     require,
 )
 from distsent.evaluation.offline import open_store, resolve_request
+from distsent.evaluation.predictor import find_model_folder
 from distsent.evaluation.saved_model import AnyForward, SavedModel, load_saved_model
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.exporting import content, gate, graph, losses, openvino_model, quantization, timing
@@ -68,7 +69,7 @@ class Exporter:
             require("openvino", EXTRAS[kind], f"--format {kind}")
             if precision == "int8":
                 openvino_model.require_nncf()
-        saved = load_saved_model(run.folder.model, CPU)
+        saved = load_saved_model(find_model_folder(path), CPU)
         model = classifier.load_classifier(str(run.folder.model)).model.eval()
         model.set_attn_implementation("eager")  # plain products instead of an operator of torch
         store = open_store(resolve_request(str(path), [], "train"), World(), saved, stop)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from distsent.errors import UserError
 from distsent.job.check import Assignment, check_assignments, flatten
 from distsent.job.keys import to_toml_value
-from distsent.job.rules import find_conflicts
+from distsent.job.rules import find_conflicts, find_unused
 from distsent.job.schema import KEYS, SECTIONS, Sections
 
 
@@ -29,7 +29,7 @@ class Job(Sections):
         job = cls(**{section: SECTIONS[section](**body) for section, body in sections.items()})
 
         by_key = {item.key: item for item in assignments}
-        for keys, problem in find_conflicts(job):
+        for keys, problem in (*find_conflicts(job), *find_unused(job, by_key)):
             if invalid.isdisjoint(keys):
                 culprit = next(by_key[name] for name in keys if name in by_key)
                 errors.append(culprit.error(problem))

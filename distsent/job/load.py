@@ -21,6 +21,10 @@ from distsent.storage import exists, is_file
 
 # Keys that may hold a path: of something to read, which must exist; of a folder to write to.
 INPUTS, OUTPUTS = ("data.source", "model.name"), ("run.dir", "data.store")
+# What the shell expands on a command line, and nothing in a file
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+WRITE_PATH = "write the path itself, or give the key on the command line"
 
 
 def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Job:
@@ -87,13 +91,18 @@ def _read_file(path: str, errors: list[str]) -> list[Assignment]:
 def _explain_toml_error(message: str, text: str) -> str:
     """tomllib's message after the position, then the most common fix and the line."""
     position = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
-    if not position or not position[1]:
+    if not position:
         return f"not TOML: {message}"
-    line = text.split("\n")[int(position[1]) - 1].strip()
-    problem = message[: position.start()]
+    problem, lines = message[: position.start()], text.rstrip().split("\n")
+    place, number = f"line {position[1]}, column {position[2]}", int(position[1] or len(lines))
+    if not position[1]:
+        place = f"line {number}, the end"
+    line = text.split("\n")[number - 1].strip()
     if problem.startswith("Invalid value"):
         problem += " (text needs quotes; true and false are lower case)"
-    return f"line {position[1]}, column {position[2]}: not TOML: {problem}: {shorten(line)}"
+    if problem == "Cannot overwrite a value":
+        problem += " (a key is set twice; keep one)"
+    return f"{place}: not TOML: {problem}: {shorten(line)}"
 
 
 def _similar_job(path: str) -> str:
@@ -158,6 +167,16 @@ def _path_errors(assignments: Iterable[Assignment]) -> Iterator[str]:
         if not isinstance(item.value, str):
             continue
         try:
+            if item.key in INPUTS + OUTPUTS and VARIABLE.search(item.value):
+                if not exists(item.value):
+                    yield item.error(f"variables have no meaning in a job; {WRITE_PATH}")
+                continue
+            if item.key in INPUTS + OUTPUTS and URL.match(item.value):
+                hub = "a hub id or a path; download it first"
+                there = hub if item.key in INPUTS else "a folder, on a disk that all workers see"
+                yield item.error(f"a URL; expected {there}")
+            elif item.key in OUTPUTS and item.value.startswith("~"):
+                yield item.error(f"there is no such user; {WRITE_PATH}")
             if item.key in INPUTS and looks_local(item.value) and not exists(item.value):
                 yield item.error(f"no such file or folder; {_similar_path(item.value)}")
             if item.key in OUTPUTS and is_file(item.value):

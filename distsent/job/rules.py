@@ -1,6 +1,6 @@
 """Conflicts: keys whose values are right one by one and wrong together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
@@ -36,6 +36,14 @@ def find_conflicts(job: Sections) -> Iterator[Conflict]:
     """All conflicts between the values of a job."""
     for rule in RULES:
         yield from rule(job)
+
+
+def find_unused(job: Sections, written: Container[str]) -> Iterator[Conflict]:
+    """Keys of LoRA without adapter.kind. If that is written, they wait for another value of it."""
+    if "adapter.kind" not in written and job.adapter.kind == "none":
+        for name in ("rank", "alpha", "dropout"):
+            if f"adapter.{name}" in written:
+                yield (f"adapter.{name}",), 'applies only to adapter.kind = "lora"'
 
 
 def _hub_keys(job: Sections) -> Iterator[Conflict]:

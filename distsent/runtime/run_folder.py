@@ -167,7 +167,7 @@ def write_text(path: Path, text: str) -> None:
     Owner().write_text(path, text)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, fix: str = "restore it or delete it") -> Any:
     """The object in a file; None if there is no such file. Raises UserError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -179,5 +179,4 @@ def read_json(path: Path) -> Any:
             return None
         raise
     except ValueError as error:
-        problem = f"{path}: not readable as JSON ({error})"
-        raise UserError(f"{problem}; restore it or delete the run folder") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); {fix}") from None

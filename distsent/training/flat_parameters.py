@@ -60,6 +60,11 @@ class FlatParameters:
             if not (self.values.is_cuda and add_rows_to(embedding, self.embedding_grad)):
                 embedding.sparse = True
 
+    @property
+    def finite(self) -> bool:
+        """Whether all values are finite."""
+        return all(bool(bound.isfinite()) for bound in self.values.aminmax())
+
     def use_half(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Let linear layers read a 16-bit copy of their weights in training steps."""
         first = 0 if self.embedding_grad is None else 1

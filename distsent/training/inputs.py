@@ -64,12 +64,31 @@ def prepare_store(
     return store
 
 
-def budget_notes(job: Job, store: TokenStore) -> list[str]:
-    """A line for each split with texts of more tokens than a batch holds. They are never parted.
+def check_length(job: Job, total_steps: int) -> None:
+    """Raises UserError if the run ends before what its job asks for can happen.
 
-    Only the windows of a text (data.long) can be so many.
+    Where train.max_steps is set, the job itself has been checked.
     """
-    lines = []
+    warmup, every, lines = job.optim.warmup, job.eval.every, []
+    length = f"train.epochs = {job.train.epochs:g} takes {total_steps} steps"
+    if warmup >= 1 and warmup > total_steps:
+        lines.append(f"optim.warmup = {int(warmup)} steps is longer than the run: {length}")
+    if job.train.patience and isinstance(every, int) and every >= total_steps:
+        problem = f"needs evaluations before the end; eval.every = {every} runs none: {length}"
+        lines.append(f"train.patience = {job.train.patience}: {problem}")
+    if lines:
+        raise UserError(*lines)
+
+
+def budget_notes(job: Job, store: TokenStore) -> list[str]:
+    """A line for a batch larger than the training split, and for texts longer than a batch.
+
+    Only the windows of a text (data.long) can have more tokens than a batch. They are never parted.
+    """
+    lines, rows = [], len(store.splits["train"])
+    if job.train.batch_size > rows:
+        asked = f"train.batch_size = {job.train.batch_size}"
+        lines.append(f"{asked}: each step takes all {rows:,} training rows, as there are no more")
     for name, tokens in store.splits.items():
         key = "train.token_budget" if name == "train" else "eval.batch_tokens"
         budget = job.train.token_budget if name == "train" else job.eval.batch_tokens

@@ -191,7 +191,10 @@ class Loop:
         if session.task.right_score:
             trained[session.task.right_score] = state.epoch.right / examples
         self.last_scored = session.evaluate(split)
-        scores = self.last_scored[0]
+        scores, logits = self.last_scored
+        if not logits.isfinite().any():
+            fix = "start over with a lower optim.lr and run.resume=never"
+            raise NonFinite(f"step {state.step}: no row of {split} has a finite score; {fix}")
         record = {"step": state.step, "epoch": epoch, "split": split, **scores}
         record |= {f"train_{key}": value for key, value in trained.items()}
         best_so_far = split == "validation" and self._choose(scores)
@@ -230,6 +233,10 @@ class Loop:
         self.finish_saving()
         step, state = self.session.train_step, self.state
         replica_check.check_replicas(self.session.world, step.flat, state.step)
+        if not step.flat.finite:
+            fix = "try a lower optim.lr, or a larger optim.eps"
+            event = f"step {state.step}: the weights are not finite after the update"
+            raise NonFinite(f"{event}; the last checkpoint is unaffected; {fix}")
         if self.saver is not None:
             now, best = snapshot(step, state), state.best
             self.saver.start(now.step, now.tensors, now.state, best=best["step"] if best else None)

@@ -21,6 +21,7 @@ from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.device import pinned_precision
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
 from distsent.runtime.run_status import RunStatus, refusal_file
+from distsent.storage import is_folder
 from distsent.versions import versions
 
 RECORDED = "rows", "encoder", "precision", "operators", "read_as"  # of the first start, in job.json
@@ -32,7 +33,8 @@ class RunClaim:
     """A job's claim on its run folder. `job.json` records what the run was started with.
 
     `holds`: whether this process has locked the folder for a run that is not finished. Before,
-    `status.json` belongs to another process or to another job's run.
+    `status.json` belongs to another process or to another job's run. `rescored`: what has changed
+    since the earlier scores, which cannot be compared with new ones; None if nothing has.
     """
 
     def __init__(self, folder: RunFolder, job: Job) -> None:
@@ -40,6 +42,8 @@ class RunClaim:
         self.holds = False
         self._token: str | None = None  # of the world's last main worker, before a rejoin
         self._started: dict[str, Any] = {}  # the earlier job.json, if there is a run to resume
+        self._record: dict[str, Any] = {}  # the next job.json
+        self.rescored: str | None = None
 
     def take(
         self, world: World, say: Callable[[str | None], None], poll: Callable[[], None]
@@ -62,13 +66,13 @@ class RunClaim:
         say: Callable[[str | None], None],
         poll: Callable[[], None],
     ) -> tuple[str, dict[str, Any] | None]:
-        folder, self.holds = self.folder, False
+        folder, self.holds, self.rescored = self.folder, False, None
         start = os.environ.get(START)
         folder.create()
         with disk_errors_as_user_errors(folder.path):
             say(folder.lock(known, poll))
             # An earlier start of the same batch job may have started this run over already.
-            before = read_json(folder.job) or {}
+            before = self._job_before() or {}
             joined = start is not None and before.get("start") == start
             if self.job.run.resume == "never" and known is None and not joined:
                 folder.reset()
@@ -80,15 +84,30 @@ class RunClaim:
             self.holds = True
             about = {"job": self.job.to_dict(), "versions": versions(), "world_size": world_size}
             kept = {key: self._started.get(key) for key in RECORDED}
-            folder.write_json(folder.job, {**about, "start": start, **kept})
+            self._record = {**about, "start": start, **kept}
+            self._write_record()
         return folder.owner.token, None
+
+    def _write_record(self, confirmed: bool = False) -> None:
+        """Write `job.json`. That of a run to resume is kept until it is known that it resumes."""
+        if confirmed or not self._started:
+            self.folder.write_json(self.folder.job, self._record)
+
+    def confirm(self) -> None:
+        """Record that the run resumes with this job: its checkpoint fits, its rows are read."""
+        if self._started:
+            with disk_errors_as_user_errors(self.folder.path):
+                # First: a result beside a job is that job's.
+                self.folder.owner.delete(self.folder.result)
+                self._write_record(confirmed=True)
 
     def _finished_result(self) -> dict[str, Any] | None:
         """The result if this job's run is finished. Raises UserError for another job's run."""
         folder, job = self.folder, self.job
-        before, result = read_json(folder.job), read_json(folder.result)
+        checkpoints = list_checkpoints(folder.checkpoints)
+        before, result = self._job_before(), self._result_before(bool(checkpoints))
         # If nothing was trained, there is nothing that a corrected job could contradict.
-        if result is None and not list_checkpoints(folder.checkpoints):
+        if result is None and not checkpoints:
             return None
         if before is None:
             self._adopt()
@@ -100,14 +119,40 @@ class RunClaim:
                 f"{folder.path}: this run was started with different values of "
                 f"{', '.join(changed)}; give the new run another job.name, or {FIX}"
             )
-        if result is not None and result.get("status") == "finished" and not changed:
+        # A model that was deleted is made again from the last checkpoint.
+        complete = is_folder(folder.model) or not checkpoints
+        if result is not None and result.get("status") == "finished" and not changed and complete:
             status = RunStatus.started("", result["steps"], result["steps"])
             folder.write_status(status.ended(FINISHED, "finished"))
             return dict(result)
-        if changed:  # the result is that of another job
-            folder.owner.delete(folder.result)
+        scoring = [key for key in changed if key == "eval.metric" or key.startswith("data.")]
+        self.rescored = ", ".join(scoring) or None
         self._started = before
         return None
+
+    def _job_before(self) -> dict[str, Any] | None:
+        """What an earlier start wrote to `job.json`. Raises UserError if it is damaged.
+
+        None also if it is damaged and the job says what to do without it.
+        """
+        try:
+            found: dict[str, Any] | None = read_json(self.folder.job, f"restore it, or {FIX}")
+        except UserError:
+            if self.job.run.resume == "auto":
+                raise
+            return None
+        return found
+
+    def _result_before(self, again: bool) -> dict[str, Any] | None:
+        """The earlier result. None also if it is damaged, but can be made `again`."""
+        try:
+            fix = "restore it, or run.resume=never to start over"
+            found: dict[str, Any] | None = read_json(self.folder.result, fix)
+        except UserError:
+            if again or self.job.run.resume != "auto":
+                return None
+            raise
+        return found
 
     def _adopt(self) -> None:
         """Continue a run without a record of its job. Raises UserError unless the user wants it."""
@@ -145,16 +190,18 @@ class RunClaim:
                 f"{self.folder.path}: data.source has other rows than when this run was started; "
                 f"restore the original ones, or {FIX}"
             )
+        earlier = self._started.get("rows") or rows
+        if earlier.get("validation") != rows.get("validation"):
+            self.rescored = self.rescored or "the rows of validation"
         libraries = {name: versions().get(name) for name in ("transformers", "tokenizers")}
         encoder = {**libraries, "tokenizer": store.meta["tokenizer"], "configuration": config}
         self._check_encoder(encoder)
         with disk_errors_as_user_errors(self.folder.path):
-            record = read_json(self.folder.job)
-            record |= {"rows": rows, "encoder": encoder, "precision": precision}
-            record["operators"] = operators
-            record["label_values"] = store.meta["label_values"]
-            record["read_as"] = store.meta["read_as"]
-            self.folder.write_json(self.folder.job, record)
+            self._record |= {"rows": rows, "encoder": encoder, "precision": precision}
+            self._record["operators"] = operators
+            self._record["label_values"] = store.meta["label_values"]
+            self._record["read_as"] = store.meta["read_as"]
+            self._write_record()
         before = self._started.get("operators") or operators
         if before == operators:
             return None

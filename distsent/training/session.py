@@ -31,7 +31,7 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.tracking.events import Ended
 from distsent.training.build import build_plan, build_step, open_model
-from distsent.training.inputs import budget_notes, prepare_store, prepare_tokenizer
+from distsent.training.inputs import budget_notes, check_length, prepare_store, prepare_tokenizer
 from distsent.training.loop import fit
 from distsent.training.memory import expect, less_memory
 from distsent.training.publish import print_finished, publish, reset_peak_memory
@@ -91,7 +91,8 @@ class TrainingRun:
                 print_finished(job, world, self.folder, result)
                 return True
             session = open_session(self, in_memory)
-            state = restore(session, self._kept)
+            state = restore(session, self._kept, self.claim.rescored)
+            world.on_main(self.claim.confirm, "run.confirm")
             self._kept = None
             try:
                 with world.progress.phase("step"):
@@ -205,6 +206,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
 
     plan = build_plan(job, store, forward, world, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
+    check_length(job, total)
     step = build_step(job, store, forward, world, device, precision, total, report.info)
     memory = expect(job, world, plan, step, precision)
     step.advice = f"{less_memory(job)}, and run the same command again to resume"
@@ -215,7 +217,7 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
     workers = f"{world.size} worker{'s' * (world.size > 1)} x {threads} threads on {device.type}"
     summary = (
         f"{job.job.name}: {job.model.name}, {step.flat.size:,} trained parameters, "
-        f"{len(plan.tokens):,} examples, {total} steps of {job.train.batch_size}; {workers}, "
+        f"{len(plan.tokens):,} examples, {total} steps of {plan.sampler.batch_size}; {workers}, "
         f"{precision}"
     )
     notes = (*loaded.notes, changed, *store.label_table, *store.notes, *budget_notes(job, store))

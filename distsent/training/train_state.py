@@ -86,11 +86,12 @@ def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
 
 
-def restore(session: Session, kept: Checkpoint | None) -> TrainState:
+def restore(session: Session, kept: Checkpoint | None, rescored: str | None) -> TrainState:
     """Load the newest state into all workers, and open the log there.
 
     It comes from the newest intact checkpoint, or after a rejoin from the worker that `kept` the
-    most steps in memory. Raises UserError if it does not fit the job.
+    most steps in memory. Raises UserError if it does not fit the job. `rescored`: why earlier
+    scores do not count, on the main worker.
     """
     world, step, report = session.world, session.train_step, session.report
     flat, total = step.flat, session.total_steps
@@ -109,6 +110,10 @@ def restore(session: Session, kept: Checkpoint | None) -> TrainState:
     held = held if world.rank == root else None
     saved = world.allgather_object(held.state if held else None, "run.state")[root]
     state = TrainState.from_dict(saved["progress"]) if saved else TrainState()
+    changed = next(filter(None, world.allgather_object(rescored, "run.rescored")), None)
+    if changed is not None and state.step:
+        state.best, state.stale = None, 0
+        report.info(f"{changed} changed: the best weights are chosen among those from here on")
     world.on_main(lambda: report.open_log(state.step, state.evaluated, total), "run.log")
     if saved is not None:
         step.scale.value, step.scale.good_steps = saved["scale"]
@@ -122,6 +127,9 @@ def restore(session: Session, kept: Checkpoint | None) -> TrainState:
         world.broadcast(moment, f"restore.{key}", root)
     if state.step:
         report.info(f"resumed at step {state.step} of {total}")
+        if state.step > total:
+            more = f"it was trained for {state.step} steps already, {state.step - total} more than"
+            report.info(f"{more} this job asks for; run.resume=never starts over")
         if saved is not None and not world.elastic:
             report.info(changed_sums(saved, world))
     report.training(total, None if session.in_memory else state.step)

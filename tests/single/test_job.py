@@ -329,6 +329,8 @@ USAGE_ERROR = [
     (None, ("adapter.targets=[query]",), 'command line: adapter.targets = ["query"]: applies only '
                                          'to '
                                          'adapter.kind = "lora"'),
+    ("[adapter]\nrank = 64", (), 'job.toml: adapter.rank = 64: applies only to adapter.kind = '
+                                 '"lora"'),
     ("[data]\nvalidation_fraction = 0.7", ("data.test_fraction=0.3",),
      "job.toml: data.validation_fraction = 0.7: data.validation_fraction + data.test_fraction must "
      "be "
@@ -385,6 +387,23 @@ USAGE_ERROR = [
                                "a key/value pair: "
                                '"epochs: 3"'),
     (b"[job]\nname = '\xff'", (), "job.toml: line 2: not UTF-8 text; a job file is TOML"),
+    ("[train]\nseed = 1\nseed = 2\nepochs = 3\n", (), "job.toml: line 3, column 9: not TOML: "
+     'Cannot overwrite a value (a key is set twice; keep one): "seed = 2"'),
+    ("[train]\nseed = 1\nseed = 2", (), "job.toml: line 3, the end: not TOML: Cannot overwrite a "
+                                       'value (a key is set twice; keep one): "seed = 2"'),
+    ('[data]\nlabels = ["a",\n  "b"\n\n', (), "job.toml: line 3, the end: not TOML: Unclosed "
+                                             'array: "\\"b\\""'),
+    # paths
+    *(("[run]\ndir = '$SCRATCH/runs'", (), 'job.toml: run.dir = "$SCRATCH/runs": variables have no '
+      "meaning in a job; write the path itself, or give the key on the command line"),
+      ("[data]\nsource = '${DATA}/a.csv'", (), 'job.toml: data.source = "${DATA}/a.csv": variables '
+      "have no meaning in a job; write the path itself, or give the key on the command line"),
+      (None, ("run.dir=~nobody-here/runs",), 'command line: run.dir = "~nobody-here/runs": there '
+      "is no such user; write the path itself, or give the key on the command line"),
+      (None, ("model.name=https://huggingface.co/a/b",), 'command line: model.name = '
+      '"https://huggingface.co/a/b": a URL; expected a hub id or a path; download it first'),
+      (None, ("run.dir=s3://bucket/runs",), 'command line: run.dir = "s3://bucket/runs": a URL; '
+      "expected a folder, on a disk that all workers see")),
     ("x = " + 5000 * "[", (), "job.toml: not a job: brackets are nested too deeply"),
 ]  # fmt: skip
 
@@ -416,6 +435,14 @@ def test_whatever_is_typed_gives_a_job_or_lines(typed):
         assert all("\n" not in line for line in error.lines)
     else:
         assert Job.from_dict(job.to_dict()) == job
+
+
+def test_lora_may_be_switched_off_for_a_job_that_has_its_keys():
+    keys = "rank = 64\nalpha = 8\ndropout = 0.1\n"
+    Path("job.toml").write_text(f'[adapter]\nkind = "lora"\n{keys}')
+    job = load_job("job.toml", ["adapter.kind=none"])
+    assert Job.from_dict(job.to_dict()) == job
+    assert len(mistakes(f"[adapter]\n{keys}")) == 3
 
 
 def test_all_mistakes_are_reported_at_once():
@@ -488,6 +515,11 @@ def test_local_sources_and_models_must_be_there(tmp_path):
     ]
     assert load_job(None, ["data.source=./reviews"]).data.source == "./reviews"
     assert load_job(None, ["data.source=org/reviews"]).data.source == "org/reviews"
+
+
+def test_a_folder_may_have_a_dollar_in_its_name():
+    Path("$a").mkdir()
+    assert load_job(None, ["run.dir=$a", "data.source=./$a"]).run.dir == "$a"
 
 
 def test_a_source_that_is_overridden_need_not_be_there():

@@ -74,6 +74,9 @@ def test_options_and_variables_are_those_of_torchrun(
         (["--node-rank", "2", *NODES], "--node-rank 2 of --nnodes 2"),
         (["--nnodes", "2", "train.py"], "several nodes: set --master-addr"),
         (["--max-restarts", "3", "train.py"], "unrecognized"),
+        (["--master-port", "http", "train.py"], "--master-port http: expected a number; --help"),
+        (["--master-port", "65536", "train.py"], "--master-port 65536: expected a port, 1 to"),
+        (["--master-port", "0", "train.py"], "--master-port 0: expected a port, 1 to 65535"),
     ],
 )
 def test_a_wrong_option_is_one_line(words: list[str], line: str) -> None:

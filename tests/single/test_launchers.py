@@ -78,6 +78,8 @@ def test_the_launcher_decides(env: Env, asked: str, transport: str, rank: int, w
         (HAND | {"RANK": "one"}, "auto", "RANK='one': expected a number"),
         (HAND | {"WORLD_SIZE": "-1"}, "auto", "WORLD_SIZE='-1': expected a number"),
         (HAND | {"MASTER_PORT": "http"}, "auto", "MASTER_PORT='http': expected a number"),
+        (HAND | {"MASTER_PORT": "65536"}, "auto", "MASTER_PORT=65536: expected a port, 1 to"),
+        (HAND | {"MASTER_PORT": "0"}, "auto", "MASTER_PORT=0: expected a port, 1 to 65535"),
         (STEP | HAND | {"RANK": "0"}, "auto", "but srun started rank 1 of 4"),
         (STEP | HAND | {"WORLD_SIZE": "2"}, "auto", "RANK=1 WORLD_SIZE=2, but srun started"),
         (STEP | TORCHRUN | {"WORLD_SIZE": "2"}, "auto", "with torchrun: give it --nnodes"),
@@ -97,6 +99,13 @@ def test_what_contradicts_or_is_incomplete_is_one_line_with_the_fix(
         fix in line for fix in ("set ", "use ", "correct", "expected", "--")
     )
     assert isinstance(launchers.is_main_process(env), bool)
+
+
+def test_a_rank_that_cannot_be_is_not_left_to_a_rank_0_to_say() -> None:
+    for wrong in ({"RANK": "4"}, {"RANK": "one"}):
+        with pytest.raises(HostError):
+            find_launch(HAND | wrong)
+        assert launchers.is_first_on_host(HAND | wrong | {"LOCAL_RANK": "0"})
 
 
 @pytest.mark.parametrize(
