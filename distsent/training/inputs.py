@@ -64,6 +64,17 @@ def prepare_store(
     return store
 
 
+def encoder_notes(job: Job) -> list[str]:
+    """A line if the demo's encoder learns from other texts than the demo's."""
+    if job.model.name != "demo" or job.data.source == "demo":
+        return []
+    return [
+        "model.name = 'demo' is a small encoder with random weights, which knows only the words of "
+        "the demo dataset; for your own texts name a pretrained one, e.g. "
+        "model.name=distilbert-base-uncased"
+    ]
+
+
 def budget_notes(job: Job, store: TokenStore) -> list[str]:
     """A line for each split with texts of more tokens than a batch holds. They are never parted.
 

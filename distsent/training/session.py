@@ -31,7 +31,7 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.tracking.events import Ended
 from distsent.training.build import build_plan, build_step, open_model
-from distsent.training.inputs import budget_notes, prepare_store, prepare_tokenizer
+from distsent.training.inputs import budget_notes, encoder_notes, prepare_store, prepare_tokenizer
 from distsent.training.loop import fit
 from distsent.training.memory import expect, less_memory
 from distsent.training.publish import print_finished, publish, reset_peak_memory
@@ -218,7 +218,8 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{len(plan.tokens):,} examples, {total} steps of {job.train.batch_size}; {workers}, "
         f"{precision}"
     )
-    notes = (*loaded.notes, changed, *store.label_table, *store.notes, *budget_notes(job, store))
+    notes = (*loaded.notes, changed, *store.label_table, *store.notes)
+    notes += (*encoder_notes(job), *budget_notes(job, store))
     for line in (*notes, summary, memory):
         report.info(line)
     return Session(
