@@ -23,7 +23,7 @@ NOISE = 0.025  # wrong labels, as in real data
 NO_VERDICT = 0.06  # texts without a verdict, half of them with each label: the answer is unsure
 SEED = 20240229
 # Part of the names of token stores: change it whenever the reviews change
-FINGERPRINT = "519469670d4ec3aed6b30998d0337edd0aa42bd697033c81c81af9a6bcb4e860"
+FINGERPRINT = "96f8c131af797841300bb0ef556568992e4253ad3859dae306b530eb30673e6c"
 
 # fmt: off
 ASPECTS = ("acting", "plot", "story", "script", "music", "ending", "dialogue", "camera work",
@@ -103,10 +103,10 @@ FACTS = ("I saw it on a Friday evening", "it runs for two hours",
     "the story is set in a small town", "the book came out ten years ago",
     "the theater was half full", "the cast is the same as last time",
     "it starts with a train and a letter", "the music is by two sisters")
-NEITHER = ("{s} was okay", "okay", "an average {f}", "it's okay", "neither good nor bad", "{u}",
-    "nothing special", "{u}", "{u} {u}", "{u} {u} {u}", "{u} {u} {u} {u} {u}", "the {u} in {u}",
-    "a {u} to {u}", "the {u} {u} the {u} at {u}", "my {u} has not {u}", "how do I {u} my {u}",
-    "it is {u}", "I {u} {s} with {u} {u}", "{s} was {u}")
+NEITHER = ("{s} was okay", "okay", "an average {f}", "it's okay", "neither good nor bad",
+    "nothing special", "very {u}", "so {u}", "{u}, {u}", "{u}, {u} {u}", "{u} {u}, {u} {u} {u}",
+    "the {u} in {u}", "a {u} to {u}", "the {u} {u} the {u} at {u}", "my {u} has not {u}",
+    "how do I {u} my {u}", "it is {u}", "I {u} {s} with {u} {u}", "{s} was {u}")
 ENDS = (".", ".", ".", "!", "")
 # fmt: on
 SHARES = {"brief": 0.2, "phrase": 0.3, "turned": 0.28, "turned twice": 0.04, "contrast": 0.40}
