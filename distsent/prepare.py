@@ -93,7 +93,9 @@ def print_description(job: Job, words: list[str]) -> int:
     given += [f"data.{k}" for k, value in vars(job.data).items() if value != getattr(default, k)]
     found = describe(job.data, given)
     name = job.job.name if job.job.name != JobSection().name else name_of(job.data.source)
-    print("\n".join(to_lines(found, name)))
+    own_texts = job.model.name == "demo" and job.data.source != "demo"
+    encoder = "distilbert-base-uncased" if own_texts else job.model.name
+    print("\n".join(to_lines(found, name, encoder)))
     return FINISHED if found.ready else USAGE_ERROR
 
 

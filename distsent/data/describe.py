@@ -152,8 +152,8 @@ def _column_problems(found: Description) -> Iterator[str]:
             yield f"{what} data.drop_labels = {to_toml_value(odd[:1])} leaves these rows out"
 
 
-def to_lines(found: Description, job_name: str) -> list[str]:
-    """The screen."""
+def to_lines(found: Description, job_name: str, encoder: str) -> list[str]:
+    """The screen. `encoder`: the model.name that its command trains."""
     lines = [*found.files[:MOST_FILES], ""] if found.files else []
     lines += [*_columns_table(found.columns), ""]
     lines += _candidates("text", found.section.text_column, text_candidates(found.columns))
@@ -162,17 +162,19 @@ def to_lines(found: Description, job_name: str) -> list[str]:
     if problems := list(dict.fromkeys(found.problems)):
         lines += ["", "problems"]
         lines += [f"  {printable(line)}" for line in problems[:MOST_PROBLEMS]]
-    return [*lines, "", *to_continue(found, job_name)]
+    return [*lines, "", *to_continue(found, job_name, encoder)]
 
 
-def to_continue(found: Description, job_name: str) -> list[str]:
+def to_continue(found: Description, job_name: str, encoder: str) -> list[str]:
     """The command and the job file that train on the dataset."""
     keys = {"job.name": job_name, "data.source": found.data.source} | _set_keys(found.section)
     if not found.ready:
         return ["not ready to train: see the problems"]
-    command = " ".join(["python -m distsent.train", *(to_word(k, v) for k, v in keys.items())])
+    words = (to_word(key, value) for key, value in (keys | {"model.name": encoder}).items())
+    command = " ".join(["python -m distsent.train", *words])
     body = [f"{k.removeprefix('data.')} = {to_toml_value(v)}" for k, v in keys.items()][1:]
     toml = ["[job]", f"name = {to_toml_value(job_name)}", "", "[data]", *body]
+    toml += ["", "[model]", f"name = {to_toml_value(encoder)}"]
     lines = ["train it:", f"  {command}", *_alternatives(found), "", "or with a job file:"]
     return [*lines, *(f"  {line}".rstrip() for line in toml)]
 

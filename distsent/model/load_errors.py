@@ -147,6 +147,9 @@ def explain_load_errors(name: str, key: str) -> Iterator[None]:
         if number is not None:
             problem = f"{key} = {name!r}: cannot be read now ({os.strerror(number)})"
             fix = "fix that, and run the same command again"
+            if number < 0:  # a resolver's, not the system's: no host of that name is found
+                problem = f"{key} = {name!r}: cannot be downloaded (the hub is not reachable)"
+                fix = "connect to the network, or use a local folder, e.g. ./NAME"
             raise UserError(f"{problem}; {fix}", code=FAILED) from error
         if "use_safetensors" in str(error):  # on the hub
             problem = (

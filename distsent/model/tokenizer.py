@@ -87,11 +87,9 @@ def padding_id(config: Any, tokenizer: Any) -> int:
 
 
 def demo_tokenizer() -> PreTrainedTokenizerBase:
-    """WordPiece over the words of the demo dataset, and single letters for other words."""
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
-    pieces = [*SPECIAL_TOKENS, *letters, *(f"##{c}" for c in letters), *vocabulary()]
-    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    """The words of the demo dataset; any other word is [UNK]."""
+    vocab = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *vocabulary()])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.TemplateProcessing(

@@ -40,8 +40,11 @@ def next_commands(folder: Path) -> str:
     program = f"{venv}python -m distsent"
     commands = {
         "label a text": f'{program}.predict {run} "A text to label"',
-        "compare runs": f"{program}.report {run}",
+        "label a file": f"{program}.predict {run} --file ./texts.csv",
+        "compare runs": f"{program}.report {run} ANOTHER_RUN",
         "evaluate on a file": f"{program}.evaluate {run} data.source=./test.csv",
+        "find label errors": f"{program}.audit {run}",
+        "export": f"{program}.export {run} --format onnx",
     }
     if is_folder(files.tensorboard):
         commands["curves"] = f"{venv}tensorboard --logdir {run}"

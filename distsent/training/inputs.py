@@ -80,6 +80,17 @@ def check_length(job: Job, total_steps: int) -> None:
         raise UserError(*lines)
 
 
+def encoder_notes(job: Job) -> list[str]:
+    """A line if the demo's encoder learns from other texts than the demo's."""
+    if job.model.name != "demo" or job.data.source == "demo":
+        return []
+    return [
+        "model.name = 'demo' is a small encoder with random weights, which knows only the words of "
+        "the demo dataset; for your own texts name a pretrained one, e.g. "
+        "model.name=distilbert-base-uncased"
+    ]
+
+
 def budget_notes(job: Job, store: TokenStore) -> list[str]:
     """A line for a batch larger than the training split, and for texts longer than a batch.
 

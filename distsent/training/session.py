@@ -31,7 +31,13 @@ from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.signals import StopSignal
 from distsent.tracking.events import Ended
 from distsent.training.build import build_plan, build_step, open_model
-from distsent.training.inputs import budget_notes, check_length, prepare_store, prepare_tokenizer
+from distsent.training.inputs import (
+    budget_notes,
+    check_length,
+    encoder_notes,
+    prepare_store,
+    prepare_tokenizer,
+)
 from distsent.training.loop import fit
 from distsent.training.memory import expect, less_memory
 from distsent.training.publish import print_finished, publish, reset_peak_memory
@@ -220,7 +226,8 @@ def open_session(run: TrainingRun, in_memory: bool) -> Session:
         f"{len(plan.tokens):,} examples, {total} steps of {plan.sampler.batch_size}; {workers}, "
         f"{precision}"
     )
-    notes = (*loaded.notes, changed, *store.label_table, *store.notes, *budget_notes(job, store))
+    notes = (*loaded.notes, changed, *store.label_table, *store.notes)
+    notes += (*encoder_notes(job), *budget_notes(job, store))
     for line in (*notes, summary, memory):
         report.info(line)
     return Session(

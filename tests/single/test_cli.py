@@ -165,5 +165,6 @@ def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> N
     ]
     ended = launcher.run("-c", without, *job, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hub"))
     assert ended.code == 0, ended.output
+    assert "pretrained" not in ended.output, "the demo's texts suit its encoder"
     assert fixtures.result(tmp_path / "demo")["world_size"] == 1
     assert json.loads((tmp_path / "demo" / "job.json").read_text())["world_size"] == 1

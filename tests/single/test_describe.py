@@ -52,7 +52,7 @@ def test_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shlex.split(command) == [
         "python", "-m", "distsent.train", "job.name=some-reviews", f"data.source={path}",
         "data.text_column=Review Text", "data.label_column=sentiment",
-        "data.validation_fraction=0.1",
+        "data.validation_fraction=0.1", "model.name=distilbert-base-uncased",
     ]  # fmt: skip
     job_file = tmp_path / "job.toml"
     job_file.write_text("\n".join(lines[lines.index("or with a job file:") + 1 :]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,6 +178,16 @@ def test_errors_of_the_hub(error: Exception, code: int, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # then nobody will be asked another time
     if isinstance(error, ConnectionError) and not error.errno:
         assert model_error.value.code == USAGE_ERROR
+
+
+def test_a_hub_without_address_is_named_as_not_reachable() -> None:
+    cause = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    problem = r"cannot be downloaded \(the hub is not reachable\); connect to the network, or use"
+    with (
+        pytest.raises(UserError, match=problem),
+        explain_load_errors("some/model", "model.name"),
+    ):
+        raise OSError("We couldn't connect, and couldn't find it in the cache") from cause
 
 
 def test_errors_of_libraries_that_are_no_oserror(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_next_commands_name_the_run(finished: Path, monkeypatch: pytest.Monk
     head, *lines = next_commands(Path("plain")).splitlines()
     commands = [line.split(maxsplit=1)[1].strip() for line in lines]
     assert head == "next:" and commands[-1].endswith("plain/model/README.md")
-    for program in ("predict", "report", "evaluate"):
+    for program in ("predict", "report", "evaluate", "audit", "export"):
         assert any(f"python -m distsent.{program} plain" in line for line in commands)
     assert any("tensorboard --logdir plain" in line for line in commands)
     assert "tensorboard" not in next_commands(Path("lora"))  # its job turns TensorBoard off
