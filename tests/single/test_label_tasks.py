@@ -441,5 +441,6 @@ def test_describe_suggests_the_task(
     assert prepare.main([str(tmp_path / name), "--describe"]) == 0
     command = next(x for x in capsys.readouterr().out.splitlines() if "distsent.train" in x)
     given = shlex.split(command)[5:]
-    assert given == [*words, "data.validation_fraction=0.1"]
+    encoder = "model.name=distilbert-base-uncased"
+    assert given == [*words, "data.validation_fraction=0.1", encoder]
     assert open_dataset(load_job(None, shlex.split(command)[3:]).data, 1).splits
