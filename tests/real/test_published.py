@@ -35,7 +35,7 @@ PLAN = {
     ],
     "imdb-bert-amp.toml": [
         "imdb", "data.max_rows=480", "data.max_eval_rows=200", "data.max_length=96",
-        "train.epochs=1", "eval.every=10", "train.precision=auto",
+        "train.epochs=1", "eval.every=10",
         "optim.lr=1e-4",
     ],
     "emotion-distilbert.toml": [
