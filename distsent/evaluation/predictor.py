@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from distsent.evaluation.exported import check_origin
 from distsent.evaluation.saved_model import check_asked, load_saved_model
 from distsent.evaluation.tasks.choose import choose_task, saved_task
 from distsent.evaluation.tasks.task import Task
+from distsent.formats.records import first_few
 from distsent.model.forward import autocast
 from distsent.model.load_errors import explain_load_errors, folder_problem
 from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
-from distsent.storage import is_file, is_folder
+from distsent.storage import entries, is_file, is_folder
 
 SHORTER = "set --max-length lower, or use a machine with more memory"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
@@ -57,7 +60,17 @@ def find_model_folder(path: str | Path) -> Path:
         raise UserError(f"{path}: no model yet ({state}); run its training command again to resume")
     if is_folder(path) and (problem := folder_problem(path)):
         raise UserError(f"{path}: {problem}")
-    raise UserError(f"{path}: no such run, and no such saved model")
+    raise UserError(f"{path}: no such run, and no such saved model{_similar_runs(path)}")
+
+
+def _similar_runs(path: Path) -> str:
+    """The end of a line about a path without a run: the runs beside it that it may mean."""
+    runs: list[str] = []
+    with suppress(OSError):  # the line itself says enough
+        runs = [one.name for one in entries(path.parent) if is_file(RunFolder(one).job)]
+    near = [name for name in runs if name.startswith(f"{path.name}-seed")]
+    near = near or get_close_matches(path.name, runs)
+    return f"; there are runs {first_few(near)}" if near else ""
 
 
 class Predictor:

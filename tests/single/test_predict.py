@@ -198,6 +198,10 @@ def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> Non
         (str(adapter), "a"): f"{adapter}: an adapter alone, without its model; did you mean "
                              f"{adapter.parent}?",
         (str(tmp_path / "x"), "a"): f"{tmp_path / 'x'}: no such run, and no such saved model",
+        (str(finished / "seeds"), "a"): f"{finished / 'seeds'}: no such run, and no such saved "
+                                        "model; there are runs seeds-seed1, seeds-seed2",
+        (str(finished / "plian"), "a"): f"{finished / 'plian'}: no such run, and no such saved "
+                                        "model; there are runs plain",
     }  # fmt: skip
     for words, line in cases.items():
         with pytest.raises(UserError) as caught:
