@@ -35,13 +35,13 @@ def restore_signals() -> None:
 
 
 # `make test` runs two test processes on two cores. Tests that start workers run one after another
-# in one of them, clusters in the other, because each of these fills the machine; small files go to
-# whichever process is free.
+# in one of them, clusters in the other, because each of these fills the machine; small files, and
+# trainings on real corpora, go to whichever process is free.
 HEAVY = {
     "chaos": "workers",
     "hosts": "workers",
     "parallel": "workers",
-    "real": "workers",
+    "real": "trainings",
     "cluster": "clusters",
 }
 
