@@ -42,7 +42,8 @@ def check_readme(
         return
     read = {split: {path.resolve() for path in some} for split, some in paths.items()}
     readme, others = folder / "README.md", list[Mapping[str, Any]]()
-    for keys in _splits(readme):
+    datasets = [*_splits(readme)]
+    for keys in datasets:
         there = {key.removeprefix("data."): _files(folder, value) for key, value in keys.items()}
         checked = {split: files for split, files in there.items() if only in (None, split)}
         if any(read.get(split) != files for split, files in checked.items()) and all(
@@ -53,7 +54,7 @@ def check_readme(
         return
     said = [" and ".join(f"{k} = {to_toml_value(v)}" for k, v in keys.items()) for keys in others]
     names = first_few([path.name for some in paths.values() for path in some])
-    if len(others) < len([*_splits(readme)]):
+    if len(others) < len(datasets):
         notes.append(f"not read: another dataset of {readme}: {'; or '.join(said[:MOST])}")
         return
     used = " and ".join(paths)
