@@ -33,8 +33,9 @@ class RunClaim:
     """A job's claim on its run folder. `job.json` records what the run was started with.
 
     `holds`: whether this process has locked the folder for a run that is not finished. Before,
-    `status.json` belongs to another process or to another job's run. `rescored`: what has changed
-    since the earlier scores, which cannot be compared with new ones; None if nothing has.
+    `status.json` belongs to another process or to another job's run. `rescored`: `what` has changed
+    since the earlier scores, so that new ones cannot be compared with them, and the `step` at which
+    the run resumed with it; None for the step: in this start. None if nothing has.
     """
 
     def __init__(self, folder: RunFolder, job: Job) -> None:
@@ -43,7 +44,7 @@ class RunClaim:
         self._token: str | None = None  # of the world's last main worker, before a rejoin
         self._started: dict[str, Any] = {}  # the earlier job.json, if there is a run to resume
         self._record: dict[str, Any] = {}  # the next job.json
-        self.rescored: str | None = None
+        self.rescored: dict[str, Any] | None = None
 
     def take(
         self, world: World, say: Callable[[str | None], None], poll: Callable[[], None]
@@ -93,9 +94,15 @@ class RunClaim:
         if confirmed or not self._started:
             self.folder.write_json(self.folder.job, self._record)
 
-    def confirm(self) -> None:
-        """Record that the run resumes with this job: its checkpoint fits, its rows are read."""
+    def confirm(self, step: int) -> None:
+        """Record that the run resumes with this job: its checkpoint fits, its rows are read.
+
+        And that scores up to this step do not count, for a start after one that saved nothing.
+        """
         if self._started:
+            if self.rescored and step:
+                since = self.rescored["step"] or step
+                self._record["rescored"] = {"what": self.rescored["what"], "step": since}
             with disk_errors_as_user_errors(self.folder.path):
                 # First: a result beside a job is that job's.
                 self.folder.owner.delete(self.folder.result)
@@ -126,7 +133,7 @@ class RunClaim:
             folder.write_status(status.ended(FINISHED, "finished"))
             return dict(result)
         scoring = [key for key in changed if key == "eval.metric" or key.startswith("data.")]
-        self.rescored = ", ".join(scoring) or None
+        self.rescored = _now(", ".join(scoring)) if scoring else before.get("rescored")
         self._started = before
         return None
 
@@ -192,7 +199,8 @@ class RunClaim:
             )
         earlier = self._started.get("rows") or rows
         if earlier.get("validation") != rows.get("validation"):
-            self.rescored = self.rescored or "the rows of validation"
+            known = self.rescored is not None and self.rescored["step"] is None
+            self.rescored = self.rescored if known else _now("the rows of validation")
         libraries = {name: versions().get(name) for name in ("transformers", "tokenizers")}
         encoder = {**libraries, "tokenizer": store.meta["tokenizer"], "configuration": config}
         self._check_encoder(encoder)
@@ -232,3 +240,8 @@ def may_change(key: str, first: Job, job: Job) -> bool:
         return paths[0].removeprefix("./") == paths[1].removeprefix("./")
     # With rows that differ, the run does not resume: see record_content
     return key in RESUMABLE_KEYS or key in READING_KEYS
+
+
+def _now(what: str) -> dict[str, Any]:
+    """A change in this start: see `RunClaim.rescored`."""
+    return {"what": what, "step": None}

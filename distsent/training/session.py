@@ -98,7 +98,7 @@ class TrainingRun:
                 return True
             session = open_session(self, in_memory)
             state = restore(session, self._kept, self.claim.rescored)
-            world.on_main(self.claim.confirm, "run.confirm")
+            world.on_main(lambda: self.claim.confirm(state.step), "run.confirm")
             self._kept = None
             try:
                 with world.progress.phase("step"):

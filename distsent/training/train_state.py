@@ -86,12 +86,14 @@ def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
 
 
-def restore(session: Session, kept: Checkpoint | None, rescored: str | None) -> TrainState:
+def restore(
+    session: Session, kept: Checkpoint | None, rescored: dict[str, Any] | None
+) -> TrainState:
     """Load the newest state into all workers, and open the log there.
 
     It comes from the newest intact checkpoint, or after a rejoin from the worker that `kept` the
     most steps in memory. Raises UserError if it does not fit the job. `rescored`: why earlier
-    scores do not count, on the main worker.
+    scores do not count, and up to which step, on the main worker (`RunClaim.rescored`).
     """
     world, step, report = session.world, session.train_step, session.report
     flat, total = step.flat, session.total_steps
@@ -111,9 +113,11 @@ def restore(session: Session, kept: Checkpoint | None, rescored: str | None) -> 
     saved = world.allgather_object(held.state if held else None, "run.state")[root]
     state = TrainState.from_dict(saved["progress"]) if saved else TrainState()
     changed = next(filter(None, world.allgather_object(rescored, "run.rescored")), None)
-    if changed is not None and state.step:
+    if changed is not None and 0 < state.step <= (changed["step"] or state.step):
         state.best, state.stale = None, 0
-        report.info(f"{changed} changed: the best weights are chosen among those from here on")
+        report.info(
+            f"{changed['what']} changed: the best weights are chosen among those from here on"
+        )
     world.on_main(lambda: report.open_log(state.step, state.evaluated, total), "run.log")
     if saved is not None:
         step.scale.value, step.scale.good_steps = saved["scale"]

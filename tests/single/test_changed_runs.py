@@ -58,6 +58,20 @@ def test_the_best_of_another_metric_is_not_kept(trained: Path, run: Path) -> Non
     assert "eval.metric changed: the best weights are chosen" in (run / "train.log").read_text()
 
 
+def test_a_start_that_saves_nothing_does_not_bring_the_best_of_another_metric_back(
+    trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = "eval.metric=loss", "train.max_steps=8", "run.resume=changed"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("distsent.training.train_step.TrainStep.__call__", die)
+        train(trained, *words)
+    train(trained, *words)
+    assert fixtures.result(run)["best"]["value"] < 0, "a negated loss"
+
+
 def test_other_rows_of_validation_are_another_score(trained: Path, run: Path) -> None:
     rows = trained / "corpus/validation.jsonl"
     before = rows.read_text()
