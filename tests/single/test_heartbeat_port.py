@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from distsent.errors import UserError
-from distsent.runtime.heartbeat import addresses, protocol, server
+from distsent.runtime.heartbeat import addresses, client, protocol, server
 from distsent.runtime.heartbeat.client import connect
 from distsent.runtime.heartbeat.ending import report_and_exit
 from distsent.runtime.heartbeat.protocol import Beat, Hello, LineBuffer, line
@@ -198,6 +198,29 @@ def test_a_program_that_is_not_rank_0_is_not_believed() -> None:
             with pytest.raises(ValueError, match="another program"):
                 connect(fake.getsockname(), TOKEN)
             thread.join()
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_rank_0_may_leave_before_a_worker_has_joined(
+    follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FOLLOW", 60.0 if follows else 0.1)
+    deaths: list[str] = []
+    watch = SimpleNamespace(died=lambda: deaths.append("died"))
+    vitals = SimpleNamespace(hello=lambda: hello(1), beat=lambda: Beat(protocol.Position()))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker: Any = client.Client([listener.getsockname()], TOKEN, 60.0, vitals)
+        worker.start(watch)
+        joining = server.Connection(listener.accept()[0], TOKEN)
+        wait_for(lambda: joining.receive() is None or joining.hello is not None, 10)
+        joining.close()
+    if follows:
+        time.sleep(0.3)
+        worker.close()
+        assert not deaths
+    else:
+        wait_for(lambda: deaths, 10)
+        worker.close()
 
 
 def test_floods_cost_neither_memory_nor_workers(port: Port) -> None:

@@ -39,7 +39,7 @@ class Client:
         self._addresses, self._token, self._deadline = addresses, token, deadline
         self._vitals = vitals
         self._connection: socket.socket | None = None
-        self._closing, self._done = threading.Event(), False
+        self._closing, self._joined, self._done = threading.Event(), False, False
         self._last_line = line(protocol.FAREWELL)
         self._woken, self._wake = socket.socketpair()
         self._lines = LineBuffer(protocol.LINE_BYTES)
@@ -123,12 +123,16 @@ class Client:
         except OSError:
             data = b""
         for text in self._lines.feed(data):
+            self._joined = True
             word, _, rest = text.partition(" ")
             if word == protocol.FAREWELL:
                 self._done = True
             elif word != protocol.ALIVE:
                 self._watch.told(word, rest)
-        if not data and not self._done:
+        # Rank 0 says farewell to those who have joined. With an error in the first moment of a run
+        # it may leave sooner; this worker receives the same error and follows.
+        follows = data or self._done or (not self._joined and self._closing.wait(FOLLOW))
+        if not follows:
             self._watch.died()
         return bool(data)
 
