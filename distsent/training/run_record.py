@@ -35,7 +35,8 @@ class RunClaim:
     `holds`: whether this process has locked the folder for a run that is not finished. Before,
     `status.json` belongs to another process or to another job's run. `rescored`: `what` has changed
     since the earlier scores, so that new ones cannot be compared with them, and the `step` at which
-    the run resumed with it; None for the step: in this start. None if nothing has.
+    the run resumed with it; None for the step: in this start. None if nothing has. `starts_over`:
+    an earlier run is in the folder until this one replaces it.
     """
 
     def __init__(self, folder: RunFolder, job: Job) -> None:
@@ -45,6 +46,8 @@ class RunClaim:
         self._started: dict[str, Any] = {}  # the earlier job.json, if there is a run to resume
         self._record: dict[str, Any] = {}  # the next job.json
         self.rescored: dict[str, Any] | None = None
+        self.starts_over = False
+        self._begun = False  # this world of workers has opened the run before
 
     def take(
         self, world: World, say: Callable[[str | None], None], poll: Callable[[], None]
@@ -54,9 +57,11 @@ class RunClaim:
         `say` gets lines for the user. `poll` is called while the lock is not clear, and may raise.
         Raises UserError if another process holds the lock, or the folder holds another job's run.
         """
-        tokens = world.allgather_object(self._token, "run.joined")
-        known = next(filter(None, tokens), None)
-        taken = partial(self._take, world.size, known, say, poll)
+        tokens, begun = zip(
+            *world.allgather_object((self._token, self._begun), "run.joined"), strict=True
+        )
+        self.starts_over = self.job.run.resume == "never" and not any(begun)
+        taken = partial(self._take, world.size, next(filter(None, tokens), None), say, poll)
         self._token, result = world.on_main(taken, "run.claim")
         return result
 
@@ -74,10 +79,8 @@ class RunClaim:
             say(folder.lock(known, poll))
             # An earlier start of the same batch job may have started this run over already.
             before = self._job_before() or {}
-            joined = start is not None and before.get("start") == start
-            if self.job.run.resume == "never" and known is None and not joined:
-                folder.reset()
-            result = self._finished_result()
+            self.starts_over &= start is None or before.get("start") != start
+            result = None if self.starts_over else self._finished_result()
             folder.owner.delete(folder.path / "status")  # of older versions
             if result is not None:
                 return folder.owner.token, result
@@ -90,9 +93,21 @@ class RunClaim:
         return folder.owner.token, None
 
     def _write_record(self, confirmed: bool = False) -> None:
-        """Write `job.json`. That of a run to resume is kept until it is known that it resumes."""
-        if confirmed or not self._started:
+        """Write `job.json`. An earlier run's is kept until that resumes, or is replaced."""
+        if confirmed or not (self._started or self.starts_over):
             self.folder.write_json(self.folder.job, self._record)
+
+    def begin(self, world: World) -> None:
+        """On all workers, when rows are read and the model is loaded: replace an earlier run."""
+        world.on_main(self._start_over, "run.begin")
+        self._begun = True
+
+    def _start_over(self) -> None:
+        if self.starts_over:
+            with disk_errors_as_user_errors(self.folder.path):
+                self.folder.reset()
+                self.starts_over = False
+                self._write_record()
 
     def confirm(self, step: int) -> None:
         """Record that the run resumes with this job: its checkpoint fits, its rows are read.

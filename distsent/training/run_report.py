@@ -87,7 +87,7 @@ class RunReport:
             return  # after a rejoin, this start of the run continues
         found = []
         with suppress(OSError):
-            found = list_checkpoints(self._folder.checkpoints)
+            found = [] if self._claim.starts_over else list_checkpoints(self._folder.checkpoints)
         started = RunStatus.started("preparing", step_of(found[-1]) if found else 0)
         self._update(lambda status: started)
 

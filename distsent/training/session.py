@@ -97,6 +97,7 @@ class TrainingRun:
                 print_finished(job, world, self.folder, result)
                 return True
             session = open_session(self, in_memory)
+            self.claim.begin(world)
             state = restore(session, self._kept, self.claim.rescored)
             world.on_main(lambda: self.claim.confirm(state.step), "run.confirm")
             self._kept = None

@@ -144,3 +144,17 @@ def test_weights_that_are_not_numbers_are_no_model(key: str, words: str, trained
     assert not (run / "model").exists() and not (run / "result.json").exists()
     if "after the update" in words:
         assert not list_checkpoints(run / "checkpoints")
+
+
+def test_an_earlier_run_is_there_until_the_one_that_replaces_it_can_train(
+    trained: Path, run: Path
+) -> None:
+    before = {path: path.read_bytes() for path in run.glob("*/**/*") if path.is_file()}
+    with pytest.raises(UserError, match="data.text_column"):
+        train(trained, "data.text_column=nothing", "run.resume=never")
+    assert before == {path: path.read_bytes() for path in run.glob("*/**/*") if path.is_file()}
+    train(trained)
+    assert fixtures.result(run)["steps"] == 4, "it is finished, as before"
+    train(trained, "train.max_steps=2", "run.resume=never")
+    assert fixtures.result(run)["steps"] == 2
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000002"]
