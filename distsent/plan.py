@@ -19,7 +19,7 @@ from pathlib import Path
 from distsent import cli
 from distsent.distributed.launchers import find_launch
 from distsent.errors import FINISHED, UserError
-from distsent.job import load_job
+from distsent.job import load_job_to_train
 from distsent.runtime.signals import GRACE, StopSignal
 
 MOST = 100_000
@@ -27,7 +27,7 @@ MOST = 100_000
 
 def main(arguments: list[str]) -> int:
     parser, options = parse(arguments)
-    job = load_job(*parser.job_of(options.words))
+    job = load_job_to_train(*parser.job_of(options.words))
     asked = worker_counts(options.workers)
     if (launch := find_launch()).size > 1:
         raise UserError(f"plan starts workers itself: start it alone, not with {launch.why}")

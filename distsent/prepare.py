@@ -20,7 +20,8 @@ from distsent.distributed.launchers import TORCH, find_launch, init_world
 from distsent.distributed.mpi import MpiWorld
 from distsent.distributed.world import World
 from distsent.errors import FINISHED, USAGE_ERROR, Stopped, UserError
-from distsent.job import Job, load_job
+from distsent.job import Job, load_job, load_job_to_train
+from distsent.job.rules import PRETRAINED, has_own_texts
 from distsent.job.schema import DataSection, JobSection
 from distsent.runtime.run_folder import write_text
 from distsent.runtime.signals import StopSignal, grace
@@ -37,8 +38,8 @@ def main(arguments: list[str]) -> int:
     about = "show what the dataset contains and how to train on it, and exit"
     parser.add_argument("--describe", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
-    asked = load_job(*parser.job_of(options.words))
-    stop = StopSignal(grace())
+    load = load_job if options.describe else load_job_to_train
+    asked, stop = load(*parser.job_of(options.words)), StopSignal(grace())
     if options.describe:
         return print_description(asked, options.words)
     world = join_workers(asked.run.transport, asked.run.interface)
@@ -93,8 +94,8 @@ def print_description(job: Job, words: list[str]) -> int:
     given += [f"data.{k}" for k, value in vars(job.data).items() if value != getattr(default, k)]
     found = describe(job.data, given)
     name = job.job.name if job.job.name != JobSection().name else name_of(job.data.source)
-    own_texts = job.model.name == "demo" and job.data.source != "demo"
-    encoder = "distilbert-base-uncased" if own_texts else job.model.name
+    own_texts = job.model.name == "demo" and has_own_texts(job)
+    encoder = PRETRAINED if own_texts else job.model.name
     print("\n".join(to_lines(found, name, encoder)))
     return FINISHED if found.ready else USAGE_ERROR
 

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from distsent import cli
 from distsent.distributed.launchers import find_launch
 from distsent.errors import FAILED, FINISHED, UserError
-from distsent.job.load import read_assignments, resolve
+from distsent.job.load import check_encoder, read_assignments, resolve
 from distsent.runtime.run_folder import disk_errors_as_user_errors, write_text
 from distsent.runtime.signals import StopSignal
 from distsent.search.sampling import check_optuna
@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     base, errors = read_assignments(options.job, options.overrides)
     job = resolve(base, errors)
     space = read_space(options.space, base, job).with_trials(options.trials)
+    check_encoder(job, {item.key for item in base} | {each.key for each in space.dimensions})
     sweep = Sweep(base, job, space, options.space)
     check_optuna()
     if (launch := find_launch()).size > 1:

@@ -13,7 +13,7 @@ from distsent.distributed.launchers import find_launch, init_world, is_main_proc
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.distributed.world import World
 from distsent.errors import FINISHED, UserError
-from distsent.job import Job, load_job
+from distsent.job import Job, load_job_to_train
 from distsent.runtime.heartbeat.starting import Starting, watch_start
 from distsent.runtime.run_folder import RunFolder, read_json
 from distsent.runtime.signals import StopSignal, resumable
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     about = "print the resolved job, or everything that is wrong with it, and exit"
     parser.add_argument("--check", action="store_true", help=about)
     options = parser.parse_intermixed_args(arguments)
-    job = load_job(*parser.job_of(options.words))
+    job = load_job_to_train(*parser.job_of(options.words))
     if options.check:
         print(job.to_toml(), end="")
         return FINISHED

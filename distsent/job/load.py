@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
 from distsent.job.job import Job
 from distsent.job.keys import parse_value
 from distsent.job.label_file import read_label_file
-from distsent.job.rules import exists_locally, looks_local
+from distsent.job.rules import PRETRAINED, exists_locally, has_own_texts, looks_local
 from distsent.job.schema import KEYS
 from distsent.machine_errors import is_trouble
 from distsent.storage import exists, is_file
@@ -33,6 +33,32 @@ def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ())
     Paths are relative to the current folder. UserError has one line per mistake.
     """
     return resolve(*read_assignments(path, overrides))
+
+
+def load_job_to_train(
+    path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()
+) -> Job:
+    """As `load_job`, for programs that need an encoder. Raises UserError as `check_encoder` does."""
+    assignments, errors = read_assignments(path, overrides)
+    job = resolve(assignments, errors)
+    check_encoder(job, {item.key for item in assignments})
+    return job
+
+
+def check_encoder(job: Job, written: Container[str]) -> None:
+    """Raise UserError if the demo's encoder would learn from other texts, and nobody asked for it.
+
+    It knows only the demo's words, so that it would read most of a text as unknown.
+    """
+    if not has_own_texts(job) or "model.name" in written:
+        return
+    key, value = "data.source", job.data.source
+    if value == "demo":
+        key, value = "data.train", job.data.train
+    asked = f"{key} = {shorten(value)} needs an encoder: set model.name to"
+    demo = "or to demo for a small one with random weights, which knows only the demo's words"
+    fix = {"model.name": PRETRAINED}
+    raise UserError(f"{asked} a hub id or the folder of a pretrained one, {demo}", fix=fix)
 
 
 def read_assignments(

@@ -13,8 +13,14 @@ from distsent.storage import exists
 
 # Names with a meaning of their own, even if there is a file with that name.
 NAMES = {"data.source": ("demo", *KNOWN_DATASETS), "model.name": ("demo",)}
+PRETRAINED = "distilbert-base-uncased"  # the encoder that messages suggest
 
 Conflict = tuple[tuple[str, ...], str]  # the keys, the likeliest mistake first, and the problem
+
+
+def has_own_texts(job: Sections) -> bool:
+    """Whether a job's texts are others than the demo's, for which its encoder is made."""
+    return job.data.source != "demo" or job.data.train is not None
 
 
 def looks_local(name: str) -> bool:

@@ -15,6 +15,7 @@ from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.evaluation.tasks.task import Task
 from distsent.job.job import Job
+from distsent.job.rules import PRETRAINED, has_own_texts
 from distsent.model import adapter, classifier, head
 from distsent.model.forward import check_windows
 from distsent.model.tokenizer import load_tokenizer
@@ -82,12 +83,11 @@ def check_length(job: Job, total_steps: int) -> None:
 
 def encoder_notes(job: Job) -> list[str]:
     """A line if the demo's encoder learns from other texts than the demo's."""
-    if job.model.name != "demo" or job.data.source == "demo":
+    if job.model.name != "demo" or not has_own_texts(job):
         return []
     return [
         "model.name = 'demo' is a small encoder with random weights, which knows only the words of "
-        "the demo dataset; for your own texts name a pretrained one, e.g. "
-        "model.name=distilbert-base-uncased"
+        f"the demo dataset; for your own texts name a pretrained one, e.g. model.name={PRETRAINED}"
     ]
 
 
