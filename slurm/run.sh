@@ -203,7 +203,7 @@ prepare() {  # JOB.toml argument ...
 sweep() {  # JOB.toml SPACE.toml argument ...: a controller on this node; its tasks are a trial's workers
     local keys=() word runs sweep
     if [ $# -lt 2 ]; then
-        log "which job, and which space? sbatch slurm/sweep.sh jobs/imdb.toml space.toml [section.key=value ...]"
+        log "which job, and which space? sbatch slurm/sweep.sh jobs/emotion-minilm.toml space.toml [section.key=value ...]"
         exit 2
     fi
     if [ "$nodes" != 1 ]; then

@@ -163,10 +163,18 @@ def test_labels_as_the_pages_describe_them_are_jobs() -> None:
         load_job(None, re.findall(r"\S+=\{.*\}|\S+", words))
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_in_the_pages_exist(page: str) -> None:
     text = (DOCS / page).read_text()
-    for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text):
-        assert (DOCS / page).parent.joinpath(link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", text):
+        target = (DOCS / page).parent.joinpath(link) if link else DOCS / page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), f"{link}#{anchor}"
     for path in re.findall(r"`((?:jobs|tests|docs)/[^`*]+)`", text):
         assert (DOCS.parent / path).exists() or "mine" in path, path
