@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from distsent.errors import UserError
@@ -35,10 +36,8 @@ def load_job(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ())
     return resolve(*read_assignments(path, overrides))
 
 
-def load_job_to_train(
-    path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()
-) -> Job:
-    """As `load_job`, for programs that need an encoder. Raises UserError as `check_encoder` does."""
+def load_job_to_train(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Job:
+    """As `load_job`, for programs that need an encoder. Raises as `check_encoder` does, too."""
     assignments, errors = read_assignments(path, overrides)
     job = resolve(assignments, errors)
     check_encoder(job, {item.key for item in assignments})
@@ -52,10 +51,8 @@ def check_encoder(job: Job, written: Container[str]) -> None:
     """
     if not has_own_texts(job) or "model.name" in written:
         return
-    key, value = "data.source", job.data.source
-    if value == "demo":
-        key, value = "data.train", job.data.train
-    asked = f"{key} = {shorten(value)} needs an encoder: set model.name to"
+    key = "data.source" if job.data.source != "demo" else "data.train"
+    asked = f"{key} = {shorten(attrgetter(key)(job))} needs an encoder: set model.name to"
     demo = "or to demo for a small one with random weights, which knows only the demo's words"
     fix = {"model.name": PRETRAINED}
     raise UserError(f"{asked} a hub id or the folder of a pretrained one, {demo}", fix=fix)

@@ -56,8 +56,9 @@ class RunSection:
 class ModelSection:
     """The encoder."""
 
-    name: str = key("demo", text, "a hub id, a local folder, or `demo`: a small encoder with random "
-        "weights that knows the words of the demo dataset; the default for that alone")
+    name: str = key("demo", text, "a hub id, a local folder, or `demo`: a small encoder with "
+        "random weights that knows the demo dataset's words; for other datasets the key must be "
+        "set")
     revision: str | None = key(None, text, "revision of a hub model", unset="the newest",
         example="main")
     dropout: float | None = key(None, fraction, "every dropout rate of the model",

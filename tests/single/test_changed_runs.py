@@ -150,7 +150,7 @@ def test_an_earlier_run_is_there_until_the_one_that_replaces_it_can_train(
     trained: Path, run: Path
 ) -> None:
     before = {path: path.read_bytes() for path in run.glob("*/**/*") if path.is_file()}
-    with pytest.raises(UserError, match="data.text_column"):
+    with pytest.raises(UserError, match=r"data\.text_column"):
         train(trained, "data.text_column=nothing", "run.resume=never")
     assert before == {path: path.read_bytes() for path in run.glob("*/**/*") if path.is_file()}
     train(trained)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsent.errors import UserError
-from distsent.job import Job, load_job, reference, rules
+from distsent.job import Job, load_job, load_job_to_train, reference, rules
 from distsent.job.schema import KEYS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -615,3 +615,12 @@ def test_a_job_is_checked_without_heavy_imports():
     imported = {*subprocess.run(command, **options).stdout.split()}
     heavy = {"torch", "numpy", "pandas", "pyarrow", "transformers", "datasets", "tokenizers"}
     assert "distsent" in imported and not imported & (heavy | {"tensorboard", "huggingface_hub"})
+
+
+@pytest.mark.parametrize("word", ["data.source=imdb", "data.train=train.csv"])
+def test_other_texts_than_the_demos_need_an_encoder(word: str) -> None:
+    with pytest.raises(UserError, match=f'^{word.replace("=", ".*")}" needs an encoder') as raised:
+        load_job_to_train(None, [word])
+    assert raised.value.fix == {"model.name": "distilbert-base-uncased"}
+    assert load_job_to_train(None, [word, "model.name=demo"]).model.name == "demo"
+    assert load_job_to_train(None) == load_job(None)
