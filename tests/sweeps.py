@@ -36,7 +36,10 @@ def files(folder: Path, space: str = SPACE, **keys: str) -> list[str]:
         from tests import fixtures  # which imports torch: not in the process of each sweep
 
         fixtures.corpus(folder / "data", train=30, validation=9, test=6)
-    lines = [f"[data]\nsource = '{folder}/data'\n[job]\nname = 'job'\n[run]\ndir = '{folder}/runs'"]
+    lines = [
+        f"[data]\nsource = '{folder}/data'\n[model]\nname = 'demo'",
+        f"[job]\nname = 'job'\n[run]\ndir = '{folder}/runs'",
+    ]
     (folder / "job.toml").write_text("\n".join(lines))
     (folder / "space.toml").write_text(space)
     words = [f"{name.replace('__', '.')}={value}" for name, value in keys.items()]
