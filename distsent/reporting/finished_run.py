@@ -58,6 +58,11 @@ class FinishedRun:
     def job(self) -> dict[str, Any]:
         return dict(self.result["job"])
 
+    def texts(self, split: str) -> str | None:
+        """The hash of the texts of a split that it has scored. None for runs of older versions."""
+        found: str | None = self.result.get("texts", {}).get(split)
+        return found
+
     def predictions(self, split: str) -> Predictions | None:
         """The model's logits on a split. None if the run has no such file."""
         from safetensors.numpy import load_file
