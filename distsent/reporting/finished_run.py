@@ -83,7 +83,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file, none if it is missing."""
     if not is_file(path):
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Texts may have characters, such as U+2028, at which `splitlines` would cut a line
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def read_run(path: str | Path) -> FinishedRun:
