@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distsent.data.files import ReadAs, recorded_reading
 from distsent.data.labels.names import Naming
 from distsent.data.tokens import long_texts
@@ -124,12 +126,21 @@ def evaluate_saved_model(
     task = choose_task(job.data.task, model.labels)
     with world.progress.phase("evaluate"):
         scores, logits = evaluate_split(world, forward, split, task, **options)
+    check_finite(logits, request.folder, precision)
     if world.is_main and (remark := task.remark(scores)):
         print(f"distsent: {remark}", file=sys.stderr)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": model.labels, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])
     return {"model": str(request.folder), **source, **scores, "intervals": intervals, **how}
+
+
+def check_finite(logits_nC: torch.Tensor, folder: Path, precision: str) -> None:
+    """Raise UserError for rows without finite logits: they would count as the first class."""
+    if lost := int((~logits_nC.isfinite().all(1)).sum()):
+        problem = f"the logits of {lost:,} of {len(logits_nC):,} rows are not finite in {precision}"
+        fix = "; train.precision=float32 may score them" if precision in ("bf16", "fp16") else ""
+        raise UserError(f"{folder}: {problem}: they have no scores{fix}")
 
 
 def _resolve_lengths(request: EvaluationRequest, model: SavedModel) -> DataSection:

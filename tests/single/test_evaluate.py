@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distsent import evaluate, train
 from distsent.errors import UserError
+from distsent.evaluation import offline
 from distsent.evaluation.predictor import Predictor
 from tests import dataset_files, fixtures, launcher, tiny_models
 
@@ -253,3 +254,19 @@ def test_a_worker_that_hangs_is_named(finished: Path, tmp_path: Path) -> None:
     line = r"rank 0: no progress for \d+ s: rank 1 on \S+ has not entered the collective"
     assert re.search(line, ended.output), ended.output
     assert "no scores: run the same command again" in ended.output
+
+
+def test_rows_without_finite_logits_have_no_scores(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = offline.evaluate_split
+
+    def overflowing(*arguments: object, **options: object) -> tuple[dict, torch.Tensor]:
+        scores, logits = real(*arguments, **options)
+        logits[3, 1] = torch.inf
+        return scores, logits
+
+    monkeypatch.setattr(offline, "evaluate_split", overflowing)
+    lost = "the logits of 1 of 40 rows are not finite in float32: they have no scores"
+    lines = dataset_files.mistakes(lambda: evaluate.main([str(finished / "plain")]))
+    assert lines == [f"{finished / 'plain' / 'model'}: {lost}"]
