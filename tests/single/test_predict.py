@@ -18,6 +18,7 @@ from distsent.errors import STOPPED, UserError
 from distsent.evaluation.predictor import Predictor
 from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.model.half_precision import usable_precision
+from distsent.reporting.table import next_commands
 from distsent.runtime.run_status import RunStatus
 from tests import dataset_files, fixtures, launcher, systems
 
@@ -289,3 +290,20 @@ def test_pairs(finished: Path, tmp_path: Path, capsys) -> None:
     assert [one["pair"] for one in answers] == TEXTS[4:8]
     expected = Predictor(finished / "plain")(TEXTS[:4], TEXTS[4:8])
     assert [one["scores"] for one in answers] == [pytest.approx(one["scores"]) for one in expected]
+
+
+def test_single_texts_are_no_pairs(finished: Path, tmp_path: Path, capsys) -> None:
+    """The model has never seen one alone."""
+    run = shutil.copytree(finished / "plain", tmp_path / "run")
+    record = json.loads((run / "job.json").read_text())
+    record["job"]["data"]["pair_column"] = "other"
+    (run / "job.json").write_text(json.dumps(record))
+    for words in (["a text"], []):  # from standard input, too
+        (line,) = dataset_files.mistakes(lambda words=words: predict.main([str(run), *words]))
+        assert line == (
+            f"data.pair_column = 'other': {run} was trained on pairs of texts, and these have no "
+            "second one; --file FILE gives both"
+        )
+    path = dataset_files.write(tmp_path / "x.csv", {"text": TEXTS[:2], "other": TEXTS[2:4]})
+    assert [one["pair"] for one in predicted(capsys, run, "--file", path)] == TEXTS[2:4]
+    assert "label a text" in next_commands(run) and "label a text" not in next_commands(run, True)
