@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from distsent import audit
 from distsent.data import folds as folds_of
@@ -220,6 +221,44 @@ def test_rows_that_a_model_has_not_scored_are_an_error(finished: Path, tmp_path:
     test.write_text(test.read_text().replace('"text": "', '"text": "w1 ', 1))  # the same labels
     with pytest.raises(UserError, match=r"^data\.source: its test rows are not those that the ru"):
         audit.main([str(path)])
+
+
+def test_folds_keep_the_rows_that_the_run_keeps(finished: Path, tmp_path: Path) -> None:
+    """Texts such as None are texts if the job says so, and what the run drops is dropped."""
+    path, corpus = with_own_dataset(finished, tmp_path)
+    with open(corpus / "train.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"text": "None", "label": "bad"}\n' * 9)
+    run = read_run(path)
+    job = audit.audited_job(run)
+    job = replace(job, data=replace(job.data, na_values=(), drop_bad_rows=True))
+    for name, held_out in audit.write_folds(run, job, 2).items():
+        fold = audit.fold_job(run, job, name).data
+        splits = open_dataset(fold, 0).splits
+        assert len(splits["test"]) == len(held_out) == 69 - len(splits["train"])
+        assert fold.drop_bad_rows
+
+
+def test_a_run_that_has_dropped_rows_is_audited_without_them(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, corpus = with_own_dataset(finished, tmp_path)
+    test, kept = corpus / "test.jsonl", path / "predictions/test.safetensors"
+    lines = test.read_text().split("\n")
+    test.write_text("\n".join([*lines[:5], '{"text": "[PAD]", "label": "bad"}', *lines[5:]]))
+    arrays = load_file(kept)
+    arrays["rows"][5:] += 1  # the run has read the other rows of that file
+    save_file(arrays, kept)
+    with pytest.raises(UserError, match=r"^data\.source: its test rows are not those"):
+        audit.main([str(path)])
+    result = fixtures.result(path)
+    result["job"]["data"]["drop_bad_rows"] = True
+    (path / "result.json").write_text(json.dumps(result))
+    assert audit.main([str(path)]) == 0
+    assert "labels of 60 of 121 rows checked" in capsys.readouterr().out
+    run = read_run(path)
+    splits = {"test": audit.open_splits(run, audit.audited_job(run))["test"]}
+    ((_, rows, _),) = audit.held_out(run, splits, [])
+    assert rows.tolist() == [*range(5), *range(6, 41)]
 
 
 def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:
