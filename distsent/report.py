@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
         return FINISHED
     if options.pictures and not plots.available():
         raise UserError(f"--pictures: {plots.INSTALL_HINT}")
+    runs = finished_run.with_distinct_names(runs)
     split = finished_run.common_split(runs, options.split)
     print(report(runs, split, options.format), end="")
     for path in plots.draw_pictures(runs, split, options.pictures) if options.pictures else ():

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,15 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
             lines += error.lines
     if lines:
         raise UserError(*lines)
-    names = [run.name for run in runs]
-    for run in runs:
-        if names.count(run.name) > 1:  # runs of the same name are shown by their folders
-            run.result["name"] = str(run.folder.path)
     return runs
+
+
+def with_distinct_names(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs, to be shown together: those of the same name are called by their folders."""
+    names = [run.name for run in runs]
+    called = [str(run.folder.path) if names.count(run.name) > 1 else run.name for run in runs]
+    pairs = zip(runs, called, strict=True)
+    return [replace(run, result={**run.result, "name": name}) for run, name in pairs]
 
 
 def common_split(runs: Sequence[FinishedRun], requested: str | None) -> str:
