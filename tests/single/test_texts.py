@@ -104,7 +104,7 @@ def test_a_stream_that_cannot_be_read_ends_with_its_last_good_line() -> None:
     polls = iter(range(50))  # it must not wait for ever
     for error, ending, expected in (
         (OSError(errno.EIO, "Input/output error"), UserError, "read after line 3 (Input/output e"),
-        (OSError(errno.EBADF, "Bad file descriptor"), UserError, "read (Bad file descriptor); give"),
+        (OSError(errno.EBADF, "Bad file descriptor"), UserError, "read (Bad file descriptor); g"),
         (MemoryError("no more"), MemoryError, "no more"),
     ):
 
