@@ -128,6 +128,7 @@ def test_scores_of_numbers_equal_scikit_learn_and_scipy(
     assert [*got["per_column"]] == list(task.names)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("value", [3.0, 0.1])  # the mean of which is another number
 def test_a_constant_column_has_no_spread(value: float) -> None:
     truth = np.full(3, value)

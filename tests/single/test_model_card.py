@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distsent import report
-from distsent.reporting import model_card, plots
+from distsent.reporting import model_card, plots, tensorboard
 from distsent.reporting.finished_run import read_run
 from tests import fixtures
 
