@@ -4,8 +4,8 @@ Likely label errors, texts with two labels, and near duplicates, within and acro
 lines in RUN/audit.jsonl, the likeliest first. Without --folds, labels are checked where the run
 held rows out: validation and test. With --folds 5, also those of train: five runs of the same job,
 each without a fifth of the rows, which it then scores. Under horovodrun, all workers train them.
-The same command again resumes, or uses what is finished. Of several labels per text, and of
-numbers, only the texts are checked.
+The same command again resumes, or uses what is finished; for changed rows, it trains new runs. Of
+several labels per text, and of numbers, only the texts are checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ from distsent import cli
 from distsent.distributed.launchers import init_world
 from distsent.errors import FINISHED, UserError
 from distsent.job import Job, load_saved_job
+from distsent.job.resumable import RESUMABLE_KEYS
+from distsent.job.schema import KEYS
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, write_text
 from distsent.runtime.signals import StopSignal, resumable
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from distsent.data.dataset import Split
     from distsent.distributed.world import World
-    from distsent.reporting.finished_run import FinishedRun
+    from distsent.reporting.finished_run import FinishedRun, Predictions
 
 SHOWN = 10  # findings on the console
 ONE_LABEL = "single_label"  # the data.task whose labels are checked
@@ -96,20 +98,21 @@ def train_folds(
     from distsent.training.session import TrainingRun
 
     parts = world.on_main(lambda: write_folds(run, job, count), "audit.folds")
-    folds = [Fold(np.array(rows), fold_job(run, job, i, count)) for i, rows in enumerate(parts)]
+    folds = [Fold(np.array(rows), fold_job(run, job, name)) for name, rows in parts.items()]
     for fold in folds:
         TrainingRun(fold.job, world, stop).train()
     return folds
 
 
-def fold_job(run: FinishedRun, job: Job, i: int, count: int) -> Job:
+def fold_job(run: FinishedRun, job: Job, name: str) -> Job:
     """The job of one fold: only its dataset, its name and what it writes differ."""
     from distsent.data.folds import data_of_fold
 
-    source = str(fold_folder(run, i, count).absolute())
+    source = str(fold_folder(run, name).absolute())
     return replace(
         job,
-        job=replace(job.job, name=f"{job.job.name}-audit-{i + 1}of{count}"),
+        job=replace(job.job, name=f"{job.job.name}-audit-{name}"),
+        run=replace(job.run, resume="auto"),
         data=data_of_fold(job.data, source, run.labels),
         train=replace(job.train, seed=job.seeds[0], patience=None, min_delta=0.0),
         eval=replace(job.eval, every="end", calibrate=False),
@@ -117,13 +120,16 @@ def fold_job(run: FinishedRun, job: Job, i: int, count: int) -> Job:
     )
 
 
-def fold_folder(run: FinishedRun, i: int, count: int) -> Path:
+def fold_folder(run: FinishedRun, name: str) -> Path:
     path = run.folder.path
-    return path.with_name(f"{path.name}-audit") / f"{i + 1}of{count}"
+    return path.with_name(f"{path.name}-audit") / name
 
 
-def write_folds(run: FinishedRun, job: Job, count: int) -> list[list[int]]:
-    """Write the dataset of each fold, and return its rows of train. Equal texts stay together."""
+def write_folds(run: FinishedRun, job: Job, count: int) -> dict[str, list[int]]:
+    """Write the dataset of each fold. Returns its rows of train, by the name of the fold.
+
+    Equal texts stay together.
+    """
     import numpy as np
 
     from distsent.data.folds import draw_folds, rows_as_json
@@ -132,18 +138,36 @@ def write_folds(run: FinishedRun, job: Job, count: int) -> list[list[int]]:
     labels, hashes = np.asarray(split.labels), np.asarray(split.hashes)
     folds = draw_folds(labels, hashes, count, f"--folds {count}")
     lines = [*rows_as_json([split], run.labels)]
-    for i in range(count):
-        folder = fold_folder(run, i, count)
+    content = content_hash(fold_job(run, job, ""), lines)
+    names = [f"{i + 1}of{count}-{content}" for i in range(count)]
+    for i, fold in enumerate(names):
+        folder = fold_folder(run, fold)
         with disk_errors_as_user_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name, rows in (("train", folds != i), ("test", folds == i)):
                 kept = "".join(lines[row] for row in np.flatnonzero(rows))
                 write_text(folder / f"{name}.jsonl", kept)
-    return [np.flatnonzero(folds == i).tolist() for i in range(count)]
+    return {fold: np.flatnonzero(folds == i).tolist() for i, fold in enumerate(names)}
+
+
+def content_hash(job: Job, lines: Iterable[str]) -> str:
+    """8 digits, in the names of folds: others for other rows, or for a job that trains otherwise.
+
+    A finished fold has scored the rows that it was trained for, in their order.
+    """
+    from xxhash import xxh3_64
+
+    places = (*RESUMABLE_KEYS, "data.source", "job.name")
+    # Keys that a later version adds change nothing where they are not set
+    set_keys = [(k, x) for k, x in job.items() if k not in places and x != KEYS[k].default]
+    digest = xxh3_64(repr(set_keys).encode())
+    for line in lines:
+        digest.update(line.encode())
+    return digest.hexdigest()[:8]
 
 
 def open_splits(run: FinishedRun, job: Job) -> Mapping[str, Split]:
-    """The rows of the run's dataset. Raises UserError if they are not those it was trained on."""
+    """The rows of the run's dataset as they are now. Raises UserError for other classes."""
     from distsent.data.dataset import open_dataset
 
     dataset = open_dataset(job.data, job.seeds[0])
@@ -167,16 +191,38 @@ def held_out(
     for name, split in splits.items():
         kept = run.predictions(name) if name != "train" else None
         if kept is not None:
-            same = np.array_equal(kept.rows, split.rows)
-            if not same or not np.array_equal(kept.labels, split.labels):
+            rows = np.searchsorted(split.rows, kept.rows)
+            # Rows of which the tokenizer leaves nothing are in the dataset alone
+            complete = len(rows) == len(split) or run.job["data"].get("drop_bad_rows", False)
+            there = complete and np.isin(kept.rows, split.rows).all()
+            if not there or not are_those(rows, split, kept, run.texts(name)):
                 raise UserError(f"data.source: its {name} rows are not those that the run scored")
-            yield name, np.arange(len(split)), kept.logits
+            yield name, rows, kept.logits
     for fold in folds:
         found = read_run(RunFolder(Path(fold.job.run.dir) / fold.job.job.name).path)
         kept = found.predictions("test")
         if kept is None or found.labels != run.labels:
             raise UserError(f"{found.folder.path}: its predictions are missing, or of other labels")
-        yield "train", fold.rows[kept.rows], kept.logits
+        rows = fold.rows[kept.rows]
+        if not are_those(rows, splits["train"], kept, found.texts("test")):
+            problem = "its train rows have changed since the folds were drawn"
+            raise UserError(f"data.source: {problem}; run the same command again")
+        yield "train", rows, kept.logits
+
+
+def are_those(rows: np.ndarray, split: Split, kept: Predictions, texts: str | None) -> bool:
+    """Whether `rows` of the split have the labels and the texts that were predicted.
+
+    `texts`: a hash of these; None if the run has none.
+    """
+    import numpy as np
+    from xxhash import xxh3_128_hexdigest
+
+    if rows.max(initial=-1) >= len(split):
+        return False
+    found = xxh3_128_hexdigest(np.asarray(split.hashes)[rows].data)
+    same = np.array_equal(np.asarray(split.labels)[rows], kept.labels)
+    return same and texts in (None, found)
 
 
 def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
@@ -184,13 +230,14 @@ def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
     from distsent.reporting.findings import label_findings, text_findings
 
     splits, scored = open_splits(run, job), job.data.task == ONE_LABEL
-    labels = label_findings(run.task, splits, held_out(run, splits, folds)) if scored else []
+    judged = [*held_out(run, splits, folds)] if scored else []
+    labels = label_findings(run.task, splits, judged)
     findings = [*labels, *text_findings(run.task, splits)]
     with disk_errors_as_user_errors(out):
         lines = (json.dumps(one, ensure_ascii=False) for one in findings)
         write_text(out, "".join(f"{line}\n" for line in lines))
     counts = Counter(one["kind"] for one in findings)
-    checked = scored * sum(len(s) for name, s in splits.items() if name != "train" or folds)
+    checked = sum(len(rows) for _, rows, _ in judged)
     print(f"{run.name}: labels of {checked:,} of {sum(map(len, splits.values())):,} rows checked")
     for kind, title in KINDS.items():
         print(f"{counts[kind]:>7,}  {title}")

@@ -6,7 +6,6 @@ data.source=./other.csv evaluates it on other data, which needs no training spli
 """
 
 import argparse
-import json
 import sys
 
 from distsent import cli
@@ -15,6 +14,7 @@ from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.errors import FINISHED, Stopped, UserError
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.signals import StopSignal, grace
+from distsent.runtime.strict_json import strict_json
 
 AGAIN = "run the same command again"
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         world.shutdown()
         stop.grace = None
     if world.is_main:
-        print(json.dumps(scores, ensure_ascii=False))
+        print(strict_json(scores))
     return FINISHED
 
 

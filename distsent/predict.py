@@ -47,6 +47,8 @@ def main(arguments: list[str]) -> int:
 
     thresholds, about = choose(options)
     file = open_texts(options) if options.file else None
+    if file is None:
+        check_single(options)
     share_cores(World())
     poll, length = stop.raise_if_requested, options.max_length
     predictor = Predictor(
@@ -205,6 +207,17 @@ def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
     for line in (file.read_as.line(), *file.read_as.notes):
         print(f"distsent: {options.file}: {line}", file=sys.stderr)
     return file
+
+
+def check_single(options: argparse.Namespace) -> None:
+    """Raise UserError if the texts have no second ones, and the model was trained on pairs."""
+    from distsent.evaluation.saved_job import file_section
+
+    data, _ = file_section(options.model, [])
+    if data.has_pairs:
+        key = "pair_column" if data.pair_position is None else "pair_position"
+        trained = f"{options.model} was trained on pairs of texts, and these have no second one"
+        raise UserError(f"data.{key} = {getattr(data, key)!r}: {trained}; --file FILE gives both")
 
 
 def batches(

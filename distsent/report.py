@@ -8,13 +8,13 @@ bootstrap), on the same rows. Shell patterns give many runs: runs/emotion-*
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distsent import cli
 from distsent.errors import FINISHED, UserError
+from distsent.runtime.strict_json import strict_json
 
 if TYPE_CHECKING:
     from distsent.reporting.finished_run import FinishedRun
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
         return FINISHED
     if options.pictures and not plots.available():
         raise UserError(f"--pictures: {plots.INSTALL_HINT}")
+    runs = finished_run.with_distinct_names(runs)
     split = finished_run.common_split(runs, options.split)
     print(report(runs, split, options.format), end="")
     for path in plots.draw_pictures(runs, split, options.pictures) if options.pictures else ():
@@ -55,7 +56,7 @@ def report(runs: Sequence[FinishedRun], split: str, style: str) -> str:
     if style == "json":
         values = {"split": split, "runs": records, "seeds": spreads, "pairs": pairs}
         values["confidence"] = [confidence.of_run(result) for result in results]
-        return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
+        return strict_json(values, indent=1) + "\n"
     if style == "csv":
         return comparison.format_csv(records, spreads)
     scores = f"{table.format_result_table(results[0])}\n\n" if len(runs) == 1 else ""

@@ -179,7 +179,7 @@ def row_lines(rows: Rows, bad: np.ndarray, fault: str, show: str = "") -> Iterat
         here = bad[bounds[i] : bounds[i + 1]]
         if not len(here):
             continue
-        shown = [rows.locate(int(row))[1] for row in here[:SHOWN]]
+        shown = [rows.number(int(row)) for row in here[:SHOWN]]
         if show:
             values = take_values(part.table.column(show), here[:SHOWN] - rows.starts[i])
             shown = [f"{name} ({_short(value)})" for name, value in zip(shown, values, strict=True)]

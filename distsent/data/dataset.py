@@ -45,7 +45,7 @@ def open_dataset(
     recorded: ReadAs | None = None,
     naming: Naming | None = None,
 ) -> TextDataset:
-    """The dataset of a job. `only`: one split, uncut, to score it; there need not be a train.
+    """The dataset of a job. `only`: one split, to score it; there need not be a train.
 
     `recorded`: how a training read its files. It decides what the files here leave open.
     `naming`: what names the classes, if it is not the job.
@@ -136,8 +136,8 @@ class TextDataset:
         self.data, self.seed, self.source = data, seed, source
         self.naming, self.only, self.recorded = naming, only, recorded
         self.notes = source.notes  # what the names of the files leave open, a line each
-        # A source that is a single file is the wanted split, whatever its name
-        lone = is_file(Path(data.source)) and only not in source.splits
+        # A file that is not divided is the wanted split, whatever its name
+        lone = is_file(Path(data.source)) and not (data.split_column or only in source.splits)
         self._inner = "train" if lone else only or ""
         if only and self._inner not in source.splits:
             found = f"it has {', '.join(source.splits)}: use --split {source.splits[0]}"
@@ -216,10 +216,12 @@ class TextDataset:
         good, dropped = checks.find_good_rows(rows, scans, labels, drop)
         warnings += [*labels.notes, *dropped, *checks.check_classes(good, labels)]
         warnings += check_odd_rows(rows, good, labels)
-        chosen = {name: (name, some) for name, some in good.items()}
-        if not self.only:
+        if self.only:
+            chosen = {name: (name, some) for name, some in good.items()}
+            chosen, notes = selection.keep_rows(labels, chosen, data, self.seed)
+        else:
             chosen, notes = selection.select_rows(labels, good, data, self.seed)
-            warnings += notes
+        warnings += notes
         splits = {
             name: Split(
                 rows[old], some, take(labels.targets(old), some), take(scans[old].hashes, some)

@@ -51,17 +51,18 @@ def _labels(labels: np.ndarray, names: Sequence[str]) -> dict[str, object]:
 
 def data_of_fold(data: DataSection, source: str, names: Sequence[str]) -> DataSection:
     """`data`, for the files in `source`: only where rows come from differs."""
-    has_pairs = data.pair_column is not None or data.pair_position is not None
     (text, pair), numbers = text_keys(names), data.task == "regression"
     found = DataSection(
         source=source,
         text_column=text,
-        pair_column=pair if has_pairs else None,
+        pair_column=pair if data.has_pairs else None,
         task=data.task,
         max_length=data.max_length,
         long=data.long,
         window_overlap=data.window_overlap,
         template=data.template,
+        na_values=(),  # its rows have texts, whatever words these are
+        drop_bad_rows=data.drop_bad_rows,  # those of which the tokenizer leaves nothing
         store=data.store,
     )
     if numbers:

@@ -91,15 +91,26 @@ class Part:
     lists: tuple[Part, np.ndarray] | None = None  # where rows are values of lists: of which rows
     first: int = 0  # rows of the file before those of the table
 
-    def number(self, row: int) -> str:
-        """The user's name of a row of the table."""
+    @property
+    def is_counted(self) -> bool:
+        """Whether the rows of the table are those of the file, one after another."""
+        return not self.lists and {FILE, ROW}.isdisjoint(self.table.column_names)
+
+    def place(self, row: int) -> tuple[str, int | None]:
+        """(file, number in it from 1) of a row of the table; None for a text that is a file."""
         if self.lists:
             part, rows = self.lists
-            return part.number(int(rows[self.first + row]))
-        for column, name in ((FILE, "{}"), (ROW, "row {}")):
-            if column in self.table.column_names:
-                return name.format(self.table.column(column)[row].as_py())
-        return f"row {self.first + row + 1}"
+            return part.place(int(rows[self.first + row]))
+        if FILE in self.table.column_names:
+            return str(self.table.column(FILE)[row].as_py()), None
+        if ROW in self.table.column_names:
+            return self.name, int(self.table.column(ROW)[row].as_py())
+        return self.name, self.first + row + 1
+
+    def number(self, row: int) -> str:
+        """The user's name of a row of the table."""
+        file, number = self.place(row)
+        return file if number is None else f"row {number}"
 
     def blocks(self) -> Iterator[Part]:
         """The same rows, some at a time."""
@@ -128,15 +139,25 @@ class Rows:
             out += take_values(self.parts[index].table.column(column), here)
         return [out[place] for place in order]
 
-    def locate(self, row: int) -> tuple[Part, str]:
-        """The part that contains `row`, and the user's name of the row in it."""
-        index = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.parts[index], self.parts[index].number(row - int(self.starts[index]))
+    def place(self, row: int) -> tuple[str, int | None]:
+        """(file, number in it from 1) of `row`; None for a text that is a file."""
+        part, row = self._in_part(row)
+        return part.place(row)
+
+    def number(self, row: int) -> str:
+        """The user's name of `row` in its file."""
+        part, row = self._in_part(row)
+        return part.number(row)
 
     def origin(self, row: int) -> str:
         """File and row, counted from 1: "train.csv, row 17"."""
-        part, name = self.locate(row)
-        return name if FILE in part.table.column_names else f"{part.name}, {name}"
+        file, number = self.place(row)
+        return file if number is None else f"{file}, row {number}"
+
+    def _in_part(self, row: int) -> tuple[Part, int]:
+        """The part that contains `row`, and the number of the row in it."""
+        index = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.parts[index], row - int(self.starts[index])
 
 
 def take_values(column: pa.ChunkedArray, rows: np.ndarray) -> list:

@@ -1,6 +1,6 @@
 """Which rows become train, validation and test: a pure function of labels, job and seed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from distsent.data.labels.classes import Labels
 from distsent.data.labels.targets import count_classes, first_rows
 from distsent.data.labels.values import quote
 from distsent.data.row_arrays import among, blocks, count, keep, row_array, take, where
+from distsent.data.rows import SPLITS
 from distsent.data.several_strata import draw_share
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
@@ -34,13 +35,22 @@ def select_rows(
 
     Train keeps a row of each class, unless data.max_rows is less than their number.
     """
+    base = POOL if POOL in good else "train"
+    chosen = {name: (name, rows) for name, rows in good.items() if name != base}
+    parts, notes = _divide(labels, good[base], base, data, seed)
+    return keep_rows(labels, chosen | parts, data, seed, notes)
+
+
+def _divide(
+    labels: Labels, all_rows: np.ndarray, base: str, data: DataSection, seed: int
+) -> tuple[dict[str, tuple[str, np.ndarray]], list[str]]:
+    """Train, and the parts of `all_rows` that become validation and test; notes."""
+    chosen, notes = dict[str, tuple[str, np.ndarray]](), list[str]()
     cuts = {
         "validation": (data.validation_fraction, VALIDATION),
         "test": (data.test_fraction, TEST),
     }
-    base, notes = POOL if POOL in good else "train", list[str]()
-    chosen = {name: (name, rows) for name, rows in good.items() if name != base}
-    rest = all_rows = good[base]
+    rest = all_rows
     for name, (fraction, purpose) in cuts.items():
         if fraction:
             # Shares of all rows, not of what an earlier cut has left
@@ -53,10 +63,24 @@ def select_rows(
                 why = "train keeps a row of each class, and some have too few to share"
                 notes.append(f"{name}: {len(part):,} rows instead of {size:,}: {why}")
             chosen[name], rest = (base, part), _without(rest, part)
-    chosen["train"] = base, rest
-    for offset, name in enumerate(("train", *cuts)):
-        if name in chosen:
-            source, rows = chosen[name]
+    return chosen | {"train": (base, rest)}, notes
+
+
+def keep_rows(
+    labels: Labels,
+    chosen: Mapping[str, tuple[str, np.ndarray]],
+    data: DataSection,
+    seed: int,
+    notes: Sequence[str] = (),
+) -> Selection:
+    """At most data.max_rows rows of train, and data.max_eval_rows of each other split.
+
+    `chosen`: per split the old one that its rows are of, and these.
+    """
+    found, lines = dict(chosen), [*notes]
+    for offset, name in enumerate(SPLITS):
+        if name in found:
+            source, rows = found[name]
             key = "max_eval_rows" if offset else "max_rows"
             random = _random(seed, TRAIN_ROWS + offset)
             most, targets, n = getattr(data, key), labels.targets(source), len(labels.names)
@@ -65,7 +89,7 @@ def select_rows(
                 if offset
                 else draw_all_classes(rows, targets, most, random)
             )
-            chosen[name] = source, drawn
+            found[name] = source, drawn
             if drawn is rows:
                 continue
             before, after = (count_classes(take(targets, some), n) for some in (rows, drawn))
@@ -73,8 +97,8 @@ def select_rows(
             if len(lost):
                 some = f"{len(drawn):,} rows that data.{key} selected"
                 names = quote(labels.names[code] for code in lost)
-                notes.append(f"{name}: the {some} contain none of {names}")
-    return Selection({name: chosen[name] for name in ("train", *cuts) if name in chosen}, notes)
+                lines.append(f"{name}: the {some} contain none of {names}")
+    return Selection({name: found[name] for name in SPLITS if name in found}, lines)
 
 
 def find_split_errors(

@@ -5,6 +5,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+from distsent.errors import FAILED, UserError
+
+Item = str | BaseException | None  # a line; what reading ended with; None at the end
+
 
 def stdin_batches(
     lines: Iterable[str], most: int, poll: Callable[[], None] = lambda: None
@@ -12,30 +16,43 @@ def stdin_batches(
     """(number of the first line, from 1; one to `most` lines).
 
     A thread reads ahead: the next lines are ready when the model is. `poll` is called often while
-    there are none. Bytes that are not UTF-8 become lone surrogates.
+    there are none. Bytes that are not UTF-8 become lone surrogates. Raises UserError, after the
+    lines before, if the stream cannot be read.
     """
-    waiting: queue.Queue[str | None] = queue.Queue(maxsize=4 * most)
+    waiting: queue.Queue[Item] = queue.Queue(maxsize=4 * most)
     if isinstance(lines, io.TextIOWrapper):
         lines.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
     def read_ahead() -> None:
-        for line in lines:
-            waiting.put(line.rstrip("\r\n"))
-        waiting.put(None)
+        end: BaseException | None = None
+        try:
+            for line in lines:
+                waiting.put(line.rstrip("\r\n"))
+        except BaseException as error:  # who waits for lines has to learn of it
+            end = error
+        waiting.put(end)
 
     threading.Thread(target=read_ahead, daemon=True).start()
-    row, ended = 1, False
-    while not ended:
+    row = 1
+    while True:
         taken = [_get(waiting, poll)]
-        while taken[-1] is not None and len(taken) < most and waiting.qsize():
+        while isinstance(taken[-1], str) and len(taken) < most and waiting.qsize():
             taken.append(waiting.get())
-        ended = taken[-1] is None
-        if batch := [line for line in taken if line is not None]:
+        if batch := [line for line in taken if isinstance(line, str)]:
             yield row, batch
-        row += len(batch)
+        row, end = row + len(batch), taken[-1]
+        if isinstance(end, OSError):
+            where = f"after line {row - 1:,} " if row > 1 else ""
+            fix = "give texts as arguments, with --file, or in a pipe"
+            problem = f"cannot be read {where}({end.strerror or end})"
+            raise UserError(f"standard input: {problem}; {fix}", code=FAILED)
+        if isinstance(end, BaseException):
+            raise end
+        if end is None:
+            return
 
 
-def _get(waiting: queue.Queue[str | None], poll: Callable[[], None]) -> str | None:
+def _get(waiting: queue.Queue[Item], poll: Callable[[], None]) -> Item:
     while True:
         try:
             return waiting.get(timeout=0.1)

@@ -46,7 +46,7 @@ class TextFile:
         self._reader = open_file(opened)
         self.read_as = self._reader.read_as
         self.done = self._reader.done  # the share of the file that was read
-        self.has_pairs = data.pair_column is not None or data.pair_position is not None
+        self.has_pairs = data.has_pairs
         self._columns = _find_columns(self._reader.columns, file, data)
         self.na_values = data.na_values
 

@@ -1,14 +1,17 @@
 """Evaluate a saved model, on its own dataset or on another, on any number of workers."""
 
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distsent.data.files import ReadAs, recorded_reading
+import torch
+
+from distsent.data.files import ReadAs, Reading, recorded_reading
 from distsent.data.labels.names import Naming
+from distsent.data.layouts.find_files import find_files
 from distsent.data.tokens import long_texts
 from distsent.data.tokens.store import TokenStore, await_store, open_token_store, token_store_folder
 from distsent.distributed.progress import phase_of
@@ -18,21 +21,37 @@ from distsent.evaluation.evaluate_split import evaluate_split
 from distsent.evaluation.predictor import find_model_folder
 from distsent.evaluation.saved_model import SavedModel, check_asked, load_saved_model
 from distsent.evaluation.tasks.choose import choose_task, saved_task
+from distsent.formats.records import first_few
 from distsent.job import Job, load_job, load_saved_job
+from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
 from distsent.runtime.signals import StopSignal
+from distsent.storage import exists
 from distsent.versions import shared_software
 
 # Keys that describe the dataset of the training run: they mean nothing for another dataset.
 DATASET_KEYS = (
     "config", "revision", "train", "validation", "test", "labels", "max_rows", "max_eval_rows",
-    "validation_fraction", "test_fraction", "pool_splits", "store",
+    "validation_fraction", "test_fraction", "pool_splits", "split_column", "store",
 )  # fmt: skip
 # Of which a model's own folder has a record
 MODEL_KEYS = {"data.max_length", "data.long", "data.template"}
 SPLIT_KEYS = {"data.validation_fraction", "data.test_fraction", "data.pool_splits"}
+
+
+@dataclass(frozen=True)
+class OtherDataset:
+    """What the training says about a dataset that is not its own; None where it is not known.
+
+    `label_values`: the class that each label had. `recorded`: how it read its files.
+    `split_column`: the column that said which split a row is of, if nothing else does now.
+    """
+
+    label_values: Mapping[str, str] | None = None
+    recorded: ReadAs | None = None
+    split_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +60,7 @@ class EvaluationRequest:
 
     `single_split`: read the split as it is in the source, instead of splitting as for training.
     `own_keys`: of MODEL_KEYS, those that the model decides instead of the job.
-    `label_values`: the class that each label had in training, to read another dataset; None if
-    that is not known.
+    `other`: None for the dataset of the training itself.
     """
 
     folder: Path
@@ -51,8 +69,17 @@ class EvaluationRequest:
     split: str
     single_split: bool
     own_keys: Set[str] = frozenset()
-    label_values: Mapping[str, str] | None = None
-    recorded: ReadAs | None = None  # how the training read its files, for files of another dataset
+    other: OtherDataset | None = None
+
+    @property
+    def only(self) -> str | None:
+        """The split that is read alone; None: all of them are."""
+        return self.split if self.single_split else None
+
+    @property
+    def recorded(self) -> ReadAs | None:
+        """How the training read its files, for those of another dataset."""
+        return self.other.recorded if self.other else None
 
 
 def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRequest:
@@ -72,21 +99,20 @@ def resolve_request(path: str, overrides: list[str], split: str) -> EvaluationRe
     if record is None:
         if not other_dataset:
             raise UserError(f"{path}: a model without a job; set data.source, e.g. to ./test.csv")
-        own_keys, job = MODEL_KEYS - keys, load_job(None, [*overrides, f"data.task={task}"])
-        return EvaluationRequest(folder, folder.name, job, split, single_split, own_keys)
-    tree = record["job"]
+        job = load_job(None, [*overrides, f"data.task={task}"])
+        known = MODEL_KEYS - keys, OtherDataset()
+        return EvaluationRequest(folder, folder.name, job, split, single_split, *known)
+    tree, other = record["job"], None
     if "precision" in tree.get("train", {}):  # the one of the training run, not the fastest here
         tree["train"]["precision"] = devices.pinned_precision(tree["train"]["precision"], record)
     if other_dataset:
+        column = None if "data.split_column" in keys else tree["data"].get("split_column")
+        other = OtherDataset(record.get("label_values"), recorded_reading(record), column)
         tree["data"] = {key: v for key, v in tree["data"].items() if key not in DATASET_KEYS}
     elif "run.dir" not in keys:
         tree["run"]["dir"] = str(saved.parent.parent)  # the token store moves along with the run
     job = load_saved_job(tree, str(saved), overrides)
-    recorded = recorded_reading(record) if other_dataset else None
-    name, values = tree["job"]["name"], record.get("label_values") if other_dataset else None
-    return EvaluationRequest(
-        folder, name, job, split, single_split, recorded=recorded, label_values=values
-    )
+    return EvaluationRequest(folder, tree["job"]["name"], job, split, single_split, other=other)
 
 
 def evaluate_saved_model(
@@ -112,7 +138,8 @@ def evaluate_saved_model(
     job = replace(job, data=data)
     request = replace(request, job=job)
     store = open_store(request, world, model, stop)
-    for line in (*model.notes, *store.notes) if world.is_main else ():
+    order = order_note(data, model.labels, store.label_names)
+    for line in filter(None, (*model.notes, *store.notes, order)) if world.is_main else ():
         print(f"distsent: {line}", file=sys.stderr)
     windows, key = job.data.long == long_texts.WINDOWS, "train.precision" if note is None else None
     build = partial(model.build, job.model.packed, windows, precision, key)
@@ -124,12 +151,21 @@ def evaluate_saved_model(
     task = choose_task(job.data.task, model.labels)
     with world.progress.phase("evaluate"):
         scores, logits = evaluate_split(world, forward, split, task, **options)
+    check_finite(logits, request.folder, precision)
     if world.is_main and (remark := task.remark(scores)):
         print(f"distsent: {remark}", file=sys.stderr)
     source = {"name": request.name, "source": job.data.source, "split": request.split}
     how = {"labels": model.labels, "computed_in": precision, "world_size": world.size}
     intervals = task.intervals(scores, logits.numpy(), split.labels[:])
     return {"model": str(request.folder), **source, **scores, "intervals": intervals, **how}
+
+
+def check_finite(logits_nC: torch.Tensor, folder: Path, precision: str) -> None:
+    """Raise UserError for rows without finite logits: they would count as the first class."""
+    if lost := int((~logits_nC.isfinite().all(1)).sum()):
+        problem = f"the logits of {lost:,} of {len(logits_nC):,} rows are not finite in {precision}"
+        fix = "; train.precision=float32 may score them" if precision in ("bf16", "fp16") else ""
+        raise UserError(f"{folder}: {problem}: they have no scores{fix}")
 
 
 def _resolve_lengths(request: EvaluationRequest, model: SavedModel) -> DataSection:
@@ -145,17 +181,58 @@ def _resolve_lengths(request: EvaluationRequest, model: SavedModel) -> DataSecti
     return data
 
 
+def model_naming(request: EvaluationRequest, names: Sequence[str]) -> Naming | None:
+    """What names the labels of another dataset: the model; None if its names say nothing."""
+    data, other = request.job.data, request.other
+    if other is None or data.labels is not None or is_unnamed(names):
+        return None
+    of_task = Naming.of_numbers if data.task == "regression" else Naming.of_model
+    return of_task(names, other.label_values)
+
+
+def is_unnamed(names: Sequence[str]) -> bool:
+    """Whether these are the names that transformers gives classes without any."""
+    return all(name == f"LABEL_{i}" for i, name in enumerate(names))
+
+
+def order_note(data: DataSection, names: Sequence[str], classes: Sequence[str]) -> str | None:
+    """A line where words are compared with classes without names: their order may be another."""
+    numbers = [str(i) for i in range(len(names))]
+    sure = data.labels or data.label_columns or data.task == "regression"
+    if sure or not is_unnamed(names) or list(classes) in (list(names), numbers):
+        return None
+    pairs = first_few([f"{name} = {word}" for name, word in zip(names, classes, strict=True)])
+    fix = "data.labels names them in the model's order, if that is another one"
+    return f"{pairs}: the model does not name its classes, so this is the dataset's order; {fix}"
+
+
+def with_split_column(request: EvaluationRequest) -> DataSection:
+    """The job's [data], with the split column of the training if another dataset has it, too.
+
+    Rows of other splits may be those that the model was trained on.
+    """
+    data, column = request.job.data, request.other.split_column if request.other else None
+    path = Path(data.source).expanduser()
+    if column is None or not exists(path):
+        return data
+    try:
+        files = find_files(data, path, Reading.of(data, request.recorded), request.only)
+        columns = [names for split in files.splits for _, names in files.columns(split)]
+    except UserError:  # which is raised again, explained, when the rows are read
+        return data
+    if not any(column in names for names in columns):
+        return data
+    rows = f"only rows of the {request.split} split are scored, as it says which these are"
+    key = f"data.split_column = {to_toml_value(column)}"
+    print(f"distsent: {key}: {rows}; data.split_column=none scores all", file=sys.stderr)
+    return replace(data, split_column=column)
+
+
 def open_store(
     request: EvaluationRequest, world: World, model: SavedModel, stop: StopSignal
 ) -> TokenStore:
     """The token store of the split. Raises UserError unless its classes are the model's."""
     data, names, tokenizer = request.job.data, model.labels, model.tokenizer
-    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
-    only, naming = request.split if request.single_split else None, None
-    other_dataset = request.single_split or request.label_values is not None
-    if other_dataset and data.labels is None and not unnamed:
-        of_task = Naming.of_numbers if data.task == "regression" else Naming.of_model
-        naming = of_task(names, request.label_values)
     store_folder, seed = token_store_folder(request.job), request.job.seeds[0]
 
     def moved(done: int, total: int) -> None:
@@ -165,15 +242,15 @@ def open_store(
     def build() -> str:
         workers = World()
         store = open_token_store(
-            data,
+            with_split_column(request),
             seed,
             tokenizer,
             data.max_length,
             store_folder,
             workers=workers,
             progress=moved,
-            only=only,
-            naming=naming,
+            only=request.only,
+            naming=model_naming(request, names),
             recorded=request.recorded,
         )
         return str(store.folder)
@@ -185,7 +262,7 @@ def open_store(
         found = ", ".join(store.splits)
         raise UserError(f"data.source: no {request.split} split; it has {found}: set --split")
     classes = list(store.label_names)
-    counted = unnamed or data.task == "regression"  # columns may have any name
+    counted = is_unnamed(names) or data.task == "regression"  # columns may have any name
     if len(classes) != len(names) if counted else classes != names:
         raise UserError(
             f"data.source: its classes are {', '.join(classes)}, not the model's: "

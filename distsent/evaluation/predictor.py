@@ -31,6 +31,7 @@ from distsent.runtime.run_status import read_status
 from distsent.storage import entries, is_file, is_folder
 
 SHORTER = "set --max-length lower, or use a machine with more memory"
+HALF = ("bf16", "fp16")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
 
 
@@ -115,8 +116,8 @@ class Predictor:
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Logits [n, C] float32 of n texts (or pairs of texts), in their order.
 
-        NaN for a text of which the tokenizer leaves nothing. Raises UserError for a value that is
-        not a text.
+        NaN for a text of which the tokenizer leaves nothing; where the model overflows, not finite.
+        Raises UserError for a value that is not a text.
         """
         return self._logits(texts, pairs)[0]
 
@@ -173,11 +174,21 @@ class Predictor:
         of several labels {"labels": ["joy"], "scores": {"joy": 0.9, "fear": 0.1}};
         below the threshold the label is None, and of several labels is not in the list;
         of a number {"value": 3.2}, of several {"values": {"joy": 3.2, "fear": 1.0}};
-        {"error": ...} for a text of which the tokenizer leaves nothing.
+        {"error": ...} for a text of which the tokenizer leaves nothing, or without finite logits.
         """
         logits, empty = self._logits(texts, pairs)
-        answers = iter(self.task.answers(logits[~empty], self.thresholds))
-        return [{"error": NO_TEXT} if nothing else next(answers) for nothing in empty]
+        finite = np.isfinite(logits).all(axis=1)  # and not empty
+        answers = iter(self.task.answers(logits[finite], self.thresholds))
+        no_logits = {"error": self._not_finite()}
+        return [
+            next(answers) if good else {"error": NO_TEXT} if nothing else dict(no_logits)
+            for good, nothing in zip(finite, empty, strict=True)
+        ]
+
+    def _not_finite(self) -> str:
+        """What is said of a text with such logits: float16 holds no number above 65,504."""
+        problem = f"the model's logits are not finite in {self.precision}"
+        return f"{problem}; use --precision float32" if self.precision in HALF else problem
 
 
 def _thresholds_of(task: Task, thresholds: float | Sequence[float] | None) -> np.ndarray | None:

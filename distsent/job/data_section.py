@@ -131,4 +131,9 @@ class DataSection:
     drop_bad_rows: bool = key(False, boolean, "skip rows without text or label instead of stopping")
     store: str | None = key(None, text, "folder of the token stores", unset="`.tokens` in run.dir",
         example="tokens")
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row has two texts."""
+        return self.pair_column is not None or self.pair_position is not None
 # fmt: on

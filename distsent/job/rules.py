@@ -159,7 +159,7 @@ def _template(job: Sections) -> Iterator[Conflict]:
     except ValueError as error:
         yield ("data.template",), str(error)
         return
-    pairs = data.pair_column is not None or data.pair_position is not None
+    pairs = data.has_pairs
     if pairs and "pair" not in names:
         yield ("data.template", "data.pair_column"), "has no {pair}, the place of the second text"
     elif "pair" in names and not pairs:

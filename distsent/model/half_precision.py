@@ -45,7 +45,9 @@ def _error(forward: Forward, batch: PackedBatch, precision: str) -> str | None:
     forward.model.eval()
     try:
         with torch.no_grad(), autocast(batch.ids_T.device, precision):
-            forward(batch)
+            logits = forward(batch)
+        if not logits.isfinite().all():
+            return "its logits are not finite"
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -94,11 +94,9 @@ def equal_pairs(
 
 def finding(kind: str, task: Task, split: Split, name: str, row: int) -> Finding:
     """What all kinds of findings say about a row: `row` of `split`, counted from 0."""
-    part, number = split.source.locate(int(split.rows[row]))
-    word, _, digits = number.partition(" ")
-    counted = word == "row" and digits.isdigit()
+    file, number = split.source.place(int(split.rows[row]))
     text = split.texts(slice(row, row + 1))[0]
-    place = {"file": part.name if counted else number, "row": int(digits) if counted else 1}
+    place = {"file": file, "row": number or 1}
     label = report_of(task).label(split.labels[row])
     return {"kind": kind, "split": name, **place, "label": label} | {
         "suggested_label": None, "score": 0.0, "text": text,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class FinishedRun:
     def job(self) -> dict[str, Any]:
         return dict(self.result["job"])
 
+    def texts(self, split: str) -> str | None:
+        """The hash of the texts of a split that it has scored. None for runs of older versions."""
+        found: str | None = self.result.get("texts", {}).get(split)
+        return found
+
     def predictions(self, split: str) -> Predictions | None:
         """The model's logits on a split. None if the run has no such file."""
         from safetensors.numpy import load_file
@@ -78,7 +83,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file, none if it is missing."""
     if not is_file(path):
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Texts may have characters, such as U+2028, at which `splitlines` would cut a line
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def read_run(path: str | Path) -> FinishedRun:
@@ -105,11 +112,15 @@ def read_runs(paths: Sequence[str]) -> list[FinishedRun]:
             lines += error.lines
     if lines:
         raise UserError(*lines)
-    names = [run.name for run in runs]
-    for run in runs:
-        if names.count(run.name) > 1:  # runs of the same name are shown by their folders
-            run.result["name"] = str(run.folder.path)
     return runs
+
+
+def with_distinct_names(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs, to be shown together: those of the same name are called by their folders."""
+    names = [run.name for run in runs]
+    called = [str(run.folder.path) if names.count(run.name) > 1 else run.name for run in runs]
+    pairs = zip(runs, called, strict=True)
+    return [replace(run, result={**run.result, "name": name}) for run, name in pairs]
 
 
 def common_split(runs: Sequence[FinishedRun], requested: str | None) -> str:

@@ -28,7 +28,7 @@ def compare_runs(first: FinishedRun, other: FinishedRun, split: str) -> dict[str
         return names | {"untested": "their classes differ"}
     if not (np.array_equal(a.labels, b.labels) and np.array_equal(a.rows, b.rows)):
         return names | {"untested": f"their {split} splits hold different rows"}
-    texts = {run.result.get("texts", {}).get(split) for run in (first, other)}
+    texts = {run.texts(split) for run in (first, other)}
     if len(texts - {None}) > 1:  # runs of older versions have no hash of their texts
         return names | {"untested": f"their {split} splits hold different texts"}
     return names | report_of(first.task).compare(a.labels, a.logits, b.logits)

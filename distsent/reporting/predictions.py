@@ -20,8 +20,8 @@ def write_predictions(
 ) -> None:
     """Write `<split>.safetensors` (logits, labels, rows) and `<split>.mistakes.jsonl`.
 
-    Mistakes, the worst first, have the row (counted from 1), what the task says of it, and its text
-    (decoded: what the model read).
+    Mistakes, the worst first, have their file and the row in it (from 1), what the task says of it,
+    and its text (decoded: what the model read).
     """
     from safetensors.torch import save
 
@@ -39,6 +39,7 @@ def write_predictions(
     mistakes = report_of(task).mistakes(logits_nC.numpy(), labels.numpy())
     for i, wrong in islice(mistakes, MAX_MISTAKES):
         text = str(tokenizer.decode(tokens[i].tolist(), skip_special_tokens=True))
-        mistake = {"row": int(rows[i]) + 1, **wrong, "text": text}
+        file, row = store.place(split, i)
+        mistake = {"file": file, "row": row, **wrong, "text": text}
         lines.append(json.dumps(mistake, ensure_ascii=False) + "\n")
     write_text(folder / f"{split}.mistakes.jsonl", "".join(lines))

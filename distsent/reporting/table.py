@@ -32,8 +32,8 @@ def _format_score(column: str, value: float) -> str:
     return f"{value:.1f}" if column == "samples_per_second" else f"{value:.4f}"
 
 
-def next_commands(folder: Path) -> str:
-    """The commands to type after a run, for its folder."""
+def next_commands(folder: Path, pairs: bool = False) -> str:
+    """The commands to type after a run, for its folder. `pairs`: its rows have two texts."""
     run, files = shlex.quote(str(folder)), RunFolder(folder)
     # In a checkout set up by make, the shell need not have activated the virtual environment.
     venv = ".venv/bin/" if Path(sys.prefix) == Path.cwd() / ".venv" else ""
@@ -46,6 +46,8 @@ def next_commands(folder: Path) -> str:
         "find label errors": f"{program}.audit {run}",
         "export": f"{program}.export {run} --format onnx",
     }
+    if pairs:
+        del commands["label a text"]
     if is_folder(files.tensorboard):
         commands["curves"] = f"{venv}tensorboard --logdir {run}"
     commands["model card"] = os.fspath(files.card)

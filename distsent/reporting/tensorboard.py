@@ -104,7 +104,8 @@ def _pixels(figure: Any) -> np.ndarray:
 
 def _mistakes_table(mistakes: list[dict[str, Any]], report: TaskReport) -> str:
     columns = report.mistake_columns
-    rows = [[_cell(one[key]) for key in columns] for one in mistakes[:MAX_MISTAKES]]
+    # Runs of older versions name no files
+    rows = [[_cell(one.get(key, "")) for key in columns] for one in mistakes[:MAX_MISTAKES]]
     return markdown_table(columns, rows)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distsent.job.keys import to_toml_value
 from distsent.reporting.markdown import markdown_table, titles
+from distsent.runtime.strict_json import strict_json
 from distsent.search.sampling import importance
 from distsent.search.sweep_folder import Sweep
 from distsent.search.trials import Trial, best_of
@@ -56,7 +56,7 @@ class Report:
     def text(self, style: str) -> str:
         """As markdown, csv or json."""
         if style == "json":
-            return json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
+            return strict_json(self.to_dict(), indent=1) + "\n"
         return self._csv() if style == "csv" else self._markdown()
 
     def to_dict(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def open_sweep(sweep: Sweep, poll: Callable[[], None]) -> list[str]:
     """Create the sweep folder, or check that it is this sweep's. The names of the classes.
 
     Raises UserError for another sweep's folder, and for a dataset that no trial could use. A sweep
-    of which all trials have failed may change: it starts over.
+    of which all trials have failed starts over, with the rows that the dataset has now.
     """
     folder = sweep.folder
     with disk_errors_as_user_errors(folder.path):
@@ -106,7 +106,6 @@ def _open(sweep: Sweep) -> list[str]:
             raise UserError(f"{folder.path}: {changed[0]} since this sweep was started; {fix}")
         else:
             _check_runs(sweep, runs)
-        if not changed:
             return list(known["labels"])
     if is_file(RunFolder(folder.path).job):
         raise UserError(f"{folder.path}: is a run, not a sweep; choose another job.name")

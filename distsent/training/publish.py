@@ -105,7 +105,7 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
     if padding := session.forward.padding:
         report.info(f"padding: {padding:.1%} of the tokens that the encoder computed")
     report.info(format_result_table(result))
-    report.info(next_commands(folder.path))
+    report.info(next_commands(folder.path, job.data.has_pairs))
 
 
 def assess_final(session: Session, final: Mapping[str, Scored]) -> Confidence:
@@ -193,4 +193,4 @@ def print_finished(job: Job, world: World, folder: RunFolder, result: dict[str, 
     if world.is_main:
         write_card(folder, print, job.log.tensorboard)
         print(f"{folder.path}: this run is finished\n{format_result_table(result)}")
-        print(next_commands(folder.path))
+        print(next_commands(folder.path, job.data.has_pairs))

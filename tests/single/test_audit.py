@@ -1,11 +1,14 @@
 """audit: flipped labels are found, near duplicates are those of all pairs, folds are runs."""
 
 import json
+import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from distsent import audit
 from distsent.data import folds as folds_of
@@ -155,7 +158,7 @@ def test_a_run_is_audited_by_its_folds(
     for _ in range(2):  # the second time there is nothing to train
         assert audit.main([*words, "--folds", "2"]) == 0
         assert "plain: labels of 120 of 120 rows checked" in capsys.readouterr().out
-    states = [(finished / f"plain-audit-{i}of2" / "result.json") for i in (1, 2)]
+    states = sorted(finished.glob("plain-audit-?of2-*/result.json"))
     assert [json.loads(path.read_text())["eval"]["test"]["n"] for path in states] == [30, 30]
     findings = [json.loads(line) for line in out.read_text().splitlines()]
     kinds = [one["kind"] for one in findings]
@@ -167,6 +170,95 @@ def test_a_run_is_audited_by_its_folds(
         ]
         assert rows[one["row"] - 1]["text"] == one["text"]
         assert rows[one["row"] - 1]["label"] == one["label"] != one["suggested_label"]
+
+
+def with_own_dataset(finished: Path, folder: Path) -> tuple[Path, Path]:
+    """A copy of the run `plain`, and a copy of its dataset, of which it says that it is its own."""
+    corpus = shutil.copytree(finished.parent / "corpus", folder / "corpus")
+    run = shutil.copytree(finished / "plain", folder / "plain")
+    result = fixtures.result(run)
+    result["job"]["data"]["source"] = str(corpus)
+    (run / "result.json").write_text(json.dumps(result))
+    return run, corpus
+
+
+def test_changed_rows_or_another_job_have_folds_of_their_own(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Those of the rows before have scored other rows under the same numbers."""
+    path, corpus = with_own_dataset(finished, tmp_path)
+    run = read_run(path)
+    job = audit.audited_job(run)
+    first = audit.write_folds(run, job, 2)
+    assert audit.write_folds(run, job, 2) == first and len(first) == 2
+    logged = replace(job, log=replace(job.log, every=7), run=replace(job.run, resume="never"))
+    assert audit.write_folds(run, logged, 2) == first
+    assert audit.fold_job(run, logged, "x").run.resume == "auto"  # a stopped audit resumes
+    other = replace(job, optim=replace(job.optim, lr=1.0))
+    assert audit.write_folds(run, other, 2).keys().isdisjoint(first)
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().split("\n") if line]
+    rows[30]["label"] = next(name for name in fixtures.LABELS if name != rows[30]["label"])
+    fixtures.jsonl(corpus / "train.jsonl", rows)
+    changed = audit.write_folds(run, job, 2)
+    assert changed.keys().isdisjoint(first)
+    for name, numbers in {**first, **changed}.items():
+        text = (tmp_path / "plain-audit" / name / "test.jsonl").read_text()
+        found = [json.loads(line)["text"] for line in text.split("\n") if line]
+        assert found == [rows[number]["text"] for number in numbers]
+
+
+def test_rows_that_a_model_has_not_scored_are_an_error(finished: Path, tmp_path: Path) -> None:
+    path, corpus = with_own_dataset(finished, tmp_path)
+    run = read_run(path)
+    job = audit.audited_job(run)
+    splits = {"train": audit.open_splits(run, job)["test"]}  # the run itself as a fold of them
+    ((_, rows, logits),) = audit.held_out(run, splits, [audit.Fold(np.arange(40), job)])
+    assert rows.tolist() == [*range(40)] and len(logits) == 40
+    for others in (np.arange(40)[::-1], np.arange(1, 41)):
+        with pytest.raises(UserError, match=r"^data\.source: its train rows have changed since"):
+            [*audit.held_out(run, splits, [audit.Fold(others, job)])]
+    test = corpus / "test.jsonl"
+    test.write_text(test.read_text().replace('"text": "', '"text": "w1 ', 1))  # the same labels
+    with pytest.raises(UserError, match=r"^data\.source: its test rows are not those that the ru"):
+        audit.main([str(path)])
+
+
+def test_folds_keep_the_rows_that_the_run_keeps(finished: Path, tmp_path: Path) -> None:
+    """Texts such as None are texts if the job says so, and what the run drops is dropped."""
+    path, corpus = with_own_dataset(finished, tmp_path)
+    with open(corpus / "train.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"text": "None", "label": "bad"}\n' * 9)
+    run = read_run(path)
+    job = audit.audited_job(run)
+    job = replace(job, data=replace(job.data, na_values=(), drop_bad_rows=True))
+    for name, held_out in audit.write_folds(run, job, 2).items():
+        fold = audit.fold_job(run, job, name).data
+        splits = open_dataset(fold, 0).splits
+        assert len(splits["test"]) == len(held_out) == 69 - len(splits["train"])
+        assert fold.drop_bad_rows
+
+
+def test_a_run_that_has_dropped_rows_is_audited_without_them(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, corpus = with_own_dataset(finished, tmp_path)
+    test, kept = corpus / "test.jsonl", path / "predictions/test.safetensors"
+    lines = test.read_text().split("\n")
+    test.write_text("\n".join([*lines[:5], '{"text": "[PAD]", "label": "bad"}', *lines[5:]]))
+    arrays = load_file(kept)
+    arrays["rows"][5:] += 1  # the run has read the other rows of that file
+    save_file(arrays, kept)
+    with pytest.raises(UserError, match=r"^data\.source: its test rows are not those"):
+        audit.main([str(path)])
+    result = fixtures.result(path)
+    result["job"]["data"]["drop_bad_rows"] = True
+    (path / "result.json").write_text(json.dumps(result))
+    assert audit.main([str(path)]) == 0
+    assert "labels of 60 of 121 rows checked" in capsys.readouterr().out
+    run = read_run(path)
+    splits = {"test": audit.open_splits(run, audit.audited_job(run))["test"]}
+    ((_, rows, _),) = audit.held_out(run, splits, [])
+    assert rows.tolist() == [*range(5), *range(6, 41)]
 
 
 def test_wrong_command_lines_are_one_line(finished: Path, tmp_path: Path) -> None:

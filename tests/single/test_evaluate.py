@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distsent import evaluate, train
 from distsent.errors import UserError
+from distsent.evaluation import offline
 from distsent.evaluation.predictor import Predictor
 from tests import dataset_files, fixtures, launcher, tiny_models
 
@@ -253,3 +254,81 @@ def test_a_worker_that_hangs_is_named(finished: Path, tmp_path: Path) -> None:
     line = r"rank 0: no progress for \d+ s: rank 1 on \S+ has not entered the collective"
     assert re.search(line, ended.output), ended.output
     assert "no scores: run the same command again" in ended.output
+
+
+def test_rows_without_finite_logits_have_no_scores(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = offline.evaluate_split
+
+    def overflowing(*arguments: object, **options: object) -> tuple[dict, torch.Tensor]:
+        scores, logits = real(*arguments, **options)
+        logits[3, 1] = torch.inf
+        return scores, logits
+
+    monkeypatch.setattr(offline, "evaluate_split", overflowing)
+    lost = "the logits of 1 of 40 rows are not finite in float32: they have no scores"
+    lines = dataset_files.mistakes(lambda: evaluate.main([str(finished / "plain")]))
+    assert lines == [f"{finished / 'plain' / 'model'}: {lost}"]
+
+
+def test_another_dataset_need_not_have_the_split_column_of_the_training(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished / "plain", tmp_path / "run")
+    record = json.loads((run / "job.json").read_text())
+    record["job"]["data"]["split_column"] = "part"
+    (run / "job.json").write_text(json.dumps(record))
+    rows = fixtures.rows(30, seed=8)
+    plain = fixtures.jsonl(tmp_path / "plain.jsonl", rows)
+    parts = [{**row, "part": "train" if i % 3 else "test"} for i, row in enumerate(rows)]
+    mixed = fixtures.jsonl(tmp_path / "mixed.jsonl", parts)
+    kept = [row for row in parts if row["part"] == "train"]
+    train = fixtures.jsonl(tmp_path / "train.jsonl", kept)
+    assert scores(capsys, run, f"data.source={plain}")["n"] == 30
+    # Where it does, it says which rows the model may not have seen
+    assert evaluate.main([str(run), f"data.source={mixed}"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["n"] == 10
+    assert 'data.split_column = "part": only rows of the test split are scored' in err
+    assert scores(capsys, run, f"data.source={mixed}", "data.split_column=none")["n"] == 30
+    (line,) = dataset_files.mistakes(lambda: evaluate.main([str(run), f"data.source={train}"]))
+    assert line.endswith("has no test split; it has train: use --split train")
+
+
+def test_some_rows_of_another_dataset(finished: Path, capsys) -> None:
+    test = finished.parent / "corpus" / "test.jsonl"
+    found = scores(capsys, finished / "plain", f"data.source={test}", "data.max_eval_rows=7")
+    assert found["n"] == sum(map(sum, found["confusion"])) == 7
+
+
+def test_the_order_of_classes_without_names_is_shown(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(finished / "plain" / "model", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"] = {i: f"LABEL_{i}" for i in range(3)}
+    config["label2id"] = {f"LABEL_{i}": i for i in range(3)}
+    (model / "config.json").write_text(json.dumps(config))
+    texts = [row["text"] for row in fixtures.rows(6)]
+    notes = {}
+    for names in (["poor", "fine", "great"], [0, 1, 2]):
+        path = dataset_files.write(tmp_path / "x.csv", {"text": texts, "label": names * 2})
+        for key in ((), ("data.labels=[poor,fine,great]",)):
+            assert evaluate.main([str(model), f"data.source={path}", *key]) == 0
+            notes[names[0], bool(key)] = capsys.readouterr().err
+    line = "distsent: LABEL_0 = fine, LABEL_1 = great, LABEL_2 = poor: the model does not name"
+    assert {key for key, err in notes.items() if "LABEL_0" in err} == {("poor", False)}
+    assert line in notes["poor", False]
+
+
+def test_a_model_alone_names_the_classes_of_any_dataset(finished: Path, tmp_path: Path) -> None:
+    """Also of one that is split as for training."""
+    model = shutil.copytree(finished / "plain" / "model", tmp_path / "model")
+    for words in ([], ["data.test_fraction=0.2"]):
+        source = f"data.source={finished.parent / 'corpus' / 'train.jsonl'}"
+        request = offline.resolve_request(str(model), [source, *words], "test")
+        naming = offline.model_naming(request, ["good", "fair", "bad"])
+        assert naming is not None and naming.names == ("good", "fair", "bad")
+    own = offline.resolve_request(str(finished / "plain"), [], "test")
+    assert offline.model_naming(own, fixtures.LABELS) is None

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from distsent.evaluation.tasks.multi_label import MultiLabel
-from distsent.evaluation.tasks.regression import Regression
+from distsent.evaluation.tasks.regression import Regression, column_scores
 from distsent.evaluation.tasks.single_label import SingleLabel
 from distsent.evaluation.tasks.task import Task
 
@@ -126,3 +126,16 @@ def test_scores_of_numbers_equal_scikit_learn_and_scipy(
         expected, rel=1e-12, abs=1e-12, nan_ok=True
     )
     assert [*got["per_column"]] == list(task.names)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("value", [3.0, 0.1])  # the mean of which is another number
+def test_a_constant_column_has_no_spread(value: float) -> None:
+    truth = np.full(3, value)
+    assert (truth.mean() == value) == (value == 3)
+    found = column_scores(truth, np.array([0.0, 1.0, 2.0]))
+    assert found["r2"] == 0 and np.isnan([found["pearson"], found["spearman"]]).all()
+    assert column_scores(truth, truth)["r2"] == 1
+    assert np.isnan(column_scores(np.arange(3.0), truth)["pearson"])
+    drawn = Regression(("x",)).intervals({}, np.zeros((3, 1), np.float32), truth[:, None])
+    assert not np.isfinite(drawn["r2"]).any()

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distsent import report
-from distsent.reporting import model_card, plots
+from distsent.reporting import model_card, plots, tensorboard
 from distsent.reporting.finished_run import read_run
 from tests import fixtures
 
@@ -138,6 +138,18 @@ def test_the_card_has_no_path_of_the_machine(finished: Path) -> None:
         text = (finished / name / "model" / "README.md").read_text()
         assert str(finished.parent) not in text and "/tmp" not in text
         assert "encoder` (a local folder)" in text and 'source = "./corpus"' in text
+
+
+def test_cards_of_runs_of_the_same_name_have_that_name(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "available", lambda: False)
+    monkeypatch.setattr(tensorboard, "write_summaries", lambda run: None)
+    runs = [shutil.copytree(finished / "plain", tmp_path / name / "plain") for name in "ab"]
+    assert report.main([*map(str, runs), "--card"]) == 0
+    for run in runs:
+        text = (run / "model" / "README.md").read_text()
+        assert "\n# plain\n" in text and str(tmp_path) not in text
 
 
 def test_hub_ids_are_links_and_metadata(finished: Path) -> None:

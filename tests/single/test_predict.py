@@ -7,12 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from transformers import pipeline
 
 from distsent import predict
+from distsent.batching.packing import PackedBatch
 from distsent.errors import STOPPED, UserError
 from distsent.evaluation.predictor import Predictor
+from distsent.evaluation.tasks.single_label import SingleLabel
+from distsent.model.half_precision import usable_precision
+from distsent.reporting.table import next_commands
 from distsent.runtime.run_status import RunStatus
 from tests import dataset_files, fixtures, launcher, systems
 
@@ -76,6 +82,43 @@ def test_texts_of_which_nothing_is_left_have_an_error(finished: Path, capsys) ->
     ]  # fmt: skip
     assert answers[1]["label"] == predicted(capsys, finished / "plain", TEXTS[0])[0]["label"]
     assert predicted(capsys, finished / "plain", "[PAD]")[0]["error"] == f"row 1: {special}"
+
+
+def test_texts_without_finite_logits_have_an_error(finished: Path) -> None:
+    """As where activations overflow in 16 bits: the first class would be their label."""
+    predictor = Predictor(finished / "plain", thresholds=0.0)
+    real, texts = predictor.forward, ["w1 w2 w3", "w4", "[PAD]", "w5 w6"]
+
+    def overflowing(batch: PackedBatch) -> torch.Tensor:
+        logits = real(batch)
+        logits[0, 0] = torch.nan  # of the shortest text
+        return logits
+
+    predictor.forward = overflowing
+    answers = predictor(texts)
+    assert answers[1] == {"error": "the model's logits are not finite in float32"}
+    assert "no text" in answers[2]["error"]
+    predictor.forward = real
+    assert [answers[0], answers[3]] == [predictor(texts)[i] for i in (0, 3)]
+    (answer,) = SingleLabel(("a", "b")).answers(np.array([[np.nan, 1]], np.float32), np.zeros(1))
+    assert answer["label"] is None
+
+
+def test_a_precision_in_which_a_model_overflows_is_not_usable(finished: Path) -> None:
+    predictor = Predictor(finished / "plain")
+
+    class Overflowing:
+        model = predictor.forward.model
+
+        def __call__(self, batch: PackedBatch) -> torch.Tensor:
+            half = torch.is_autocast_enabled(self.model.device.type)
+            return predictor.forward(batch) * (torch.inf if half else 1)
+
+    options = Overflowing(), predictor.tokenizer, "bf16"
+    why = "transformers' BertForSequenceClassification fails in bf16 (its logits are not finite)"
+    assert usable_precision(*options, None) == ("float32", f"this run uses float32: {why}")
+    with pytest.raises(UserError, match=r"^--precision = 'bf16': .* not finite\); use float32$"):
+        usable_precision(*options, "--precision")
 
 
 def test_bad_rows_have_an_error_and_the_others_a_label(
@@ -247,3 +290,20 @@ def test_pairs(finished: Path, tmp_path: Path, capsys) -> None:
     assert [one["pair"] for one in answers] == TEXTS[4:8]
     expected = Predictor(finished / "plain")(TEXTS[:4], TEXTS[4:8])
     assert [one["scores"] for one in answers] == [pytest.approx(one["scores"]) for one in expected]
+
+
+def test_single_texts_are_no_pairs(finished: Path, tmp_path: Path, capsys) -> None:
+    """The model has never seen one alone."""
+    run = shutil.copytree(finished / "plain", tmp_path / "run")
+    record = json.loads((run / "job.json").read_text())
+    record["job"]["data"]["pair_column"] = "other"
+    (run / "job.json").write_text(json.dumps(record))
+    for words in (["a text"], []):  # from standard input, too
+        (line,) = dataset_files.mistakes(lambda words=words: predict.main([str(run), *words]))
+        assert line == (
+            f"data.pair_column = 'other': {run} was trained on pairs of texts, and these have no "
+            "second one; --file FILE gives both"
+        )
+    path = dataset_files.write(tmp_path / "x.csv", {"text": TEXTS[:2], "other": TEXTS[2:4]})
+    assert [one["pair"] for one in predicted(capsys, run, "--file", path)] == TEXTS[2:4]
+    assert "label a text" in next_commands(run) and "label a text" not in next_commands(run, True)

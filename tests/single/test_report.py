@@ -294,7 +294,17 @@ def test_the_worst_mistakes_come_first_with_their_texts(finished: Path) -> None:
     )
     rows = fixtures.rows(40, seed=2)
     for one in mistakes:
+        assert one["file"] == "test.jsonl"
         assert (
             rows[one["row"] - 1] == {"text": one["text"], "label": one["label"]}
             and one["predicted"] != one["label"]
         )
+
+
+def test_a_mistake_is_one_whatever_ends_lines_in_its_text(finished: Path, tmp_path: Path) -> None:
+    texts = ["wait\x85 what", "one\u2028two", "one\u2029two", "one\ntwo\r\nthree\x0bfour"]
+    lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    run = shutil.copytree(finished / "plain", tmp_path / "plain")
+    file = run / "predictions" / "test.mistakes.jsonl"
+    file.write_text("".join(f"{x}\n" for x in lines), encoding="utf-8")
+    assert [one["text"] for one in read_run(run).mistakes("test")] == texts

@@ -386,6 +386,22 @@ def test_folds_are_trials_that_hold_out_each_row_once(
     assert (best.optim.lr, best.data.source) == (1e-3, f"{again}/data")
 
 
+def test_folds_are_drawn_anew_where_all_trials_failed(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows may have been the reason."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words = files(tmp_path, FOLDS + "sampler = 'grid'\n[optim]\nweight_decay = [0.2]\n")
+    train = tmp_path / "data/train.jsonl"
+    for text in ("", "w1 w2 new"):
+        if text:
+            lines = train.read_text().splitlines()
+            train.write_text("\n".join([*lines, json.dumps({"text": text, "label": "bad"})]))
+        assert run(*words)[0] == 2 and len(trained(tmp_path)) > 0
+        rows = [row for fold in (1, 2, 3) for row in rows_of(tmp_path, fold, "validation")]
+        assert any(row["text"] == text for row in rows) == bool(text)
+
+
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
 def test_folds_of_other_tasks_are_jobs_of_the_same_labels(
     tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, task: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,6 +152,24 @@ def test_reports_of_a_task(
     drawn |= {"reliability/test"} if name == "multi_label" else set()
     assert set(events.Tags()["images"]) == drawn
     assert ("Not measured: a number comes without a score." in card.text) == (name == "regression")
+
+
+def test_a_score_that_is_not_defined_is_null(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As no other program reads NaN."""
+    rows = [row for row in fixtures.task_rows(29, seed=2) if "rare" not in row["labels"]]
+    path = fixtures.jsonl(tmp_path / "x.jsonl", rows)
+    assert evaluate.main([str(runs / "multi_label"), f"data.source={path}"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["per_label"]["rare"]["auc"] is None and found["per_label"]["good"]["auc"] > 0
+    run = shutil.copytree(runs / "multi_label", tmp_path / "run")
+    result = fixtures.result(run)
+    result["eval"]["test"]["auc_macro"] = math.nan
+    (run / "result.json").write_text(json.dumps(result))
+    assert report.main([str(run), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["runs"][0]["auc_macro"] is None
 
 
 def test_mistakes_of_each_task(runs: Path) -> None:

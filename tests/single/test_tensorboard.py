@@ -90,6 +90,7 @@ def test_mistakes_are_text(events: EventAccumulator, finished: Path) -> None:
         first["label"],
         first["predicted"],
         f"{first['score']:.3f}",
+        "test.jsonl",
         str(first["row"]),
         first["text"],
     ]

@@ -1,11 +1,15 @@
 """Texts from files: every format, in order; bad rows have an error; missing columns."""
 
+import errno
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from distsent.data.stdin_batches import stdin_batches
 from distsent.data.texts import TextFile
+from distsent.errors import UserError
 from distsent.job.schema import DataSection
 from tests import dataset_files
 
@@ -94,6 +98,25 @@ def test_a_stream_is_read_as_it_comes() -> None:
     assert [first for first, _ in rows] == [
         1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))
     ]
+
+
+def test_a_stream_that_cannot_be_read_ends_with_its_last_good_line() -> None:
+    polls = iter(range(50))  # it must not wait for ever
+    for error, ending, expected in (
+        (OSError(errno.EIO, "Input/output error"), UserError, "read after line 3 (Input/output e"),
+        (OSError(errno.EBADF, "Bad file descriptor"), UserError, "read (Bad file descriptor); g"),
+        (MemoryError("no more"), MemoryError, "no more"),
+    ):
+
+        def lines(error: BaseException = error) -> Iterator[str]:
+            yield from () if "Bad" in str(error) else ("a\n", "b\n", "c")
+            raise error
+
+        found: list[str] = []
+        with pytest.raises(ending, match=re.escape(expected)):
+            for _, some in stdin_batches(lines(), most=2, poll=lambda: next(polls)):
+                found += some
+        assert found == ([] if "Bad" in str(error) else [*"abc"])
 
 
 def test_a_file_with_quotes_that_are_not_well_formed_is_refused(tmp_path: Path) -> None:

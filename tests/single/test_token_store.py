@@ -429,6 +429,34 @@ def test_meta_tells_what_is_inside(dataset: DataSection, tmp_path: Path):
     assert str(tmp_path) not in json.dumps(meta)
 
 
+def test_scored_rows_know_their_file_and_their_row_in_it(tmp_path: Path):
+    several = folder(
+        tmp_path / "files", ".csv", train=reviews(40), a=reviews(7, 100), b=reviews(5, 200)
+    )
+    parts = ["test" if i % 3 == 0 else "train" for i in range(40)]
+    column = folder(tmp_path / "column", ".csv", all={**reviews(40), "partition": parts})
+    pool = folder(tmp_path / "pool", ".csv", train=reviews(30), test=reviews(10, 300))
+    for split, start in (("train", 0), ("test", 100)):
+        for i, text in enumerate(reviews(20, start)["text"]):
+            path = tmp_path / "texts" / split / ("pos" if i % 2 else "neg") / f"{i}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    cases = {
+        "files": data(several, train="train.csv", test=("a.csv", "b.csv")),
+        "column": data(column / "all.csv", split_column="partition"),
+        "pool": data(pool, pool_splits=True, test_fraction=0.3),
+        "texts": data(tmp_path / "texts"),
+    }
+    for case, keys in cases.items():
+        store, split = made(keys, tmp_path / "s"), open_dataset(keys, 1).splits["test"]
+        places = [store.place("test", i) for i in range(len(split))]
+        for (file, row), text in zip(places, split.texts(slice(None)), strict=True):
+            there = (tmp_path / case / file).read_text().split("\n")
+            assert (there[0] if case == "texts" else there[row]).startswith((text, f'"{text}"'))
+        assert len({file for file, _ in places}) == {"column": 1, "texts": 20}.get(case, 2)
+        assert (store.splits["test"].places is None) == (case in ("files", "pool"))
+
+
 EMPTY = ["\u200b\ufeff", "[PAD] [SEP]", "\u2028", "[CLS]"]  # no ink, or nothing but special tokens
 
 

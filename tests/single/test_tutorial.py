@@ -77,7 +77,7 @@ def test_from_a_csv_file_to_a_shipped_model(clone: Path, monkeypatch: pytest.Mon
         "mail-best", f"mail-sweep/trial-{swept['best']:04}",
     ))  # fmt: skip
     assert best == own
-    keys = {"row", "label", "predicted", "score", "score_of_label", "text"}
+    keys = {"file", "row", "label", "predicted", "score", "score_of_label", "text"}
     mistakes = (clone / "runs/mail/predictions/test.mistakes.jsonl").read_text().splitlines()
     assert set(json.loads(mistakes[0])) == keys
     answers = output["-m distsent.predict runs/mail --file new.csv"].splitlines()

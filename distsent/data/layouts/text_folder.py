@@ -35,7 +35,7 @@ class TextFolder:
                 raise UserError(f"{path}: has the splits {found}; name a file or folder in it")
             self._sources = files.sources(files.splits[0])
         self.na_values = data.na_values
-        self.has_pairs = data.pair_column is not None or data.pair_position is not None
+        self.has_pairs = data.has_pairs
         self._opened = [self._open(source) for source in self._sources]
         self._read = 0
 

@@ -26,6 +26,7 @@ from distsent.data.labels.names import Naming
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer
 from distsent.data.tokens.builder import building, damage, explained
 from distsent.data.tokens.long_texts import CUT, LOST, READ
+from distsent.data.tokens.places import place_of
 from distsent.data.tokens.tokenize import FORMAT, Progress, join_parts, write_part
 from distsent.errors import FAILED, UserError
 from distsent.formats.read_as import ReadAs, lines_of
@@ -51,6 +52,7 @@ class Tokens:
     types: np.ndarray | None = None  # (T,) uint8: 1 for the tokens of the second text of a pair
     # (n + 1,) int64: row i has the windows from windows[i] to before windows[i + 1]; None: one each
     windows: np.ndarray | None = None
+    places: np.ndarray | None = None  # (n,) bytes: of `TokenStore.place`, where rows alone tell not
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,6 +130,14 @@ class TokenStore:
     def task(self) -> str:
         """The `data.task` of its labels."""
         return str(self.meta.get("task", "single_label"))
+
+    def place(self, split: str, row: int) -> tuple[str, int]:
+        """(file, number in it from 1) of a row of a split; each text a file: 1. Not of train.
+
+        Files are called as they were when the store was built: equal ones share a store.
+        """
+        tokens, parts = self.splits[split], self.meta["splits"][split]["parts"]
+        return place_of(row, int(tokens.rows[row]), parts, tokens.places)
 
     @property
     def label_table(self) -> list[str]:

@@ -24,12 +24,13 @@ from distsent.data.labels.targets import count_classes, summary
 from distsent.data.row_arrays import BLOCK, blocks, row_array
 from distsent.data.tokens.batch_tokenizer import BatchTokenizer, flat, flat_ids
 from distsent.data.tokens.content import NO_TEXT
+from distsent.data.tokens.places import parts_of, places_of
 from distsent.errors import FAILED, UserError
 from distsent.storage import appears, exists, sync
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-FORMAT = 4  # of the files below. It is part of the key: stores of other formats are left alone
+FORMAT = 5  # of the files below. It is part of the key: stores of other formats are left alone
 BATCH = 1000  # texts in memory at once
 HEADER = 128  # bytes of an array file before its values
 
@@ -122,6 +123,7 @@ def join_parts(
         lengths = _numbers(folder, name, "lengths", parts)
         arrays = {"offsets": row_array(np.int64, _offsets(lengths))}
         arrays |= {"labels": split.labels, "rows": split.rows}
+        arrays |= {} if name == "train" else places_of(split)
         if "windows" in encode.parts:
             counts = _numbers(folder, name, "windows", parts)
             arrays["windows"] = row_array(np.int64, _offsets(counts))
@@ -142,9 +144,16 @@ def join_parts(
             "texts": xxh3_128_hexdigest(split.hashes.data),
             **summary(split.labels, len(names)),
         }
+        if name != "train":
+            meta["splits"][name]["parts"] = parts_of(split)
         if "windows" in encode.parts:
             total = int(arrays["windows"][-1])
             meta["splits"][name] |= {"long": found[name].long, "windows": total}
+    _complete(folder, meta)
+
+
+def _complete(folder: Path, meta: dict[str, Any]) -> None:
+    """Write `meta.json`, with the sizes of the arrays; delete all other files."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".npy":
             sync(path)

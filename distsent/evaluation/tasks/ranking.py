@@ -41,8 +41,16 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return ((ends - counts + 1 + ends) / 2)[inverse]
 
 
+def center(values: np.ndarray) -> np.ndarray:
+    """The mean of each column, [...] of [n, ...]; of a constant exactly that, which no mean is.
+
+    Three times 0.1 have the mean 0.10000000000000002.
+    """
+    return np.where((values == values[0]).all(0), values[0], values.mean(0))
+
+
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's r of two columns; NaN if one of them is constant, or has less than two rows."""
-    x, y = x - x.mean(), y - y.mean()
+    x, y = x - center(x), y - center(y)
     scale = np.linalg.norm(x) * np.linalg.norm(y)
     return float(np.clip(x @ y / scale, -1, 1)) if scale else float("nan")

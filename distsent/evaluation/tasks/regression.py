@@ -10,7 +10,7 @@ import torch
 
 from distsent.errors import UserError
 from distsent.evaluation.intervals import middle, resampled_sums
-from distsent.evaluation.tasks.ranking import correlation, ranks
+from distsent.evaluation.tasks.ranking import center, correlation, ranks
 from distsent.evaluation.tasks.task import Task
 
 
@@ -86,7 +86,7 @@ class Regression(Task):
 def column_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """The scores of one column, float64 [n] each."""
     error = predicted - truth
-    squares, spread = float(error @ error), float(np.square(truth - truth.mean()).sum())
+    squares, spread = float(error @ error), float(np.square(truth - center(truth)).sum())
     undefined = float("nan") if len(truth) < 2 else float(squares == 0)
     return {
         "mae": float(np.abs(error).mean()),
@@ -101,8 +101,8 @@ def moments(logits_nK: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of each row what scores are sums of, float64 [n, 1 + 7 * K]: 1, then 7 for each column."""
     y = np.asarray(labels, dtype=np.float64)
     # Sums of squares of numbers far from 0 would lose their digits.
-    center = y.mean(0)
-    x, y = logits_nK - center, y - center
+    mean = center(y)
+    x, y = logits_nK - mean, y - mean
     columns = [abs(x - y), np.square(x - y), x, y, x * x, y * y, x * y]
     return np.concatenate([np.ones((len(y), 1)), *columns], axis=1)
 

@@ -123,7 +123,7 @@ class SingleLabel(Task):
         least = 0.0 if thresholds is None else float(thresholds[0])
         return [
             {
-                "label": self.names[int(row.argmax())] if not float(row.max()) < least else None,
+                "label": self.names[int(row.argmax())] if float(row.max()) >= least else None,
                 "score": float(row.max()),
                 "scores": dict(zip(self.names, row.tolist(), strict=True)),
             }

@@ -36,7 +36,7 @@ class MultiLabelReport(TaskReport):
         "other, has every label right; McNemar's exact test compares these."
     )
     mistake_columns: ClassVar[tuple[str, ...]] = (
-        "labels", "predicted", "worst", "score", "row", "text",
+        "labels", "predicted", "worst", "score", "file", "row", "text",
     )  # fmt: skip
 
     def about_scores(self) -> str:

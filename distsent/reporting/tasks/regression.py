@@ -28,7 +28,9 @@ class RegressionReport(TaskReport):
         "MAE", "95 % interval", "bootstrap p", "RMSE", "95 % interval", "bootstrap p",
     )  # fmt: skip
     explanation: ClassVar[str] = "Differences on the same rows; below 0, this run is better."
-    mistake_columns: ClassVar[tuple[str, ...]] = ("value", "predicted", "error", "row", "text")
+    mistake_columns: ClassVar[tuple[str, ...]] = (
+        "value", "predicted", "error", "file", "row", "text",
+    )  # fmt: skip
 
     def about_scores(self) -> str:
         return (

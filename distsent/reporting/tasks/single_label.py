@@ -51,7 +51,9 @@ class SingleLabelReport(TaskReport):
         "Differences on the same rows. Right alone: rows that only this run, and only the other, "
         "has right; McNemar's exact test compares these."
     )
-    mistake_columns: ClassVar[tuple[str, ...]] = ("label", "predicted", "score", "row", "text")
+    mistake_columns: ClassVar[tuple[str, ...]] = (
+        "label", "predicted", "score", "file", "row", "text",
+    )  # fmt: skip
 
     def about_scores(self) -> str:
         two = len(self.task.names) == 2
