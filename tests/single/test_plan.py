@@ -426,7 +426,7 @@ def test_a_plan_for_described_machines(
         "train.batch_size=8", "run.dir=runs", "job.name=planned", "train.precision=auto",
     ]  # fmt: skip
     asked = ["--workers", "64,1, 2,8", "--hardware", "a100"]
-    assert plan.main([*words, *asked, "--json", "--picture", "plan.png"]) == 0
+    assert plan.main([*words, *asked, "--json", "--picture", "new/plan.png"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["workers"] for each in found] == [1, 2, 8, 64]
     for each in found:
@@ -436,15 +436,13 @@ def test_a_plan_for_described_machines(
     assert found[0]["efficiency"] == pytest.approx(1) and found[1]["efficiency"] < 1
     assert [each["workers_without_examples"] for each in found] == [0, 0, 0, 56]
     assert found[3]["machines"] == 8 and not found[3]["worth_it"]
-    assert Path("plan.png").stat().st_size > 10_000
+    assert Path("new/plan.png").stat().st_size > 10_000
     assert not Path("runs/planned").exists()
     assert plan.main([*words, *asked]) == 0
     out = capsys.readouterr().out
     assert "not measured: computed from a description" in out and "source: NVIDIA" in out
     assert "only 8 of 64 workers get any" in out and "advice: take one worker for" in out
     assert len([line for line in out.splitlines() if line.startswith("|")]) == 6
-    with pytest.raises(UserError, match="cannot be written"):
-        plan.main([*words, *asked, "--picture", "none/plan.png"])
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
