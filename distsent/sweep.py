@@ -20,7 +20,7 @@ from distsent.runtime.run_folder import disk_errors_as_user_errors, write_text
 from distsent.runtime.signals import StopSignal
 from distsent.search.sampling import check_optuna
 from distsent.search.space import read_space
-from distsent.search.sweep_folder import Sweep, open_sweep
+from distsent.search.sweep_folder import Sweep, create_folder, open_sweep
 
 MOST_AT_ONCE = 1024
 
@@ -50,13 +50,15 @@ def run(sweep: Sweep, options: argparse.Namespace, stop: StopSignal) -> None:
     from distsent.search.trials import Claim
 
     folder, search = sweep.folder, sweep.space.search
-    labels = open_sweep(sweep, stop.raise_if_requested)
+    create_folder(sweep)
+    # Before anything in the folder changes: another controller may be in the middle of its trials.
     alone = None if options.join else Claim.take(folder.path, stop.raise_if_requested)
     if alone is None and not options.join:
         fix = "wait for it, or add --join to train further trials of it on this machine as well"
         raise UserError(f"{folder.path}: another sweep works here right now; {fix}", code=FAILED)
-    slots, notes = share_machine(options.at_once, options.np)
     try:
+        labels = open_sweep(sweep, stop.raise_if_requested, shared=options.join)
+        slots, notes = share_machine(options.at_once, options.np)
         with disk_errors_as_user_errors(folder.path), start_status(folder.path):
             log = SweepLog(folder, search.trials, search.metric, search.lower_is_better)
             with closing(log):
