@@ -11,6 +11,7 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
+from distsent.job.ignored import find_ignored, without_old_positions
 from distsent.job.job import Job
 from distsent.job.keys import parse_value
 from distsent.job.label_file import read_label_file
@@ -47,8 +48,11 @@ def read_assignments(
 def resolve(assignments: Sequence[Assignment], errors: Iterable[str] = ()) -> Job:
     """The job of these keys; a key's last value counts. Raises UserError with all mistakes."""
     errors = [*errors]
-    assignments = _with_label_names([_expand_path(item) for item in assignments], errors)
-    errors += _path_errors({item.key: item for item in assignments}.values())
+    assignments = without_old_positions([_expand_path(item) for item in assignments])
+    assignments = _with_label_names(assignments, errors)
+    last = {item.key: item for item in assignments}
+    errors += _path_errors(last.values())
+    errors += find_ignored(last, last)
     return Job.from_assignments(assignments, errors)
 
 
@@ -57,7 +61,11 @@ def load_saved_job(tree: Mapping[str, Any], origin: str, overrides: Sequence[str
     errors: list[str] = []
     changes = [_expand_path(item) for item in _read_overrides(overrides, errors)]
     errors += _path_errors(changes)
-    assignments = _with_label_names([*flatten(origin, dict(tree)), *changes], errors)
+    assignments = without_old_positions([*flatten(origin, dict(tree)), *changes])
+    assignments = _with_label_names(assignments, errors)
+    last = {item.key: item for item in assignments}
+    written = {item.key: item for item in changes}
+    errors += find_ignored(written, last if "data.source" in last else None)
     return Job.from_assignments(assignments, errors)
 
 

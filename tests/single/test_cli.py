@@ -124,7 +124,7 @@ def test_an_error_that_keys_repair_ends_with_the_command(
     words = shlex.split(command.removeprefix(program))
     assert words[:2] == ["a.toml", "--check"]
     assert {
-        key: getattr(load_job(None, words[2:]).data, key.partition(".")[2]) for key in fix
+        key: getattr(load_job(None, ["data.source=.", *words[2:]]).data, key[5:]) for key in fix
     } == fix
 
 
