@@ -133,9 +133,13 @@ def _read_overrides(overrides: Sequence[str], errors: list[str]) -> list[Assignm
     """The keys of `section.key=value` arguments."""
     found: dict[str, Assignment] = {}
     for argument in overrides:
-        key, equals, text = (part.strip() for part in argument.partition("="))
-        parse = KEYS[key].type.parse if key in KEYS else parse_value
-        item = Assignment(COMMAND_LINE, key, parse(text))
+        left, equals, text = argument.partition("=")
+        key = left.strip()
+        known = KEYS[key].type if key in KEYS else None
+        # `key = value` has blanks around the sign, `key=value` only those of the value
+        if known is None or not known.keeps_blanks or left != left.rstrip():
+            text = text.strip()
+        item = Assignment(COMMAND_LINE, key, known.parse(text) if known else parse_value(text))
         if not equals or not key:
             expected = "expected section.key=value, e.g. train.epochs=3"
             errors.append(f"{COMMAND_LINE}: {shorten(argument)}: {expected}")
