@@ -71,6 +71,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.folds and options.folds < 2:
         raise UserError(f"--folds {options.folds}: expected 2 or more, e.g. 5; 0: no folds")
+    if options.out:
+        cli.check_output("--out", Path(options.out))
     return options
 
 
@@ -234,6 +236,7 @@ def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
     labels = label_findings(run.task, splits, judged)
     findings = [*labels, *text_findings(run.task, splits)]
     with disk_errors_as_user_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(one, ensure_ascii=False) for one in findings)
         write_text(out, "".join(f"{line}\n" for line in lines))
     counts = Counter(one["kind"] for one in findings)

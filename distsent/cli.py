@@ -30,7 +30,7 @@ from distsent.errors import (
 )
 from distsent.job.check import to_word
 from distsent.machine_errors import errno_of, is_out_of_memory, is_trouble
-from distsent.storage import entries, is_file, is_folder
+from distsent.storage import entries, is_file, is_folder, nearest_parent
 
 # With the default of 700, the collector scans all modules again and again while torch and
 # transformers are imported.
@@ -39,7 +39,7 @@ GC_THRESHOLD = 100_000
 # other processes want the same cores, a step took four times as long. 10,000 bridge what Python
 # does between two operations.
 SPINS = "10000"
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -166,6 +166,14 @@ def is_dataset(path: Path) -> bool:
     if is_folder(path):
         return not any(inside.suffix == ".toml" for inside in entries(path))
     return is_file(path) and path.suffix != ".toml"
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raises UserError if `path` cannot become a file: before the work, not after it."""
+    if is_folder(path):
+        raise UserError(f"{option} {path}: is a folder; expected a file")
+    if not is_folder(above := nearest_parent(path)):
+        raise UserError(f"{option} {path}: {above} is not a folder; expected a file in a folder")
 
 
 class Parser(argparse.ArgumentParser):

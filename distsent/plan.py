@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> int:
     from distsent.planning.hardware import read_hardware
     from distsent.planning.planner import Planner
 
+    if options.picture:
+        show.check_picture(Path(options.picture))
     described = read_hardware(options.hardware) if options.hardware else None
     planner = Planner.open(job.for_seed(job.seeds[0]), asked, described, stop)
     predictions, hardware = [planner.predict(count) for count in asked], planner.hardware

@@ -9,6 +9,7 @@ the command. A file or folder in place of JOB.toml is data.source.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from distsent.job.rules import PRETRAINED, has_own_texts
 from distsent.job.schema import DataSection, JobSection
 from distsent.runtime.run_folder import write_text
 from distsent.runtime.signals import StopSignal, grace
+from distsent.storage import is_file
 
 if TYPE_CHECKING:
     from distsent.data.tokens.store import TokenStore
@@ -40,6 +42,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     load = load_job if options.describe else load_job_to_train
     asked, stop = load(*parser.job_of(options.words)), StopSignal(grace())
+    check_store_list(options)
     if options.describe:
         return print_description(asked, options.words)
     world = join_workers(asked.run.transport, asked.run.interface)
@@ -54,6 +57,23 @@ def main(arguments: list[str]) -> int:
         write_text(options.store_list, "".join(f"{folder}\n" for folder in folders))
     world.shutdown()
     return FINISHED
+
+
+def check_store_list(options: argparse.Namespace) -> None:
+    """Raises UserError if the list cannot be written, or would replace something else."""
+    path = options.store_list
+    if path is None:
+        return
+    if options.describe:
+        raise UserError(f"--store-list {path}: --describe writes no token store; leave one out")
+    cli.check_output("--store-list", path)
+    # Such as JOB.toml: `--store-list jobs/imdb.toml` without the name of a list
+    if is_file(path):
+        with open(path, "rb") as file:
+            begin = file.read(1)
+        if begin not in (b"", b"/"):
+            problem = "is there and is no list of token stores, so it is not replaced"
+            raise UserError(f"--store-list {path}: {problem}; give another file, or delete it")
 
 
 def tokenize(asked: Job, world: World, stop: StopSignal) -> list[Path]:

@@ -116,6 +116,11 @@ def appears(ready: Callable[[], bool], folder: Path, seconds: float | None = Non
     return True
 
 
+def nearest_parent(path: Path) -> Path:
+    """The first folder above `path` that exists, or what is there in its place. Raises OSError."""
+    return next(parent for parent in path.absolute().parents if exists(parent))
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Give errors of an open file the name of the file: only those of `open` have it."""

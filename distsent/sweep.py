@@ -19,8 +19,9 @@ from distsent.job.load import check_encoder, read_assignments, resolve
 from distsent.runtime.run_folder import disk_errors_as_user_errors, write_text
 from distsent.runtime.signals import StopSignal
 from distsent.search.sampling import check_optuna
+from distsent.search.settings import MOST_TRIALS
 from distsent.search.space import read_space
-from distsent.search.sweep_folder import Sweep, open_sweep
+from distsent.search.sweep_folder import Sweep, create_folder, open_sweep
 
 MOST_AT_ONCE = 1024
 
@@ -51,17 +52,19 @@ def run(sweep: Sweep, options: argparse.Namespace, stop: StopSignal) -> None:
     from distsent.search.trials import Claim
 
     folder, search = sweep.folder, sweep.space.search
-    labels = open_sweep(sweep, stop.raise_if_requested)
+    create_folder(sweep)
+    # Before anything in the folder changes: another controller may be in the middle of its trials.
     alone = None if options.join else Claim.take(folder.path, stop.raise_if_requested)
     if alone is None and not options.join:
         fix = "wait for it, or add --join to train further trials of it on this machine as well"
         raise UserError(f"{folder.path}: another sweep works here right now; {fix}", code=FAILED)
-    slots, notes = share_machine(options.at_once, options.np)
     try:
+        labels = open_sweep(sweep, stop.raise_if_requested, shared=options.join)
+        slots, notes = share_machine(options.at_once, options.np)
         with disk_errors_as_user_errors(folder.path), start_status(folder.path):
             log = SweepLog(folder, search.trials, search.metric, search.lower_is_better)
             with closing(log):
-                for note in notes:
+                for note in filter(None, (sweep.space.untried, *notes)):
                     log.info(note)
                 complete = Controller(sweep, labels, slots, options.np, stop, log).run()
     finally:
@@ -109,7 +112,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"expected JOB.toml and SPACE.toml, found {' '.join(files)[:80] or 'neither'}")
     options.job, options.space = files
     options.overrides = [word for word in options.words if "=" in word]
-    for name, most in (("trials", 10_000), ("at_once", MOST_AT_ONCE), ("np", 4096)):
+    for name, most in (("trials", MOST_TRIALS), ("at_once", MOST_AT_ONCE), ("np", 4096)):
         value, option = getattr(options, name), name.replace("_", "-")
         if value is not None and not 1 <= value <= most:
             parser.error(f"--{option} {value}: expected 1 to {most:,}")

@@ -36,8 +36,8 @@ class Screen:
     def show(self, line: str, target: IO[str]) -> None:
         line = RANK.sub("", line.rstrip("\n"))
         with self._lock:
-            if line.startswith(PROGRESS):
-                self._move(json.loads(line.removeprefix(PROGRESS)))
+            if (progress := progress_in(line)) is not None:
+                self._move(progress)
             elif self._in_box or line.startswith(RULE):
                 self._in_box ^= line.startswith(RULE)
                 self._boxed.append(line)
@@ -72,6 +72,17 @@ class Screen:
         if progress["step"] >= progress["of"]:  # the result table is to be last on the screen
             self._bar.close()
             self._bar = None
+
+
+def progress_in(line: str) -> dict[str, Any] | None:
+    """What a line of progress says; None for any other one, and for one that was cut short."""
+    if not line.startswith(PROGRESS):
+        return None
+    with suppress(ValueError, TypeError):
+        found = json.loads(line.removeprefix(PROGRESS))
+        if {"of", "step", "text"} <= set(found):
+            return dict(found)
+    return None
 
 
 def copy(source: IO[str], target: IO[str], screen: Screen) -> None:

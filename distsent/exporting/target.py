@@ -9,14 +9,17 @@ from distsent.errors import UserError
 from distsent.evaluation.exported import RECORD
 from distsent.lock import try_lock
 from distsent.runtime.ownership import Owner
-from distsent.storage import entries, is_file, mode_of, sync, walk
+from distsent.storage import entries, is_file, is_folder, mode_of, nearest_parent, sync, walk
 
 LOCK = ".lock"
 
 
 def check_target(path: Path) -> None:
-    """Raise UserError if something is there that is no export: it would be deleted."""
+    """Raise UserError if something is there that is no export, or no folder can be there."""
+    if not is_folder(above := nearest_parent(path)):
+        raise UserError(f"{path}: {above} is not a folder; give another one with --out")
     if mode_of(path) is not None and not is_file(path / RECORD):
+        # It would be deleted
         problem = "is there and is no export, so it is not replaced"
         raise UserError(f"{path}: {problem}; move it away, or give another folder with --out")
 
@@ -38,7 +41,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         for inside in walk(temporary):
             sync(inside)
         check_target(path)
-        owner.publish(temporary, path)
+        owner.publish_folder(temporary, path)
         (path / LOCK).unlink(missing_ok=True)  # not before: `_sweep` would not know what is left
         sync(path.parent)
     finally:

@@ -44,13 +44,15 @@ def _items(argument: str, brackets: str = "[]") -> list[str] | None:
 class ValueType:
     """`convert` turns an accepted value into the job's; `allowed` follows "expected".
 
-    `parse` reads a value from the command line, where quotes are rarely written.
+    `parse` reads a value from the command line, where quotes are rarely written. `keeps_blanks`:
+    whether it gets the blanks at the ends, too.
     """
 
     allowed: str
     accepts: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
     parse: Callable[[str], Any] = parse_value
+    keeps_blanks: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,14 @@ def character(*words: str, most: int = 1) -> ValueType:
         mark = _unescape(x)
         return x in words or (1 <= len(mark) <= most and not UNPRINTABLE.search(mark.strip("\t")))
 
-    allowed = "a character" if most == 1 else f"1 to {most} characters"
-    return ValueType(
-        " or ".join([*map(to_toml_value, words), allowed]), accepts, _unescape, parse_text
+    def parse(argument: str) -> str:
+        bare = argument.strip()
+        return bare if bare in (*words, "none") else parse_text(argument)
+
+    allowed = " or ".join(
+        [*map(to_toml_value, words), "a character" if most == 1 else f"1 to {most} characters"]
     )
+    return ValueType(allowed, accepts, _unescape, parse, keeps_blanks=True)
 
 
 def _unescape(mark: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from distsent.errors import UserError
 from distsent.job.check import COMMAND_LINE, Assignment, flatten, shorten
+from distsent.job.ignored import find_ignored, without_old_positions
 from distsent.job.job import Job
 from distsent.job.keys import parse_value
 from distsent.job.label_file import read_label_file
@@ -70,8 +71,11 @@ def read_assignments(
 def resolve(assignments: Sequence[Assignment], errors: Iterable[str] = ()) -> Job:
     """The job of these keys; a key's last value counts. Raises UserError with all mistakes."""
     errors = [*errors]
-    assignments = _with_label_names([_expand_path(item) for item in assignments], errors)
-    errors += _path_errors({item.key: item for item in assignments}.values())
+    assignments = without_old_positions([_expand_path(item) for item in assignments])
+    assignments = _with_label_names(assignments, errors)
+    last = {item.key: item for item in assignments}
+    errors += _path_errors(last.values())
+    errors += find_ignored(last, last)
     return Job.from_assignments(assignments, errors)
 
 
@@ -80,7 +84,11 @@ def load_saved_job(tree: Mapping[str, Any], origin: str, overrides: Sequence[str
     errors: list[str] = []
     changes = [_expand_path(item) for item in _read_overrides(overrides, errors)]
     errors += _path_errors(changes)
-    assignments = _with_label_names([*flatten(origin, dict(tree)), *changes], errors)
+    assignments = without_old_positions([*flatten(origin, dict(tree)), *changes])
+    assignments = _with_label_names(assignments, errors)
+    last = {item.key: item for item in assignments}
+    written = {item.key: item for item in changes}
+    errors += find_ignored(written, last if "data.source" in last else None)
     return Job.from_assignments(assignments, errors)
 
 
@@ -148,9 +156,13 @@ def _read_overrides(overrides: Sequence[str], errors: list[str]) -> list[Assignm
     """The keys of `section.key=value` arguments."""
     found: dict[str, Assignment] = {}
     for argument in overrides:
-        key, equals, text = (part.strip() for part in argument.partition("="))
-        parse = KEYS[key].type.parse if key in KEYS else parse_value
-        item = Assignment(COMMAND_LINE, key, parse(text))
+        left, equals, text = argument.partition("=")
+        key = left.strip()
+        known = KEYS[key].type if key in KEYS else None
+        # `key = value` has blanks around the sign, `key=value` only those of the value
+        if known is None or not known.keeps_blanks or left != left.rstrip():
+            text = text.strip()
+        item = Assignment(COMMAND_LINE, key, known.parse(text) if known else parse_value(text))
         if not equals or not key:
             expected = "expected section.key=value, e.g. train.epochs=3"
             errors.append(f"{COMMAND_LINE}: {shorten(argument)}: {expected}")

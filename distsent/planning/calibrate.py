@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distsent.distributed.launchers import HOROVOD, TRANSPORT
+from distsent.distributed.launchers import HOROVOD, TORCH, TRANSPORT
 from distsent.errors import FAILED, UserError
 from distsent.job.job import Job
 from distsent.planning.hardware import NETWORK, Description, Hardware
@@ -24,6 +23,7 @@ from distsent.planning.link import RING, TREE, Exchange, Link, fit_link
 from distsent.planning.speed import Share, fit_speed
 from distsent.planning.worker import Order
 from distsent.runtime.cgroup import cpu_quota
+from distsent.runtime.local_start import local_command
 from distsent.runtime.run_folder import read_json, write_text
 from distsent.runtime.signals import StopSignal
 
@@ -54,7 +54,11 @@ def local_workers() -> int:
 def calibrate(
     job: Job, sizes: Mapping[int, Sequence[int]], messages: Sequence[float], stop: StopSignal
 ) -> list[Calibration]:
-    """Measure with each number of workers at once: `sizes` has the worker counts of its shares."""
+    """Measure with each number of workers at once: `sizes` has the worker counts of its shares.
+
+    Raises UserError before the first of them if there is no launcher for the last.
+    """
+    worker_command([], max(sizes), job.run.transport)
     each = SECONDS / len(sizes)
     return [
         run_workers(Order(job.to_dict(), list(shares), list(messages), each, ""), count, stop)
@@ -67,12 +71,8 @@ def run_workers(order: Order, count: int, stop: StopSignal) -> Calibration:
     with tempfile.TemporaryDirectory() as folder:
         out, written, log = (Path(folder) / name for name in ("out.json", "order.json", "log"))
         write_text(written, json.dumps({**asdict(order), "out": str(out)}))
-        module = [sys.executable, "-m"]
-        launcher = [*module, "distsent.launch", "--nproc-per-node", str(count), "-m"]
-        asked = os.environ.get(TRANSPORT) or order.job["run"]["transport"]
-        if asked == HOROVOD and count > 1:
-            launcher = ["horovodrun", "-np", str(count), *module]
-        command = [*launcher, "distsent.planning.worker", str(written)]
+        words = ["-m", "distsent.planning.worker", str(written)]
+        command = worker_command(words, count, order.job["run"]["transport"])
         with open(log, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
             try:
@@ -94,6 +94,12 @@ def run_workers(order: Order, count: int, stop: StopSignal) -> Calibration:
         found["transport"],
         found["peak_memory_bytes"],
     )
+
+
+def worker_command(words: Sequence[str], count: int, transport: str) -> list[str]:
+    """The command that runs `python WORDS` as `count` workers, over Horovod only if asked."""
+    asked = os.environ.get(TRANSPORT) or transport
+    return local_command(words, count, HOROVOD if asked == HOROVOD and count > 1 else TORCH)
 
 
 def await_end(process: subprocess.Popen[bytes], stop: StopSignal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -145,10 +145,14 @@ def read_hardware(word: str) -> Description:
 
 def describe(origin: str, found: Mapping[str, Any]) -> Description:
     """Check a description. Raises UserError with one line per mistake."""
-    errors = [*unknown(origin, "", found, KEYS)]
+    errors = [*unknown(origin, "", found, KEYS), *check_texts(origin, found)]
     needed = ["between"]
     if any(key in found for key in SPEED_KEYS):
         needed += [key for key in (*SPEED_KEYS, "workers_per_machine")]
+    elif "workers_per_machine" in found:
+        problem = f"applies only beside {', '.join(SPEED_KEYS)}"
+        fix = "without these, machines like this one are planned: leave it out"
+        errors.append(f"{origin}: workers_per_machine: {problem}; {fix}")
     missing = [key for key in needed if key not in found]
     errors += [f"{origin}: {key} is missing; docs/scaling.md explains it" for key in missing]
     for key in ("memory", "price", "memory_bandwidth", "seconds_per_layer", "workers_per_machine"):
@@ -178,6 +182,16 @@ def unknown(
         for key in found
         if key not in known
     ]
+
+
+def check_texts(origin: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Mistakes in what is printed with a plan."""
+    about, sources = found.get("about", ""), found.get("sources", [])
+    if not isinstance(about, str):
+        yield f"{origin}: about = {str(about)[:80]}: expected text in quotes"
+    if not isinstance(sources, list) or not all(isinstance(one, str) for one in sources):
+        expected = 'expected a list of texts, e.g. ["a data sheet"]'
+        yield f"{origin}: sources = {str(sources)[:80]}: {expected}"
 
 
 def check_table(

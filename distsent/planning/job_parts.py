@@ -23,6 +23,8 @@ from distsent.training.worker_memory import WorkerMemory, worker_memory
 
 @dataclass(frozen=True)
 class JobParts:
+    """`job`: with the batch size that its steps have."""
+
     job: Job
     plan: BatchPlan
     model: ModelSize
@@ -58,6 +60,8 @@ def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
         if name != "train"
     }
     watched = work["validation"] if "validation" in work else work["test"]
+    # A batch has at most all rows
+    job = replace(job, train=replace(job.train, batch_size=plan.sampler.batch_size))
     return JobParts(job, plan, size, layers, job_run(job, plan, watched, sum(work.values())))
 
 

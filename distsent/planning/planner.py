@@ -44,7 +44,7 @@ class Planner:
             return cls(parts, hardware, precision, None, *find_noise_scale(job))
         resolved = replace(job, train=replace(job.train, precision=precision))
         local = calibrate.local_workers()
-        shares = calibrate.shares_to_run(asked, local, job.train.batch_size)
+        shares = calibrate.shares_to_run(asked, local, parts.job.train.batch_size)
         messages = parts.work(1).messages
         found = calibrate.calibrate(resolved, shares, messages, stop)
         hardware = calibrate.measured_hardware(found, described)

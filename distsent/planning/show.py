@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distsent import cli
 from distsent.errors import UserError
 from distsent.planning.critical_batch import NoiseScale
 from distsent.planning.hardware import Hardware
@@ -78,13 +79,20 @@ def sizes_to_table(rows: Sequence[Sequence[str]], workers: int, exact: bool) -> 
     return f"\nto the same loss, relative to the first row{most}:\n{markdown_table(head, rows)}"
 
 
+def check_picture(path: Path) -> None:
+    """Raises UserError if no picture can be written there: before anything is measured."""
+    if not available():
+        raise UserError(f"--picture: {INSTALL_HINT}")
+    cli.check_output("--picture", path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--picture {path}: expected a file name that ends in .png")
+
+
 def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:
     """Examples per second beside a straight line, and where the time of a step goes.
 
     Raises UserError if the picture cannot be written.
     """
-    if not available():
-        raise UserError(f"--picture: {INSTALL_HINT}")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -105,6 +113,7 @@ def draw(predictions: Sequence[Prediction], title: str, path: Path) -> None:
     right.legend()
     figure.suptitle(title, fontsize="small")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, path)
     except (OSError, ValueError) as error:
         raise UserError(f"--picture {path}: cannot be written ({error})") from None

@@ -87,7 +87,7 @@ def save(
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*(temporary / name for name in manifest), temporary / MANIFEST, temporary]:
             sync(path)
-        owner.publish(temporary, final)
+        owner.publish_folder(temporary, final)
         sync(folder)
     except OSError as error:
         with suppress(OSError):

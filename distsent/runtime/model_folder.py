@@ -51,6 +51,6 @@ def write_model_folder(
                 # Saved with mode 0600 whatever the umask. This one was opened as usual.
                 shutil.copymode(temporary / "config.json", path)
         add(temporary)
-        owner.publish(temporary, folder)
+        owner.publish_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

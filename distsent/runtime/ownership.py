@@ -12,6 +12,7 @@ If the check succeeds after the new token was written, it read the new one. If i
 the path was there before, too, and is moved: the late rename fails, wherever the old owner paused.
 """
 
+import errno
 import itertools
 import json
 import os
@@ -53,10 +54,13 @@ class Owner:
         """A new name beside `path`, to write its content under. Nothing has this name."""
         return path.with_name(f".{path.name}.{self.token}-{next(self._number)}.tmp")
 
-    def publish(self, temporary: Path, path: Path) -> None:
-        """Rename to `path`, and replace what is there."""
+    def publish_folder(self, temporary: Path, path: Path) -> None:
+        """Rename a folder to `path`. A folder there is deleted before, with all that is in it."""
         if is_folder(path):
             self.delete(path)
+        self._rename(temporary, path)
+
+    def _rename(self, temporary: Path, path: Path) -> None:
         self.check()
         try:
             os.rename(temporary, path)
@@ -88,7 +92,12 @@ class Owner:
         return f".{self.token}-" in path.name
 
     def write_text(self, path: Path, text: str) -> None:
-        """Replace a file's content atomically: readers see the old text or the new one."""
+        """Replace a file's content atomically: readers see the old text or the new one.
+
+        Raises IsADirectoryError if `path` is a folder. It stays as it is.
+        """
+        if is_folder(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         temporary = self.temporary(path)
         try:
             # In JSON, these backslashes are the escape of a lone surrogate.
@@ -96,7 +105,7 @@ class Owner:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            self.publish(temporary, path)
+            self._rename(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

@@ -53,8 +53,9 @@ class RunFolder:
         self._lock: FileLock | None = None
 
     def create(self) -> None:
-        """Create the folder. Raises UserError if it cannot be written to."""
+        """Create the folder. Raises UserError if it is not a run's, or cannot be written to."""
         try:
+            self._check_is_run()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):  # `os.access` says no for any error
                 pass
@@ -74,6 +75,14 @@ class RunFolder:
             if code == FAILED:
                 fix = f"fix that and run the same command again, or {fix}"
             raise UserError(f"{problem}; {fix}", code=code) from None
+
+    def _check_is_run(self) -> None:
+        """Raises UserError for a folder of something else, of which a run would delete a part."""
+        own = (self.job, self.status, self.result, self.path / ".lock", self.path / ".owner")
+        replaced = (self.model, self.predictions)
+        if not any(map(exists, own)) and (found := next(filter(exists, replaced), None)):
+            problem = f"{self.path} is no run and has {found.name}, which a run would replace"
+            raise UserError(f"run.dir: {problem}; choose another job.name, or move it away")
 
     def lock(self, known: str | None = None, poll: Callable[[], None] = lambda: None) -> str | None:
         """Make this process the folder's owner, until it ends. Returns a line for the user, if any.

@@ -27,10 +27,10 @@ from distsent.search.trials import (
     TrialFolder,
     TrialRun,
     all_first_failed,
-    decide,
     read_runs,
     read_trials,
     trials_of,
+    write_new_run,
 )
 from distsent.storage import exists
 
@@ -99,6 +99,8 @@ class Controller:
                 continue
             try:
                 await_earlier_start(folder, self.stop.raise_if_requested)
+                # What a start may change, such as run.dir, counts for earlier trials, too.
+                claim.write(folder.job, self.sweep.job_of(run, self.labels).to_toml())
                 transport = self.sweep.job.run.transport
                 command = training_command(folder.job, self.workers, transport)
                 process = Process(folder, command, self.slots[slot])
@@ -135,15 +137,15 @@ class Controller:
         for trial in trials:
             missing = set(range(1, search.folds + 1)) - {run.fold for run in trial.runs}
             if missing and trial.state != "failed":
-                return self._decide(TrialRun(trial.number, trial.parameters, min(missing)))
+                return self._new_run(TrialRun(trial.number, trial.parameters, min(missing)))
         numbers = {trial.number for trial in trials}
         number = next((n for n in range(search.trials) if n not in numbers), None)
         if number is None:
             return None
         parameters = next_parameters(self.sweep.space, number, trials)
-        return self._decide(TrialRun(number, parameters, fold=1 if search.folds else 0))
+        return self._new_run(TrialRun(number, parameters, fold=1 if search.folds else 0))
 
-    def _decide(self, run: TrialRun) -> TrialRun:
+    def _new_run(self, run: TrialRun) -> TrialRun:
         """Write it to disk. Another controller may be faster: then its decision counts."""
         job = None
         try:
@@ -152,7 +154,7 @@ class Controller:
             reason = "; ".join(error.lines)
             run = replace(run, state="failed", code=error.code, reason=reason)
             self.log.info(f"{run.name}: is not a job: {reason}")
-        if decide(self.sweep.folder.path, run, job):
+        if write_new_run(self.sweep.folder.path, run, job):
             return run
         return self.sweep.folder.trial(run.name).read()
 
@@ -167,7 +169,7 @@ class Controller:
             del self._running[slot]
             self._look_again, self._looked_at_failures = 0.0, False
             try:
-                training.finish(code)
+                training.finish(code, self.stop.requested is not None)
             finally:
                 training.claim.release()
             self.log.progress(self._trials())

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from distsent.errors import UserError
 from distsent.lock import try_lock
+from distsent.runtime.local_start import local_command
 from distsent.runtime.run_status import ATTEMPT, RunStatus, status_of
 from distsent.search.machine import Slot
 from distsent.search.trials import TrialFolder
@@ -33,14 +33,7 @@ LIBC = ctypes.CDLL(None)
 def training_command(job: Path, workers: int, transport: str) -> list[str]:
     """The command that trains a job on this many workers of this machine."""
     train = ["-m", "distsent.train", str(job)]
-    if workers == 1:
-        return [sys.executable, *train]
-    horovodrun = Path(sys.executable).parent / "horovodrun"
-    if transport != "torch" and exists(horovodrun):
-        return [sys.executable, str(horovodrun), "-np", str(workers), sys.executable, *train]
-    if transport == "horovod":
-        raise UserError('run.transport = "horovod": there is no horovodrun; set it to "auto"')
-    return [sys.executable, "-m", "distsent.launch", f"--nproc-per-node={workers}", *train]
+    return [sys.executable, *train] if workers == 1 else local_command(train, workers, transport)
 
 
 class Process:

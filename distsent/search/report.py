@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = "markdown", "csv", "json"
 ORDER = "finished", "pruned", "failed", "running"
+MOST_LETTERS = 195  # of the job's name in that of the best one, which may have 200
 
 
 def in_words(parameters: Mapping[str, Any]) -> str:
@@ -116,7 +117,7 @@ class Report:
         best, search = self.best, self.sweep.space.search
         if best is None:
             return ""
-        name = f"{self.sweep.job.job.name}-best"
+        name = f"{self.sweep.job.job.name[:MOST_LETTERS]}-best"
         runs = ", ".join(run.name for run in best.runs)
         how = f"# {search.metric} {best.value} on validation: {runs} of {self.sweep.folder.path}\n"
         return how + self.sweep.job_with(best.parameters, name).to_toml()

@@ -13,7 +13,7 @@ from distsent.job.keys import ValueType, choice, integer, to_toml_value
 from distsent.job.metrics import LOWER_IS_BETTER, METRICS
 from distsent.job.schema import SECTIONS
 
-DEFAULT_TRIALS = 20
+DEFAULT_TRIALS, MOST_TRIALS = 20, 10_000
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_settings(path: str, given: Any, job: Job, errors: list[str]) -> Setting
         "pruner": ("none", choice("none", "median", "hyperband")),
         "metric": (job.eval.metric, choice(*METRICS[job.data.task])),
         "seed": (0, integer(">= 0", "<= 4294967295")),
-        "trials": (None, integer(">= 1", "<= 10000")),
+        "trials": (None, integer(">= 1", f"<= {MOST_TRIALS}")),
         "folds": (0, ValueType("0, or 2 to 100", lambda x: type(x) is int and x in FOLDS)),
     }
     before = len(errors)
@@ -59,7 +59,7 @@ def read_settings(path: str, given: Any, job: Job, errors: list[str]) -> Setting
         return None
     values = {name: given.get(name, default) for name, (default, _) in types.items()}
     if values["trials"] is None:  # of a grid: all, and no more
-        values["trials"] = 10_000 if values["sampler"] == "grid" else DEFAULT_TRIALS
+        values["trials"] = MOST_TRIALS if values["sampler"] == "grid" else DEFAULT_TRIALS
     return Settings(**values)
 
 

@@ -15,7 +15,7 @@ from distsent.job.job import Job
 from distsent.job.load import read_assignments, resolve
 from distsent.job.schema import KEYS
 from distsent.search.searchable import reason_against
-from distsent.search.settings import Settings, read_settings
+from distsent.search.settings import MOST_TRIALS, Settings, read_settings
 from distsent.storage import is_file
 
 MOST_CHECKED = 500  # combinations that are checked before a sweep starts
@@ -92,6 +92,14 @@ class Space:
         if self.size is not None:
             wanted = min(wanted, self.size)
         return replace(self, search=replace(self.search, trials=wanted))
+
+    @property
+    def untried(self) -> str:
+        """A line if a grid has more combinations than a sweep may have trials; else empty."""
+        trials, size = self.search.trials, self.size or 0
+        if self.search.sampler != "grid" or trials < MOST_TRIALS or size <= trials:
+            return ""
+        return f"the grid has {size:,} combinations; a sweep tries the first {trials:,}"
 
     def holds(self, parameters: Parameters) -> bool:
         """Whether a trial of this space can have these."""
@@ -210,8 +218,27 @@ def _conflicts(path: str, space: Space, job: Job) -> Iterator[str]:
         yield f"{pruned}: folds are all trained: a mean of some would compare different rows"
     if search.folds and "data.max_rows" in keys:
         yield f"{path}: data.max_rows: decides what the folds are drawn from; search it without"
+    yield from _without_effect(path, space, job)
     if len(job.seeds) > 1:
         yield f"train.seed = {list(job.seeds)}: a trial has one seed; give the job one"
+
+
+def _without_effect(path: str, space: Space, job: Job) -> Iterator[str]:
+    """Keys that change nothing in any trial, because of the value of another one."""
+    searched = {each.key: each for each in space.dimensions}
+    steps, kind = searched.get("train.max_steps"), searched.get("adapter.kind")
+    limited = job.train.max_steps is not None if steps is None else not _may_be_unset(steps)
+    if "train.epochs" in searched and limited:
+        where = "the job has" if steps is None else "all trials have"
+        yield f"{path}: train.epochs: has no effect: {where} train.max_steps; leave one of them out"
+    kinds = (job.adapter.kind,) if kind is None else kind.values
+    for key in ("adapter.rank", "adapter.alpha", "adapter.dropout"):
+        if key in searched and "lora" not in kinds:
+            yield f'{path}: {key}: applies only to adapter.kind = "lora"; set it in the job'
+
+
+def _may_be_unset(each: Dimension) -> bool:
+    return any(KEYS[each.key].read(value) is None for value in each.values)
 
 
 def _wrong_jobs(path: str, space: Space, base: Sequence[Assignment]) -> Iterator[str]:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 from distsent.job.check import Assignment, shorten
 from distsent.job.job import Job
 from distsent.job.load import resolve
 from distsent.job.resumable import RESUMABLE_KEYS
 from distsent.lock import locked
+from distsent.runtime.ownership import Owner
 from distsent.runtime.run_folder import (
     RunFolder,
     disk_errors_as_user_errors,
     read_json,
     write_text,
 )
+from distsent.runtime.run_status import read_status
 from distsent.search.space import Parameters, Space, parameters_as_keys
-from distsent.search.trials import TrialFolder, TrialRun, all_first_failed, read_runs, trials_of
-from distsent.storage import is_file
+from distsent.search.trials import (
+    Claim,
+    TrialFolder,
+    TrialRun,
+    all_first_failed,
+    read_runs,
+    trials_of,
+)
+from distsent.storage import entries, is_file
 from distsent.versions import versions
 
 MAY_DIFFER = {"job.name", *RESUMABLE_KEYS}
@@ -80,39 +88,89 @@ def fold_folder(folder: SweepFolder, fold: int, folds: int) -> Path:
     return folder.folds / f"{fold}of{folds}"
 
 
-def open_sweep(sweep: Sweep, poll: Callable[[], None]) -> list[str]:
-    """Create the sweep folder, or check that it is this sweep's. The names of the classes.
-
-    Raises UserError for another sweep's folder, and for a dataset that no trial could use. A sweep
-    of which all trials have failed starts over, with the rows that the dataset has now.
-    """
+def create_folder(sweep: Sweep) -> None:
+    """Create the sweep folder. Raises UserError if a run has its name."""
     folder = sweep.folder
     with disk_errors_as_user_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        with locked(folder.path / ".open.lock", lambda holder: None, poll):
-            return _open(sweep)
+        if is_file(RunFolder(folder.path).job) and not is_file(folder.sweep):
+            raise UserError(f"{folder.path}: is a run, not a sweep; choose another job.name")
 
 
-def _open(sweep: Sweep) -> list[str]:
-    folder, known = sweep.folder, _read(sweep.folder.sweep)
-    if known is not None:
-        changed, runs = [*_changes(sweep, known)], read_runs(folder.path)
-        search, failed = sweep.space.search, all(run.state == "failed" for run in runs)
-        if (changed and failed) or all_first_failed(trials_of(runs, search.folds), search.trials):
-            for run in runs:  # their runs hold nothing: they are tried anew
-                shutil.rmtree(folder.trial(run.name).files.path)
-        elif changed:
-            fix = "restore it, or give the other sweep another job.name"
-            raise UserError(f"{folder.path}: {changed[0]} since this sweep was started; {fix}")
-        else:
-            _check_runs(sweep, runs)
-            return list(known["labels"])
-    if is_file(RunFolder(folder.path).job):
-        raise UserError(f"{folder.path}: is a run, not a sweep; choose another job.name")
-    labels = _prepare(sweep)
+def open_sweep(sweep: Sweep, poll: Callable[[], None], shared: bool = False) -> list[str]:
+    """Begin the sweep, or check that the folder is this sweep's. The names of the classes.
+
+    `shared`: whether others may work in the folder now. Raises UserError for another sweep's
+    folder, and for a dataset that no trial could use. A sweep of which all trials have failed may
+    change: it starts over, with the rows that the dataset has now.
+    """
+    path = sweep.folder.path
+    with (
+        disk_errors_as_user_errors(path),
+        locked(path / ".open.lock", lambda holder: None, poll),
+    ):
+        return _open(sweep, poll, shared)
+
+
+def _open(sweep: Sweep, poll: Callable[[], None], shared: bool) -> list[str]:
+    known = _read(sweep.folder.sweep)
+    if known is None:
+        return _begin(sweep, _prepare(sweep))
+    runs, changes = read_runs(sweep.folder.path), [*_changes(sweep, known)]
+    search = sweep.space.search
+    in_vain = all_first_failed(trials_of(runs, search.folds), search.trials)
+    if changes:
+        empty = [run for run in runs if _is_empty(sweep.folder.trial(run.name), run)]
+        _check_replaceable(sweep, changes[0], len(empty) == len(runs), not shared or in_vain)
+        labels = _prepare(sweep)
+        _delete(sweep, empty, poll)
+        return _begin(sweep, labels)
+    failed = [run for run in runs if in_vain and run.state == "failed"]
+    kept = [run for run in runs if run not in failed]
+    _delete(sweep, failed, poll)  # they are tried anew; what has finished or is trained stays
+    if failed and not kept:  # with the rows that the dataset has now
+        return _begin(sweep, _prepare(sweep))
+    _check_runs(sweep, kept)
+    return list(known["labels"])
+
+
+def _begin(sweep: Sweep, labels: list[str]) -> list[str]:
     about = {"job": sweep.job.to_dict(), "space": sweep.space.to_dict(), "labels": labels}
-    write_json(folder.sweep, {**about, "versions": versions()})
+    write_json(sweep.folder.sweep, {**about, "versions": versions()})
     return labels
+
+
+def _is_empty(folder: TrialFolder, run: TrialRun) -> bool:
+    """Whether a run has failed, or has not ended and saved nothing. Raises OSError."""
+    status = read_status(folder.files.status)
+    saved = entries(folder.files.checkpoints) or (status is not None and status.step)
+    return run.state == "failed" or (run.state == "running" and not saved)
+
+
+def _check_replaceable(sweep: Sweep, change: str, empty: bool, alone: bool) -> None:
+    """Raises UserError unless nothing was trained, and nobody works here, by the old job.
+
+    `empty`: whether all runs are. `alone`: whether the other controllers have ended, if any.
+    """
+    if empty and alone:
+        return
+    fix = "restore it, or give the other sweep another job.name"
+    fix += ", or start it once without --join" if empty else ""
+    raise UserError(f"{sweep.folder.path}: {change} since this sweep was started; {fix}")
+
+
+def _delete(sweep: Sweep, runs: Sequence[TrialRun], poll: Callable[[], None]) -> None:
+    """Raises UserError with code FAILED if another controller has a claim to one of them."""
+    for run in runs:
+        folder = sweep.folder.trial(run.name)
+        claim = Claim.take(folder.own, poll)
+        if claim is None:
+            fix = "wait until its controller has ended"
+            raise UserError(f"{folder.files.path}: is in use right now; {fix}", code=FAILED)
+        try:
+            Owner().delete(folder.files.path)
+        finally:
+            claim.release()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

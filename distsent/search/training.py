@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distsent.errors import FAILED, FINISHED, UserError
-from distsent.exit_policy import Decision
-from distsent.exit_policy import decide as next_action
+from distsent.exit_policy import Decision, decide
 from distsent.search.process import Process
 from distsent.search.sampling import should_prune
 from distsent.search.sweep_folder import Sweep
@@ -63,19 +62,23 @@ class Training:
             self.process.stop()
         self._log.info(f"{self.run.name}: pruned: {reason}")
 
-    def finish(self, code: int) -> None:
-        """Record how the run ended, if it did: its processes have, with this exit code."""
+    def finish(self, code: int, stopping: bool = False) -> None:
+        """Record how the run ended, if it did: its processes have, with this exit code.
+
+        `stopping`: whether the controller was asked to stop. Ctrl-C reaches the run as well.
+        """
         if not self.run.ended and self._search.pruner != "none":
             self._judge()  # so that the verdict does not depend on how fast anybody was
         process, run = self.process, self.run
         if run.ended:
             return
-        decision = next_action(code, process.status(), stop_requested=process.asked)
+        asked = process.asked or stopping
+        decision = decide(code, process.status(), stop_requested=asked)
         if decision.action == "done":
             self._finished()
         elif decision.action == "give_up":
             self._failed(decision)
-        elif process.asked:
+        elif asked:
             return  # it resumes when the sweep does
         elif run.failures >= RETRIES:
             self._failed(decision)

@@ -242,7 +242,7 @@ def read_trials(sweep: Path, folds: int) -> list[Trial]:
     return trials_of(read_runs(sweep), folds)
 
 
-def decide(sweep: Path, run: TrialRun, job: Job | None) -> bool:
+def write_new_run(sweep: Path, run: TrialRun, job: Job | None) -> bool:
     """Write a new run and its job to disk, before anything of it starts.
 
     False if another process was faster: a folder with content is never replaced by a rename.

@@ -80,7 +80,7 @@ def write_artifacts(session: Session, state: TrainState, final: Mapping[str, Sco
         top = folder.owner.temporary(folder.predictions)
         for split, (_, logits) in final.items():
             predictions.write_predictions(top, split, logits, session.store, tokenizer)
-        folder.owner.publish(top, folder.predictions)
+        folder.owner.publish_folder(top, folder.predictions)
         confidence = assess_final(session, final)
         for line in confidence.lines:
             report.info(line)

@@ -150,7 +150,7 @@ def test_a_run_is_audited_by_its_folds(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(plots, "available", lambda: False)
-    run, out = finished / "plain", tmp_path / "audit.jsonl"
+    run, out = finished / "plain", tmp_path / "new" / "audit.jsonl"
     words = [str(run), "--out", str(out)]
     assert audit.main(words) == 0
     printed = capsys.readouterr().out

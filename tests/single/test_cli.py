@@ -7,12 +7,14 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from distsent import cli
+from distsent import audit, cli, plan, prepare
 from distsent.errors import HostError, NonFinite, Stopped, UserError, WorkerFailed
 from distsent.job import load_job
+from distsent.runtime.run_folder import write_text
 from tests import fixtures, launcher
 
 NO_MODEL = "RUN_OR_MODEL is missing: give a run folder or a saved Hugging Face model"
@@ -122,7 +124,7 @@ def test_an_error_that_keys_repair_ends_with_the_command(
     words = shlex.split(command.removeprefix(program))
     assert words[:2] == ["a.toml", "--check"]
     assert {
-        key: getattr(load_job(None, words[2:]).data, key.partition(".")[2]) for key in fix
+        key: getattr(load_job(None, ["data.source=.", *words[2:]]).data, key[5:]) for key in fix
     } == fix
 
 
@@ -168,3 +170,41 @@ def test_one_process_needs_no_horovod_no_mpi_and_no_network(tmp_path: Path) -> N
     assert "pretrained" not in ended.output, "the demo's texts suit its encoder"
     assert fixtures.result(tmp_path / "demo")["world_size"] == 1
     assert json.loads((tmp_path / "demo" / "job.json").read_text())["world_size"] == 1
+
+
+IS_FOLDER = "{here}: is a folder; expected a file"
+BELOW_A_FILE = "{here}/job.toml/x: {here}/job.toml is not a folder; expected a file in a folder"
+NO_LIST = "{here}/job.toml: is there and is no list of token stores, so it is not replaced; "
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "line"),
+    [
+        (prepare, "--store-list {here}", f"--store-list {IS_FOLDER}"),
+        (prepare, "--store-list {here}/job.toml/x", f"--store-list {BELOW_A_FILE}"),
+        (prepare, "--store-list {here}/job.toml", f"--store-list {NO_LIST}"),
+        (prepare, "--describe --store-list {here}/list", "--describe writes no token store"),
+        (audit, "run --out {here}", f"--out {IS_FOLDER}"),
+        (audit, "run --out {here}/job.toml/x", f"--out {BELOW_A_FILE}"),
+        (plan, "--picture {here}", f"--picture {IS_FOLDER}"),
+        (plan, "--picture {here}/job.toml", "job.toml: expected a file name that ends in .png"),
+    ],
+)
+def test_a_file_to_write_is_refused_before_the_work(
+    program: ModuleType, words: str, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "job.toml").write_text("[train]\n")
+    with pytest.raises(UserError) as caught:
+        program.main(shlex.split(words.format(here=tmp_path)))
+    assert caught.value.code == 2 and len(caught.value.lines) == 1
+    assert line.format(here=tmp_path) in caught.value.lines[0]
+    assert (tmp_path / "job.toml").read_text() == "[train]\n" and len(os.listdir(tmp_path)) == 1
+
+
+def test_a_folder_in_place_of_a_file_is_a_line(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.run(lambda arguments: write_text(tmp_path, "x"))
+    assert (exit.value.code, capsys.readouterr().err) == (
+        1,
+        f"distsent: {tmp_path}: Is a directory\n",
+    )

@@ -244,6 +244,7 @@ def test_wrong_commands(runs: Path, tmp_path: Path) -> None:
         (tmp_path / "none",): "not a run folder",
         (stopped,): "not finished",
         (plain, "--out", other): "no export, so it is not replaced",
+        (plain, "--out", other / "notes.txt" / "x"): "notes.txt is not a folder; give another one",
         (plain, "--rows", 0): "expected 1 or more",
         (plain, "--format", "tflite"): "--help lists all arguments",
     }.items():
@@ -303,7 +304,7 @@ MOMENTS = {
     "graph.check_graph": False, "quantization.quantize": False,
     "quantization._finish": False, "gate.judge": False, "content.write": False,
     "target.check_target": False,
-    "target.sync": False, "target.Owner.publish": False, "export.print": True,
+    "target.sync": False, "target.Owner.publish_folder": False, "export.print": True,
 }  # fmt: skip
 KILLED = """
 import os, sys

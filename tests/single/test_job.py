@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsent.errors import UserError
-from distsent.job import Job, load_job, load_job_to_train, reference, rules
+from distsent.formats.options import FileOptions
+from distsent.job import Job, ignored, load_job, load_job_to_train, load_saved_job, reference, rules
 from distsent.job.schema import KEYS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,6 +75,12 @@ def test_file_then_command_line():
     ("data.train=[2024-11-25,b.csv]", "data.train", ("2024-11-25", "b.csv")),
     ("data.delimiter=5", "data.delimiter", "5"),
     ("data.encoding=437", "data.encoding", "437"),
+    ("data.delimiter= ", "data.delimiter", " "),
+    ("data.delimiter=\t", "data.delimiter", "\t"),
+    ("data.delimiter=, ", "data.delimiter", ", "),
+    ("data.delimiter = ;", "data.delimiter", ";"),
+    ("data.delimiter= auto", "data.delimiter", "auto"),
+    ("data.escapechar= none", "data.escapechar", None),
     ('job.name="it"', "job.name", "it"),
     ("train.seed=[1, 2]", "train.seed", (1, 2)),
     ("data.labels=[bad,so so]", "data.labels", ("bad", "so so")),
@@ -92,7 +100,33 @@ def test_override_values(override, dotted, value):
     if dotted is None:
         assert len(mistakes(None, override)) == 1
     else:
-        assert dict(load_job(None, [override]).items())[dotted] == value
+        assert dict(load_job(None, ["data.source=.", override]).items())[dotted] == value
+
+
+def test_a_column_that_is_named_later_replaces_an_earlier_position():
+    Path("job.toml").write_text("[data]\nsource = '.'\ntext_position = 3\npair_position = 1\n")
+    job = load_job("job.toml", ["data.text_column=text", "data.pair_column=none"])
+    assert (job.data.text_position, job.data.pair_position) == (None, None)
+    job = load_job("job.toml", ["data.label_column=stars"])
+    assert (job.data.text_position, job.data.label_column) == (3, "stars")
+    later = load_saved_job(job.to_dict(), "job.json", ["data.text_column=review"])
+    assert (later.data.text_column, later.data.text_position) == ("review", None)
+    again = load_saved_job(later.to_dict(), "job.json", ["data.text_position=0"])
+    assert (again.data.text_position, again.data.pair_position) == (0, 1)
+    assert load_saved_job(again.to_dict(), "job.json") == again, "trained before both were refused"
+    with pytest.raises(UserError, match="leave one of them out"):
+        load_saved_job({"data": {}}, "job.json", ["data.text_column=a", "data.text_position=0"])
+
+
+def test_keys_of_files_are_refused_where_the_command_has_them():
+    """A run on files may be evaluated on the hub: what its files were like stays unsaid."""
+    files = load_job(None, ["data.source=.", "data.delimiter=;"]).to_dict()
+    assert load_saved_job(files, "job.json", ["data.source=imdb"]).data.delimiter == ";"
+    with pytest.raises(UserError, match='"imdb" is none here, so it is a dataset of the hub'):
+        load_saved_job(files, "job.json", ["data.source=imdb", "data.header=true"])
+    assert load_job(None, ["data.train=a.csv", "data.delimiter=;"]).data.delimiter == ";"
+    own = {f"data.{key.name}" for key in fields(FileOptions)}
+    assert {*ignored.OF_FILES} == {*own, "data.split_column"}
 
 
 def test_none_clears_what_the_file_set():
@@ -373,6 +407,16 @@ USAGE_ERROR = [
     (None, ("model.revision=main",), 'command line: model.revision = "main": applies only to a hub '
                                      'id, '
                                      'not to model.name = "demo"'),
+    # keys that would be ignored
+    ("[data]\ntext_column = 'review'\ntext_position = 0", (), 'job.toml: data.text_position = 0: '
+     'data.text_column = "review" says which column it is, too; leave one of them out'),
+    (None, ("data.pair_column=b", "data.pair_position=1"), "command line: data.pair_position = 1: "
+     'data.pair_column = "b" says which column it is, too; leave one of them out'),
+    (None, ("data.source=org/reviews", "data.split_column=part"), "command line: data.split_column "
+     '= "part": applies only to files; data.source = "org/reviews" is none here, so it is a dataset '
+     "of the hub"),
+    ("[data]\nencoding = 'cp1252'", (), 'job.toml: data.encoding = "cp1252": applies only to '
+     'files; data.source = "demo" has none; set data.source'),
     # the command line itself
     (None, ("train.epochs",), 'command line: "train.epochs": expected section.key=value, e.g. '
                               'train.epochs=3'),

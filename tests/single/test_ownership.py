@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from distsent import lock
-from distsent.errors import FAILED, UserError
+from distsent.errors import FAILED, USAGE_ERROR, UserError
 from distsent.runtime import checkpoint, ownership
-from distsent.runtime.run_folder import RunFolder
+from distsent.runtime.run_folder import RunFolder, write_text
 from distsent.runtime.run_status import RunStatus
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 
@@ -213,7 +213,7 @@ def export(folder: RunFolder) -> None:
     made = folder.owner.temporary(folder.model)
     made.mkdir()
     (made / "config.json").write_text("new")
-    folder.owner.publish(made, folder.model)
+    folder.owner.publish_folder(made, folder.model)
 
 
 WRITES: dict[str, Callable[[RunFolder], object]] = {
@@ -332,3 +332,28 @@ def owns(folder: RunFolder) -> bool:
     except UserError:
         return False
     return isinstance(folder.owner, ownership.RunOwner)
+
+
+def test_a_text_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    folder, link = tmp_path / "thesis", tmp_path / "link"
+    folder.mkdir()
+    (folder / "chapter").touch()
+    link.symlink_to(folder)
+    before = sorted(tmp_path.rglob("*"))
+    for place in (folder, link):
+        with pytest.raises(IsADirectoryError) as caught:
+            write_text(place, "a list")
+        assert caught.value.filename == str(place)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_something_else_does_not_become_a_run(tmp_path: Path) -> None:
+    """At its end a run replaces `model` and `predictions`."""
+    for name in ("model", "predictions"):
+        folder = RunFolder(tmp_path / name)
+        (folder.path / name).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"is no run and has {name}, which a run") as caught:
+            folder.create()
+        assert caught.value.code == USAGE_ERROR and os.listdir(folder.path) == [name]
+        (folder.path / "job.json").touch()
+        folder.create()

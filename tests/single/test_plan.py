@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.errors import UserError
 from distsent.job import load_job
 from distsent.model.classifier import token_embedding
-from distsent.planning import advice
+from distsent.planning import advice, calibrate
 from distsent.planning.calibrate import shares_to_run
 from distsent.planning.critical_batch import NoiseScale, batch_sizes, find_noise_scale
 from distsent.planning.fit import fit_times
@@ -27,6 +29,8 @@ from distsent.planning.link import TREE, Exchange, Link, fit_link, slower
 from distsent.planning.speed import Share, Speed, fit_speed
 from distsent.planning.step_time import Prediction, Run, StepTime, memory_of, predict, step_time
 from distsent.planning.work import ModelSize, Work, count_work
+from distsent.runtime.local_start import local_command
+from distsent.runtime.signals import StopSignal
 from distsent.training.activations import Activations
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.reducer import GradientReducer
@@ -349,6 +353,24 @@ def test_shares_are_run_by_as_many_workers_as_share_a_machine() -> None:
     assert shares_to_run([4], 4, 2) == {1: [1], 4: [4]}
 
 
+def test_horovodrun_is_that_of_this_python_and_is_looked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("DISTSENT_TRANSPORT", "horovod")
+    monkeypatch.setattr(calibrate.subprocess, "Popen", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(UserError, match=f"there is no {tmp_path}/horovodrun; make setup") as caught:
+        calibrate.calibrate(load_job(None), {1: [1], 2: [2]}, [], cast(StopSignal, None))
+    assert caught.value.code == 2
+    (tmp_path / "horovodrun").touch()
+    python, horovodrun = str(tmp_path / "python"), str(tmp_path / "horovodrun")
+    expected = [python, horovodrun, "-np", "2", python, "-m", "x"]
+    assert calibrate.worker_command(["-m", "x"], 2, "auto") == expected
+    assert local_command(["-m", "x"], 2, "auto") == expected
+    launch = [python, "-m", "distsent.launch", "--nproc-per-node=1", "-m", "x"]
+    assert calibrate.worker_command(["-m", "x"], 1, "auto") == launch
+
+
 def test_presets_are_complete_and_say_where_their_numbers_are_from() -> None:
     for name in presets():
         found = read_hardware(name)
@@ -380,6 +402,10 @@ NET = {"latency": 1e-5, "bandwidth": 1e9}
         ({**PRESET, "workers_per_machine": 1.5}, "expected a whole number from 1"),
         ({**PRESET, "price": math.nan}, "price = nan: expected a number > 0"),
         ({**PRESET, "within": {"latency": 1e-5}}, "within.bandwidth is missing"),
+        ({**PRESET, "sources": 5}, "sources = 5: expected a list of texts"),
+        ({**PRESET, "sources": "NVIDIA"}, "sources = NVIDIA: expected a list of texts"),
+        ({**PRESET, "about": ["a"]}, "about = ['a']: expected text in quotes"),
+        ({"between": NET, "workers_per_machine": 8}, "workers_per_machine: applies only beside "),
         ({"between": {**NET, "speed": 1}}, "unknown key between.speed; known: latency"),
         ({"between": {**NET, "algorithm": "star"}}, "algorithm = 'star': expected \"ring\" or"),
         ({"between": "fast"}, "between: expected a table such as between = {"),
@@ -426,7 +452,7 @@ def test_a_plan_for_described_machines(
         "train.batch_size=8", "run.dir=runs", "job.name=planned", "train.precision=auto",
     ]  # fmt: skip
     asked = ["--workers", "64,1, 2,8", "--hardware", "a100"]
-    assert plan.main([*words, *asked, "--json", "--picture", "plan.png"]) == 0
+    assert plan.main([*words, *asked, "--json", "--picture", "new/plan.png"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["workers"] for each in found] == [1, 2, 8, 64]
     for each in found:
@@ -436,15 +462,18 @@ def test_a_plan_for_described_machines(
     assert found[0]["efficiency"] == pytest.approx(1) and found[1]["efficiency"] < 1
     assert [each["workers_without_examples"] for each in found] == [0, 0, 0, 56]
     assert found[3]["machines"] == 8 and not found[3]["worth_it"]
-    assert Path("plan.png").stat().st_size > 10_000
+    assert Path("new/plan.png").stat().st_size > 10_000
     assert not Path("runs/planned").exists()
     assert plan.main([*words, *asked]) == 0
     out = capsys.readouterr().out
     assert "not measured: computed from a description" in out and "source: NVIDIA" in out
     assert "only 8 of 64 workers get any" in out and "advice: take one worker for" in out
     assert len([line for line in out.splitlines() if line.startswith("|")]) == 6
-    with pytest.raises(UserError, match="cannot be written"):
-        plan.main([*words, *asked, "--picture", "none/plan.png"])
+    whole = [*words[:3], "train.batch_size=100000", *words[4:]]
+    assert plan.main([*whole, *asked]) == 0
+    out = capsys.readouterr().out
+    assert "steps of 60, " in out and "a batch has 60 examples: only 60 of 64 workers" in out
+    assert "for batches of 60" in out
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

@@ -59,3 +59,10 @@ def test_a_terminal_gets_a_bar_and_a_log_does_not() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert b"asked=json" in shown and b"50%" in shown and b"loss 0.5" in shown
     assert shown.rstrip().endswith(b"the table")  # not the bar
+
+
+def test_progress_that_was_cut_short_is_a_line() -> None:
+    """Nobody would read what follows it, and the workers would wait for that."""
+    cut = 'distsent-progress: {"step": 5, "of"'
+    done = run(f"echo '{cut}' >&2; echo 'distsent-progress: 5' >&2; echo next >&2")
+    assert done.stderr == f"{cut}\ndistsent-progress: 5\nnext\n"

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from distsent.errors import USAGE_ERROR, UserError
+from distsent.job import load_job
 from distsent.job.keys import ValueType
 from distsent.job.load import read_assignments, resolve
 from distsent.job.schema import KEYS
+from distsent.search.report import Report
 from distsent.search.sampling import importance, next_parameters, should_prune
 from distsent.search.searchable import reason_against
 from distsent.search.space import Space, read_space
+from distsent.search.sweep_folder import Sweep
 from distsent.search.trials import Trial, TrialRun, best_of, trials_of
 
 LR = "[optim]\nlr = { low = 1e-5, high = 1e-3, log = true }\n"
@@ -93,6 +96,18 @@ TOGETHER = [  # the space, a key of the job, the line about both
         "have seen as many b",
     ),
     (LR, "train.seed=[1, 2]", "a trial has one seed"),
+    ("[train]\nepochs = [1, 2]", "train.max_steps=50", "epochs: has no effect: the job has train.m"),
+    (
+        "[train]\nepochs = [1, 2]\nmax_steps = { low = 5, high = 9 }",
+        "",
+        "train.epochs: has no effect: all trials have train.max_steps",
+    ),
+    ("[adapter]\nrank = [4, 8]", "adapter.kind=none", "adapter.rank: applies only to adapter.kin"),
+    (
+        "[adapter]\nkind = ['none']\nalpha = [4, 8]",
+        "adapter.kind=lora",
+        "adapter.alpha: applies only to adapter.kind",
+    ),
     (
         "[data]\nmax_length = [64, 512]",
         "train.token_budget=256",
@@ -110,6 +125,14 @@ def test_a_mistake_is_a_line(tmp_path: Path, text: str, key: str, line: str) -> 
     assert error.value.code == USAGE_ERROR
     assert any(re.search(line, one) for one in error.value.lines), error.value
     assert all("\n" not in one and len(one) < 400 for one in error.value.lines)
+
+
+def test_keys_that_have_an_effect_in_some_trials_are_searched(tmp_path: Path) -> None:
+    for text in (
+        "[train]\nepochs = [1, 2]\nmax_steps = ['none', 50]",
+        "[adapter]\nkind = ['none', 'lora']\nrank = [4, 8]",
+    ):
+        assert space_of(tmp_path, text, "train.max_steps=9").size == 4
 
 
 def test_a_missing_space_and_a_folder_are_lines(tmp_path: Path) -> None:
@@ -150,7 +173,7 @@ weight_decay = { low = 0.0, high = 0.3, step = 0.1 }
 dropout = ["none", 0.0, 0.1]
 [train]
 batch_size = { low = 8, high = 64, step = 8 }
-epochs = { low = 1, high = 5 }
+label_smoothing = { low = 0.0, high = 0.2 }
 max_steps = { low = 10, high = 1000, log = true }
 """
 
@@ -172,7 +195,8 @@ def test_proposals_are_valid_and_depend_on_the_past_alone(tmp_path: Path, sample
         assert 1e-5 <= found["optim.lr"] <= 1e-3 and found["train.batch_size"] in range(8, 65, 8)
         assert found["optim.weight_decay"] in (0.0, 0.1, 0.2, 0.3)
         assert found["optim.betas"] in ([0.9, 0.999], [0.9, 0.98])
-        assert type(found["train.max_steps"]) is int and type(found["train.epochs"]) is float
+        assert type(found["train.max_steps"]) is int
+        assert type(found["train.label_smoothing"]) is float
         value = None if number % 5 == 4 else -abs(found["optim.lr"] - 3e-4)
         trials.append(trial(number, found, value))
     others = replace(space, search=replace(space.search, seed=1))
@@ -207,7 +231,12 @@ def test_a_grid_and_small_spaces_are_tried_completely_and_nothing_twice(tmp_path
         for number in range(9):
             trials.append(trial(number, next_parameters(space, number, trials), 1.0))
         assert len({repr(sorted(one.parameters.items())) for one in trials}) == 9
-    assert space.with_trials(4).search.trials == 4
+    assert space.with_trials(4).search.trials == 4 and not space.untried
+    lr = "lr = { low = 0.001, high = 0.101, step = 0.001 }"
+    large = f"[optim]\n{lr}\nweight_decay = {[*range(100)]}\n[search]\nsampler = 'grid'"
+    space = space_of(tmp_path, large)
+    assert space.untried == "the grid has 10,100 combinations; a sweep tries the first 10,000"
+    assert not space.with_trials(9).untried
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
@@ -241,6 +270,14 @@ def test_importance_of_what_decides(tmp_path: Path) -> None:
     shares = importance(space, [*trials, trial(30, found, None)])
     assert list(shares) == ["optim.lr", "train.batch_size"] and shares["optim.lr"] > 0.8
     assert importance(space, trials[:4]) == {} == importance(space, [trial(0, found, 1.0)] * 9)
+
+
+def test_the_best_job_of_a_sweep_with_a_long_name_is_a_job(tmp_path: Path) -> None:
+    base, _ = read_assignments(None, [f"job.name={'n' * 200}"])
+    sweep = Sweep(base, resolve(base), space_of(tmp_path, LR), "space.toml")
+    best = trial(0, {"optim.lr": 1e-4}, 1.0)
+    (tmp_path / "best.toml").write_text(Report(sweep, [best], best, {}).best_job())
+    assert load_job(tmp_path / "best.toml").job.name == f"{'n' * 195}-best"
 
 
 def test_the_best_is_the_first_of_equal_ones_and_folds_count_by_their_mean() -> None:

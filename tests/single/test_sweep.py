@@ -7,12 +7,14 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +25,9 @@ from distsent.runtime.run_status import read_status
 from distsent.search import controller, machine
 from distsent.search import trials as trials_module
 from distsent.search.machine import share, visible_gpus
-from distsent.search.trials import Claim
+from distsent.search.sweep_folder import SweepFolder
+from distsent.search.training import Training
+from distsent.search.trials import Claim, TrialRun, write_new_run
 from tests import fixtures, sweeps
 from tests.sweeps import SPACE, files, trained, trials
 
@@ -147,6 +151,57 @@ def test_a_sweep_ends_if_all_first_trials_fail(
     assert list(trials(tmp_path)) == ["trial-0000"]
 
 
+def test_only_failed_trials_are_tried_anew(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three fail at once on a bad machine, while others are in the middle of their first."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, top = files(tmp_path, failing("0.2, 0.3, 0.4, 0.0")), tmp_path / "runs/job-sweep"
+    assert run(*words)[0] == 1 and len(trials(tmp_path)) == 3
+    write_new_run(top, TrialRun(3, {"optim.weight_decay": 0.0}), None)
+    (top / "trial-0003/checkpoints/step-1").mkdir(parents=True)
+    theirs = Claim.take(top / "trial-0003/sweep", lambda: None)
+    assert theirs is not None
+    code, _, err = run(*words, "--join")
+    assert code == 1 and "all 3 trials so far failed" in err[-1], err
+    assert [len(lines) for lines in trained(tmp_path).values()] == [1, 1, 4]
+    assert (top / "trial-0003/checkpoints/step-1").exists()
+    theirs.write(top / "trial-0003/sweep/trial.json", "theirs")
+    theirs.release()
+
+
+def test_folds_that_have_finished_stay_when_another_one_failed(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    monkeypatch.setenv("FAKE_FAILURE", "fold-3")
+    words = files(tmp_path, FOLDS)
+    code, _, err = run(*words)
+    assert code == 2 and ": the only trial failed; trial-0000-fold-3: this is wrong" in err[-1]
+    before = trained(tmp_path)
+    code, _, err = run(*words, "optim.clip_norm=2")
+    assert code == 2 and "optim.clip_norm of the job has changed from 1.0 to 2.0" in err[0]
+    assert trained(tmp_path) == before
+    monkeypatch.delenv("FAKE_FAILURE")
+    assert run(*words)[0] == 0
+    assert {one["state"] for one in trials(tmp_path).values()} == {"finished"}
+    last = "trial-0000-fold-3"
+    assert {**trained(tmp_path), last: before[last]} == before
+
+
+def test_a_trial_that_ctrl_c_reached_first_has_not_failed(tmp_path: Path) -> None:
+    """It reaches all processes of the terminal, in any order."""
+    process: Any = SimpleNamespace(asked=False, status=lambda: None, last_line=lambda: "")
+    search = SimpleNamespace(pruner="none")
+    one: Any = SimpleNamespace(space=SimpleNamespace(search=search), folder=SweepFolder(tmp_path))
+    aside: Any = SimpleNamespace(write=lambda *_: None, info=lambda line: None)
+    training = Training(one, TrialRun(0, {}), aside, process, aside)
+    training.finish(130, stopping=True)
+    assert training.run.failures == 0
+    training.finish(130)
+    assert training.run.failures == 1
+
+
 PRUNED = "pruner = 'median'\nsampler = 'random'\ntrials = 9"
 
 
@@ -218,19 +273,55 @@ def test_two_sweeps_of_one_folder(
     assert other is not None
     code, _, err = run(*words)
     assert code == 1 and len(err) == 1 and "another sweep works here right now" in err[0]
+    assert not (top / "sweep.json").exists()
     assert run(*words, "--join", "--trials", "2")[0] == 0 and started(tmp_path) == 2
     other.release()
 
     # What another one trains is left to it, and taken over when its claim is given up
     held = Claim.take(top / "trial-0001/sweep", lambda: None)
-    path = top / "trial-0001/sweep/trial.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"state": "running", "value": None}))
+    record = unfinish(top / "trial-0001")
     code, out, _ = run(*words, "--join")
     assert code == 0 and "no trial is left to start; others train the last ones" in out
     assert held is not None
     held.release()
     assert run(*words, "--join")[0] == 0 and trials(tmp_path)["trial-0001"] == record
+
+
+def test_a_shared_sweep_is_replaced_only_after_all_controllers_have_ended(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may have read the old job, and decided nothing yet."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, top = files(tmp_path), tmp_path / "runs/job-sweep"
+    assert run(*words, "--join", "--trials", "1")[0] == 0
+    shutil.rmtree(top / "trial-0000")
+    code, _, err = run(*words, "--join", "optim.clip_norm=2")
+    assert code == 2 and "has changed from 1.0 to 2.0" in err[0] and "without --join" in err[0]
+    assert run(*words, "--trials", "1", "optim.clip_norm=2")[0] == 0
+
+
+def test_what_a_start_may_change_counts_for_trials_of_earlier_starts(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep was moved, for example: its trials were trained in the old folder."""
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, trial = files(tmp_path), tmp_path / "moved/job-sweep/trial-0000"
+    assert run(*words, "--trials", "1")[0] == 0
+    os.rename(tmp_path / "runs", tmp_path / "moved")
+    unfinish(trial)
+    code, _, err = run(*words, "--trials", "1", f"run.dir={tmp_path}/moved", "checkpoint.keep=1")
+    assert code == 0 and not (tmp_path / "runs").exists(), err
+    job = load_job(trial / "job.toml")
+    assert (job.run.dir, job.checkpoint.keep) == (str(trial.parent), 1)
+    assert json.loads((trial / "sweep/trial.json").read_text())["state"] == "finished"
+
+
+def unfinish(trial: Path) -> dict[str, Any]:
+    """Have the record of a trial say that it has not ended. What it said before."""
+    path = trial / "sweep/trial.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"state": "running", "value": None}))
+    return dict(record)
 
 
 def test_rows_that_change_during_a_sweep_are_noticed(
