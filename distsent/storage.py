@@ -118,7 +118,8 @@ def appears(ready: Callable[[], bool], folder: Path, seconds: float | None = Non
 
 def nearest_parent(path: Path) -> Path:
     """The first folder above `path` that exists, or what is there in its place. Raises OSError."""
-    return next(parent for parent in path.absolute().parents if exists(parent))
+    path = path.absolute()
+    return next(filter(exists, path.parents), path)
 
 
 @contextmanager

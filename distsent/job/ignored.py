@@ -1,4 +1,4 @@
-"""Keys that would be ignored as they are written. The record of a run may have them all the same."""
+"""Keys that would be ignored as they are written. The record of a run may still have them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

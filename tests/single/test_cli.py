@@ -201,7 +201,10 @@ def test_a_file_to_write_is_refused_before_the_work(
     assert (tmp_path / "job.toml").read_text() == "[train]\n" and len(os.listdir(tmp_path)) == 1
 
 
-def test_a_folder_in_place_of_a_file_is_a_line(tmp_path: Path, capsys) -> None:
+def test_a_folder_in_place_of_a_file_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(cli, "drop_output", lambda: None)
     with pytest.raises(SystemExit) as exit:
         cli.run(lambda arguments: write_text(tmp_path, "x"))
     assert (exit.value.code, capsys.readouterr().err) == (

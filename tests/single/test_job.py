@@ -413,8 +413,8 @@ USAGE_ERROR = [
     (None, ("data.pair_column=b", "data.pair_position=1"), "command line: data.pair_position = 1: "
      'data.pair_column = "b" says which column it is, too; leave one of them out'),
     (None, ("data.source=org/reviews", "data.split_column=part"), "command line: data.split_column "
-     '= "part": applies only to files; data.source = "org/reviews" is none here, so it is a dataset '
-     "of the hub"),
+     '= "part": applies only to files; data.source = "org/reviews" is none here, so it is a '
+     "dataset of the hub"),
     ("[data]\nencoding = 'cp1252'", (), 'job.toml: data.encoding = "cp1252": applies only to '
      'files; data.source = "demo" has none; set data.source'),
     # the command line itself

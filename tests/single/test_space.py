@@ -96,7 +96,7 @@ TOGETHER = [  # the space, a key of the job, the line about both
         "have seen as many b",
     ),
     (LR, "train.seed=[1, 2]", "a trial has one seed"),
-    ("[train]\nepochs = [1, 2]", "train.max_steps=50", "epochs: has no effect: the job has train.m"),
+    ("[train]\nepochs = [1, 2]", "train.max_steps=50", "epochs: has no effect: the job has train"),
     (
         "[train]\nepochs = [1, 2]\nmax_steps = { low = 5, high = 9 }",
         "",
