@@ -6,6 +6,7 @@ parameters and the checkpoints, it is a classifier with fewer trainable paramete
 
 import copy
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,7 +87,7 @@ def build_model(
     keep_4bit_weights(loaded.model)
     if job.adapter.kind == "none":
         return loaded
-    model = _add_lora(loaded.model, job)
+    model = _add_lora(loaded, job)
     if job.adapter.bits == 16:
         halve_frozen_weights(model)
     return replace(loaded, model=model)
@@ -109,6 +110,16 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the modules on top of the encoder. They are new in every job and fully trained."""
     children, encoder = model.named_children(), model.base_model_prefix
     return [name for name, child in children if name != encoder and list(child.parameters())]
+def new_poolers(loaded: Loaded) -> list[str]:
+    """Names of poolers inside the encoder that are new: they are trained and saved as the head is.
+
+    Many encoders are published without one. PEFT would give every base another random one.
+    """
+    inside = f"{loaded.model.base_model_prefix}."
+    new = [name for name in loaded.new_weights if name.startswith(inside)]
+    return sorted({re.sub(r"(pooler[^.]*)\..*", r"\1", name) for name in new})
+
+
 
 
 def keep_4bit_weights(model: nn.Module) -> None:
@@ -127,6 +138,7 @@ def halve_frozen_weights(model: PreTrainedModel) -> None:
 
     They compute as float32 weights of these values do: under autocast to bf16 with the same bits.
     """
+    trained = [*head_modules(model), *new_poolers(loaded)]
     for module in model.modules():
         if isinstance(module, (*LINEAR, nn.Embedding)) and not module.weight.requires_grad:
             module.weight.data = module.weight.data.to(torch.bfloat16)
@@ -150,13 +162,13 @@ def _forward_16bit(module: Any, x: torch.Tensor) -> torch.Tensor:
 def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    options = job.adapter
+    model, options = loaded.model, job.adapter
     alpha: Any = options.alpha  # peft declares int and accepts float
     targets = _targets(model, options.targets)
     chosen = [m for name, m in model.named_modules() if name.split(".")[-1] in targets]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout,
-        target_modules=list(targets), modules_to_save=head_modules(model),
+        target_modules=list(targets), modules_to_save=trained,
         base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
         bias="none", fan_in_fan_out=any(isinstance(module, Conv1D) for module in chosen),
     )  # fmt: skip

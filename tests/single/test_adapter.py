@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
@@ -232,10 +233,12 @@ def test_only_linear_layers_are_updated(target: str, kind: str, tmp_path: Path) 
 
 
 def others() -> dict[str, tuple[Any, list[str], list[str]]]:
-    """Architectures without default targets: (model, targets, modules on top of the encoder)."""
+    """(model, targets, modules that are new). All but BERT have no default targets."""
     from transformers import (
         DebertaV2Config,
         DebertaV2ForSequenceClassification,
+        BertConfig,
+        BertForSequenceClassification,
         XLNetConfig,
         XLNetForSequenceClassification,
     )  # fmt: skip
@@ -254,11 +257,13 @@ def others() -> dict[str, tuple[Any, list[str], list[str]]]:
     )
     return {
         "deberta": (deberta, ["query_proj", "value_proj"], ["classifier", "pooler"]),
+    bert = BertForSequenceClassification(BertConfig(**size, intermediate_size=32))
         "xlnet": (xlnet, ["layer_1", "layer_2"], ["logits_proj", "sequence_summary"]),
+        "bert": (bert, ["query", "value"], ["bert.pooler", "classifier"]),
     }
 
 
-@pytest.mark.parametrize("name", ["deberta", "xlnet"])
+@pytest.mark.parametrize("name", ["bert", "deberta", "xlnet"])
 def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
     name: str, tmp_path: Path
 ) -> None:
@@ -266,7 +271,11 @@ def test_all_that_is_new_on_top_of_an_encoder_is_trained_and_saved(
     model.save_pretrained(tmp_path / "base")
     built = build(asked(tmp_path / "base", f"adapter.targets={json.dumps(targets)}"))
     trained = {n for n, p in built.named_parameters() if p.requires_grad}
-    assert {n.partition(".")[0] for n in trained if ".lora_" not in n} == set(new)
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    # As BertForMaskedLM saves an encoder.
+    kept = {key: value for key, value in weights.items() if ".pooler." not in key}
+    save_file(kept, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    assert {n.partition(".modules_to_save.")[0] for n in trained if ".lora_" not in n} == {*new}
     with torch.no_grad():
         for n, p in built.named_parameters():
             p.add_(0.01) if n in trained else None
