@@ -181,5 +181,6 @@ def check_checkpoint(held: Checkpoint, flat: FlatParameters) -> None:
     if held.state.get("frozen") not in (None, flat.frozen_hash):  # None: of older versions
         raise UserError(
             f"the checkpoint of step {held.step} updates other frozen weights: those of model.name "
-            "have changed since; restore them, or run.resume=never starts over"
+            "have changed since, or distsent now keeps them in another precision; restore them, or "
+            "run.resume=never starts over"
         )
