@@ -25,6 +25,7 @@ from distsent.model.forward import Forward
 from distsent.operators import library
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
+from distsent.runtime.heap import free_models
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.heartbeat.starting import Starting
 from distsent.runtime.run_folder import RunFolder
@@ -76,6 +77,7 @@ class TrainingRun:
                     if self._train():
                         break
                 self._close()
+                free_models()
                 self.world.rejoin()
         except BaseException as error:
             self.report.failed(error)
