@@ -15,6 +15,7 @@ from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
 from distsent.distributed.world import World
 from distsent.job import load_job
+from distsent.lock import try_lock
 from distsent.model.forward import Forward, autocast
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
@@ -123,7 +124,12 @@ class Elastic(World):
     elastic = True
     membership_changed = True
 
+    def __init__(self, lock: Path) -> None:
+        super().__init__()
+        self._lock = lock
+
     def rejoin(self) -> None:
+        assert try_lock(self._lock) is None, "another start would take the folder over"
         self.membership_changed = False
 
 
@@ -131,7 +137,7 @@ class Elastic(World):
 def test_a_model_is_gone_before_the_next_one_is_loaded(
     elastic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the seed before, and of the world before a rejoin."""
+    """Of the seed before, and of the world before a rejoin, during which the run stays locked."""
     corpus = fixtures.corpus(tmp_path / "corpus", train=8, validation=0, test=4)
     words = [
         f"data.source={corpus}", f"model.name={fixtures.model(tmp_path / 'model')}",
@@ -152,7 +158,8 @@ def test_a_model_is_gone_before_the_next_one_is_loaded(
     try:
         with quick():
             if elastic:
-                session.TrainingRun(load_job(None, words), Elastic(), NoSignals()).train()
+                world = Elastic(tmp_path / "it" / ".lock")
+                session.TrainingRun(load_job(None, words), world, NoSignals()).train()
             else:
                 train.main([*words, "train.seed=[1, 2]"])
     finally:
