@@ -43,7 +43,7 @@ class EpochSums:
 
 @dataclass
 class TrainState:
-    """Plain numbers, equal on all workers. Updated by the training loop alone."""
+    """Plain numbers, equal on all workers but for `totals.seconds`. Updated by the loop alone."""
 
     step: int = 0  # steps done; the next batch is number `step`
     totals: Totals = field(default_factory=Totals)
