@@ -25,14 +25,15 @@ from distsent.model.forward import SLOWLY, build_forward, choose_ways
 from distsent.model.padded_forward import SIMILAR
 from distsent.model.tokenizer import load_tokenizer
 from tests import fixtures, tiny_models
-from tests.tiny_configurations import ARCHITECTURES, NOT_BUILT, RELATIVES, REMARKS, USUAL
+from tests.tiny_configurations import ARCHITECTURES, NESTED, NOT_BUILT, RELATIVES, REMARKS, USUAL
 
 BUILT = ARCHITECTURES | RELATIVES
 
 
 def model(name: str, seed: int = 0, **sizes: Any) -> PreTrainedModel:
     """The architecture's classifier for the labels of `tests.fixtures`, in evaluation mode."""
-    merged = {**USUAL, "num_labels": len(fixtures.LABELS), **BUILT[name], **sizes}
+    usual = {} if NESTED & BUILT[name].keys() else USUAL
+    merged = {**usual, "num_labels": len(fixtures.LABELS), **BUILT[name], **sizes}
     wanted = {key: value for key, value in merged.items() if value is not None}
     config = AutoConfig.for_model(name, **wanted)
     torch.manual_seed(seed)

@@ -50,6 +50,8 @@ VISION = {
     "image_size": 28, "patch_size": 14,
 }  # fmt: skip
 IMAGES = {"vision_config": VISION, "mm_tokens_per_image": 4, "pixel_shuffle_factor": 1}
+# What holds the sizes in place of the configuration itself, as in those that are published.
+NESTED = {"text_config", "encoder"}
 # By transformers' names: what a configuration needs beyond the usual; None: leave the key out.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": {},
@@ -108,7 +110,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": GROUPED | DECODER,
     "qwen3": GROUPED | DECODER,
     "mistral": GROUPED | DECODER,
-    "gemma": GROUPED,
+    "gemma3": IMAGES | {"text_config": TEXT},
     "bloom": {},
     "phi": DECODER,
     "t5": T5,
@@ -138,8 +140,8 @@ RELATIVES: dict[str, dict[str, Any]] = {
     "esmc": PADS_WITH_1,
     "exaone4": CAUSAL | WINDOW | {"layer_types": [*KINDS_OF_LAYER]},
     "falcon": DECODER,
+    "gemma": GROUPED,
     "gemma2": GROUPED | WINDOW,
-    "gemma3": IMAGES | {"text_config": TEXT},
     "gemma3_text": GROUPED | WINDOW | {"sliding_window_pattern": 2},
     "glm": GROUPED,
     "glm4": GROUPED,
@@ -186,7 +188,7 @@ RELATIVES: dict[str, dict[str, Any]] = {
     "qwen2": CAUSAL,
     "qwen2_moe": CAUSAL | EXPERTS,
     "qwen3_5": {
-        "text_config": TEXT | LINEAR,
+        "text_config": TEXT | LINEAR | DECODER,
         "vision_config": {
             "depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2,
             "out_hidden_size": 16, "num_position_embeddings": 16,

@@ -36,20 +36,26 @@ class FlopCounter:
         return self.passes * self.forward(lengths)
 
 
+def passes(frozen: bool) -> float:
+    """Forward and backward, in forward passes. `frozen`: only adapters are trained."""
+    return 2.0 if frozen else 3.0
+
+
 def count_flops(config: Any, frozen: bool = False) -> FlopCounter:
     """The counts of BERT's layers in the sizes of a configuration, without the head.
 
-    `frozen`: only adapters are trained.
+    `frozen`: only adapters are trained. Raises AttributeError for a configuration without sizes.
     """
+    text = config.get_text_config()
     # The architectures name their sizes differently.
-    width = getattr(config, "hidden_size", None) or config.dim
-    layers = getattr(config, "num_hidden_layers", None) or config.n_layers
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
+    width = getattr(text, "hidden_size", None) or text.dim
+    layers = getattr(text, "num_hidden_layers", None) or text.n_layers
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "hidden_dim", 4 * width)
     cls_only = 2 * width * width + 2 * width * inner  # last layer: weights for first tokens only
     weights = layers * (4 * width * width + 2 * width * inner) - cls_only
     return FlopCounter(
         per_token=2.0 * weights + 4.0 * width,  # the last layer has one query per example
         per_pair=4.0 * (layers - 1) * width,
         per_example=2.0 * cls_only,
-        passes=2.0 if frozen else 3.0,
+        passes=passes(frozen),
     )

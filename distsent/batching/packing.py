@@ -76,6 +76,16 @@ class PackedBatch:
     memo: dict[Any, Any] = field(default_factory=dict, compare=False)  # what all layers share
 
     @property
+    def sequences(self) -> int:
+        """Number of examples: windows, if texts have several."""
+        return len(self.lengths)
+
+    @property
+    def texts(self) -> int:
+        """Number of texts, which have labels and losses."""
+        return len(self.labels_n)
+
+    @property
     def tokens(self) -> int:
         """Number of real tokens."""
         return sum(self.lengths)
@@ -107,9 +117,6 @@ class PackedBatch:
         if (H, cls_only) not in self._layouts:
             self._layouts[H, cls_only] = _head_layout(self, H, cls_only)
         return self._layouts[H, cls_only]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
 
 def pack(
@@ -205,7 +212,7 @@ def _length_groups(lengths: np.ndarray, device: Device, round_shapes: bool) -> l
 
 
 def _head_layout(batch: PackedBatch, H: int, cls_only: bool) -> HeadLayout:
-    lengths = np.ones(len(batch), dtype=np.int64) if cls_only else np.array(batch.lengths)
+    lengths = np.ones(batch.sequences, dtype=np.int64) if cls_only else np.array(batch.lengths)
     starts = np.cumsum(lengths) - lengths
     gather, scatter, pads = [], [], []
     for group in batch.groups:

@@ -33,7 +33,7 @@ class Shape:
     @classmethod
     def of(cls, batch: PackedBatch) -> Shape:
         """Rounded up, so that a run has few of them. There are always more tokens than examples."""
-        examples = round_rows(len(batch))
+        examples = round_rows(batch.sequences)
         tokens = max(len(batch.ids_T), examples + 1)
         longest = max(SHORTEST, 1 << (max(batch.lengths) - 1).bit_length())
         labels = tuple(batch.labels_n.shape[1:])
@@ -50,7 +50,7 @@ class StaticBatch:
     def __init__(self, shape: Shape, like: PackedBatch, device: torch.device) -> None:
         self.tables = BlockTables(shape.tokens, shape.examples, shape.longest, device)
         self._shape, places, size = shape, {}, 0
-        for name, (count, values) in self._parts(like, np.zeros(len(like))).items():
+        for name, (count, values) in self._parts(like, np.zeros(like.sequences)).items():
             width = int(np.prod((count, *values.shape[1:]))) * values.itemsize
             places[name] = slice(size, size + width), values.dtype, (count, *values.shape[1:])
             size += -(-width // ALIGNED) * ALIGNED
@@ -63,14 +63,14 @@ class StaticBatch:
     def fill(self, batch: PackedBatch, factor: float) -> PackedBatch:
         """`batch`, which is on the CPU, in this memory. `factor`: of the loss of each example."""
         host = torch.empty(len(self._memory), dtype=torch.uint8, pin_memory=self._memory.is_cuda)
-        factors = np.full(len(batch), factor)
+        factors = np.full(batch.sequences, factor)
         for name, (_, values) in self._parts(batch, factors).items():
             view = self._view(host, name)
             view[: len(values)] = torch.from_numpy(values)
             # Filler tokens are like the first token, which has a gradient anyway.
             view[len(values) :] = view[0] if name.endswith("_T") else 0
         self._memory.copy_(host, non_blocking=True)
-        left = self._shape.examples - len(batch)
+        left = self._shape.examples - batch.sequences
         lengths = (*batch.lengths, *(0,) * left)
         self.tables.set(lengths)
         # A new object: what layers share of an earlier batch must not be found again.

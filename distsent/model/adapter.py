@@ -6,16 +6,15 @@ parameters and the checkpoints, it is a classifier with fewer trainable paramete
 
 import copy
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -23,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.job.rules import public_name
+from distsent.model.bf16_base import LINEAR, halve_frozen_weights
 from distsent.model.classifier import build_classifier, without_weights
 from distsent.model.weights import Loaded
 
@@ -43,7 +43,6 @@ TARGETS = (
     ("query_key_value",),  # GPT-NeoX, BLOOM
     ("qkv_proj",),  # Phi-3
 )
-LINEAR = nn.Linear, Conv1D
 NEVER_4BIT = ("pooler", "pooler.dense")  # the input of the head (last parts of module names)
 ADAPTER_NAME = "default"  # peft's default
 PEFT_PREFIX = "base_model.model."  # of module names in peft's files
@@ -86,7 +85,7 @@ def build_model(
     keep_4bit_weights(loaded.model)
     if job.adapter.kind == "none":
         return loaded
-    model = _add_lora(loaded.model, job)
+    model = _add_lora(loaded, job)
     if job.adapter.bits == 16:
         halve_frozen_weights(model)
     return replace(loaded, model=model)
@@ -111,6 +110,16 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     return [name for name, child in children if name != encoder and list(child.parameters())]
 
 
+def new_poolers(loaded: Loaded) -> list[str]:
+    """Names of poolers inside the encoder that are new: they are trained and saved as the head is.
+
+    Many encoders are published without one. PEFT would give every base another random one.
+    """
+    inside = f"{loaded.model.base_model_prefix}."
+    new = [name for name in loaded.new_weights if name.startswith(inside)]
+    return sorted({re.sub(r"(pooler[^.]*)\..*", r"\1", name) for name in new})
+
+
 def keep_4bit_weights(model: nn.Module) -> None:
     """Prevent evaluations from changing 4-bit weights.
 
@@ -122,41 +131,17 @@ def keep_4bit_weights(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def halve_frozen_weights(model: PreTrainedModel) -> None:
-    """Keep the encoder's matrices in bfloat16, in which most large models are published.
-
-    They compute as float32 weights of these values do: under autocast to bf16 with the same bits.
-    """
-    for module in model.modules():
-        if isinstance(module, (*LINEAR, nn.Embedding)) and not module.weight.requires_grad:
-            module.weight.data = module.weight.data.to(torch.bfloat16)
-            if isinstance(module, nn.Embedding):
-                module.register_forward_hook(_in_float32)
-            else:
-                module.forward = partial(_forward_16bit, module)  # type: ignore[method-assign]
-
-
-def _in_float32(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    return output.float()
-
-
-def _forward_16bit(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """Outside of autocast, in the precision of its input."""
-    autocast = torch.is_autocast_enabled(x.device.type)
-    weight = module.weight if autocast else module.weight.to(x.dtype)
-    return F.linear(x, weight.t() if isinstance(module, Conv1D) else weight, module.bias)
-
-
-def _add_lora(model: PreTrainedModel, job: Job) -> PreTrainedModel:
+def _add_lora(loaded: Loaded, job: Job) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    options = job.adapter
+    model, options = loaded.model, job.adapter
     alpha: Any = options.alpha  # peft declares int and accepts float
     targets = _targets(model, options.targets)
     chosen = [m for name, m in model.named_modules() if name.split(".")[-1] in targets]
+    trained = [*head_modules(model), *new_poolers(loaded)]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=options.rank, lora_alpha=alpha, lora_dropout=options.dropout,
-        target_modules=list(targets), modules_to_save=head_modules(model),
+        target_modules=list(targets), modules_to_save=trained,
         base_model_name_or_path=public_name(job.model.name), revision=job.model.revision,
         bias="none", fan_in_fan_out=any(isinstance(module, Conv1D) for module in chosen),
     )  # fmt: skip

@@ -167,7 +167,7 @@ def _score_with_varlen(
     longest, k_ends = max(batch.lengths), batch.cu_seqlens
     q_longest, q_ends = longest, k_ends
     if len(q) != len(k):
-        q_longest, q_ends = 1, torch.arange(len(batch) + 1, dtype=torch.int32, device=q.device)
+        q_longest, q_ends = 1, torch.arange(batch.sequences + 1, dtype=torch.int32, device=q.device)
     # With one split an example's scores do not depend on the other examples, and thus not on the
     # number of workers.
     before, after = (-1 if n >= longest else n for n in (window.before, window.after))

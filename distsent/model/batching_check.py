@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from distsent.batching.dropout_keys import dropout_keys, step_key
 from distsent.batching.packing import Device, PackedBatch, pack
 from distsent.model.classifier import shortest_input
+from distsent.model.config import vocabulary
 
 # Equal lengths, a multiple of the number of examples, and one beyond the windows of a small copy.
 LENGTHS = (3, 3, 7, 9, 9, 9, 14, 100)
@@ -148,12 +149,12 @@ def _random_copy(model: PreTrainedModel, config: Any) -> PreTrainedModel:
 def examples(config: Any, lengths: Sequence[int]) -> list[np.ndarray]:
     """Token ids without special ones, but with the end that some heads look for."""
     rng, special = np.random.default_rng(0), set(special_token_ids(config))
-    vocabulary = getattr(config, "vocab_size", None) or config.get_text_config().vocab_size
-    ids = [i for i in range(vocabulary) if i not in special]
+    size = vocabulary(config)
+    ids = [i for i in range(size) if i not in special]
     shortest = shortest_input(config)
     out = [rng.choice(ids, max(n, shortest)) for n in lengths]
     end = getattr(config, "eos_token_id", None)
-    for x in out if isinstance(end, int) and end < vocabulary else ():
+    for x in out if isinstance(end, int) and end < size else ():
         x[-1] = end
     return out
 
@@ -169,7 +170,7 @@ def within(longest: int, lengths: Sequence[int]) -> list[int]:
 def special_token_ids(config: Any) -> tuple[int, ...]:
     """Token ids that a model may add to those of a text."""
     known = [(key, value) for part in parts(config) for key, value in vars(part).items()]
-    limit = getattr(config, "vocab_size", None) or config.get_text_config().vocab_size
+    limit = vocabulary(config)
     found = {i for key, i in known if key.endswith("_token_id") and isinstance(i, int)}
     return tuple(sorted(i for i in found if 0 <= i < limit))
 

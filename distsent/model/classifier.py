@@ -111,7 +111,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Any, key: str) -> None:
 
 def token_limit(model: PreTrainedModel) -> int:
     """The largest number of tokens in an example."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:  # XLNet: -1
         return UNLIMITED
     return limit - position_offset(model)

@@ -86,6 +86,19 @@ def task_of(config: Any, key: str) -> str:
     return next((task for task, name in PROBLEM_TYPES.items() if name == kind), "single_label")
 
 
+def vocabulary(config: Any) -> int:
+    """Number of token ids. Encoders of images and text have it in the configuration of the text."""
+    return int(config.get_text_config().vocab_size)
+
+
+def padding_token(config: Any) -> int | None:
+    """The padding token that a classifier knows. Heads of decoders read that of the text."""
+    text = config.get_text_config()
+    places = (text, config) if is_decoder(config) else (config, text)
+    found = (getattr(place, "pad_token_id", None) for place in places)
+    return next((token for token in found if token is not None), None)
+
+
 def is_decoder(config: Any) -> bool:
     """Whether the architecture only predicts next tokens: GPT-2, Llama, Qwen, XLNet."""
     kind = config.model_type

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from distsent.batching.flops import FlopCounter, count_flops
+from distsent.batching.flops import FlopCounter, count_flops, passes
 from distsent.batching.packing import pack
 from distsent.model import batching_check
 from distsent.model.forward import Forward, autocast
@@ -62,17 +62,21 @@ def measure_flops(
     """The counts of the model's forward pass. `frozen`: only adapters are trained.
 
     Falls back to BERT's layers where an example's count does not grow with its tokens: some
-    architectures pad to the multiple of a window.
+    architectures pad to the multiple of a window. Where the configuration has no sizes of layers,
+    a token counts as one operation.
     """
-    config, training = forward.model.config, forward.model.training
-    closed, counts = count_flops(config, frozen), []
+    config, training, counts = forward.model.config, forward.model.training, []
     forward.model.eval()
     with suppress(Exception):
         shapes = ((2, TOKENS), (4, TOKENS), (2, 2 * TOKENS), (2, 3 * TOKENS))
         counts = [_count(forward, precision, examples, tokens) for examples, tokens in shapes]
     forward.model.train(training)
     found = _solve(*counts) if len(counts) == 4 else None
-    return closed if found is None else FlopCounter(*found, closed.passes, *_windows(config))
+    if found is not None:
+        return FlopCounter(*found, passes(frozen), *_windows(config.get_text_config()))
+    with suppress(AttributeError):
+        return count_flops(config, frozen)
+    return FlopCounter(per_token=1.0, per_pair=0.0, passes=passes(frozen))
 
 
 def _count(forward: Forward, precision: str, examples: int, tokens: int) -> int:

@@ -12,6 +12,7 @@ from distsent.errors import UserError
 from distsent.job.job import Job
 from distsent.model import batching_check
 from distsent.model.classifier import token_limit, without_weights
+from distsent.model.config import padding_token
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import EQUAL, SIMILAR, SINGLE, TOGETHER, PaddedForward
 from distsent.model.tokenizer import padding_id
@@ -81,7 +82,7 @@ def check_windows(job: Job) -> None:
 
 def _padded(way: str) -> Callable[[PreTrainedModel], Forward]:
     measured = TOGETHER if way == SIMILAR else way
-    return lambda small: PaddedForward(small, small.config.pad_token_id or 0, measured, measured)
+    return lambda small: PaddedForward(small, padding_token(small.config) or 0, measured, measured)
 
 
 def build_forward(

@@ -22,7 +22,7 @@ def usable_precision(
     """`precision` if the classifier computes in it, else float32 and a line for the log.
 
     `key` is what asked for it, None if it was measured. Raises UserError if the classifier fails
-    in float32, too, or in a precision that was asked for.
+    in float32, too, with weights in 16 bits perhaps, or in a precision that was asked for.
     """
     model, device = forward.model, forward.model.device
     encoded = tokenizer(TEXTS, truncation=True, max_length=8, verbose=False)["input_ids"]
@@ -30,7 +30,10 @@ def usable_precision(
     batch = pack(ids, np.zeros(len(ids)), device=device)
     name = type(model).__name__
     if error := _error(forward, batch, "float32"):
-        raise UserError(f"model.name: {name} fails on a batch of two short texts ({error})")
+        problem = f"{name} fails on a batch of two short texts ({error})"
+        if any(p.dtype == torch.bfloat16 for p in model.parameters()):
+            raise UserError(f'adapter.bits = 16: {problem}; set it to "none" or 4')
+        raise UserError(f"model.name: {problem}")
     error = None if precision == "float32" else _error(forward, batch, precision)
     if error is None:
         return precision, None

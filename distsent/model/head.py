@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from distsent.errors import UserError
 from distsent.model.batching_check import small_copy
 from distsent.model.classifier import shortest_input
+from distsent.model.config import vocabulary
 
 LEAST, MOST = 2.0, 4.0  # by which the check divides
 TOLERANCE = 1e-6  # of the largest logit; some architectures compute a part in float32
@@ -37,7 +38,7 @@ def check_head(model: PreTrainedModel) -> None:
     """
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         small = small_copy(model).eval()
-        ids = torch.arange(max(8, shortest_input(small.config)))[None] % small.config.vocab_size
+        ids = torch.arange(max(8, shortest_input(small.config)))[None] % vocabulary(small.config)
         before = small(input_ids=ids).logits
         factors = torch.linspace(LEAST, MOST, small.config.num_labels)
         with divided_logits(small, factors.numpy()):

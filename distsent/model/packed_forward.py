@@ -63,7 +63,8 @@ class PackedForward:
         self._context.start_pass(batch.keys_T, batch.cls_index_n)
         self._batch = batch
         # Heads that look for an example's last token find it in a row of one.
-        ids = batch.ids_T.new_zeros(len(batch), 1) if self.pooling is LAST else batch.ids_T[None]
+        last = self.pooling is LAST
+        ids = batch.ids_T.new_zeros(batch.sequences, 1) if last else batch.ids_T[None]
         logits = self.model(ids, packed_batch=batch, dropout_context=self._context).logits
         logits = self.pooling.logits(logits, batch)
         return logits if batch.windows_n is None else mean_of_windows(logits, batch.windows_n)

@@ -40,7 +40,7 @@ def mean_per_example(x_T: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def _first(x: Tensor, batch: PackedBatch, pad: int | None) -> Tensor:
-    return x if len(x) == len(batch) else x[batch.cls_index_n]
+    return x if len(x) == batch.sequences else x[batch.cls_index_n]
 
 
 def _last(x: Tensor, batch: PackedBatch, pad: int | None) -> Tensor:

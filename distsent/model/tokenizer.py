@@ -9,9 +9,16 @@ from transformers import (  # type: ignore[attr-defined]
     PreTrainedTokenizerBase,
 )
 
-from distsent.data.demo import vocabulary
+from distsent.data import demo
 from distsent.errors import UserError
-from distsent.model.config import NO_REMOTE_CODE, is_decoder, load_config, takes_token_types
+from distsent.model.config import (
+    NO_REMOTE_CODE,
+    is_decoder,
+    load_config,
+    padding_token,
+    takes_token_types,
+    vocabulary,
+)
 from distsent.model.load_errors import explain_load_errors
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -56,10 +63,10 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
     """Make tokenizer and configuration agree on padding, so that pipelines pad like distsent.
 
     Encoders keep the padding token of their configuration, from which some count positions. Heads
-    of decoders read the last token that is not `config.pad_token_id`. Raises UserError for a
-    decoder without padding and end-of-text tokens.
+    of decoders read the last token that is not the padding token in the configuration of their
+    text. Raises UserError for a decoder without padding and end-of-text tokens.
     """
-    found, known = getattr(config, "pad_token_id", None), tokenizer.get_vocab().values()
+    found, known = padding_token(config), tokenizer.get_vocab().values()
     if tokenizer.pad_token_id is None and found in known:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(found)
     if is_decoder(config):
@@ -69,9 +76,11 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
                 'tokenizer has no padding token: set "pad_token" in its tokenizer_config.json'
             )
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    wrong = found is None or found >= config.vocab_size
-    if tokenizer.pad_token_id in range(config.vocab_size) and (wrong or is_decoder(config)):
-        config.pad_token_id = tokenizer.pad_token_id
+    size = vocabulary(config)
+    wrong = found is None or found >= size
+    if tokenizer.pad_token_id in range(size) and (wrong or is_decoder(config)):
+        for part in (config, config.get_text_config()):  # T5Gemma reads both
+            part.pad_token_id = tokenizer.pad_token_id
     if config.model_type != "xlnet":  # it reads the last token, padding or not
         tokenizer.padding_side = "right"  # on the left, padding shifts positions in pipelines
     if "attention_mask" not in tokenizer.model_input_names:
@@ -80,15 +89,15 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
 
 def padding_id(config: Any, tokenizer: Any) -> int:
     """The token to pad with: the configuration's, because the model itself knows only that one."""
-    found = getattr(config, "pad_token_id", None)
-    if isinstance(found, int) and 0 <= found < config.vocab_size:
+    found = padding_token(config)
+    if isinstance(found, int) and 0 <= found < vocabulary(config):
         return found
     return int(tokenizer.pad_token_id or 0)
 
 
 def demo_tokenizer() -> PreTrainedTokenizerBase:
     """The words of the demo dataset; any other word is [UNK]."""
-    vocab = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *vocabulary()])}
+    vocab = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *demo.vocabulary()])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

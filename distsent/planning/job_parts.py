@@ -52,8 +52,8 @@ def open_parts(job: Job, precision: str, stop: StopSignal) -> JobParts:
     plan = build_plan(job, store, forward, world, device, precision)
     memory = count_memory(job, plan, forward, precision)
     size = ModelSize.of(memory, classifier.token_embedding(forward.model))
-    config: Any = forward.model.config
-    layers = getattr(config, "num_hidden_layers", None) or config.n_layers
+    text: Any = forward.model.config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", None) or text.n_layers
     work = {
         name: plan.flops.forward(tokens.window_lengths(np.arange(len(tokens))))
         for name, tokens in store.splits.items()

@@ -5,6 +5,7 @@ ones do not fit into. Without this, a step of a decoder of 28 layers takes half 
 """
 
 import ctypes
+import gc
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,16 @@ def trim_heap() -> None:
     """Takes milliseconds; later blocks are new pages again. Other C libraries keep what they do."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_models() -> None:
+    """Free models that nothing uses any more. They refer to themselves, so that they would stay.
+
+    Takes a fraction of a second, in which the collector looks at all objects: not for a step.
+    """
+    gc.collect()
+    trim_heap()
+    torch.cuda.empty_cache()
 
 
 def trim_between_layers(model: nn.Module) -> None:

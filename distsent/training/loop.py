@@ -209,7 +209,8 @@ class Loop:
         if remark := session.task.remark(scores):
             session.report.info(remark)
         if state.ended_early:
-            tried = f"{session.job.eval.metric} in {state.stale} evaluations"
+            several = "s" * (state.stale > 1)
+            tried = f"{session.job.eval.metric} in {state.stale} evaluation{several}"
             session.report.info(f"stopped early: no improvement of {tried}")
         self._logged = replace(state.totals)
 
@@ -220,7 +221,9 @@ class Loop:
         best = -math.inf if state.best is None else state.best["value"]
         is_best = value > best  # never for NaN: nothing would be better than it
         state.stale = 0 if value > best + train.min_delta else state.stale + 1
-        state.ended_early = train.patience is not None and state.stale >= train.patience
+        exhausted = train.patience is not None and state.stale >= train.patience
+        # By the last step, nothing is left that could be stopped.
+        state.ended_early = exhausted and state.step < self.session.total_steps
         if is_best:
             state.best = {"step": state.step, "value": value}
         return is_best

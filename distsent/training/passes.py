@@ -66,7 +66,7 @@ class EachAsItComes:
     run: Pass
 
     def __call__(self, batch: PackedBatch, factor: float) -> Tensor:
-        ones = torch.ones(len(batch.labels_n), device=batch.ids_T.device)
+        ones = torch.ones(batch.texts, device=batch.ids_T.device)
         return self.run(batch, ones * factor)
 
     def forget(self) -> bool:

@@ -108,7 +108,7 @@ class RecordedPasses:
             self._attempt(lambda recorder: self._compare(known, run, recorder))
         replayed = known.replay is not None and self._compared
         losses_n = self._replay(known) if replayed else run()
-        return losses_n[: len(batch.labels_n)].clone()
+        return losses_n[: batch.texts].clone()
 
     def forget(self) -> bool:
         """Free the memory of recorded passes, and record no more. False: there is none."""

@@ -25,6 +25,7 @@ from distsent.model.forward import Forward
 from distsent.operators import library
 from distsent.runtime import device as devices
 from distsent.runtime.checkpoint import Checkpoint
+from distsent.runtime.heap import free_models
 from distsent.runtime.heartbeat.monitor import HeartbeatMonitor, Watched
 from distsent.runtime.heartbeat.starting import Starting
 from distsent.runtime.run_folder import RunFolder
@@ -75,8 +76,7 @@ class TrainingRun:
                 with self.world.progress.phase("load"):
                     if self._train():
                         break
-                self._close()
-                self.world.rejoin()
+                self._rejoin()
         except BaseException as error:
             self.report.failed(error)
             if self._heartbeat is not None:
@@ -128,11 +128,21 @@ class TrainingRun:
         self.world.progress.worked()
         self.stop.raise_if_requested()
 
+    def _rejoin(self) -> None:
+        """The folder stays locked meanwhile: another start would take a run over that goes on."""
+        self._disconnect()
+        free_models()
+        self.world.rejoin()
+        self.folder.unlock()  # another worker may be the main one now
+
     def _close(self) -> None:
+        self._disconnect()
+        self.folder.unlock()
+
+    def _disconnect(self) -> None:
         self.report.close_log()
         if self._heartbeat is not None:
             self._heartbeat.close()
-        self.folder.unlock()
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class EpochSums:
 
 @dataclass
 class TrainState:
-    """Plain numbers, equal on all workers. Updated by the training loop alone."""
+    """Plain numbers, equal on all workers but for `totals.seconds`. Updated by the loop alone."""
 
     step: int = 0  # steps done; the next batch is number `step`
     totals: Totals = field(default_factory=Totals)
@@ -181,5 +181,6 @@ def check_checkpoint(held: Checkpoint, flat: FlatParameters) -> None:
     if held.state.get("frozen") not in (None, flat.frozen_hash):  # None: of older versions
         raise UserError(
             f"the checkpoint of step {held.step} updates other frozen weights: those of model.name "
-            "have changed since; restore them, or run.resume=never starts over"
+            "have changed since, or distsent now keeps them in another precision; restore them, or "
+            "run.resume=never starts over"
         )

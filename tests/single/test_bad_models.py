@@ -21,11 +21,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, pipelin
 from xxhash import xxh3_128_hexdigest
 
 from distsent import cli, evaluate, predict, train
+from distsent.job.schema import ModelSection
+from distsent.model.classifier import build_classifier, token_limit
 from distsent.model.dropout_rates import set_dropout_rates, unset_dropout_rates
+from distsent.model.head import check_head
+from distsent.model.tokenizer import load_tokenizer, padding_id
 from distsent.reporting import plots
 from distsent.runtime import device
 from distsent.training.flat_parameters import undecayed_names
-from tests import fixtures, systems
+from tests import architectures, fixtures, systems
 from tests.parallel.driver import NoSignals
 
 # Changes a model's folder.
@@ -557,6 +561,22 @@ def test_a_saved_classifier_under_a_wrapper_predicts_as_always(folder: Path, typ
     assert err == f"distsent: model = '{folder}': {stripped}\n"
 
 
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5", "t5gemma"])
+def test_sizes_and_padding_may_be_in_the_configuration_of_the_text(
+    name: str, tmp_path: Path
+) -> None:
+    """Where published models have them. That of Qwen 3.5 has no padding token."""
+    encoder = str(architectures.save(name, tmp_path))
+    tokenizer = load_tokenizer(encoder)
+    model = build_classifier(ModelSection(name=encoder), tokenizer, fixtures.LABELS, 0).model
+    text: Any = model.config.get_text_config()
+    assert text is not model.config and not hasattr(model.config, "hidden_size")
+    pad = tokenizer.pad_token_id
+    assert {text.pad_token_id, model.config.pad_token_id, padding_id(model.config, None)} == {pad}
+    assert token_limit(model) == text.max_position_embeddings
+    check_head(model)
+
+
 @pytest.mark.parametrize(("kind", "name"), [("deberta", "Deberta"), ("xmod", "Xmod")])
 def test_auto_avoids_a_precision_that_an_architecture_fails_in(
     kind: str, name: str, folder: Path, corpus: Path, typed: Typed, monkeypatch: Any
@@ -582,7 +602,8 @@ def test_updates_do_not_resume_on_other_weights(folder: Path, corpus: Path, type
     (run / "result.json").unlink()
     each(lambda x: x + 1e-3, "layer.0.output.dense.bias")(folder)
     problem = "the checkpoint of step 2 updates other frozen weights: those of model.name have "
-    problem += "changed since; restore them, or run.resume=never starts over"
+    problem += "changed since, or distsent now keeps them in another precision; restore them, or "
+    problem += "run.resume=never starts over"
     assert typed(train, *words) == (2, "", f"distsent: {problem}\n")
     state = max((run / "checkpoints").glob("step-*")) / "state.json"
     assert json.loads(state.read_text())["frozen"]

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -25,9 +26,11 @@ import torch
 from distsent import cli, evaluate, next_action, predict, train
 from distsent.distributed.world import World
 from distsent.errors import UserError
+from distsent.job import load_job
 from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.run_status import ATTEMPT
 from distsent.training import session
+from distsent.training.loop import Loop
 from distsent.training.train_state import TrainState
 from tests import fixtures, launcher
 
@@ -97,6 +100,17 @@ def test_an_evaluation_that_is_nan_is_never_the_best(
     result = fixtures.result(tmp_path / "runs" / "all")
     assert (code, result["best"], result["steps"], result["ended_early"]) == (0, None, 4, True)
     assert "stopped early: no improvement of loss in 2 evaluations" in err
+
+
+@pytest.mark.parametrize(("step", "early"), [(4, True), (6, False)])
+def test_what_the_last_step_ends_has_not_ended_early(step: int, early: bool) -> None:
+    parts: Any = SimpleNamespace(
+        job=load_job(None, ["train.patience=1", "train.max_steps=6", "eval.every=2"]),
+        total_steps=6, world=World(), plan=SimpleNamespace(sampler=Mock()),
+    )  # fmt: skip
+    with patch.object(World, "is_main", False):
+        loop = Loop(parts, TrainState(step, best={"step": 2, "value": 0.5}))
+    assert not loop._choose({"accuracy": 0.4}) and loop.state.ended_early == early
 
 
 def test_states_of_older_versions_lose_what_would_stay_for_ever() -> None:

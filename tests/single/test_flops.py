@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification
 from distsent.batching.flops import count_flops
 from distsent.model.flops import measure_flops
 from distsent.model.forward import choose_forward
-from tests import tiny_models
+from distsent.model.padded_forward import PaddedForward
+from tests import architectures, tiny_models
 
 W, INNER, LAYERS = 32, 64, 2
 SIZES: dict[str, Any] = {
@@ -74,6 +75,21 @@ def test_of_berts_layers_they_are_those_of_the_formula(family: str) -> None:
     forward, _ = choose_forward(model, Tokenizer())
     found, formula = measure_flops(forward), count_flops(model.config)
     assert (found.per_token, found.per_pair) == (formula.per_token, formula.per_pair)
+
+
+def test_sizes_may_be_in_the_configuration_of_the_text() -> None:
+    text = {**SIZES, "num_key_value_heads": 1, "head_dim": 16}
+    plain = transformers.Gemma2Config(**text)
+    within = transformers.T5GemmaConfig(encoder=text, decoder=text)
+    assert count_flops(within) == count_flops(plain)
+
+
+def test_a_configuration_without_sizes_fails_no_start() -> None:
+    model = architectures.model("perceiver", hidden_size=None)
+    with pytest.raises(AttributeError):
+        count_flops(model.config)
+    found = measure_flops(PaddedForward(model, 0), frozen=True)
+    assert found.per_token > 0 and found.passes == 2.0
 
 
 def test_an_architecture_that_pads_to_a_window_counts_by_the_formula() -> None:

@@ -172,10 +172,9 @@ def test_bf16_and_float32_have_the_same_dropout(cls_only: bool) -> None:
     """bf16 masks have their own form: output and gradients equal float32's up to rounding."""
     batch, found = packed_batch(ALL, step=3), {}
     torch.manual_seed(1)
-    values = [
-        torch.randn(n, 4, 8).bfloat16()
-        for n in (len(batch) if cls_only else len(batch.ids_T), len(batch.ids_T), len(batch.ids_T))
-    ]
+    rows = len(batch.ids_T)
+    queries = batch.sequences if cls_only else rows
+    values = [torch.randn(n, 4, 8).bfloat16() for n in (queries, rows, rows)]
     for dtype in (torch.bfloat16, torch.float32):
         q, k, v = parts = [x.to(dtype, copy=True).requires_grad_() for x in values]
         context = dropout.DropoutContext()

@@ -1,24 +1,32 @@
 """A run's peak memory: measured, foretold before training, and what is said when it is too much."""
 
+import gc
 import mmap
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from distsent import train
 from distsent.batching.dropout_keys import dropout_keys
 from distsent.batching.packing import pack
+from distsent.distributed.world import World
 from distsent.job import load_job
+from distsent.lock import try_lock
 from distsent.model.forward import Forward, autocast
 from distsent.model.packed_forward import PackedForward
 from distsent.model.padded_forward import PaddedForward
 from distsent.model.recompute import recompute_layers
 from distsent.runtime import cgroup
+from distsent.training import session
 from distsent.training.activations import Activations, LiveBytes, count_activations
 from distsent.training.memory import Expected, less_memory
 from distsent.training.publish import peak_memory, reset_peak_memory
-from tests import tiny_models
+from tests import fixtures, tiny_models
+from tests.parallel.driver import NoSignals, quick
 
 SIZE = 256 << 20
 
@@ -108,3 +116,52 @@ def test_what_the_kernel_killed_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "memory.max").write_text(str(8 << 30))
     (tmp_path / "memory.current").write_text(str(2 << 30))
     assert cgroup.memory_left() == 6 << 30
+
+
+class Elastic(World):
+    """Workers join after the first step."""
+
+    elastic = True
+    membership_changed = True
+
+    def __init__(self, lock: Path) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def rejoin(self) -> None:
+        assert try_lock(self._lock) is None, "another start would take the folder over"
+        self.membership_changed = False
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_a_model_is_gone_before_the_next_one_is_loaded(
+    elastic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the seed before, and of the world before a rejoin, during which the run stays locked."""
+    corpus = fixtures.corpus(tmp_path / "corpus", train=8, validation=0, test=4)
+    words = [
+        f"data.source={corpus}", f"model.name={fixtures.model(tmp_path / 'model')}",
+        f"run.dir={tmp_path}", "job.name=it", "data.max_length=40", "train.batch_size=4",
+        "train.max_steps=2", "eval.every=end", "log.tensorboard=false",
+    ]  # fmt: skip
+    models: list[weakref.ref[torch.nn.Module]] = []
+    open_session = session.open_session
+
+    def opened(*asked: Any) -> session.Session:
+        assert [model() for model in models] == [None] * len(models)
+        made = open_session(*asked)
+        models.append(weakref.ref(made.forward.model))
+        return made
+
+    monkeypatch.setattr(session, "open_session", opened)
+    gc.disable()
+    try:
+        with quick():
+            if elastic:
+                world = Elastic(tmp_path / "it" / ".lock")
+                session.TrainingRun(load_job(None, words), world, NoSignals()).train()
+            else:
+                train.main([*words, "train.seed=[1, 2]"])
+    finally:
+        gc.enable()
+    assert len(models) == 2
