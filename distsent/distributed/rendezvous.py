@@ -178,7 +178,9 @@ def choose_interface(members: list[Member], me: Member) -> str:
     away = [each for each in members if each.machine != me.machine]
     if not away:
         return network.loopback()
-    for address in away[0].addresses:
+    # Each host may have a bridge of its own at the same address, which leads to nobody: last.
+    found = dict.fromkeys(address for each in away for address in each.addresses)
+    for address in sorted(found, key=lambda address: address in me.addresses):
         if name := network.interface_to(address):
             return name
     where = f"{away[0].host} ({', '.join(away[0].addresses)[:80] or 'it has no address'})"

@@ -49,7 +49,8 @@ def init(launch: Launch, interface: str | None, patience: float, stop: Stop) -> 
     store = open_store(launch, patience, stop)
     me = this_member(launch.rank, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     members, own_store = meet(store, me, launch.size, patience, stop)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", choose_interface(members, me))
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        os.environ["GLOO_SOCKET_IFNAME"] = choose_interface(members, me)
     backend = "cpu:gloo,cuda:nccl" if has_own_gpus(members) else "gloo"
     dist.init_process_group(
         backend, store=own_store, rank=launch.rank, world_size=launch.size, timeout=PATIENCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from torch.distributed import Store, TCPStore
 
-from distsent.distributed import rendezvous
+from distsent.distributed import rendezvous, torch_world
 from distsent.distributed.launchers import Launch
 from distsent.distributed.rendezvous import MEETING, Member, meet, this_member
 from distsent.distributed.torch_world import has_own_gpus
@@ -131,6 +132,27 @@ def test_the_interface_leads_to_other_hosts_and_is_loopback_only_without_them() 
     assert rendezvous.choose_interface([me, member(1, "a")], me) == "lo"
     with pytest.raises(HostError, match=r"no network leads to b \(it has no address\)"):
         rendezvous.choose_interface([me, member(1, "b")], me)
+
+
+def test_a_bridge_that_every_host_has_leads_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = {"172.17.0.1": "docker0", "fd00::5": "eth0", "fd00::6": "eth0"}
+    monkeypatch.setattr(rendezvous.network, "interface_to", routes.get)
+    me = member(0, "a", "172.17.0.1", "fd00::5")
+    other, sibling = member(1, "b", "172.17.0.1", "fd00::6"), member(2, "c", *me.addresses)
+    assert rendezvous.choose_interface([me, other], me) == "eth0"
+    assert rendezvous.choose_interface([me, sibling, other], me) == "eth0"
+    assert rendezvous.choose_interface([me, sibling], me), "two containers in one network"
+
+
+def test_a_network_that_is_named_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [member(0, "a"), member(1, "b")]  # without an address
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    monkeypatch.setattr(torch_world, "open_store", lambda *_: None)
+    monkeypatch.setattr(torch_world, "meet", lambda *_: (members, None))
+    monkeypatch.setattr(torch_world.dist, "init_process_group", lambda *_, **__: None)
+    world = torch_world.init(Launch("torch", 0, 2), "lo", 1.0, lambda: None)
+    assert (world.size, os.environ["GLOO_SOCKET_IFNAME"]) == (2, "lo")
 
 
 def test_an_address_that_does_not_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
