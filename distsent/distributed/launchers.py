@@ -27,8 +27,9 @@ RANK = (HOROVODRUN[0], OPEN_MPI[0], "PMIX_RANK", MPICH[0])  # of launchers of MP
 NODE_LAUNCHERS = {"TORCHELASTIC_RUN_ID": "torchrun", "DISTSENT_LAUNCH": "distsent.launch"}
 # The processes above a worker: it must not train on without them (runtime/launcher_watch.py).
 PROGRAMS = (
-    "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd",
-    "torchrun", "torch.distributed.run", "distsent.launch",
+    "horovodrun", "mpirun", "mpirun_rsh", "mpiexec", "orterun", "orted", "prterun", "slurmstepd",
+    "torchrun", "torch.distributed.run", "torch.distributed.launch", "distsent.launch",
+    "show_run",  # of make train
 )  # fmt: skip
 USE_PMIX = "use `srun --mpi=pmix` (`srun --mpi=list` shows others), or start with `horovodrun`"
 ADDRESS = "set MASTER_ADDR to the host of rank 0, and MASTER_PORT"
