@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
 
     request = resolve_request(options.model, options.overrides, options.split)
     warn_of_visible_secrets()
-    world, run = init_world(), request.job.run
+    world, run = init_world(stop=lambda: stop.requested), request.job.run
     watched = Watched(run.stall_seconds, "", None, lambda *_: None, say, f"no scores: {AGAIN}")
     heartbeat = HeartbeatMonitor(world, watched, stop)
     try:

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     check_store_list(options)
     if options.describe:
         return print_description(asked, options.words)
-    world = join_workers(asked.run.transport, asked.run.interface)
+    world = join_workers(asked.run.transport, asked.run.interface, lambda: stop.requested)
     try:
         folders = tokenize(asked, world, stop)
     except Stopped as error:
@@ -120,11 +121,15 @@ def print_description(job: Job, words: list[str]) -> int:
     return FINISHED if found.ready else USAGE_ERROR
 
 
-def join_workers(transport: str = "auto", interface: str | None = None) -> World:
+def join_workers(
+    transport: str = "auto",
+    interface: str | None = None,
+    stop: Callable[[], str | None] = lambda: None,
+) -> World:
     """The processes that the launcher started: over torch, by mpi4py, or this process alone."""
     launch = find_launch(asked=transport)
     if launch.transport == TORCH:
-        world = init_world(transport, interface)
+        world = init_world(transport, interface, stop=stop)
         share_cores(world.local_size)
         return world
     if launch.size == 1:

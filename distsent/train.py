@@ -12,7 +12,7 @@ from distsent import cli
 from distsent.distributed.launchers import find_launch, init_world, is_main_process
 from distsent.distributed.secrets import warn_of_visible_secrets
 from distsent.distributed.world import World
-from distsent.errors import FINISHED, UserError
+from distsent.errors import FINISHED, Stopped, UserError
 from distsent.job import Job, load_job_to_train
 from distsent.runtime.heartbeat.starting import Starting, watch_start
 from distsent.runtime.run_folder import RunFolder, read_json
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     from distsent.training.session import TrainingRun
 
     warn_of_visible_secrets()
-    world = join(job, starting)
+    world = join(job, starting, stop)
     with resumable(world, stop):
         runs = [TrainingRun(job.for_seed(seed), world, stop, starting) for seed in job.seeds]
         for i, run in enumerate(runs):
@@ -60,13 +60,17 @@ def watch(job: Job) -> Starting | None:
     return None
 
 
-def join(job: Job, starting: Starting | None) -> World:
-    """The workers that the launcher started. Raises UserError, and leaves a record of it."""
+def join(job: Job, starting: Starting | None, stop: StopSignal) -> World:
+    """The workers that the launcher started.
+
+    Raises UserError or Stopped, and leaves a record of it.
+    """
     try:
         if starting is not None:
             starting.enter("rendezvous")
-        return init_world(job.run.transport, job.run.interface, PATIENCE * job.run.stall_seconds)
-    except UserError as error:
+        run, patience = job.run, PATIENCE * job.run.stall_seconds
+        return init_world(run.transport, run.interface, patience, lambda: stop.requested)
+    except (UserError, Stopped) as error:
         if starting is not None:
             starting.finish()
         if is_main_process():

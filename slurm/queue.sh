@@ -31,7 +31,7 @@ is_running() {  # false if SLURM has cancelled, preempted, requeued or restarted
 }
 
 is_preempted() {  # true during the grace time of a preemption
-    [[ $(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) = *PreemptTime=[0-9]* ]]
+    [[ $(scontrol show job "$job" 2>/dev/null) = *PreemptTime=[0-9]* ]]
 }
 
 is_near_time_limit() {  # less than an hour is left: a stop request may come from the time limit

@@ -20,6 +20,9 @@ export HF_HOME HF_HUB_OFFLINE PATH="${VENV:+$VENV/bin:}$PATH"
 # Workers get this script's environment, even if `sbatch --export` kept the user's out of it.
 export SLURM_EXPORT_ENV=ALL
 
+# What sbatch inherits from a step in which it is called would describe this script, too.
+unset SLURM_STEP_ID SLURM_STEP_NUM_TASKS PMIX_RANK PMI_RANK PMI_SIZE
+
 # Each array task has its own job number, but the last task's number also names the whole array.
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -48,11 +51,11 @@ source slurm/workers.sh
 
 # Kills for lack of memory on this node so far, those of other jobs too.
 memory_kills() { sed -n 's/^oom_kill //p' "${VMSTAT:-/proc/vmstat}" 2>/dev/null || true; }
-killed_before=$(memory_kills)
+killed_before=$(memory_kills) killed=0
 less_memory='use more --mem, a smaller train.token_budget, train.recompute=true or adapter.kind=lora'
 
 explain_kill() {  # the exit code of a launch: SLURM's and the kernel's words for no memory
-    local killed=$(($(memory_kills) - ${killed_before:-0}))
+    killed=$(($(memory_kills) - ${killed_before:-0}))
     killed_before=$(memory_kills)
     if [ "$killed" -gt 0 ]; then
         log "the kernel killed $killed processes of $(hostname) for lack of memory: $less_memory"
@@ -176,7 +179,8 @@ train() {  # JOB.toml argument ...
         start distsent.train "$@" "${staged[@]}"
         [ "$action" = retry ] || [ "$action" = requeue ] || break
         # With sbatch --no-kill the job outlives a node that SLURM takes off its list.
-        [ "$nodes" = 1 ] || [ "$cause" != worker_lost ] || await_node_loss
+        # Rank 0, which could not report, was killed on this node: no other is to blame.
+        [ "$nodes" = 1 ] || [ "$cause" != worker_lost ] || [ "$killed" -gt 0 ] || await_node_loss
         is_running || break  # the list of a job that ends gets shorter as well
         left=$(query %D) || break
         [ "${left:-0}" -gt 0 ] && [ "$left" -lt "$nodes" ] || break

@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -27,8 +27,9 @@ RANK = (HOROVODRUN[0], OPEN_MPI[0], "PMIX_RANK", MPICH[0])  # of launchers of MP
 NODE_LAUNCHERS = {"TORCHELASTIC_RUN_ID": "torchrun", "DISTSENT_LAUNCH": "distsent.launch"}
 # The processes above a worker: it must not train on without them (runtime/launcher_watch.py).
 PROGRAMS = (
-    "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "slurmstepd",
-    "torchrun", "torch.distributed.run", "distsent.launch",
+    "horovodrun", "mpirun", "mpirun_rsh", "mpiexec", "orterun", "orted", "prterun", "slurmstepd",
+    "torchrun", "torch.distributed.run", "torch.distributed.launch", "distsent.launch",
+    "show_run",  # of make train
 )  # fmt: skip
 USE_PMIX = "use `srun --mpi=pmix` (`srun --mpi=list` shows others), or start with `horovodrun`"
 ADDRESS = "set MASTER_ADDR to the host of rank 0, and MASTER_PORT"
@@ -230,12 +231,14 @@ def init_world(
     transport: str = "auto",
     interface: str | None = None,
     patience: float = 600.0,
+    stop: Callable[[], str | None] = lambda: None,
     env: Mapping[str, str] = os.environ,
 ) -> World:
     """Join the workers that the launcher started.
 
     `transport`, `interface`: the keys of section run. `patience`: seconds to wait for the others.
-    Raises UserError if the launcher's variables are wrong, HostError if workers do not come.
+    `stop`: why a stop is requested, heard over torch; None if it is not. Raises UserError if the
+    launcher's variables are wrong, HostError if workers do not come, Stopped at a stop request.
     """
     launch, elastic = find_launch(env, transport), env.get("HOROVOD_ELASTIC") == "1"
     if launch.size == 1 and not elastic:
@@ -243,7 +246,7 @@ def init_world(
     if launch.transport == TORCH:
         from distsent.distributed import torch_world
 
-        return torch_world.init(launch, interface, patience)
+        return torch_world.init(launch, interface, patience, stop)
     promise = f"{launch.promise} promises {launch.size} workers, but"
     try:
         from distsent.distributed import horovod

@@ -13,13 +13,13 @@ import os
 import secrets
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from distsent.distributed import network
-from distsent.errors import FAILED, HostError, UserError
+from distsent.errors import FAILED, HostError, Stopped, UserError
 
 if TYPE_CHECKING:
     from torch.distributed import PrefixStore, Store, TCPStore
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from distsent.distributed.launchers import Launch
 
 MEETING = "distsent.meeting"  # the key of the meeting's name
-POLL = timedelta(seconds=1.0)
+# Seconds between two looks into the store. torch's own wait prints a warning whenever its time is
+# over, and hears nothing else meanwhile.
+POLL = 0.1
+LINGER = 2.0  # seconds for the others to read a bad result: the store may end with rank 0
+Stop = Callable[[], str | None]  # why a stop is requested; None: it is not
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,25 @@ class Member:
     token: str  # drawn by this process
 
 
+@dataclass(frozen=True)
+class Result:
+    """What rank 0 tells everybody. `problem`: who is missing; `stop`: why a stop is requested."""
+
+    members: list[dict[str, Any]]
+    problem: str = ""
+    stop: str = ""
+
+
 def this_member(rank: int, gpus: int) -> Member:
     host, token = socket.gethostname(), secrets.token_hex(8)
     return Member(rank, host, network.machine(), network.addresses(), gpus, token)
 
 
-def open_store(launch: Launch, patience: float) -> TCPStore:
-    """The store at the launch's address. Raises HostError if it does not answer in time."""
+def open_store(launch: Launch, patience: float, stop: Stop = lambda: None) -> TCPStore:
+    """The store at the launch's address.
+
+    Raises HostError if it does not answer in time, Stopped at a stop request before that.
+    """
     from torch.distributed import DistError, TCPStore
 
     assert launch.address is not None
@@ -60,12 +76,16 @@ def open_store(launch: Launch, patience: float) -> TCPStore:
         try:
             if not serves:  # torch would print pages about an address that does not answer
                 socket.create_connection((host, port), wait.total_seconds()).close()
-            return TCPStore(host, port, None, serves, wait, False, multi_tenant=not agent)
+            # Rank 0 reaches itself, whatever the others need to reach it.
+            at = "127.0.0.1" if serves else host
+            return TCPStore(at, port, None, serves, wait, False, multi_tenant=not agent)
         except (DistError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:160]
         if serves:
             problem = f"rank 0 cannot listen on port {port}: {reason}"
             raise HostError(f"{problem}; set another MASTER_PORT", code=FAILED)
+        if why := stop():
+            raise stopped(why)  # nobody is there to be told
         if time.monotonic() >= until:
             server = "torchrun's first node" if agent else "rank 0"
             problem = f"{server} does not answer at {host}, port {port}, within {patience:g} s"
@@ -74,60 +94,83 @@ def open_store(launch: Launch, patience: float) -> TCPStore:
         time.sleep(1.0)
 
 
-def meet(store: Store, me: Member, size: int, patience: float) -> tuple[list[Member], PrefixStore]:
+def stopped(why: str) -> Stopped:
+    return Stopped(
+        f"stop requested: {why}, before all workers had come; run the same command again"
+    )
+
+
+def meet(
+    store: Store, me: Member, size: int, patience: float, stop: Stop = lambda: None
+) -> tuple[list[Member], PrefixStore]:
     """All workers, in the order of their ranks, and a part of the store for them alone.
 
-    Raises UserError with the missing ranks on all workers that are there, HostError without rank 0.
+    Raises UserError with the missing ranks, or Stopped at a stop request on any worker, on all
+    workers that are there; HostError without rank 0.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import DistNetworkError, PrefixStore
 
-    if me.rank == 0:
-        meeting = me.token
-        store.set(f"{meeting}/0", json.dumps(asdict(me)))
-        store.set(MEETING, meeting)
-        problem, members = _gather(store, meeting, size, patience)
-        store.set(f"{meeting}/result", json.dumps([problem, members]))
-    else:
-        meeting, problem, members = _attend(store, me, patience)
-    if problem:
-        time.sleep(0.0 if me.rank else 2 * POLL.total_seconds())  # the store may end with rank 0
-        raise UserError(problem, code=FAILED)
-    return [Member(**each) for each in members], PrefixStore(meeting, store)
+    try:
+        if me.rank == 0:
+            meeting = me.token
+            store.set(f"{meeting}/0", json.dumps(asdict(me)))
+            store.set(MEETING, meeting)
+            result = _gather(store, meeting, size, patience, stop)
+            store.set(f"{meeting}/result", json.dumps(asdict(result)))
+        else:
+            meeting, result = _attend(store, me, patience, stop)
+    except DistNetworkError as error:  # the process that kept the store is gone for good
+        problem = f"rank {me.rank} on {me.host}: rank 0 or its launcher ended while workers met"
+        reason = str(error).splitlines()[0][:160]
+        raise HostError(f"{problem} ({reason}); look at its log", code=FAILED) from None
+    if result.stop or result.problem:
+        time.sleep(0.0 if me.rank else LINGER)
+        raise stopped(result.stop) if result.stop else UserError(result.problem, code=FAILED)
+    return [Member(**each) for each in result.members], PrefixStore(meeting, store)
 
 
-def _attend(store: Store, me: Member, patience: float) -> tuple[str, str, list[dict[str, Any]]]:
+def _attend(store: Store, me: Member, patience: float, stop: Stop) -> tuple[str, Result]:
     """On other ranks: the meeting's name and result, as soon as rank 0 has published it."""
     until = time.monotonic() + patience + 10.0  # rank 0 names the missing ones first
+    told, own = dict[str, str](), json.dumps(asdict(me))  # what this worker wrote, by key
     while time.monotonic() < until:
-        with suppress(RuntimeError):
-            store.wait([MEETING], POLL)
+        meeting, why = "", stop()
+        if store.check([MEETING]):
             meeting = store.get(MEETING).decode()
-            store.set(f"{meeting}/{me.rank}", json.dumps(asdict(me)))
-            store.wait([f"{meeting}/result"], POLL)
-            problem, members = json.loads(store.get(f"{meeting}/result"))
-            if any(each["token"] == me.token for each in members):
-                return meeting, problem, members
-            time.sleep(0.2)  # the result of an earlier start
+            says = {f"{meeting}/{me.rank}": own}
+            says |= {f"{meeting}/stop": f"{why} on rank {me.rank}"} if why else {}
+            for key in says.keys() - told.keys():
+                store.set(key, says[key])
+            told |= says
+            if store.check([f"{meeting}/result"]):
+                result = Result(**json.loads(store.get(f"{meeting}/result")))
+                if any(each["token"] == me.token for each in result.members):
+                    return meeting, result
+                meeting = ""  # of an earlier start
+        if why and not meeting:
+            raise stopped(why)  # no rank 0 is there to be told
+        time.sleep(POLL)
     problem = f"rank {me.rank} on {me.host}: rank 0 has not come within {patience + 10:g} s"
     raise HostError(f"{problem}, or has left; look at its log", code=FAILED)
 
 
-def _gather(
-    store: Store, meeting: str, size: int, patience: float
-) -> tuple[str, list[dict[str, Any]]]:
-    """On rank 0: who is missing, and all that are there."""
-    keys = [f"{meeting}/{rank}" for rank in range(size)]
-    with suppress(RuntimeError):
-        store.wait(keys, timedelta(seconds=patience))
-    missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+def _gather(store: Store, meeting: str, size: int, patience: float, stop: Stop) -> Result:
+    """On rank 0: all that are there, and why that is not enough."""
+    keys, until = [f"{meeting}/{rank}" for rank in range(size)], time.monotonic() + patience
+    why: str | None = None
+    while not (complete := store.check(keys)) and not why and time.monotonic() < until:
+        time.sleep(POLL)
+        told = store.check([f"{meeting}/stop"])
+        why = store.get(f"{meeting}/stop").decode() if told else stop()
+    missing = [] if complete else [rank for rank in range(size) if not store.check([keys[rank]])]
     there = [json.loads(store.get(key)) for rank, key in enumerate(keys) if rank not in missing]
-    if not missing:
-        return "", there
+    if not missing or why:
+        return Result(there, stop=(why or "") if missing else "")
     hosts = ", ".join(dict.fromkeys(each["host"] for each in there))
     ranks = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
     problem = f"{len(missing)} of {size} workers did not come within {patience:g} s: rank {ranks}"
     fix = "look at the missing ones' nodes and logs"
-    return f"{problem}; the others are on {hosts}; {fix}", there
+    return Result(there, f"{problem}; the others are on {hosts}; {fix}")
 
 
 def choose_interface(members: list[Member], me: Member) -> str:
@@ -135,7 +178,9 @@ def choose_interface(members: list[Member], me: Member) -> str:
     away = [each for each in members if each.machine != me.machine]
     if not away:
         return network.loopback()
-    for address in away[0].addresses:
+    # Each host may have a bridge of its own at the same address, which leads to nobody: last.
+    found = dict.fromkeys(address for each in away for address in each.addresses)
+    for address in sorted(found, key=lambda address: address in me.addresses):
         if name := network.interface_to(address):
             return name
     where = f"{away[0].host} ({', '.join(away[0].addresses)[:80] or 'it has no address'})"

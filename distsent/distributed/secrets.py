@@ -79,6 +79,7 @@ def _write_token(token: str, env: Mapping[str, str]) -> Path | None:
     start = env.get("SLURM_JOB_ID") or socket.gethostname()
     file = Path(env["HF_HOME"]).resolve() / f"token-{start}"
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)  # the hub's folder may not be there yet
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mode 0600
         with os.fdopen(handle, "w", encoding="utf-8") as to:
             to.write(token)

@@ -16,7 +16,14 @@ import torch
 import torch.distributed as dist
 
 from distsent.distributed.network import chosen_interfaces, interfaces
-from distsent.distributed.rendezvous import Member, choose_interface, meet, open_store, this_member
+from distsent.distributed.rendezvous import (
+    Member,
+    Stop,
+    choose_interface,
+    meet,
+    open_store,
+    this_member,
+)
 from distsent.distributed.world import WorkerLost, World
 
 if TYPE_CHECKING:
@@ -31,15 +38,19 @@ NAME_BYTES = 64
 PART = 4096
 
 
-def init(launch: Launch, interface: str | None, patience: float) -> TorchWorld:
-    """Join the workers of `launch`. Raises HostError or UserError if some do not come."""
+def init(launch: Launch, interface: str | None, patience: float, stop: Stop) -> TorchWorld:
+    """Join the workers of `launch`.
+
+    Raises HostError or UserError if some do not come, Stopped at a stop request before they have.
+    """
     if interface:
         names = ",".join(chosen_interfaces(interface, interfaces()))
         os.environ |= {"GLOO_SOCKET_IFNAME": names, "NCCL_SOCKET_IFNAME": f"={names}"}
-    store = open_store(launch, patience)
+    store = open_store(launch, patience, stop)
     me = this_member(launch.rank, torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    members, own_store = meet(store, me, launch.size, patience)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", choose_interface(members, me))
+    members, own_store = meet(store, me, launch.size, patience, stop)
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        os.environ["GLOO_SOCKET_IFNAME"] = choose_interface(members, me)
     backend = "cpu:gloo,cuda:nccl" if has_own_gpus(members) else "gloo"
     dist.init_process_group(
         backend, store=own_store, rank=launch.rank, world_size=launch.size, timeout=PATIENCE

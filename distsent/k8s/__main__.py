@@ -18,7 +18,7 @@ from distsent.pods.evicted import keep_deleting
 from distsent.pods.launch import launch, run_on_named_hosts
 from distsent.pods.restarts import Ending, keep_running
 from distsent.pods.serve import SSHD_CONFIG, serve
-from distsent.pods.training_command import Training
+from distsent.pods.training_command import Training, refused_options
 
 
 def main(arguments: list[str]) -> int:
@@ -94,6 +94,8 @@ def run_write(options: argparse.Namespace) -> int:
 
 def run_launch(options: argparse.Namespace) -> int:
     command, wait, script = options.command, options.wait, options.elastic
+    if problems := [*refused_options(command)]:
+        raise UserError(*problems)
     if options.delete_evicted:
         keep_deleting()
     hosts = ScalingHosts(script, options.slots, options.min_np, options.max_np, options.poll)

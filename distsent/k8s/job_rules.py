@@ -13,7 +13,7 @@ from distsent.k8s.documents import Problem
 from distsent.k8s.jobs import Bundle, Job
 from distsent.k8s.mpi_operator import DISCOVERY_SCRIPT, HOSTFILE
 from distsent.k8s.schema import quantity
-from distsent.pods.training_command import job_arguments
+from distsent.pods.training_command import job_arguments, refused_options
 
 SSH_PORT = 2222
 HOST_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -53,6 +53,8 @@ def sizes(job: Job) -> Iterator[Problem]:
 def processes(job: Job) -> Iterator[Problem]:
     """Fewer processes leave GPUs idle; mpirun refuses more, after all pods were scheduled."""
     option, node = job.launcher.option, job.launcher.command_node
+    for problem in refused_options(job.launcher.command):
+        yield "gloo", node, problem
     most = job.slots * (job.workers + bool(job.spec["runLauncherAsWorker"]))
     size = f"{job.workers} workers x {job.slots} slots"
     if job.elastic:

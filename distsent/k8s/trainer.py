@@ -2,7 +2,7 @@
 
 A pod's exit code decides what happens next: a rule of its Job's podFailurePolicy fails the Job with
 a message, and a rule of the JobSet's failurePolicy recognizes the message. Both follow from the
-exit policy. What no rule names is a failure that counts, as are the kubelet's evictions.
+exit policy. What no rule names is a failure that counts, as are evictions for a pod's own limits.
 """
 
 import copy
@@ -20,7 +20,7 @@ CONTAINER = "node"  # Trainer gives its volumes and variables to containers of t
 CONFIG_MAP = "jobs"  # all job files, as one runtime serves all jobs
 INDEXED = {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
 TABLE = read_table("trainer.yaml")
-DISRUPTION = "DisruptionTarget"  # drained, preempted or evicted through the API
+DISRUPTION = "DisruptionTarget"  # drained, preempted, or evicted because its node is short
 FAIL, GO_ON, COUNT = "FailJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJobSet"
 ACTIONS = {"give_up": FAIL, "requeue": GO_ON, "retry": COUNT}  # by those of the exit policy
 

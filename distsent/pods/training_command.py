@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,12 @@ LINGER = 60.0  # seconds
 LOOK = 5.0  # seconds between two looks at a run
 TAG = re.compile(r"^\[\d+,\d+\]<stderr>: ?")  # mpirun's, before the lines of a rank
 LINES, BYTES = 8, 8000  # of the last errors that are kept
+# Options of horovodrun, and the fix. Over Gloo there is no mpirun: a stop request would end
+# horovodrun alone, and its ranks would train on.
+OVER_GLOO = {
+    "--gloo": "leave it out",
+    "--host-discovery-script": "use --elastic of python -m distsent.k8s launch",
+}
 
 
 class Training:
@@ -126,6 +132,13 @@ class Training:
         for each in [parent, *parent.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+
+
+def refused_options(command: Sequence[str]) -> Iterator[str]:
+    """A line for each option with which a stop request would not reach the ranks."""
+    for name in (word.partition("=")[0] for word in command):
+        if name in OVER_GLOO:
+            yield f"{name}: over Gloo no stop request reaches the workers: {OVER_GLOO[name]}"
 
 
 def have_ended(runs: Sequence[RunStatus | None]) -> bool:

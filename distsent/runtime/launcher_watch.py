@@ -1,12 +1,18 @@
 """The launchers among this process's ancestors. Workers must not train on without them."""
 
 import os
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 
 import psutil
 
 from distsent.distributed.launchers import PROGRAMS
+
+# As Debian names those of one MPI, as MPICH does, and as slurmstepd names itself
+NAME = re.compile(rf"({'|'.join(map(re.escape, PROGRAMS))})(\.py|\.openmpi|\.mpich|\.hydra|:)?")
+WITH_VALUE = ("-X", "-W", "-o", "-O")  # options of Python and of shells
 
 
 @cache
@@ -26,11 +32,23 @@ def is_launcher(process: psutil.Process) -> bool:
     horovodrun over MPI has become `sh -c "mpirun ..."`: that shell is the process to watch.
     """
     try:
-        words = [word.split()[0] for word in process.cmdline()[:3] if word.split()]
+        found = [*_programs(process.cmdline())]
     except psutil.Error:
         return False
-    command = " ".join(os.path.basename(word) for word in words)
-    return any(name in command for name in PROGRAMS)
+    return any(NAME.fullmatch(os.path.basename(name)) for name in found)
+
+
+def _programs(words: Sequence[str]) -> Iterator[str]:
+    """The program of a command line, and the script, module or command that it runs."""
+    rest = iter(words)
+    yield from next(rest, "").split()[:1]
+    for word in rest:
+        name = word.removeprefix("-m") or word  # python -mtorch.distributed.run
+        if word in WITH_VALUE:
+            next(rest, None)
+        elif not name.startswith("-"):
+            yield from name.split()[:1]
+            return
 
 
 def is_stopped(process: psutil.Process) -> bool:

@@ -72,7 +72,7 @@ def test_a_suspended_drained_and_evicted_trainjob_with_a_silent_node_ends_with_t
     demo.until("the JobSet starts anew", lambda: demo.saved_restarts)
     demo.start_and_hold(42)
     demo.until("the checkpoint is written", lambda: demo.checkpoint(40))
-    demo.nodes[1].evict()  # by the kubelet, which kills it
+    demo.nodes[1].evict()  # by the kubelet, for its sizeLimit
     demo.until("the JobSet starts anew", lambda: demo.restarts)
     # The ranks need not wait a minute for the silent node. All pods have this template.
     demo.trains[0].container["args"].append("run.stall_seconds=15")

@@ -87,13 +87,22 @@ def test_a_second_apply_finds_nothing_to_change():
     assert len(ports) > 10 and all(port.get("protocol") == "TCP" for port in ports), ports
 
 
-def test_each_launcher_has_a_folder_for_matplotlib():
-    """The root file system is read-only: Matplotlib would warn, and make a new folder each time."""
+def test_what_trains_has_folders_for_matplotlib_and_triton():
+    """The root file system is read-only: Triton would not start, and GPUs lose their kernels."""
     launchers = inside([one for one in documents() if one.get("kind") == "MPIJob"], "Launcher")
-    assert len(launchers) > 5
-    for launcher in launchers:
-        env = launcher["template"]["spec"]["containers"][0]["env"]
-        assert {"name": "MPLCONFIGDIR", "value": "/tmp/matplotlib"} in env
+    runtimes = [one for one in documents() if one.get("kind") == "TrainingRuntime"]
+    pods = [launcher["template"] for launcher in launchers]
+    for job in (job for jobs in inside(runtimes, "replicatedJobs") for job in jobs):
+        pods += [job["template"]["spec"]["template"]]
+    main = [pod["spec"]["containers"][0] for pod in pods]
+    starting = [each for each in main if "serve" not in each["command"]]  # those get it by mpirun
+    assert len(launchers) > 5 and len(starting) == len(launchers) + 2
+    for container in starting:
+        assert {"name": "MPLCONFIGDIR", "value": "/tmp/matplotlib"} in container["env"]
+        assert {"name": "TRITON_CACHE_DIR", "value": "/tmp/triton"} in container["env"]
+    for container in main:
+        mounts = {each["mountPath"]: each.get("readOnly") for each in container["volumeMounts"]}
+        assert "/tmp" in mounts and not mounts["/tmp"]
 
 
 def test_kueues_objects_are_of_its_current_version():

@@ -430,6 +430,17 @@ def test_a_node_is_lost_before_slurm_knows_of_it(tmp_path):
     assert not batch.calls("requests")
 
 
+def test_no_node_is_waited_for_if_this_one_has_killed_rank_0(tmp_path):
+    counters = tmp_path / "vmstat"
+    counters.write_text("oom_kill 3\n")
+    killed = f"{status(tmp_path / 'runs/imdb', state='running')}; echo oom_kill 4 >{counters}"
+    nodes = f"if true; then echo >>{tmp_path}/queries; echo 2; fi"
+    batch = Batch(tmp_path, f"{killed}; exit 137", D=nodes)
+    done = batch.run(SLURM_JOB_NUM_NODES="2", VMSTAT=str(counters))
+    assert done.returncode == 137 and "lack of memory" in done.stderr, done.stderr
+    assert len(batch.calls("queries")) == 1, "SLURM may take minutes to notice a lost node"
+
+
 def test_a_time_limit_of_prepare_counts_as_a_failure(tmp_path):
     batch = Batch(tmp_path, f"{REQUESTED}143")
     done = batch.run("jobs/imdb.toml", script="prepare.sh")
@@ -451,6 +462,20 @@ def test_a_preemption_within_its_grace_time_does_not_count_as_a_failure(tmp_path
     done = batch.run(*job, script=script)
     assert done.returncode == 75 and done.stderr.splitlines()[-1] == "slurm: requeued", done.stderr
     assert batch.calls("requests") == ["requeue 1"]
+
+
+def test_another_task_of_the_array_is_preempted(tmp_path):
+    """The last task's own number is also that of the array."""
+    batch = Batch(tmp_path, "exit 143", shows="$([ $3 != 1 ] || echo PreemptTime=2026-11-21)")
+    done = batch.run(SLURM_ARRAY_JOB_ID="1", SLURM_ARRAY_TASK_ID="3")
+    assert done.returncode == 143 and "failed: exit code 143" in done.stderr, done.stderr
+
+
+def test_a_job_that_was_submitted_from_a_step_is_no_task_of_it(tmp_path):
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "PMI_RANK": "1", "PMI_SIZE": "4"}
+    batch = Batch(tmp_path, f"env >{tmp_path}/env")
+    assert batch.run(**step).returncode == 0
+    assert not {*step} & {line.partition("=")[0] for line in batch.calls("env")}
 
 
 @pytest.mark.parametrize("name", ["USR1", "USR2", "TERM", "INT", "HUP", "XCPU"])

@@ -229,7 +229,7 @@ def test_an_evaluation_is_logged_once_even_if_the_run_died_after_it(
 def test_an_error_of_one_worker_is_reported_with_its_rank_and_ends_all(
     parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Memory runs out on one of two workers: the main worker reports which one, and why."""
+    """Memory runs out on one of two workers, the main one next: a line says which one, and why."""
     run = tmp_path / "stopped"
     ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="1:3")
     assert ended.code not in (0, 75), ended.output
@@ -242,6 +242,12 @@ def test_an_error_of_one_worker_is_reported_with_its_rank_and_ends_all(
     assert status(run).state == "failed" and re.match(line, status(run).message)
     assert (run / "train.log").read_text().endswith(f" failed: {status(run).message}\n")
     assert (status(run).code, status(run).cause, status(run).of) == (1, None, 100)
+    ended = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2, FAIL="0:3")
+    assert ended.code not in (0, 75), ended.output
+    line = line.replace("rank 1", "rank 0", 1)
+    assert len(re.findall(f"distsent: rank 0: {line}", ended.output)) == 1, ended.output
+    assert "WorkerLost" not in ended.output, "the other worker is told, and says nothing"
+    assert (status(run).state, status(run).cause) == ("failed", None)
     again = launcher.run("-m", SLOW, *overrides(parts, tmp_path), np=2)
     assert again.code == 0 and fixtures.result(run)["steps"] == 100, again.output
 

@@ -25,7 +25,7 @@ import torch
 
 from distsent import cli, evaluate, next_action, predict, train
 from distsent.distributed.world import World
-from distsent.errors import UserError
+from distsent.errors import Stopped, UserError
 from distsent.job import load_job
 from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.run_status import ATTEMPT
@@ -315,6 +315,8 @@ def test_a_refused_start_leaves_its_code_for_launchers_that_hide_it(
     assert decided("3") == "retry 1 failed \n", "it is that of another start"
     with patch.object(train, "init_world", unconnected):
         assert train_as("4") == "give_up 2 usage_error RANK=1, but there is no MASTER_ADDR\n"
+    with patch.object(train, "init_world", side_effect=Stopped("stop requested: SIGTERM")):
+        assert train_as("6") == "requeue 75 stopped stop requested: SIGTERM\n"
     with open(run / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert train_as("5").startswith(f"retry 1 failed {run}: ")

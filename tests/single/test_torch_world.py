@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from torch.distributed import Store, TCPStore
 
-from distsent.distributed import rendezvous
+from distsent.distributed import rendezvous, torch_world
 from distsent.distributed.launchers import Launch
-from distsent.distributed.rendezvous import Member, meet, this_member
+from distsent.distributed.rendezvous import MEETING, Member, meet, this_member
 from distsent.distributed.torch_world import has_own_gpus
-from distsent.errors import HostError, UserError
+from distsent.errors import HostError, Stopped, UserError
 from distsent.runtime import run_folder
 from distsent.runtime.run_folder import RunFolder
 from tests import launcher
+
+NO_STOPS: Mapping[int, Callable[[], str | None]] = MappingProxyType({})
 
 
 @pytest.fixture
@@ -27,14 +32,24 @@ def store() -> Store:
     return TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=30), False)
 
 
-def met(store: Store, ranks: list[int], size: int, patience: float = 20.0) -> list[Any]:
-    """What workers in threads get from `meet`, each through a connection of its own."""
+def met(
+    store: Store,
+    ranks: list[int],
+    size: int,
+    patience: float = 20.0,
+    stops: Mapping[int, Callable[[], str | None]] = NO_STOPS,
+) -> list[Any]:
+    """What workers in threads get from `meet`, each through a connection of its own.
+
+    `stops`: by rank, why a stop is requested.
+    """
     found: list[Any] = [None] * len(ranks)
 
     def run(i: int) -> None:
+        rank, stop = ranks[i], stops.get(ranks[i], lambda: None)
         own = TCPStore("127.0.0.1", store.port, None, False, timedelta(seconds=30), False)
         try:
-            found[i] = meet(own, this_member(ranks[i], 0), size, patience)[0]
+            found[i] = meet(own, this_member(rank, 0), size, patience, stop)[0]
         except Exception as error:
             found[i] = error
 
@@ -70,6 +85,44 @@ def test_without_rank_0_each_host_says_so(store: Store, monkeypatch: pytest.Monk
     assert isinstance(error, HostError) and "rank 0 has not come" in str(error)
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_stop_request_is_heard_while_workers_meet(store: Store, asked: int) -> None:
+    def stop() -> str | None:  # it comes when both wait for rank 2
+        both = store.check([MEETING]) and store.check([f"{store.get(MEETING).decode()}/1"])
+        return "SIGUSR1" if both else None
+
+    for error in met(store, [0, 1], 3, stops={asked: stop}):
+        why = "SIGUSR1 on rank 1" if asked else "SIGUSR1"
+        assert isinstance(error, Stopped) and f"stop requested: {why}, before all" in str(error)
+    found = met(store, [1, 0], 2)
+    assert all(len(members) == 2 for members in found), "it is no request to the next start"
+
+
+def test_a_worker_that_no_rank_0_would_hear_stops_by_itself(store: Store) -> None:
+    for _ in range(2):
+        (error,) = met(store, [1], 2, stops={1: lambda: "SIGTERM"})
+        assert isinstance(error, Stopped)
+        met(store, [0, 1], 2)  # what an earlier start has left is no rank 0
+    launch = Launch("torch", 1, 2, address=("127.0.0.1", 9))
+    with pytest.raises(Stopped, match="stop requested: SIGTERM"):
+        rendezvous.open_store(launch, 60.0, lambda: "SIGTERM")
+
+
+def test_the_end_of_rank_0_ends_the_wait() -> None:
+    servers = [TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=30), False)]
+    own = TCPStore("127.0.0.1", servers[0].port, None, False, timedelta(seconds=30), False)
+    looks: list[int] = []
+
+    def end_at_the_third_look() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            servers.clear()
+
+    with pytest.raises(HostError, match="rank 0 or its launcher ended while workers met") as error:
+        meet(own, this_member(1, 0), 2, 60.0, end_at_the_third_look)
+    assert len(looks) == 3 and error.value.code == 1 and len(error.value.lines) == 1
+
+
 def member(rank: int, machine: str, *addresses: str, gpus: int = 0) -> Member:
     return Member(rank, machine, machine, list(addresses), gpus, "")
 
@@ -81,11 +134,38 @@ def test_the_interface_leads_to_other_hosts_and_is_loopback_only_without_them() 
         rendezvous.choose_interface([me, member(1, "b")], me)
 
 
+def test_a_bridge_that_every_host_has_leads_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = {"172.17.0.1": "docker0", "fd00::5": "eth0", "fd00::6": "eth0"}
+    monkeypatch.setattr(rendezvous.network, "interface_to", routes.get)
+    me = member(0, "a", "172.17.0.1", "fd00::5")
+    other, sibling = member(1, "b", "172.17.0.1", "fd00::6"), member(2, "c", *me.addresses)
+    assert rendezvous.choose_interface([me, other], me) == "eth0"
+    assert rendezvous.choose_interface([me, sibling, other], me) == "eth0"
+    assert rendezvous.choose_interface([me, sibling], me), "two containers in one network"
+
+
+def test_a_network_that_is_named_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [member(0, "a"), member(1, "b")]  # without an address
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    monkeypatch.setattr(torch_world, "open_store", lambda *_: None)
+    monkeypatch.setattr(torch_world, "meet", lambda *_: (members, None))
+    monkeypatch.setattr(torch_world.dist, "init_process_group", lambda *_, **__: None)
+    world = torch_world.init(Launch("torch", 0, 2), "lo", 1.0, lambda: None)
+    assert (world.size, os.environ["GLOO_SOCKET_IFNAME"]) == (2, "lo")
+
+
 def test_an_address_that_does_not_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     launch = Launch("torch", 1, 2, address=("127.0.0.1", 9))
     with pytest.raises(HostError, match=r"rank 0 does not answer at 127.0.0.1, port 9, w"):
         rendezvous.open_store(launch, 1.0)
     assert capfd.readouterr().err == "", "torch prints nothing"
+
+
+def test_rank_0_reaches_its_own_store_where_its_name_leads_nowhere() -> None:
+    launch = Launch("torch", 0, 2, address=("rank-0.invalid", 0))
+    store = rendezvous.open_store(launch, 5.0)
+    assert store.port and not store.check([MEETING])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from distsent.runtime.heartbeat.vitals import Vitals
 
 PATIENCE = 60.0  # seconds to find rank 0
 FOLLOW = 5.0  # seconds to leave after rank 0, before it is taken for a difference of opinion
+FAILS = 2.0  # seconds for rank 0 to print its own error, and to exit first with its own code
 ADDRESS_SECONDS = 2.0  # for one address to accept
 
 
@@ -27,6 +28,7 @@ class Watch(Protocol):
     def told(self, word: str, text: str) -> None: ...
     def died(self) -> None: ...
     def left(self) -> None: ...  # in good order, but this worker did not
+    def failed(self) -> None: ...  # alone, and this worker still waits for it
     def silent(self) -> None: ...
 
 
@@ -39,7 +41,8 @@ class Client:
         self._addresses, self._token, self._deadline = addresses, token, deadline
         self._vitals = vitals
         self._connection: socket.socket | None = None
-        self._closing, self._joined, self._done = threading.Event(), False, False
+        self._closing, self._joined = threading.Event(), False
+        self._end = ""  # the word with which rank 0 has left
         self._last_line = line(protocol.FAREWELL)
         self._woken, self._wake = socket.socketpair()
         self._lines = LineBuffer(protocol.LINE_BYTES)
@@ -98,10 +101,12 @@ class Client:
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
-            while not self._closing.is_set() and not self._done:
+            while not (self._closing.is_set() or self._end):
                 self.send(protocol.BEAT, self._vitals.beat().to_json())
                 until = time.monotonic() + INTERVAL
-                while not self._closing.is_set() and (rest := until - time.monotonic()) > 0:
+                while (rest := until - time.monotonic()) > 0:
+                    if self._closing.is_set() or self._end:
+                        break
                     if selector.select(rest) and not self._closing.is_set():
                         if not self._read(connection):
                             return
@@ -113,8 +118,9 @@ class Client:
                     self._watch.silent()
                     answered = checked
         self._leave(connection)
-        if not self._closing.wait(FOLLOW):
-            self._watch.left()
+        failed = self._end == protocol.FAILED
+        if not self._closing.wait(FAILS if failed else FOLLOW):
+            (self._watch.failed if failed else self._watch.left)()
 
     def _read(self, connection: socket.socket) -> bool:
         """Read what rank 0 says. False at the end of the connection."""
@@ -125,13 +131,13 @@ class Client:
         for text in self._lines.feed(data):
             self._joined = True
             word, _, rest = text.partition(" ")
-            if word == protocol.FAREWELL:
-                self._done = True
+            if word in (protocol.FAREWELL, protocol.FAILED):
+                self._end = word
             elif word != protocol.ALIVE:
                 self._watch.told(word, rest)
         # Rank 0 says farewell to those who have joined. With an error in the first moment of a run
         # it may leave sooner; this worker receives the same error and follows.
-        follows = data or self._done or (not self._joined and self._closing.wait(FOLLOW))
+        follows = data or self._end or (not self._joined and self._closing.wait(FOLLOW))
         if not follows:
             self._watch.died()
         return bool(data)

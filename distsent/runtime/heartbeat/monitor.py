@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from distsent.runtime.heartbeat.ending import report_and_exit
 from distsent.runtime.heartbeat.main_watch import Limits, MainWatch
 from distsent.runtime.heartbeat.protocol import INTERVAL, Hello
 from distsent.runtime.heartbeat.server import Server
-from distsent.runtime.heartbeat.stacks import location, within, write_stacks
+from distsent.runtime.heartbeat.stacks import LIMIT, location, within, write_stacks
 from distsent.runtime.heartbeat.vitals import Vitals, own_hello
 from distsent.runtime.heartbeat.worker_watch import WorkerWatch
 from distsent.runtime.launcher_watch import has_ended, launchers
@@ -88,7 +89,7 @@ class HeartbeatMonitor:
         self._close(None)
 
     def failed(self, error: BaseException) -> None:
-        """Before `close`, if this worker fails: the others learn of an error that is its own."""
+        """Before `close`, if this worker fails: the others end with an error that is its own."""
         if isinstance(error, UserError | Stopped | NonFinite | WorkerFailed):
             return  # of all workers together
         if not isinstance(error, WorkerLost):
@@ -102,7 +103,10 @@ class HeartbeatMonitor:
             if self._closing.is_set():
                 return
             self._closing.set()
-        if self._server is not None:
+        if self._server is not None and error is not None and not self._world.elastic:
+            self._say_failed(error)
+            self._server.close(protocol.FAILED)
+        elif self._server is not None:
             self._server.close()
         if self._client is not None:
             self._client.close(error)
@@ -134,6 +138,13 @@ class HeartbeatMonitor:
 
     def _leave(self, message: str) -> None:
         report_and_exit(self._world.rank, message, int, int)
+
+    def _say_failed(self, error: str) -> None:
+        """On rank 0, before the others end: a launcher may leave no time for anything after."""
+        at = f"on {socket.gethostname()} failed at step {self._world.progress.position.step}"
+        line = f"rank 0 {at}: {error}"[: protocol.LONGEST_TEXT]
+        text = f"distsent: rank 0: {line}; {self._run.advice}\n"
+        within(LIMIT, lambda: os.write(2, text.encode(errors="replace")))
 
     def _say_end(self) -> None:
         if self._server is not None:

@@ -25,8 +25,9 @@ LINE_BYTES = 8192  # a line after it
 LONGEST_TEXT = 2000  # characters of an error or a reason
 # Words that begin a line, from both sides
 FAREWELL = "bye"  # leaves in good order: not a death
+FAILED = "failed"  # leaves with an error of its own; a worker adds it
 # from a worker
-HELLO, BEAT, LOCATION, FAILED = "hello", "beat", "at", "failed"
+HELLO, BEAT, LOCATION = "hello", "beat", "at"
 # from rank 0
 ALIVE = "."
 STACKS = "stacks"  # write your stacks, and answer with LOCATION

@@ -110,7 +110,7 @@ class Server:
         self._peers: dict[int, Connection] = {}
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._accepted, self._listening = 0, False
-        self._closing = threading.Event()
+        self._closing, self._last = threading.Event(), FAREWELL
         self._woken, self._wake = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, self._closing.set)
         raise_file_limit(size + OTHER_FILES)
@@ -124,8 +124,9 @@ class Server:
         thread.start()
         self._thread = thread
 
-    def close(self) -> None:
-        """Say farewell and end the thread."""
+    def close(self, last: str = FAREWELL) -> None:
+        """Say the `last` word to all peers and end the thread."""
+        self._last = last
         self._closing.set()
         with suppress(OSError):
             self._wake.send(b".")
@@ -143,7 +144,7 @@ class Server:
                 self._limit_strangers(now)
                 self._watch.tick(late if late > INTERVAL else 0.0)
                 next_tick = now + INTERVAL
-        self.send(FAREWELL)
+        self.send(self._last)
         self.flush(INTERVAL / 2)
         for connection in (*self._strangers.values(), *self._peers.values()):
             connection.close()

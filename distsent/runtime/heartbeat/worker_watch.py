@@ -48,6 +48,9 @@ class WorkerWatch:
         if self._limits.elastic:  # rank 0 forms a new world, and this worker must follow
             self._actions.fail_collectives()
 
+    def failed(self) -> None:
+        os._exit(FAILED)  # rank 0 has reported why, and this worker would wait for it forever
+
     def _lost(self, what: str, cause: Cause) -> None:
         line = f"rank 0 {what} around step {self._vitals.position.step}"
         if not self._limits.elastic:
