@@ -6,7 +6,9 @@ Workers are connected by Horovod, or by torch if the variable TEST_TRANSPORT say
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -153,6 +155,14 @@ def wait_for(condition: Callable[[], bool], timeout: float) -> None:
     while not condition():
         assert time.monotonic() < until, f"not within {timeout} s"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port of this host that no client is given meanwhile: theirs are higher."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def environment(process: int) -> dict[str, str]:

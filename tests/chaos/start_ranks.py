@@ -4,16 +4,15 @@ It imports nothing heavy. When one fails, it ends the others, and exits with a c
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
-with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
+from tests.launcher import free_port
+
 size, *command = sys.argv[1:]
 shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 workers = []
 for rank in map(str, range(int(size))):
     env = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
@@ -24,7 +23,9 @@ while all(worker.poll() in (None, 0) for worker in workers):
     time.sleep(0.05)
 for worker in workers:  # one has failed
     worker.terminate()
-time.sleep(3.0)
+until = time.monotonic() + 10.0  # to report and exit, which a frozen one never does
+while time.monotonic() < until and any(worker.poll() is None for worker in workers):
+    time.sleep(0.05)
 for worker in workers:
     worker.kill()
 codes = [worker.wait() for worker in workers]

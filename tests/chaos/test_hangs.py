@@ -24,6 +24,7 @@ from tests.hosts.disk import Disk, need_fuse
 from tests.launcher import wait_for
 
 STALL = 2.0  # seconds
+MARGIN = 40.0  # seconds for slow steps, stacks and exits; transports give up after minutes
 ENTERED = r"has not entered the collective '{0}' that the others wait in"
 
 
@@ -81,19 +82,19 @@ def provoke(server: ForkServer, folder: Path, transport: str, hang: Hang) -> Non
     place = hang.place.partition(":")[0]
     with server.start(words, 2, transport, **env) as started:
         if place != "skip":
-            started.until((marks / f"{place}.{hang.rank}").exists, 60)
+            started.until((marks / f"{place}.{hang.rank}").exists, 300)
         began = time.monotonic()
         if hang.frozen:
             send([workers(started)[hang.rank]], signal.SIGSTOP)
-        ended = started.wait(120)
+        ended = started.wait(300)
         seconds = time.monotonic() - began
-        wait_for(lambda: not workers(started), 10)  # the server ends those of killed stubs
+        wait_for(lambda: not workers(started), 60)  # the server ends those of killed stubs
     line = hang.torch if transport == "torch" and hang.torch else hang.line
     assert re.search(rf"distsent: rank 0: .*rank {hang.rank} on \S+ {line}", ended.output), (
         ended.output
     )
     assert ended.code not in (0, 75), ended.output
-    assert place == "skip" or seconds < hang.bound + 10, f"{seconds}\n{ended.output}"
+    assert place == "skip" or seconds < hang.bound + MARGIN, f"{seconds}\n{ended.output}"
     if hang.frozen:
         return
     status = read_status(folder / "chaos" / "status.json")
@@ -124,7 +125,7 @@ def freeze_storage(server: ForkServer, folder: Path, transport: str) -> None:
     with need_fuse(), Disk(folder / "folder", folder / "mount") as disk:
         words = [*job(disk.path), f"run.stall_seconds={STALL}"]
         with server.start(words, 2, transport) as started:
-            started.until(lambda: "step 7/60" in started.output, 60)
+            started.until(lambda: "step 7/60" in started.output, 300)
             began = time.monotonic()
             disk._process.send_signal(signal.SIGSTOP)
             line = (
@@ -136,10 +137,10 @@ def freeze_storage(server: ForkServer, folder: Path, transport: str) -> None:
             stacks = r"distsent: rank 0, process \d+, step \d+, \w+\n[^\0]*Thread 0x"
             for expected in (line, stacks):
                 found = partial(re.search, expected)
-                started.until(lambda found=found: bool(found(started.output)), 60)  # type: ignore[misc]
-            assert time.monotonic() - began < 10 * STALL + 10, started.output
+                started.until(lambda found=found: bool(found(started.output)), 300)  # type: ignore[misc]
+            assert time.monotonic() - began < 10 * STALL + MARGIN, started.output
             disk._process.send_signal(signal.SIGCONT)  # its files are closed only then
-            assert started.wait(60).code not in (0, 75)
+            assert started.wait(300).code not in (0, 75)
 
 
 @pytest.mark.parametrize("transport", ["horovod", "torch"])
@@ -170,9 +171,9 @@ def disturb(server: ForkServer, folder: Path, transport: str, how: str) -> None:
     words = [*job(folder), f"run.stall_seconds={STALL}"]
     env = {"PAUSE_AT": f"{place}:2", "PAUSE_FOLDER": str(marks), "STEP_DELAY": "0.05"}
     with server.start(words, 2, transport, **env) as started:
-        started.until(lambda: "step 4/60" in started.output, 60)
+        started.until(lambda: "step 4/60" in started.output, 300)
         if place:
-            started.until((marks / f"{place}.0").exists, 60)
+            started.until((marks / f"{place}.0").exists, 300)
             # An evaluation moves with each of its batches.
             time.sleep(longer if how == "slow save" else STALL / 2)
             (marks / "go").touch()

@@ -44,15 +44,17 @@ def heartbeat_port(process: psutil.Process) -> int:
     raise AssertionError("rank 0 listens nowhere")
 
 
-def attack(port: int, recorded: bytes) -> int:
-    """Connect again and again, and keep the connections. Returns how many there were."""
+def attack(port: int, recorded: bytes) -> None:
+    """Connect again and again, and keep the connections: for SECONDS, and more often than OPEN."""
     held: list[socket.socket] = []
     lies = b'hello {"rank": 1, "host": "x", "machine": "x", "process": 1, "started": 1}\n'
     lies += b"failed out of memory\n"
-    until = time.monotonic() + SECONDS
+    began = time.monotonic()
     for number in count():
-        if time.monotonic() > until:
+        seconds = time.monotonic() - began
+        if seconds > SECONDS and number > OPEN:
             break
+        assert seconds < 60, f"{number} connections in a minute"
         with suppress(OSError):
             stranger = socket.create_connection(("127.0.0.1", port), 1.0)
             held.append(stranger)
@@ -72,7 +74,6 @@ def attack(port: int, recorded: bytes) -> int:
         del held[:-OPEN]
     for stranger in held:
         stranger.close()
-    return number
 
 
 def steps(run: Path) -> int:
@@ -89,18 +90,18 @@ def test_strangers_change_nothing(server: ForkServer, tmp_path: Path) -> None:
         # As long as rank 1 has not joined, rank 0 listens. The training goes on meanwhile.
         env = {"PAUSE_AT": "joining:1", "PAUSE_RANK": "1", "PAUSE_FOLDER": str(marks)}
         with server.start(words, 2, "torch", **env, STEP_DELAY="0.2") as started:
-            started.until((marks / "joining.1").exists, 60)
-            started.until(lambda run=tmp_path / name / "chaos": steps(run) >= 5, 60)  # type: ignore[misc]
+            started.until((marks / "joining.1").exists, 300)
+            started.until(lambda run=tmp_path / name / "chaos": steps(run) >= 5, 300)  # type: ignore[misc]
             main = psutil.Process(started.workers()[0])
             before = main.memory_info().rss
             if name == "attacked":
                 port, recorded = heartbeat_port(main), nonce() + secrets.token_hex(32).encode()
-                assert attack(port, recorded + b"\n") > OPEN
+                attack(port, recorded + b"\n")
             else:
                 time.sleep(SECONDS)
             grown[name] = main.memory_info().rss - before
             (marks / "go").touch()
-            ended = started.wait(120)
+            ended = started.wait(300)
         assert ended.code == 0 and "distsent: rank" not in ended.output, ended.output
         ends[name] = fixtures.result(tmp_path / name / "chaos")["weights_sha256"]
     assert ends["attacked"] == ends["undisturbed"]

@@ -36,7 +36,7 @@ class Host:
     def start(self, pause_at: str = "", delay: float = 0.0) -> launcher.Started:
         words = but(job(self.folder), f"train.max_steps={STEPS}")
         env = {"PAUSE_AT": pause_at, "PAUSE_FOLDER": str(self.marks), "STEP_DELAY": str(delay)}
-        return self.server.start(words, 1, **env, NO_LOCKS="4")
+        return self.server.start(words, 1, **env, NO_LOCKS="12")
 
     def reached(self, place: str) -> bool:
         return (self.marks / f"{place}.0").exists()

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from reviews import common_words, reviews
 from slurm_cluster import NODES, ROOT, Cluster
 from slurm_job import DEMO, MARKS, Job
@@ -91,7 +92,9 @@ def test_a_run_over_two_nodes_equals_that_of_horovodrun(cluster: Cluster, tmp_pa
         "OMP_NUM_THREADS": "1",
         "HF_HOME": str(hub),
     }
-    subprocess.run(plain, cwd=ROOT, env=env, check=True, capture_output=True, timeout=290)
+    subprocess.run(
+        plain, cwd=ROOT, env=env, check=True, capture_output=True, timeout=290 * PATIENCE
+    )
     other = json.loads((tmp_path / "plain/imdb/result.json").read_text())
     mine = job.result("imdb")
     assert mine["world_size"] == other["world_size"] == 4

@@ -68,7 +68,7 @@ class Disk:
             text=True,
         )
         try:
-            launcher.wait_for(lambda: mount.is_mount() or self._process.poll() is not None, 20)
+            launcher.wait_for(lambda: mount.is_mount() or self._process.poll() is not None, 120)
             assert mount.is_mount(), "not mounted"
         except BaseException:
             self.close()

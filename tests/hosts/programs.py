@@ -99,7 +99,7 @@ class Programs:
         return self.wait(self.start(program, *arguments, mutant=mutant, **env))
 
 
-LIMIT = 120.0  # seconds
+LIMIT = 900.0  # seconds
 
 
 def serve(modules: dict[str, ModuleType]) -> dict[str, Any] | None:

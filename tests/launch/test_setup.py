@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+
+from tests.launcher import wait_for
 
 ROOT = Path(__file__).parents[2]
 REAL_TOOLS = (
@@ -80,7 +81,7 @@ class Checkout:
     def setup(self, **environ: str) -> tuple[int, list[str]]:
         """Exit code and output lines of one setup."""
         process = self.start(**environ)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         return process.returncode, errors.splitlines()
 
     def pip_calls(self, word: str = "") -> int:
@@ -226,10 +227,7 @@ def test_a_failed_step_shows_the_end_of_its_log_and_is_repeated(checkout):
 @pytest.mark.parametrize(("step", "kept"), [("--editable", False), ("wheel --no-input", True)])
 def test_an_interrupted_setup_is_resumed(checkout, step, kept):
     process = checkout.start(FAKE_PIP_HANGS=step)
-    for _ in range(500):
-        if checkout.pip_calls(step):
-            break
-        time.sleep(0.02)
+    wait_for(lambda: checkout.pip_calls(step) > 0, 120)
     (checkout.root / ".venv/witness").touch()
     os.killpg(process.pid, 9)
     process.wait()
@@ -243,7 +241,7 @@ def test_an_interrupted_setup_is_resumed(checkout, step, kept):
 def test_two_setups_at_once_do_the_work_once(checkout):
     both = [checkout.start(), checkout.start()]
     for process in both:
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     assert [process.returncode for process in both] == [0, 0]
     assert checkout.pip_calls("--editable") == 1
     assert checkout.pip_calls("wheel --no-input") == 1

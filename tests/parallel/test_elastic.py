@@ -52,7 +52,7 @@ def elastic(job: Sequence[str], folder: Path, at_least: int, at_most: int) -> la
     # How long workers wait for one that joins (a minute on a busy machine) or for the lost one.
     env = {"PAUSE": str(folder / "pause"), "HOROVOD_GLOO_TIMEOUT_SECONDS": "120"}
     words = ["-m", "tests.parallel.slowly", *job, f"run.dir={folder}", "job.name=elastic"]
-    return launcher.Started([*words, "run.stall_seconds=5"], np=2, env=env, options=options)
+    return launcher.Started([*words, "run.stall_seconds=12"], np=2, env=env, options=options)
 
 
 def test_workers_join_and_are_lost_and_the_training_is_the_same(
@@ -74,21 +74,19 @@ def test_workers_join_and_are_lost_and_the_training_is_the_same(
         )
         began = time.monotonic()
         os.kill(worker_on(started, "127.0.0.1"), signal.SIGSTOP)
-        line = r"rank 2 on \S+ sent no heartbeat for 5 s at step \d+; the others continue"
-        started.until(lambda: bool(re.search(line, started.output)), 60)
-        assert time.monotonic() - began < 15.0, "not after Gloo's timeout"
+        line = r"rank 2 on \S+ sent no heartbeat for 12 s at step \d+; the others continue"
+        started.until(lambda: bool(re.search(line, started.output)))
+        assert time.monotonic() - began < 100.0, "not after Gloo's timeout"
         two = rf"{line}[^\0]*2 workers[^\0]*resumed at step \d+ of 100"
-        started.until(lambda: bool(re.search(two, started.output)), 60)
+        started.until(lambda: bool(re.search(two, started.output)))
         write_text(hosts, f"localhost:2\n{socket.gethostname()}:1\n")
         again = rf"{two}[^\0]*3 workers[^\0]*resumed at step \d+ of 100[^\0]*step \d+/100"
         started.until(lambda: bool(re.search(again, started.output)))
-        began = time.monotonic()
         os.kill(worker_on(started, socket.gethostname()), signal.SIGKILL)
         line = r"rank 2 on \S+ died at step \d+; the others continue without it"
-        started.until(lambda: bool(re.search(line, started.output)), 60)
-        assert time.monotonic() - began < 10.0
+        started.until(lambda: bool(re.search(line, started.output)))
         last = rf"{line}[^\0]*2 workers[^\0]*resumed at step \d+ of 100"
-        started.until(lambda: bool(re.search(last, started.output)), 60)
+        started.until(lambda: bool(re.search(last, started.output)))
         write_text(pause, "0")
         ended = started.wait()
     assert ended.code == 0, ended.output

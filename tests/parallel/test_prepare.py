@@ -135,11 +135,15 @@ def test_a_bad_dataset_ends_all_ranks_with_one_line(job: Path, tmp_path: Path):
 
 
 FAILS_ON_RANK_1 = """
-import os, signal, sys, time
+import os, signal, sys, threading
 from distsent import cli, prepare
 from distsent.data.tokens import tokenize
 from distsent.errors import UserError
+from distsent.runtime.signals import StopSignal
 from mpi4py import MPI
+
+heard, request = threading.Event(), StopSignal.request
+StopSignal.request = lambda self, reason: request(self, reason) or heard.set()
 
 encode = tokenize.BatchTokenizer.__call__
 def failing(self, texts, pairs):
@@ -159,7 +163,7 @@ cli.run(prepare.main)
         ("raise UserError('row 50 is odd')", [2], "distsent: rank 1: row 50 is odd"),
         ("raise KeyError('x')", [1, 2], "KeyError: 'x'"),
         (
-            "os.kill(os.getpid(), signal.SIGUSR1); time.sleep(0.2)",
+            "os.kill(os.getpid(), signal.SIGUSR1); heard.wait(30)",
             [75],
             "distsent: stop requested: SIGUSR1; run the same command again\n",
         ),
