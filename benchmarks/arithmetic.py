@@ -35,10 +35,11 @@ def needed(forward: Forward, s: PackedBatch) -> int:
 def split_examples(s: PackedBatch) -> list[PackedBatch]:
     """Each example of a packed batch as a packed batch of its own."""
     cuts = np.cumsum(s.lengths)[:-1]
-    keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * len(s)
+    keys = s.keys_T[: s.tokens].split(s.lengths) if s.keys_T is not None else [None] * s.sequences
     ids, labels = np.split(s.ids_T[: s.tokens].numpy(), cuts), s.labels_n.numpy()
     return [
-        pack([ids[i]], labels[i : i + 1], keys_T=keys[i], round_shapes=False) for i in range(len(s))
+        pack([ids[i]], labels[i : i + 1], keys_T=keys[i], round_shapes=False)
+        for i in range(s.sequences)
     ]
 
 

@@ -218,6 +218,7 @@ def test_lists_columns_and_texts_of_the_same_labels_are_equal(
     tmp_path: Path, lists: list[list[str]], seed: int
 ) -> None:
     lists[0] = [*"ab"]  # two in a row: else a delimiter is never seen
+    assume(len({frozenset(some) for some in lists}) > 1)  # else there is nothing to learn
     oracle = MultiLabelBinarizer()
     expected = oracle.fit_transform(lists)
     classes = " ".join(oracle.classes_)
