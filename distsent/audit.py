@@ -97,12 +97,11 @@ def train_folds(
     """Train a run without each of `count` parts of the train rows, on all workers."""
     import numpy as np
 
-    from distsent.training.session import TrainingRun
+    from distsent.training.session import TrainingRun, train_all
 
     parts = world.on_main(lambda: write_folds(run, job, count), "audit.folds")
     folds = [Fold(np.array(rows), fold_job(run, job, name)) for name, rows in parts.items()]
-    for fold in folds:
-        TrainingRun(fold.job, world, stop).train()
+    train_all([TrainingRun(fold.job, world, stop) for fold in folds])
     return folds
 
 

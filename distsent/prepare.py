@@ -115,7 +115,7 @@ def print_description(job: Job, words: list[str]) -> int:
     given += [f"data.{k}" for k, value in vars(job.data).items() if value != getattr(default, k)]
     found = describe(job.data, given)
     name = job.job.name if job.job.name != JobSection().name else name_of(job.data.source)
-    own_texts = job.model.name == "demo" and has_own_texts(job)
+    own_texts = job.model.name == "demo" and has_own_texts(job.data)
     encoder = PRETRAINED if own_texts else job.model.name
     print("\n".join(to_lines(found, name, encoder)))
     return FINISHED if found.ready else USAGE_ERROR

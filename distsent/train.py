@@ -36,17 +36,13 @@ def main(arguments: list[str]) -> int:
     stop, starting = StopSignal(), watch(job)
     # These import torch, which takes seconds: only for a valid job.
     from distsent.reporting.comparison import format_seeds
-    from distsent.runtime.heap import free_models
-    from distsent.training.session import TrainingRun
+    from distsent.training.session import TrainingRun, train_all
 
     warn_of_visible_secrets()
     world = join(job, starting, stop)
     with resumable(world, stop):
         runs = [TrainingRun(job.for_seed(seed), world, stop, starting) for seed in job.seeds]
-        for i, run in enumerate(runs):
-            if i > 0:
-                free_models()
-            run.train()
+        train_all(runs)
         if len(runs) > 1 and world.is_main:
             print(format_seeds([read_json(run.folder.result) for run in runs]))
     return FINISHED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from distsent.errors import UserError
 from distsent.formats.column_choice import Column
 from distsent.formats.read_as import ReadAs
 from distsent.job.known_datasets import KNOWN_DATASETS, known_classes
+from distsent.job.rules import HUB_ID, has_own_texts
 from distsent.job.schema import DataSection
 from distsent.storage import exists, is_file
 
@@ -65,8 +65,8 @@ def _open_dataset(
     naming: Naming | None,
 ) -> TextDataset:
     name, path = data.source, Path(data.source).expanduser()
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and not exists(path)
-    if name == "demo" and data.train is None:
+    is_hub_id = HUB_ID.fullmatch(name) and not exists(path)
+    if not has_own_texts(data):
         source: Source = DemoReviews(data)
     elif name in KNOWN_DATASETS or (is_hub_id and name != "demo"):
         source = Hub(data)

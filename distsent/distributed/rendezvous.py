@@ -30,6 +30,7 @@ MEETING = "distsent.meeting"  # the key of the meeting's name
 # Seconds between two looks into the store. torch's own wait prints a warning whenever its time is
 # over, and hears nothing else meanwhile.
 POLL = 0.1
+PER_SECOND = 2000  # looks of all other workers together, which rank 0 answers: more look less often
 LINGER = 2.0  # seconds for the others to read a bad result: the store may end with rank 0
 Stop = Callable[[], str | None]  # why a stop is requested; None: it is not
 
@@ -118,7 +119,8 @@ def meet(
             result = _gather(store, meeting, size, patience, stop)
             store.set(f"{meeting}/result", json.dumps(asdict(result)))
         else:
-            meeting, result = _attend(store, me, patience, stop)
+            pause = min(1.0, max(POLL, size / PER_SECOND))
+            meeting, result = _attend(store, me, patience, stop, pause)
     except DistNetworkError as error:  # the process that kept the store is gone for good
         problem = f"rank {me.rank} on {me.host}: rank 0 or its launcher ended while workers met"
         reason = str(error).splitlines()[0][:160]
@@ -129,8 +131,10 @@ def meet(
     return [Member(**each) for each in result.members], PrefixStore(meeting, store)
 
 
-def _attend(store: Store, me: Member, patience: float, stop: Stop) -> tuple[str, Result]:
-    """On other ranks: the meeting's name and result, as soon as rank 0 has published it."""
+def _attend(
+    store: Store, me: Member, patience: float, stop: Stop, pause: float
+) -> tuple[str, Result]:
+    """On other ranks: the meeting's name and result. `pause`: seconds between two looks."""
     until = time.monotonic() + patience + 10.0  # rank 0 names the missing ones first
     told, own = dict[str, str](), json.dumps(asdict(me))  # what this worker wrote, by key
     while time.monotonic() < until:
@@ -149,7 +153,7 @@ def _attend(store: Store, me: Member, patience: float, stop: Stop) -> tuple[str,
                 meeting = ""  # of an earlier start
         if why and not meeting:
             raise stopped(why)  # no rank 0 is there to be told
-        time.sleep(POLL)
+        time.sleep(pause)
     problem = f"rank {me.rank} on {me.host}: rank 0 has not come within {patience + 10:g} s"
     raise HostError(f"{problem}, or has left; look at its log", code=FAILED)
 

@@ -164,7 +164,7 @@ def check_finite(logits_nC: torch.Tensor, folder: Path, precision: str) -> None:
     """Raise UserError for rows without finite logits: they would count as the first class."""
     if lost := int((~logits_nC.isfinite().all(1)).sum()):
         problem = f"the logits of {lost:,} of {len(logits_nC):,} rows are not finite in {precision}"
-        fix = "; train.precision=float32 may score them" if precision in ("bf16", "fp16") else ""
+        fix = "; train.precision=float32 may score them" if precision in devices.HALF else ""
         raise UserError(f"{folder}: {problem}: they have no scores{fix}")
 
 

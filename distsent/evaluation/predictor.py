@@ -26,12 +26,12 @@ from distsent.formats.records import first_few
 from distsent.model.forward import autocast
 from distsent.model.load_errors import explain_load_errors, folder_problem
 from distsent.runtime.checkpoint import list_checkpoints
+from distsent.runtime.device import HALF
 from distsent.runtime.run_folder import RunFolder
 from distsent.runtime.run_status import read_status
 from distsent.storage import entries, is_file, is_folder
 
 SHORTER = "set --max-length lower, or use a machine with more memory"
-HALF = ("bf16", "fp16")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # neither code nor pickles
 
 

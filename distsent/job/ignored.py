@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from distsent.job.check import Assignment, shorten
-from distsent.job.rules import looks_local
+from distsent.job.rules import HUB_ID, looks_local
 from distsent.job.schema import KEYS
 
 # What says how a file is read. A dataset of the hub and the demo have none.
@@ -14,7 +14,6 @@ OF_FILES = tuple(
         "encoding", "encoding_errors", "compression", "sheet_name",
     )
 )  # fmt: skip
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def without_old_positions(assignments: Sequence[Assignment]) -> list[Assignment]:

@@ -50,7 +50,7 @@ def check_encoder(job: Job, written: Container[str]) -> None:
 
     It knows only the demo's words, so that it would read most of a text as unknown.
     """
-    if not has_own_texts(job) or "model.name" in written:
+    if not has_own_texts(job.data) or "model.name" in written:
         return
     key = "data.source" if job.data.source != "demo" else "data.train"
     asked = f"{key} = {shorten(attrgetter(key)(job))} needs an encoder: set model.name to"

@@ -1,5 +1,6 @@
 """Conflicts: keys whose values are right one by one and wrong together."""
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -7,20 +8,21 @@ from pathlib import Path
 from distsent.job.keys import to_toml_value
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.metrics import METRICS
-from distsent.job.schema import KEYS, Sections
+from distsent.job.schema import KEYS, DataSection, Sections
 from distsent.job.template import parse_template
 from distsent.storage import exists
 
 # Names with a meaning of their own, even if there is a file with that name.
 NAMES = {"data.source": ("demo", *KNOWN_DATASETS), "model.name": ("demo",)}
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PRETRAINED = "distilbert-base-uncased"  # the encoder that messages suggest
 
 Conflict = tuple[tuple[str, ...], str]  # the keys, the likeliest mistake first, and the problem
 
 
-def has_own_texts(job: Sections) -> bool:
-    """Whether a job's texts are others than the demo's, for which its encoder is made."""
-    return job.data.source != "demo" or job.data.train is not None
+def has_own_texts(data: DataSection) -> bool:
+    """Whether the texts are others than the demo's, for which its encoder is made."""
+    return data.source != "demo" or data.train is not None
 
 
 def looks_local(name: str) -> bool:

@@ -13,6 +13,7 @@ from distsent.operators.linear import onednn_is_faster, product
 from distsent.runtime.cgroup import cpu_quota
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = ("bf16", "fp16")
 WIDTH = 768  # of the timed matrix products: a base encoder's hidden size
 
 

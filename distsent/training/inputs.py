@@ -83,7 +83,7 @@ def check_length(job: Job, total_steps: int) -> None:
 
 def encoder_notes(job: Job) -> list[str]:
     """A line if the demo's encoder learns from other texts than the demo's."""
-    if job.model.name != "demo" or not has_own_texts(job):
+    if job.model.name != "demo" or not has_own_texts(job.data):
         return []
     return [
         "model.name = 'demo' is a small encoder with random weights, which knows only the words of "

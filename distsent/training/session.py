@@ -4,6 +4,7 @@ Elastic workers may join or leave at any time. Then the workers form a new world
 state in memory, and go through the four phases again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,14 @@ class TrainingRun:
         self.report.close_log()
         if self._heartbeat is not None:
             self._heartbeat.close()
+
+
+def train_all(runs: Sequence[TrainingRun]) -> None:
+    """Train them one after another. Each model leaves memory before the next one is loaded."""
+    for i, run in enumerate(runs):
+        if i > 0:
+            free_models()
+        run.train()
 
 
 @dataclass(frozen=True)

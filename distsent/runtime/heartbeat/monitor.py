@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -141,7 +140,7 @@ class HeartbeatMonitor:
 
     def _say_failed(self, error: str) -> None:
         """On rank 0, before the others end: a launcher may leave no time for anything after."""
-        at = f"on {socket.gethostname()} failed at step {self._world.progress.position.step}"
+        at = f"on {own_hello(0).host} failed at step {self._world.progress.position.step}"
         line = f"rank 0 {at}: {error}"[: protocol.LONGEST_TEXT]
         text = f"distsent: rank 0: {line}; {self._run.advice}\n"
         within(LIMIT, lambda: os.write(2, text.encode(errors="replace")))
