@@ -3,9 +3,11 @@
     python -m benchmarks exchange
 
 Each way trains its own copy of one model over the same batches, one step of each in turn, in the
-same two processes: distsent's buckets after backward and during it, and Horovod's own wrapped
-optimizer. After that, each exchange is timed alone. Over 10 Gbit/s, the workers run in a network
-namespace whose `lo` is limited by `tc`, for both directions together; that needs root.
+same two processes: distsent's buckets after backward and during it, within one machine distsent's
+one copy of the weights, and Horovod's own wrapped optimizer. After that, each exchange is timed
+alone, and each step without examples: gradients zeroed and exchanged, weights updated. Over 10
+Gbit/s, the workers run in a network namespace whose `lo` is limited by `tc`, for both directions
+together; that needs root.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from benchmarks.comparison import about
 from benchmarks.launch import PYTHON, horovodrun, run
 from benchmarks.share import training_step, worker_share
 from benchmarks.workload import Workload
+from distsent.runtime.device import faster_precision
 
 EXCHANGES = 20  # timed alone
 EMOTION = Workload("emotion", "minilm", steps=30, warmup=5)
@@ -42,6 +45,7 @@ WORKS = (
 HOROVOD, FUSED, TORCH = ("horovod", "0"), ("horovod", str(128 * 2**20)), ("torch", "0")
 NAMES = {HOROVOD: "Horovod over MPI", FUSED: "Horovod over MPI, fused", TORCH: "torch over Gloo"}
 AFTER, DURING = "own buckets, after backward", "own buckets, while backward runs"
+SHARED = "one copy of the weights"
 WRAPPED = "Horovod's wrapped optimizer"
 HERE, SLOW = "one machine", "10 Gbit/s"
 # Not horovodrun: it selects transports of its own, and within one machine shared memory.
@@ -65,13 +69,24 @@ def own_buckets(overlaps: bool, world: Any, flat: Any) -> Any:
         return GradientReducer(world, flat)
 
 
+def one_copy(world: Any, flat: Any) -> Any:
+    """distsent's reducer for workers of one machine."""
+    from distsent.training.shared_reducer import SharedReducer
+
+    return SharedReducer(world, flat)
+
+
 class WrappedOptimizer:
     """`hvd.DistributedOptimizer`, which sums each parameter's complete gradient when ready."""
 
     def __init__(self, world: Any, flat: Any) -> None:
         import horovod.torch as hvd
 
+        from distsent.training.reducer import GradientReducer
+
         self.world, self._flat = world, flat
+        self._own = GradientReducer(world, flat, overlap=False)  # for the norm
+        self.part, self.transport, self.workers = self._own.part, "", world.size
         self.sent = 4 * (flat.size + len(flat.control_slots))
         parameters = [p for _, p in flat.named]
         views = [p.grad for p in parameters]
@@ -84,11 +99,10 @@ class WrappedOptimizer:
 
     def arm(self) -> None: ...
     def end_pass(self) -> None: ...
-    def own_square(self, token_ids: torch.Tensor) -> float:
-        return 0.0
+    def finish(self) -> None: ...
 
-    def shared(self, norm: float) -> float:
-        return norm
+    def norms(self, token_ids: torch.Tensor) -> tuple[float, float]:
+        return self._own.norms(token_ids)
 
     def reduce(self, token_ids: torch.Tensor) -> None:
         self.world.allreduce(self._flat.control_slots, "control_slots")
@@ -98,18 +112,20 @@ class WrappedOptimizer:
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     AFTER: partial(own_buckets, False),
     DURING: partial(own_buckets, True),
+    SHARED: one_copy,
     WRAPPED: WrappedOptimizer,
 }
 
 
-def main(out: Path, fields: dict[str, Any]) -> None:
+def main(out: Path, fields: dict[str, Any], link: str) -> None:
     """One worker: write the seconds of each step and of each exchange of each way."""
     from distsent.distributed.launchers import init_world
 
     world, work = init_world(), Workload(**fields)
     torch.set_num_threads(work.threads)
     horovod = world.transport.startswith("Horovod")
-    ways = {name: way for name, way in WAYS.items() if horovod or name != WRAPPED}
+    left_out = {name for name, has in ((WRAPPED, horovod), (SHARED, link == HERE)) if not has}
+    ways = {name: way for name, way in WAYS.items() if name not in left_out}
     shares = {name: worker_share(work, world.rank) for name in ways}
     steps = {
         name: training_step(shares[name], work, partial(reducer, world))
@@ -126,6 +142,7 @@ def main(out: Path, fields: dict[str, Any]) -> None:
 
     whole: dict[str, list[float]] = {name: [] for name in steps}
     alone: dict[str, list[float]] = {name: [] for name in steps}
+    empty: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(work.steps):
         batch = shares[AFTER].plan.batch(number)
         for name, step in steps.items():
@@ -135,9 +152,12 @@ def main(out: Path, fields: dict[str, Any]) -> None:
     for _ in range(EXCHANGES):
         for name, step in steps.items():
             alone[name].append(seconds(partial(step.reducer.reduce, batch.token_ids)))
+        for name, step in steps.items():
+            empty[name].append(seconds(partial(step, replace(batch, micro_rows=()))))
     if world.is_main:
         sent = [step.reducer.sent for step in steps.values()]
-        found = {"steps": whole, "exchanges": alone, "distances": distances, "sent": sent}
+        found = {"steps": whole, "exchanges": alone, "updates": empty}
+        found |= {"distances": distances, "sent": sent}
         out.write_text(json.dumps(found))
     world.shutdown()
 
@@ -161,7 +181,7 @@ def run_workers(work: Workload, over: tuple[str, str], link: str, folder: Path) 
     out, (transport, fusion) = folder / "out.json", over
     words = [*launcher(work, transport, link), "benchmarks.exchange"]
     with patch.dict("os.environ", HOROVOD_FUSION_THRESHOLD=fusion):
-        run([*words, str(out), json.dumps(asdict(work))], work, folder)
+        run([*words, str(out), json.dumps(asdict(work)), link], work, folder)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
@@ -178,10 +198,11 @@ def rows(work: Workload, link: str) -> list[str]:
             steps = found["steps"][way][work.warmup :]
             low, middle, high = (1000 * q for q in statistics.quantiles(steps, n=4))
             exchange = 1000 * statistics.median(found["exchanges"][way])
+            update = 1000 * statistics.median(found["updates"][way])
             first = first or middle
             lines.append(
                 f"| {work.dataset} | {work.encoder} | {link} | {name} | {way} | {exchange:.0f} "
-                f"| {middle:.0f} ({low:.0f} - {high:.0f}) | {middle / first:.2f} "
+                f"| {update:.0f} | {middle:.0f} ({low:.0f} - {high:.0f}) | {middle / first:.2f} "
                 f"| {found['sent'][i] / 1e6:.1f} MB | {found['distances'][i]:.0e} |"
             )
             print(lines[-1], flush=True)
@@ -189,24 +210,26 @@ def rows(work: Workload, link: str) -> list[str]:
 
 
 def report() -> str:
+    precision = faster_precision(torch.device("cpu"))
     lines = [
         "# Both transports, and ways to all-reduce gradients",
         "",
         about(),
         "",
-        "Emotion in batches of 64, IMDB in batches of 32; bf16, 2 workers x 1 thread. Medians of "
-        f"{EXCHANGES} exchanges alone, and of complete steps (quartiles), which take turns way by "
-        "way in the same processes; the transports run one after the other. One machine: Horovod "
-        "uses shared memory, torch TCP over `lo`. 10 Gbit/s: TCP over a `lo` that `tc` limits, for "
-        "both directions together.",
+        f"Emotion in batches of 64, IMDB in batches of 32; {precision}, 2 workers x 1 thread. "
+        f"Medians of {EXCHANGES} exchanges alone, and of complete steps (quartiles), which take "
+        "turns way by way in the same processes; the transports run one after the other. One "
+        "machine: Horovod uses shared memory, torch TCP over `lo`. 10 Gbit/s: TCP over a `lo` that "
+        "`tc` limits, for both directions together.",
         "",
-        "| dataset | encoder | link | transport | way | ms per exchange | ms per step "
+        "| dataset | encoder | link | transport | way | ms per exchange "
+        "| ms per step without examples | ms per step "
         "| step relative to the first way | sent per worker "
         "| weights: largest difference from the transport's first way |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     trial = subprocess.run([*LIMITED, "true"], capture_output=True, text=True)
-    for work in WORKS:
+    for work in (replace(work, precision=precision) for work in WORKS):
         lines += rows(work, HERE)
         lines += rows(work, SLOW) if trial.returncode == 0 else []
     if trial.returncode:
@@ -215,4 +238,4 @@ def report() -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])

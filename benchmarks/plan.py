@@ -143,6 +143,7 @@ def against_measured(folder: Path) -> list[str]:
             f"data.source={work.dataset}", f"model.name={work.encoder}",
             f"data.max_length={work.max_length}", f"train.batch_size={work.batch_size}",
             f"train.precision={work.precision}", f"run.dir={folder / 'runs'}",
+            "train.share_weights=false",  # the all-reduce is tested, which machines need
         ],
     )  # fmt: skip
     stop, cores = StopSignal(), calibrate.local_workers()

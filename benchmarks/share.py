@@ -23,10 +23,10 @@ from distsent.model import classifier, flops
 from distsent.model.forward import choose_forward
 from distsent.model.packed_forward import PackedForward
 from distsent.model.tokenizer import load_tokenizer
+from distsent.training.exchange import Exchange
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.optimizer import Schedule
 from distsent.training.passes import Pass, TrainingLoss
-from distsent.training.reducer import GradientReducer
 from distsent.training.train_step import TrainStep
 
 
@@ -68,7 +68,7 @@ def worker_share(work: Workload, rank: int = 0) -> WorkerShare:
 
 
 def training_step(
-    share: WorkerShare, work: Workload, reducer: Callable[[FlatParameters], GradientReducer]
+    share: WorkerShare, work: Workload, reducer: Callable[[FlatParameters], Exchange]
 ) -> TrainStep:
     """The steps of a training with this model. It takes over the model's parameters."""
     model = share.forward.model

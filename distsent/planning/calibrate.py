@@ -20,7 +20,7 @@ from distsent.errors import FAILED, UserError
 from distsent.job.job import Job
 from distsent.planning.hardware import NETWORK, Description, Hardware
 from distsent.planning.link import RING, TREE, Exchange, Link, fit_link
-from distsent.planning.speed import Share, fit_speed
+from distsent.planning.speed import Share, SharedTimes, fit_speed
 from distsent.planning.worker import Order
 from distsent.runtime.cgroup import cpu_quota
 from distsent.runtime.local_start import local_command
@@ -38,6 +38,7 @@ class Calibration:
     count: int
     shares: tuple[Share, ...]
     exchanges: tuple[Exchange, ...]
+    shared: SharedTimes | None  # None: they do not share their weights
     threads: int
     device: str
     transport: str
@@ -89,6 +90,7 @@ def run_workers(order: Order, count: int, stop: StopSignal) -> Calibration:
         count,
         tuple(Share(**share) for share in found["shares"]),
         tuple(Exchange(**exchange) for exchange in found["exchanges"]),
+        found["shared"] and SharedTimes(**found["shared"]),
         found["threads"],
         found["device"],
         found["transport"],
@@ -137,6 +139,7 @@ def measured_hardware(found: Sequence[Calibration], described: Description | Non
         name="machines like this one",
         speeds={each.count: fit_speed(each.shares) for each in found},
         links=links or {1: Link(0.0, math.inf)},
+        shared={each.count: each.shared for each in found if each.shared is not None},
         workers_per_machine=last.count,
         between=described.between if described else NETWORK,
         gpu=torch.cuda.is_available(),

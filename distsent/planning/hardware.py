@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from distsent.errors import UserError
 from distsent.planning.link import RING, TREE, Link, slower
-from distsent.planning.speed import Speed
+from distsent.planning.speed import SharedTimes, Speed
 from distsent.storage import is_file
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Hardware:
     memory: float | None = None  # bytes of a worker
     price: float | None = None  # per worker and hour
     notes: tuple[str, ...] = ()
+    shared: Mapping[int, SharedTimes] = field(default_factory=dict)  # by workers, as `speeds`
 
     @property
     def unit(self) -> int:
@@ -90,6 +91,11 @@ class Hardware:
         if self.machines(workers) == 1:
             return within
         return slower(within, self.between) if self.workers_per_machine > 1 else self.between
+
+    def shared_times(self, workers: int) -> SharedTimes | None:
+        """Of workers that share their weights; None: they do not."""
+        alone = workers == 1 or self.machines(workers) > 1 or not self.shared
+        return None if alone else at_count(self.shared, workers)
 
     def overlaps(self, workers: int) -> bool:
         """Whether buckets leave during backward (training/reducer.py: `overlaps_backward`).

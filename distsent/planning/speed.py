@@ -20,6 +20,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class SharedTimes:
+    """Seconds of a step of workers that share their weights (training/shared_reducer.py)."""
+
+    exchange: float
+    update: float
+
+
+@dataclass(frozen=True)
 class Speed:
     """Seconds of one worker, while all workers of its machine compute."""
 

@@ -67,6 +67,8 @@ def step_time(work: Work, hardware: Hardware, backward: float = 2 / 3) -> StepTi
     """The parts of a step of `work.workers` workers."""
     speed, workers = hardware.speed(work.workers), work.workers
     compute = float(speed.compute(work.micro_batches_SR, work.flops_SR).max(axis=1).mean())
+    if (shared := hardware.shared_times(workers)) is not None:
+        return StepTime(compute, shared.exchange, shared.update, work.planning)
     link = hardware.link(workers)
     exchange = link.seconds(work.messages, workers)
     if hardware.overlaps(workers):

@@ -23,7 +23,7 @@ from distsent.distributed.world import World
 from distsent.errors import FINISHED
 from distsent.job import load_saved_job
 from distsent.planning.link import Exchange
-from distsent.planning.speed import Share
+from distsent.planning.speed import Share, SharedTimes
 from distsent.runtime import device as devices
 from distsent.runtime.run_folder import read_json
 from distsent.runtime.signals import StopSignal
@@ -64,11 +64,15 @@ def main(arguments: list[str]) -> int:
     reset_peak_memory()
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
+    peak = peak_memory()
+    step = build_step(job, store, forward, world, device, precision, total)
+    shared = measure_shared(step, plan, world) if step.flat.shared else None
     if world.is_main:
         found = {
             "shares": [asdict(share) for share in shares],
             "exchanges": [asdict(exchange) for exchange in exchanges],
-            "peak_memory_bytes": peak_memory(),
+            "shared": shared and asdict(shared),
+            "peak_memory_bytes": peak,
             "threads": threads,
             "device": devices.arithmetic(device),
             "transport": world.transport,
@@ -132,6 +136,18 @@ def measure_exchanges(world: World, order: Order, device: torch.device) -> Itera
                 break
         sizes = tuple(4.0 * tensor.numel() for tensor in tensors)
         yield Exchange(sizes, world.size, median(found))
+
+
+def measure_shared(step: TrainStep, plan: BatchPlan, world: World) -> SharedTimes:
+    """Of steps without examples."""
+    empty = replace(plan.for_worker(world.rank, world.size).batch(0), micro_rows=())
+    seconds(world, step, empty)
+    exchanges, steps = [], []
+    for _ in range(REPEATS):
+        exchanges.append(seconds(world, step.reducer.reduce, empty.token_ids))
+        steps.append(seconds(world, step, empty))
+    exchange = median(exchanges)
+    return SharedTimes(exchange, max(0.0, median(steps) - exchange))
 
 
 def exchange(world: World, tensors: Sequence[torch.Tensor]) -> None:

@@ -13,6 +13,7 @@ from distsent.batching.sampler import BatchSampler
 from distsent.data.tokens.long_texts import WINDOWS
 from distsent.data.tokens.store import TokenStore
 from distsent.distributed.progress import phase_of
+from distsent.distributed.shared_memory import NotShared
 from distsent.distributed.world import World
 from distsent.evaluation.tasks.choose import choose_task
 from distsent.job.job import Job
@@ -32,12 +33,14 @@ from distsent.operators import fused_attention, gpu, library
 from distsent.runtime import device as devices
 from distsent.runtime.heap import trim_between_layers, trim_heap
 from distsent.training import replica_check
+from distsent.training.exchange import Exchange
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import class_weights, prepare_model
 from distsent.training.optimizer import Schedule
 from distsent.training.passes import Pass, TrainingLoss
 from distsent.training.recorded_passes import Graphs, RecordedPasses
 from distsent.training.reducer import GradientReducer
+from distsent.training.shared_reducer import SharedReducer, can_share_weights
 from distsent.training.train_step import TrainStep
 
 
@@ -134,11 +137,7 @@ def build_step(
     """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
     recorded = records_passes(job, forward)
-    own = devices.arithmetic(device), recorded
-    kinds, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
-    # All workers send their gradients in the same order.
-    mixed, overlap = len(set(kinds)) > 1, not any(records)
-    reducer = GradientReducer(world, flat, mixed, overlap)
+    reducer = build_reducer(job, world, flat, recorded, log)
     schedule = Schedule.from_job(job.optim, total_steps)
     task = choose_task(job.data.task, store.label_names)
     weights_C = class_weights(job, store, task, device)
@@ -147,6 +146,26 @@ def build_step(
     if recorded:
         passes = RecordedPasses(run, Graphs(device), device, log)
     return TrainStep(run, reducer, job.optim, schedule, passes)
+
+
+def build_reducer(
+    job: Job, world: World, flat: FlatParameters, recorded: bool, log: Callable[[str], None]
+) -> Exchange:
+    """How workers exchange gradients. It may move `flat` into memory that they share."""
+    device = flat.values.device
+    own = devices.arithmetic(device), device.type, recorded
+    kinds, types, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
+    if job.train.share_weights and set(types) == {"cpu"} and can_share_weights(world):
+        try:
+            reducer = SharedReducer(world, flat)
+        except NotShared as problem:
+            log(f"each worker keeps a copy of the weights: {problem}")
+        else:
+            log(f"one copy of the weights in memory, of which each worker updates 1/{world.size}")
+            return reducer
+    # All workers send their gradients in the same order.
+    mixed, overlap = len(set(kinds)) > 1, not any(records)
+    return GradientReducer(world, flat, mixed, overlap)
 
 
 def records_passes(job: Job, forward: Forward) -> bool:

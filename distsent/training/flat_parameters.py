@@ -40,25 +40,34 @@ class FlatParameters:
         self.named, self.size = named, sum(p.numel() for _, p in named)
         self.frozen_hash = hash_of_frozen(model)
         self.embedding_size = weight.numel() if weight is not None else 0
-        self.values = torch.cat([p.detach().reshape(-1) for _, p in named])
-        self.moments = {key: torch.zeros_like(self.values) for key in MOMENTS}
-        self.buffer = buffer = self.values.new_zeros(self.size + CONTROL_SLOTS)
-        self.grads, self.control_slots = buffer[: self.size], buffer[self.size :]
-        self.dense = buffer[self.embedding_size :]
-        start, self.decayed = 0, 0
-        for name, p in named:
-            stop = start + p.numel()
-            p.data = self.values[start:stop].view(p.shape)
-            p.grad = self.grads[start:stop].view(p.shape)
-            self.decayed += 0 if name in undecayed else p.numel()
-            start = stop
-        self.half: HalfWeights | None = None
+        self.decayed = sum(p.numel() for name, p in named if name not in undecayed)
         self.embedding_grad: torch.Tensor | None = None
+        values = torch.cat([p.detach().reshape(-1) for _, p in named])
+        moments = {key: torch.zeros_like(values) for key in MOMENTS}
+        self.use_memory(values, moments, values.new_zeros(self.size + CONTROL_SLOTS))
+        self.shared = False  # by all workers, except for the gradients
+        self.half: HalfWeights | None = None
         if embedding is not None and weight is not None:
             self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
             # Only the touched rows are added to the gradient.
             if not (self.values.is_cuda and add_rows_to(embedding, self.embedding_grad)):
                 embedding.sparse = True
+
+    def use_memory(
+        self, values: torch.Tensor, moments: dict[str, torch.Tensor], buffer: torch.Tensor
+    ) -> None:
+        """Keep everything there. `values` already hold the weights. Not after `use_half`."""
+        self.values, self.moments, self.buffer = values, moments, buffer
+        self.grads, self.control_slots = buffer[: self.size], buffer[self.size :]
+        self.dense = buffer[self.embedding_size :]
+        if self.embedding_grad is not None:
+            self.embedding_grad = self.grads[: self.embedding_size].view_as(self.embedding_grad)
+        start = 0
+        for _, p in self.named:
+            stop = start + p.numel()
+            p.data = values[start:stop].view(p.shape)
+            p.grad = self.grads[start:stop].view(p.shape)
+            start = stop
 
     @property
     def finite(self) -> bool:

@@ -69,7 +69,7 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     ids = np.asarray(plan.tokens.ids[plan.tokens.window_spans(np.zeros(1, np.int64))[0]])
     counted = worker_memory(step.forward, precision, ids, job.data.max_length)
     step.flat.grads.zero_()
-    own = _own(job, world, plan, counted)
+    own = _own(job, world, plan, counted, world.size if step.flat.shared else 1)
     found: Any = world.allgather_object(own, "run.memory")
     if own is None or not all(found):
         return None
@@ -89,8 +89,13 @@ def expect(job: Job, world: World, plan: BatchPlan, step: TrainStep, precision: 
     return expected.line(job)
 
 
-def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[str, Any] | None:
-    """What this worker knows: bytes before, of a step and of checkpoints; where; what is free."""
+def _own(
+    job: Job, world: World, plan: BatchPlan, memory: WorkerMemory, sharing: int
+) -> dict[str, Any] | None:
+    """What this worker knows: bytes before, of a step and of checkpoints; where; what is free.
+
+    `sharing`: the workers that write to one copy of the moments.
+    """
     if memory.activations is None:
         return None
     budgets = [job.train.token_budget]
@@ -99,7 +104,7 @@ def _own(job: Job, world: World, plan: BatchPlan, memory: WorkerMemory) -> dict[
     largest = [largest_step(plan, budget, memory) for budget in budgets]
     before, free, where = memory_of(plan.device)
     gpu = plan.device.type == "cuda"
-    zeros, saving = memory.zeros(gpu), memory.saving(gpu) if world.is_main else 0.0
+    zeros, saving = memory.zeros(gpu) / sharing, memory.saving(gpu) if world.is_main else 0.0
     return {
         "bytes": [before + zeros, largest[0][0], saving],
         "zeros": zeros,

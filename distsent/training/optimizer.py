@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from distsent.job.schema import OptimSection
+from distsent.training.exchange import Part
 from distsent.training.flat_parameters import FlatParameters
 
 
@@ -39,20 +40,24 @@ class Schedule:
         return max(0.0, falling)
 
 
-def build_optimizer(optim: OptimSection, flat: FlatParameters) -> torch.optim.Optimizer:
-    """torch's optimizer over `flat`: it steps on views of its values, gradients and moments.
+def build_optimizer(optim: OptimSection, flat: FlatParameters, part: Part) -> torch.optim.Optimizer:
+    """torch's optimizer over a part of `flat`: views of its values, gradients and moments.
 
     `adam` adds weight decay to the gradient, `adamw` subtracts it from the weights.
     """
     groups, states = [], {}
-    decayed, undecayed = slice(0, flat.decayed), slice(flat.decayed, flat.size)
-    for part, decay in ((decayed, optim.weight_decay), (undecayed, 0.0)):
-        if part.start < part.stop:
-            parameter = torch.nn.Parameter(flat.values[part])
-            parameter.grad = flat.grads[part]
-            groups.append({"params": [parameter], "weight_decay": decay})
-            moments = {key: moment[part] for key, moment in flat.moments.items()}
-            states[parameter] = {"step": flat.values.new_zeros(()), **moments}
+    for span in part.spans(flat):
+        decayed = slice(span.start, min(span.stop, flat.decayed))
+        undecayed = slice(max(span.start, flat.decayed), span.stop)
+        for views, decay in ((decayed, optim.weight_decay), (undecayed, 0.0)):
+            if views.start < views.stop:
+                parameter = torch.nn.Parameter(flat.values[views])
+                parameter.grad = flat.grads[views]
+                groups.append({"params": [parameter], "weight_decay": decay})
+                moments = {key: moment[views] for key, moment in flat.moments.items()}
+                states[parameter] = {"step": flat.values.new_zeros(()), **moments}
+    if not groups:  # a small model, many workers; torch refuses an empty list
+        groups = [{"params": [torch.nn.Parameter(flat.values[:0])]}]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
     optimizer.state.update(states)

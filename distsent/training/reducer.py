@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from distsent.distributed.world import World
+from distsent.training.exchange import SQUARE, Part, whole_norm
 from distsent.training.flat_parameters import CONTROL_SLOTS, FlatParameters
 
 # Elements (16 MB): one message keeps the link busy while the next one is prepared.
@@ -54,6 +55,7 @@ class GradientReducer:
     ) -> None:
         self.world, self._flat, self._mixed = world, flat, mixed
         self.transport, self.workers = world.transport, world.size
+        self.part = Part.of(flat)  # each worker updates all of its own weights
         self._buckets = flat.dense.split(BUCKET)
         self._gradients = flat.dense[:-CONTROL_SLOTS].split(BUCKET)  # the same, without the slots
         stops = list(accumulate(len(bucket) for bucket in self._buckets))
@@ -137,6 +139,7 @@ class GradientReducer:
         """Finish the sum. `token_ids`: of the global batch, the same on every worker."""
         if self.world.size == 1:
             return
+        self._flat.control_slots[SQUARE] = self.own_square(token_ids)
         for i in self._order[len(self._handles) :]:
             self._start(i)
         self.sent = 4 * self._flat.dense.numel()
@@ -150,7 +153,22 @@ class GradientReducer:
         self._handles, self._missing = {}, [NEVER] * len(self._buckets)
         self._norms = []
 
-    def shared(self, value: float) -> float:
+    def norms(self, token_ids: torch.Tensor) -> tuple[float, float]:
+        """See `Exchange.norms`. Untouched embedding rows are zero."""
+        own_square = float(self._flat.control_slots[SQUARE])
+        return self._shared(self._sum_norm(token_ids)), own_square
+
+    def _sum_norm(self, token_ids: torch.Tensor) -> float:
+        flat, norm = self._flat, torch.linalg.vector_norm
+        rows = None if flat.embedding_grad is None else flat.embedding_grad[token_ids]
+        if not flat.values.is_cuda:
+            norms = torch.stack([norm(flat.dense[chunk]) for chunk in self.part.chunks().values()])
+            return whole_norm(norms if rows is None else torch.cat([norm(rows, dim=1), norms]))
+        # A launch takes longer than a chunk.
+        dense = norm(flat.dense[:-CONTROL_SLOTS])
+        return float(dense if rows is None else torch.hypot(dense, norm(rows)))
+
+    def _shared(self, value: float) -> float:
         """The main worker's value where the workers' may differ in the last bit.
 
         Weights that are clipped by several norms drift apart. Costs a broadcast: 1 to 2 ms.
@@ -159,3 +177,6 @@ class GradientReducer:
             return value
         place = torch.tensor([value], dtype=torch.float64, device=self._flat.values.device)
         return float(self.world.broadcast(place, "gradient.norm"))
+
+    def finish(self) -> None:
+        """Nothing: no other worker reads this one's weights."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.runtime.checkpoint import Checkpoint, load_newest
+from distsent.training.exchange import Exchange
 from distsent.training.flat_parameters import MOMENTS, FlatParameters
 from distsent.training.noise_scale import NoiseScale
 from distsent.training.train_step import TrainStep
@@ -135,19 +135,19 @@ def restore(
             more = f"it was trained for {state.step} steps already, {state.step - total} more than"
             report.info(f"{more} this job asks for; run.resume=never starts over")
         if saved is not None and not world.elastic:
-            report.info(changed_sums(saved, world))
+            report.info(changed_sums(saved, step.reducer))
     report.training(total, None if session.in_memory else state.step)
     return state
 
 
-def changed_sums(saved: dict[str, Any], world: World) -> str | None:
+def changed_sums(saved: dict[str, Any], now: Exchange) -> str | None:
     """A line for the log if gradients are now summed in another order, else None."""
-    was, size = saved.get("transport"), saved.get("workers", world.size)
-    if was in (None, world.transport) and size == world.size:  # None: of older versions
+    was, size = saved.get("transport"), saved.get("workers", now.workers)
+    if was in (None, now.transport) and size == now.workers:  # None: of older versions
         return None
     return (
-        f"saved by {size} workers (transport: {was}), continued by {world.size} (transport: "
-        f"{world.transport}): sums may differ in their last bits"
+        f"saved by {size} workers (transport: {was}), continued by {now.workers} (transport: "
+        f"{now.transport}): sums may differ in their last bits"
     )
 
 

@@ -7,7 +7,8 @@
    worker's own gradient
 3. all workers read the same control slots: the loss, requests, non-finite numbers
 4. unscale (fp16), take the norm of the complete gradient, clip by it
-5. optimizer step, at the schedule's learning rate
+5. optimizer step, at the schedule's learning rate. Workers that share their weights (see
+   shared_reducer.py) sum, clip and update a part each
 """
 
 import math
@@ -23,12 +24,12 @@ from distsent.errors import MORE_MEMORY, UserError, out_of_memory
 from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward
 from distsent.training import half_weights
+from distsent.training.exchange import Exchange
 from distsent.training.optimizer import Schedule, build_optimizer
 from distsent.training.passes import EachAsItComes, Pass, Passes
-from distsent.training.reducer import GradientReducer
 
-# Indices of control slots, after those of passes.py
-STOP, SAVE, REJOIN, SQUARE, MEMORY = range(2, 7)
+# Indices of control slots, after those of passes.py and exchange.py
+STOP, SAVE, REJOIN, MEMORY = range(3, 7)
 
 
 # The rows of this worker's micro-batches, and their losses
@@ -86,7 +87,7 @@ class TrainStep:
     def __init__(
         self,
         run: Pass,
-        reducer: GradientReducer,
+        reducer: Exchange,
         optim: OptimSection,
         schedule: Schedule,
         passes: Passes | None = None,
@@ -95,7 +96,7 @@ class TrainStep:
         self.run, self.flat, self.reducer = run, run.flat, reducer
         flat, precision = run.flat, run.precision
         self._passes = EachAsItComes(run) if passes is None else passes
-        self.optimizer = build_optimizer(optim, flat)
+        self.optimizer = build_optimizer(optim, flat, reducer.part)
         self.scales = precision == "fp16"  # gradients are scaled, and a step may overflow
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
         self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
@@ -118,15 +119,14 @@ class TrainStep:
         wanted, slots = requests(), self.flat.control_slots
         slots[STOP], slots[SAVE] = float(wanted.stop), float(wanted.save)
         slots[REJOIN] = float(wanted.rejoin)
-        slots[SQUARE] = self.reducer.own_square(batch.token_ids) / self.scale.value**2
         slots[MEMORY] = float(problem is not None)
         self.reducer.reduce(batch.token_ids)
-        loss, right, stop, save, rejoin, own_square, memory = slots.tolist()
+        loss, right, _, stop, save, rejoin, memory = slots.tolist()
         if memory:
             self.reducer.world.raise_together(problem, "step.memory")
         # As in Hugging Face's Trainer, a skipped step does not advance the schedule.
         lr = self._schedule.lr * self._schedule.factor(self.updates)
-        norm = self.reducer.shared(self._norm())
+        norm, own_square = self._norms()
         finite = math.isfinite(loss) and math.isfinite(norm)
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
@@ -135,6 +135,7 @@ class TrainStep:
                 group["lr"] = lr
             self.optimizer.step()
             self.updates += 1
+            self.reducer.finish()
         if self.scales:
             self.scale.update(finite)
         requested, mean_loss = StopRequests(stop > 0, save > 0, rejoin > 0), loss / len(batch)
@@ -180,22 +181,18 @@ class TrainStep:
             self.reducer.world.progress.worked()
         return losses
 
-    def _norm(self) -> float:
-        """The norm of the unscaled gradient. Untouched embedding rows are zero."""
-        flat = self.flat
-        norm = torch.linalg.vector_norm(flat.dense[: -len(flat.control_slots)])
-        if flat.embedding_grad is not None:
-            rows = flat.embedding_grad[self._token_ids]
-            norm = torch.hypot(norm, torch.linalg.vector_norm(rows))
-        return float(norm) / self.scale.value
+    def _norms(self) -> tuple[float, float]:
+        """Of the complete gradient, and of the workers' own (squared, added), unscaled."""
+        norm, own_square = self.reducer.norms(self._token_ids)
+        return norm / self.scale.value, own_square / self.scale.value**2
 
     def _clip(self, norm: float) -> None:
-        """Unscale and clip in one product."""
-        limit, flat = self._clip_norm, self.flat
+        """Unscale and clip this worker's part, in one product. Untouched rows are zero."""
+        limit, flat, part = self._clip_norm, self.flat, self.reducer.part
         factor = (min(1.0, limit / (norm + 1e-6)) if limit > 0 else 1.0) / self.scale.value
         if factor == 1.0:
             return
-        flat.dense.mul_(factor)
+        flat.dense[part.dense].mul_(factor)
         if flat.embedding_grad is not None:
-            rows = flat.embedding_grad[self._token_ids] * factor
-            flat.embedding_grad.index_copy_(0, self._token_ids, rows)
+            ids = part.own_rows(self._token_ids)
+            flat.embedding_grad.index_copy_(0, ids, flat.embedding_grad[ids] * factor)

@@ -29,6 +29,7 @@ from distsent.runtime import checkpoint
 from distsent.runtime import device as devices
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from distsent.training import inputs, replica_check
+from distsent.training.reducer import GradientReducer
 from distsent.training.train_step import Losses, TrainStep
 from tests.parallel.driver import drive
 from tests.parallel.mutants import mutant
@@ -174,13 +175,13 @@ def other_tokenizer_on_rank_1(rank: int, size: int) -> Iterator[Any]:
 @mutant
 def other_rounding_on_rank_1(rank: int, size: int) -> Iterator[Any]:
     """GPUs of two kinds: one's norm of the same gradient is the next float32 number."""
-    real = TrainStep._norm
+    real = GradientReducer._sum_norm
 
-    def norm(self: TrainStep) -> float:
-        return real(self) * (1 + rank * 2**-23)
+    def norm(self: GradientReducer, token_ids: torch.Tensor) -> float:
+        return real(self, token_ids) * (1 + rank * 2**-23)
 
     kind = patch.object(devices, "arithmetic", lambda device: f"GPU {rank}")
-    with kind, patch.object(TrainStep, "_norm", norm):
+    with kind, patch.object(GradientReducer, "_sum_norm", norm):
         yield
 
 

@@ -17,24 +17,25 @@ from tests.parallel.driver import Entry
 
 pytestmark = pytest.mark.timeout(1800)  # the first test starts all runs
 
+OWN_COPIES = "train.share_weights=false"  # of the weights, which may differ
 RUNS = {  # job.name: (fault, overrides)
     "undisturbed": (None, []),
     "nan_1": ("nan_loss_on_rank_1", []),
     "gradient": ("infinite_gradient_on_rank_0", []),
     "skipping": ("nan_loss_twice", ["train.skip_nonfinite=2"]),
     "bounded": ("nan_loss_twice", ["train.skip_nonfinite=1"]),
-    "flipped": ("flipped_bit_on_rank_1", []),
+    "flipped": ("flipped_bit_on_rank_1", [OWN_COPIES]),
     "unsaved": (
         "flipped_bit_without_saves",
-        ["checkpoint.every_steps=none", "eval.every=end"],
+        ["checkpoint.every_steps=none", "eval.every=end", OWN_COPIES],
     ),
-    "moment": ("flipped_moment_on_rank_1", []),
+    "moment": ("flipped_moment_on_rank_1", [OWN_COPIES]),
     "frozen": ("other_frozen_weights_on_rank_1", ["adapter.kind=lora"]),
     "storeless": ("no_store_on_rank_1", []),
     "transformers": ("other_transformers_on_rank_1", []),
     "layers": ("other_layers_on_rank_1", []),
     "tokenizer": ("other_tokenizer_on_rank_1", []),
-    "rounding": ("other_rounding_on_rank_1", ["optim.clip_norm=0.01"]),
+    "rounding": ("other_rounding_on_rank_1", ["optim.clip_norm=0.01", OWN_COPIES]),
     "full": ("full_disk", []),
     "slow": ("slow_disk", []),
 }

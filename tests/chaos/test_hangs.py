@@ -80,6 +80,8 @@ def provoke(server: ForkServer, folder: Path, transport: str, hang: Hang) -> Non
     env = {"PAUSE_AT": hang.place, "PAUSE_RANK": str(hang.rank), "PAUSE_FOLDER": str(marks)}
     words = [*job(folder), f"run.stall_seconds={STALL}"]
     place = hang.place.partition(":")[0]
+    if place == "skip":  # workers that share their weights compare none
+        words.append("train.share_weights=false")
     with server.start(words, 2, transport, **env) as started:
         if place != "skip":
             started.until((marks / f"{place}.{hang.rank}").exists, 300)

@@ -12,14 +12,15 @@ import pytest
 from distsent.distributed.world import World
 from tests import fixtures, launcher
 from tests.parallel.driver import Entry, drive, entry
-from tests.parallel.mutants import MISTAKES
+from tests.parallel.mutants import MISTAKES, SHARED_MISTAKES
 
 PLAIN = (
     "model.dropout=0", "train.batch_size=8", "train.max_steps=100", "optim.lr=1e-3",
     "optim.warmup=0.1",
     "optim.weight_decay=0.01", "optim.clip_norm=0.3", "eval.every=50", "log.every=1",
-    "log.tensorboard=false",
+    "log.tensorboard=false", "train.share_weights=false",  # as between machines
 )  # fmt: skip
+SHARED = "train.share_weights=true"  # the default, within one machine
 WINDOWS = ["data.long=windows", "data.max_length=12"]  # one to four windows per text
 WINDOW_MISTAKES = ("loss_per_window", "last_window_lost", "text_on_two_workers")
 NO_MEMORY = "no_memory", "no_memory_to_evaluate"
@@ -81,11 +82,16 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries.append(entry(task, task_words(plain, task)))
     if np > 1:
         entries += [entry("dropout-again", dropout)]
+        entries += [entry("shared", but(plain, SHARED)), entry("shared-tiny", but(tiny, SHARED))]
+        shared = but(dropout, SHARED)
+        entries += [entry(name, shared) for name in ("shared-dropout", "shared-dropout-again")]
+        entries += [entry("shared-noise", but(noise, SHARED))]
     if np == 2:
         entries += [entry("noise-scaled", noise, "loss_scaled")]
         entries += [entry("rows_not_squared", noise, "rows_not_squared")]
         entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows", *NO_MEMORY)]
         entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in MISTAKES]
+        entries += [entry(name, but(short, SHARED), name) for name in SHARED_MISTAKES]
     return entries
 
 

@@ -24,7 +24,7 @@ from distsent.job import load_job
 from distsent.reporting import plots
 from distsent.runtime import device as devices
 from distsent.runtime.signals import StopSignal
-from distsent.training import reducer
+from distsent.training import exchange, reducer
 from distsent.training.session import TrainingRun
 from tests.parallel.mutants import MUTANTS
 
@@ -80,11 +80,13 @@ if __name__ == "__main__":
     several = patch.object(
         reducer, "BUCKET", 2_000
     )  # a tiny model fits into one bucket, which cannot leave during backward
+    chunks = patch.object(exchange, "CHUNK", 1_000)  # so that each worker has some
     early = patch.object(
         reducer, "overlaps_backward", lambda world, flat: world.size > 1
     )  # as between machines
     with (
         several,
+        chunks,
         early,
         patch.object(token_store, "write_part", wraps=token_store.write_part) as tokenize,
     ):

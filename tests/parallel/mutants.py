@@ -11,15 +11,19 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distsent.batching import batch_plan
 from distsent.batching.balance import split_by_tokens
 from distsent.batching.batch_plan import Batch, BatchPlan
 from distsent.batching.sampler import BatchSampler
+from distsent.distributed.world import World
 from distsent.evaluation import evaluate_split
+from distsent.training.exchange import whole_norm
 from distsent.training.optimizer import Schedule
 from distsent.training.passes import LOSS
 from distsent.training.reducer import GradientReducer
+from distsent.training.shared_reducer import SharedReducer
 from distsent.training.train_step import Losses, LossScale, TrainStep
 
 Mutant = Callable[[int, int], Any]  # (rank, size) -> context
@@ -329,6 +333,96 @@ def scaled_clipping(rank: int, size: int) -> Iterator[Any]:
 
 
 MISTAKES = tuple(MUTANTS)
+
+
+@mutant
+def part_not_summed(rank: int, size: int) -> Iterator[Any]:
+    """The last worker updates its part by its own gradients alone."""
+
+    def wrong(self: SharedReducer, gradients: list[Tensor], own: list[Tensor]) -> Tensor:
+        return gradients[rank]
+
+    kept = SharedReducer._add
+    with patch.object(SharedReducer, "_add", wrong if rank == size - 1 else kept):
+        yield
+
+
+@mutant
+def norm_of_a_part(rank: int, size: int) -> Iterator[Any]:
+    """Each worker clips its part by the norm of that part."""
+
+    def wrong(self: SharedReducer, token_ids: Tensor) -> tuple[float, float]:
+        real = norms(self, token_ids)
+        rows = self._row_norms[self.part.own_rows(token_ids)]
+        return whole_norm(torch.cat([rows, self._chunk_norms[[*self.part.chunks()]]])), real[1]
+
+    norms = SharedReducer.norms
+    with patch.object(SharedReducer, "norms", wrong):
+        yield
+
+
+@mutant
+def norms_before_all_are_there(rank: int, size: int) -> Iterator[Any]:
+    """Workers do not wait for the norms of a slow one."""
+    real = SharedReducer._add
+
+    def slow(self: SharedReducer, gradients: list[Tensor], own: list[Tensor]) -> Tensor:
+        time.sleep(0.01 * rank)
+        return real(self, gradients, own)
+
+    with patch.object(SharedReducer, "_add", slow), without_waiting("gradient.norms"):
+        yield
+
+
+@mutant
+def sums_before_all_are_there(rank: int, size: int) -> Iterator[Any]:
+    """Workers add the gradients of a slow one before its backward pass is complete."""
+    real, backward = SharedReducer.reduce, TrainStep._backward
+
+    def slow(self: TrainStep, batch: Batch) -> Losses:
+        time.sleep(0.05 * rank)
+        return backward(self, batch)
+
+    def wrong(self: SharedReducer, token_ids: Tensor) -> None:
+        with patch.object(World, "allreduce", lambda self, tensor, name: tensor):
+            real(self, token_ids)
+        self.world.allreduce(self._flat.control_slots, "gradient.control")
+
+    with patch.object(TrainStep, "_backward", slow), patch.object(SharedReducer, "reduce", wrong):
+        yield
+
+
+@mutant
+def weights_before_all_are_there(rank: int, size: int) -> Iterator[Any]:
+    """Workers begin a step with weights that a slow one has not updated yet."""
+    real = TrainStep._clip
+
+    def slow(self: TrainStep, norm: float) -> None:
+        time.sleep(0.05 * rank)
+        real(self, norm)
+
+    with patch.object(TrainStep, "_clip", slow), without_waiting("gradient.updated"):
+        yield
+
+
+@contextmanager
+def without_waiting(name: str) -> Iterator[None]:
+    """The all-reduce of this name follows at the next one's, too late for what it separates."""
+    real, late = World.allreduce, []
+
+    def allreduce(self: World, tensor: Tensor, other: str) -> Tensor:
+        if other == name:
+            late.append(tensor.clone())
+            return tensor
+        while late:
+            real(self, late.pop(), name)
+        return real(self, tensor, other)
+
+    with patch.object(World, "allreduce", allreduce):
+        yield
+
+
+SHARED_MISTAKES = tuple(name for name in MUTANTS if name not in MISTAKES)
 MUTANTS |= {
     "loss_scaled": loss_scaled, "all_rows": all_rows, "rows_not_squared": rows_not_squared,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn
 from distsent.errors import USAGE_ERROR
 from tests import fixtures
 from tests.parallel.conftest import WINDOW_MISTAKES
-from tests.parallel.mutants import MISTAKES
+from tests.parallel.mutants import MISTAKES, SHARED_MISTAKES
 
 World = Callable[[int], Path]
 COLUMNS = ("loss", "grad_norm", "lr", "samples", "tokens", "epoch")
@@ -41,16 +41,30 @@ def test_losses_norms_and_counts_agree_at_any_number_of_workers(
     """`tiny`: two examples per step, each a micro-batch; at -np 3 and 4 some workers have none."""
     assert len(fixtures.metrics(world(1) / name)) == steps
     assert deviation(world(np) / name, world(1) / name) < 1e-5
+    if name in ("dropout", "plain", "tiny"):
+        shared = f"shared-{name}" if name != "plain" else "shared"
+        assert deviation(world(np) / shared, world(1) / name) < 1e-5
 
 
 @pytest.mark.parametrize("np", [2, 3, 4])
+@pytest.mark.parametrize("name", ["dropout", "shared-dropout"])
 def test_the_same_run_at_the_same_number_of_workers_gives_the_same_bits(
-    world: World, np: int
+    world: World, np: int, name: str
 ) -> None:
     once, again = (
-        fixtures.result(world(np) / name)["weights_sha256"] for name in ("dropout", "dropout-again")
+        fixtures.result(world(np) / each)["weights_sha256"] for each in (name, f"{name}-again")
     )
     assert once == again
+
+
+def test_two_workers_that_share_their_weights_get_the_bits_of_two_that_do_not(
+    world: World,
+) -> None:
+    """Of three or more workers, gradients are added in another order."""
+    for name in ("dropout", "tiny"):
+        each = [fixtures.result(world(2) / run) for run in (name, f"shared-{name}")]
+        assert each[0]["weights_sha256"] == each[1]["weights_sha256"], name
+        assert each[0]["train"]["bytes_exchanged"] > each[1]["train"]["bytes_exchanged"] > 0
 
 
 @pytest.mark.parametrize("np", [1, 2, 3, 4])
@@ -175,6 +189,11 @@ def test_a_loss_scale_changes_nothing(world: World) -> None:
 def test_without_mistakes_the_short_runs_agree(world: World) -> None:
     assert deviation(world(2) / "short", world(1) / "short") < 1e-5
     assert deviation(world(2) / "short-dropout", world(1) / "short-dropout") < 1e-5
+
+
+@pytest.mark.parametrize("mistake", SHARED_MISTAKES)
+def test_a_mistake_with_shared_weights_is_caught(world: World, mistake: str) -> None:
+    assert deviation(world(2) / mistake, world(1) / "short") > 1e-3
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

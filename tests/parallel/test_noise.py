@@ -77,7 +77,8 @@ def test_workers_find_the_noise_scale_of_single_examples(
     """Clipped, accumulated, with buckets that leave during backward and unequal shares."""
     expected, steps = replay(examples, np_)
     run = world(np_) / "noise"
-    assert noise_sums(run) == pytest.approx([*asdict(expected).values()], rel=1e-3)
+    for each in (run, world(np_) / "shared-noise"):
+        assert noise_sums(each) == pytest.approx([*asdict(expected).values()], rel=1e-3)
     last = fixtures.metrics(run)[-1]
     for key, value in expected.values().items():
         assert last.get(key) == (value and pytest.approx(value, rel=1e-2))

@@ -44,6 +44,7 @@ def test_a_calibration_over_horovod(tmp_path: Path) -> None:
     found = calibrate.run_workers(order, 2, StopSignal())
     assert "Horovod" in found.transport and found.shares
     assert {each.workers for each in found.exchanges} == {2} and len(found.exchanges) > 1
+    assert found.shared is not None and 0 < found.shared.exchange < 1
 
 
 def test_workers_that_fail_are_one_line() -> None:

@@ -26,7 +26,7 @@ from distsent.planning.critical_batch import NoiseScale, batch_sizes, find_noise
 from distsent.planning.fit import fit_times
 from distsent.planning.hardware import Hardware, describe, presets, read_hardware
 from distsent.planning.link import TREE, Exchange, Link, fit_link, slower
-from distsent.planning.speed import Share, Speed, fit_speed
+from distsent.planning.speed import Share, SharedTimes, Speed, fit_speed
 from distsent.planning.step_time import Prediction, Run, StepTime, memory_of, predict, step_time
 from distsent.planning.work import ModelSize, Work, count_work
 from distsent.runtime.local_start import local_command
@@ -147,6 +147,12 @@ def test_a_step_by_hand() -> None:
     # Within a machine of CPUs nothing is hidden: the cores that move bytes are those that compute.
     here = step_time(work(2, bytes_=1e9), machines())
     assert here.exchange == pytest.approx(LINK.seconds((1e9, 8.0), 2))
+    # Workers that share their weights were measured.
+    shared = machines(shared={2: SharedTimes(0.25, 0.125), 4: SharedTimes(0.5, 0.0625)})
+    for workers, exchange, update in ((1, 0.0, 0.01), (2, 0.25, 0.125), (3, 0.5, 0.0625)):
+        found = step_time(work(workers, bytes_=1e9), shared)
+        assert (found.exchange, found.update) == (exchange, update)
+    assert step_time(work(8), shared) == step_time(work(8), machines())
     # Between machines, the slower link counts. Nothing hides the last two messages.
     there = step_time(work(8, bytes_=4e8), machines())
     both = Link(2e-3, 1e8).seconds((4e8, 8.0), 8)

@@ -1,0 +1,123 @@
+"""One copy of weights and moments for all workers of a machine; each updates its part of them.
+
+Workers that each keep their own copy all-reduce every gradient, and then all do the same update.
+Here each worker reads the others' gradients of its part where they lie, and updates that part for
+all: as ZeRO shards the update (Rajbhandari et al., 2020), but nothing has to be sent afterwards.
+Two workers spend half the time on gradients and updates, and memory holds 12 bytes per trained
+parameter once instead of once per worker.
+
+Who may write when, with a small all-reduce between the lines:
+
+    each worker its own gradients, in backward; all read the weights
+    each worker the sums of its part, into its own gradients, and their norms; all read gradients
+    each worker its part of weights and moments; all read the norms
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.linalg import vector_norm
+
+from distsent.distributed.shared_memory import PAGE, share_memory
+from distsent.distributed.world import World
+from distsent.training.exchange import Part, count_chunks, whole_norm
+from distsent.training.flat_parameters import CONTROL_SLOTS, MOMENTS, FlatParameters
+
+
+def can_share_weights(world: World) -> bool:
+    """Whether all workers are on one machine. A worker that dies in an update leaves it half done:
+    the run ends and resumes from a checkpoint, which an elastic run must not need to do.
+    """
+    return 1 < world.size == world.local_size and not world.elastic
+
+
+class SharedReducer:
+    """Moves `flat` into memory that all workers share. All workers build one, with equal weights.
+
+    Raises NotShared on all of them; `flat` is then as it was.
+    """
+
+    def __init__(self, world: World, flat: FlatParameters) -> None:
+        buffers, common = shared_tensors(world, flat)
+        values, *moments, self._row_norms, self._chunk_norms = common
+        self.world, self.part, self._flat = world, Part.of(flat, world.rank, world.size), flat
+        for span in self.part.spans(flat):
+            values[span] = flat.values[span]
+        world.barrier()
+        flat.use_memory(values, dict(zip(MOMENTS, moments, strict=True)), buffers[world.rank])
+        flat.shared = True
+        self.transport, self.workers = f"{world.transport} and shared memory", world.size
+        self._gradients = [each[: flat.size] for each in buffers]
+        # Of what this worker has read of all workers' own gradients; then the sum over workers.
+        self._own_square = torch.zeros(1, dtype=torch.float64)
+        self.sent = 0  # bytes that one worker read, on average
+
+    def arm(self) -> None:
+        """Nothing leaves during backward."""
+
+    def end_pass(self) -> None:
+        """See `Exchange.end_pass`."""
+        if self._flat.half is not None:
+            self._flat.half.add_grads(slice(0, self._flat.size))
+            self._flat.half.end_pass()
+
+    def reduce(self, token_ids: torch.Tensor) -> None:
+        """See `Exchange.reduce`."""
+        self.world.allreduce(self._flat.control_slots, "gradient.control")
+        # All backward passes are complete, and all workers have read the norms of the last step.
+        table, size = self._flat.embedding_grad, self._flat.embedding_size
+        ids, own = self.part.own_rows(token_ids), [torch.zeros(())]
+        if table is not None:
+            rows = self._add([each[:size].view_as(table)[ids] for each in self._gradients], own)
+            table.index_copy_(0, ids, rows)
+            self._row_norms[ids] = vector_norm(rows, dim=1)
+        for number, chunk in self.part.chunks().items():
+            span = slice(size + chunk.start, size + chunk.stop)
+            total = self._add([each[span] for each in self._gradients], own)
+            self._chunk_norms[number] = vector_norm(total)
+        self._own_square[0] = torch.stack(own).double().square().sum()
+        touched = 0 if table is None else len(token_ids) * table.shape[1]
+        others = (self.world.size - 1) / self.world.size
+        self.sent = round(4 * others * (self._flat.size - size + touched))
+
+    def _add(self, gradients: list[torch.Tensor], own: list[torch.Tensor]) -> torch.Tensor:
+        """Add the other workers' gradients to this one's, in place; append all norms to `own`."""
+        own += map(vector_norm, gradients)
+        total = gradients.pop(self.world.rank)
+        for each in gradients:
+            total.add_(each)
+        return total
+
+    def norms(self, token_ids: torch.Tensor) -> tuple[float, float]:
+        """See `Exchange.norms`. After it, nobody reads another worker's gradients."""
+        self.world.allreduce(self._own_square, "gradient.norms")
+        rows = self._row_norms[token_ids if len(self._row_norms) else []]
+        return whole_norm(torch.cat([rows, self._chunk_norms])), float(self._own_square)
+
+    def finish(self) -> None:
+        """Wait for the others' parts."""
+        self.world.allreduce(torch.zeros(1), "gradient.updated")
+
+
+def shared_tensors(
+    world: World, flat: FlatParameters
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Zeros for each rank's gradients and control slots; and for what all workers update.
+
+    That is weights, moments, and the norms of the embedding's rows and of the chunks.
+    """
+    rows = 0 if flat.embedding_grad is None else len(flat.embedding_grad)
+    own = flat.size + CONTROL_SLOTS
+    sizes = [own, *[flat.size] * (1 + len(MOMENTS)), rows, count_chunks(flat)]
+    memory = share_memory(world, sum(map(aligned, sizes if world.is_main else [own])))
+    parts = memory[0].split([*map(aligned, sizes)])
+    common = [part[:size] for size, part in zip(sizes, parts, strict=True)][1:]
+    return [each[:own] for each in memory], common
+
+
+def aligned(count: int) -> int:
+    """`count` numbers, rounded up to pages.
+
+    torch begins its tensors at multiples of 64 bytes. Products of others differ in their last bits.
+    """
+    return -(-count // PAGE) * PAGE
