@@ -28,6 +28,8 @@ from distsent.training import exchange, reducer
 from distsent.training.session import TrainingRun
 from tests.parallel.mutants import MUTANTS
 
+CHUNK = 1_000  # numbers: so that each worker of a tiny model has some chunks
+
 
 class Entry(TypedDict):
     overrides: list[str]
@@ -80,7 +82,7 @@ if __name__ == "__main__":
     several = patch.object(
         reducer, "BUCKET", 2_000
     )  # a tiny model fits into one bucket, which cannot leave during backward
-    chunks = patch.object(exchange, "CHUNK", 1_000)  # so that each worker has some
+    chunks = patch.object(exchange, "CHUNK", CHUNK)
     early = patch.object(
         reducer, "overlaps_backward", lambda world, flat: world.size > 1
     )  # as between machines

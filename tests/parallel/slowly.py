@@ -14,8 +14,10 @@ from unittest.mock import patch
 
 from distsent import cli, train
 from distsent.batching.batch_plan import Batch
+from distsent.training import exchange
 from distsent.training.train_step import TrainStep
 from tests.launcher import rank_of
+from tests.parallel.driver import CHUNK
 
 
 def pause() -> float:
@@ -33,5 +35,5 @@ if __name__ == "__main__":
             raise RuntimeError("out of memory")
         return real(self, batch, *args, **kwargs)
 
-    with patch.object(TrainStep, "__call__", slowly):
+    with patch.object(TrainStep, "__call__", slowly), patch.object(exchange, "CHUNK", CHUNK):
         cli.run(train.main)

@@ -16,7 +16,7 @@ from distsent.distributed.world import World
 from distsent.runtime import checkpoint
 from distsent.runtime.run_status import RunStatus, read_status
 from tests import fixtures, launcher
-from tests.parallel.conftest import PLAIN, but
+from tests.parallel.conftest import PLAIN, SHARED, but
 from tests.parallel.driver import Entry, drive
 from tests.parallel.test_noise import noise_sums
 
@@ -51,7 +51,7 @@ def overrides(parts: tuple[str, ...], folder: Path, *changes: str) -> list[str]:
 def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_run(
     world: Made, parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path)]
+    run, command = tmp_path / "stopped", ["-m", SLOW, *overrides(parts, tmp_path, SHARED)]
 
     # A stop request on one worker only
     with launcher.start(*command, np=2, PAUSE="0.05") as started:
@@ -89,7 +89,7 @@ def test_stopped_killed_and_resumed_it_ends_with_the_bits_of_an_uninterrupted_ru
 
     ended = launcher.run(*command, np=2)
     assert ended.code == 0, ended.output
-    uninterrupted = world(2) / "dropout"
+    uninterrupted = world(2) / "shared-dropout"
     ours, theirs = fixtures.result(run), fixtures.result(uninterrupted)
     assert ours["weights_sha256"] == theirs["weights_sha256"]
     columns = ("step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens")
