@@ -79,8 +79,9 @@ class PeakMemory(threading.Thread):
             for folder in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
                     if self._word in (folder / "cmdline").read_bytes().split(b"\0"):
-                        found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text())
-                        self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
+                        text = (folder / "status").read_text()
+                        found = re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", text)
+                        self.bytes = max(self.bytes, sum(map(int, found)) * 1024)
 
     def __enter__(self) -> PeakMemory:
         self.start()

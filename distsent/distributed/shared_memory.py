@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 
 import torch
 
@@ -63,11 +64,24 @@ def create(size: int, token: bytes) -> int:
     made = os.memfd_create("distsent")
     try:
         os.truncate(made, size)
+        if is_memory_counted():
+            os.posix_fallocate(made, 0, size)
         os.pwrite(made, token, 0)
     except OSError:
         os.close(made)
         raise
     return made
+
+
+def is_memory_counted() -> bool:
+    """Whether Linux grants no more memory than there is (vm.overcommit_memory=2).
+
+    There it would end a worker with SIGBUS at the first number that finds no memory.
+    """
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return False
 
 
 def open_memory(pid: int, made: int, size: int, token: str) -> torch.Tensor:

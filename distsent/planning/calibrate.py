@@ -131,8 +131,9 @@ def measured_hardware(found: Sequence[Calibration], described: Description | Non
     values: Mapping[str, Any] = described.values if described else {}
     threads = ", ".join(f"{each.count} x {each.threads} threads" for each in found)
     network = f"as {described.origin} describes" if described else "10 Gbit/s assumed (--hardware)"
+    sharing = ", one copy of the weights" if last.shared else ""
     notes = (
-        f"measured here: workers {threads} on {last.device}, transport {last.transport}",
+        f"measured here: workers {threads} on {last.device}, transport {last.transport}{sharing}",
         f"between machines: {network}",
     )
     return Hardware(

@@ -110,4 +110,7 @@ def memory_of(work: Work, hardware: Hardware, model: ModelSize) -> float | None:
     if work.alive is None:
         return None
     memory, gpu = model.memory, hardware.gpu
-    return memory.held(gpu) + memory.step(work.alive, gpu) + memory.saving(gpu)
+    # Of moments that workers share, each writes a part.
+    others = 1 - 1 / work.workers if hardware.shared_times(work.workers) else 0.0
+    held = memory.held(gpu) - others * memory.zeros(gpu)
+    return held + memory.step(work.alive, gpu) + memory.saving(gpu)

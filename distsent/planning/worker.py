@@ -30,6 +30,7 @@ from distsent.runtime.signals import StopSignal
 from distsent.training.build import build_plan, build_step, open_model
 from distsent.training.inputs import prepare_store, prepare_tokenizer
 from distsent.training.publish import peak_memory, reset_peak_memory
+from distsent.training.shared_reducer import can_share_weights
 from distsent.training.train_step import TrainStep
 
 STEPS = 4  # of each share
@@ -64,9 +65,11 @@ def main(arguments: list[str]) -> int:
     reset_peak_memory()
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
-    peak = peak_memory()
-    step = build_step(job, store, forward, world, device, precision, total)
-    shared = measure_shared(step, plan, world) if step.flat.shared else None
+    peak, shared = peak_memory(), None
+    if job.train.share_weights and device.type == "cpu" and can_share_weights(world):
+        del step  # two at once would take more memory than a training
+        step = build_step(job, store, forward, world, device, precision, total)
+        shared = measure_shared(step, plan, world, order) if step.flat.shared else None
     if world.is_main:
         found = {
             "shares": [asdict(share) for share in shares],
@@ -138,14 +141,18 @@ def measure_exchanges(world: World, order: Order, device: torch.device) -> Itera
         yield Exchange(sizes, world.size, median(found))
 
 
-def measure_shared(step: TrainStep, plan: BatchPlan, world: World) -> SharedTimes:
+def measure_shared(step: TrainStep, plan: BatchPlan, world: World, order: Order) -> SharedTimes:
     """Of steps without examples."""
+    began = time.monotonic()
     empty = replace(plan.for_worker(world.rank, world.size).batch(0), micro_rows=())
     seconds(world, step, empty)
     exchanges, steps = [], []
     for _ in range(REPEATS):
         exchanges.append(seconds(world, step.reducer.reduce, empty.token_ids))
         steps.append(seconds(world, step, empty))
+        elapsed = world.allgather_object(time.monotonic() - began, "plan.elapsed")[0]
+        if elapsed > order.seconds:
+            break
     exchange = median(exchanges)
     return SharedTimes(exchange, max(0.0, median(steps) - exchange))
 

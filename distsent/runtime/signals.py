@@ -3,8 +3,8 @@
 A request may reach any one worker, but all must stop together, or the others would wait forever.
 It travels between workers:
 
-- In training: in control slots of the gradients' all-reduce. That costs no message of its own,
-  and all workers leave after the same step.
+- In training: in control slots, which every step all-reduces. That costs no message of its own, and
+  all workers leave after the same step.
 - Between steps and while data and model are loaded: over the heartbeat, from any worker to the
   main one, which does the long work there.
 - In an evaluation: in a small all-reduce after each batch. It takes too long to finish first.

@@ -157,12 +157,9 @@ def build_reducer(
     kinds, types, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
     if job.train.share_weights and set(types) == {"cpu"} and can_share_weights(world):
         try:
-            reducer = SharedReducer(world, flat)
+            return SharedReducer(world, flat)
         except NotShared as problem:
             log(f"each worker keeps a copy of the weights: {problem}")
-        else:
-            log(f"one copy of the weights in memory, of which each worker updates 1/{world.size}")
-            return reducer
     # All workers send their gradients in the same order.
     mixed, overlap = len(set(kinds)) > 1, not any(records)
     return GradientReducer(world, flat, mixed, overlap)

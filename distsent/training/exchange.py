@@ -66,7 +66,7 @@ class Exchange(Protocol):
 
     world: World
     part: Part  # which this worker updates
-    sent: int  # bytes that one worker sent in the last `reduce`
+    sent: int  # bytes that one worker sent in the last `reduce`, or read of others
     transport: str  # its name in checkpoints
     workers: int
 

@@ -56,7 +56,10 @@ class FlatParameters:
     def use_memory(
         self, values: torch.Tensor, moments: dict[str, torch.Tensor], buffer: torch.Tensor
     ) -> None:
-        """Keep everything there. `values` already hold the weights. Not after `use_half`."""
+        """Keep everything there, where `values` already hold the weights.
+
+        Not after `use_half`, and not on a GPU: both keep addresses.
+        """
         self.values, self.moments, self.buffer = values, moments, buffer
         self.grads, self.control_slots = buffer[: self.size], buffer[self.size :]
         self.dense = buffer[self.embedding_size :]

@@ -231,7 +231,8 @@ class Loop:
     def save(self) -> None:
         """Start a checkpoint, which the main worker writes while training continues.
 
-        Before that, all workers learn how the last save went, and that they hold equal weights.
+        Before that, all workers learn how the last save went, and that their copies of the weights
+        are equal.
         """
         self.finish_saving()
         step, state = self.session.train_step, self.state

@@ -24,7 +24,7 @@ from distsent.runtime.model_folder import write_model_folder
 from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors
 from distsent.storage import exists, sync, walk
 from distsent.training.loop import Scored, metric_value
-from distsent.training.train_state import TrainState
+from distsent.training.train_state import TrainState, send_from
 from distsent.versions import versions
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_best_weights(session: Session, state: TrainState) -> bool:
         value = metric_value(state.history[-1], session.job.eval.metric)
         state.best = {"step": state.step, "value": value}
         return False
-    session.world.broadcast(flat.values, "run.best.weights")
+    send_from(0, session.world, flat, {"weights": flat.values}, "run.best")
     return True
 
 

@@ -11,6 +11,9 @@ Who may write when, with a small all-reduce between the lines:
     each worker its own gradients, in backward; all read the weights
     each worker the sums of its part, into its own gradients, and their norms; all read gradients
     each worker its part of weights and moments; all read the norms
+
+Between steps rank 0 alone writes, while the others wait in a collective: weights and moments of a
+checkpoint, the best weights, and for a moment those of a head that it publishes with a temperature.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.runtime.checkpoint import Checkpoint, load_newest
 from distsent.training.exchange import Exchange
@@ -126,9 +128,8 @@ def restore(
         flat.values.copy_(flat.join(held.tensors["weights"]))
         for key, moment in flat.moments.items() if step.updates else ():
             moment.copy_(flat.join(held.tensors["optimizer"], f"{key}."))
-    world.broadcast(flat.values, "restore.weights", root)
-    for key, moment in flat.moments.items() if saved is not None else ():
-        world.broadcast(moment, f"restore.{key}", root)
+    moments = flat.moments if saved is not None else {}
+    send_from(root, world, flat, {"weights": flat.values, **moments}, "restore")
     if state.step:
         report.info(f"resumed at step {state.step} of {total}")
         if state.step > total:
@@ -138,6 +139,17 @@ def restore(
             report.info(changed_sums(saved, step.reducer))
     report.training(total, None if session.in_memory else state.step)
     return state
+
+
+def send_from(
+    root: int, world: World, flat: FlatParameters, tensors: Mapping[str, torch.Tensor], what: str
+) -> None:
+    """Give all workers the tensors of `flat` that rank `root` has written."""
+    if flat.shared:
+        world.barrier()
+        return
+    for key, tensor in tensors.items():
+        world.broadcast(tensor, f"{what}.{key}", root)
 
 
 def changed_sums(saved: dict[str, Any], now: Exchange) -> str | None:

@@ -28,6 +28,7 @@ PLACES = {  # place: the module and the function whose calls are its visits
     "training": ("distsent.training.train_step", "TrainStep.__call__"),
     "forward": ("distsent.training.train_step", "TrainStep._backward"),
     "reduce": ("distsent.training.shared_reducer", "SharedReducer.reduce"),
+    "updating": ("distsent.training.train_step", "TrainStep._clip"),
     "rendezvous": ("distsent.train", "init_world"),
     "joining": ("distsent.runtime.heartbeat.client", "Client._find_main_worker"),
     "evaluating": ("distsent.evaluation.evaluate_split", "batches_of_rank"),

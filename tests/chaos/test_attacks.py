@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.attacked_run import AttackedRun, AttackLog, kill, send, workers
+from tests.chaos.attacked_run import NP, AttackedRun, AttackLog, kill, send, workers
 from tests.chaos.attacks import PHASES, killed_runs, request_stop, signaled_run
 from tests.chaos.fork_server import ForkServer
 from tests.launcher import wait_for
@@ -44,17 +44,28 @@ def log(tmp_path: Path) -> AttackLog:
     return AttackLog(Path(os.environ.get("RECORD", tmp_path / "chaos.jsonl")))
 
 
-def test_killed_three_times_it_ends_with_the_same_bits(
+def test_killed_four_times_it_ends_with_the_same_bits(
     tmp_path: Path, expected: str, log: AttackLog, server: ForkServer
 ) -> None:
-    """Each kill comes during training, right after a step was logged."""
+    """Each kill comes in the twelfth step of a start.
+
+    Once rank 1 dies before it updates its part of the shared weights, and rank 0 updates its own.
+    """
     run = AttackedRun(tmp_path, 0, server)
-    for target in ("rank 0", "launcher", "everything"):
+    places = {"rank 0": "training", "launcher": "training", "rank 1": "updating"}
+    for target, place in (*places.items(), ("everything", "updating")):
         before = run.trained
-        with run.start(step_delay=0.05) as started:
-            started.until(lambda before=before: run.trained > before + 7)  # type: ignore[misc]
+        # Workers that each have a copy of the weights go on with the same bits.
+        copies = ["train.share_weights=false"] if target == "launcher" else []
+        with run.start(pause_at=f"{place}:12", changes=copies) as started:
+            started.until(lambda place=place: all(run.is_at(place, rank) for rank in range(NP)))  # type: ignore[misc]
             now = time.monotonic()
             kill(started, target)
+            if target == "rank 1":
+                run.resume_workers()
+            if target == "launcher":  # the workers notice it, go on and save
+                wait_for(lambda: run.is_at("stop_requested", 0), 60)
+                run.resume_workers()
             result = log.add(run.after_attack(started, f"kill {target}", now))
         assert result.orphans == 0 and not result.damaged and not result.finished, result
         assert result.newest > before and result.lost <= 6, result

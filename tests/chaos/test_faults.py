@@ -21,8 +21,9 @@ OWN_COPIES = "train.share_weights=false"  # of the weights, which may differ
 RUNS = {  # job.name: (fault, overrides)
     "undisturbed": (None, []),
     "nan_1": ("nan_loss_on_rank_1", []),
-    "gradient": ("infinite_gradient_on_rank_0", []),
+    "gradient": ("infinite_gradient_on_rank_0", [OWN_COPIES]),
     "skipping": ("nan_loss_twice", ["train.skip_nonfinite=2"]),
+    "skipping_copies": ("nan_loss_twice", ["train.skip_nonfinite=2", OWN_COPIES]),
     "bounded": ("nan_loss_twice", ["train.skip_nonfinite=1"]),
     "flipped": ("flipped_bit_on_rank_1", [OWN_COPIES]),
     "unsaved": (
@@ -36,7 +37,7 @@ RUNS = {  # job.name: (fault, overrides)
     "layers": ("other_layers_on_rank_1", []),
     "tokenizer": ("other_tokenizer_on_rank_1", []),
     "rounding": ("other_rounding_on_rank_1", ["optim.clip_norm=0.01", OWN_COPIES]),
-    "full": ("full_disk", []),
+    "full": ("full_disk", [OWN_COPIES]),
     "slow": ("slow_disk", []),
 }
 AGAIN = ("nan_1", "flipped", "full")  # resumed without the fault
@@ -100,6 +101,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_non_finite_number(runs: Path
 
 def test_steps_with_non_finite_numbers_may_be_skipped_up_to_a_limit(runs: Path) -> None:
     assert fixtures.result(runs / "skipping")["train"]["skipped"] == 2  # type: ignore[index]
+    assert hash_of(runs / "skipping") == hash_of(runs / "skipping_copies")
     assert log(runs / "skipping").count("skipped step ") == 2
     assert raised(runs / "bounded").startswith(f"NonFinite: step {STEP + 5}: ")
     assert log(runs / "bounded").count("skipped step ") == 1

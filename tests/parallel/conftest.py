@@ -82,16 +82,18 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
         entries.append(entry(task, task_words(plain, task)))
     if np > 1:
         entries += [entry("dropout-again", dropout)]
-        entries += [entry("shared", but(plain, SHARED)), entry("shared-tiny", but(tiny, SHARED))]
-        shared = but(dropout, SHARED)
-        entries += [entry(name, shared) for name in ("shared-dropout", "shared-dropout-again")]
-        entries += [entry("shared-noise", but(noise, SHARED))]
+        half = but(short, "model.dropout=0.1", "train.precision=bf16", "train.token_budget=60")
+        entries += [entry("half", half)]
+        both = {"plain": plain, "tiny": tiny, "dropout": dropout, "dropout-again": dropout}
+        both |= {"noise": noise, "half": half}
+        entries += [entry(f"shared-{name}", but(words, SHARED)) for name, words in both.items()]
     if np == 2:
         entries += [entry("noise-scaled", noise, "loss_scaled")]
         entries += [entry("rows_not_squared", noise, "rows_not_squared")]
         entries += [entry(name, short, name) for name in ("loss_scaled", "all_rows", *NO_MEMORY)]
         entries += [entry(name, but(short, *NEEDS.get(name, ())), name) for name in MISTAKES]
         entries += [entry(name, but(short, SHARED), name) for name in SHARED_MISTAKES]
+        entries += [entry(f"shared-{name}", but(short, SHARED), name) for name in NO_MEMORY]
     return entries
 
 

@@ -23,7 +23,7 @@ def descriptors() -> list[str]:
     return os.listdir("/proc/self/fd")
 
 
-def test_all_workers_read_what_each_has_written_and_no_file_stays_open() -> None:
+def test_all_workers_read_what_each_has_written_and_nothing_is_left() -> None:
     def work(world: World) -> list[list[float]]:
         memory = share_memory(world, 2 + world.rank)
         assert [len(each) for each in memory] == [2, 3, 4] and not any(map(torch.any, memory))
