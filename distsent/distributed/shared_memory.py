@@ -37,7 +37,7 @@ def share_memory(world: World, count: int) -> list[torch.Tensor]:
     except (OSError, AttributeError) as error:  # AttributeError: not on Linux
         reason = f"memory cannot be created: {error}"
     try:
-        raise_first(world, reason)
+        check_all(world, reason)
         offer = os.getpid(), made, size, token.hex()
         for other in world.allgather_object(offer, "memory.offers"):
             try:
@@ -45,14 +45,14 @@ def share_memory(world: World, count: int) -> list[torch.Tensor]:
             except OSError as error:
                 reason = f"the memory of another worker cannot be opened: {error}"
                 break
-        raise_first(world, reason)  # and nobody closes its memory before all have opened it
+        check_all(world, reason)  # and nobody closes its memory before all have opened it
     finally:
         if made >= 0:
             os.close(made)
     return opened
 
 
-def raise_first(world: World, reason: str) -> None:
+def check_all(world: World, reason: str) -> None:
     """Raises NotShared on all workers if one has a reason."""
     for rank, found in enumerate(world.allgather_object(reason, "memory.problems")):
         if found:

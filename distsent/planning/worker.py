@@ -30,7 +30,7 @@ from distsent.runtime.signals import StopSignal
 from distsent.training.build import build_plan, build_step, open_model
 from distsent.training.inputs import prepare_store, prepare_tokenizer
 from distsent.training.publish import peak_memory, reset_peak_memory
-from distsent.training.shared_reducer import can_share_weights
+from distsent.training.shared_reducer import shares_weights
 from distsent.training.train_step import TrainStep
 
 STEPS = 4  # of each share
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
     peak, shared = peak_memory(), None
-    if job.train.share_weights and device.type == "cpu" and can_share_weights(world):
+    if shares_weights(job, world, [device.type]):
         del step  # two at once would take more memory than a training
         step = build_step(job, store, forward, world, device, precision, total)
         shared = measure_shared(step, plan, world, order) if step.flat.shared else None

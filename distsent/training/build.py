@@ -40,7 +40,7 @@ from distsent.training.optimizer import Schedule
 from distsent.training.passes import Pass, TrainingLoss
 from distsent.training.recorded_passes import Graphs, RecordedPasses
 from distsent.training.reducer import GradientReducer
-from distsent.training.shared_reducer import SharedReducer, can_share_weights
+from distsent.training.shared_reducer import SharedReducer, shares_weights
 from distsent.training.train_step import TrainStep
 
 
@@ -155,7 +155,7 @@ def build_reducer(
     device = flat.values.device
     own = devices.arithmetic(device), device.type, recorded
     kinds, types, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
-    if job.train.share_weights and set(types) == {"cpu"} and can_share_weights(world):
+    if shares_weights(job, world, types):
         try:
             return SharedReducer(world, flat)
         except NotShared as problem:

@@ -26,6 +26,7 @@ class Part:
 
     rows: slice
     dense: slice
+    is_whole: bool = False
 
     @classmethod
     def of(cls, flat: FlatParameters, index: int = 0, count: int = 1) -> Part:
@@ -36,6 +37,7 @@ class Part:
         return cls(
             slice(rows * index // count, rows * (index + 1) // count),
             slice(stops[index], stops[index + 1]),
+            count == 1,
         )
 
     def spans(self, flat: FlatParameters) -> list[slice]:
@@ -57,7 +59,9 @@ class Part:
         }
 
     def own_rows(self, token_ids: Tensor) -> Tensor:
-        """Those of `token_ids` that belong to it."""
+        """Those of `token_ids` that belong to it. Of a whole all: a mask makes a GPU wait."""
+        if self.is_whole:
+            return token_ids
         return token_ids[(token_ids >= self.rows.start) & (token_ids < self.rows.stop)]
 
 

@@ -6,7 +6,7 @@ and hash are one operation each. Layout: token embedding (if trained) | paramete
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -83,6 +83,18 @@ class FlatParameters:
         parameters, start = [p for _, p in self.named[first:]], self.embedding_size
         values, grads = self.values[start:], self.grads[start:]
         self.half = HalfWeights(model, parameters, values, grads, dtype)
+
+    def add_half_grads(self, part: slice) -> None:
+        """Add the 16-bit gradients of a backward pass, if there are any, to a part of `grads`."""
+        if self.half is not None:
+            self.half.add_grads(part)
+
+    def end_pass(self, parts: Iterable[slice]) -> None:
+        """A backward pass is complete: its 16-bit gradients are added to `parts` of `grads`."""
+        for part in parts:
+            self.add_half_grads(part)
+        if self.half is not None:
+            self.half.end_pass()
 
     def zero_grads(self, token_ids: torch.Tensor) -> None:
         """Set all gradients to zero. `token_ids`: embedding rows that the last step touched."""

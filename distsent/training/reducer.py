@@ -102,21 +102,14 @@ class GradientReducer:
         for i in buckets:
             self._missing[i] -= 1
         while self._missing[i := self._order[len(self._handles)]] == 0:  # NEVER for the last one
-            self._add_half_grads(self._parts[i])
+            self._flat.add_half_grads(self._parts[i])
             self._norms.append(self._norm(i))
             self._start(i)
 
     def end_pass(self) -> None:
         """A backward pass is complete: its 16-bit gradients count, too."""
         whole, left = slice(0, self._flat.size), self._order[len(self._handles) :]
-        for part in [self._parts[i] for i in left] if self._handles else [whole]:
-            self._add_half_grads(part)
-        if self._flat.half is not None:
-            self._flat.half.end_pass()
-
-    def _add_half_grads(self, part: slice) -> None:
-        if self._flat.half is not None:
-            self._flat.half.add_grads(part)
+        self._flat.end_pass([self._parts[i] for i in left] if self._handles else [whole])
 
     def own_square(self, token_ids: torch.Tensor) -> torch.Tensor | float:
         """The squared norm of this worker's gradient, before `reduce` sums it; 0 for one worker."""

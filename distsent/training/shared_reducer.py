@@ -18,20 +18,26 @@ checkpoint, the best weights, and for a moment those of a head that it publishes
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch.linalg import vector_norm
 
 from distsent.distributed.shared_memory import PAGE, share_memory
 from distsent.distributed.world import World
+from distsent.job.job import Job
 from distsent.training.exchange import Part, count_chunks, whole_norm
 from distsent.training.flat_parameters import CONTROL_SLOTS, MOMENTS, FlatParameters
 
 
-def can_share_weights(world: World) -> bool:
-    """Whether all workers are on one machine. A worker that dies in an update leaves it half done:
-    the run ends and resumes from a checkpoint, which an elastic run must not need to do.
+def shares_weights(job: Job, world: World, types: Collection[str]) -> bool:
+    """Whether the job asks for it, and all workers are on the CPUs of one machine.
+
+    `types`: of their devices. A worker that dies in an update leaves it half done: the run ends and
+    resumes from a checkpoint, which an elastic run must not need to do.
     """
-    return 1 < world.size == world.local_size and not world.elastic
+    on_cpus = job.train.share_weights and set(types) == {"cpu"}
+    return on_cpus and 1 < world.size == world.local_size and not world.elastic
 
 
 class SharedReducer:
@@ -60,9 +66,7 @@ class SharedReducer:
 
     def end_pass(self) -> None:
         """See `Exchange.end_pass`."""
-        if self._flat.half is not None:
-            self._flat.half.add_grads(slice(0, self._flat.size))
-            self._flat.half.end_pass()
+        self._flat.end_pass([slice(0, self._flat.size)])
 
     def reduce(self, token_ids: torch.Tensor) -> None:
         """See `Exchange.reduce`."""
