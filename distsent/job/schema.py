@@ -103,7 +103,8 @@ class TrainSection:
         "keep each layer's input alone for backward, and compute the rest again: less memory, a "
         "third more time, the same weights")
     share_weights: bool = key(True, boolean,
-        "workers on the CPUs of one machine keep one copy of the weights, and each updates a part")
+        "if all workers are on the CPUs of one machine, they keep one copy of the weights, and "
+        "each updates a part; not in elastic runs")
     label_smoothing: float = key(0.0, fraction,
         "share of each label spread over all classes; `multi_label`: moved to 1/2")
     class_weights: str | tuple[float, ...] = key("none",
