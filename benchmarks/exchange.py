@@ -69,11 +69,12 @@ def own_buckets(overlaps: bool, world: Any, flat: Any) -> Any:
         return GradientReducer(world, flat)
 
 
-def one_copy(world: Any, flat: Any) -> Any:
+def one_copy(precision: str, world: Any, flat: Any) -> Any:
     """distsent's reducer for workers of one machine."""
+    from distsent.training.half_weights import DTYPES
     from distsent.training.shared_reducer import SharedReducer
 
-    return SharedReducer(world, flat)
+    return SharedReducer(world, flat, DTYPES.get(precision))
 
 
 class WrappedOptimizer:
@@ -98,7 +99,7 @@ class WrappedOptimizer:
             p.grad = view  # Horovod has replaced them
 
     def arm(self) -> None: ...
-    def end_pass(self) -> None: ...
+    def end_pass(self, last: bool) -> None: ...
     def finish(self) -> None: ...
 
     def norms(self, token_ids: torch.Tensor) -> tuple[float, float]:
@@ -109,12 +110,13 @@ class WrappedOptimizer:
         self._optimizer.synchronize()
 
 
-WAYS: dict[str, Callable[[Any, Any], Any]] = {
-    AFTER: partial(own_buckets, False),
-    DURING: partial(own_buckets, True),
-    SHARED: one_copy,
-    WRAPPED: WrappedOptimizer,
-}
+def all_ways(precision: str) -> dict[str, Callable[[Any, Any], Any]]:
+    return {
+        AFTER: partial(own_buckets, False),
+        DURING: partial(own_buckets, True),
+        SHARED: partial(one_copy, precision),
+        WRAPPED: WrappedOptimizer,
+    }
 
 
 def main(out: Path, fields: dict[str, Any], link: str) -> None:
@@ -125,7 +127,8 @@ def main(out: Path, fields: dict[str, Any], link: str) -> None:
     torch.set_num_threads(work.threads)
     horovod = world.transport.startswith("Horovod")
     left_out = {name for name, has in ((WRAPPED, horovod), (SHARED, link == HERE)) if not has}
-    ways = {name: way for name, way in WAYS.items() if name not in left_out}
+    found = all_ways(work.precision)
+    ways = {name: way for name, way in found.items() if name not in left_out}
     shares = {name: worker_share(work, world.rank) for name in ways}
     steps = {
         name: training_step(shares[name], work, partial(reducer, world))
@@ -156,9 +159,8 @@ def main(out: Path, fields: dict[str, Any], link: str) -> None:
             empty[name].append(seconds(partial(step, replace(batch, micro_rows=()))))
     if world.is_main:
         sent = [step.reducer.sent for step in steps.values()]
-        found = {"steps": whole, "exchanges": alone, "updates": empty}
-        found |= {"distances": distances, "sent": sent}
-        out.write_text(json.dumps(found))
+        result = {"steps": whole, "exchanges": alone, "updates": empty}
+        out.write_text(json.dumps(result | {"distances": distances, "sent": sent}))
     world.shutdown()
 
 

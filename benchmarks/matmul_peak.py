@@ -76,7 +76,7 @@ def training_pass(share: WorkerShare, work: Workload) -> Callable[[PackedBatch],
     def once(batch: PackedBatch) -> None:
         with nullcontext() if half is None else half.fresh():
             passes(batch, 1.0)
-            step.reducer.end_pass()
+            step.reducer.end_pass(last=True)
 
     return once
 

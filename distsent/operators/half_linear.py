@@ -2,7 +2,8 @@
 
 autocast converts each weight to 16 bits in every forward pass and each gradient back to float32:
 four conversions for each linear layer, and two additions. Here forward reads the copy and backward
-writes gradients of 16 bits, in one buffer for all layers. The numbers are autocast's.
+writes gradients of 16 bits, in one buffer for all layers. An input that several layers read is
+converted once. The numbers are autocast's.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ class Copies:
     of: dict[nn.Parameter, HalfParameter] = field(default_factory=dict)
     fresh: bool = False
     written: set[nn.Parameter] = field(default_factory=set)
+    _last: tuple[Tensor, int, Tensor] | None = None  # an input, its version, and it in 16 bits
+
+    def convert(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """`x` in 16 bits, without a graph: once for queries, keys and values."""
+        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._last = x, x._version, x.detach().to(dtype)
+        return self._last[2]
+
+    def forget(self) -> None:
+        """Keep no input of a layer in memory."""
+        self._last = None
 
     def add(self, p: nn.Parameter, compute: Callable[..., Tensor]) -> None:
         """A gradient. `compute` can write where `out` says; weights may have several uses."""
@@ -88,20 +100,29 @@ def _forward(
     if not (copies.fresh and casts and x.dtype in (torch.float32, dtype)):
         return plain(x) if biased else F.linear(x, module.weight)
     bias = module.bias if biased else None
-    out: Tensor = HalfProduct.apply(x.to(dtype), module.weight, bias, copies)
+    out: Tensor = HalfProduct.apply(x, copies.convert(x, dtype), module.weight, bias, copies)
     return out
 
 
 class HalfProduct(torch.autograd.Function):
-    """x [..., K], weight [N, K], bias [N] or None -> [..., N], in 16 bits."""
+    """x [..., K], weight [N, K], bias [N] or None -> [..., N], in 16 bits.
+
+    `converted`: x in 16 bits. The gradient of x has the type of x.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, copies: Copies
+        ctx: Any,
+        x: Tensor,
+        converted: Tensor,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        copies: Copies,
     ) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.parameters, ctx.copies = (weight, bias), copies
-        return F.linear(x, copies.of[weight].value, None if bias is None else copies.of[bias].value)
+        ctx.save_for_backward(converted)
+        ctx.parameters, ctx.copies, ctx.dtype = (weight, bias), copies, x.dtype
+        added = None if bias is None else copies.of[bias].value
+        return F.linear(converted, copies.of[weight].value, added)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -110,8 +131,8 @@ class HalfProduct(torch.autograd.Function):
         dy_nN = dy.reshape(-1, dy.shape[-1])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy_nN @ copies.of[weight].value).view(x.shape)
+            dx = (dy_nN @ copies.of[weight].value).view(x.shape).to(ctx.dtype)
         copies.add(weight, partial(torch.mm, dy_nN.t(), x.reshape(-1, x.shape[-1])))
         if bias is not None:
             copies.add(bias, partial(torch.sum, dy_nN, 0))
-        return dx, None, None, None
+        return dx, None, None, None, None

@@ -32,7 +32,7 @@ from distsent.model.weights import Loaded
 from distsent.operators import fused_attention, gpu, library
 from distsent.runtime import device as devices
 from distsent.runtime.heap import trim_between_layers, trim_heap
-from distsent.training import replica_check
+from distsent.training import half_weights, replica_check
 from distsent.training.exchange import Exchange
 from distsent.training.flat_parameters import FlatParameters
 from distsent.training.inputs import class_weights, prepare_model
@@ -137,7 +137,7 @@ def build_step(
     """The training step. It takes over the model's parameters. `log`: gets a line."""
     flat = FlatParameters(forward.model, classifier.token_embedding(forward.model))
     recorded = records_passes(job, forward)
-    reducer = build_reducer(job, world, flat, recorded, log)
+    reducer = build_reducer(job, world, flat, precision, recorded, log)
     schedule = Schedule.from_job(job.optim, total_steps)
     task = choose_task(job.data.task, store.label_names)
     weights_C = class_weights(job, store, task, device)
@@ -149,7 +149,12 @@ def build_step(
 
 
 def build_reducer(
-    job: Job, world: World, flat: FlatParameters, recorded: bool, log: Callable[[str], None]
+    job: Job,
+    world: World,
+    flat: FlatParameters,
+    precision: str,
+    recorded: bool,
+    log: Callable[[str], None],
 ) -> Exchange:
     """How workers exchange gradients. It may move `flat` into memory that they share."""
     device = flat.values.device
@@ -157,7 +162,7 @@ def build_reducer(
     kinds, types, records = zip(*world.allgather_object(own, "run.devices"), strict=True)
     if shares_weights(job, world, types):
         try:
-            return SharedReducer(world, flat)
+            return SharedReducer(world, flat, half_weights.DTYPES.get(precision))
         except NotShared as problem:
             log(f"each worker keeps a copy of the weights: {problem}")
     # All workers send their gradients in the same order.

@@ -77,8 +77,11 @@ class Exchange(Protocol):
     def arm(self) -> None:
         """The next backward pass is this worker's last one of the step."""
 
-    def end_pass(self) -> None:
-        """A backward pass is complete: its 16-bit gradients count, too."""
+    def end_pass(self, last: bool) -> None:
+        """A backward pass is complete: its 16-bit gradients count, too.
+
+        `last`: it was this worker's last one of the step.
+        """
 
     def reduce(self, token_ids: Tensor) -> None:
         """Sum all control slots, and the gradients of `part`.

@@ -47,6 +47,7 @@ class FlatParameters:
         self.use_memory(values, moments, values.new_zeros(self.size + CONTROL_SLOTS))
         self.shared = False  # by all workers, except for the gradients
         self.half: HalfWeights | None = None
+        self.half_grads: torch.Tensor | None = None  # memory for them, if it is not its own
         if embedding is not None and weight is not None:
             self.embedding_grad = self.grads[: self.embedding_size].view(weight.shape)
             # Only the touched rows are added to the gradient.
@@ -81,8 +82,10 @@ class FlatParameters:
         """Let linear layers read a 16-bit copy of their weights in training steps."""
         first = 0 if self.embedding_grad is None else 1
         parameters, start = [p for _, p in self.named[first:]], self.embedding_size
-        values, grads = self.values[start:], self.grads[start:]
-        self.half = HalfWeights(model, parameters, values, grads, dtype)
+        values, grads, half_grads = self.values[start:], self.grads[start:], self.half_grads
+        if half_grads is None:
+            half_grads = torch.zeros_like(values, dtype=dtype)
+        self.half = HalfWeights(model, parameters, values, grads, half_grads)
 
     def add_half_grads(self, part: slice) -> None:
         """Add the 16-bit gradients of a backward pass, if there are any, to a part of `grads`."""

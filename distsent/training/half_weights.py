@@ -21,7 +21,10 @@ CHUNK = 1 << 19
 
 
 class HalfWeights:
-    """Of `parameters`, which lie end to end in `values`, and their gradients in `grads`."""
+    """Of `parameters`, which lie end to end in `values`, and their gradients in `grads`.
+
+    `half_grads`: zeros, of the type of the copy.
+    """
 
     def __init__(
         self,
@@ -29,10 +32,10 @@ class HalfWeights:
         parameters: Sequence[nn.Parameter],
         values: Tensor,
         grads: Tensor,
-        dtype: torch.dtype,
+        half_grads: Tensor,
     ) -> None:
-        self._values, self._grads = values, grads
-        self._half, self._half_grads = (torch.zeros_like(values, dtype=dtype) for _ in range(2))
+        self._values, self._grads, self._half_grads = values, grads, half_grads
+        self._half = torch.zeros_like(half_grads)
         sizes = [p.numel() for p in parameters]
         of = {
             p: HalfParameter(half.view(p.shape), grad.view(p.shape))
@@ -55,14 +58,19 @@ class HalfWeights:
             yield
         finally:
             self._copies.fresh = False
+            self._copies.forget()
 
-    def add_grads(self, part: slice) -> None:
-        """Add the 16-bit gradients of this backward pass to a part of the float32 ones."""
+    def drop_old(self, part: slice) -> None:
+        """Leave the gradients of this backward pass alone in a part of the 16-bit ones."""
         for p in self._old - self._copies.written:
             start, stop = self._spans[p]
             if start < part.stop and part.start < stop:
                 self._copies.of[p].grad.zero_()
                 self._old.remove(p)
+
+    def add_grads(self, part: slice) -> None:
+        """Add the 16-bit gradients of this backward pass to a part of the float32 ones."""
+        self.drop_old(part)
         grads, half = self._grads[part], self._half_grads[part]
         if half.is_cuda:
             grads.add_(half)

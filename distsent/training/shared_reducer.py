@@ -43,20 +43,25 @@ def shares_weights(job: Job, world: World, types: Collection[str]) -> bool:
 class SharedReducer:
     """Moves `flat` into memory that all workers share. All workers build one, with equal weights.
 
-    Raises NotShared on all of them; `flat` is then as it was.
+    `half`: the type of the 16-bit gradients that `flat.use_half` will ask for. Those of a step's
+    last backward pass stay in 16 bits until they are summed, which saves a pass over all gradients.
+    Raises NotShared on all workers; `flat` is then as it was.
     """
 
-    def __init__(self, world: World, flat: FlatParameters) -> None:
-        buffers, common = shared_tensors(world, flat)
+    def __init__(
+        self, world: World, flat: FlatParameters, half: torch.dtype | None = None
+    ) -> None:
+        buffers, halves, common = shared_tensors(world, flat, half)
         values, *moments, self._row_norms, self._chunk_norms = common
         self.world, self.part, self._flat = world, Part.of(flat, world.rank, world.size), flat
         for span in self.part.spans(flat):
             values[span] = flat.values[span]
         world.barrier()
         flat.use_memory(values, dict(zip(MOMENTS, moments, strict=True)), buffers[world.rank])
+        flat.half_grads = halves[world.rank] if halves else None
         flat.shared = True
         self.transport, self.workers = f"{world.transport} and shared memory", world.size
-        self._gradients = [each[: flat.size] for each in buffers]
+        self._gradients, self._halves = [each[: flat.size] for each in buffers], halves
         # Of what this worker has read of all workers' own gradients; then the sum over workers.
         self._own_square = torch.zeros(1, dtype=torch.float64)
         self.sent = 0  # bytes that one worker read, on average
@@ -64,12 +69,16 @@ class SharedReducer:
     def arm(self) -> None:
         """Nothing leaves during backward."""
 
-    def end_pass(self) -> None:
+    def end_pass(self, last: bool) -> None:
         """See `Exchange.end_pass`."""
-        self._flat.end_pass([slice(0, self._flat.size)])
+        if not last:
+            self._flat.end_pass([slice(0, self._flat.size)])
 
     def reduce(self, token_ids: torch.Tensor) -> None:
         """See `Exchange.reduce`."""
+        if (half := self._flat.half) is not None:
+            half.drop_old(slice(0, self._flat.size))
+            half.end_pass()
         self.world.allreduce(self._flat.control_slots, "gradient.control")
         # All backward passes are complete, and all workers have read the norms of the last step.
         table, size = self._flat.embedding_grad, self._flat.embedding_size
@@ -80,8 +89,13 @@ class SharedReducer:
             self._row_norms[ids] = vector_norm(rows, dim=1)
         for number, chunk in self.part.chunks().items():
             span = slice(size + chunk.start, size + chunk.stop)
-            total = self._add([each[span] for each in self._gradients], own)
-            self._chunk_norms[number] = vector_norm(total)
+            gradients = [each[span] for each in self._gradients]
+            for rank, each in enumerate(self._halves):
+                added = each[chunk].float()
+                # The sum goes into this worker's own; all others are only read.
+                out = gradients[rank] if rank == self.world.rank else added
+                gradients[rank] = torch.add(gradients[rank], added, out=out)
+            self._chunk_norms[number] = vector_norm(self._add(gradients, own))
         self._own_square[0] = torch.stack(own).double().square().sum()
         touched = 0 if table is None else len(token_ids) * table.shape[1]
         others = (self.world.size - 1) / self.world.size
@@ -107,19 +121,22 @@ class SharedReducer:
 
 
 def shared_tensors(
-    world: World, flat: FlatParameters
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Zeros for each rank's gradients and control slots; and for what all workers update.
+    world: World, flat: FlatParameters, half: torch.dtype | None
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Zeros for each rank's gradients and control slots; for its 16-bit gradients of all weights
+    but the embedding's, if it has a type for them; and for what all workers update.
 
     That is weights, moments, and the norms of the embedding's rows and of the chunks.
     """
     rows = 0 if flat.embedding_grad is None else len(flat.embedding_grad)
-    own = flat.size + CONTROL_SLOTS
-    sizes = [own, *[flat.size] * (1 + len(MOMENTS)), rows, count_chunks(flat)]
-    memory = share_memory(world, sum(map(aligned, sizes if world.is_main else [own])))
+    dense = flat.size - flat.embedding_size
+    own = [flat.size + CONTROL_SLOTS, 0 if half is None else -(-dense // 2)]
+    sizes = [*own, *[flat.size] * (1 + len(MOMENTS)), rows, count_chunks(flat)]
+    memory = share_memory(world, sum(map(aligned, sizes if world.is_main else own)))
     parts = memory[0].split([*map(aligned, sizes)])
-    common = [part[:size] for size, part in zip(sizes, parts, strict=True)][1:]
-    return [each[:own] for each in memory], common
+    common = [part[:size] for size, part in zip(sizes, parts, strict=True)][len(own) :]
+    halves = [each[aligned(own[0]) :].view(half)[:dense] for each in memory] if half else []
+    return [each[: own[0]] for each in memory], halves, common
 
 
 def aligned(count: int) -> int:

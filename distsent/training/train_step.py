@@ -174,10 +174,11 @@ class TrainStep:
         self._token_ids = batch.token_ids
         losses: Losses = []
         for i, (rows, packed) in enumerate(batch.micro_batches()):
-            if i + 1 == len(batch.micro_rows):
+            last = i + 1 == len(batch.micro_rows)
+            if last:
                 self.reducer.arm()
             losses.append((rows, self._passes(packed, self.scale.value / len(batch))))
-            self.reducer.end_pass()
+            self.reducer.end_pass(last)
             self.reducer.world.progress.worked()
         return losses
 

@@ -35,7 +35,7 @@ def choose(changes: dict[str, Any], *words: str, kind: type[World] = ThreadWorld
         model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
         flat, job = FlatParameters(model, model[0]), load_job(None, [*words])  # type: ignore[arg-type]
         before = flat.values
-        reducer = build.build_reducer(job, world, flat, False, lines.append)
+        reducer = build.build_reducer(job, world, flat, "float32", False, lines.append)
         assert flat.shared == isinstance(reducer, SharedReducer) == (flat.values is not before)
         return type(reducer)
 
