@@ -44,12 +44,14 @@ class Part:
         """Where it lies in `FlatParameters.values`, in order, without gaps inside a span."""
         width = 0 if flat.embedding_grad is None else flat.embedding_grad.shape[1]
         first = slice(self.rows.start * width, self.rows.stop * width)
-        second = slice(
-            flat.embedding_size + self.dense.start, flat.embedding_size + self.dense.stop
-        )
+        second = self.dense_span(flat)
         if first.stop == second.start:
             return [slice(first.start, second.stop)]
         return [span for span in (first, second) if span.start < span.stop]
+
+    def dense_span(self, flat: FlatParameters) -> slice:
+        """`dense` in `FlatParameters.values`."""
+        return slice(flat.embedding_size + self.dense.start, flat.embedding_size + self.dense.stop)
 
     def chunks(self) -> dict[int, slice]:
         """Its chunks of `dense`, by their numbers among all chunks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from distsent.job.schema import OptimSection
 from distsent.training.exchange import Part
 from distsent.training.flat_parameters import FlatParameters
+from distsent.training.touched_rows import TouchedRows, skips_rows
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,43 @@ class Schedule:
         return max(0.0, falling)
 
 
-def build_optimizer(optim: OptimSection, flat: FlatParameters, part: Part) -> torch.optim.Optimizer:
-    """torch's optimizer over a part of `flat`: views of its values, gradients and moments.
+class Optimizer:
+    """torch's Adam over a part of `flat`: views of its values, gradients and moments.
 
     `adam` adds weight decay to the gradient, `adamw` subtracts it from the weights.
     """
+
+    def __init__(self, optim: OptimSection, flat: FlatParameters, part: Part) -> None:
+        self._part, self._rows, spans = part, None, part.spans(flat)
+        if skips_rows(optim, flat):
+            self._rows = TouchedRows(optim, flat, part.rows)
+            spans = [span for span in [part.dense_span(flat)] if span.start < span.stop]
+        self._torch = torch_optimizer(optim, flat, spans)
+        self.updates = 0  # steps so far
+
+    def step(self, token_ids: torch.Tensor, lr: float) -> None:
+        """`token_ids`: of the global batch."""
+        for group in self._torch.param_groups:
+            group["lr"] = lr
+        self._torch.step()
+        if self._rows is not None:
+            self._rows.step(self._part.own_rows(token_ids), lr, self.updates)
+        self.updates += 1
+
+    def resume(self, updates: int) -> None:
+        """The moments are those after `updates` steps."""
+        self.updates = updates
+        for state in self._torch.state.values():
+            state["step"].fill_(updates)
+        if self._rows is not None:
+            self._rows.forget()
+
+
+def torch_optimizer(
+    optim: OptimSection, flat: FlatParameters, spans: Iterable[slice]
+) -> torch.optim.Optimizer:
     groups, states = [], {}
-    for span in part.spans(flat):
+    for span in spans:
         decayed = slice(span.start, min(span.stop, flat.decayed))
         undecayed = slice(max(span.start, flat.decayed), span.stop)
         for views, decay in ((decayed, optim.weight_decay), (undecayed, 0.0)):

@@ -48,9 +48,7 @@ class SharedReducer:
     Raises NotShared on all workers; `flat` is then as it was.
     """
 
-    def __init__(
-        self, world: World, flat: FlatParameters, half: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, world: World, flat: FlatParameters, half: torch.dtype | None = None) -> None:
         buffers, halves, common = shared_tensors(world, flat, half)
         values, *moments, self._row_norms, self._chunk_norms = common
         self.world, self.part, self._flat = world, Part.of(flat, world.rank, world.size), flat

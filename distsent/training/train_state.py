@@ -123,7 +123,7 @@ def restore(
     world.on_main(lambda: report.open_log(state.step, state.evaluated, total), "run.log")
     if saved is not None:
         step.scale.value, step.scale.good_steps = saved["scale"]
-        step.set_updates(saved["updates"])
+        step.optimizer.resume(saved["updates"])
     if held is not None:
         flat.values.copy_(flat.join(held.tensors["weights"]))
         for key, moment in flat.moments.items() if step.updates else ():

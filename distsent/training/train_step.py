@@ -25,7 +25,7 @@ from distsent.job.schema import OptimSection
 from distsent.model.forward import Forward
 from distsent.training import half_weights
 from distsent.training.exchange import Exchange
-from distsent.training.optimizer import Schedule, build_optimizer
+from distsent.training.optimizer import Optimizer, Schedule
 from distsent.training.passes import EachAsItComes, Pass, Passes
 
 # Indices of control slots, after those of passes.py and exchange.py
@@ -96,10 +96,9 @@ class TrainStep:
         self.run, self.flat, self.reducer = run, run.flat, reducer
         flat, precision = run.flat, run.precision
         self._passes = EachAsItComes(run) if passes is None else passes
-        self.optimizer = build_optimizer(optim, flat, reducer.part)
+        self.optimizer = Optimizer(optim, flat, reducer.part)
         self.scales = precision == "fp16"  # gradients are scaled, and a step may overflow
         self.scale = LossScale(2.0**16 if self.scales else 1.0)
-        self.updates = 0  # optimizer steps: fewer than all steps if some were skipped
         self._schedule = schedule
         if precision in half_weights.DTYPES:
             flat.use_half(run.forward.model, half_weights.DTYPES[precision])
@@ -131,10 +130,7 @@ class TrainStep:
         overflowed = not finite and self.scales and math.isfinite(loss) and self.scale.value > 1
         if finite:
             self._clip(norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
-            self.updates += 1
+            self.optimizer.step(self._token_ids, lr)
             self.reducer.finish()
         if self.scales:
             self.scale.update(finite)
@@ -150,11 +146,10 @@ class TrainStep:
     def forward(self) -> Forward:
         return self.run.forward
 
-    def set_updates(self, updates: int) -> None:
-        """Resume after `updates` optimizer steps."""
-        self.updates = updates
-        for state in self.optimizer.state.values():
-            state["step"].fill_(updates)
+    @property
+    def updates(self) -> int:
+        """Optimizer steps: fewer than all steps if some were skipped."""
+        return self.optimizer.updates
 
     def _backward_in_memory(self, batch: Batch) -> tuple[Losses, UserError | None]:
         """`_backward`, and the error if there is no memory for it: all workers must learn of it."""

@@ -15,7 +15,7 @@ from distsent.job.schema import OptimSection
 from distsent.training import exchange
 from distsent.training.exchange import Part
 from distsent.training.flat_parameters import FlatParameters
-from distsent.training.optimizer import build_optimizer
+from distsent.training.optimizer import torch_optimizer
 from tests.single.test_world import on_workers
 
 
@@ -94,7 +94,7 @@ def test_parts_cover_each_parameter_once(
     for part in parts:
         chunks += part.chunks()
         ids += part.own_rows(torch.arange(11)).tolist() if trained else []
-        optimizer = build_optimizer(optim, flat, part)
+        optimizer = torch_optimizer(optim, flat, part.spans(flat))
         optimizer.step()
         for group in optimizer.param_groups:
             for p in filter(torch.numel, group["params"]):
