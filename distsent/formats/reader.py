@@ -56,7 +56,7 @@ class Reader(AbstractContextManager["Reader", None]):
     def records(self, columns: Sequence[str | int]) -> Iterator[tuple[int, Any, str]]:
         """(row from 1, values by column or a bare str, error), once. Reads at least `columns`.
 
-        A delimited text takes positions, too: for columns whose names others have as well.
+        Delimited texts and spreadsheets take positions, too: for columns whose names recur.
         """
         where = self.file.where
         wanted = [*columns, where.column] if where else columns

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.stdin_batches import stdin_batches
@@ -12,6 +14,7 @@ from distsent.data.texts import TextFile
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 from tests import dataset_files
+from tests.spreadsheet_files import write_xlsx
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
 
@@ -69,6 +72,16 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
     assert dataset_files.mistakes(lambda: TextFile(path)) == [
         f"{path}: no column 'text' (data.text_column); did you mean 'Texts'? there are Texts, label"
     ]
+
+
+def test_a_position_of_a_name_that_recurs_is_read_or_refused(tmp_path: Path) -> None:
+    data, rows = DataSection(text_position=1), [["text", "text"], ["a", "b"], ["c", "d"]]
+    sheet = write_xlsx(tmp_path / "x.xlsx", {"S": rows})
+    assert [one.text for one in TextFile(sheet, data)] == ["b", "d"]
+    table = pa.table([["a", "c"], ["b", "d"]], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="two columns are called text; rename one"):
+        list(TextFile(tmp_path / "x.parquet", data))
 
 
 @pytest.mark.parametrize(("name", "content", "line"), [
