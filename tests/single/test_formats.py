@@ -322,7 +322,7 @@ NAMES = {
     "a.db": "a database of SQLite: not read; sqlite3 -header -csv a.db", "a.tar": "a tar archive: ",
     "a.npz": "arrays of NumPy: ", "a.dta": "a file of Stata: ", "a.tar.gz": "a tar archive: not re",
     "a.docx": "a document, not a table: ", "a.pdf": "PDF: not read; save its texts as csv",
-    "a.arff": "ARFF: not read; sed '1,/^ *@data/Id' a.arff > a.csv leaves its rows, which "
+    "a.arff": "ARFF: not read; sed '1,/^ *@data/Id' < a.arff > a.new.csv leaves its rows, which "
               'data.names = ["text", "the label"], ',
     "a.xml": "XML: not read; python -c \"import pandas; pandas.read_xml('a.xml', ",
     "b.xml": "XML: ", "a.sgm": "SGML: ",
@@ -369,7 +369,7 @@ def test_the_commands_that_convert_work(tmp_path: Path):
     line = read(content(tmp_path / "sst.txt", tree * 9))
     command = line.partition("not read; ")[2].partition(" and data.format")[0]
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
-    assert read(tmp_path / "sst.lines", format="label_text")[1][:2] == [
+    assert read(tmp_path / "sst.new.lines", format="label_text")[1][:2] == [
         {"label": "3", "text": "The Rock is n't"},
         {"label": "0", "text": "bad film"},
     ]
