@@ -62,7 +62,7 @@ class Reader(AbstractContextManager["Reader", None]):
         wanted = [*columns, where.column] if where else columns
         with self, readable(self.name):
             for row, (values, error) in enumerate(self._read(wanted), 1):
-                if where and not error and as_text(values[where.column]) not in where.values:
+                if where and not error and as_text(values.get(where.column)) not in where.values:
                     continue
                 if error and self.strict:
                     fix = getattr(error, "fix", None)
