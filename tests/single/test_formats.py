@@ -66,6 +66,8 @@ def test_lines_are_texts_with_or_without_labels(tmp_path: Path):
         'each line may be a label, a blank and a text ("pos" and "a good film" in the first); '
         'data.format = "label_text"'
     )
+    path = content(tmp_path / "mixed.txt", "a\rb\r\nc\r")
+    assert read(path, format="lines") == ("lines, 2 rows", ["a\rb", "c"])
     path = content(tmp_path / "plain.txt", "\n".join(f"{i} is a number" for i in range(20)))
     assert read(path).startswith('lines without columns ("0 is a number"); data.delimiter or ')
     assert read(path, format="label_text").startswith("20 different words begin 20 lines ('0', ")

@@ -1,6 +1,7 @@
 """Texts from files: every format, in order; bad rows have an error; missing columns."""
 
 import errno
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,14 @@ def test_a_stream_is_read_as_it_comes() -> None:
     assert [first for first, _ in rows] == [
         1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))
     ]
+
+
+def test_a_stream_has_the_lines_of_a_file(tmp_path: Path) -> None:
+    content = b"a\rb\r\n\r\nc\r\r\nd"
+    (tmp_path / "x.txt").write_bytes(content)
+    stream = io.TextIOWrapper(io.BytesIO(content))
+    found = [line for _, lines in stdin_batches(stream, most=2) for line in lines]
+    assert found == [one.text for one in TextFile(tmp_path / "x.txt")] == ["a\rb", "", "c\r", "d"]
 
 
 def test_a_stream_that_cannot_be_read_ends_with_its_last_good_line() -> None:
