@@ -127,9 +127,9 @@ def fold_folder(run: FinishedRun, name: str) -> Path:
 
 
 def write_folds(run: FinishedRun, job: Job, count: int) -> dict[str, list[int]]:
-    """Write the dataset of each fold. Returns its rows of train, by the name of the fold.
+    """Write the dataset of each fold. Returns the rows of train that it scores, by its name.
 
-    Equal texts stay together.
+    Equal texts stay together. Rows of classes that one fold would hold out whole are in none.
     """
     import numpy as np
 
@@ -228,6 +228,7 @@ def are_those(rows: np.ndarray, split: Split, kept: Predictions, texts: str | No
 
 def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
     """Write the findings and print a summary."""
+    from distsent.data.folds import not_scored
     from distsent.reporting.findings import label_findings, text_findings
 
     splits, scored = open_splits(run, job), job.data.task == ONE_LABEL
@@ -241,6 +242,9 @@ def report(run: FinishedRun, job: Job, folds: list[Fold], out: Path) -> None:
     counts = Counter(one["kind"] for one in findings)
     checked = sum(len(rows) for _, rows, _ in judged)
     print(f"{run.name}: labels of {checked:,} of {sum(map(len, splits.values())):,} rows checked")
+    left = len(splits["train"]) - sum(len(fold.rows) for fold in folds)
+    if folds and left:
+        print(f"train: {not_scored(left)}")
     for kind, title in KINDS.items():
         print(f"{counts[kind]:>7,}  {title}")
     for one in findings[:SHOWN]:

@@ -27,8 +27,13 @@ class Fault(NamedTuple):
     name: str
 
 
-def write_xlsx(path: Path, sheets: Sheets, hidden: Collection[str] = ()) -> Path:
-    """A workbook. A cell is a text, a number, a bool, a Date, a Fault or None."""
+def write_xlsx(
+    path: Path, sheets: Sheets, hidden: Collection[str] = (), merged: Collection[str] = ()
+) -> Path:
+    """A workbook. A cell is a text, a number, a bool, a Date, a Fault or None.
+
+    `merged`: ranges such as A2:A5 that are one cell, in each sheet.
+    """
     ids = {name: index for index, name in enumerate(sheets, 1)}
     entries = "".join(
         f"<sheet name={quoteattr(name)} sheetId='{i}' r:id='r{i}' "
@@ -54,7 +59,9 @@ def write_xlsx(path: Path, sheets: Sheets, hidden: Collection[str] = ()) -> Path
     }
     for name, rows in sheets.items():
         cells = "".join(_xlsx_row(number, row) for number, row in enumerate(rows, 1))
-        sheet = f"<worksheet {MAIN}><sheetData>{cells}</sheetData></worksheet>"
+        ranges = "".join(f"<mergeCell ref='{cell}'/>" for cell in merged)
+        cells = f"<sheetData>{cells}</sheetData><mergeCells>{ranges}</mergeCells>"
+        sheet = f"<worksheet {MAIN}>{cells}</worksheet>"
         files[f"xl/worksheets/sheet{ids[name]}.xml"] = sheet
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():

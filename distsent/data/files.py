@@ -29,7 +29,7 @@ from distsent.formats.records import readable
 from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
-READER = 5
+READER = 6
 # Keys that say how files are read. Equal rows are equal, whatever these keys say
 READING_KEYS = (
     *(f"data.{option.name}" for option in fields(FileOptions)),

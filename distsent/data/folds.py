@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from distsent.data.dataset import Split
+from distsent.data.rows import count_rows
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 
@@ -16,7 +17,8 @@ from distsent.job.schema import DataSection
 def draw_folds(labels: np.ndarray, hashes: np.ndarray, count: int, asked: str) -> np.ndarray:
     """The fold of each row, int64 (n,). Depends on the rows alone; equal texts stay together.
 
-    All folds have the same share of each class; of several labels and of numbers: by chance.
+    All folds have the same share of each class; of several labels and of numbers: by chance. Rows
+    in fold -1 are held out by none: a fold that did would train without a class.
     Raises UserError for less than two different texts per fold; `asked`: what asks for them.
     """
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
@@ -26,7 +28,29 @@ def draw_folds(labels: np.ndarray, hashes: np.ndarray, count: int, asked: str) -
         raise UserError(f"{asked}: train has only {len(first)} different texts")
     fold_of_text = np.empty(len(first), dtype=np.int64)
     fold_of_text[order] = np.arange(len(first)) % count
+    fold_of_text[which[_rows_in_one_fold(labels, fold_of_text[which])]] = -1
+    left = np.bincount(fold_of_text[fold_of_text >= 0], minlength=count)
+    if not left.all():
+        found = f"only {left.sum()} different texts are of classes with other texts"
+        raise UserError(f"{asked}: {found}, too few for {count} folds")
     return fold_of_text[which]
+
+
+def _rows_in_one_fold(labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The rows of classes of which one fold has all rows."""
+    if labels.dtype.kind == "f":
+        return np.empty(0, np.int64)
+    rows, classes = (np.arange(len(labels)), labels) if labels.ndim == 1 else np.nonzero(labels)
+    first = np.full(classes.max(initial=0) + 1, np.iinfo(np.int64).max)
+    last = np.full(len(first), -1)
+    np.minimum.at(first, classes, folds[rows])
+    np.maximum.at(last, classes, folds[rows])
+    return rows[(first == last)[classes]]
+
+
+def not_scored(rows: int) -> str:
+    """What is to be known of the rows in fold -1."""
+    return f"{count_rows(rows)} not scored: without them, a fold would train without a class"
 
 
 def rows_as_json(splits: Sequence[Split], names: Sequence[str]) -> Iterator[str]:

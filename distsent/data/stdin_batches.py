@@ -16,18 +16,18 @@ def stdin_batches(
     """(number of the first line, from 1; one to `most` lines).
 
     A thread reads ahead: the next lines are ready when the model is. `poll` is called often while
-    there are none. Bytes that are not UTF-8 become lone surrogates. Raises UserError, after the
-    lines before, if the stream cannot be read.
+    there are none. Bytes that are not UTF-8 become lone surrogates. A carriage return within a line
+    is text. Raises UserError, after the lines before, if the stream cannot be read.
     """
     waiting: queue.Queue[Item] = queue.Queue(maxsize=4 * most)
     if isinstance(lines, io.TextIOWrapper):
-        lines.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+        lines.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
     def read_ahead() -> None:
         end: BaseException | None = None
         try:
             for line in lines:
-                waiting.put(line.rstrip("\r\n"))
+                waiting.put(line.removesuffix("\n").removesuffix("\r"))
         except BaseException as error:  # who waits for lines has to learn of it
             end = error
         waiting.put(end)

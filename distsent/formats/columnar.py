@@ -71,9 +71,11 @@ class ColumnarReader(Reader):
         """Tables or batches that have at least these columns."""
         raise NotImplementedError
 
-    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
-        known = [name for name in columns if name in self.schema.names]
-        if twice := [name for name in known if self.schema.names.count(name) > 1]:
+    def _read(self, columns: Sequence[str | int]) -> Iterator[tuple[Any, str]]:
+        names = self.schema.names
+        wanted = [names[c] if isinstance(c, int) else c for c in columns]
+        known = [name for name in wanted if name in names]
+        if twice := [name for name in known if names.count(name) > 1]:
             raise UserError(f"{self.name}: two columns are called {first_few(twice)}; rename one")
         for batch in self._batches(known):
             lists = [values_of(batch.column(name)) for name in known]

@@ -65,7 +65,7 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
     ends = (survey.lines, "\n", survey.returns - survey.both)
     if survey.returns and not survey.lines:
         ends = (survey.returns, "\r", 0)
-    lines = ends[0] + (not survey.ended)
+    lines = ends[0] + (survey.last not in ("", ends[1]))
     return Encoding(codec, len(mark), survey.notes(codec), lines, *ends[1:])
 
 
@@ -91,7 +91,6 @@ class _Survey:
         self.c1 = 0  # control characters that are letters and quotes in cp1252
         self.zeros = [0, 0, 0, 0]  # NUL bytes by position modulo 4
         self.lines = self.returns = self.both = 0  # newlines, carriage returns, one after the other
-        self.ended = True  # the last line ends
         self.last = ""  # character
 
     def count_ends(self, text: str) -> None:
@@ -102,7 +101,6 @@ class _Survey:
             self.both += text.count("\r\n")
         self.both += self.last == "\r" and text.startswith("\n")
         self.last = text[-1:] or self.last
-        self.ended = text.endswith(("\n", "\r")) if text else self.ended
 
     def line_at(self, text: str) -> int:
         """The number of the line in which a text after the blocks so far ends."""

@@ -56,13 +56,13 @@ class Reader(AbstractContextManager["Reader", None]):
     def records(self, columns: Sequence[str | int]) -> Iterator[tuple[int, Any, str]]:
         """(row from 1, values by column or a bare str, error), once. Reads at least `columns`.
 
-        A delimited text takes positions, too: for columns whose names others have as well.
+        Delimited texts and spreadsheets take positions, too: for columns whose names recur.
         """
         where = self.file.where
         wanted = [*columns, where.column] if where else columns
         with self, readable(self.name):
             for row, (values, error) in enumerate(self._read(wanted), 1):
-                if where and not error and as_text(values[where.column]) not in where.values:
+                if where and not error and as_text(values.get(where.column)) not in where.values:
                     continue
                 if error and self.strict:
                     fix = getattr(error, "fix", None)

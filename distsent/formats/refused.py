@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from shlex import quote
 from typing import NamedTuple
 
 from distsent.errors import UserError
-from distsent.formats.commands import names
+from distsent.formats.commands import filtered, in_pandas, new_file
 from distsent.formats.compression import Source, is_text, seekable
 from distsent.formats.records import readable
 
@@ -19,54 +20,76 @@ _SST = r"import re,sys;[print(x[1],*re.findall(r'\d ([^()]+)\)',x))for x in sys.
 
 
 class Refused(NamedTuple):
-    """A format. `fix` may contain {file} and {stem}: the file's name, with and without suffix."""
+    """A format. `fix` may contain {command}: what `command` returns for a file."""
 
     name: str
     fix: str
+    command: Callable[[Source], str] = lambda _: ""
 
 
-def _pandas(reader: str) -> str:
+def _pandas(read: str) -> Callable[[Source], str]:
     """The command that converts a file with a function of pandas."""
-    to = "to_csv('{stem}.csv', index=False)"
-    return f'python -c "import pandas; pandas.{reader}.{to}" converts it'
+    return lambda source: in_pandas(source, read)
 
 
+def _from_sqlite(source: Source) -> str:
+    new = quote(new_file(source, ".csv"))
+    return f'sqlite3 -header -csv {quote(str(source.path))} "select * from TABLE" > {new}'
+
+
+def _from_xml_sheet(source: Source) -> str:
+    folder, file = quote(new_file(source, "")), quote(str(source.path))
+    return f"soffice --convert-to xlsx --outdir {folder} {file}"
+
+
+def _from_r(source: Source) -> str:
+    file, new = json.dumps(str(source.path)), json.dumps(new_file(source, ".csv"))
+    return f"write.csv(readRDS({file}), {new}, row.names = FALSE)"
+
+
+_CONVERTS = "{command} converts it"
 PICKLE = Refused(
     "pickled Python objects, which can run code",
-    "if you trust it, " + _pandas("read_pickle('{file}')"),
+    f"if you trust it, {_CONVERTS}",
+    _pandas("read_pickle({})"),
 )
 WEB_PAGE = Refused(
     "an HTML page", "a download may have ended at a log-in or error page: fetch the file itself"
 )
-XML = Refused("XML", _pandas("read_xml('{file}', parser='etree')"))
-XML_SHEET = Refused("a spreadsheet as XML", "soffice --convert-to xlsx {quoted} converts it")
+XML = Refused("XML", _CONVERTS, _pandas("read_xml({}, parser='etree')"))
+XML_SHEET = Refused("a spreadsheet as XML", _CONVERTS, _from_xml_sheet)
 SGML = Refused("SGML", "convert it to csv, a text and a label in each row")
-SQLITE = Refused(
-    "a database of SQLite",
-    'sqlite3 -header -csv {quoted} "select * from TABLE" > {stem}.csv converts a table of it',
-)
+SQLITE = Refused("a database of SQLite", "{command} converts a table of it", _from_sqlite)
 NUMPY = Refused("arrays of NumPy", "write their texts and labels to a csv or parquet file")
-HDF5 = Refused("HDF5", _pandas("read_hdf('{file}')"))
+HDF5 = Refused("HDF5", _CONVERTS, _pandas("read_hdf({})"))
 WORD = Refused("a document, not a table", "save its texts as csv, one in each row")
-STATA = Refused("a file of Stata", _pandas("read_stata('{file}')"))
+STATA = Refused("a file of Stata", _CONVERTS, _pandas("read_stata({})"))
 SPSS = Refused("a file of SPSS", EXPORT)
 LFS = Refused("a pointer of git-lfs, not the file itself", "git lfs pull fetches the file")
 NESTED = Refused("a zip in a compressed file", UNPACK)
 IMAGE = Refused("an image", "name a file of texts")
 OLD_FEATHER = Refused(
-    "feather of version 1", _pandas("read_feather('{file}')") + ", with pyarrow of before 2020"
+    "feather of version 1",
+    f"{_CONVERTS}, with pyarrow of before 2020",
+    _pandas("read_feather({})"),
 )
 TREES = Refused(
     "parse trees of the Stanford Sentiment Treebank",
-    f'python -c "{_SST}" < {{quoted}} > {{stem}}.lines and data.format = "label_text" read it',
+    '{command} and data.format = "label_text" read it',
+    lambda source: filtered(source, f'python -c "{_SST}"', ".lines"),
 )
-R = Refused("data of R", 'in R: write.csv(readRDS("{file}"), "{stem}.csv", row.names = FALSE)')
+R = Refused("data of R", "in R: {command}", _from_r)
+TAR = Refused(
+    "a tar archive",
+    "{command} unpacks it; name a file of it",
+    lambda source: f"tar xf {quote(str(source.path))}",
+)
 
 _TWICE = Refused("compressed twice", "decompress it once")
 # What a text may begin with, too: the rest of the bytes tells
 _WORDS = {
     **{b"$FL2": SPSS, b"GIF8": IMAGE, b"X\n\0\0\0": R, b"RDX2\n": R, b"RDX3\n": R},
-    **{b"FEA1": OLD_FEATHER, b"ORC": Refused("ORC", _pandas("read_orc('{file}')"))},
+    **{b"FEA1": OLD_FEATHER, b"ORC": Refused("ORC", _CONVERTS, _pandas("read_orc({})"))},
     **{b"PARE": Refused("encrypted parquet", "decrypt it"), b"Obj\1": Refused("Avro", EXPORT)},
     **{b"MATLAB 5.0": Refused("data of MATLAB", EXPORT), b"<stata_dta>": STATA},
     **{b"Rar!": Refused("a rar archive", UNPACK), b"LZIP": Refused("compressed by lzip", UNPACK)},
@@ -112,8 +135,7 @@ def refuse(source: Source, head: bytes) -> None:
 
 
 def _raise(source: Source, found: Refused) -> None:
-    file, stem = names(source)
-    fix = found.fix.format(file=file, quoted=quote(file), stem=stem)
+    fix = found.fix.format(command=found.command(source))
     raise UserError(f"{source.name}: {found.name}: not read; {fix}")
 
 
@@ -121,7 +143,7 @@ def _by_content(head: bytes) -> Refused | None:
     if head.startswith((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")) or _OLD_PICKLE.match(head):
         return PICKLE
     if head[257:262] == b"ustar" and not is_text(head):
-        return Refused("a tar archive", "tar xf {quoted} unpacks it; name a file of it")
+        return TAR
     rules: tuple[tuple[Callable[[bytes], object], Refused], ...] = (
         (_HTML.match, WEB_PAGE), (_XML_SHEET.match, XML_SHEET), (_XML.match, XML),
         (_SGML.match, SGML), (_TREE.match, TREES),
@@ -151,7 +173,6 @@ def _arff(source: Source, head: bytes) -> str:
     """ARFF is csv after a header of its own, from which the names can be had."""
     columns = [name.strip("'\"") for name in _ATTRIBUTE.findall(head.decode("utf-8", "replace"))]
     shown = ", ".join(f'"{name}"' for name in columns[:10])
-    file, stem = names(source)
-    cut = f"sed '1,/^ *@data/Id' {quote(file)} > {quote(f'{stem}.csv')}"
+    cut = filtered(source, "sed '1,/^ *@data/Id'", ".csv")
     keys = f'data.names = [{shown}], data.quoting = "\'" and data.escapechar = "\\\\"'
     return f"ARFF: not read; {cut} leaves its rows, which {keys} read"

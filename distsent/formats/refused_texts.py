@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distsent.errors import UserError
-from distsent.formats.commands import filtered, names, python
+from distsent.formats.commands import filtered, in_pandas, python
 from distsent.formats.compression import Source
 from distsent.formats.streams import head_of
 
@@ -27,7 +27,7 @@ _PYTHON = re.compile(r"\s*\[\s*[(\[]\s*[urb]?['\"].*")
 _UNDRAW = (
     r"sed -E '/^[-+|:= ]+$/d; /^\([0-9]+ rows?\)$/d; s/^ *\|? *//; s/ *\|? *$//; s/ *\| */|/g'"
 )
-_READ_HTML = "read_html('{}')[0]"
+_READ_HTML = "read_html({})[0]"
 # Without the marks of entities: [Berlin](city), [Berlin]{"entity": "city"}
 _PRINT_BARE = (
     r"while(match($0,/\[[^]]*\](\([^)]*\)|\{[^}]*\})/)){e=substr($0,RSTART+1,RLENGTH-1);"
@@ -48,13 +48,6 @@ _LITERAL = (
     'python -c "import ast,json,sys;'
     '[print(json.dumps(x))for x in ast.literal_eval(sys.stdin.read())]"'
 )
-
-
-def _pandas(source: Source, read: str) -> str:
-    """A command that reads a file with pandas and writes it as csv."""
-    file, stem = names(source)
-    done = f"{read.format(file)}.to_csv('{stem}.csv', index=False)"
-    return f'python -c "import pandas; pandas.{done}"'
 
 
 class Known(NamedTuple):
@@ -101,7 +94,7 @@ def _read_aligned(source: Source) -> str:
     header = next(line for line in _lines_of(head_of(source)) if line.strip())
     begins = _begins_of_names(header)
     columns = [*zip([0, *begins], [*begins, None], strict=True)]
-    return f"read_fwf('{{}}', colspecs={columns}, dtype=str, keep_default_na=False)"
+    return f"read_fwf({{}}, colspecs={columns}, dtype=str, keep_default_na=False)"
 
 
 def _begins(*words: str) -> Callable[[Sequence[str]], bool]:
@@ -116,7 +109,7 @@ KNOWN = (
     Known(
         "columns aligned by blanks",
         _is_aligned,
-        lambda s: f"{_pandas(s, _read_aligned(s))} converts it",
+        lambda s: f"{in_pandas(s, _read_aligned(s))} converts it",
     ),
     Known(
         "a table drawn with lines",
@@ -172,7 +165,7 @@ KNOWN = (
             _begins("<table", "<div", "<meta", "<style")(lines)
             and any("<tr" in line.lower() for line in lines)
         ),
-        lambda s: f"{_pandas(s, _READ_HTML)} converts it (pip install lxml)",
+        lambda s: f"{in_pandas(s, _READ_HTML)} converts it (pip install lxml)",
     ),
 )
 

@@ -52,7 +52,8 @@ class ExcelReader(Reader):
             raise UserError(f"{self.name}: protected by a password; {fix}") from None
         sheet = book.get_sheet_by_name(self._sheet(book))
         rows = [list(map(_value, row)) for row in sheet.iter_rows()]
-        if filled := _fill(rows, sheet.merged_cell_ranges or ()):
+        left = sheet.start[1] if sheet.start else 0  # rows begin in the first column with data
+        if filled := _fill(rows, sheet.merged_cell_ranges or (), left):
             what = "the value of the merged cell that covers them"
             self.notes.append(f"{counted(filled, 'cell')} with {what}")
         return sheet.name, {
@@ -106,12 +107,13 @@ class ExcelReader(Reader):
             what = "values in unnamed columns, which are not read"
             self.notes.append(f"{counted(survey.unnamed, 'row')} with {what}")
 
-    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    def _read(self, columns: Sequence[str | int]) -> Iterator[tuple[Any, str]]:
         names = self.columns or []
-        wanted = [(name, names.index(name)) for name in columns if name in names]
+        known = [c for c in columns if isinstance(c, int) or c in names]
+        wanted = [(c, c if isinstance(c, int) else names.index(c)) for c in known]
         for row in self._table:
             self._taken += 1
-            yield {name: row[index] for name, index in wanted}, ""
+            yield {column: row[index] for column, index in wanted}, ""
 
 
 def _value(cell: Any) -> Any:
@@ -120,18 +122,22 @@ def _value(cell: Any) -> Any:
         return None
     if isinstance(cell, bool):
         return str(cell).upper()
-    if isinstance(cell, float) and cell.is_integer() and abs(cell) < EXACT:
+    if isinstance(cell, int | float) and abs(cell) < EXACT and cell == int(cell):
         return str(int(cell))
     return cell
 
 
-def _fill(rows: Sequence[list[Any]], merged: Iterable[Any]) -> int:
-    """Give the cells below the first one of a merged cell its value; returns their number."""
+def _fill(rows: Sequence[list[Any]], merged: Iterable[Any], first: int) -> int:
+    """Give the cells below the first one of a merged cell its value; returns their number.
+
+    `first`: the column of the sheet in which the rows begin.
+    """
     filled = 0
     for (top, left), (bottom, _) in merged:
         for row in rows[top + 1 : bottom + 1]:
-            row[left] = rows[top][left]
-            filled += 1
+            if 0 <= left - first < len(row):  # others have no value
+                row[left - first] = rows[top][left - first]
+                filled += 1
     return filled
 
 

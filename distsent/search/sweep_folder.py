@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,7 +217,7 @@ def _prepare(sweep: Sweep) -> list[str]:
     import numpy as np
 
     from distsent.data.dataset import open_dataset
-    from distsent.data.folds import draw_folds, rows_as_json
+    from distsent.data.folds import draw_folds, not_scored, rows_as_json
 
     dataset = open_dataset(sweep.job.data, sweep.job.seeds[0])
     splits, names = dataset.splits, list(dataset.label_names)
@@ -230,6 +231,8 @@ def _prepare(sweep: Sweep) -> list[str]:
         hashes = np.concatenate([np.asarray(split.hashes) for split in pooled])
         asked = f"{sweep.space_file}: search.folds = {folds}"
         fold_of_row = draw_folds(labels, hashes, folds, asked)
+        if left := int(np.count_nonzero(fold_of_row < 0)):
+            print(f"distsent: {not_scored(left)}", file=sys.stderr)
         lines = [*rows_as_json(pooled, names)]
         for fold in range(1, folds + 1):
             place = fold_folder(sweep.folder, fold, folds)

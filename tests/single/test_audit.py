@@ -172,6 +172,45 @@ def test_a_run_is_audited_by_its_folds(
         assert rows[one["row"] - 1]["label"] == one["label"] != one["suggested_label"]
 
 
+def test_texts_that_are_the_only_ones_of_a_class_are_in_no_fold(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(plots, "available", lambda: False)
+    run, corpus = with_own_dataset(finished, tmp_path)
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    rare, *_, usual = fixtures.LABELS
+    for row in rows[:-1]:
+        row["label"] = usual if row["label"] == rare else row["label"]
+    rows[-1]["label"] = rare
+    fixtures.jsonl(corpus / "train.jsonl", rows)
+    assert audit.main([str(run), "--folds", "2"]) == 0
+    said = "train: 1 row not scored: without them, a fold would train without a class"
+    printed = capsys.readouterr().out
+    assert "plain: labels of 119 of 120 rows checked" in printed and said in printed
+    findings = map(json.loads, (run / "audit.jsonl").read_text().splitlines())
+    places = [one["row"] for one in findings if one["kind"] == "label" and one["split"] == "train"]
+    assert len(rows) not in places
+
+
+def test_a_class_whose_texts_one_fold_would_hold_out_is_in_none() -> None:
+    hashes = np.arange(12, dtype=np.uint64)
+    one = np.repeat([0, 1, 2], [6, 5, 1])
+    several = np.zeros((12, 3), bool)
+    several[:, 0], several[[1, 5], 1] = True, True
+    several[np.arange(12) % 4 == 1, 2] = True  # all of them in one of two folds
+    with_two = np.concatenate([one, [2]])  # a text of another class, too
+    for labels, texts, left in (
+        (one, hashes, [11]),
+        (several, hashes, [1, 5, 9]),
+        (with_two, np.append(hashes, hashes[0]), []),
+        (several.astype(np.float32), hashes, []),
+    ):
+        folds = folds_of.draw_folds(labels, texts, 2, "--folds 2")
+        assert np.flatnonzero(folds < 0).tolist() == left, labels
+    with pytest.raises(UserError, match="--folds 2: only 0 different texts are of classes with"):
+        folds_of.draw_folds(np.array([0, 1, 2, 3]), hashes[:4], 2, "--folds 2")
+
+
 def with_own_dataset(finished: Path, folder: Path) -> tuple[Path, Path]:
     """A copy of the run `plain`, and a copy of its dataset, of which it says that it is its own."""
     corpus = shutil.copytree(finished.parent / "corpus", folder / "corpus")

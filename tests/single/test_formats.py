@@ -66,6 +66,8 @@ def test_lines_are_texts_with_or_without_labels(tmp_path: Path):
         'each line may be a label, a blank and a text ("pos" and "a good film" in the first); '
         'data.format = "label_text"'
     )
+    path = content(tmp_path / "mixed.txt", "a\rb\r\nc\r")
+    assert read(path, format="lines") == ("lines, 2 rows", ["a\rb", "c"])
     path = content(tmp_path / "plain.txt", "\n".join(f"{i} is a number" for i in range(20)))
     assert read(path).startswith('lines without columns ("0 is a number"); data.delimiter or ')
     assert read(path, format="label_text").startswith("20 different words begin 20 lines ('0', ")
@@ -254,7 +256,7 @@ def test_spreadsheets_with_keys(tmp_path: Path):
 
 
 def test_workbooks_that_other_programs_wrote():
-    """reviews.xls by xlwt, merged.xlsx by openpyxl, reviews.xlsb by formulon."""
+    """reviews.xls and numbers.xls by xlwt, merged.xlsx by openpyxl, reviews.xlsb by formulon."""
     folder = Path(__file__).parents[1] / "spreadsheets"
     words = ("great", "dull")
     rows = [
@@ -263,10 +265,32 @@ def test_workbooks_that_other_programs_wrote():
     ]
     for name in ("reviews.xls", "reviews.xlsb"):
         assert read(folder / name) == ("excel, sheet 'Reviews', 12 rows", rows)
+    found = read(folder / "numbers.xls", header=True)[1]
+    assert found[0] == {"text": "1984", "label": "1"} and found[1]["text"] == 0.5
     by_label = sorted(rows, key=lambda row: row["label"])  # in two merged cells
     assert read(folder / "merged.xlsx") == ("excel, sheet 'Sheet', 12 rows", by_label)
     notes = open_file(File(folder / "merged.xlsx", "merged.xlsx")).notes
     assert notes[1] == "10 cells with the value of the merged cell that covers them"
+
+
+def test_merged_cells_of_a_sheet_whose_data_begins_in_another_column(tmp_path: Path):
+    cells = [[None, None, *cells] for cells in (HEAD, *CELLS[:4])]
+    for row, group in enumerate(("group", "a")):
+        cells[row][1] = group
+    path = tmp_path / "x.xlsx"
+    write_xlsx(path, {"S": [[], *cells]}, merged=("B3:B6", "A3:A6", "F3:G6", "A9:B12"))
+    assert read(path)[1] == ROWS[:4]
+    reader = open_file(File(path, path.name, FileOptions()))
+    assert [values["group"] for _, values, _ in reader.records(["group"])] == ["a"] * 4
+    assert reader.notes[-1] == "3 cells with the value of the merged cell that covers them"
+
+
+def test_columns_of_a_sheet_by_position_whose_names_recur(tmp_path: Path):
+    names, cells = ["text", "text", "", ""], [["a", "b", "c", "d"], ["e", "f", "g", "h"]]
+    path = write_xlsx(tmp_path / "x.xlsx", {"S": [names, *cells]})
+    reader = open_file(File(path, path.name, FileOptions(header=True)))
+    found = [values for _, values, _ in reader.records([1, 3])]
+    assert found == [{1: "b", 3: "d"}, {1: "f", 3: "h"}]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -300,7 +324,7 @@ NAMES = {
     "a.db": "a database of SQLite: not read; sqlite3 -header -csv a.db", "a.tar": "a tar archive: ",
     "a.npz": "arrays of NumPy: ", "a.dta": "a file of Stata: ", "a.tar.gz": "a tar archive: not re",
     "a.docx": "a document, not a table: ", "a.pdf": "PDF: not read; save its texts as csv",
-    "a.arff": "ARFF: not read; sed '1,/^ *@data/Id' a.arff > a.csv leaves its rows, which "
+    "a.arff": "ARFF: not read; sed '1,/^ *@data/Id' < a.arff > a.new.csv leaves its rows, which "
               'data.names = ["text", "the label"], ',
     "a.xml": "XML: not read; python -c \"import pandas; pandas.read_xml('a.xml', ",
     "b.xml": "XML: ", "a.sgm": "SGML: ",
@@ -347,7 +371,7 @@ def test_the_commands_that_convert_work(tmp_path: Path):
     line = read(content(tmp_path / "sst.txt", tree * 9))
     command = line.partition("not read; ")[2].partition(" and data.format")[0]
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
-    assert read(tmp_path / "sst.lines", format="label_text")[1][:2] == [
+    assert read(tmp_path / "sst.new.lines", format="label_text")[1][:2] == [
         {"label": "3", "text": "The Rock is n't"},
         {"label": "0", "text": "bad film"},
     ]

@@ -436,6 +436,12 @@ def test_rows_of_a_split_keep_their_numbers(tmp_path: Path):
         found = open_dataset(data(path, split_column="partition"), 1)
         assert found.splits["test"].origin(1) == f"de.{suffix}, row 6"
         assert found.notes == (f"de.{suffix}: not read: 1 row with '' in column 'partition'",)
+    rows = [dict(zip(MIXED, row, strict=True)) for row in zip(*MIXED.values(), strict=True)]
+    lines = [json.dumps({k: x for k, x in row.items() if x or k != "partition"}) for row in rows]
+    (tmp_path / "de.jsonl").write_text("\n".join(lines))  # a row without the key
+    found = open_dataset(data(tmp_path / "de.jsonl", split_column="partition"), 1)
+    assert found.splits["test"].origin(1) == "de.jsonl, row 6"
+    assert found.notes == ("de.jsonl: not read: 1 row with '' in column 'partition'",)
     assert mistakes(lambda: open_dataset(data(path, split_column="part"), 1)) == [
         'data.split_column = "part": no such column in de.parquet; there are partition, text, label'
     ]

@@ -208,6 +208,8 @@ def test_keys_read_what_is_in_doubt(tmp_path: Path):
         (b"a\r\nb\r\n", 2, "\n", 0),
         (b"a\rb\r", 2, "\r", 0),
         (b"a\rb\nc\r\n", 2, "\n", 1),
+        (b"a\r\nb\r", 2, "\n", 1),
+        (b"\r", 1, "\r", 0),
     ],
 )
 def test_line_ends_are_counted(tmp_path: Path, content: bytes, lines: int, end: str, stray: int):

@@ -477,6 +477,21 @@ def test_folds_are_trials_that_hold_out_each_row_once(
     assert (best.optim.lr, best.data.source) == (1e-3, f"{again}/data")
 
 
+def test_the_only_text_of_a_class_is_in_the_training_of_all_folds(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "0")
+    words, rare = files(tmp_path, FOLDS), {"text": "new", "label": "rare"}
+    with open(tmp_path / "data/train.jsonl", "a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(rare)}\n" * 2)
+    code, _, err = run(*words)
+    said = "distsent: 2 rows not scored: without them, a fold would train without a class"
+    assert code == 0 and said in err
+    for fold in (1, 2, 3):
+        assert rows_of(tmp_path, fold, "train").count(rare) == 2
+        assert rare not in rows_of(tmp_path, fold, "validation")
+
+
 def test_folds_are_drawn_anew_where_all_trials_failed(
     tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

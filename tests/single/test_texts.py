@@ -1,10 +1,13 @@
 """Texts from files: every format, in order; bad rows have an error; missing columns."""
 
 import errno
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from distsent.data.stdin_batches import stdin_batches
@@ -12,6 +15,7 @@ from distsent.data.texts import TextFile
 from distsent.errors import UserError
 from distsent.job.schema import DataSection
 from tests import dataset_files
+from tests.spreadsheet_files import write_xlsx
 
 TEXTS = ["a good film", "not, so good", 'it says "so"', "two\nlines", "été 🎬"]
 
@@ -71,6 +75,16 @@ def test_a_missing_column_is_one_line_with_the_closest_one(name: str, tmp_path: 
     ]
 
 
+def test_a_position_of_a_name_that_recurs_is_read_or_refused(tmp_path: Path) -> None:
+    data, rows = DataSection(text_position=1), [["text", "text"], ["a", "b"], ["c", "d"]]
+    sheet = write_xlsx(tmp_path / "x.xlsx", {"S": rows})
+    assert [one.text for one in TextFile(sheet, data)] == ["b", "d"]
+    table = pa.table([["a", "c"], ["b", "d"]], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="two columns are called text; rename one"):
+        list(TextFile(tmp_path / "x.parquet", data))
+
+
 @pytest.mark.parametrize(("name", "content", "line"), [
     ("x.json", "{",
      "not JSON (Expecting property name enclosed in double quotes, line 1, column 2)"),
@@ -98,6 +112,14 @@ def test_a_stream_is_read_as_it_comes() -> None:
     assert [first for first, _ in rows] == [
         1 + sum(len(lines) for _, lines in rows[:i]) for i in range(len(rows))
     ]
+
+
+def test_a_stream_has_the_lines_of_a_file(tmp_path: Path) -> None:
+    content = b"a\rb\r\n\r\nc\r\r\nd"
+    (tmp_path / "x.txt").write_bytes(content)
+    stream = io.TextIOWrapper(io.BytesIO(content))
+    found = [line for _, lines in stdin_batches(stream, most=2) for line in lines]
+    assert found == [one.text for one in TextFile(tmp_path / "x.txt")] == ["a\rb", "", "c\r", "d"]
 
 
 def test_a_stream_that_cannot_be_read_ends_with_its_last_good_line() -> None:

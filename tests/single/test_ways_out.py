@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ CASES = {
         "qualtrics.new.csv"),
     "aligned.txt": Case(
         f"{'label':8}{'text':60}\n" + table("{label:8}{text:60}"),
-        "columns aligned by blanks: not read; python -c ", "aligned.csv"),
+        "columns aligned by blanks: not read; python -c ", "aligned.new.csv"),
     "texts.json": Case(
         json.dumps({label: [sentence(i) for i in SOME[k::2]] for k, label in enumerate("ab")}),
         "an object with a list of texts for each key: not read; python -c ", "texts.new.jsonl"),
@@ -248,13 +249,27 @@ def check_command(line: str, made: Path, rows: int) -> None:
     assert there in (rows, rows + 1) and content.count(sentence(0)) == 1
 
 
+@pytest.mark.parametrize("name", ["films.csv", "films.new.csv", "my 'film' $1.csv"])
+def test_no_command_overwrites_a_file(name: str, tmp_path: Path):
+    arff = "@relation x\n@attribute text string\n@attribute label {pos,neg}\n@data\n"
+    path, made = tmp_path / name, tmp_path / f"{name.removesuffix('.csv')}.new.csv"
+    for content in (CASES["aligned.txt"].content, arff + table("'{text}',{label}")):
+        path.write_text(content)
+        (line,) = mistakes(lambda: read(path))
+        check_command(line, made, 16)
+        assert path.read_text() == content
+    path.write_bytes(b"SQLite format 3\0" + bytes(99))
+    command = mistakes(lambda: read(path))[0].partition("not read; ")[2]
+    assert shlex.split(command)[-7:-5] == [">", str(made)]
+
+
 def test_rows_above_the_header_of_a_sheet(tmp_path: Path):
     rows = [[sentence(i), LABELS.split()[i % 2]] for i in SOME]
     path = write_xlsx(tmp_path / "x.xlsx", {"S": [["Report"], [], ["text", "label"], *rows]})
     (line,) = mistakes(lambda: read(path))
     assert 'x.xlsx: the first row has nothing but "Report", others have more; python -c' in line
-    check_command(line, tmp_path / "x.csv", 16)
-    reader = open_file(File(tmp_path / "x.csv", "x.csv", strict=True))
+    check_command(line, tmp_path / "x.new.csv", 16)
+    reader = open_file(File(tmp_path / "x.new.csv", "x.new.csv", strict=True))
     assert next(reader.records(["text", "label"]))[1] == FIRST
 
 

@@ -7,7 +7,7 @@ from operator import eq
 
 from distsent.errors import UserError
 from distsent.formats.column_choice import LABEL, TEXT, Column, choose_columns
-from distsent.formats.commands import filtered, from_row, names
+from distsent.formats.commands import filtered, from_row, in_pandas
 from distsent.formats.compression import Source
 from distsent.formats.delimited.dialect import Record
 from distsent.formats.options import FileOptions
@@ -114,12 +114,8 @@ def _above(source: Source, found: Survey) -> str:
         why = f"the first row has nothing but {shorten(found.first[0])}, others have more"
         return f"{why}; {from_row(source, line)} leaves out what is above the header"
     if any(_QUALTRICS in value for _, fields in found.sample[:2] for value in fields):
-        file, stem = names(source)
-        read = f"read_csv('{file}', skiprows=[1, 2], dtype=str, keep_default_na=False)"
-        fix = f"pandas.{read}.to_csv('{stem}.new.csv', index=False)"
-        return (
-            f'three rows of headers, as of Qualtrics; python -c "import pandas; {fix}" leaves one'
-        )
+        read = "read_csv({}, skiprows=[1, 2], dtype=str, keep_default_na=False)"
+        return f"three rows of headers, as of Qualtrics; {in_pandas(source, read)} leaves one"
     return ""
 
 
