@@ -48,6 +48,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     atexit.register(gc.freeze)  # no last collection: it took a second of each worker's exit
     open_closed_streams()
     use_utf8()
+    # A caller may have ignored it. Then the system keeps no exit code of a child: Python says 0.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read once, while torch is loaded
     try:
