@@ -48,6 +48,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     atexit.register(gc.freeze)  # no last collection: it took a second of each worker's exit
     open_closed_streams()
     use_utf8()
+    # A caller may have ignored it. Then the system keeps no exit code of a child: Python says 0.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read once, while torch is loaded
     try:
@@ -64,24 +66,32 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of standard output has exited: `... | head`
         code = FAILED
         drop_output()
-    except OSError as error:
-        # What the system refuses is no mistake in the program: one line instead of a traceback.
-        if not is_trouble(error) and (error.errno not in REFUSED or error.filename is None):
-            raise
-        line = f"{error.filename or 'the output'}: {error.strerror or error}"
-        code = print_and_exit_code([line], FAILED, first=True)
-        drop_output()
-    except (MemoryError, RuntimeError) as error:  # torch's and other libraries' own
-        if is_out_of_memory(error):
-            lines = out_of_memory(error, "working", MORE_MEMORY).lines
-            sys.exit(print_and_exit_code(lines, USAGE_ERROR, first=True))
-        if errno_of(error) is None or not is_trouble(error):
-            raise
-        code = print_and_exit_code([str(error).splitlines()[0]], FAILED, first=True)
+    except (OSError, MemoryError, RuntimeError) as error:  # also torch's and other libraries' own
+        code = print_refusal(error)
     except KeyboardInterrupt:  # end as by the signal, without a traceback: shells look at that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.exit(code)
+
+
+def print_refusal(error: OSError | MemoryError | RuntimeError) -> int:
+    """Print one line for what the system refuses, and return the exit code.
+
+    Raises the error again if it is a mistake in the program, with its traceback.
+    """
+    if is_out_of_memory(error):
+        lines = out_of_memory(error, "working", MORE_MEMORY).lines
+        return print_and_exit_code(lines, USAGE_ERROR, first=True)
+    if isinstance(error, OSError):
+        if not is_trouble(error) and (error.errno not in REFUSED or error.filename is None):
+            raise error
+        line = f"{error.filename or 'the output'}: {error.strerror or error}"
+        code = print_and_exit_code([line], FAILED, first=True)
+        drop_output()
+        return code
+    if errno_of(error) is None or not is_trouble(error):
+        raise error
+    return print_and_exit_code([str(error).splitlines()[0]], FAILED, first=True)
 
 
 def check_current_folder() -> None:

@@ -13,13 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 
 from distsent import cli
 from distsent.distributed.launchers import TORCHRUN
-from distsent.errors import FINISHED, STOPPED
+from distsent.errors import FAILED, FINISHED, STOPPED, UserError
 from distsent.runtime.cgroup import killed_for_memory, kills
 from distsent.runtime.heartbeat.stacks import within
 from distsent.runtime.signals import SIGNALS
@@ -35,8 +35,10 @@ def main(arguments: list[str]) -> int:
     awaited = {*SIGNALS, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     options = parse(arguments)
-    workers, killed = start(options, before), kills()
+    workers, killed = list[Worker](), kills()
     try:
+        for worker in start(options, before):
+            workers.append(worker)  # each at once: if a later one fails, it must be killed
         code = watch(workers)
         if any(worker.poll() == -signal.SIGKILL for worker in workers):
             say(killed_for_memory(killed))
@@ -100,26 +102,27 @@ def number_of(name: str, text: str, parser: cli.Parser) -> int:
     return int(text)
 
 
-def start(options: argparse.Namespace, mask: set[int]) -> list[Worker]:
-    """Start this node's workers with the variables that torchrun sets."""
+def start(options: argparse.Namespace, mask: set[int]) -> Iterator[Worker]:
+    """Start this node's workers with the variables that torchrun sets. Raises UserError."""
     count, alone = options.nproc_per_node, options.nnodes == 1
     address = options.master_addr or "127.0.0.1"
     port = options.master_port or (free_port() if alone else "")
     shared = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "DISTSENT_LAUNCH": "1"}
     command = [sys.executable, *(["-m"] if options.module else []), *options.command]
-    workers = []
     for local_rank in range(count):
         rank = options.node_rank * count + local_rank
         numbers = rank, options.nnodes * count, local_rank, count
         world = dict(zip(TORCHRUN, map(str, numbers), strict=True))
-        workers.append(
-            subprocess.Popen(
+        try:
+            yield subprocess.Popen(
                 command,
                 env={**os.environ, **shared, **world},
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask) and None,
             )
-        )
-    return workers
+        except OSError as error:
+            problem = f"worker {local_rank + 1} of {count} cannot be started ({error.strerror})"
+            fix = "use a smaller --nproc-per-node, or allow more processes and memory (ulimit -a)"
+            raise UserError(f"{problem}; {fix}", code=FAILED) from None
 
 
 def free_port() -> int:

@@ -59,12 +59,14 @@ def errno_of(error: BaseException | None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is Python's, CUDA's or another library's word for: no memory is left.
+    """Whether it is the system's, CUDA's or a library's word for: no memory is left.
 
     It is no trouble that passes: the same command would end in the same way.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError):  # mmap's, under `ulimit -v` or vm.overcommit_memory=2
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 

@@ -96,6 +96,8 @@ def main(command: list[str]) -> int:
     if sys.stderr.isatty():
         env["DISTSENT_PROGRESS"] = "json"
     screen = Screen()
+    # A caller may have ignored it. Then the system keeps no exit code of a child: Python says 0.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = subprocess.Popen(
         command,
         env=env,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from distsent.distributed.network import machine
 from distsent.distributed.world import World
 
 TOKEN = 16  # bytes, of each worker's own, at the beginning
@@ -38,7 +39,7 @@ def share_memory(world: World, count: int) -> list[torch.Tensor]:
         reason = f"memory cannot be created: {error}"
     try:
         check_all(world, reason)
-        offer = os.getpid(), made, size, token.hex()
+        offer = machine(), os.getpid(), made, size, token.hex()
         for other in world.allgather_object(offer, "memory.offers"):
             try:
                 opened.append(open_memory(*other))
@@ -84,11 +85,17 @@ def is_memory_counted() -> bool:
         return False
 
 
-def open_memory(pid: int, made: int, size: int, token: str) -> torch.Tensor:
-    """The numbers in the memory that process `pid` created. Raises OSError if it is another one."""
-    file = os.open(f"/proc/{pid}/fd/{made}", os.O_RDWR | os.O_CLOEXEC)
+def open_memory(where: str, pid: int, made: int, size: int, token: str) -> torch.Tensor:
+    """The numbers in the memory that process `pid` created, on the machine `where`.
+
+    Raises OSError if it is another process. In another namespace, the number is another process's,
+    and its file may be a device that does something when it is opened.
+    """
+    if where != machine():
+        raise OSError("it runs in another container (PID or network namespace)")
+    file = os.open(f"/proc/{pid}/fd/{made}", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        # In another namespace, the number is another process's.
+        # The worker may have ended since, and its number may be another process's now.
         if os.pread(file, TOKEN, 0) != bytes.fromhex(token):
             raise OSError(f"process {pid} is not that worker")
         mapped = mmap.mmap(file, size)

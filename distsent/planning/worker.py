@@ -21,7 +21,7 @@ from distsent.batching.batch_plan import Batch, BatchPlan
 from distsent.distributed.launchers import init_world
 from distsent.distributed.world import World
 from distsent.errors import FINISHED
-from distsent.job import load_saved_job
+from distsent.job import Job, load_saved_job
 from distsent.planning.link import Exchange
 from distsent.planning.speed import Share, SharedTimes
 from distsent.runtime import device as devices
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
     peak, shared = peak_memory(), None
-    if shares_weights(job, world, [device.type]):
+    if all_share_weights(job, world, device):
         del step  # two at once would take more memory than a training
         step = build_step(job, store, forward, world, device, precision, total)
         shared = measure_shared(step, plan, world, order) if step.flat.shared else None
@@ -83,6 +83,12 @@ def main(arguments: list[str]) -> int:
         Path(order.out).write_text(json.dumps(found), encoding="utf-8")
     world.shutdown()
     return FINISHED
+
+
+def all_share_weights(job: Job, world: World, device: torch.device) -> bool:
+    """Equal on all workers: if one of them sees no GPU, none waits for the others."""
+    types = world.allgather_object(device.type, "plan.devices")
+    return shares_weights(job, world, types)
 
 
 def measure_shares(step: TrainStep, plan: BatchPlan, world: World, order: Order) -> Iterator[Share]:

@@ -6,6 +6,7 @@ them: distsent.train then saves and exits with 75.
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from distsent.errors import FINISHED, STOPPED, UserError
 from distsent.exit_policy import Decision, decide
 from distsent.job import load_job
 from distsent.runtime.run_folder import RunFolder
-from distsent.runtime.run_status import ATTEMPT, RunStatus, status_of
+from distsent.runtime.run_status import ATTEMPT, START, RunStatus, status_of
 from distsent.runtime.signals import SIGNALS
 
 MPIRUN = ("mpirun", "orterun", "mpiexec")
@@ -51,6 +52,8 @@ class Training:
         self.process: subprocess.Popen[bytes] | None = None
         self.stop_requested = self.progressed = False
         self._errors = b""
+        # With run.resume=never, the next start is not to delete what this one saves.
+        self._name = os.environ.get(START) or f"launcher-{secrets.token_hex(8)}"
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
@@ -78,7 +81,8 @@ class Training:
             return decide(STOPPED)
         folders, started, ended = run_folders(command), time.monotonic(), None
         attempt = str(time.time_ns())
-        env, unset, token_file = without_secrets({**os.environ, ATTEMPT: attempt})
+        names = {START: self._name, ATTEMPT: attempt}
+        env, unset, token_file = without_secrets({**os.environ, **names})
         if unset:
             print(f"distsent: unset for the command: {', '.join(unset)}", flush=True)
         self._errors, code = b"", None

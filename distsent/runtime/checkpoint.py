@@ -245,8 +245,11 @@ class Saver:
     def start(
         self, step: int, tensors: Mapping[str, Tensors], state: State, best: int | None
     ) -> None:
-        """Wait for the previous save, copy the state, and write it in the background."""
-        self.wait()
+        """Wait for the previous save, copy the state, and write it in the background.
+
+        Raises nothing about the owner, as `wait` does: other workers would train on.
+        """
+        self._finish()
         for name, group in tensors.items():
             if name not in self._buffers or not self._buffers[name].fits(group):
                 self._buffers[name] = SafetensorsBuffer(group)
@@ -280,11 +283,14 @@ class Saver:
 
     def wait(self) -> None:
         """Wait for the current save. Raises its error, or that another start owns the folder."""
+        self._finish()
+        if self._owner.lost:
+            self._owner.check()
+
+    def _finish(self) -> None:
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
-        if self._owner.lost:
-            self._owner.check()
 
     def close(self) -> None:
         """Wait for the current save, whether it succeeds or not."""

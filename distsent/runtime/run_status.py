@@ -12,6 +12,7 @@ from distsent.exit_policy import NON_RETRYABLE
 FILE = "status.json"  # in the run folder
 # A launcher sets it to a new name for each start, so that a status of an earlier one is ignored.
 ATTEMPT = "DISTSENT_ATTEMPT"
+START = "DISTSENT_START"  # what the starts of a batch job have in common: see `run.resume`
 WORKER_DIED: Final = "worker_died"  # its process ended
 WORKER_LOST: Final = "worker_lost"  # it fell silent, or a collective failed: its node may be gone
 # One of them appears where a single worker ended the run.

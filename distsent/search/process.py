@@ -17,7 +17,7 @@ import psutil
 
 from distsent.lock import try_lock
 from distsent.runtime.local_start import local_command
-from distsent.runtime.run_status import ATTEMPT, RunStatus, status_of
+from distsent.runtime.run_status import ATTEMPT, START, RunStatus, status_of
 from distsent.search.machine import Slot
 from distsent.search.trials import TrialFolder
 from distsent.storage import exists
@@ -46,7 +46,7 @@ class Process:
         self._folder, parent = folder, os.getpid()
         self._by_workers = "horovodrun" in " ".join(command[1:2])
         env = {**os.environ, **slot.variables(), ATTEMPT: self.attempt}
-        for name in ("DISTSENT_PROGRESS", "DISTSENT_START"):
+        for name in ("DISTSENT_PROGRESS", START):
             env.pop(name, None)
 
         def prepare() -> None:

@@ -74,11 +74,13 @@ class Loop:
         except MembershipChanged as change:
             session.report.info(f"workers joined or left after step {state.step}: {change}")
             if self.saver is not None:
-                self.saver.wait()
+                with session.world.progress.phase("save"):
+                    self.saver.wait()
             raise
         finally:
             if self.saver is not None:
-                self.saver.close()  # it must not write any more when this start gives the folder up
+                with session.world.progress.phase("save"):
+                    self.saver.close()  # it must not write when this start gives the folder up
         return self.last_scored
 
     def _step(self) -> None:
@@ -142,8 +144,8 @@ class Loop:
         if result.overflowed:
             totals.overflows += 1
             return
-        totals.skipped += 1
         found = session.world.allgather_object(list(result.bad_rows), "loop.bad_rows")
+        totals.skipped += 1  # elastic workers that have lost one do not get here: they repeat it
         bad = sorted(row for rows in found for row in rows)
         rows = bad or batch.rows.tolist()
         shown = [str(int(session.plan.tokens.rows[row])) for row in rows[:8]]

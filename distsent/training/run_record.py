@@ -1,7 +1,7 @@
 """A job's claim on its run folder, and what `job.json` records of the run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,17 @@ from distsent.job.job import Job
 from distsent.job.resumable import RESUMABLE_KEYS
 from distsent.runtime.checkpoint import list_checkpoints
 from distsent.runtime.device import pinned_precision
-from distsent.runtime.run_folder import RunFolder, disk_errors_as_user_errors, read_json
-from distsent.runtime.run_status import RunStatus, refusal_file
+from distsent.runtime.run_folder import (
+    RunFolder,
+    disk_errors_as_user_errors,
+    is_restart,
+    read_json,
+)
+from distsent.runtime.run_status import START, RunStatus, refusal_file
 from distsent.storage import is_folder
 from distsent.versions import versions
 
 RECORDED = "rows", "encoder", "precision", "operators", "read_as"  # of the first start, in job.json
-START = "DISTSENT_START"  # names a batch job, which may be started several times
 FIX = "run.resume=changed to resume anyway, or run.resume=never to start over"
 
 
@@ -73,13 +77,13 @@ class RunClaim:
         poll: Callable[[], None],
     ) -> tuple[str, dict[str, Any] | None]:
         folder, self.holds, self.rescored = self.folder, False, None
-        start = os.environ.get(START)
+        start, first = start_name(), START not in os.environ and not is_restart()
         folder.create()
         with disk_errors_as_user_errors(folder.path):
             say(folder.lock(known, poll))
-            # An earlier start of the same batch job may have started this run over already.
+            # An earlier start with this name may have started this run over already.
             before = self._job_before() or {}
-            self.starts_over &= start is None or before.get("start") != start
+            self.starts_over &= first or before.get("start") != start
             result = None if self.starts_over else self._finished_result()
             folder.owner.delete(folder.path / "status")  # of older versions
             if result is not None:
@@ -244,6 +248,16 @@ class RunClaim:
                 f"{self.folder.path}: model.name has another {changed[0]} than when this run was "
                 f"started; restore the original one, or {FIX}"
             )
+
+
+def start_name(env: Mapping[str, str] = os.environ) -> str | None:
+    """What the starts of a batch job have in common, or those of a torchrun. None for others."""
+    run = env.get("TORCHELASTIC_RUN_ID")
+    if START in env or run is None:
+        return env.get(START)
+    # Without an id, rank 0 stays on one node: there, torchrun has a folder of logs of its own.
+    folder = env.get("TORCHELASTIC_ERROR_FILE", "").rpartition("/attempt_")[0]
+    return f"torchrun {folder if run == 'none' else run}"
 
 
 def may_change(key: str, first: Job, job: Job) -> bool:

@@ -307,6 +307,23 @@ def test_resume_never_restarts_once_for_all_starts_of_a_batch_job(
         assert ("resumed at" in (tmp_path / "run" / "train.log").read_text()) == resumed
 
 
+@pytest.mark.parametrize("run_id", ["none", "nightly"])
+def test_resume_never_restarts_once_for_all_restarts_of_torchrun(
+    run_id: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, logs = [*parts, "run.resume=never"], tmp_path / "logs"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    starts = [("a", 0, 3, False), ("a", 1, 5, True), ("b", 0, 3, False)]
+    if run_id == "none":  # the first start of this command failed before it replaced that run
+        starts.append(("c", 1, 4, False))
+    for command, attempt, steps, resumed in starts:
+        file = logs / f"{run_id}_{command}" / f"attempt_{attempt}" / "0" / "error.json"
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        stopped(words, tmp_path, steps)
+        assert ("resumed at" in (tmp_path / "run" / "train.log").read_text()) == resumed
+
+
 def test_a_path_stored_without_its_dot_is_the_same_path(
     parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

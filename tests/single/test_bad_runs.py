@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from distsent import cli, evaluate, next_action, predict, train
-from distsent.distributed.world import World
+from distsent.distributed.world import MembershipChanged, World
 from distsent.errors import Stopped, UserError
 from distsent.job import load_job
 from distsent.runtime.checkpoint import list_checkpoints
@@ -102,14 +102,42 @@ def test_an_evaluation_that_is_nan_is_never_the_best(
     assert "stopped early: no improvement of loss in 2 evaluations" in err
 
 
-@pytest.mark.parametrize(("step", "early"), [(4, True), (6, False)])
-def test_what_the_last_step_ends_has_not_ended_early(step: int, early: bool) -> None:
+def loop_at(step: int, world: World | None = None) -> Loop:
+    """A loop with state alone: no data, no model."""
     parts: Any = SimpleNamespace(
         job=load_job(None, ["train.patience=1", "train.max_steps=6", "eval.every=2"]),
-        total_steps=6, world=World(), plan=SimpleNamespace(sampler=Mock()),
+        total_steps=6, world=world or World(), plan=Mock(), report=Mock(), in_memory=True,
     )  # fmt: skip
     with patch.object(World, "is_main", False):
-        loop = Loop(parts, TrainState(step, best={"step": 2, "value": 0.5}))
+        return Loop(parts, TrainState(step, best={"step": 2, "value": 0.5}))
+
+
+@pytest.mark.parametrize("error", [MembershipChanged("a worker was lost"), RuntimeError("a bug")])
+def test_a_run_that_ends_gives_its_save_the_time_of_a_save(error: Exception) -> None:
+    """The heartbeat judges rank 0 by its phase: a step may take a tenth of the time."""
+    loop, phases = loop_at(4, world := World()), list[str]()
+
+    def note() -> None:
+        phases.append(world.progress.position.phase)
+
+    loop.saver = Mock(wait=note, close=note)
+    with patch.object(Loop, "save", side_effect=error), pytest.raises(type(error)):
+        loop.run()
+    assert set(phases) == {"save"}
+
+
+def test_a_skipped_step_that_is_repeated_counts_once() -> None:
+    """Elastic workers repeat it with others if one is lost while they name the rows."""
+    loop, bad = loop_at(4), Mock(overflowed=False, bad_rows=[])
+    lost = patch.object(World, "allgather_object", side_effect=MembershipChanged("lost"))
+    with lost, pytest.raises(MembershipChanged):
+        loop._skip(Mock(), bad)
+    assert loop.state.totals.skipped == 0
+
+
+@pytest.mark.parametrize(("step", "early"), [(4, True), (6, False)])
+def test_what_the_last_step_ends_has_not_ended_early(step: int, early: bool) -> None:
+    loop = loop_at(step)
     assert not loop._choose({"accuracy": 0.4}) and loop.state.ended_early == early
 
 

@@ -29,6 +29,7 @@ from distsent.runtime.checkpoint import (
     save,
     weights_sha256,
 )
+from distsent.runtime.ownership import Owner
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 from tests.fixtures import safetensors_buffers
 
@@ -412,6 +413,23 @@ def test_an_error_of_the_saver_is_raised_by_the_next_call(
     with pytest.raises(UserError, match="no room"):
         saver.wait() if when == "wait" else saver.start(2, tensors(2), STATE, best=None)
     saver.wait()  # raised once
+
+
+def test_a_lost_folder_is_no_error_of_the_call_that_workers_do_not_answer(tmp_path: Path) -> None:
+    """`start` runs after the workers have agreed that all is well: they would wait for rank 0."""
+
+    class Lost(Owner):
+        lost = True  # type: ignore[assignment]
+
+        def check(self) -> None:
+            raise UserError("another start owns the folder")
+
+    saver = Saver(tmp_path, 5, 0, ignore, Lost())
+    saver.start(1, tensors(1), STATE, best=None)
+    saver.close()
+    assert saver.failed and not list_checkpoints(tmp_path)
+    with pytest.raises(UserError, match="another start"):
+        saver.wait()
 
 
 def test_the_hash_of_weights_depends_on_names_shapes_and_every_bit() -> None:

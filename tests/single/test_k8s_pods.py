@@ -365,6 +365,23 @@ def test_a_launcher_that_nobody_stops_starts_saved_runs_again_by_itself(tmp_path
     assert "the run ended with 75; starting it again" in said
 
 
+@pytest.mark.parametrize("given", [None, "17"])
+def test_all_starts_of_a_launcher_have_one_name(tmp_path, ssh, monkeypatch, given):
+    """So that run.resume=never deletes nothing that this launcher's own run has saved."""
+    monkeypatch.delenv("DISTSENT_START", raising=False)
+    if given:
+        monkeypatch.setenv("DISTSENT_START", given)
+    ssh.write_text("a\n")
+    then = f"echo $DISTSENT_START >>{tmp_path}/names; [ $n = 2 ] && exit 0; exit 75"
+    words = run_that_leaves(tmp_path, PROGRESS, then)
+    for _ in range(2):
+        (tmp_path / "ran").unlink(missing_ok=True)
+        assert start(tmp_path, *words).wait(60) == 0
+    first, again, *others = (tmp_path / "names").read_text().split()
+    assert first == again and others == [others[0]] * 2
+    assert (first == others[0] == given) if given else first != others[0]
+
+
 def test_starts_without_progress_end_the_launcher(tmp_path, ssh):
     ssh.write_text("a\n")
     words = run_that_leaves(tmp_path, PROGRESS.replace("$n,", "$((n < 3 ? 1 : 0)),"), "exit 1")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distsent import launch
-from distsent.errors import UserError
+from distsent.errors import FAILED, UserError
 from tests.launcher import LAUNCHER_VARIABLES, ROOT
 
 PET = {
@@ -112,6 +114,37 @@ def test_it_ends_with_the_code_of_the_run(
     with start(tmp_path, head + program, "--nproc-per-node", "2") as node:
         _, errors = node.communicate(timeout=30)
     assert node.returncode == code and line in errors
+
+
+def test_it_ends_with_that_code_if_its_caller_ignores_ended_children(tmp_path: Path) -> None:
+    """Then the system keeps no exit codes, and Python takes them for 0."""
+    caller = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    above = (sys.executable, "-c", caller + "os.execv(sys.argv[1], sys.argv[1:])")
+    with start(tmp_path, "import sys; sys.exit(3)", above=above) as node:
+        assert node.wait(30) == 3
+
+
+def test_if_a_worker_cannot_be_started_the_others_are_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, numbers, real = list[subprocess.Popen[bytes]](), iter(range(3)), subprocess.Popen
+
+    def limited(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if next(numbers) == 2:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(real(["sleep", "60"], start_new_session=True))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with pytest.raises(UserError) as caught:
+            launch.main(["--nproc-per-node", "4", "train.py"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert [worker.wait(10) for worker in started] == [-signal.SIGKILL] * 2
+    line = "worker 3 of 4 cannot be started (Resource temporarily unavailable); "
+    assert str(caught.value).startswith(line) and caught.value.code == FAILED
 
 
 SAVES = """

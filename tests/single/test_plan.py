@@ -17,6 +17,7 @@ from distsent import plan
 from distsent.batching.batch_plan import BatchPlan
 from distsent.batching.flops import count_flops
 from distsent.batching.sampler import BatchSampler
+from distsent.distributed.world import World
 from distsent.errors import UserError
 from distsent.job import load_job
 from distsent.model.classifier import token_embedding
@@ -29,6 +30,7 @@ from distsent.planning.link import TREE, Exchange, Link, fit_link, slower
 from distsent.planning.speed import Share, SharedTimes, Speed, fit_speed
 from distsent.planning.step_time import Prediction, Run, StepTime, memory_of, predict, step_time
 from distsent.planning.work import ModelSize, Work, count_work
+from distsent.planning.worker import all_share_weights
 from distsent.runtime.local_start import local_command
 from distsent.runtime.signals import StopSignal
 from distsent.training.activations import Activations
@@ -37,6 +39,7 @@ from distsent.training.reducer import GradientReducer
 from distsent.training.worker_memory import CPU, GPU, WorkerMemory, frozen_bytes
 from tests import fixtures, systems, tiny_models
 from tests.single.test_reducer import RecordingWorld
+from tests.single.test_world import on_workers
 
 LINK = Link(latency=1e-3, bandwidth=1e9)
 COUNTED = Activations(np.array([9.0, 1.0]), np.array([1.0, 3.0]), np.array([2.0, 0.5]))
@@ -357,6 +360,18 @@ def test_shares_are_run_by_as_many_workers_as_share_a_machine() -> None:
     assert shares_to_run([64], 8, 64) == {1: [1, 4, 16, 64], 8: [8, 32, 64]}
     assert shares_to_run([1], 1, 1) == {1: [1]}
     assert shares_to_run([4], 4, 2) == {1: [1], 4: [4]}
+
+
+@pytest.mark.parametrize(("second", "share"), [("cpu", True), ("cuda", False)])
+def test_all_workers_of_a_calibration_share_weights_or_none(second: str, share: bool) -> None:
+    """Whichever of them sees a GPU: building a step with shared weights takes all of them."""
+
+    def decide(world: World) -> bool:
+        world.local_size = world.size
+        device = torch.device(("cpu", second)[world.rank])
+        return all_share_weights(load_job(None), world, device)
+
+    assert on_workers(2, decide) == [share] * 2
 
 
 def test_horovodrun_is_that_of_this_python_and_is_looked_for_first(

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from distsent.machine_errors import is_out_of_memory
 from distsent.runtime import safetensors_buffer
 from distsent.runtime.safetensors_buffer import SafetensorsBuffer
 
@@ -31,6 +32,12 @@ def test_the_bytes_equal_the_librarys(tmp_path: Path, named: dict[str, torch.Ten
     floats = {name: x for name, x in named.items() if x.dtype == torch.float32}
     SafetensorsBuffer(floats).fill(floats).write(tmp_path / "buffer")
     assert (tmp_path / "buffer").read_bytes() == safetensors.torch.save(floats)
+
+
+def test_more_than_the_system_grants_is_no_memory() -> None:
+    with pytest.raises(OSError) as caught:
+        SafetensorsBuffer({"wide": torch.zeros(1).expand(2**48)})
+    assert is_out_of_memory(caught.value)
 
 
 def test_a_buffer_can_be_refilled_with_tensors_that_fit(tmp_path: Path) -> None:

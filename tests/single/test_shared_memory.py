@@ -3,6 +3,7 @@
 import gc
 import os
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_all_workers_read_what_each_has_written_and_nothing_is_left() -> None:
     assert len(descriptors()) == len(before)
 
 
-@pytest.mark.parametrize("fault", ["create", "open", "other process"])
+@pytest.mark.parametrize("fault", ["create", "open", "other process", "container"])
 def test_all_workers_learn_why_one_cannot_share(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,12 +49,14 @@ def test_all_workers_learn_why_one_cannot_share(
             raise OSError(12, "Cannot allocate memory")
         return create(size, token)
 
-    def hidden(pid: int, made: int, size: int, token: str) -> Any:
-        if fault == "other process":
+    def hidden(where: str, pid: int, made: int, size: int, token: str) -> Any:
+        if fault == "container":
+            where = "another one"
+        elif fault == "other process":
             token = bytes(shared_memory.TOKEN).hex()
         elif size > 4 * 7 + shared_memory.START:
             pid = 2**22 + 1  # above all numbers of processes
-        return opened(pid, made, size, token)
+        return opened(where, pid, made, size, token)
 
     if fault == "create":
         monkeypatch.setattr(shared_memory, "create", no_memory)
@@ -66,10 +69,18 @@ def test_all_workers_learn_why_one_cannot_share(
         "create": "memory cannot be created: [Errno 12] Cannot allocate memory (rank 1)",
         "open": "another worker cannot be opened: [Errno 2] No such file or directory: '/proc/",
         "other process": f"cannot be opened: process {os.getpid()} is not that worker (rank 0)",
+        "container": "cannot be opened: it runs in another container (PID or network namespace)",
     }[fault]
     assert expected in found[0][1]
     gc.collect()  # what the tracebacks hold
     assert len(descriptors()) == len(before)
+
+
+def test_nothing_of_another_container_is_opened() -> None:
+    """The number of its process may be that of any process here, and the file any file."""
+    with patch.object(os, "open") as opened, pytest.raises(OSError, match="another container"):
+        shared_memory.open_memory("another one", os.getpid(), 0, 4096, "")
+    assert not opened.called
 
 
 class Tiny(nn.Module):

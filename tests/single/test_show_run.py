@@ -30,6 +30,14 @@ def test_mpirun_says_why_only_where_no_worker_did() -> None:
     assert "mpirun: a process returned 2" in silent.stderr and silent.returncode == 2
 
 
+def test_the_code_comes_back_if_the_caller_ignores_ended_children() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    command = [*SHOW_RUN, "bash", "-c", "exit 3"]
+    assert subprocess.Popen(command, preexec_fn=ignore).wait(60) == 3
+
+
 def test_a_signal_reaches_the_launcher_and_its_code_comes_back() -> None:
     script = "trap 'echo saved; exit 75' TERM; echo ready; while true; do sleep 0.1; done"
     process = subprocess.Popen([*SHOW_RUN, "bash", "-c", script], stdout=subprocess.PIPE, text=True)
