@@ -115,6 +115,12 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         ['mapping.txt, beside train_labels.txt: expected a number from 0, a tab and a name per '
          'line, found "1\\tbad" in the first line; correct or remove it'],
     ),
+    "a table beside files of classes": (
+        Layout("", {"a.csv": FOUR, "neg.txt": "a\n", "pos.txt": "b\n"}),
+        [HERE + 'a.csv beside neg.txt: which has the rows? data.train = "a.csv" reads tables, '
+         'data.train = {{ neg = "neg.txt", pos = "pos.txt" }} the other files', *NEITHER,
+         "data.validation_fraction = 0.1: selects no rows out of 4"],
+    ),
     "a class without a file": (
         Layout("", {"train.pos": "a\n", "train.neg": "b\n", "test.pos": "c\n"}),
         ["{folder}: a file of class neg is missing beside test.pos"],
@@ -253,6 +259,7 @@ MATCHED = {"in_domain_train.tsv": COLA, "in_domain_dev.tsv": COLA[:4],
            "out_of_domain_dev.tsv": COLA[:6]}  # fmt: skip
 TREC = "".join(f"{('DESC', 'HUM')[n % 2]}:x text {n} ?\n" for n in range(12))
 SMS = "".join(f"{('ham', 'spam')[n % 2]}\ttext {n} so it is\n" for n in range(20))
+MARKED = {"text": ["a film", "b film"], "label": ["neg", "pos"]}
 BARE = [f"{chr(97 + n)}ot text so\n" for n in range(20)]
 
 
@@ -314,6 +321,37 @@ WAYS: dict[str, tuple[Layout, list[tuple[str, dict[str, int]]]]] = {
         [("data.train=Agree_50.txt", {"train": 18, "validation": 2}),
          ("data.train=Agree_75.txt", {"train": 16, "validation": 2}),
          ("data.header=true", {"train": 17, "validation": 2})],
+    ),
+    "a table beside lists of words": (
+        Layout("", {"reviews.csv": {name: some * 3 for name, some in FOUR.items()}, **{
+            f"{name}-words.txt": "".join(BARE[i * 4 : i * 4 + 4])
+            for i, name in enumerate(["negative", "positive"])}}),
+        [("data.train=reviews.csv", {"train": 11, "validation": 1}),
+         ("'data.train={{ negative = \"negative-words.txt\", positive = "
+          "\"positive-words.txt\" }}'", {"train": 7, "validation": 1})],
+    ),
+    "a table beside texts and labels": (
+        Layout("", {"all.csv": {name: some * 3 for name, some in FOUR.items()},
+                    "text.txt": "".join(BARE), "labels.txt": LABELS * 5}),
+        [("data.train=all.csv", {"train": 11, "validation": 1}),
+         ("'data.train={{ text = \"text.txt\", label = \"labels.txt\" }}'",
+          {"train": 18, "validation": 2})],
+    ),
+    "tables beside other files, all called like splits": (
+        Layout("", {**{f"train-0000{i}-of-00002.csv": MARKED for i in (0, 1)}, "test.csv": MARKED,
+                    "train_pos.txt": TEXTS, "train_neg.txt": "x\n"}),
+        [("'data.train=train-*-of-00002.csv' data.test=test.csv", {"train": 4, "test": 2}),
+         ("'data.train={{ neg = \"train_neg.txt\", pos = \"train_pos.txt\" }}'",
+          {"train": 5, "test": 2})],
+    ),
+    "tables beside texts and labels, all called like splits": (
+        Layout("", {"train.csv": FOUR, "test.csv": TWO,
+                    **{f"{split}_{name}.txt": text for split in ("train", "test")
+                       for name, text in (("text", TEXTS), ("labels", LABELS))}}),
+        [("data.train=train.csv data.test=test.csv", {"train": 4, "test": 2}),
+         ("'data.train={{ text = \"train_text.txt\", label = \"train_labels.txt\" }}' "
+          "'data.test={{ text = \"test_text.txt\", label = \"test_labels.txt\" }}'",
+          {"train": 4, "test": 4})],
     ),
     "another class": (
         Layout("", {f"{name}.txt": "".join(BARE[i * 5 : i * 5 + 5]) for i, name in
@@ -468,6 +506,12 @@ def test_files_that_are_not_read_are_named(tmp_path: Path):
     assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == (
         "not read: sample_submission.csv, x.json",
     )
+
+
+def test_tables_that_are_not_read_beside_files_of_classes_are_named(tmp_path: Path):
+    files = {"train.neg": "a\n", "train.pos": "b\n", "test.neg": "c\n", "test.pos": "d\n"}
+    made = Layout("", {**files, "lengths.csv": TWO}).make(tmp_path)
+    assert open_dataset(data(made), 1).notes == ("not read: lengths.csv",)
 
 
 def test_other_splits_of_a_saved_dataset_are_named(tmp_path: Path):
