@@ -97,6 +97,12 @@ class ClassFolders(RowSource):
     def _files(self) -> list[tuple[str, Path]]:
         return [(label, path) for label, path in self._entries if path.stem.lower() not in ABOUT]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line about files that are not read, by their names."""
+        about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
+        return (f"not read: {first_few(sorted(about))}",) if about else ()
+
     @cached_property
     def _ratings(self) -> list[str]:
         """The rating of each file, where the names of all files end with one."""
@@ -110,9 +116,7 @@ class ClassFolders(RowSource):
         self.refuse_lists()
         schema, options = self._schema(FILE), self.reading.options
         texts = TextFiles(options.encoding, options.encoding_errors)
-        about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
-        notes = (f"not read: {first_few(sorted(about))}",) if about else ()
-        how = ReadAs("a file per text", None, {"encoding": texts.codec}, notes)
+        how = ReadAs("a file per text", None, {"encoding": texts.codec}, self.notes)
         return schema, batches_of(self._rows(texts), schema), self._about(how)
 
     def _rows(self, texts: TextFiles) -> Iterator[Row]:
