@@ -45,6 +45,7 @@ def test_every_layout_gives_its_rows(tmp_path: Path, name: str):
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 123\n"
 HERE = "data.source = '{folder}': "
 COPIES = {"labeledTrainData.tsv": FOUR, "unlabeledTrainData.tsv": {"text": ["a"]}}
+TABLES = {f"{name}.csv": {"text": [f"{name} so", f"{name} no"]} for name in ("a/1", "a/2", "b/1")}
 SPLIT = {"train": 4, "test": 2}
 # What is not clear is refused, with the key that decides; what a name says is read
 NEITHER = [
@@ -186,6 +187,30 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
                     "  - {split: test, path: b.csv}\n---\n", "a/x.csv": FOUR, "b.csv": TWO}),
         ['{folder}/README.md says data.train = "a/*" and data.test = "b.csv", but by its name '
          "b.csv is train; set these keys"],
+    ),
+    "folders of tables as classes": (
+        Layout("", {**TABLES, "c/1.txt": "c", "c/2.txt": "d"},
+               {"train": {"x": "a/", "y": "b", "z": "c"}, **CUT}),
+        ["a/1.csv is a table: in a folder of a class, each file would be one text; data.train = "
+         '{{ x = "a/*.csv", y = "b/*.csv", z = "c" }} reads the rows of tables'],
+    ),
+    "these tables, named": (
+        Layout("", TABLES, {"train": {"x": "a/*.csv", "y": "b/*.csv"}, **CUT}),
+        {"train": 3, "test": 3},
+    ),
+    "an empty folder as a class": (
+        Layout("", {"a/1.txt": "a", "b/.x": "b"}, {"train": {"x": "a", "y": "b"}}),
+        ["data.train: b, of class 'y', is empty"],
+    ),
+    "several files of texts": (
+        Layout("", {"x1.txt": TEXTS, "x2.txt": TEXTS, "y.txt": LABELS},
+               {"train": {"text": "x*.txt", "label": "y.txt"}, **CUT}),
+        ["data.train: text is 2 files, x1.txt, x2.txt; text and label name one file each"],
+    ),
+    "a folder of labels": (
+        Layout("", {"x.txt": TEXTS, "y/y.txt": LABELS},
+               {"train": {"text": "x.txt", "label": "y"}, **CUT}),
+        ["data.train: label is y, a folder; text and label name one file each"],
     ),
     "a pattern without files": (
         Layout("", {"a.csv": FOUR}, {"train": "x*.csv"}),
