@@ -42,6 +42,7 @@ def test_every_layout_gives_its_rows(tmp_path: Path, name: str):
         assert found == expected
 
 
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 123\n"
 HERE = "data.source = '{folder}': "
 COPIES = {"labeledTrainData.tsv": FOUR, "unlabeledTrainData.tsv": {"text": ["a"]}}
@@ -228,6 +229,34 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     "a saved dataset that lacks a file": (
         Layout("", {"state.json": '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'}),
         ["{folder}: data-00000-of-00001.arrow of this saved dataset is missing"],
+    ),
+    "a saved dataset that lacks the list of its files": (
+        Layout("", {"dataset_dict.json": '{"splits": ["train"]}', "train/state.json": "{}"}),
+        ["{folder}/train: no state.json that names the files of this saved dataset"],
+    ),
+    "state.json of another program beside the tables": (
+        Layout("", {"state.json": '{"step": 3}', "train.csv": FOUR, "test.csv": TWO}), SPLIT,
+    ),
+    "a table with a name that is not UTF-8": (
+        Layout("", {f"train-{NOT_UTF8}.csv": FOUR, "test-a.csv": TWO}),
+        ["train-caf\ufffd.csv: the name of this file is not UTF-8; rename it"],
+    ),
+    "a text with such a name": (
+        Layout("", {**tree(), f"train/pos/{NOT_UTF8}.txt": "c"}),
+        ["pos/caf\ufffd.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "a class with such a name": (
+        Layout("", {**tree(), f"train/{NOT_UTF8}/c.txt": "c"}),
+        ["caf\ufffd/c.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "labels with such a name": (
+        Layout("", {"train_text.txt": TEXTS, f"train_labels_{NOT_UTF8}.txt": LABELS}),
+        ["train_labels_caf\ufffd.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "names of classes that are not UTF-8": (
+        Layout("", {"train_text.txt": TEXTS, "train_labels.txt": LABELS,
+                    "mapping.txt": b"0\tcaf\xe9\n1\tbar\n"}, CUT),
+        ["mapping.txt, beside train_labels.txt: not UTF-8 (byte 0xe9); convert it to UTF-8"],
     ),
     "texts in two encodings": (
         Layout("", {**tree(), "train/pos/x.txt": b"caf\xe9", "test/pos/x.txt": b"caf\xe9"},

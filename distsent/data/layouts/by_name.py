@@ -14,7 +14,7 @@ from distsent.data.layouts.class_files import ClassFolders, find_class_files, fi
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.parallel_files import find_parallel_files
 from distsent.data.layouts.refused import refuse
-from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits
+from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits, is_saved
 from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
@@ -113,7 +113,7 @@ def _saved(folder: Folder, wanted: Sequence[str]) -> Splits:
     read = {file.parent for files in saved.values() for file in files}
     if saved:
         others = (path for path in folder.folders if path not in read)
-        folder.unread.extend(path for path in others if is_file(path / "state.json"))
+        folder.unread.extend(path for path in others if is_saved(path))
     return {s: [folder.table(path) for path in saved[s]] for s in wanted if s in saved}
 
 
@@ -207,7 +207,7 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
     `split`: the one that the folder is by its name, so that a text in it is not about the dataset.
     """
     path = folder.path
-    if is_file(path / "state.json"):
+    if is_saved(path):
         return [folder.table(file) for file in find_saved_files(path)]
     if not folder.tables and (classes := find_class_folders(path)):
         return [ClassFolders(classes, folder.name(path), folder.reading)]

@@ -20,7 +20,7 @@ from distsent.formats.compression import source_of
 from distsent.formats.encodings import REPLACE, TextFiles
 from distsent.formats.likely_encoding import diagnose
 from distsent.formats.read_as import ReadAs
-from distsent.formats.records import first_few, readable
+from distsent.formats.records import check_name, first_few, readable
 from distsent.storage import entries, is_file, is_folder
 
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
@@ -90,7 +90,10 @@ class ClassFolders(RowSource):
         """(class, file) for all that is in the folders: listing them takes long, too."""
         folders = [(label, entries(folder)) for label, folder in self._classes.items()]
         return [
-            (label, path) for label, some in folders for path in some if path.name[0] not in "._"
+            (label, path)
+            for label, some in folders
+            for path in some
+            if path.name[0] not in "._" and check_name(f"{path.parent.name}/{path.name}")
         ]
 
     @property
