@@ -123,6 +123,11 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
          'data.train = {{ neg = "neg.txt", pos = "pos.txt" }} the other files', *NEITHER,
          "data.validation_fraction = 0.1: selects no rows out of 4"],
     ),
+    "many tables beside files of classes": (
+        Layout("", {**{f"{i}.csv": FOUR for i in range(9)}, "neg.txt": "a\n", "pos.txt": "b\n"}),
+        [HERE + '0.csv beside neg.txt: which has the rows? data.train = "*.csv" reads tables, '
+         'data.train = {{ neg = "neg.txt", pos = "pos.txt" }} the other files', NEITHER[0]],
+    ),
     "a class without a file": (
         Layout("", {"train.pos": "a\n", "train.neg": "b\n", "test.pos": "c\n"}),
         ["{folder}: a file of class neg is missing beside test.pos"],

@@ -14,6 +14,7 @@ from distsent.data.layouts.refused import command
 from distsent.data.layouts.split_names import (
     ABOUT,
     pattern_of,
+    pattern_of_suffix,
     set_of,
     split_called,
     split_in,
@@ -146,10 +147,12 @@ def tables_beside(
 
 
 def _patterns(folder: Folder, tables: Sequence[Path]) -> list[str]:
-    """What names the tables: shards are one pattern."""
+    """What names the tables: shards are one pattern, and so are more than a command can name."""
     sets: dict[tuple[str, str, str], list[Path]] = {}
     for path in tables:
         sets.setdefault(set_of(path), []).append(path)
+    if len(sets) > MOST:
+        return [folder.inside(tables[0].with_name(pattern_of_suffix(tables[0])))]
     return [folder.inside(pattern_of(paths)) for paths in sets.values()]
 
 
