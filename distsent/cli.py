@@ -29,6 +29,7 @@ from distsent.errors import (
     out_of_memory,
 )
 from distsent.job.check import to_word
+from distsent.job.rules import looks_local
 from distsent.machine_errors import errno_of, is_out_of_memory, is_trouble
 from distsent.storage import entries, is_file, is_folder, nearest_parent
 
@@ -213,7 +214,9 @@ class Parser(argparse.ArgumentParser):
             )
         rest = [word for word in words if word not in files]
         if files and is_dataset(Path(files[0])):
-            return None, [f"data.source={files[0]}", *rest]
+            # A key may say `emotion` and mean the hub; here it is a path
+            path = files[0] if looks_local(files[0]) else f"./{files[0]}"
+            return None, [f"data.source={path}", *rest]
         # A last word like 1e-3 is a broken override: the job reports it with its other mistakes.
         if files and words[0] != files[0] and not files[0].endswith(".toml"):
             files = []

@@ -47,8 +47,7 @@ def main(arguments: list[str]) -> int:
 
     thresholds, about = choose(options)
     file = open_texts(options) if options.file else None
-    if file is None:
-        check_single(options)
+    missing = missing_of_single(options) if file is None else ()
     share_cores(World())
     poll, length = stop.raise_if_requested, options.max_length
     predictor = Predictor(
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
     stop.grace = None  # a reader that lets this process wait gets whole lines
     count = Count(file if sys.stderr.isatty() else None)
     try:
-        for batch in batches(options, file, poll):
+        for batch in batches(options, file, missing, poll):
             sys.stdout.write("".join(answer(batch, predictor, file, count)))
             sys.stdout.flush()
             count.add(batch)
@@ -209,8 +208,11 @@ def open_texts(options: argparse.Namespace) -> TextFile | TextFolder:
     return file
 
 
-def check_single(options: argparse.Namespace) -> None:
-    """Raise UserError if the texts have no second ones, and the model was trained on pairs."""
+def missing_of_single(options: argparse.Namespace) -> tuple[str, ...]:
+    """The texts that mean that there is none, where texts come from arguments or standard input.
+
+    Raises UserError if the model was trained on pairs: these texts have no second one.
+    """
     from distsent.evaluation.saved_job import file_section
 
     data, _ = file_section(options.model, [])
@@ -218,20 +220,27 @@ def check_single(options: argparse.Namespace) -> None:
         key = "pair_column" if data.pair_position is None else "pair_position"
         trained = f"{options.model} was trained on pairs of texts, and these have no second one"
         raise UserError(f"data.{key} = {getattr(data, key)!r}: {trained}; --file FILE gives both")
+    return data.na_values or ()
 
 
 def batches(
-    options: argparse.Namespace, file: TextFile | TextFolder | None, poll: Callable[[], None]
+    options: argparse.Namespace,
+    file: TextFile | TextFolder | None,
+    missing: tuple[str, ...],
+    poll: Callable[[], None],
 ) -> Iterator[list[Text]]:
     """The texts, at most CHUNK at a time. `poll` is called while standard input has none."""
     from distsent.data.stdin_batches import stdin_batches
-    from distsent.data.texts import bare_text
+    from distsent.data.texts import bare_text, without_missing
+
+    def single(row: int, text: str) -> Text:
+        return without_missing(bare_text(row, text), missing)
 
     if file is None and not options.text:
         for row, lines in stdin_batches(sys.stdin, CHUNK, poll):
-            yield [bare_text(row + i, line) for i, line in enumerate(lines)]
+            yield [single(row + i, line) for i, line in enumerate(lines)]
         return
-    given = (bare_text(row, text) for row, text in enumerate(options.text, 1))
+    given = (single(row, text) for row, text in enumerate(options.text, 1))
     iterator = given if file is None else iter(file)
     while batch := list(islice(iterator, CHUNK)):
         yield batch

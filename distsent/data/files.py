@@ -25,7 +25,7 @@ from distsent.formats.open import TABLES, open_file
 from distsent.formats.options import FileOptions
 from distsent.formats.read_as import ReadAs
 from distsent.formats.reader import Reader
-from distsent.formats.records import readable
+from distsent.formats.records import check_name, readable
 from distsent.job.schema import DataSection
 
 # Raise it when a reader gets other rows from the same files: caches and stores do not look at code
@@ -65,7 +65,7 @@ class RowSource:
     paths: tuple[Path, ...]  # of these files, or of their folders
 
     def __init__(self, name: str, reading: Reading) -> None:
-        self.name, self.reading = name, reading
+        self.name, self.reading = check_name(name), reading
 
     @cached_property
     def digest(self) -> str:

@@ -21,18 +21,20 @@ from distsent.formats.compression import data_suffix
 from distsent.formats.open import TABLES
 from distsent.job.known_datasets import KNOWN_DATASETS
 from distsent.job.schema import DataSection
+from distsent.storage import exists
 
 
 class Hub:
     """A dataset by its hub id. Splits with other names (imdb's `unsupervised`) are not read."""
-
-    notes = ()
 
     def __init__(self, data: DataSection) -> None:
         name, known = data.source, KNOWN_DATASETS.get(data.source)
         self.asked, self.name = name, known.hub_id if known else name
         self.config, self.revision = data.config or (known and known.config), data.revision
         self._named = {split: getattr(data, split) for split in SPLITS}
+        same = f"./{name} is not read; data.source=./{name} reads it"
+        note = f"data.source = {name!r} is {self.name} of the hub: {same}"
+        self.notes = (note,) if exists(name) else ()
 
     @property
     def splits(self) -> tuple[str, ...]:

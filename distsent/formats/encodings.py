@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from distsent.errors import UserError
 from distsent.formats.commands import filtered
 from distsent.formats.compression import Source
-from distsent.formats.likely_encoding import count_zeros, diagnose, wide_encoding
+from distsent.formats.likely_encoding import count_zeros, diagnose, is_utf8, wide_encoding
 from distsent.formats.records import counted
 
 MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
@@ -17,6 +17,7 @@ MARKS = {  # UTF-32 first: the mark of UTF-16 begins its own
     **{codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"},
     codecs.BOM_UTF8: "utf-8",
 }
+UNSPECIFIC = ("utf-16", "utf-32")  # without a mark, their bytes have two orders
 LONGEST = 1 << 28  # characters of a line: a bomb without line ends would fill the memory
 _NO_CTRL_Z = "tr -d '\\032'"
 REPLACE = 'data.encoding_errors = "replace" reads U+FFFD for such bytes'
@@ -43,14 +44,10 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
     """The encoding in which all of a file can be read. Raises UserError if that is in doubt."""
     with source.opened() as file:
         head = file.read(4)
-    mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
+    mark = _mark(head)
     codec = _codec(source.name, wanted, MARKS.get(mark, ""))
-    if codec in ("utf-16", "utf-32"):
-        zeros = _survey(source, "latin-1", 0, errors)
-        which = wide_encoding(zeros.zeros, zeros.size) or f"{codec}-le"
-        fix = f'data.encoding = "{which}" says which one it is'
-        why = f'data.encoding = "{wanted}", but the file does not start with a mark; {fix}'
-        raise UserError(f"{source.name}: {why}", fix={"data.encoding": which})
+    if codec in UNSPECIFIC:
+        raise _lacks_mark(source.name, codec, wanted, _survey(source, "latin-1", 0, errors))
     survey = _survey(source, codec, len(mark), errors)
     if survey.fault:
         if codec == "utf-8" and wanted == "auto" and not mark:
@@ -59,14 +56,74 @@ def decide(source: Source, wanted: str = "auto", errors: str = "strict") -> Enco
     if survey.last == "\x1a" and not codec.startswith("utf-16"):
         why = "ends with Ctrl-Z, the end mark of DOS, which is no text"
         raise UserError(f"{source.name}: {why}; {filtered(source, _NO_CTRL_Z)} removes it")
-    if doubt := "" if mark else _doubt(survey, wanted, codec):
-        wide = wide_encoding(survey.zeros, survey.size)
-        raise UserError(f"{source.name}: {doubt}", fix={"data.encoding": wide} if wide else None)
+    if not mark:
+        _check(source.name, survey, wanted, codec)
     ends = (survey.lines, "\n", survey.returns - survey.both)
     if survey.returns and not survey.lines:
         ends = (survey.returns, "\r", 0)
     lines = ends[0] + (survey.last not in ("", ends[1]))
     return Encoding(codec, len(mark), survey.notes(codec), lines, *ends[1:])
+
+
+class TextFiles:
+    """Decodes texts that are a file each. All of them together say whether the key is right."""
+
+    def __init__(self, wanted: str, errors: str) -> None:
+        self._wanted, self._errors = wanted, errors
+        self._all = _Survey()  # of the files without a mark
+        self._utf8 = self._others = 0  # of them, those beyond ASCII, by what their bytes are
+        self._first = ""  # the first that is UTF-8, or in which bytes were replaced
+
+    @property
+    def codec(self) -> str:
+        """That of files without a mark."""
+        return _codec("", self._wanted, "")
+
+    def decode(self, name: str, content: bytes) -> str:
+        """The text of a file. Raises UnicodeDecodeError, or UserError if it is in doubt."""
+        mark = _mark(content)
+        codec, body = _codec(name, self._wanted, MARKS.get(mark, "")), content[len(mark) :]
+        if mark:
+            return body.decode(codec, self._errors)
+        found = _Survey()
+        count_zeros(found.zeros, body, 0)
+        found.size, found.escaped, found.utf8 = len(body), b"\x1b$" in body, False
+        if codec in UNSPECIFIC:
+            raise _lacks_mark(name, codec, self._wanted, found)
+        _check(name, found, self._wanted, codec)
+        text = body.decode(codec, self._errors)
+        self._all.characters += len(text)
+        if not body.isascii():
+            self._add(name, body, text, codec)
+        return text
+
+    def _add(self, name: str, body: bytes, text: str, codec: str) -> None:
+        """Counts a file beyond ASCII. A short one in another encoding may be UTF-8 by chance."""
+        replaced = text.count("\ufffd") if self._errors != "strict" else 0
+        utf8 = codec != "utf-8" and is_utf8(body)
+        self._all.replaced += replaced
+        self._utf8, self._others = self._utf8 + utf8, self._others + (not utf8)
+        if utf8 or replaced:
+            self._first = self._first or name
+
+    def check(self) -> None:
+        """Raises UserError if the key is wrong for most files."""
+        self._all.beyond_ascii, self._all.utf8 = self._utf8 > 0, self._utf8 > self._others
+        more = f" ({self._utf8:,} files are like this)" if self._utf8 > 1 else ""
+        _check(self._first, self._all, self._wanted, self.codec, more)
+
+
+def _mark(head: bytes) -> bytes:
+    """The mark that a file begins with, or nothing."""
+    return next((mark for mark in MARKS if head.startswith(mark)), b"")
+
+
+def _lacks_mark(name: str, codec: str, wanted: str, survey: _Survey) -> UserError:
+    """The error of a file without a mark, where data.encoding does not say which UTF-16 it is."""
+    which = wide_encoding(survey.zeros, survey.size) or f"{codec}-le"
+    fix = f'data.encoding = "{which}" says which one it is'
+    why = f'data.encoding = "{wanted}", but the file does not start with a mark; {fix}'
+    return UserError(f"{name}: {why}", fix={"data.encoding": which})
 
 
 def _codec(name: str, wanted: str, marked: str) -> str:
@@ -149,6 +206,14 @@ def _survey(source: Source, codec: str, mark: int, errors: str) -> _Survey:
             except UnicodeDecodeError:
                 found.utf8 = False
     return found
+
+
+def _check(name: str, survey: _Survey, wanted: str, codec: str, more: str = "") -> None:
+    """Raises UserError, which `more` ends, for a text without a mark that is in doubt."""
+    if doubt := _doubt(survey, wanted, codec):
+        wide = wide_encoding(survey.zeros, survey.size)
+        fix = {"data.encoding": wide} if wide else None
+        raise UserError(f"{name}: {doubt}{more}", fix=fix)
 
 
 def _doubt(survey: _Survey, wanted: str, codec: str) -> str:

@@ -94,7 +94,7 @@ def _mixed(source: Source, sample: bytes) -> str:
     """What a file is that has lines in UTF-8 and others in cp1252, with the command that joins."""
     utf8, others = list[bytes](), list[bytes]()
     for line in sample.splitlines():
-        (utf8 if _is_utf8(line) else others).append(line)
+        (utf8 if is_utf8(line) else others).append(line)
     text = b"\n".join(others).decode("cp1252", "replace")
     if not utf8 or "\ufffd" in text or one_language(text) <= _SURE:
         return ""
@@ -104,7 +104,8 @@ def _mixed(source: Source, sample: bytes) -> str:
     return f"{found}: not read; {filtered(source, python(_TO_UTF8))} makes all of them UTF-8"
 
 
-def _is_utf8(line: bytes) -> bool:
+def is_utf8(line: bytes) -> bool:
+    """Whether some bytes, of which there are any, are UTF-8."""
     try:
         return bool(line.decode())
     except UnicodeDecodeError:

@@ -103,3 +103,10 @@ def counted(number: int, noun: str) -> str:
 def printable(text: str) -> str:
     """A text with U+FFFD for what cannot be encoded."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def check_name(name: str) -> str:
+    """The name of a file. Raises UserError if it cannot be written down: it is not UTF-8."""
+    if (shown := printable(name)) != name:
+        raise UserError(f"{one_line(shown)}: the name of this file is not UTF-8; rename it")
+    return name

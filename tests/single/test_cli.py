@@ -66,6 +66,16 @@ def test_without_a_job_file_there_are_only_overrides() -> None:
     assert cli.Parser("train", "").job_of(["a.b=1", "1e-3"]) == (None, ["a.b=1", "1e-3"])
 
 
+@pytest.mark.parametrize("word", ["emotion", "demo", "team/reviews", "./emotion"])
+def test_a_folder_in_place_of_the_job_file_is_read(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(word).mkdir(parents=True)
+    job = load_job(*cli.Parser("train", "").job_of([word, "train.epochs=1"]))
+    assert job.data.source == f"./{word.removeprefix('./')}"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [

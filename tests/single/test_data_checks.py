@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,55 @@ def test_an_empty_review_of_the_imdb_tree(tmp_path: Path):
         'train/pos/7_9.txt: not UTF-8 (byte 0xe9, line 1), likely cp1252 ("café"); '
         'data.encoding = "cp1252" reads it'
     ]
+
+
+UTF8 = "leave the key out (other files that need it: iconv -f {} -t utf-8 FILE > NEW)"
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "line"),
+    [
+        ("café", {"encoding": "latin-1"},
+         f"data.encoding = 'latin-1', but the text is UTF-8; {UTF8.format('latin-1')} "
+         "(3 files are like this)"),
+        ("café", {"encoding": "ascii", "encoding_errors": "replace"},
+         "no text in ascii: 6 of 15 characters cannot be decoded; another data.encoding may fit "
+         "(3 files are like this)"),
+        (b"\xff\xfea\0", {"encoding": "utf-8"},
+         "starts with the mark of utf-16-le, which data.encoding = 'utf-8' contradicts; leave the "
+         "key out: the mark decides (3 files are like this)"),
+        (b"a\0b\0", {},
+         'text in utf-16-le without a mark; data.encoding = "utf-16-le" reads it (3 files are '
+         "like this)"),
+        (b"a\0b\0", {"encoding": "utf-16"},
+         'data.encoding = "utf-16", but the file does not start with a mark; data.encoding = '
+         '"utf-16-le" says which one it is (3 files are like this)'),
+        (b"\x1b$B$3\x1b(B", {},
+         'seems to be in an encoding of 7 bits (there is ESC $); data.encoding = "iso2022_jp" or '
+         '"iso2022_kr" reads it, "utf-8" takes it as it is (3 files are like this)'),
+    ],
+)  # fmt: skip
+def test_an_encoding_that_is_in_doubt_in_a_folder_of_texts(
+    tmp_path: Path, content: str | bytes, keys: dict[str, Any], line: str
+):
+    """As in a table. Of the texts of a split, the first is shown."""
+    content = content.encode() if isinstance(content, str) else content
+    for name in ("train/a/1", "train/a/2", "train/b/1", "test/a/1", "test/b/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    assert wrong(tmp_path, **keys) == [f"train/a/1.txt: {line}"]
+
+
+def test_a_text_that_is_utf8_by_chance(tmp_path: Path):
+    """Two characters of cp1251 may be one of UTF-8."""
+    for name, text in {"a/1": "Да", "a/2": "нет", "b/1": "Г»", "b/2": "так"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.txt").write_bytes(text.encode("cp1251"))
+    keys = data(tmp_path, encoding="cp1251", test_fraction=0.5)
+    found = open_dataset(keys, 1).splits.values()
+    assert {*chain.from_iterable(split.texts(slice(None)) for split in found)} == {
+        "Да", "нет", "Г»", "так",
+    }  # fmt: skip
 
 
 def test_bad_rows_may_be_dropped_and_are_counted(tmp_path: Path):

@@ -397,6 +397,15 @@ def hub_cache(
     shutil.move(builder.cache_dir, home / commit)
 
 
+def test_a_folder_called_like_a_dataset_of_the_hub_is_named(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imdb").mkdir()
+    assert open_dataset(data("imdb"), 1).notes == (
+        "data.source = 'imdb' is stanfordnlp/imdb of the hub: ./imdb is not read; "
+        "data.source=./imdb reads it",
+    )
+
+
 def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
     emotions = ["sadness", "joy", "love", "anger", "fear", "surprise"]
     six = [0, 1, 2, 3, 4, 5]
@@ -424,7 +433,7 @@ def test_well_known_datasets_from_the_hubs_cache(own_cache: Path):  # noqa: F811
         "neg",
         "pos",
     )
-    assert [*dataset.splits] == ["train", "test"]
+    assert [*dataset.splits] == ["train", "test"] and not dataset.notes
     assert open_dataset(data("imdb", revision="c0ffee00"), 1).fingerprint
     assert mistakes(lambda: open_dataset(data("imdb", revision="deadbeef"), 1).fingerprint) == [
         "data.revision = 'deadbeef': the local cache has stanfordnlp/imdb in version "

@@ -161,3 +161,23 @@ def test_folders_of_texts_are_labeled_file_by_file(tmp_path: Path) -> None:
     write(tmp_path / "tables" / "part-00001-of-00002.csv", {"text": ["c"]})
     texts = [*TextFolder(tmp_path / "tables", DataSection())]
     assert [one.text for one in texts] == ["a", "b", "c"]
+
+
+def test_files_of_a_folder_that_are_not_labeled_are_named(tmp_path: Path) -> None:
+    for name in ("texts/a.txt", "texts/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a text")
+    write(tmp_path / "tables" / "test.csv", {"text": ["a", "b"]})
+    write(tmp_path / "tables" / "reviews2.csv", {"text": ["c"]})
+    shard = tmp_path / "shards" / "part-0000{}-of-00002.csv"
+    write(Path(str(shard).format(0)), {"text": ["a", "b"]})
+    write(Path(str(shard).format(1)), {"text": ["c\0"]})
+    found = {
+        path.name: TextFolder(path, DataSection()).read_as.notes
+        for path in map(tmp_path.joinpath, ("texts", "tables", "shards"))
+    }
+    assert found == {
+        "texts": ("not read: notes.txt",),
+        "tables": ("not read: reviews2.csv",),
+        "shards": ("part-00001-of-00002.csv: 1 NUL character, read as in the file",),
+    }

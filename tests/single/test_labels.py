@@ -173,6 +173,24 @@ def test_marks_among_words_are_not_trained_without_a_word():
 
 
 @pytest.mark.parametrize(
+    ("values", "marks", "among"),
+    [
+        (["pos", "-1", "neg", "-1"], ["-1"], "words"),
+        (["pos", "-1", "neg", "-"], ["-", "-1"], "words"),
+        (["yes", "no", "-1.0", "NA"], ["-1", "NA"], "truth values"),
+    ],
+)
+def test_minus_one_among_words_is_not_trained_without_a_word(values, marks, among):
+    with pytest.raises(UserError) as error:
+        read(values)
+    shown = ", ".join(map(repr, marks))
+    assert f"2 rows with the label {shown} among {among}; data.drop_labels = " in str(error.value)
+    assert error.value.fix == {"data.drop_labels": marks}
+    (other,) = error.value.others
+    assert set(marks) < set(read(values, other["data.labels"]).names)
+
+
+@pytest.mark.parametrize(
     "values",
     [["0", "1", "nan", "0"], ["1.5", "N/A", "2"], ["0", "NA", "1", "0"], ["yes", "NA", "no"]],
 )

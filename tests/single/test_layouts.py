@@ -42,9 +42,11 @@ def test_every_layout_gives_its_rows(tmp_path: Path, name: str):
         assert found == expected
 
 
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 123\n"
 HERE = "data.source = '{folder}': "
 COPIES = {"labeledTrainData.tsv": FOUR, "unlabeledTrainData.tsv": {"text": ["a"]}}
+TABLES = {f"{name}.csv": {"text": [f"{name} so", f"{name} no"]} for name in ("a/1", "a/2", "b/1")}
 SPLIT = {"train": 4, "test": 2}
 # What is not clear is refused, with the key that decides; what a name says is read
 NEITHER = [
@@ -115,6 +117,17 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         ['mapping.txt, beside train_labels.txt: expected a number from 0, a tab and a name per '
          'line, found "1\\tbad" in the first line; correct or remove it'],
     ),
+    "a table beside files of classes": (
+        Layout("", {"a.csv": FOUR, "neg.txt": "a\n", "pos.txt": "b\n"}),
+        [HERE + 'a.csv beside neg.txt: which has the rows? data.train = "a.csv" reads tables, '
+         'data.train = {{ neg = "neg.txt", pos = "pos.txt" }} the other files', *NEITHER,
+         "data.validation_fraction = 0.1: selects no rows out of 4"],
+    ),
+    "many tables beside files of classes": (
+        Layout("", {**{f"{i}.csv": FOUR for i in range(9)}, "neg.txt": "a\n", "pos.txt": "b\n"}),
+        [HERE + '0.csv beside neg.txt: which has the rows? data.train = "*.csv" reads tables, '
+         'data.train = {{ neg = "neg.txt", pos = "pos.txt" }} the other files', NEITHER[0]],
+    ),
     "a class without a file": (
         Layout("", {"train.pos": "a\n", "train.neg": "b\n", "test.pos": "c\n"}),
         ["{folder}: a file of class neg is missing beside test.pos"],
@@ -181,6 +194,30 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
         ['{folder}/README.md says data.train = "a/*" and data.test = "b.csv", but by its name '
          "b.csv is train; set these keys"],
     ),
+    "folders of tables as classes": (
+        Layout("", {**TABLES, "c/1.txt": "c", "c/2.txt": "d"},
+               {"train": {"x": "a/", "y": "b", "z": "c"}, **CUT}),
+        ["a/1.csv is a table: in a folder of a class, each file would be one text; data.train = "
+         '{{ x = "a/*.csv", y = "b/*.csv", z = "c" }} reads the rows of tables'],
+    ),
+    "these tables, named": (
+        Layout("", TABLES, {"train": {"x": "a/*.csv", "y": "b/*.csv"}, **CUT}),
+        {"train": 3, "test": 3},
+    ),
+    "an empty folder as a class": (
+        Layout("", {"a/1.txt": "a", "b/.x": "b"}, {"train": {"x": "a", "y": "b"}}),
+        ["data.train: b, of class 'y', is empty"],
+    ),
+    "several files of texts": (
+        Layout("", {"x1.txt": TEXTS, "x2.txt": TEXTS, "y.txt": LABELS},
+               {"train": {"text": "x*.txt", "label": "y.txt"}, **CUT}),
+        ["data.train: text is 2 files, x1.txt, x2.txt; text and label name one file each"],
+    ),
+    "a folder of labels": (
+        Layout("", {"x.txt": TEXTS, "y/y.txt": LABELS},
+               {"train": {"text": "x.txt", "label": "y"}, **CUT}),
+        ["data.train: label is y, a folder; text and label name one file each"],
+    ),
     "a pattern without files": (
         Layout("", {"a.csv": FOUR}, {"train": "x*.csv"}),
         ['data.train = "x*.csv": no such file in {folder}; there are a.csv'],
@@ -197,6 +234,34 @@ REFUSED: dict[str, tuple[Layout, list[str] | dict[str, int]]] = {
     "a saved dataset that lacks a file": (
         Layout("", {"state.json": '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'}),
         ["{folder}: data-00000-of-00001.arrow of this saved dataset is missing"],
+    ),
+    "a saved dataset that lacks the list of its files": (
+        Layout("", {"dataset_dict.json": '{"splits": ["train"]}', "train/state.json": "{}"}),
+        ["{folder}/train: no state.json that names the files of this saved dataset"],
+    ),
+    "state.json of another program beside the tables": (
+        Layout("", {"state.json": '{"step": 3}', "train.csv": FOUR, "test.csv": TWO}), SPLIT,
+    ),
+    "a table with a name that is not UTF-8": (
+        Layout("", {f"train-{NOT_UTF8}.csv": FOUR, "test-a.csv": TWO}),
+        ["train-caf\ufffd.csv: the name of this file is not UTF-8; rename it"],
+    ),
+    "a text with such a name": (
+        Layout("", {**tree(), f"train/pos/{NOT_UTF8}.txt": "c"}),
+        ["pos/caf\ufffd.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "a class with such a name": (
+        Layout("", {**tree(), f"train/{NOT_UTF8}/c.txt": "c"}),
+        ["caf\ufffd/c.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "labels with such a name": (
+        Layout("", {"train_text.txt": TEXTS, f"train_labels_{NOT_UTF8}.txt": LABELS}),
+        ["train_labels_caf\ufffd.txt: the name of this file is not UTF-8; rename it"],
+    ),
+    "names of classes that are not UTF-8": (
+        Layout("", {"train_text.txt": TEXTS, "train_labels.txt": LABELS,
+                    "mapping.txt": b"0\tcaf\xe9\n1\tbar\n"}, CUT),
+        ["mapping.txt, beside train_labels.txt: not UTF-8 (byte 0xe9); convert it to UTF-8"],
     ),
     "texts in two encodings": (
         Layout("", {**tree(), "train/pos/x.txt": b"caf\xe9", "test/pos/x.txt": b"caf\xe9"},
@@ -253,6 +318,7 @@ MATCHED = {"in_domain_train.tsv": COLA, "in_domain_dev.tsv": COLA[:4],
            "out_of_domain_dev.tsv": COLA[:6]}  # fmt: skip
 TREC = "".join(f"{('DESC', 'HUM')[n % 2]}:x text {n} ?\n" for n in range(12))
 SMS = "".join(f"{('ham', 'spam')[n % 2]}\ttext {n} so it is\n" for n in range(20))
+MARKED = {"text": ["a film", "b film"], "label": ["neg", "pos"]}
 BARE = [f"{chr(97 + n)}ot text so\n" for n in range(20)]
 
 
@@ -314,6 +380,37 @@ WAYS: dict[str, tuple[Layout, list[tuple[str, dict[str, int]]]]] = {
         [("data.train=Agree_50.txt", {"train": 18, "validation": 2}),
          ("data.train=Agree_75.txt", {"train": 16, "validation": 2}),
          ("data.header=true", {"train": 17, "validation": 2})],
+    ),
+    "a table beside lists of words": (
+        Layout("", {"reviews.csv": {name: some * 3 for name, some in FOUR.items()}, **{
+            f"{name}-words.txt": "".join(BARE[i * 4 : i * 4 + 4])
+            for i, name in enumerate(["negative", "positive"])}}),
+        [("data.train=reviews.csv", {"train": 11, "validation": 1}),
+         ("'data.train={{ negative = \"negative-words.txt\", positive = "
+          "\"positive-words.txt\" }}'", {"train": 7, "validation": 1})],
+    ),
+    "a table beside texts and labels": (
+        Layout("", {"all.csv": {name: some * 3 for name, some in FOUR.items()},
+                    "text.txt": "".join(BARE), "labels.txt": LABELS * 5}),
+        [("data.train=all.csv", {"train": 11, "validation": 1}),
+         ("'data.train={{ text = \"text.txt\", label = \"labels.txt\" }}'",
+          {"train": 18, "validation": 2})],
+    ),
+    "tables beside other files, all called like splits": (
+        Layout("", {**{f"train-0000{i}-of-00002.csv": MARKED for i in (0, 1)}, "test.csv": MARKED,
+                    "train_pos.txt": TEXTS, "train_neg.txt": "x\n"}),
+        [("'data.train=train-*-of-00002.csv' data.test=test.csv", {"train": 4, "test": 2}),
+         ("'data.train={{ neg = \"train_neg.txt\", pos = \"train_pos.txt\" }}'",
+          {"train": 5, "test": 2})],
+    ),
+    "tables beside texts and labels, all called like splits": (
+        Layout("", {"train.csv": FOUR, "test.csv": TWO,
+                    **{f"{split}_{name}.txt": text for split in ("train", "test")
+                       for name, text in (("text", TEXTS), ("labels", LABELS))}}),
+        [("data.train=train.csv data.test=test.csv", {"train": 4, "test": 2}),
+         ("'data.train={{ text = \"train_text.txt\", label = \"train_labels.txt\" }}' "
+          "'data.test={{ text = \"test_text.txt\", label = \"test_labels.txt\" }}'",
+          {"train": 4, "test": 4})],
     ),
     "another class": (
         Layout("", {f"{name}.txt": "".join(BARE[i * 5 : i * 5 + 5]) for i, name in
@@ -474,6 +571,12 @@ def test_files_that_are_not_read_are_named(tmp_path: Path):
     assert open_dataset(data(Layout("", files).make(tmp_path)), 1).notes == (
         "not read: sample_submission.csv, x.json",
     )
+
+
+def test_tables_that_are_not_read_beside_files_of_classes_are_named(tmp_path: Path):
+    files = {"train.neg": "a\n", "train.pos": "b\n", "test.neg": "c\n", "test.pos": "d\n"}
+    made = Layout("", {**files, "lengths.csv": TWO}).make(tmp_path)
+    assert open_dataset(data(made), 1).notes == ("not read: lengths.csv",)
 
 
 def test_other_splits_of_a_saved_dataset_are_named(tmp_path: Path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +96,21 @@ def test_predict_names_texts_that_may_be_missing_once(
             found = [line for line in err.splitlines() if "missing" in line]
             assert found == [f"distsent: {path}: {line}" for line in lines]
             assert out.count('"error"') == errors and len(out.splitlines()) == 5
+
+
+def test_predict_takes_single_texts_as_missing_that_the_run_did(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    run = shutil.copytree(finished / "plain", tmp_path / "run")
+    record = json.loads((run / "job.json").read_text())
+    record["job"]["data"]["na_values"] = ["NULL"]
+    (run / "job.json").write_text(json.dumps(record))
+    texts = ["w1 w2", " NULL", "null"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    for words in (texts, []):
+        assert predict.main([str(run), *words]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [one.get("error") for one in answers] == [None, "row 2: no text", None]
 
 
 def test_a_store_of_other_missing_texts_is_another_one(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def read_labels(
         out = find_dropped([(word,) for word in counts], dropped, naming, fold, where)
         counts = Counter({word: n for word, n in counts.items() if word not in out})
         if not naming.names:
-            _check_marks(counts, where)
             _check_truth(counts, where)
+            _check_marks(counts, where)
         spelling, notes = unify_spelling(counts, naming, fold, where)
         classes = name_values({spelling[word] for word in counts}, naming, where)
         index = {**classes.indices}
@@ -151,15 +151,17 @@ def _check_number(values: Counter[str], where: str) -> None:
 def _check_marks(counts: Mapping[str, int], where: str) -> None:
     """Raises UserError for labels such as "-" among words: SNLI has it where there is no label.
 
-    And for "nan" or "NA" among numbers or truth values, as programs write a missing one.
+    And for "nan" or "NA" among numbers or truth values, and for -1 among words or truth values, as
+    programs write a missing one.
     """
     marks = sorted(word for word in counts if word.isascii() and not _is_word(word))
     missing = sorted(word for word in counts if word.casefold() in _MISSING_WORDS)
     others = counts.keys() - {*marks, *missing}
     numbers = bool(others) and all(map(NUMBER.fullmatch, others))
-    truth = bool(others) and all(word.casefold() in _TRUTH for word in others)
-    if numbers or truth:
-        marks = sorted([*marks, *missing])
+    words = others - {"-1"}
+    truth = bool(words) and all(word.casefold() in _TRUTH for word in words)
+    marks += missing if numbers or truth else []
+    marks = sorted([*marks, *(["-1"] if "-1" in counts and not numbers else [])])
     if marks and any(map(_is_word, counts)):
         found = f"{count_rows(sum(counts[mark] for mark in marks))} with the label {quote(marks)}"
         keys = {"data.drop_labels": marks}, {"data.labels": sorted(counts)}

@@ -14,7 +14,7 @@ from distsent.data.layouts.class_files import ClassFolders, find_class_files, fi
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.parallel_files import find_parallel_files
 from distsent.data.layouts.refused import refuse
-from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits
+from distsent.data.layouts.saved_dataset import find_saved_files, find_saved_splits, is_saved
 from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
@@ -28,6 +28,7 @@ from distsent.data.layouts.unclear import (
     none_called,
     several_datasets,
     several_tables,
+    tables_beside,
     twice,
 )
 from distsent.data.rows import SPLITS
@@ -112,7 +113,7 @@ def _saved(folder: Folder, wanted: Sequence[str]) -> Splits:
     read = {file.parent for files in saved.values() for file in files}
     if saved:
         others = (path for path in folder.folders if path not in read)
-        folder.unread.extend(path for path in others if is_file(path / "state.json"))
+        folder.unread.extend(path for path in others if is_saved(path))
     return {s: [folder.table(path) for path in saved[s]] for s in wanted if s in saved}
 
 
@@ -122,18 +123,32 @@ def _parallel(folder: Folder, wanted: Sequence[str]) -> Splits:
     for split, (texts, labels) in pairs.items():
         if labels is None:
             folder.notes.append(f"{split}: {texts.name} has no file of labels; not used")
-    return {s: [folder.parallel(x, y)] for s, (x, y) in pairs.items() if y is not None}
+    both = {s: {"text": x, "label": y} for s, (x, y) in pairs.items() if y is not None}
+    _check_tables(folder, both, wanted)
+    return {s: [folder.parallel(some["text"], some["label"])] for s, some in both.items()}
 
 
 def _class_files(folder: Folder, wanted: Sequence[str]) -> Splits:
     classed = find_class_files(folder.texts)
     found = {split: classed[split] for split in wanted if split in classed}
     if found:  # files that the job names itself are not in doubt
+        _check_tables(folder, found, wanted)
         check_others(folder, classed)
     return {
         split: [folder.table(path, label) for label, path in sorted(files.items())]
         for split, files in found.items()
     }
+
+
+def _check_tables(
+    folder: Folder, found: Mapping[str, Mapping[str, Path]], wanted: Sequence[str]
+) -> None:
+    """Raises UserError if tables are called like splits, too. `found`: other files of splits."""
+    tables = folder.tables if found else []
+    called = {split: [path for path in tables if split_in(path.name) == split] for split in wanted}
+    if any(called.values()):
+        raise tables_beside(folder, called, found)
+    folder.unread.extend(tables)
 
 
 def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
@@ -192,16 +207,20 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
     `split`: the one that the folder is by its name, so that a text in it is not about the dataset.
     """
     path = folder.path
-    if is_file(path / "state.json"):
+    if is_saved(path):
         return [folder.table(file) for file in find_saved_files(path)]
     if not folder.tables and (classes := find_class_folders(path)):
         return [ClassFolders(classes, folder.name(path), folder.reading)]
     if len(pairs := find_parallel_files(folder.texts, folder.root)) == 1:
         ((texts, labels),) = pairs.values()
-        return [folder.parallel(texts, labels)] if labels else []
+        if labels is None:
+            return []
+        _check_alone(folder, split, {"text": texts, "label": labels})
+        return [folder.parallel(texts, labels)]
     if len(classed := find_class_files(folder.texts)) == 1:
-        check_others(folder, classed)
         (files,) = classed.values()
+        _check_alone(folder, split, files)
+        check_others(folder, classed)
         return [folder.table(file, label) for label, file in sorted(files.items())]
     inside = [file for file in folder.texts if data_suffix(file) == ".txt"] + folder.plain
     tables = folder.tables or (inside if split else [])
@@ -209,3 +228,9 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
         raise several_tables(folder, tables, split)
     check_shards(tables, f"data.source = {str(path)!r}", "get them, too")
     return [folder.table(file) for file in tables]
+
+
+def _check_alone(folder: Folder, split: str | None, files: Mapping[str, Path]) -> None:
+    """Raises UserError if there are tables beside the files of a split."""
+    if tables := folder.tables:
+        raise tables_beside(folder, {split or "train": tables}, {split or "train": files})

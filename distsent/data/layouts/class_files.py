@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,10 +17,10 @@ from distsent.data.row_cache import Row, batches_of
 from distsent.data.rows import FILE
 from distsent.errors import UserError
 from distsent.formats.compression import source_of
-from distsent.formats.encodings import MARKS
+from distsent.formats.encodings import REPLACE, TextFiles
 from distsent.formats.likely_encoding import diagnose
 from distsent.formats.read_as import ReadAs
-from distsent.formats.records import first_few, readable
+from distsent.formats.records import check_name, first_few, readable
 from distsent.storage import entries, is_file, is_folder
 
 # Words in file names that are classes beyond doubt: rt-polarity.pos, ham.txt
@@ -91,12 +90,21 @@ class ClassFolders(RowSource):
         """(class, file) for all that is in the folders: listing them takes long, too."""
         folders = [(label, entries(folder)) for label, folder in self._classes.items()]
         return [
-            (label, path) for label, some in folders for path in some if path.name[0] not in "._"
+            (label, path)
+            for label, some in folders
+            for path in some
+            if path.name[0] not in "._" and check_name(f"{path.parent.name}/{path.name}")
         ]
 
     @property
     def _files(self) -> list[tuple[str, Path]]:
         return [(label, path) for label, path in self._entries if path.stem.lower() not in ABOUT]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line about files that are not read, by their names."""
+        about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
+        return (f"not read: {first_few(sorted(about))}",) if about else ()
 
     @cached_property
     def _ratings(self) -> list[str]:
@@ -110,13 +118,11 @@ class ClassFolders(RowSource):
     def _read(self) -> tuple[pa.Schema, Iterable[pa.RecordBatch], dict[str, Any]]:
         self.refuse_lists()
         schema, options = self._schema(FILE), self.reading.options
-        about = {path.name for _, path in self._entries if path.stem.lower() in ABOUT}
-        notes = (f"not read: {first_few(sorted(about))}",) if about else ()
-        how = ReadAs("a file per text", None, {"encoding": _codec(options.encoding)}, notes)
-        return schema, batches_of(self._rows(), schema), self._about(how)
+        texts = TextFiles(options.encoding, options.encoding_errors)
+        how = ReadAs("a file per text", None, {"encoding": texts.codec}, self.notes)
+        return schema, batches_of(self._rows(texts), schema), self._about(how)
 
-    def _rows(self) -> Iterator[Row]:
-        options = self.reading.options
+    def _rows(self, texts: TextFiles) -> Iterator[Row]:
         first: UserError | None = None
         faults = 0
         names = self.reading.columns.in_file(self._columns())
@@ -127,27 +133,25 @@ class ClassFolders(RowSource):
             with readable(name):
                 content = path.read_bytes()
             try:
-                text = _decode(content, options.encoding, options.encoding_errors)
+                text = texts.decode(name, content)
             except UnicodeDecodeError as error:
-                first, faults = first or _explain(path, name, error, options.encoding), faults + 1
+                fault = first or _explain(path, name, error, self.reading.options.encoding)
+                first, faults = fault, faults + 1
+                continue
+            except UserError as error:
+                first, faults = first or error, faults + 1
                 continue
             if not first:
-                yield text, label, name
+                yield _with_newlines(text), label, name
         if first:
             more = f" ({faults:,} files are like this)" if faults > 1 else ""
             raise UserError(f"{first}{more}", fix=first.fix, others=first.others)
+        texts.check()
 
 
-def _decode(content: bytes, encoding: str, errors: str) -> str:
-    """The text, with \\n as line end."""
-    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
-    codec = MARKS[mark] if mark else _codec(encoding)
-    text = content[len(mark) :].decode(codec, errors)
+def _with_newlines(text: str) -> str:
+    """The text with \\n as line end."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def _codec(encoding: str) -> str:
-    return "utf-8" if encoding == "auto" else codecs.lookup(encoding).name
 
 
 def _explain(path: Path, name: str, error: UnicodeDecodeError, encoding: str) -> UserError:
@@ -155,5 +159,4 @@ def _explain(path: Path, name: str, error: UnicodeDecodeError, encoding: str) ->
     fault = f"byte 0x{error.object[error.start]:02x}, line {line}"
     if encoding == "auto":
         return diagnose(source_of(path, name), fault)
-    fix = 'data.encoding_errors = "replace" reads U+FFFD for such bytes'
-    return UserError(f"{name}: not {encoding} ({fault}); {fix}")
+    return UserError(f"{name}: not {encoding} ({fault}); {REPLACE}")

@@ -12,13 +12,15 @@ from distsent.data.layouts.class_files import ClassFolders
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.readme import check_readme, with_readme
 from distsent.data.layouts.split_column import divide
-from distsent.data.layouts.split_names import check_shards
+from distsent.data.layouts.split_names import check_shards, pattern_of_suffix
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
+from distsent.formats.compression import data_suffix
+from distsent.formats.open import TABLES
 from distsent.formats.records import first_few, shorten
 from distsent.job.keys import to_toml_value
 from distsent.job.schema import DataSection
-from distsent.storage import exists, is_file, is_folder, matches
+from distsent.storage import entries, exists, is_file, is_folder, matches
 
 
 def find_files(
@@ -77,9 +79,10 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
     if isinstance(value, Mapping):
         paths = {key: _matching(split, pattern, folder) for key, pattern in value.items()}
         if set(paths) == {"text", "label"}:
-            (texts,), (labels,) = paths["text"], paths["label"]
-            return [folder.parallel(texts, labels)]
+            files = (_one_file(split, key, paths[key], folder) for key in ("text", "label"))
+            return [folder.parallel(*files)]
         classes = {k: some[0] for k, some in paths.items() if is_folder(some[0])}
+        _check_classes(split, value, classes, folder)
         rows = [folder.table(p, k) for k, some in paths.items() for p in some if is_file(p)]
         return [*rows, *([ClassFolders(classes, ".", folder.reading)] if classes else [])]
     out: list[RowSource] = []
@@ -92,6 +95,33 @@ def named_rows(split: str, value: str | Sequence[str] | Mapping, folder: Folder)
         else:
             raise UserError(f"data.{split} = {shorten(value)}: {path} is a folder without rows")
     return out
+
+
+def _one_file(split: str, key: str, found: Sequence[Path], folder: Folder) -> Path:
+    """The file of texts or of labels. Raises UserError for several, or a folder."""
+    if len(found) == 1 and is_file(found[0]):
+        return found[0]
+    names = first_few([folder.name(path) for path in found])
+    what = f"{len(found)} files, {names}" if len(found) > 1 else f"{names}, a folder"
+    raise UserError(f"data.{split}: {key} is {what}; text and label name one file each")
+
+
+def _check_classes(split: str, value: Mapping, classes: Mapping[str, Path], folder: Folder) -> None:
+    """Raises UserError if a folder of a class holds tables: each of them would be a text."""
+    patterns, first = dict[str, str](), ""
+    for label, path in classes.items():
+        inside = [file for file in entries(path) if file.name[0] not in "._"]
+        if not inside:
+            raise UserError(f"data.{split}: {folder.name(path)}, of class {label!r}, is empty")
+        if tables := [file for file in inside if data_suffix(file) in TABLES]:
+            some = pattern_of_suffix(tables[0])
+            patterns[label] = folder.inside(path / some)
+            first = first or f"{folder.name(tables[0])} is a table"
+    if patterns:
+        named = {**value, **patterns}
+        why = f"{first}: in a folder of a class, each file would be one text"
+        fix = f"data.{split} = {to_toml_value(named)} reads the rows of tables"
+        raise UserError(f"{why}; {fix}", fix={f"data.{split}": named})
 
 
 def _matching(split: str, pattern: str, folder: Folder) -> list[Path]:

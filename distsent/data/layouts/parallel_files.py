@@ -21,7 +21,7 @@ from distsent.errors import UserError
 from distsent.formats.file import File
 from distsent.formats.open import open_file
 from distsent.formats.read_as import ReadAs
-from distsent.formats.records import shorten
+from distsent.formats.records import check_name, decode_error, readable, shorten
 from distsent.job.keys import to_toml_value
 from distsent.storage import entries, is_file, is_folder
 
@@ -99,7 +99,7 @@ class ParallelFiles(RowSource):
 
     def __init__(self, paths: tuple[Path, Path], names: tuple[str, str], reading: Reading) -> None:
         super().__init__(names[0], reading)
-        self.paths, self._labels_name = paths, names[1]
+        self.paths, self._labels_name = paths, check_name(names[1])
         mapping = paths[1].parent / NAMES
         self._mapping = mapping if is_file(mapping) else None
 
@@ -140,7 +140,11 @@ class ParallelFiles(RowSource):
 
 def read_mapping(path: Path, labels: str) -> list[str]:
     """The names of the labels 0, 1, 2, ... Raises UserError for another file."""
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    with readable(path.name):
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if error := decode_error(text):
+        raise UserError(f"{path.name}, beside {labels}: {error}; convert it to UTF-8")
+    lines = [line for line in text.splitlines() if line.strip()]
     fields = [[field.strip() for field in line.split("\t")] for line in lines]
     numbers = [some[0] for some in fields]
     names = [some[1] for some in fields if len(some) > 1]

@@ -10,14 +10,16 @@ from distsent.data.layouts.split_names import split_called
 from distsent.errors import UserError
 from distsent.storage import is_file
 
+FILES = "_data_files"  # the key of a state.json that datasets has written
+
 
 def find_saved_splits(folder: Path) -> dict[str, list[Path]] | None:
     """The files of each split, train alone for a Dataset; None if the folder is none of them."""
-    if is_file(folder / "state.json"):
+    if is_saved(folder):
         return {"train": find_saved_files(folder)}
-    if not is_file(folder / "dataset_dict.json"):
+    names = _value(folder / "dataset_dict.json", "splits")
+    if not names:
         return None
-    names = _read(folder / "dataset_dict.json").get("splits", [])
     splits: dict[str, list[Path]] = {}
     for name in names:
         if (split := split_called(name)) and split not in splits:
@@ -27,16 +29,28 @@ def find_saved_splits(folder: Path) -> dict[str, list[Path]] | None:
     return splits
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is a saved Dataset. Other programs have a state.json, too."""
+    return _value(folder / "state.json", FILES) is not None
+
+
 def find_saved_files(folder: Path) -> list[Path]:
     """The Arrow files of a saved Dataset."""
-    listed = [folder / file["filename"] for file in _read(folder / "state.json")["_data_files"]]
+    files = _value(folder / "state.json", FILES)
+    if files is None:
+        raise UserError(f"{folder}: no state.json that names the files of this saved dataset")
+    listed = [folder / file["filename"] for file in files]
     if missing := [path.name for path in listed if not is_file(path)]:
         raise UserError(f"{folder}: {', '.join(missing[:5])} of this saved dataset is missing")
     return listed
 
 
-def _read(path: Path) -> Any:
+def _value(path: Path, key: str) -> Any:
+    """The value of a key in a JSON file; None if there is none. Raises UserError."""
+    if not is_file(path):
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
+    return content.get(key) if isinstance(content, dict) else None

@@ -79,6 +79,12 @@ def pattern_of(paths: Sequence[Path]) -> Path:
     return paths[0].with_name(some)
 
 
+def pattern_of_suffix(path: Path) -> str:
+    """What names the files with the suffix of this one, compressed or not: "*.csv"."""
+    more = "*" if path.suffix.lower() in COMPRESSIONS else ""
+    return f"*{Path(path.stem).suffix if more else path.suffix}{more}"
+
+
 def _any_shard(found: re.Match[str]) -> str:
     return f"-*-of-{found[1]}{'-*' if found[2] else ''}"
 

@@ -26,6 +26,7 @@ class TextFolder:
         self._path, self._data, self._recorded = path, data, recorded
         data = replace(data, task="single_label", label_columns=None)  # labels are not read
         reading = Reading.of(data, recorded)
+        self._notes: tuple[str, ...] = ()  # about files that are not read
         if is_of_texts(path):
             self._sources: list[RowSource] = [ClassFolders({"": path}, ".", reading)]
         else:
@@ -33,7 +34,7 @@ class TextFolder:
             if len(files.splits) > 1:
                 found = ", ".join(files.splits)
                 raise UserError(f"{path}: has the splits {found}; name a file or folder in it")
-            self._sources = files.sources(files.splits[0])
+            self._sources, self._notes = files.sources(files.splits[0]), files.notes
         self.na_values = data.na_values
         self.has_pairs = data.has_pairs
         self._opened = [self._open(source) for source in self._sources]
@@ -41,9 +42,14 @@ class TextFolder:
 
     @property
     def read_as(self) -> ReadAs:
-        """How the first file is read."""
-        first = self._opened[0]
-        return first.read_as if isinstance(first, TextFile) else ReadAs("a file per text")
+        """How the first file is read, with what is to be known of the folder and all files."""
+        first, notes = self._opened[0], [*self._notes]
+        for source, opened in zip(self._sources, self._opened, strict=True):
+            if opened:
+                notes += (f"{source.name}: {note}" for note in opened.read_as.notes)
+            elif isinstance(source, ClassFolders):
+                notes += source.notes
+        return replace(first.read_as if first else ReadAs("a file per text"), notes=(*notes,))
 
     def done(self) -> float:
         """The share of the files that was read."""

@@ -11,7 +11,16 @@ from typing import Any
 from distsent.data.files import TableFile
 from distsent.data.layouts.folder import Folder
 from distsent.data.layouts.refused import command
-from distsent.data.layouts.split_names import ABOUT, split_called, split_in, stem, words
+from distsent.data.layouts.split_names import (
+    ABOUT,
+    pattern_of,
+    pattern_of_suffix,
+    set_of,
+    split_called,
+    split_in,
+    stem,
+    words,
+)
 from distsent.data.rows import SPLITS
 from distsent.errors import UserError
 from distsent.formats.column_choice import (
@@ -108,6 +117,43 @@ def check_others(folder: Folder, found: Mapping[Any, Mapping[str, Path]]) -> Non
         f"{others[0].parent}: {beside}: is it another class? {fix}, or move it away",
         fix={"data.train": table} if 0 < len(table) <= MOST else None,
     )
+
+
+def tables_beside(
+    folder: Folder,
+    tables: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Mapping[str, Path]],
+) -> UserError:
+    """The error of tables and other files that may both be the rows: reviews.csv beside pos.txt.
+
+    `files`: of each split, the file of each class, or of texts and labels.
+    """
+    named = {split: _patterns(folder, paths) for split, paths in tables.items() if paths}
+    ways: list[dict[str, Any]] = [
+        {f"data.{s}": names if len(names) > 1 else names[0] for s, names in named.items()},
+        {
+            f"data.{s}": {name: folder.inside(path) for name, path in some.items()}
+            for s, some in files.items()
+        },
+    ]
+    one, other = (
+        " and ".join(f"{key} = {to_toml_value(value)}" for key, value in way.items())
+        for way in ways
+    )
+    table = next(path for paths in tables.values() for path in paths)
+    file = next(path for some in files.values() for path in some.values())
+    problem = f"{folder.name(table)} beside {folder.name(file)}: which has the rows?"
+    return folder.error(f"{problem} {one} reads tables, {other} the other files", ways=ways)
+
+
+def _patterns(folder: Folder, tables: Sequence[Path]) -> list[str]:
+    """What names the tables: shards are one pattern, and so are more than a command can name."""
+    sets: dict[tuple[str, str, str], list[Path]] = {}
+    for path in tables:
+        sets.setdefault(set_of(path), []).append(path)
+    if len(sets) > MOST:
+        return [folder.inside(tables[0].with_name(pattern_of_suffix(tables[0])))]
+    return [folder.inside(pattern_of(paths)) for paths in sets.values()]
 
 
 def _no_rows(folder: Folder, places: Sequence[Path]) -> UserError:
