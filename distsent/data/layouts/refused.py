@@ -98,7 +98,7 @@ def _of_a_table(folder: Folder, table: Path, column: str, places: Sequence[Path]
     code = (
         f"import pandas, pathlib; t = pandas.read_csv({table.name!r}, sep={TABLES[table.suffix]!r},"
         f" dtype=str); [t.assign(text=t[{column!r}].map({{p.stem: p.read_text('utf-8') for p in "
-        "pathlib.Path(d).iterdir()})).dropna(subset=['text']).to_csv(d + '.csv', index=False) "
+        "pathlib.Path(d).iterdir()})).dropna(subset=['text']).to_csv(d + '.new.csv', index=False) "
         f"for d in {names}]"
     )
     return (
