@@ -17,8 +17,9 @@ from distsent.job.schema import OptimSection
 from distsent.training.exchange import CHUNK
 from distsent.training.flat_parameters import FlatParameters
 
-# Wider rows of vectors: torch computes what is left over at the end of a tensor in other precision.
+# Numbers of a row fill vectors: torch computes those left over at a tensor's end more precisely.
 WIDTH = 16
+COPYING = 7  # times as long as within a whole table takes a row that is copied out and back
 
 
 def skips_rows(optim: OptimSection, flat: FlatParameters) -> bool:
@@ -40,6 +41,7 @@ class TouchedRows:
             each[: flat.embedding_size].view_as(whole)[rows]
             for each in (flat.values, *flat.moments.values())
         )
+        self._copies = self._values.new_empty((4, max(1, CHUNK // whole.shape[1]), whole.shape[1]))
         self._touched: Tensor | None = None  # of each row, whether it has moments
 
     def forget(self) -> None:
@@ -55,12 +57,15 @@ class TouchedRows:
         self._touched[own_ids - self._start] = True
         ids = self._touched.nonzero().squeeze(1)
         changed = self._values, *self._moments
-        if 2 * len(ids) > len(self._touched):
+        if COPYING * len(ids) > len(self._touched):
             self._adam(self._grads, changed, lr, updates)
             return
-        for some in ids.split(max(1, CHUNK // self._values.shape[1])):  # they stay in the cache
-            copies = [each.index_select(0, some) for each in changed]
-            self._adam(self._grads.index_select(0, some), copies, lr, updates)
+        for some in ids.split(len(self._copies[0])):
+            grads, *copies = (each[: len(some)] for each in self._copies)
+            torch.index_select(self._grads, 0, some, out=grads)
+            for each, copy in zip(changed, copies, strict=True):
+                torch.index_select(each, 0, some, out=copy)
+            self._adam(grads, copies, lr, updates)
             for each, copy in zip(changed, copies, strict=True):
                 each.index_copy_(0, some, copy)
 

@@ -37,6 +37,7 @@ def test_weights_and_moments_have_the_bits_of_torch(
 ) -> None:
     """A row that only an earlier batch had moves on. After a resume, too."""
     monkeypatch.setattr(touched_rows, "CHUNK", 4 * D)
+    monkeypatch.setattr(touched_rows, "COPYING", 2)
     optim, (found, expected) = OptimSection(name=name), (flat_model() for _ in range(2))
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     parameter = nn.Parameter(expected.values)
