@@ -8,6 +8,7 @@ converted once. The numbers are autocast's.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,12 +41,17 @@ class Copies:
     of: dict[nn.Parameter, HalfParameter] = field(default_factory=dict)
     fresh: bool = False
     written: set[nn.Parameter] = field(default_factory=set)
-    _last: tuple[Tensor, int, Tensor] | None = None  # an input, its version, and it in 16 bits
+    # The last input, its version, and it in 16 bits. A strong reference would keep its graph alive,
+    # with which a GPU refuses to record the next pass.
+    _last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
 
     def convert(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """`x` in 16 bits, without a graph: once for queries, keys and values."""
-        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
-            self._last = x, x._version, x.detach().to(dtype)
+        """`x` in 16 bits, without a graph: once for queries, keys and values.
+
+        The version tells whether `x` was changed in place.
+        """
+        if self._last is None or self._last[0]() is not x or self._last[1] != x._version:
+            self._last = weakref.ref(x), x._version, x.detach().to(dtype)
         return self._last[2]
 
     def forget(self) -> None:

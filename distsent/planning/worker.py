@@ -34,6 +34,7 @@ from distsent.training.shared_reducer import shares_weights
 from distsent.training.train_step import TrainStep
 
 STEPS = 4  # of each share
+BATCHES = 64  # whose tokens an update has had
 TIMES = 3  # that each of them is timed
 SCALES = 1.0, 0.25, 1 / 16, 1e-5  # of the job's messages; the last one: a few bytes
 REPEATS = 15  # of each all-reduce
@@ -62,6 +63,7 @@ def main(arguments: list[str]) -> int:
     plan = build_plan(job, store, forward, alone, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
     step = build_step(job, store, forward, alone, device, precision, total)
+    step.optimizer.expect(first_tokens(plan))
     reset_peak_memory()
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
@@ -69,6 +71,7 @@ def main(arguments: list[str]) -> int:
     if all_share_weights(job, world, device):
         del step  # two at once would take more memory than a training
         step = build_step(job, store, forward, world, device, precision, total)
+        step.optimizer.expect(first_tokens(plan))
         shared = measure_shared(step, plan, world, order) if step.flat.shared else None
     if world.is_main:
         found = {
@@ -83,6 +86,12 @@ def main(arguments: list[str]) -> int:
         Path(order.out).write_text(json.dumps(found), encoding="utf-8")
     world.shutdown()
     return FINISHED
+
+
+def first_tokens(plan: BatchPlan) -> torch.Tensor:
+    """Token ids of a training's first batches: an update takes longer the more there have been."""
+    batches = range(min(BATCHES, plan.sampler.steps_per_epoch))
+    return torch.cat([plan.batch(number).token_ids for number in batches]).unique()
 
 
 def all_share_weights(job: Job, world: World, device: torch.device) -> bool:

@@ -61,7 +61,7 @@ class HalfWeights:
             self._copies.forget()
 
     def drop_old(self, part: slice) -> None:
-        """Leave the gradients of this backward pass alone in a part of the 16-bit ones."""
+        """Zero the 16-bit gradients of a part that this pass did not write, but an earlier one."""
         for p in self._old - self._copies.written:
             start, stop = self._spans[p]
             if start < part.stop and part.start < stop:

@@ -65,8 +65,13 @@ class Optimizer:
             self._rows.step(self._part.own_rows(token_ids), lr, self.updates)
         self.updates += 1
 
+    def expect(self, token_ids: torch.Tensor) -> None:
+        """Take as long as a training does that has had these tokens."""
+        if self._rows is not None:
+            self._rows.touch(self._part.own_rows(token_ids), self.updates)
+
     def resume(self, updates: int) -> None:
-        """The moments are those after `updates` steps."""
+        """The moments are those after `updates` steps, or will be when the next step begins."""
         self.updates = updates
         for state in self._torch.state.values():
             state["step"].fill_(updates)
@@ -77,6 +82,7 @@ class Optimizer:
 def torch_optimizer(
     optim: OptimSection, flat: FlatParameters, spans: Iterable[slice]
 ) -> torch.optim.Optimizer:
+    """torch's optimizer over `spans` of the values."""
     groups, states = [], {}
     for span in spans:
         decayed = slice(span.start, min(span.stop, flat.decayed))

@@ -107,7 +107,7 @@ class GradientReducer:
             self._start(i)
 
     def end_pass(self, last: bool) -> None:
-        """A backward pass is complete: its 16-bit gradients count, too."""
+        """See `Exchange.end_pass`. Buckets that left during a last pass have its gradients."""
         whole, left = slice(0, self._flat.size), self._order[len(self._handles) :]
         self._flat.end_pass([self._parts[i] for i in left] if self._handles else [whole])
 

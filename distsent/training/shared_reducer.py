@@ -8,7 +8,7 @@ parameter once instead of once per worker.
 
 Who may write when, with a small all-reduce between the lines:
 
-    each worker its own gradients, in backward; all read the weights
+    each worker its own gradients, also of 16 bits, in backward; all read the weights
     each worker the sums of its part, into its own gradients, and their norms; all read gradients
     each worker its part of weights and moments; all read the norms
 
@@ -75,6 +75,7 @@ class SharedReducer:
     def reduce(self, token_ids: torch.Tensor) -> None:
         """See `Exchange.reduce`."""
         if (half := self._flat.half) is not None:
+            # A layer that the last pass left out, and a worker without examples, have none.
             half.drop_old(slice(0, self._flat.size))
             half.end_pass()
         self.world.allreduce(self._flat.control_slots, "gradient.control")

@@ -19,11 +19,15 @@ from distsent.training.flat_parameters import FlatParameters
 
 # Numbers of a row fill vectors: torch computes those left over at a tensor's end more precisely.
 WIDTH = 16
-COPYING = 7  # times as long as within a whole table takes a row that is copied out and back
+# A row that is copied out, updated and copied back takes this many times as long as one in place.
+COPYING = 7
 
 
 def skips_rows(optim: OptimSection, flat: FlatParameters) -> bool:
-    """Whether there are rows that an update leaves as they are. On a GPU their number is read."""
+    """Whether there are rows that an update leaves as they are, and skipping them is exact.
+
+    Not on a GPU: the CPU would wait to learn their number.
+    """
     table = flat.embedding_grad
     if table is None or optim.weight_decay != 0:
         return False
@@ -42,22 +46,27 @@ class TouchedRows:
             for each in (flat.values, *flat.moments.values())
         )
         self._copies = self._values.new_empty((4, max(1, CHUNK // whole.shape[1]), whole.shape[1]))
-        self._touched: Tensor | None = None  # of each row, whether it has moments
+        self._touched: Tensor | None = None  # of each row, whether it may have moments
 
     def forget(self) -> None:
-        """The moments have been replaced."""
+        """Other moments will be there at the next step, which reads them."""
         self._touched = None
 
-    def step(self, own_ids: Tensor, lr: float, updates: int) -> None:
-        """`own_ids`: this batch's, among `rows`. `updates`: optimizer steps before this one."""
+    def touch(self, own_ids: Tensor, updates: int) -> Tensor:
+        """Add rows of a batch, by their numbers in the whole table. Returns which are touched."""
         if self._touched is None:
             self._touched = torch.zeros(len(self._values), dtype=torch.bool)
             for moment in self._moments if updates else ():
                 self._touched |= (moment != 0).any(1)
         self._touched[own_ids - self._start] = True
-        ids = self._touched.nonzero().squeeze(1)
+        return self._touched
+
+    def step(self, own_ids: Tensor, lr: float, updates: int) -> None:
+        """`own_ids`: this batch's, among `rows`. `updates`: optimizer steps before this one."""
+        touched = self.touch(own_ids, updates)
+        ids = touched.nonzero().squeeze(1)
         changed = self._values, *self._moments
-        if COPYING * len(ids) > len(self._touched):
+        if COPYING * len(ids) > len(touched):
             self._adam(self._grads, changed, lr, updates)
             return
         for some in ids.split(len(self._copies[0])):

@@ -83,9 +83,11 @@ def plan(base: Sequence[str], np: int) -> list[Entry]:
     if np > 1:
         entries += [entry("dropout-again", dropout)]
         half = but(short, "model.dropout=0.1", "train.precision=bf16", "train.token_budget=60")
-        entries += [entry("half", half)]
+        # In the last batch of an epoch, a worker has no rows, but gradients of an earlier step.
+        tiny_half = but(tiny, "train.precision=bf16")
+        entries += [entry("half", half), entry("tiny-half", tiny_half)]
         both = {"plain": plain, "tiny": tiny, "dropout": dropout, "dropout-again": dropout}
-        both |= {"noise": noise, "half": half}
+        both |= {"noise": noise, "half": half, "tiny-half": tiny_half}
         entries += [entry(f"shared-{name}", but(words, SHARED)) for name, words in both.items()]
     if np == 2:
         entries += [entry("noise-scaled", noise, "loss_scaled")]

@@ -60,7 +60,7 @@ def test_two_workers_that_share_their_weights_get_the_bits_of_two_that_do_not(
     world: World,
 ) -> None:
     """Of three or more workers, gradients are added in another order. `plain` has best weights."""
-    for name in ("plain", "dropout", "tiny", "half"):
+    for name in ("plain", "dropout", "tiny", "half", "tiny-half"):
         each = [fixtures.result(world(2) / run) for run in (name, f"shared-{name}")]
         assert each[0]["weights_sha256"] == each[1]["weights_sha256"], name
         assert each[0]["train"]["bytes_exchanged"] > each[1]["train"]["bytes_exchanged"] > 0

@@ -21,6 +21,7 @@ from tests.single.test_world import on_workers
 
 
 def descriptors() -> list[str]:
+    gc.collect()  # what tracebacks hold, also those of earlier tests
     return os.listdir("/proc/self/fd")
 
 
@@ -72,7 +73,6 @@ def test_all_workers_learn_why_one_cannot_share(
         "container": "cannot be opened: it runs in another container (PID or network namespace)",
     }[fault]
     assert expected in found[0][1]
-    gc.collect()  # what the tracebacks hold
     assert len(descriptors()) == len(before)
 
 
