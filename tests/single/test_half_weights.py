@@ -206,6 +206,23 @@ def test_the_copy_is_never_stale() -> None:
         assert torch.equal(step.forward(batch(LENGTHS)), plain(batch(LENGTHS)))
 
 
+def test_a_pass_keeps_no_graph() -> None:
+    """A GPU refuses to record a pass that meets nodes of the one before."""
+    forward = PackedForward(tiny_models.encoder("bert", dropout=0.1))
+    forward.model.train()
+    flat = FlatParameters(forward.model, token_embedding(forward.model))
+    flat.use_half(forward.model, torch.bfloat16)
+    assert flat.half is not None
+    with flat.half.fresh():
+        with autocast(CPU, "bf16"):
+            loss = forward(batch(LENGTHS)).sum()
+        loss.backward()
+        del loss
+        last = flat.half._copies._last
+        assert last is not None and last[0]() is None
+    assert flat.half._copies._last is None
+
+
 def test_state_dicts_hold_float32_weights_alone() -> None:
     step, _ = steps("bf16")
     state = step.forward.model.state_dict()
