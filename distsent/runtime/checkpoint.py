@@ -249,7 +249,7 @@ class Saver:
 
         Raises nothing about the owner, as `wait` does: other workers would train on.
         """
-        self._finish()
+        self._wait_for_save()
         for name, group in tensors.items():
             if name not in self._buffers or not self._buffers[name].fits(group):
                 self._buffers[name] = SafetensorsBuffer(group)
@@ -283,11 +283,11 @@ class Saver:
 
     def wait(self) -> None:
         """Wait for the current save. Raises its error, or that another start owns the folder."""
-        self._finish()
+        self._wait_for_save()
         if self._owner.lost:
             self._owner.check()
 
-    def _finish(self) -> None:
+    def _wait_for_save(self) -> None:
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()

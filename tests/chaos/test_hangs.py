@@ -44,7 +44,7 @@ IN_STEP = (
 )
 IN_SAVE = (
     r"has not entered the collective 'loop.saved' that the others wait in; it is at step \d+ "
-    r"\(save\), in distsent/runtime/checkpoint.py:\d+ in wait .*; saving: "
+    r"\(save\), in distsent/runtime/checkpoint.py:\d+ in _wait_for_save .*; saving: "
     r"distsent/runtime/checkpoint.py:\d+ in _write"
 )
 HANGS = {
