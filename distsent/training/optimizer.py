@@ -66,7 +66,7 @@ class Optimizer:
         self.updates += 1
 
     def expect(self, token_ids: torch.Tensor) -> None:
-        """Take as long as a training does that has had these tokens."""
+        """For a measurement: steps take as long as in a training that has had these tokens."""
         if self._rows is not None:
             self._rows.touch(self._part.own_rows(token_ids), self.updates)
 

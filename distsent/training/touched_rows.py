@@ -1,8 +1,8 @@
 """Adam over the rows of the token embedding that the batches so far have had.
 
-Texts use few of a vocabulary's tokens: emotion 32 % of BERT's, and of a multilingual one a few
-percent. The moments of all other rows are zero, and without weight decay no update changes such a
-row. So it is skipped, with the same bits. A row that a batch had once moves at every step.
+Texts use few of a vocabulary's tokens: emotion 9,792 of BERT's 30,522, and multilingual encoders
+have 250,000. The moments of all other rows are zero, and without weight decay no update changes
+such a row. So it is skipped, with the same bits. A row that a batch had once moves at every step.
 """
 
 from __future__ import annotations

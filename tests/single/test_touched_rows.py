@@ -30,7 +30,7 @@ def give_gradients(flat: FlatParameters, ids: torch.Tensor, number: int) -> None
 
 
 @pytest.mark.parametrize("most", [10, V])  # of the rows, few or in the end nearly all
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 3, 100])  # more than rows
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_weights_and_moments_have_the_bits_of_torch(
     name: str, workers: int, most: int, monkeypatch: pytest.MonkeyPatch
