@@ -11,8 +11,8 @@ from distsent.errors import UserError
 from distsent.planning.critical_batch import NoiseScale
 from distsent.planning.hardware import Hardware
 from distsent.planning.step_time import Prediction
+from distsent.reporting.figure import INSTALL_HINT, available, save_figure
 from distsent.reporting.markdown import markdown_table
-from distsent.reporting.plots import INSTALL_HINT, available, save_figure
 from distsent.runtime.log import duration
 
 PARTS = "compute", "exchange", "update", "planning"
