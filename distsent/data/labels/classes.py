@@ -154,14 +154,17 @@ def _check_marks(counts: Mapping[str, int], where: str) -> None:
     And for "nan" or "NA" among numbers or truth values, and for -1 among words or truth values, as
     programs write a missing one.
     """
-    marks = sorted(word for word in counts if word.isascii() and not _is_word(word))
-    missing = sorted(word for word in counts if word.casefold() in _MISSING_WORDS)
+    marks = [word for word in counts if word.isascii() and not _is_word(word)]
+    missing = [word for word in counts if word.casefold() in _MISSING_WORDS]
     others = counts.keys() - {*marks, *missing}
     numbers = bool(others) and all(map(NUMBER.fullmatch, others))
     words = others - {"-1"}
     truth = bool(words) and all(word.casefold() in _TRUTH for word in words)
-    marks += missing if numbers or truth else []
-    marks = sorted([*marks, *(["-1"] if "-1" in counts and not numbers else [])])
+    if numbers or truth:
+        marks += missing
+    if "-1" in counts and not numbers:
+        marks.append("-1")
+    marks.sort()
     if marks and any(map(_is_word, counts)):
         found = f"{count_rows(sum(counts[mark] for mark in marks))} with the label {quote(marks)}"
         keys = {"data.drop_labels": marks}, {"data.labels": sorted(counts)}

@@ -19,7 +19,7 @@ from distsent.data.layouts.split_names import (
     check_shards,
     choose_splits,
     pattern_of,
-    set_of,
+    sets_of,
     split_called,
     split_in,
 )
@@ -154,9 +154,7 @@ def _check_tables(
 def _tables(folder: Folder, wanted: Sequence[str]) -> Splits:
     """Files that are called like splits; if one is not there, a file with the word in its name."""
     texts = [path for path in folder.texts if data_suffix(path) == ".txt"]
-    sets: dict[tuple[str, str, str], list[Path]] = {}
-    for path in (*folder.tables, *texts, *folder.plain):
-        sets.setdefault(set_of(path), []).append(path)
+    sets = sets_of((*folder.tables, *texts, *folder.plain))
     called = {key: split_called(key[0]) for key in sets}
     words_say = {key: split_in(key[0]) for key in sets if not called[key]}
     found: dict[str, list[list[Path]]] = {}
@@ -224,7 +222,7 @@ def find_rows(folder: Folder, split: str | None = None) -> list[RowSource]:
         return [folder.table(file, label) for label, file in sorted(files.items())]
     inside = [file for file in folder.texts if data_suffix(file) == ".txt"] + folder.plain
     tables = folder.tables or (inside if split else [])
-    if len({set_of(file) for file in tables}) > 1:
+    if len(sets_of(tables)) > 1:
         raise several_tables(folder, tables, split)
     check_shards(tables, f"data.source = {str(path)!r}", "get them, too")
     return [folder.table(file) for file in tables]

@@ -71,6 +71,14 @@ def set_of(path: Path) -> tuple[str, str, str]:
     return shard.rest if shard else stem(path), suffix_of(path), kind
 
 
+def sets_of(paths: Iterable[Path]) -> dict[tuple[str, str, str], list[Path]]:
+    """The files of each set, by what they have in common."""
+    sets: dict[tuple[str, str, str], list[Path]] = {}
+    for path in paths:
+        sets.setdefault(set_of(path), []).append(path)
+    return sets
+
+
 def pattern_of(paths: Sequence[Path]) -> Path:
     """What names a set: its only file, or a pattern for its shards."""
     if len(paths) == 1:

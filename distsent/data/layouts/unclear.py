@@ -15,7 +15,7 @@ from distsent.data.layouts.split_names import (
     ABOUT,
     pattern_of,
     pattern_of_suffix,
-    set_of,
+    sets_of,
     split_called,
     split_in,
     stem,
@@ -148,9 +148,7 @@ def tables_beside(
 
 def _patterns(folder: Folder, tables: Sequence[Path]) -> list[str]:
     """What names the tables: shards are one pattern, and so are more than a command can name."""
-    sets: dict[tuple[str, str, str], list[Path]] = {}
-    for path in tables:
-        sets.setdefault(set_of(path), []).append(path)
+    sets = sets_of(tables)
     if len(sets) > MOST:
         return [folder.inside(tables[0].with_name(pattern_of_suffix(tables[0])))]
     return [folder.inside(pattern_of(paths)) for paths in sets.values()]
