@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
     plan = build_plan(job, store, forward, alone, device, precision)
     total = plan.sampler.total_steps(job.train.epochs, job.train.max_steps)
     step = build_step(job, store, forward, alone, device, precision, total)
-    step.optimizer.expect(first_tokens(plan))
+    tokens = first_tokens(plan)
+    step.optimizer.expect(tokens)
     reset_peak_memory()
     shares = list(measure_shares(step, plan, world, order))
     exchanges = [*measure_exchanges(world, order, device)] if world.size > 1 else []
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if all_share_weights(job, world, device):
         del step  # two at once would take more memory than a training
         step = build_step(job, store, forward, world, device, precision, total)
-        step.optimizer.expect(first_tokens(plan))
+        step.optimizer.expect(tokens)
         shared = measure_shared(step, plan, world, order) if step.flat.shared else None
     if world.is_main:
         found = {

@@ -52,7 +52,7 @@ class Optimizer:
         self._part, self._rows, spans = part, None, part.spans(flat)
         if skips_rows(optim, flat):
             self._rows = TouchedRows(optim, flat, part.rows)
-            spans = [span for span in [part.dense_span(flat)] if span.start < span.stop]
+            spans = [part.dense_span(flat)]
         self._torch = torch_optimizer(optim, flat, spans)
         self.updates = 0  # steps so far
 
@@ -82,7 +82,7 @@ class Optimizer:
 def torch_optimizer(
     optim: OptimSection, flat: FlatParameters, spans: Iterable[slice]
 ) -> torch.optim.Optimizer:
-    """torch's optimizer over `spans` of the values."""
+    """torch's optimizer over `spans` of the values, which may be empty."""
     groups, states = [], {}
     for span in spans:
         decayed = slice(span.start, min(span.stop, flat.decayed))

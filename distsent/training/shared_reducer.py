@@ -87,18 +87,21 @@ class SharedReducer:
             table.index_copy_(0, ids, rows)
             self._row_norms[ids] = vector_norm(rows, dim=1)
         for number, chunk in self.part.chunks().items():
-            span = slice(size + chunk.start, size + chunk.stop)
-            gradients = [each[span] for each in self._gradients]
-            for rank, each in enumerate(self._halves):
-                added = each[chunk].float()
-                # The sum goes into this worker's own; all others are only read.
-                out = gradients[rank] if rank == self.world.rank else added
-                gradients[rank] = torch.add(gradients[rank], added, out=out)
-            self._chunk_norms[number] = vector_norm(self._add(gradients, own))
+            self._chunk_norms[number] = vector_norm(self._add(self._complete(chunk), own))
         self._own_square[0] = torch.stack(own).double().square().sum()
         touched = 0 if table is None else len(token_ids) * table.shape[1]
         others = (self.world.size - 1) / self.world.size
         self.sent = round(4 * others * (self._flat.size - size + touched))
+
+    def _complete(self, chunk: slice) -> list[torch.Tensor]:
+        """Each worker's gradients of a chunk, with those of 16 bits. Changes this worker's own."""
+        start = self._flat.embedding_size
+        gradients = [each[start + chunk.start : start + chunk.stop] for each in self._gradients]
+        for rank, half in enumerate(self._halves):
+            added = half[chunk].float()
+            out = gradients[rank] if rank == self.world.rank else added  # others are only read
+            gradients[rank] = torch.add(gradients[rank], added, out=out)
+        return gradients
 
     def _add(self, gradients: list[torch.Tensor], own: list[torch.Tensor]) -> torch.Tensor:
         """Add the other workers' gradients to this one's, in place; append all norms to `own`."""
